@@ -1,0 +1,37 @@
+"""nodelaunch: answers node requests with machines of any provider.
+
+Importing it starts nothing and configures nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodelaunch import errors
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nodelaunch.client import NodeClient
+    from nodelaunch.config.models import Config
+    from nodelaunch.launcher import Launcher, load_config
+
+__all__ = ["Config", "Launcher", "NodeClient", "__version__", "errors", "load_config"]
+
+_HOMES = {
+    "Config": "nodelaunch.config.models",
+    "Launcher": "nodelaunch.launcher",
+    "NodeClient": "nodelaunch.client",
+    "load_config": "nodelaunch.launcher",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the public names when they are first asked for: a client needs no driver, an error class no store."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

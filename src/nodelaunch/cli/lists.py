@@ -1,0 +1,109 @@
+"""``nodelaunch list``: the nodes and requests there are."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nodelaunch.cli.common import CONNECT_TIMEOUT_S, add_config_arguments, client_store, config_of, say_json
+from nodelaunch.config.models import Config
+from nodelaunch.engine.view import ClusterView, open_view
+from nodelaunch.errors import StoreUnavailableError
+from nodelaunch.protocol.records import Node, NodeRequest
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("list", help="show nodes, or requests")
+    add_config_arguments(parser)
+    parser.add_argument("--requests", action="store_true", help="node requests instead of nodes")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run, default_log_level="warning")
+
+
+def run(args: argparse.Namespace) -> int:
+    return asyncio.run(_list(config_of(args), args))
+
+
+async def _list(config: Config, args: argparse.Namespace) -> int:
+    async with client_store(config) as store, open_view(store) as view:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await view.warm()
+        except TimeoutError:
+            raise StoreUnavailableError(detail=f"not read within {CONNECT_TIMEOUT_S:g} s") from None
+        rows = request_rows(view) if args.requests else node_rows(view)
+    if args.json:
+        say_json(rows)
+    else:
+        Console().print(_table(rows, "requests" if args.requests else "nodes"))
+    return 0
+
+
+def node_rows(view: ClusterView) -> list[dict[str, Any]]:
+    """One row a node, in the order of ids."""
+    return [_node_row(view, seen.record) for _, seen in sorted(view.nodes.items())]
+
+
+def _node_row(view: ClusterView, node: Node) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "provider": node.provider,
+        "pool": node.pool,
+        "label": list(node.type),
+        "server_id": node.external_id,
+        "interface_ip": node.interface_ip,
+        "state": node.state.value,
+        "age_s": _age(node.state_time),
+        "locked": view.is_node_locked(node.id),
+        "allocated_to": node.allocated_to,
+    }
+
+
+def request_rows(view: ClusterView) -> list[dict[str, Any]]:
+    """One row a request, in the order of ids."""
+    return [_request_row(seen.record) for _, seen in sorted(view.requests.items())]
+
+
+def _request_row(request: NodeRequest) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "relative_priority": request.relative_priority,
+        "state": request.state.value,
+        "age_s": _age(request.state_time),
+        "requestor": request.requestor,
+        "labels": list(request.node_types),
+        "nodes": list(request.nodes),
+        "declined_by": list(request.declined_by),
+    }
+
+
+def _age(since: float) -> int:
+    return max(0, round(time.time() - since))
+
+
+def _table(rows: list[dict[str, Any]], what: str) -> Table | str:
+    if not rows:
+        return f"no {what}"
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else ""
+        case list():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)

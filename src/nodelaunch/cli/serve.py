@@ -1,0 +1,99 @@
+"""``nodelaunch serve``: the launcher in the foreground, until a signal.
+
+SIGTERM and SIGINT drain in order; a second one stops at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from typing import Any
+
+import structlog
+
+from nodelaunch.cli.common import add_config_arguments, config_of
+from nodelaunch.config.models import Config
+from nodelaunch.errors import ConfigError, StoreUnavailableError
+from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files
+from nodelaunch.sshscan import FakeHostsScanner, SshScanner
+from nodelaunch.web.app import make_app, serve
+
+log = structlog.get_logger(__name__)
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("serve", help="answer node requests, in the foreground")
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--fake-hosts", action="store_true", help="let hosts whose name contains 'fake' answer key scans, for tests"
+    )
+    parser.add_argument(
+        "--drain-timeout", type=float, default=DRAIN_GRACE_S, metavar="SECONDS",
+        help="how long running requests may go on after a signal (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument("--no-webapp", action="store_true", help="serve no HTTP")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = config_of(args)
+    if problems := check_files(config, args.config):
+        raise ConfigError(problems)
+    return asyncio.run(_serve(config, args))
+
+
+async def _serve(config: Config, args: argparse.Namespace) -> int:
+    scanner = FakeHostsScanner(SshScanner()) if args.fake_hosts else SshScanner()
+    async with Launcher(config, scanner=scanner) as launcher:
+        running = asyncio.ensure_future(launcher.run())
+        web = asyncio.ensure_future(_serve_http(launcher, config)) if not args.no_webapp else None
+        stop_watching = _watch_signals(launcher, running, args.drain_timeout)
+        try:
+            done, _ = await asyncio.wait({running, *({web} if web else ())}, return_when=asyncio.FIRST_COMPLETED)
+            if web in done:
+                await web  # it could not listen: say so and stop
+            await running
+        except asyncio.CancelledError:
+            log.warning("stopped_at_once")
+            return 1
+        finally:
+            stop_watching()
+            for task in (running, *([web] if web else ())):
+                task.cancel()
+            await asyncio.gather(running, *([web] if web else ()), return_exceptions=True)
+    log.info("stopped")
+    return 0
+
+
+async def _serve_http(launcher: Launcher, config: Config) -> None:
+    host, port = config.webapp.listen_address, config.webapp.port
+    try:
+        async with serve(make_app(launcher.readiness), host=host, port=port):
+            await asyncio.Event().wait()
+    except OSError as error:
+        raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None
+
+
+def _watch_signals(launcher: Launcher, running: asyncio.Future[None], grace_s: float) -> Any:
+    """Drain at the first signal, stop at the second; a function that ends the watch."""
+    loop = asyncio.get_running_loop()
+    drains: list[asyncio.Task[None]] = []
+
+    def on_signal(number: signal.Signals) -> None:
+        log.info("signal", signal=number.name, count=len(drains) + 1)
+        if drains:
+            running.cancel()
+        else:
+            drains.append(asyncio.create_task(launcher.drain(grace_s)))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+
+    def stop() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        for drain in drains:
+            drain.cancel()
+
+    return stop

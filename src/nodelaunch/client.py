@@ -1,0 +1,227 @@
+"""Asks for nodes through the store, as Zuul does: write a request, wait, lock the nodes, use them, give them back.
+
+    async with NodeClient(store) as client, client.nodes(["debian-12", "debian-12"]) as nodes:
+        ...  # nodes[0].interface_ip, nodes[0].host_keys
+
+What does *not* belong here: answering requests. Source of the steps: Zuul 11.3 to 14.3, its Nodepool client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, Self
+
+from nodelaunch.clock import Clock, WallClock
+from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError, StoreError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.states import REQUEST_FINAL, NodeState, RequestState
+from nodelaunch.protocol.store import (
+    Changed,
+    Cooled,
+    Lock,
+    Op,
+    Put,
+    ReleaseLock,
+    Removed,
+    Store,
+    Tree,
+    TreeEvent,
+    Warmed,
+)
+
+LOCK_TIMEOUT_S = 30.0
+"""How long to wait for the lock of a node that was handed over. Source: Zuul."""
+RETURN_TIMEOUT_S = 30.0
+"""How long giving nodes back may take when the user is in a hurry to end."""
+
+Progress = Callable[[NodeRequest], None]
+
+
+class RequestHandle:
+    """One request of ours that is under way."""
+
+    def __init__(self, client: NodeClient, request: NodeRequest) -> None:
+        self.request = request
+        """As last seen."""
+        self._client = client
+
+    @property
+    def id(self) -> RequestId:
+        return self.request.id
+
+    async def finished(self, progress: Progress | None = None) -> NodeRequest:
+        """Wait until it is fulfilled or failed; *progress* is told of every change on the way.
+
+        Raises: RecordGoneError when somebody deletes it.
+        """
+        async for request in self._client.follow(self.id):
+            self.request = request
+            if progress is not None:
+                progress(request)
+            if request.state in REQUEST_FINAL:
+                break
+        return self.request
+
+    async def cancel(self) -> None:
+        """Delete the request, in whatever state it is."""
+        with suppress(RecordGoneError):
+            await self._client.store.delete(paths.request(self.id))
+
+
+class NodeClient:
+    """Use as an async context manager, over a store that is connected."""
+
+    def __init__(self, store: Store, *, requestor: str | None = None, clock: Clock | None = None) -> None:
+        self.store = store
+        self.requestor = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
+        """Written into requests and nodes; tells ours from others'."""
+        self._clock = clock or WallClock()
+        self._stack = AsyncExitStack()
+        self._tree: Tree | None = None
+        self._changed: dict[RequestId, asyncio.Event] = {}
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._tree = await stack.enter_async_context(self.store.tree(paths.REQUESTS))
+            stack.callback(self._tree.subscribe(self._on_event))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    def _on_event(self, event: TreeEvent) -> None:
+        match event:
+            case Changed(entry, _) | Removed(entry):
+                request_id = paths.request_id_at(entry.path)
+                if request_id in self._changed:
+                    self._changed[request_id].set()
+            case Warmed() | Cooled():
+                for changed in self._changed.values():
+                    changed.set()
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        labels: Sequence[str],
+        *,
+        priority: str = paths.CLIENT_PRIORITY,
+        relative_priority: int = 0,
+        provider: str | None = None,
+        tenant: str | None = None,
+        requestor_data: Any = None,
+    ) -> RequestHandle:
+        """Ask for one node of each of *labels*, in this order. The request lives as long as the store's session.
+
+        *priority*: three characters, smaller is first. Raises: ValueError, StoreError.
+        """
+        if not labels or len(priority) != 3:
+            raise ValueError("at least one label, and a priority of three characters, are needed")
+        now = self._clock.now()
+        request = NodeRequest(
+            id=RequestId(""),
+            state_time=now,
+            created_time=now,
+            node_types=tuple(labels),
+            requestor=self.requestor,
+            requestor_data=requestor_data,
+            provider=provider,
+            relative_priority=relative_priority,
+            event_id=uuid.uuid4().hex,
+            tenant_name=tenant,
+        )
+        where = paths.new_request(priority)
+        entry = await self.store.create(where, request.to_bytes(), ephemeral=True, sequence=True, parents=True)
+        return RequestHandle(self, replace(request, id=paths.request_id_at(entry.path) or RequestId("")))
+
+    async def follow(self, request_id: RequestId) -> AsyncIterator[NodeRequest]:
+        """The request in its every version that is seen, the present one first. Raises: RecordGoneError at its end."""
+        if self._tree is None:
+            raise NodelaunchError("the client is not open: use it with 'async with'")
+        path = paths.request(request_id)
+        changed = self._changed.setdefault(request_id, asyncio.Event())
+        version = -1
+        try:
+            while True:
+                changed.clear()
+                entry = self._tree.get(path)
+                if entry is not None and entry.stat.version > version:
+                    version = entry.stat.version
+                    yield NodeRequest.from_bytes(path, entry.data, request_id=request_id)
+                elif entry is None and self._tree.is_warm:
+                    raise RecordGoneError(path, "the request was deleted")
+                await changed.wait()
+        finally:
+            self._changed.pop(request_id, None)
+
+    # -- using ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def nodes(self, labels: Sequence[str], **options: Any) -> AsyncIterator[list[Node]]:
+        """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
+
+        Raises: RequestFailedError when no pool can serve the request.
+        """
+        handle = await self.submit(labels, **options)
+        try:
+            request = await handle.finished()
+            if request.state is RequestState.FAILED:
+                raise RequestFailedError(request.id, request.declined_by)
+            async with self.hold(request) as nodes:
+                yield nodes
+        finally:
+            with suppress(StoreError):
+                await handle.cancel()
+
+    @asynccontextmanager
+    async def hold(self, request: NodeRequest) -> AsyncIterator[list[Node]]:
+        """The nodes of a fulfilled *request*, locked and in use inside the block, used and unlocked after it.
+
+        The request is deleted as soon as the nodes are locked. Raises: StoreError; RecordGoneError for a lost node.
+        """
+        taken: list[tuple[Node, int, Lock]] = []
+        try:
+            for node_id in request.nodes:
+                taken.append(await self._lock(node_id, request))  # noqa: PERF401  each has to be given back if the next fails
+            with suppress(RecordGoneError):
+                await self.store.delete(paths.request(request.id))
+            for index, each in enumerate(taken):
+                taken[index] = await self._use(*each)
+            yield [node for node, _, _ in taken]
+        finally:
+            async with asyncio.timeout(RETURN_TIMEOUT_S):
+                await self._give_back(taken)
+
+    async def _lock(self, node_id: NodeId, request: NodeRequest) -> tuple[Node, int, Lock]:
+        path = paths.node(node_id)
+        lock = await self.store.lock(paths.node_lock(node_id), timeout_s=LOCK_TIMEOUT_S)
+        entry = await self.store.get(path)
+        node = Node.from_bytes(path, entry.data, node_id=node_id)
+        if node.allocated_to != request.id:
+            await lock.release()
+            raise RecordGoneError(path, f"the node is not allocated to request {request.id} any more")
+        return node, entry.stat.version, lock
+
+    async def _use(self, node: Node, version: int, lock: Lock) -> tuple[Node, int, Lock]:
+        node = node.into(NodeState.IN_USE, self._clock.now())
+        entry = await self.store.put(paths.node(node.id), node.to_bytes(), version=version, under=(lock,))
+        return node, entry.stat.version, lock
+
+    async def _give_back(self, taken: Sequence[tuple[Node, int, Lock]]) -> None:
+        """Used where they were in use, unlocked in any case; what is lost by now is lost."""
+        for node, version, lock in taken:
+            ops: list[Op] = [ReleaseLock(lock)]
+            if node.state is NodeState.IN_USE:
+                used = node.into(NodeState.USED, self._clock.now())
+                ops.insert(0, Put(paths.node(node.id), used.to_bytes(), version))
+            try:
+                await self.store.commit(ops, under=(lock,))
+            except StoreError:
+                await lock.release()

@@ -1,0 +1,76 @@
+"""Drivers by name: found by entry point, imported only when a provider names them.
+
+What does *not* belong here: any driver.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from nodelaunch.config.models import ProviderConfig
+from nodelaunch.errors import NodelaunchError
+from nodelaunch.protocol.driver import Driver, DriverContext
+
+ENTRY_POINT_GROUP = "nodelaunch.drivers"
+
+
+class DriverNotFoundError(NodelaunchError):
+    """No such driver, or it can't be imported; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverPlugin:
+    """What a driver's package offers under its entry point."""
+
+    name: str
+    config_model: type[ProviderConfig]
+    open: Callable[[Any, DriverContext], Driver]
+    """Makes the driver of one provider from its configuration (an instance of ``config_model``); quick, no I/O.
+    Raises: DriverError."""
+    summary: str = ""
+
+
+class DriverRegistry:
+    """The drivers there are: installed ones, and those handed in, which go first."""
+
+    def __init__(self, plugins: Iterable[DriverPlugin] = ()) -> None:
+        self._plugins = {plugin.name: plugin for plugin in plugins}
+        self._installed: dict[str, EntryPoint] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All names, sorted; nothing is imported for it."""
+        return sorted({*self._plugins, *self._entry_points()})
+
+    def get(self, name: str) -> DriverPlugin:
+        """The driver called *name*. Raises: DriverNotFoundError."""
+        if name not in self._plugins:
+            self._plugins[name] = self._load(name)
+        return self._plugins[name]
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._installed is None:
+            self._installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        return self._installed
+
+    def _load(self, name: str) -> DriverPlugin:
+        point = self._entry_points().get(name)
+        if point is None:
+            close = difflib.get_close_matches(name, self.names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}")
+        try:
+            plugin = point.load()
+        except ImportError as error:
+            extra = point.extras[0] if point.extras else name
+            raise DriverNotFoundError(
+                f"driver {name!r} needs a library that is not installed ({error.name or error}); "
+                f"try: pip install 'nodelaunch[{extra}]'"
+            ) from None
+        if not isinstance(plugin, DriverPlugin):
+            raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
+        return plugin

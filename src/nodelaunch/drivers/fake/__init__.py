@@ -1,0 +1,11 @@
+"""A cloud that isn't there, with an OpenStack driver's options: for trying out, for tests, for embedders' tests.
+
+The cloud (cloud.py) is apart from the driver (driver.py): it can live in a file, outlive the launcher, and be looked
+at, changed and broken from outside while the launcher runs (``nodelaunch fake-cloud``).
+"""
+
+from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.fake.config import FakeProvider
+from nodelaunch.drivers.fake.driver import FakeDriver
+
+PLUGIN = DriverPlugin("fake", FakeProvider, FakeDriver, summary="a cloud that isn't there, for trying out and testing")

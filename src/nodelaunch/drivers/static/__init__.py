@@ -1,0 +1,11 @@
+"""Machines that exist already: bare metal, virtual machines kept by hand, network devices."""
+
+from __future__ import annotations
+
+from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.static.config import StaticProvider
+from nodelaunch.drivers.static.driver import StaticDriver
+
+PLUGIN = DriverPlugin("static", StaticProvider, StaticDriver.open)
+
+__all__ = ["PLUGIN", "StaticDriver", "StaticProvider"]

@@ -1,0 +1,466 @@
+"""The life of one node, as straight-line code: make its record, launch, claim, give up, delete.
+
+Write before act: a record is stored before the cloud call that makes the thing, and the cloud's name for it right
+after. After a crash at any point either a record or a listed instance tells of it. Only the holder of a node's lock
+writes its record. What does *not* belong here: which node for which request, retries, quota.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from nodelaunch.clock import Clock
+from nodelaunch.config.models import PoolConfig
+from nodelaunch.engine.keyscan import scan_node
+from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.errors import (
+    DriverError,
+    LabelUnusableError,
+    LaunchFailedError,
+    LaunchTimeoutError,
+    LockBusyError,
+    NotEmptyError,
+    ProviderUnavailableError,
+    RecordGoneError,
+    StoreError,
+    VersionConflictError,
+)
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.driver import (
+    METADATA_NODE_ID,
+    METADATA_POOL,
+    METADATA_PROVIDER,
+    ExternalId,
+    HostScanner,
+    Instance,
+    InstanceSpec,
+    LabelTraits,
+    Machine,
+    ScansHostKeys,
+    SupportsConsoleLog,
+    SupportsInventory,
+)
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
+
+log = structlog.get_logger(__name__)
+
+DELETE_TIMEOUT_S = 600.0
+"""How long one deletion may take before it is given up for now. Source: Nodepool 11."""
+GIVE_UP_TIMEOUT_S = 10.0
+"""How long the last write about a node may take when its launch is cancelled."""
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolContext:
+    """What working for one pool takes. Shared by its handlers."""
+
+    store: Store
+    view: ClusterView
+    clock: Clock
+    scanner: HostScanner
+    provider: ProviderRuntime
+    pool: PoolConfig
+    pool_id: str
+    reservations: Reservations
+
+
+@dataclass(slots=True)
+class HeldNode:
+    """A node whose lock we hold, as last written."""
+
+    node: Node
+    version: int
+    lock: Lock
+
+    @property
+    def id(self) -> NodeId:
+        return self.node.id
+
+    @property
+    def external_id(self) -> ExternalId | None:
+        return ExternalId(self.node.external_id) if self.node.external_id else None
+
+    def put_op(self, node: Node) -> Put:
+        return Put(paths.node(node.id), node.to_bytes(), self.version)
+
+    def give_back_ops(self) -> list[Op]:
+        """Free for anybody, in one transaction with whatever else."""
+        return [self.put_op(self.node.deallocated()), ReleaseLock(self.lock)]
+
+
+async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
+    """Write *node* as the new version of *held*."""
+    op = held.put_op(node)
+    entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
+    held.node, held.version = node, entry.stat.version
+
+
+# -- making and launching -------------------------------------------------------------------------------------------
+
+
+async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: str | None) -> HeldNode:
+    """A new node for *request*: recorded ``init``, then locked and ``building`` in one move.
+
+    Raises: StoreError; DriverError for a label that can't be launched.
+    """
+    now = ctx.clock.now()
+    blank = Node(
+        id=NodeId(""),
+        state=NodeState.INIT,
+        state_time=now,
+        created_time=now,
+        provider=ctx.provider.name,
+        pool=ctx.pool.name,
+        type=(label,),
+        az=zone,
+        launcher=ctx.pool_id,
+        attributes=dict(ctx.pool.node_attributes) if ctx.pool.node_attributes is not None else None,
+        resources=ctx.provider.need(ctx.pool.name, label).to_resources(),
+        node_properties={},
+    ).allocated(request)
+    created = await ctx.store.create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
+    node_id = paths.node_id_at(created.path) or NodeId("")
+    building = _with_traits(ctx, replace(blank, id=node_id), label).into(NodeState.BUILDING, ctx.clock.now())
+    held = await take_node(ctx.store, Seen(replace(blank, id=node_id), created), building)
+    if held is None:
+        raise LockBusyError(created.path, "the new node was taken by somebody else")
+    return held
+
+
+def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
+    """*node* with what the configuration says of its label, and the image to boot as of now."""
+    traits = ctx.provider.driver.label_traits(ctx.pool.name, label)
+    image_id = traits.image_id
+    if traits.diskimage is not None:
+        upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name)
+        image_id = upload.path if upload else None
+    return replace(
+        node,
+        image_id=image_id,
+        username=traits.username,
+        connection_type=traits.connection_type,
+        shell_type=traits.shell_type,
+        python_path=traits.python_path,
+    ).with_port(traits.connection_port)
+
+
+async def launch_node(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> None:
+    """Launch the instance of *held*, which is ``building``, and record it ``ready``.
+
+    Whatever an unsuccessful attempt left is deleted before its error comes out. ``launch-timeout`` covers all from the
+    first call to the ready record.
+    Raises: DriverError as the launch ended; StoreError.
+    """
+    started = asyncio.get_running_loop().time()
+    limit_s = ctx.provider.config.launching.timeout_s
+    log_ = log.bind(provider=ctx.provider.name, pool=ctx.pool.name, request_id=request.id, node_id=held.id)
+    try:
+        try:
+            async with asyncio.timeout(limit_s):
+                instance = await _boot(ctx, held, request, label, attempt)
+                keys = await _host_keys(ctx, instance, label)
+                await save(ctx, held, _ready(ctx, held.node, instance, keys))
+        except TimeoutError:
+            raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s} s)") from None
+    except DriverError as error:
+        error.external_id = error.external_id or held.external_id
+        log_.warning(
+            "launch_failed", attempt=attempt, error=type(error).__name__, detail=str(error),
+            external_id=error.external_id, took_s=round(asyncio.get_running_loop().time() - started, 3),
+        )  # fmt: skip
+        await _console(ctx, held, label)
+        await _clean_up_attempt(ctx, held, error)
+        raise
+    ctx.provider.quota_granted()
+    log_.info(
+        "node_ready", label=label, external_id=held.external_id, attempt=attempt,
+        took_s=round(asyncio.get_running_loop().time() - started, 3),
+    )  # fmt: skip
+
+
+async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> Instance:
+    """Create the instance, record its id, and wait until it is active; waits out a provider that is away."""
+    backoff = FIRST_BACKOFF_S
+    driver = ctx.provider.driver
+    while True:
+        try:
+            if held.external_id is None:
+                external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
+                await save(ctx, held, replace(held.node, external_id=external_id))
+            assert held.external_id is not None  # noqa: S101
+            return await driver.wait_until_active(held.external_id)
+        except ProviderUnavailableError as error:
+            log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
+            await asyncio.sleep(error.retry_after_s or backoff)
+            backoff = min(LAST_BACKOFF_S, backoff * 2)
+            await _adopt(ctx, held, error.external_id)
+
+
+async def _adopt(ctx: PoolContext, held: HeldNode, external_id: str | None) -> None:
+    """Find out whether a create without an answer had its effect; if so, go on with that instance."""
+    if held.external_id is not None:
+        return
+    if external_id is None:
+        try:
+            found = (await ctx.provider.instances_by_node()).get(held.id, [])
+        except DriverError:
+            return
+        external_id = found[0] if found else None
+    if external_id is not None:
+        await save(ctx, held, replace(held.node, external_id=external_id))
+
+
+def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attempt: int) -> InstanceSpec:
+    traits = ctx.provider.driver.label_traits(ctx.pool.name, label)
+    upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name) if traits.diskimage else None
+    if traits.diskimage and upload is None:
+        raise LabelUnusableError(f"diskimage {traits.diskimage} has no ready upload", provider=ctx.provider.name)
+    return InstanceSpec(
+        node_id=node.id,
+        name=paths.NODE_NAME_PREFIX + node.id,
+        pool=ctx.pool.name,
+        label=label,
+        metadata={
+            METADATA_NODE_ID: node.id,
+            METADATA_POOL: ctx.pool.name,
+            METADATA_PROVIDER: ctx.provider.name,
+        },
+        attempt=attempt,
+        zone=node.az,
+        image_external_id=upload.external_id if upload else None,
+        request=request.template_values,
+    )
+
+
+async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequence[str]:
+    traits = ctx.provider.driver.label_traits(ctx.pool.name, label)
+    driver = ctx.provider.driver
+    if isinstance(driver, ScansHostKeys):
+        is_ssh = traits.connection_type in ("ssh", "network_cli")
+        return await driver.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
+    port = instance.connection_port if instance.connection_port is not None else traits.connection_port
+    if not traits.host_key_checking or instance.interface_ip is None or not isinstance(port, int):
+        return ()
+    return await scan_node(
+        ctx.scanner,
+        instance.interface_ip,
+        port,
+        connection_type=traits.connection_type,
+        host_key_checking=traits.host_key_checking,
+        timeout_s=ctx.provider.config.launching.boot_timeout_s,
+    )
+
+
+def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]) -> Node:
+    """*node* as it is offered: ready, with the instance's addresses; the public address doubles as a private one."""
+    resources = instance.resources.to_resources() if instance.resources else node.resources
+    ready = node.into(
+        NodeState.READY,
+        ctx.clock.now(),
+        interface_ip=instance.interface_ip,
+        public_ipv4=instance.public_ipv4,
+        private_ipv4=instance.private_ipv4 or instance.public_ipv4,
+        public_ipv6=instance.public_ipv6,
+        cloud=instance.cloud,
+        region=instance.region,
+        az=instance.zone or node.az,
+        host_id=instance.host_id,
+        hostname=instance.hostname,
+        resources=resources,
+        host_keys=tuple(keys),
+        node_properties=dict(instance.node_properties),
+    )
+    return ready if instance.connection_port is None else ready.with_port(instance.connection_port)
+
+
+async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
+    """Show the operator what the machine itself said, where the label asks for it."""
+    driver = ctx.provider.driver
+    traits: LabelTraits = driver.label_traits(ctx.pool.name, label)
+    if not traits.console_log or held.external_id is None or not isinstance(driver, SupportsConsoleLog):
+        return
+    try:
+        async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
+            text = await driver.console_log(held.external_id)
+    except (DriverError, TimeoutError) as error:
+        log.info("console_unavailable", node_id=held.id, detail=str(error))
+    else:
+        log.warning("console", node_id=held.id, external_id=held.external_id, text=text)
+
+
+async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> None:
+    """Delete what the failed attempt left, so that the next one starts from nothing."""
+    external_id = held.external_id or (ExternalId(error.external_id) if error.external_id else None)
+    leftovers = [external_id] if external_id else []
+    if external_id is None and isinstance(error, (LaunchTimeoutError, ProviderUnavailableError)):
+        leftovers = (await _instances_by_node(ctx)).get(held.id, [])
+    for leftover in leftovers:
+        await delete_instance(ctx.provider, leftover)
+    if held.external_id is not None:
+        await save(ctx, held, replace(held.node, external_id=None))
+
+
+async def _instances_by_node(ctx: PoolContext) -> dict[str, list[ExternalId]]:
+    try:
+        async with asyncio.timeout(DELETE_TIMEOUT_S):
+            return await ctx.provider.instances_by_node()
+    except TimeoutError:
+        raise LaunchTimeoutError("could not find out what a failed launch left") from None
+
+
+async def delete_instance(provider: ProviderRuntime, external_id: ExternalId) -> None:
+    """Delete one instance; when it returns the instance is gone.
+
+    Raises: DriverError, also when it takes longer than `DELETE_TIMEOUT_S`.
+    """
+    try:
+        async with asyncio.timeout(DELETE_TIMEOUT_S):
+            await provider.driver.delete_instance(external_id)
+    except TimeoutError:
+        message = f"instance {external_id} not deleted within {DELETE_TIMEOUT_S:g} s"
+        raise LaunchFailedError(message, provider=provider.name, external_id=external_id) from None
+
+
+async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
+    """Record a node that won't be ready in *state* (failed or aborted) and unlock it: the sweeper deletes it.
+
+    What can't be written is left as it is: an unlocked building node is deleted all the same.
+    """
+    node = held.node.into(state, ctx.clock.now())
+    try:
+        async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
+            await ctx.store.commit([held.put_op(node), ReleaseLock(held.lock)], under=(held.lock,))
+    except (StoreError, TimeoutError) as error:
+        log.info("node_left_behind", node_id=held.id, state=state.value, detail=str(error))
+        await held.lock.release()
+
+
+# -- claiming -------------------------------------------------------------------------------------------------------
+
+
+async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) -> HeldNode | None:
+    """Lock an idle node and allocate it to *request*; None when it is not to be had, or does not answer."""
+    seen = ctx.view.nodes.get(node_id)
+    if seen is None or not seen.record.is_idle:
+        return None
+    if not await _is_alive(ctx, seen.record):
+        log.warning("machine_unreachable", provider=ctx.provider.name, node_id=node_id, hostname=seen.record.hostname)
+        await discard_node(ctx.store, seen, ctx.clock)
+        return None
+    return await take_node(ctx.store, seen, seen.record.allocated(request))
+
+
+async def _is_alive(ctx: PoolContext, node: Node) -> bool:
+    driver = ctx.provider.driver
+    if not isinstance(driver, SupportsInventory):
+        return True
+    return await driver.is_alive(machine_of(node))
+
+
+def machine_of(node: Node) -> Machine:
+    """The machine slot a static node's record stands for."""
+    port: Any = node.connection_port
+    return Machine(
+        pool=node.pool or "",
+        name=node.hostname or node.interface_ip or "",
+        labels=node.type,
+        slot=node.slot or 0,
+        username=node.username,
+        connection_port=port if isinstance(port, int) else 22,
+        connection_type=node.connection_type or "ssh",
+        python_path=node.python_path,
+        shell_type=node.shell_type,
+    )
+
+
+async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
+    """Lock the node *seen* and write it as *node*; None when it is locked, changed or gone since it was seen.
+
+    Raises: StoreError.
+    """
+    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.entry.path, node.to_bytes(), seen.version)
+    try:
+        lock, entry = await store.commit([take, put])
+    except (LockBusyError, RecordGoneError, VersionConflictError):
+        return None
+    assert isinstance(entry, Entry) and lock is not None and not isinstance(lock, Entry)  # noqa: S101, PT018
+    return HeldNode(node, entry.stat.version, lock)
+
+
+async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
+    """Write the node *seen*, which nobody may hold, as *node*; whether that was still possible. Raises: StoreError."""
+    held = await take_node(store, seen, node)
+    if held is not None:
+        await held.lock.release()
+    return held is not None
+
+
+async def discard_node(store: Store, seen: Seen[Node], clock: Clock) -> bool:
+    """Mark a node that nobody holds for deletion; whether that was still possible. Raises: StoreError."""
+    return await rewrite_node(store, seen, seen.record.into(NodeState.DELETING, clock.now()))
+
+
+# -- deleting -------------------------------------------------------------------------------------------------------
+
+
+async def delete_node(
+    store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime, node_id: NodeId
+) -> bool:
+    """Delete an abandoned node: its instance, then its record. False when it is not ours to delete (any more).
+
+    Raises: DriverError when the instance could not be deleted (the record stays ``deleting``); StoreError.
+    """
+    try:
+        lock = await store.lock(paths.node_lock(node_id))
+    except (LockBusyError, RecordGoneError):
+        return False
+    try:
+        seen = view.nodes.get(node_id)
+        if seen is None:
+            return False
+        node, version = seen.record, seen.version
+        if node.state is not NodeState.DELETING:
+            node = node.into(NodeState.DELETING, clock.now())
+            version = (await store.put(seen.entry.path, node.to_bytes(), version=version, under=(lock,))).stat.version
+        await _delete_instances(provider, node)
+        await _remove_record(store, clock, node, version, lock)
+    except (VersionConflictError, RecordGoneError):
+        return False  # it changed under us: look again
+    finally:
+        await lock.release()
+    provider.capacity_freed()
+    return True
+
+
+async def _delete_instances(provider: ProviderRuntime, node: Node) -> None:
+    if not provider.can_launch:
+        return
+    if node.external_id:
+        await delete_instance(provider, ExternalId(node.external_id))
+        return
+    async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
+        leftovers = (await provider.instances_by_node()).get(node.id, [])
+    for leftover in leftovers:
+        await delete_instance(provider, leftover)
+
+
+async def _remove_record(store: Store, clock: Clock, node: Node, version: int, lock: Lock) -> None:
+    path = paths.node(node.id)
+    try:
+        await store.commit([ReleaseLock(lock), Delete(lock.path), Delete(path, version)], under=(lock,))
+    except NotEmptyError:
+        # Somebody contends meanwhile. The state tells them that it is over, whenever they get the lock.
+        gone = node.into(NodeState.DELETED, clock.now())
+        await store.put(path, gone.to_bytes(), version=version, under=(lock,))
+        await store.delete_tree(path)

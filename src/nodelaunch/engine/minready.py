@@ -1,0 +1,146 @@
+"""Keeps ``min-ready`` nodes of each label by writing node requests, as any other client would.
+
+The requests are ephemeral: they vanish with this process. Every launcher's outstanding requests count, so that several
+launchers don't each make the whole number. What does *not* belong here: how the requests are answered.
+Source: Nodepool 11, which counts ready nodes over all providers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+
+import structlog
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.launch import rewrite_node
+from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, Note, RequestRemoved, RequestSeen, ViewWarmed
+from nodelaunch.errors import RecordGoneError, StoreError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.store import SessionState, Store
+
+log = structlog.get_logger(__name__)
+
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
+"""Pause after a request of ours failed; it doubles each time."""
+
+
+class MinReady:
+    """One per launcher. `run` it. *wanted*: label → how many ready, unallocated nodes to keep."""
+
+    def __init__(self, store: Store, view: ClusterView, clock: Clock, wanted: Mapping[str, int]) -> None:
+        self._store = store
+        self._view = view
+        self._clock = clock
+        self._wanted = {label: count for label, count in wanted.items() if count > 0}
+        self._wake = asyncio.Event()
+        self._mine: set[RequestId] = set()
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Keep nodes ready until cancelled."""
+        if not self._wanted:
+            return
+        unsubscribe = self._view.subscribe(self._on_note)
+        self._wake.set()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._pass()
+        finally:
+            unsubscribe()
+
+    def _on_note(self, note: Note) -> None:
+        match note:
+            case NodeSeen() | NodeRemoved() | RequestSeen() | RequestRemoved() | ViewWarmed():
+                self._wake.set()
+            case _:
+                pass
+
+    async def _pass(self) -> None:
+        if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
+            return
+        try:
+            for request_id in list(self._mine):
+                await self._collect(request_id)
+            for label, wanted in self._wanted.items():
+                missing = wanted - self._ready(label) - self._outstanding(label)
+                if missing > 0 and self._may_ask(label):
+                    for _ in range(missing):
+                        await self._ask(label)
+        except StoreError as error:
+            log.info("min_ready_failed", detail=str(error))
+
+    def _ready(self, label: str) -> int:
+        return sum(seen.record.is_idle and label in seen.record.type for seen in self._view.nodes.values())
+
+    def _outstanding(self, label: str) -> int:
+        """Nodes asked for to be kept ready, by whomever, that are not idle yet."""
+        return sum(
+            seen.record.requestor == paths.MIN_READY_REQUESTOR
+            and seen.record.state is not RequestState.FAILED
+            and label in seen.record.node_types
+            for seen in self._view.requests.values()
+        )
+
+    def _may_ask(self, label: str) -> bool:
+        return asyncio.get_running_loop().time() >= self._not_before.get(label, 0.0)
+
+    async def _ask(self, label: str) -> None:
+        now = self._clock.now()
+        request = NodeRequest(
+            id=RequestId(""),
+            state_time=now,
+            node_types=(label,),
+            reuse=False,
+            requestor=paths.MIN_READY_REQUESTOR,
+            event_id=uuid.uuid4().hex,
+        )
+        where = paths.new_request(paths.MIN_READY_PRIORITY)
+        entry = await self._store.create(where, request.to_bytes(), ephemeral=True, sequence=True)
+        request_id = paths.request_id_at(entry.path) or RequestId("")
+        self._mine.add(request_id)
+        log.info("min_ready_requested", label=label, request_id=request_id)
+
+    async def _collect(self, request_id: RequestId) -> None:
+        """See whether one of our requests has an answer; if so, take it off."""
+        seen = self._view.requests.get(request_id)
+        if seen is None:
+            self._mine.discard(request_id)
+            return
+        label = seen.record.node_types[0]
+        if seen.record.state is RequestState.FULFILLED:
+            self._failures.pop(label, None)
+            await self._free_nodes(seen.record)
+        elif seen.record.state is RequestState.FAILED:
+            self._back_off(label)
+        else:
+            return
+        with suppress(RecordGoneError):
+            await self._store.delete(seen.entry.path)
+        self._mine.discard(request_id)
+
+    async def _free_nodes(self, request: NodeRequest) -> None:
+        """Untie the request's nodes from it, so that anybody may have them."""
+        for node_id in request.nodes:
+            seen = self._view.nodes.get(node_id)
+            if seen is None or seen.record.allocated_to != request.id:
+                continue
+            if not await rewrite_node(self._store, seen, seen.record.deallocated()):
+                log.info("min_ready_node_not_freed", node_id=node_id)  # the sweeper does once the request is gone
+
+    def _back_off(self, label: str) -> None:
+        failures = self._failures.get(label, 0)
+        self._failures[label] = failures + 1
+        delay = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2**failures))
+        loop = asyncio.get_running_loop()
+        self._not_before[label] = loop.time() + delay
+        loop.call_later(delay, self._wake.set)
+        log.info("min_ready_declined", label=label, retry_in_s=delay)

@@ -1,0 +1,368 @@
+"""Mends what nobody else will: abandoned nodes, lost requests, nodes kept too long, leaked instances, stale locks.
+
+Most of it is driven by events: a node that is unlocked in a state nobody may leave it in, a pending request without a
+lock. What only time tells (ages, leaks, debris) is looked at every `SWEEP_S`. Each step is guarded by itself.
+What does *not* belong here: how a node is deleted (launch.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.launch import delete_instance, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.view import (
+    ClusterView,
+    NodeSeen,
+    NodeUnlocked,
+    Note,
+    RequestRemoved,
+    RequestSeen,
+    RequestUnlocked,
+    Seen,
+    ViewWarmed,
+)
+from nodelaunch.errors import (
+    DriverError,
+    LockBusyError,
+    NotEmptyError,
+    RecordGoneError,
+    StoreError,
+    VersionConflictError,
+)
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.driver import ExternalId
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState, RequestState
+from nodelaunch.protocol.store import SessionState, Store
+
+log = structlog.get_logger(__name__)
+
+SWEEP_S = 60.0
+"""Between looks at what only time tells. Source: Nodepool 11, cleanup interval."""
+STALE_LOCK_S = 8 * 3600.0
+"""Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""
+ORPHAN_S = 300.0
+"""Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
+MAX_DELETIONS = 64
+"""Deletions at once."""
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgeLimits:
+    """How long nodes are kept, in seconds; 0: for ever."""
+
+    max_ready_age: Mapping[str, float]
+    """By label."""
+    max_hold_age: float = 0.0
+
+
+class Sweeper:
+    """One per launcher. `run` it."""
+
+    def __init__(
+        self,
+        store: Store,
+        view: ClusterView,
+        clock: Clock,
+        providers: Mapping[str, ProviderRuntime],
+        ages: AgeLimits,
+    ) -> None:
+        self._store = store
+        self._view = view
+        self._clock = clock
+        self._providers = providers
+        self._ages = ages
+        self._todo: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._under_way: set[str] = set()
+        self._failures: dict[NodeId, int] = {}
+        self._suspects: dict[str, set[ExternalId]] = {}
+        self._empty: set[str] = set()
+        self._slots = asyncio.Semaphore(MAX_DELETIONS)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        unsubscribe = self._view.subscribe(self._on_note)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                if self._view.is_warm:
+                    self._look_at_everything()
+                while True:
+                    await self._view.warm()
+                    await self._sweep()
+                    await asyncio.sleep(SWEEP_S)
+        finally:
+            unsubscribe()
+
+    async def settled(self) -> None:
+        """Wait until nothing that was begun is still under way."""
+        await self._idle.wait()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _on_note(self, note: Note) -> None:
+        match note:
+            case NodeSeen(node_id, _) | NodeUnlocked(node_id):
+                self._look_at_node(node_id)
+            case RequestSeen(request_id) | RequestUnlocked(request_id):
+                self._look_at_request(request_id)
+            case RequestRemoved(request_id):
+                self._request_removed(request_id)
+            case ViewWarmed():
+                self._look_at_everything()
+            case _:
+                pass
+
+    def _look_at_everything(self) -> None:
+        for node_id in list(self._view.nodes):
+            self._look_at_node(node_id)
+        for request_id in list(self._view.requests):
+            self._look_at_request(request_id)
+
+    def _look_at_node(self, node_id: NodeId) -> None:
+        seen = self._view.nodes.get(node_id)
+        if seen is None or self._view.is_node_locked(node_id) or not self._view.is_warm:
+            return
+        node = seen.record
+        if not node.provider:
+            self._begin(node_id, lambda: self._remove_debris(node_id))
+        elif node.provider in self._providers:
+            if node.state in ABANDONED_WHEN_UNLOCKED:
+                self._begin(node_id, lambda: self._delete(node_id))
+            elif self._is_orphaned(node):
+                self._begin(node_id, lambda: self._deallocate(node_id))
+
+    def _is_orphaned(self, node: Node) -> bool:
+        """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""
+        is_allocated = node.state is NodeState.READY and bool(node.allocated_to)
+        return is_allocated and node.allocated_to not in self._view.requests
+
+    def _look_at_request(self, request_id: RequestId) -> None:
+        request = self._view.request(request_id)
+        is_pending = request is not None and request.state is RequestState.PENDING
+        if is_pending and not self._view.is_request_locked(request_id) and self._view.is_warm:
+            self._begin(request_id, lambda: self._reset_lost_request(request_id))
+
+    def _request_removed(self, request_id: RequestId) -> None:
+        for seen in self._view.nodes_allocated_to(request_id):
+            self._look_at_node(seen.record.id)
+        has_lock_dir = request_id in self._view.request_lock_dirs
+        if has_lock_dir and not self._view.is_request_locked(request_id):
+            self._begin(request_id, lambda: self._remove_lock_dir(request_id))
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Start *work* on the thing called *key*, unless some is under way or waits for its next try."""
+        if key in self._under_way or self._store.session.state is not SessionState.CONNECTED:
+            return
+        self._under_way.add(key)
+        self._idle.clear()
+        self._group.create_task(self._guarded(key, work), name=f"sweep {key}")
+
+    async def _guarded(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with self._slots:
+                await work()
+        except StoreError as error:
+            log.info("sweep_step_failed", subject=key, error=type(error).__name__, detail=str(error))
+        except Exception:
+            log.exception("sweep_step_failed", subject=key)
+        finally:
+            self._under_way.discard(key)
+            if not self._under_way:
+                self._idle.set()
+
+    def _retry_later(self, node_id: NodeId) -> float:
+        """Seconds until the next try at a node that could not be deleted."""
+        failures = self._failures.get(node_id, 0)
+        self._failures[node_id] = failures + 1
+        return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2**failures))
+
+    # -- nodes ------------------------------------------------------------------------------------------------------
+
+    async def _delete(self, node_id: NodeId) -> None:
+        """Delete an abandoned node; when its cloud refuses, look again after a growing while."""
+        seen = self._view.nodes[node_id]
+        node, provider = seen.record, self._providers[seen.record.provider or ""]
+        log_ = log.bind(node_id=node_id, provider=provider.name, external_id=node.external_id)
+        started = asyncio.get_running_loop().time()
+        try:
+            if not await delete_node(self._store, self._view, self._clock, provider, node_id):
+                return
+        except (DriverError, TimeoutError) as error:
+            delay = self._retry_later(node_id)
+            log_.warning("delete_failed", detail=str(error), retry_in_s=delay)
+            asyncio.get_running_loop().call_later(delay, self._look_at_node, node_id)
+            self._hold_back(node_id, delay)
+            return
+        self._failures.pop(node_id, None)
+        log_.info("node_deleted", was=node.state.value, took_s=round(asyncio.get_running_loop().time() - started, 3))
+
+    def _hold_back(self, node_id: NodeId, delay_s: float) -> None:
+        """Ignore events about the node for a while: giving its lock back is one, too."""
+        self._failures.setdefault(node_id, 0)
+        self._group.create_task(self._keep_busy(node_id, delay_s), name=f"hold back {node_id}")
+
+    async def _keep_busy(self, node_id: NodeId, delay_s: float) -> None:
+        await asyncio.sleep(0)
+        self._under_way.add(node_id)
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            self._under_way.discard(node_id)
+
+    async def _remove_debris(self, node_id: NodeId) -> None:
+        """Remove a record that belongs to no provider: a lock brought a deleted node back."""
+        seen = self._view.nodes[node_id]
+        try:
+            lock = await self._store.lock(paths.node_lock(node_id))
+        except (LockBusyError, RecordGoneError):
+            return
+        await lock.release()
+        log.info("debris_removed", path=seen.entry.path)
+        await self._store.delete_tree(seen.entry.path)
+
+    async def _deallocate(self, node_id: NodeId) -> None:
+        """Free a ready node whose request is gone, asking the store itself whether it is."""
+        seen = self._view.nodes.get(node_id)
+        if seen is None or seen.record.allocated_to is None:
+            return
+        request_path = paths.request(seen.record.allocated_to)
+        try:
+            lock = await self._store.lock(paths.node_lock(node_id))
+        except (LockBusyError, RecordGoneError):
+            return
+        try:
+            if (await self._store.get_many([request_path]))[0] is None:
+                free = seen.record.deallocated()
+                await self._store.put(seen.entry.path, free.to_bytes(), version=seen.version, under=(lock,))
+                log.info("node_deallocated", node_id=node_id, request_id=seen.record.allocated_to)
+        except (VersionConflictError, RecordGoneError):
+            pass  # it changed under us; what it is now is looked at when the change is seen
+        finally:
+            await lock.release()
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    async def _reset_lost_request(self, request_id: RequestId) -> None:
+        """Take a pending request whose launcher is gone back to requested, its unused nodes freed."""
+        seen = self._view.requests.get(request_id)
+        if seen is None:
+            return
+        try:
+            lock = await self._store.lock(paths.request_lock(request_id))
+        except (LockBusyError, RecordGoneError):
+            return
+        try:
+            current = self._view.requests.get(request_id)
+            if current is None or current.record.state is not RequestState.PENDING:
+                return
+            for node in self._view.nodes_allocated_to(request_id):
+                await self._take_back(node)
+            reset = current.record.into(RequestState.REQUESTED, self._clock.now(), nodes=())
+            await self._store.put(current.entry.path, reset.to_bytes(), version=current.version, under=(lock,))
+            log.info("lost_request_reset", request_id=request_id)
+        except (VersionConflictError, RecordGoneError):
+            pass  # it changed under us; what it is now is looked at when the change is seen
+        finally:
+            await lock.release()
+
+    async def _take_back(self, seen: Seen[Node]) -> None:
+        """Free one node of a lost request; those still building are deleted as abandoned anyway."""
+        node = seen.record
+        if node.state is NodeState.INIT:
+            node = node.into(NodeState.DELETING, self._clock.now())
+        elif node.state is not NodeState.READY:
+            return
+        await rewrite_node(self._store, seen, node.deallocated())
+
+    async def _remove_lock_dir(self, request_id: RequestId) -> None:
+        with suppress(RecordGoneError, NotEmptyError):
+            await self._store.delete(paths.request_lock(request_id))
+
+    # -- what only time tells ---------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        for step in (self._old_nodes, self._orphans, self._stale_locks, self._empty_nodes, self._leaks):
+            try:
+                await step()
+            except (StoreError, DriverError, TimeoutError) as error:
+                log.warning("sweep_failed", step=step.__name__.strip("_"), detail=str(error))
+            except Exception:
+                log.exception("sweep_failed", step=step.__name__.strip("_"))
+
+    async def _old_nodes(self) -> None:
+        """Delete nodes that are ready, or on hold, for longer than configured."""
+        now = self._clock.now()
+        for provider in self._providers:
+            for seen in self._view.nodes_of(provider):
+                limit = self._age_limit(seen.record)
+                if limit and now - seen.record.state_time > limit and not self._view.is_node_locked(seen.record.id):
+                    log.info("node_too_old", node_id=seen.record.id, state=seen.record.state.value, limit_s=limit)
+                    await discard_node(self._store, seen, self._clock)
+
+    def _age_limit(self, node: Node) -> float:
+        """Seconds the node may stay in its state; 0: for ever."""
+        if node.is_idle:
+            limits = [self._ages.max_ready_age.get(label, 0) for label in node.type]
+            return min((limit for limit in limits if limit > 0), default=0)
+        if node.state is NodeState.HOLD:
+            limits = [float(node.hold_expiration or 0), self._ages.max_hold_age]
+            return min((limit for limit in limits if limit > 0), default=0)
+        return 0
+
+    async def _orphans(self) -> None:
+        """Delete ``init`` nodes whose maker died between create and lock."""
+        now = self._clock.now()
+        for provider in self._providers:
+            for seen in self._view.nodes_of(provider):
+                node = seen.record
+                is_old = node.state is NodeState.INIT and now - seen.entry.stat.modified_at > ORPHAN_S
+                if is_old and not self._view.is_node_locked(node.id):
+                    log.info("orphan_found", node_id=node.id)
+                    await discard_node(self._store, seen, self._clock)
+
+    async def _stale_locks(self) -> None:
+        now = self._clock.now()
+        for request_id, made_at in list(self._view.request_lock_dirs.items()):
+            if request_id not in self._view.requests and now - made_at > STALE_LOCK_S:
+                await self._store.delete_tree(paths.request_lock(request_id))
+
+    async def _empty_nodes(self) -> None:
+        """Remove node znodes without data that were so already at the last sweep: a lock brought them back."""
+        empty = {
+            path
+            for path, entry in self._view.unreadable.items()
+            if not entry.data and (node_id := paths.node_id_at(path)) and not self._view.is_node_locked(node_id)
+        }
+        for path in empty & self._empty:
+            log.info("empty_node_removed", path=path)
+            await self._store.delete_tree(path)
+        self._empty = empty
+
+    async def _leaks(self) -> None:
+        """Delete instances that carry a provider's name but a node id without a record, seen so twice in a row."""
+        for name, provider in self._providers.items():
+            if not provider.can_launch:
+                continue
+            by_node = await provider.instances_by_node()
+            if not self._view.is_warm:
+                return
+            leaked = {i for node_id, ids in by_node.items() if node_id not in self._view.nodes for i in ids}
+            for external_id in leaked & self._suspects.get(name, set()):
+                log.warning("leaked_instance_deleted", provider=name, external_id=external_id)
+                await delete_instance(provider, external_id)
+                provider.invalidate()
+            self._suspects[name] = leaked

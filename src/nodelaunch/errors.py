@@ -1,0 +1,179 @@
+"""The error tree: an error is named by what the caller does next.
+
+Fields are data (``path``, ``provider``, ``external_id``), never prose; ``str(error)`` is one readable line. What does
+*not* belong here: errors of third-party libraries. They are translated at the one edge that calls the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class NodelaunchError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+# -- configuration --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One thing wrong in a configuration file; *line* and *column* count from 1 (0: the file as a whole)."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
+class ConfigError(NodelaunchError):
+    """The configuration is not usable. At start: print ``problems``, exit 2. On reload: keep the running one."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+# -- drivers --------------------------------------------------------------------------------------------------------
+
+
+class DriverError(NodelaunchError):
+    """A driver could not do what it was asked; the subclass says what follows."""
+
+    def __init__(self, message: str, *, provider: str | None = None, external_id: str | None = None) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.external_id = external_id
+        """The instance the failed call may have left behind, where the cloud named one."""
+
+
+class QuotaExceededError(DriverError):
+    """The cloud has no quota left: the node is aborted, no retry is spent, quota is read again, the request waits."""
+
+
+class InsufficientCapacityError(DriverError):
+    """The cloud has quota but no room: decline, another launcher may have some."""
+
+
+class LaunchFailedError(DriverError):
+    """This instance did not come up: delete it, spend one launch-retry, then decline."""
+
+
+class LaunchTimeoutError(LaunchFailedError):
+    """The instance was not active within ``launch-timeout``."""
+
+
+class KeyScanError(LaunchFailedError):
+    """The instance runs, but its SSH port did not answer within ``boot-timeout``."""
+
+
+class InstanceNotFoundError(LaunchFailedError):
+    """The instance vanished while it was waited for."""
+
+
+class LabelUnusableError(DriverError):
+    """The label can't be launched at all: decline; the label is off until its configuration or image changes."""
+
+
+class ProviderUnavailableError(DriverError):
+    """The cloud does not answer, or not now: back off, no retry is spent."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str | None = None,
+        external_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, provider=provider, external_id=external_id)
+        self.retry_after_s = retry_after_s
+
+
+# -- the store ------------------------------------------------------------------------------------------------------
+
+
+class StoreError(NodelaunchError):
+    """A call to the coordination store did not have the asked-for effect."""
+
+    def __init__(self, path: str = "", detail: str = "") -> None:
+        super().__init__(": ".join(part for part in (path, detail) if part) or type(self).__name__)
+        self.path = path
+        self.detail = detail
+
+
+class RecordGoneError(StoreError):
+    """The znode does not exist (any more): abandon and release."""
+
+
+class RecordExistsError(StoreError):
+    """The znode to be created exists already."""
+
+
+class NotEmptyError(StoreError):
+    """The znode to be deleted has children."""
+
+
+class VersionConflictError(StoreError):
+    """The znode changed since it was read: read again, decide again."""
+
+
+class LockBusyError(StoreError):
+    """Somebody else holds, or contends for, the lock: skip, try when it is seen free."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store could not be reached, or refused to serve; nothing was changed."""
+
+
+class OutcomeUnknownError(StoreError):
+    """The connection broke under a call that may or may not have had its effect, and it could not be found out."""
+
+
+class SessionLostError(StoreError):
+    """The session ended; so did every lock and ephemeral znode made in it. Nothing is written afterwards."""
+
+
+class LockLostError(SessionLostError):
+    """The lock a write was to happen under is not held any more; nothing was written."""
+
+
+# -- records and our own bugs ---------------------------------------------------------------------------------------
+
+
+class RecordInvalidError(NodelaunchError):
+    """A znode's body is not the record it should be: log it with its path, leave the znode alone."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
+        self.detail = detail
+
+
+class InvalidTransitionError(NodelaunchError):
+    """An event came that the request machine can't be in a position to receive: our bug. Fail this request loudly.
+
+    ``story`` is the repr of every event so far, the impossible one last.
+    """
+
+    def __init__(self, detail: str, story: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join((detail, *story)))
+        self.detail = detail
+        self.story = tuple(story)
+
+
+# -- the client's side ----------------------------------------------------------------------------------------------
+
+
+class RequestFailedError(NodelaunchError):
+    """A node request ended ``failed``: every registered pool declined it."""
+
+    def __init__(self, request_id: str, declined_by: Sequence[str]) -> None:
+        who = ", ".join(declined_by) or "nobody"
+        super().__init__(f"node request {request_id} failed; declined by: {who}")
+        self.request_id = request_id
+        self.declined_by = tuple(declined_by)

@@ -1,0 +1,219 @@
+"""The port to a cloud: what the engine asks of a driver, and nothing more.
+
+A driver knows its cloud. It knows no store, no request, no retry, no record: the engine owns all of these. The rules
+every driver keeps are numbered; each number is a check in ``nodelaunch.drivers.conformance``.
+
+==== =================================================================================================================
+D1   ``create_instance`` returns as soon as the cloud gave an id; it does not wait for the machine.
+D2   ``spec.metadata`` is put on every resource, in the creating call, and comes back unchanged from
+     ``list_instances``.
+D3   If a create fails or is cancelled it leaves nothing, or only what ``list_instances`` shows.
+D4   ``wait_until_active`` may be asked again, also by another process, for the same id; the caller sets the deadline.
+D5   ``delete_instance`` is asked twice without complaint, and returns only when the instance is gone.
+D6   ``list_instances`` shows everything the credentials can see, ours or not; quota is counted from it.
+D7   Only `DriverError` subclasses are raised; a cloud's message text is read nowhere but in the driver.
+D8   A driver can be rebuilt at any time from its configuration, its cloud, and the ids our records name.
+D9   Calls run concurrently and never block the event loop.
+==== =================================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NewType, Protocol, runtime_checkable
+
+from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
+
+ExternalId = NewType("ExternalId", str)
+"""A cloud's own name of an instance."""
+
+METADATA_NODE_ID = "nodepool_node_id"
+METADATA_POOL = "nodepool_pool_name"
+METADATA_PROVIDER = "nodepool_provider_name"
+"""Keys of the metadata on every instance; leak detection and quota go by them. Source: Nodepool 11."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """What is to be created. ``name`` and ``metadata`` are final; ``request`` feeds an operator's own templates."""
+
+    node_id: str
+    name: str
+    pool: str
+    label: str
+    metadata: Mapping[str, str]
+    attempt: int = 1
+    zone: str | None = None
+    """Placement the node set has to share; None: the driver's choice."""
+    image_external_id: str | None = None
+    """Cloud image to boot where the label names a diskimage that a builder uploads; else the driver knows it."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """Of the node request: id, labels, requestor, requestor_data, relative_priority, event_id, created_time,
+    tenant_name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The cloud's own object. Addresses are None until known; ``resources`` None when the cloud doesn't say."""
+
+    external_id: ExternalId
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    is_active: bool = False
+    interface_ip: str | None = None
+    """Where a user connects to."""
+    public_ipv4: str | None = None
+    private_ipv4: str | None = None
+    public_ipv6: str | None = None
+    cloud: str | None = None
+    region: str | None = None
+    zone: str | None = None
+    host_id: str | None = None
+    hostname: str | None = None
+    resources: Usage | None = None
+    connection_port: Any = None
+    """Overrides the label's: an int, or an object with credentials as Kubernetes' drivers have it."""
+    node_properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTraits:
+    """What the configuration says of the nodes one pool makes for one label; goes into the record before launching."""
+
+    image_id: str | None = None
+    """What the record says of the image; for a diskimage the engine writes the path of the upload instead."""
+    diskimage: str | None = None
+    """Name of the diskimage whose newest upload to boot, if it is one."""
+    username: str | None = None
+    connection_type: str | None = "ssh"
+    connection_port: Any = 22
+    shell_type: str | None = None
+    python_path: str | None = "auto"
+    host_key_checking: bool = True
+    console_log: bool = False
+
+
+class Driver(Protocol):
+    """One provider's cloud. All calls are on the event loop, concurrently; deadlines are the caller's."""
+
+    def label_traits(self, pool: str, label: str) -> LabelTraits:
+        """What is known of *label* in *pool* without asking the cloud."""
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        """Ask for an instance. Raises: QuotaExceededError, InsufficientCapacityError, LaunchFailedError,
+        LabelUnusableError, ProviderUnavailableError; ``external_id`` set where something may have been left."""
+
+    async def wait_until_active(self, external_id: ExternalId) -> Instance:
+        """Wait until the instance runs and has its addresses. Raises as `create_instance`, and InstanceNotFoundError
+        when it is gone."""
+
+    async def delete_instance(self, external_id: ExternalId) -> None:
+        """Delete, and wait until it is gone. One that does not exist is gone."""
+
+    def list_instances(self) -> AsyncIterator[Instance]:
+        """Every instance these credentials can see."""
+
+    async def quota_limits(self) -> Limits:
+        """The cloud's limits for these credentials."""
+
+    async def quota_for_label(self, pool: str, label: str) -> Usage:
+        """What one node of *label* in *pool* takes. Raises LabelUnusableError."""
+
+    async def label_ready(self, pool: str, label: str) -> bool:
+        """Whether the cloud has what the label needs (its image, say). False: the pool declines it for now."""
+
+    async def aclose(self) -> None:
+        """Let go of connections; instances stay."""
+
+
+@runtime_checkable
+class ScansHostKeys(Protocol):
+    """A driver that knows its instances' SSH host keys without the network."""
+
+    async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
+        """``<type> <base64>`` of each key."""
+
+
+@runtime_checkable
+class SupportsConsoleLog(Protocol):
+    async def console_log(self, external_id: ExternalId) -> str | None:
+        """The tail of the console, for the operator's log after a failed launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that exists without being launched: one slot of it is one node record.
+
+    Identity is (``name``, ``username``, ``connection_port``, ``slot``). Source: Nodepool 11, static driver.
+    """
+
+    pool: str
+    name: str
+    labels: tuple[str, ...]
+    slot: int = 0
+    username: str | None = "zuul"
+    connection_port: int = 22
+    connection_type: str = "ssh"
+    python_path: str | None = "auto"
+    shell_type: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, str | None, int, int]:
+        return (self.name, self.username, self.connection_port, self.slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What looking at a machine gave: its host keys as ``<type> <base64>`` and addresses."""
+
+    host_keys: tuple[str, ...] = ()
+    public_ipv4: str | None = None
+    public_ipv6: str | None = None
+
+
+@runtime_checkable
+class SupportsInventory(Protocol):
+    """A driver of machines that already exist: the engine keeps one ready node registered per machine slot, hands
+    those out, and registers the slot anew after use. Nothing is ever created or deleted in a cloud."""
+
+    def machines(self) -> Sequence[Machine]:
+        """All machine slots the configuration names."""
+
+    async def inspect(self, machine: Machine) -> Inspection:
+        """Scan the machine's host keys and compare them with configured ones.
+
+        Raises: ProviderUnavailableError when it can't be reached, KeyScanError when a configured key is missing.
+        """
+
+    async def is_alive(self, machine: Machine) -> bool:
+        """Whether the machine answers, just before it is handed out."""
+
+
+@runtime_checkable
+class HostScanner(Protocol):
+    """Where host keys and reachability come from; `nodelaunch.sshscan` has the real one."""
+
+    async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
+        """One key per algorithm the server offers, each ``<type> <base64>``.
+
+        Waits until the server speaks SSH. Raises: KeyScanError after *timeout_s*.
+        """
+
+    async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
+        """Return when a TCP connection could be made. Raises: KeyScanError after *timeout_s*."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverContext:
+    """What a driver's factory is handed besides its provider's configuration."""
+
+    scanner: HostScanner
+    diskimages: Mapping[str, Any] = field(default_factory=dict)
+    """Top-level ``diskimages`` by name, for usernames, python paths and shells."""
+
+
+__all__ = [
+    "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS", "Driver", "DriverContext", "ExternalId",
+    "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Machine", "ScansHostKeys",
+    "SupportsConsoleLog", "SupportsInventory", "Usage",
+]  # fmt: skip

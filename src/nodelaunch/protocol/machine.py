@@ -1,0 +1,510 @@
+"""The request machine: what a launcher does with one node request it has decided on, as a pure function.
+
+``start(request, verdict)`` and then ``step(state, event)`` for each thing that happened; both return the new state and
+the effects to perform, in order. Nothing here waits, writes or asks the time.
+
+    LOCKING   lock and first save under way  ── LockGranted ──▶ WORKING, or CLOSING for a decline
+    WORKING   claiming, launching, waiting   ── all ready ────▶ CLOSING (hand over, fulfil, unlock)
+                                             ── given up ─────▶ DRAINING
+    DRAINING  what still runs is cancelled   ── all stopped ──▶ CLOSING (release, save as meant, unlock)
+    CLOSING   the last saves under way       ── Closed ───────▶ DONE
+                                             ── request gone, or a node of it ─▶ DRAINING with another outcome
+    DONE      nothing follows; a late NodeReady is still answered, with Release
+
+Store effects that stand next to each other are meant to be one transaction. What does *not* belong here: a node's own
+life, which is straight-line code in the engine; and when to accept, which is triage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import assert_never
+
+from nodelaunch.errors import InvalidTransitionError
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.triage import Accept, Decline, LaunchesFailed, Reason
+
+
+class Phase(Enum):
+    LOCKING = "locking"
+    WORKING = "working"
+    DRAINING = "draining"
+    CLOSING = "closing"
+    DONE = "done"
+
+
+class Outcome(Enum):
+    """How it ends, as far as this pool is concerned."""
+
+    FULFILLED = "fulfilled"
+    DECLINED = "declined"
+    HANDED_BACK = "handed back"
+    """To be decided on again, by anybody: `requested`."""
+    GONE = "gone"
+    """The requestor deleted it."""
+    LOST = "lost"
+    """Our lock is gone: nothing may be written."""
+    REFUSED = "refused"
+    """We never got the lock, or the request had changed by then."""
+
+
+class SlotState(Enum):
+    """Where the node for one wanted label is."""
+
+    CLAIMING = "claiming"
+    LAUNCHING = "launching"
+    WAITING = "waiting"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+_BUSY = frozenset({SlotState.CLAIMING, SlotState.LAUNCHING, SlotState.WAITING})
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The node for ``request.node_types[i]``."""
+
+    state: SlotState
+    node_id: NodeId | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    phase: Phase
+    request: NodeRequest
+    plan: Accept | Decline
+    slots: tuple[Slot, ...] = ()
+    outcome: Outcome | None = None
+    reasons: tuple[Reason, ...] = ()
+    story: tuple[Event, ...] = field(default=(), compare=False, repr=False)
+    """Every event so far, for the error that an impossible one ends in."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.phase is Phase.DONE
+
+    @property
+    def held(self) -> tuple[NodeId, ...]:
+        """Nodes that are ready and locked for the request, in label order."""
+        return tuple(slot.node_id for slot in self.slots if slot.state is SlotState.READY and slot.node_id)
+
+
+# -- events: things that happened -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LockGranted:
+    """The lock is ours and the first save is done; the request was as decided on."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockRefused:
+    """Somebody else has the lock, or the request changed or went away meanwhile; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockLost:
+    """The request's lock is not ours any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGone:
+    """The requestor deleted the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """This launcher wants to stop working on the request: it drains, or the pool is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something unforeseen broke around the request, as *detail* says."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClaimed:
+    """An idle node is locked and allocated."""
+
+    slot: int
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLost:
+    """The idle node is somebody else's, or did not answer."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReady:
+    """A launched node is recorded ready, locked and allocated."""
+
+    slot: int
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """One attempt failed, and what it left was removed. ``is_final``: another attempt can't help."""
+
+    slot: int
+    detail: str
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAborted:
+    """The cloud has no quota; the node's record is given up, no attempt was spent."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaFreed:
+    """There is room for the node of a waiting slot, and it is reserved for it."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What ran for the slot was cancelled and has ended; its node, if any, is given up."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesLost:
+    """Nodes that were ready for the request are gone, or not locked by us any more."""
+
+    node_ids: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The closing effects are done."""
+
+
+Event = (
+    LockGranted | LockRefused | LockLost | RequestGone | Withdrawn | Failed | NodeClaimed | ClaimLost | NodeReady
+    | NodeFailed | NodeAborted | QuotaFreed | Stopped | NodesLost | Closed
+)  # fmt: skip
+
+_SlotEvent = NodeClaimed | ClaimLost | NodeReady | NodeFailed | NodeAborted | QuotaFreed | Stopped
+
+
+# -- effects: orders to the outside ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Store: take the request's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Store: write the request, in *state*, with *nodes*; with *declined* set our pool gives up for these reasons, and
+    whoever performs it decides between requested and failed."""
+
+    state: RequestState
+    nodes: tuple[NodeId, ...] = ()
+    declined: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Store: unlock nodes that stay allocated to the request."""
+
+    node_ids: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Store: deallocate and unlock nodes, so that anybody may have them."""
+
+    node_ids: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unlock:
+    """Store: give the request's lock back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Task: lock and allocate idle node *node_id*; ends in NodeClaimed, ClaimLost or Stopped."""
+
+    slot: int
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Task: launch a node for the slot, under the record of the attempt before if there is one; ends in NodeReady,
+    NodeFailed, NodeAborted or Stopped."""
+
+    slot: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitQuota:
+    """Task: wait for room for the slot's node, and reserve it; ends in QuotaFreed or Stopped."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLaunches:
+    """Cancel every task; each one still answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Forget locks and nodes without writing anything: they are not ours any more."""
+
+
+Effect = Lock | Save | HandOver | Release | Unlock | Claim | Launch | AwaitQuota | CancelLaunches | Abandon
+Step = tuple[State, tuple[Effect, ...]]
+
+
+# -- the machine ----------------------------------------------------------------------------------------------------
+
+
+def start(request: NodeRequest, verdict: Accept | Decline) -> Step:
+    """Begin with *request* as it was when *verdict* was reached."""
+    state = State(Phase.LOCKING, request, verdict)
+    if isinstance(verdict, Decline):
+        return state, (Lock(), Save(RequestState.REQUESTED, declined=verdict.reasons))
+    return state, (Lock(), Save(RequestState.PENDING))
+
+
+def step(state: State, event: Event, *, retries: int, can_launch: bool = True) -> Step:
+    """What follows from *event*. *retries*: how many attempts each node has in all. Without *can_launch* a lost claim
+    sends the request back instead of waiting for room.
+
+    Raises: InvalidTransitionError for an event that can't happen in *state*.
+    """
+    state = replace(state, story=(*state.story, event))
+    match state.phase:
+        case Phase.LOCKING:
+            return _locking(state, event)
+        case Phase.WORKING:
+            return _working(state, event, retries=retries, can_launch=can_launch)
+        case Phase.DRAINING:
+            return _draining(state, event)
+        case Phase.CLOSING:
+            return _closing(state, event)
+        case Phase.DONE:
+            return _done(state, event)
+        case _:
+            assert_never(state.phase)
+
+
+def _locking(state: State, event: Event) -> Step:
+    match event:
+        case LockGranted() if isinstance(state.plan, Decline):
+            return replace(state, phase=Phase.CLOSING, outcome=Outcome.DECLINED), (Unlock(),)
+        case LockGranted() if state.outcome is not None:
+            return _settle(state)
+        case LockGranted() if isinstance(state.plan, Accept):
+            return _begin(state, state.plan)
+        case LockRefused():
+            return replace(state, phase=Phase.DONE, outcome=Outcome.REFUSED), ()
+        case LockLost():
+            return replace(state, phase=Phase.DONE, outcome=Outcome.LOST), (Abandon(),)
+        case RequestGone():
+            return replace(state, outcome=Outcome.GONE), ()  # what to do is known once the lock is answered
+        case Withdrawn():
+            return replace(state, outcome=state.outcome or Outcome.HANDED_BACK), ()
+        case _:
+            raise _impossible(state, event)
+
+
+def _begin(state: State, plan: Accept) -> Step:
+    slots: list[Slot] = []
+    effects: list[Effect] = []
+    for index, node_id in enumerate(plan.reuse):
+        if node_id is None:
+            slots.append(Slot(SlotState.LAUNCHING))
+            effects.append(Launch(index, attempt=1))
+        else:
+            slots.append(Slot(SlotState.CLAIMING, node_id))
+            effects.append(Claim(index, node_id))
+    working = replace(state, phase=Phase.WORKING, slots=tuple(slots))
+    return (working, tuple(effects)) if slots else _fulfil(working)
+
+
+def _working(state: State, event: Event, *, retries: int, can_launch: bool) -> Step:
+    match event:
+        case NodeClaimed() | ClaimLost() | NodeReady() | NodeFailed() | NodeAborted() | QuotaFreed():
+            return _slot_moved(state, event, retries=retries, can_launch=can_launch)
+        case Failed(reason):
+            return _drain(state, Outcome.DECLINED, (reason,))
+        case NodesLost(node_ids):
+            return _drain(_without(state, node_ids), Outcome.HANDED_BACK)
+        case RequestGone():
+            return _drain(state, Outcome.GONE)
+        case Withdrawn():
+            return _drain(state, Outcome.HANDED_BACK)
+        case LockLost():
+            return _drain(state, Outcome.LOST)
+        case _:
+            raise _impossible(state, event)
+
+
+def _slot_moved(
+    state: State,
+    event: NodeClaimed | ClaimLost | NodeReady | NodeFailed | NodeAborted | QuotaFreed,
+    *,
+    retries: int,
+    can_launch: bool,
+) -> Step:
+    slot = event.slot
+    match event:
+        case NodeClaimed(_, node_id):
+            return _fulfil_if_ready(_move(state, event, {SlotState.CLAIMING}, SlotState.READY, node_id=node_id))
+        case NodeReady(_, node_id):
+            return _fulfil_if_ready(_move(state, event, {SlotState.LAUNCHING}, SlotState.READY, node_id=node_id))
+        case ClaimLost():
+            if can_launch:
+                return _move(state, event, {SlotState.CLAIMING}, SlotState.WAITING), (AwaitQuota(slot),)
+            return _drain(_move(state, event, {SlotState.CLAIMING}, SlotState.STOPPED), Outcome.HANDED_BACK)
+        case NodeAborted():
+            return _move(state, event, {SlotState.LAUNCHING}, SlotState.WAITING), (AwaitQuota(slot),)
+        case QuotaFreed():
+            state = _move(state, event, {SlotState.WAITING}, SlotState.LAUNCHING)
+            return state, (Launch(slot, state.slots[slot].attempt),)
+        case NodeFailed(_, detail, is_final):
+            failed = _move(state, event, {SlotState.LAUNCHING}, SlotState.STOPPED)
+            attempt = failed.slots[slot].attempt + 1
+            if is_final or attempt > retries:
+                return _drain(failed, Outcome.DECLINED, (LaunchesFailed(detail),))
+            return _move(state, event, {SlotState.LAUNCHING}, SlotState.LAUNCHING, attempt=attempt), (
+                Launch(slot, attempt),
+            )
+        case _:
+            assert_never(event)
+
+
+def _draining(state: State, event: Event) -> Step:
+    match event:
+        case NodeClaimed(_, node_id) | NodeReady(_, node_id):
+            state = _move(state, event, _BUSY, SlotState.READY, node_id=node_id)
+        case ClaimLost() | NodeFailed() | NodeAborted() | QuotaFreed() | Stopped():
+            state = _move(state, event, _BUSY, SlotState.STOPPED)
+        case NodesLost(node_ids):
+            state = _without(state, node_ids)
+        case LockLost():
+            state = replace(state, outcome=Outcome.LOST)
+        case RequestGone() if state.outcome is not Outcome.LOST:
+            state = replace(state, outcome=Outcome.GONE)
+        case RequestGone() | Withdrawn() | Failed(_):
+            pass  # it ends already
+        case _:
+            raise _impossible(state, event)
+    return _settle(state)
+
+
+def _closing(state: State, event: Event) -> Step:
+    match event:
+        case Closed():
+            return replace(state, phase=Phase.DONE), ()
+        case LockLost():
+            return replace(state, phase=Phase.DONE, outcome=Outcome.LOST), (Abandon(),)
+        case RequestGone():
+            return _drain(state, Outcome.GONE)
+        case NodesLost(node_ids):
+            outcome = state.outcome or Outcome.HANDED_BACK
+            remaining = _without(state, node_ids)
+            return _drain(remaining, Outcome.HANDED_BACK if outcome is Outcome.FULFILLED else outcome, state.reasons)
+        case Withdrawn() | Failed(_):
+            return state, ()  # it ends already
+        case _:
+            raise _impossible(state, event)
+
+
+def _done(state: State, event: Event) -> Step:
+    match event:
+        case NodeReady(_, node_id) | NodeClaimed(_, node_id):
+            return state, (Release((node_id,)),)
+        case LockGranted() | LockRefused() | Closed():
+            raise _impossible(state, event)
+        case _:
+            return state, ()
+
+
+def _fulfil_if_ready(state: State) -> Step:
+    return _fulfil(state) if all(slot.state is SlotState.READY for slot in state.slots) else (state, ())
+
+
+def _fulfil(state: State) -> Step:
+    nodes = state.held
+    effects = (HandOver(nodes), Save(RequestState.FULFILLED, nodes), Unlock())
+    return replace(state, phase=Phase.CLOSING, outcome=Outcome.FULFILLED), effects
+
+
+def _drain(state: State, outcome: Outcome, reasons: tuple[Reason, ...] = ()) -> Step:
+    state = replace(state, phase=Phase.DRAINING, outcome=outcome, reasons=reasons)
+    if any(slot.state in _BUSY for slot in state.slots):
+        return state, (CancelLaunches(),)
+    return _settle(state)
+
+
+def _settle(state: State) -> Step:
+    """Once nothing runs any more: end as `outcome` says."""
+    if any(slot.state in _BUSY for slot in state.slots):
+        return state, ()
+    held = (Release(state.held),) if state.held else ()
+    closing = replace(state, phase=Phase.CLOSING)
+    match state.outcome:
+        case Outcome.LOST:
+            return replace(state, phase=Phase.DONE), (Abandon(),)
+        case Outcome.GONE:
+            return closing, (*held, Unlock())
+        case Outcome.HANDED_BACK:
+            return closing, (*held, Save(RequestState.REQUESTED), Unlock())
+        case _:
+            return closing, (*held, Save(RequestState.REQUESTED, declined=state.reasons), Unlock())
+
+
+def _move(
+    state: State,
+    event: _SlotEvent,
+    expected: Iterable[SlotState],
+    to: SlotState,
+    *,
+    node_id: NodeId | None = None,
+    attempt: int | None = None,
+) -> State:
+    """*state* with the event's slot moved; only from an *expected* slot state."""
+    slot = event.slot
+    if not 0 <= slot < len(state.slots) or state.slots[slot].state not in expected:
+        raise _impossible(state, event)
+    before = state.slots[slot]
+    after = replace(before, state=to, node_id=node_id, attempt=attempt or before.attempt)
+    return replace(state, slots=(*state.slots[:slot], after, *state.slots[slot + 1 :]))
+
+
+def _without(state: State, node_ids: tuple[NodeId, ...]) -> State:
+    """*state* with the slots of lost nodes stopped."""
+    slots = tuple(
+        replace(slot, state=SlotState.STOPPED) if slot.state is SlotState.READY and slot.node_id in node_ids else slot
+        for slot in state.slots
+    )
+    return replace(state, slots=slots)
+
+
+def _impossible(state: State, event: Event) -> InvalidTransitionError:
+    detail = f"{event!r} can't happen to request {state.request.id} in phase {state.phase.value}"
+    return InvalidTransitionError(detail, [repr(earlier) for earlier in state.story])

@@ -1,0 +1,117 @@
+"""Znode paths below the chroot, built and parsed; and the shape of the names in them.
+
+What does *not* belong here: what the znodes hold (records.py). Source: Nodepool 11, its ZooKeeper layer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NewType
+
+RequestId = NewType("RequestId", str)
+"""``PPP-SSSSSSSSSS``: a priority of three characters, a dash, ten digits."""
+NodeId = NewType("NodeId", str)
+"""Ten digits."""
+
+ROOT: Final = "/nodepool"
+REQUESTS: Final = f"{ROOT}/requests"
+REQUEST_LOCKS: Final = f"{ROOT}/requests-lock"
+NODES: Final = f"{ROOT}/nodes"
+COMPONENTS: Final = f"{ROOT}/components"
+POOLS: Final = f"{COMPONENTS}/pool"
+LAUNCHERS: Final = f"{COMPONENTS}/launcher"
+BUILDERS: Final = f"{COMPONENTS}/builder"
+IMAGES: Final = f"{ROOT}/images"
+
+ALWAYS_THERE: Final = (REQUESTS, REQUEST_LOCKS, NODES, POOLS, LAUNCHERS, BUILDERS, IMAGES)
+"""What a launcher makes sure of at start, as each Nodepool process does."""
+
+NODE_NAME_PREFIX: Final = "np"
+"""A node's instance is called this plus the node id: at most 15 characters, for Windows."""
+
+MIN_READY_PRIORITY: Final = "900"
+CLIENT_PRIORITY: Final = "200"
+MIN_READY_REQUESTOR: Final = "NodePool:min-ready"
+
+_CONTENDER: Final = re.compile(r"__lock__(-?\d{10})$")
+_REQUEST_ID: Final = re.compile(r"[^-/]{3}-\d{10}")
+
+
+def request(request_id: RequestId) -> str:
+    return f"{REQUESTS}/{request_id}"
+
+
+def new_request(priority: str) -> str:
+    """Where to create, with a sequence number, a request of *priority* (three characters)."""
+    return f"{REQUESTS}/{priority}-"
+
+
+def request_lock(request_id: RequestId) -> str:
+    return f"{REQUEST_LOCKS}/{request_id}"
+
+
+def node(node_id: NodeId) -> str:
+    return f"{NODES}/{node_id}"
+
+
+NEW_NODE: Final = f"{NODES}/"
+"""Where to create a node, with a sequence number."""
+
+
+def node_lock(node_id: NodeId) -> str:
+    return f"{NODES}/{node_id}/lock"
+
+
+def uploads(image: str, build_id: str, provider: str) -> str:
+    return f"{IMAGES}/{image}/builds/{build_id}/providers/{provider}/images"
+
+
+def request_id_at(path: str) -> RequestId | None:
+    """The id of the request whose record *path* is, if it is one."""
+    return RequestId(path[len(REQUESTS) + 1 :]) if is_child(path, REQUESTS) else None
+
+
+def node_id_at(path: str) -> NodeId | None:
+    """The id of the node whose record *path* is, if it is one."""
+    return NodeId(path[len(NODES) + 1 :]) if is_child(path, NODES) else None
+
+
+def node_id_of_contender(path: str) -> NodeId | None:
+    """The id of the node whose lock the contender at *path* contends for, if it is one."""
+    node_id, _, rest = path[len(NODES) + 1 :].partition("/lock/")
+    return NodeId(node_id) if rest and contender_sequence(rest) is not None else None
+
+
+def request_id_of_contender(path: str) -> RequestId | None:
+    """The id of the request whose lock the contender at *path* contends for, if it is one."""
+    request_id, _, rest = path[len(REQUEST_LOCKS) + 1 :].partition("/")
+    return RequestId(request_id) if rest and contender_sequence(rest) is not None else None
+
+
+def upload_at(path: str) -> tuple[str, str, str, str] | None:
+    """(image, build id, provider, upload id) of the upload record *path* is, if it is one."""
+    parts = path[len(IMAGES) + 1 :].split("/")
+    match parts:
+        case [image, "builds", build, "providers", provider, "images", upload] if upload != "lock":
+            return image, build, provider, upload
+        case _:
+            return None
+
+
+def is_child(path: str, parent: str) -> bool:
+    """Whether *path* lies directly below *parent*."""
+    return path.startswith(parent + "/") and "/" not in path[len(parent) + 1 :]
+
+
+def contender_sequence(name: str) -> str | None:
+    """The ten digits contenders are ordered by, as text; None for a name that is no contender's.
+
+    Source: kazoo's lock recipe, which ignores all other names.
+    """
+    match = _CONTENDER.search(name)
+    return match.group(1) if match else None
+
+
+def is_request_id(name: str) -> bool:
+    """Whether *name* can be sorted as a request id: the dash at index 3 is how Zuul knows one."""
+    return _REQUEST_ID.fullmatch(name) is not None

@@ -1,0 +1,1 @@
+"""Where the records live: implementations of the port in ``protocol/store.py``."""
