@@ -1,4 +1,4 @@
-"""SSH host keys and reachability of a host, over the network: the one home of asyncssh.
+"""SSH host keys and reachability of a host, over the network: the home of asyncssh.
 
 A scan goes in two steps. First a bare connection is repeated until the server answers with its key exchange offer:
 that proves a working sshd, not just an open port, and tells which host key types it has. Then each offered type gets a
@@ -64,7 +64,7 @@ class SshScanner:
         self._turns = asyncio.Semaphore(max_scans)
         self._options = asyncssh.SSHClientConnectionOptions(
             config=None, client_keys=None, known_hosts=None, agent_path=None, gss_host=None, x509_trusted_certs=None,
-            encryption_algs=_ANY_ALGORITHM, mac_algs=_ANY_ALGORITHM,
+            encryption_algs=_ANY_ALGORITHM, mac_algs=_ANY_ALGORITHM, login_timeout=0,
         )  # fmt: skip
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:

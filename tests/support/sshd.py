@@ -142,9 +142,8 @@ class Listener:
         await self._count(+1)
         try:
             writer.write(self._greeting)
-            if not self._hangs_up:
-                while await reader.read(4096):
-                    pass
+            while await reader.read(4096) and not self._hangs_up:
+                pass
         except ConnectionError:
             pass
         finally:
@@ -166,7 +165,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(greeting: bytes = b"", *, hangs_up: bool = False) -> AsyncIterator[Listener]:
-    """A `Listener` that sends *greeting* on each connection, and then hangs up or only reads on.
+    """A `Listener` that sends *greeting* on each connection, and hangs up when it is spoken to or only reads on.
 
     At the end of the block no connection may be left: it waits for their ends.
     """

@@ -155,7 +155,7 @@ async def test_port_without_ssh_is_tried_until_the_deadline(
     async with asyncio.timeout(DEADLINE_S), listening(greeting, hangs_up=hangs_up) as server:
         scan = asyncio.create_task(scanner.host_keys(server.host, server.port, timeout_s=1))
         await server.until(lambda it: it.accepted >= 2)
-        with pytest.raises(KeyScanError, match=f"{message}|Connection reset"):
+        with pytest.raises(KeyScanError, match=message):
             await scan
 
 

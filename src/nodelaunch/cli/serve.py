@@ -51,7 +51,7 @@ async def _serve(config: Config, args: argparse.Namespace) -> int:
         stop_watching = _watch_signals(launcher, running, args.drain_timeout)
         try:
             done, _ = await asyncio.wait({running, *({web} if web else ())}, return_when=asyncio.FIRST_COMPLETED)
-            if web in done:
+            if web is not None and web in done:
                 await web  # it could not listen: say so and stop
             await running
         except asyncio.CancelledError:

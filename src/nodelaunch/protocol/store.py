@@ -9,8 +9,9 @@ Promises every store keeps:
 
 * **Order.** Calls take effect, and tree listeners are told, in one order: whoever sees a change has been told of every
   earlier one.
-* **No doubt.** A call that returns had its effect, exactly once; a call that raises had none, except
-  `OutcomeUnknownError`. A break of the connection is survived inside the call as long as the session lives.
+* **No doubt.** A call that returns had its effect, exactly once; a call that raises had none, except with
+  `OutcomeUnknownError`, or when its session was lost under way. A break of the connection is survived inside the call
+  as long as the session lives.
 * **Bounded.** No call outlives the end of its session: it then raises `SessionLostError`. So every call ends within
   the session timeout, and callers set shorter deadlines with ``asyncio.timeout``. A call made while there is no
   session raises `SessionLostError` at once; wait with ``session.connected()``.

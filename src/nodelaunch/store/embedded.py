@@ -620,7 +620,12 @@ class EmbeddedStore:
     ) -> Lock:
         if parents:
             await self._ensure_parents(path)
-        contender = await self._contend(path, identifier, ephemeral=ephemeral)
+        contending = asyncio.ensure_future(self._contend(path, identifier, ephemeral=ephemeral))
+        try:
+            contender = await asyncio.shield(contending)
+        except asyncio.CancelledError:
+            contending.add_done_callback(self._drop_unclaimed)
+            raise
         try:
             async with asyncio.timeout(timeout_s):
                 await self._lead(path, contender)
@@ -631,6 +636,11 @@ class EmbeddedStore:
                 raise LockBusyError(path) from None
             raise
         return self._hold(path, contender)
+
+    def _drop_unclaimed(self, contending: asyncio.Future[str]) -> None:
+        """Remove the contender of somebody who was cancelled while it was made."""
+        if not contending.cancelled() and contending.exception() is None:
+            self.drop(contending.result()).add_done_callback(lambda done: done.exception())
 
     async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> str:
         with suppress(RecordExistsError):

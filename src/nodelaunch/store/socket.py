@@ -186,6 +186,8 @@ class _Connection:
         self._locks: dict[int, Lock] = {}
         self._numbers = itertools.count(1)
         self._trees = AsyncExitStack()
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._granted: dict[int, set[int]] = {}
 
     async def run(self) -> None:
         hello = await self._read()
@@ -193,12 +195,13 @@ class _Connection:
         if hello is None or hello.get("version") != VERSION:
             return
         async with self._trees, asyncio.TaskGroup() as group:
-            calls = set()
             while (message := await self._read()) is not None:
-                call = group.create_task(self._answer(message))
-                calls.add(call)
-                call.add_done_callback(calls.discard)
-            for call in calls:
+                number = int(message["id"])
+                if "cancel" in message:
+                    group.create_task(self._cancel(number))
+                else:
+                    self._calls[number] = group.create_task(self._answer(message))
+            for call in self._calls.values():
                 call.cancel()
 
     async def _read(self) -> Message | None:
@@ -215,12 +218,24 @@ class _Connection:
 
     async def _answer(self, message: Message) -> None:
         number = message["id"]
+        before = set(self._locks)
         try:
             result = await self._call(message["call"], message.get("args", {}))
         except StoreError as error:
             self._send({"id": number, **_error_out(error)})
         else:
+            self._granted[number] = self._locks.keys() - before
             self._send({"id": number, "result": result})
+        finally:
+            del self._calls[number]
+
+    async def _cancel(self, number: int) -> None:
+        """End a call; locks it was granted meanwhile are given back."""
+        if number in self._calls:
+            self._calls[number].cancel()
+        for lock in self._granted.pop(number, set()):
+            if lock in self._locks:
+                await self._locks.pop(lock).release()
 
     def _lock(self, number: int) -> Lock:
         if number not in self._locks:
@@ -372,6 +387,7 @@ class SocketStore:
             return
         answer = self._answers.get(message["id"])
         if answer is None or answer.done():
+            self._send({"id": message["id"], "cancel": True})  # whatever it gave us is not wanted any more
             return
         if "error" in message:
             answer.set_exception(_error_in(message))
@@ -398,6 +414,9 @@ class SocketStore:
         try:
             self._send({"id": number, "call": name, "args": args})
             return await answer
+        except asyncio.CancelledError:
+            self._send({"id": number, "cancel": True})
+            raise
         finally:
             del self._answers[number]
 

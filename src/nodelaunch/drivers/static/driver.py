@@ -1,6 +1,6 @@
 """The driver of machines that exist already: names them, looks at them, and never makes or deletes one.
 
-Looking at a machine resolves its name, scans its SSH host keys and compares them with the configured ones. All slots
+Looking at a machine scans its SSH host keys, compares them with the configured ones, and resolves its name. All slots
 and users of one host share one look. What does *not* belong here: the node records of the machines (the engine's
 inventory keeps them), and how keys are fetched (the `HostScanner` of the `DriverContext`).
 Source: Nodepool 11, static driver.
@@ -82,8 +82,9 @@ class StaticDriver:
     async def inspect(self, machine: Machine) -> Inspection:
         """Addresses and host keys of *machine*; with host key checking off, the configured keys, untested.
 
-        Raises: ProviderUnavailableError when its name can't be resolved or it doesn't answer within its ``timeout``,
-        KeyScanError when it has not all of the configured keys, InstanceNotFoundError when it is not configured.
+        An address that can't be found out is None. Raises: ProviderUnavailableError when it doesn't answer within its
+        ``timeout``, KeyScanError when it has not all of the configured keys, InstanceNotFoundError when it is not
+        configured.
         """
         node = self._node_of(machine)
         found = await self._look_at(node)
@@ -136,11 +137,10 @@ class StaticDriver:
     async def _perform(self, look: _Look) -> Inspection | str:
         """What a look gave, or why it failed."""
         try:
-            ipv4, ipv6 = await _addresses(look.host, timeout_s=look.timeout_s)
             keys = await self._scan(look)
         except KeyScanError as error:
             return str(error)
-        return Inspection(keys, ipv4, ipv6)
+        return Inspection(keys, *await self._addresses(look))
 
     async def _scan(self, look: _Look) -> tuple[str, ...]:
         if not look.is_checked:
@@ -149,6 +149,22 @@ class StaticDriver:
             return await self._scanner.host_keys(look.host, look.port, timeout_s=look.timeout_s)
         await self._scanner.reach(look.host, look.port, timeout_s=look.timeout_s)
         return ()
+
+    async def _addresses(self, look: _Look) -> tuple[str | None, str | None]:
+        """First IPv4 and first IPv6 address of the host, for the record only: whether it is usable, the scan said."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(look.timeout_s):
+                found = await loop.getaddrinfo(look.host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            detail = str(error) or f"no answer within {look.timeout_s:g} s"
+            log.info("name_not_resolved", provider=self._config.name, hostname=look.host, detail=detail)
+            return None, None
+        ipv4, ipv6 = (
+            next((str(address[0]) for family, *_, address in found if family == wanted), None)
+            for wanted in (socket.AF_INET, socket.AF_INET6)
+        )
+        return ipv4, ipv6
 
     def _compare(self, node: StaticNode, found: Iterable[str]) -> None:
         has = {_without_comment(key) for key in found}
@@ -237,23 +253,6 @@ class _Turn:
 
 def _identity(machine: Machine) -> Identity:
     return (machine.name, machine.username, machine.connection_port)
-
-
-async def _addresses(host: str, *, timeout_s: float) -> tuple[str | None, str | None]:
-    """First IPv4 and first IPv6 address of *host*, a name or an address. Raises: KeyScanError when it has none."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        raise KeyScanError(f"{host}: name not resolved within {timeout_s:g} s") from None
-    except (OSError, UnicodeError) as error:
-        raise KeyScanError(f"{host}: name not resolved: {error}") from None
-    ipv4, ipv6 = (
-        next((str(address[0]) for family, *_, address in found if family == wanted), None)
-        for wanted in (socket.AF_INET, socket.AF_INET6)
-    )
-    return ipv4, ipv6
 
 
 def _without_comment(key: str) -> str:

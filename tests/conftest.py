@@ -1,0 +1,46 @@
+"""Fixtures for all tests, and a deadline for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from support import zookeeper
+from support.certificates import Certificates, make_certificates
+from support.zookeeper import ZooKeeperServer
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """Log nothing below error, and leave no configuration behind."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def zookeeper_server(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[ZooKeeperServer]:
+    """One server for the whole run; tests keep apart by `zk_chroot`."""
+    if reason := zookeeper.why_not():
+        pytest.skip(reason)
+    server = ZooKeeperServer(Path(tmp_path_factory.mktemp("zookeeper")), certificates)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def zk_chroot() -> str:
+    """A path nobody else uses on the shared server."""
+    return f"/test-{next(_numbers)}"
