@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from support.certificates import Certificates, make_certificates
 from support.zookeeper import ZooKeeperServer
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave no event loop lying about that a library makes for a test that has none: nobody would close it."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,9 @@ from kazoo.client import KazooClient
 from support.certificates import Certificates
 
 JAR = "/usr/share/java/zookeeper.jar"
-CLASSPATH = f"{JAR}:/usr/share/java/slf4j-simple.jar"
+JAVA = Path("/usr/share/java")
+CLASSPATH = ":".join(map(str, [JAR, JAVA / "slf4j-simple.jar", *sorted(JAVA.glob("netty-*[a-z].jar"))]))
+"""Not all of Netty, which TLS needs, is on the package's own class path."""
 START_TIMEOUT_S = 60.0
 TICK_MS = 500
 
@@ -75,8 +77,8 @@ maxClientCnxns=0
 """)
         command = [
             "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.forceSync=no",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", CLASSPATH, "org.apache.zookeeper.server.quorum.QuorumPeerMain",
-            str(folder / "zoo.cfg"),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", CLASSPATH,
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(folder / "zoo.cfg"),
         ]  # fmt: skip
         with (folder / "stdout").open("ab") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder)

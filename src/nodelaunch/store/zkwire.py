@@ -174,8 +174,12 @@ def read_result(op: PlainOp, body: bytes, at: int = 0) -> tuple[Entry | None, in
             return None, at
 
 
-def read_multi(ops: Sequence[PlainOp], body: bytes) -> list[Entry | None]:
-    """The reply to a transaction. Raises: the StoreError of the operation it failed at."""
+def read_multi(ops: Sequence[PlainOp], body: bytes, *, zxid: int, session_id: int, now: float) -> list[Entry | None]:
+    """The reply to a transaction that took effect as *zxid*, in *session_id*.
+
+    A server tells only the path of what a transaction created; the rest of its stat follows from the above, but for the
+    time, for which *now* (ours, seconds since 1970) stands in. Raises: the StoreError of the operation it failed at.
+    """
     results: list[Entry | None] = []
     errors: list[tuple[PlainOp, int]] = []
     at = 0
@@ -185,6 +189,9 @@ def read_multi(ops: Sequence[PlainOp], body: bytes) -> list[Entry | None]:
         if kind == -1:
             errors.append((op, _INT.unpack_from(body, at)[0]))
             at += _INT.size
+        elif isinstance(op, Create) and kind != OP_CREATE2:
+            path, at = read_text(body, at)
+            results.append(Entry(path, op.data, Stat(0, zxid, zxid, now, now, session_id if op.ephemeral else 0)))
         else:
             result, at = read_result(op, body, at)
             results.append(result)

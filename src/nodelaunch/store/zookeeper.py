@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -288,8 +289,12 @@ class ZooKeeperStore:
         self._own.append(own)
         sent = [replace(op, path=chroot + op.path) for op in ops]
 
-        def take_in(_zxid: int, body: bytes) -> list[Entry | None]:
-            results = read_multi(sent, body) if len(sent) > 1 else [read_result(sent[0], body)[0]]
+        def take_in(zxid: int, body: bytes) -> list[Entry | None]:
+            if len(sent) > 1:
+                session_id = self.session.session_id
+                results = read_multi(sent, body, zxid=zxid, session_id=session_id, now=time.time())
+            else:
+                results = [read_result(sent[0], body)[0]]
             mine = [entry and replace(entry, path=entry.path[len(chroot) :]) for entry in results]
             self._settle(own, mine)
             return mine
