@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import shutil
 import signal
@@ -124,24 +125,20 @@ maxClientCnxns=0
         os.kill(self._process.pid, signal.SIGCONT)
 
     def kazoo(self, chroot: str = "", *, timeout: float = 10.0) -> KazooClient:
-        """A kazoo client over TLS, as Zuul makes one; started."""
+        """A kazoo client over TLS, as Zuul makes one; started, its chroot made."""
         files = self.certificates.client
+        options: dict[str, object] = {}
+        if "check_hostname" in inspect.signature(KazooClient.__init__).parameters:
+            options["check_hostname"] = False  # older ones have no such option, and don't check
         client = KazooClient(
-            hosts=f"{self.host}:{self.tls_port}{chroot}", use_ssl=True, verify_certs=True, check_hostname=False,
-            certfile=files.cert, keyfile=files.key, ca=files.ca, timeout=timeout,
-        ) if _kazoo_checks_names() else KazooClient(
-            hosts=f"{self.host}:{self.tls_port}{chroot}", use_ssl=True,
-            certfile=files.cert, keyfile=files.key, ca=files.ca, timeout=timeout,
+            hosts=f"{self.host}:{self.tls_port}", use_ssl=True, certfile=files.cert, keyfile=files.key, ca=files.ca,
+            timeout=timeout, **options,
         )  # fmt: skip
         client.start(timeout=30)
+        if chroot:
+            client.ensure_path(chroot)
+            client.chroot = chroot
         return client
-
-
-def _kazoo_checks_names() -> bool:
-    """Whether this kazoo has an option to leave host names unchecked; older ones never check them."""
-    import inspect
-
-    return "check_hostname" in inspect.signature(KazooClient.__init__).parameters
 
 
 class Proxy:

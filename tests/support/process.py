@@ -1,0 +1,88 @@
+"""The real ``nodelaunch`` command as a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_S = 60.0
+
+
+class Serve:
+    """``nodelaunch serve`` on a configuration file; its log is read as JSON lines."""
+
+    def __init__(self, config: Path, *arguments: str) -> None:
+        self.log: list[dict[str, Any]] = []
+        self._news = threading.Condition()
+        command = [sys.executable, "-m", "nodelaunch", "--log-json", "serve", "-c", str(config), *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {"event": "unstructured", "line": line}
+            with self._news:
+                self.log.append(entry)
+                self._news.notify_all()
+
+    def await_log(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """Wait for the *count*-th log entry of *event* with these fields."""
+        with self._news:
+            matches = self._news.wait_for(lambda: self._matching(event, count, fields), timeout=START_TIMEOUT_S)
+            assert matches, f"no {event} {fields} in {self.log[-20:]}"
+            return matches[count - 1]
+
+    def _matching(self, event: str, count: int, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        found = [e for e in self.log if e["event"] == event and fields.items() <= e.items()]
+        return found if len(found) >= count else []
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of an HTTP request to it; waits for the listening port."""
+        port = self.await_log("http_listening")["port"]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it and wait for its end; its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def kill(self) -> None:
+        """As a crash: nothing is tidied up."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(timeout=START_TIMEOUT_S)
+        self._reader.join(timeout=START_TIMEOUT_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+    @property
+    def complaints(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.log if entry.get("level") in ("error", "critical")]
+
+
+def run(*arguments: str, timeout_s: float = 60.0, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """``nodelaunch`` with *arguments*, to its end."""
+    command: Sequence[str] = [sys.executable, "-m", "nodelaunch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=check)
