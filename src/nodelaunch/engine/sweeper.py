@@ -150,14 +150,17 @@ class Sweeper:
 
     def _look_at_request(self, request_id: RequestId) -> None:
         request = self._view.request(request_id)
-        is_pending = request is not None and request.state is RequestState.PENDING
+        if request is None:
+            self._request_removed(request_id)  # its lock was still held then
+            return
+        is_pending = request.state is RequestState.PENDING
         if is_pending and not self._view.is_request_locked(request_id) and self._view.is_warm:
             self._begin(request_id, lambda: self._reset_lost_request(request_id))
 
     def _request_removed(self, request_id: RequestId) -> None:
         for seen in self._view.nodes_allocated_to(request_id):
             self._look_at_node(seen.record.id)
-        has_lock_dir = request_id in self._view.request_lock_dirs
+        has_lock_dir = request_id in self._view.request_lock_dirs and self._view.is_warm
         if has_lock_dir and not self._view.is_request_locked(request_id):
             self._begin(request_id, lambda: self._remove_lock_dir(request_id))
 

@@ -1,0 +1,51 @@
+"""One session per check; a plain ``nox`` runs them all.
+
+nox                 everything
+nox -s tests        unit, property and conformance tests, with coverage
+nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
+"""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "layers", "tests", "integration"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lint."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "format", "--check", "src", "tests", "bench", "noxfile.py")
+    session.run("ruff", "check", "src", "tests", "bench", "noxfile.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Who may import whom."""
+    session.install("-e", ".[dev]")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that needs no server; protocol/ must be covered to the last branch by the unit tests."""
+    session.install("-e", ".[dev]")
+    session.run("coverage", "run", "-m", "pytest", "tests/unit", *session.posargs)
+    session.run(
+        "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
+    )
+    session.run("pytest", "tests/property", "tests/conformance", "tests/sim", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Against real servers; skips with a reason what is not installed."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/integration", *session.posargs)
