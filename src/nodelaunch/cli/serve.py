@@ -62,7 +62,8 @@ async def _serve(config: Config, args: argparse.Namespace) -> int:
             for task in (running, *([web] if web else ())):
                 task.cancel()
             await asyncio.gather(running, *([web] if web else ()), return_exceptions=True)
-    log.info("stopped")
+        operations = dict(launcher.store.operations)
+    log.info("stopped", store_operations=operations)
     return 0
 
 

@@ -84,6 +84,8 @@ class Sweeper:
         self._todo: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._under_way: set[str] = set()
         self._failures: dict[NodeId, int] = {}
+        self._not_before: dict[str, float] = {}
+        """By the loop's clock: when a thing may be tried again."""
         self._suspects: dict[str, set[ExternalId]] = {}
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
@@ -170,6 +172,8 @@ class Sweeper:
         """Start *work* on the thing called *key*, unless some is under way or waits for its next try."""
         if key in self._under_way or self._store.session.state is not SessionState.CONNECTED:
             return
+        if asyncio.get_running_loop().time() < self._not_before.get(key, 0.0):
+            return
         self._under_way.add(key)
         self._idle.clear()
         self._group.create_task(self._guarded(key, work), name=f"sweep {key}")
@@ -184,14 +188,26 @@ class Sweeper:
             log.exception("sweep_step_failed", subject=key)
         finally:
             self._under_way.discard(key)
+            self._look_again(key)
             if not self._under_way:
                 self._idle.set()
 
+    def _look_again(self, key: str) -> None:
+        """Events about the thing were ignored while it was worked on; and what was seen of it may have been old."""
+        if key in self._view.nodes:
+            self._look_at_node(NodeId(key))
+        elif key in self._view.requests:
+            self._look_at_request(RequestId(key))
+
     def _retry_later(self, node_id: NodeId) -> float:
-        """Seconds until the next try at a node that could not be deleted."""
+        """Leave a node that could not be deleted alone for a growing while; for how many seconds."""
         failures = self._failures.get(node_id, 0)
         self._failures[node_id] = failures + 1
-        return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2**failures))
+        delay = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2**failures))
+        loop = asyncio.get_running_loop()
+        self._not_before[node_id] = loop.time() + delay
+        loop.call_later(delay, self._look_at_node, node_id)
+        return delay
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
@@ -205,26 +221,11 @@ class Sweeper:
             if not await delete_node(self._store, self._view, self._clock, provider, node_id):
                 return
         except (DriverError, TimeoutError) as error:
-            delay = self._retry_later(node_id)
-            log_.warning("delete_failed", detail=str(error), retry_in_s=delay)
-            asyncio.get_running_loop().call_later(delay, self._look_at_node, node_id)
-            self._hold_back(node_id, delay)
+            log_.warning("delete_failed", detail=str(error), retry_in_s=self._retry_later(node_id))
             return
         self._failures.pop(node_id, None)
+        self._not_before.pop(node_id, None)
         log_.info("node_deleted", was=node.state.value, took_s=round(asyncio.get_running_loop().time() - started, 3))
-
-    def _hold_back(self, node_id: NodeId, delay_s: float) -> None:
-        """Ignore events about the node for a while: giving its lock back is one, too."""
-        self._failures.setdefault(node_id, 0)
-        self._group.create_task(self._keep_busy(node_id, delay_s), name=f"hold back {node_id}")
-
-    async def _keep_busy(self, node_id: NodeId, delay_s: float) -> None:
-        await asyncio.sleep(0)
-        self._under_way.add(node_id)
-        try:
-            await asyncio.sleep(delay_s)
-        finally:
-            self._under_way.discard(node_id)
 
     async def _remove_debris(self, node_id: NodeId) -> None:
         """Remove a record that belongs to no provider: a lock brought a deleted node back."""
@@ -298,6 +299,7 @@ class Sweeper:
     # -- what only time tells ---------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
+        self._look_at_everything()
         for step in (self._old_nodes, self._orphans, self._stale_locks, self._empty_nodes, self._leaks):
             try:
                 await step()

@@ -1,8 +1,8 @@
 """One cached tree on a persistent recursive watch.
 
 With each connection the watch is set anew, then everything is walked in pipelined reads; what was not met on the walk
-is gone. Events and replies come in one order, and are taken in in that order. An event is followed by a read, except
-where it tells of our own write: `OwnWrites` knows those, and puts in what was written when the reply comes.
+is gone. Events and replies come in one order, and are told in that order (`EventLine`). An event is followed by a read,
+except where it tells of our own write (`OwnWrite`): then what was written is put in when the reply comes.
 What does *not* belong here: what the entries mean, and anything but reading.
 """
 
@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-
-import structlog
 
 from nodelaunch.protocol.paths import contender_sequence
 from nodelaunch.protocol.store import Changed, Cooled, Create, Entry, Put, Removed, Stat, TreeEvent, Unsubscribe, Warmed
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkwire import (
-    EVENT_CHANGED,
-    EVENT_CREATED,
     EVENT_DELETED,
     OP_ADD_WATCH,
     OP_CHILDREN2,
@@ -31,7 +28,57 @@ from nodelaunch.store.zkwire import (
     read_entry,
 )
 
-log = structlog.get_logger(__name__)
+
+class _Place:
+    """A place in the line: something that is told in its turn, once it is known what."""
+
+    __slots__ = ("apply", "done")
+
+    def __init__(self, apply: Callable[[], None] | None) -> None:
+        self.apply = apply
+        self.done = asyncio.Event() if apply is None else None
+
+
+class EventLine:
+    """What the trees are still to be told, in the order in which it happened.
+
+    An event that has to be followed by a read, and a write of ours whose reply is not here yet, hold their place until
+    it is known what they are; what comes after them waits. So nobody is told that a lock is free before being told what
+    was written under it.
+    """
+
+    def __init__(self) -> None:
+        self._places: deque[_Place] = deque()
+
+    def tell(self, apply: Callable[[], None]) -> None:
+        """Tell it after all that came before."""
+        self._places.append(_Place(apply))
+        self._advance()
+
+    def hold(self) -> _Place:
+        """A place for what is not known yet."""
+        place = _Place(None)
+        self._places.append(place)
+        return place
+
+    def fill(self, place: _Place, apply: Callable[[], None]) -> None:
+        """It is known now."""
+        place.apply = apply
+        self._advance()
+
+    def clear(self) -> None:
+        """A new connection begins with reading everything anew."""
+        places, self._places = self._places, deque()
+        for place in places:
+            if place.done is not None:
+                place.done.set()
+
+    def _advance(self) -> None:
+        while self._places and (apply := self._places[0].apply) is not None:
+            place = self._places.popleft()
+            apply()
+            if place.done is not None:
+                place.done.set()
 
 
 class OwnWrite:
@@ -45,6 +92,7 @@ class OwnWrite:
         self._paths = {op.path for op in ops if isinstance(op, Put) or (isinstance(op, Create) and not op.sequence)}
         self._prefixes = [op.path for op in ops if isinstance(op, Create) and op.sequence]
         self.swallowed: list[str] = []
+        self.place: _Place | None = None
 
     def is_own(self, kind: int, path: str) -> bool:
         """Whether the event may be ours; then no read follows for now."""
@@ -56,6 +104,11 @@ class OwnWrite:
             return False
         self.swallowed.append(path)
         return True
+
+    async def told(self) -> None:
+        """Wait until the trees have it."""
+        if self.place is not None and self.place.done is not None:
+            await self.place.done.wait()
 
 
 def _is_numbered(path: str, prefix: str) -> bool:
@@ -80,8 +133,6 @@ class ZkTree:
         """Number of the present walk; answers to earlier ones are stale."""
         self._outstanding = 0
         self._met: set[str] = set()
-        self._reading: dict[str, bool] = {}
-        """Paths with a read under way; true: read once more after it."""
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
@@ -118,7 +169,7 @@ class ZkTree:
     def begin_walk(self) -> None:
         """A new connection: watch, then read everything."""
         self.cool()
-        self._met, self._reading, self._outstanding = set(), {}, 1
+        self._met, self._outstanding = set(), 1
         walk = self._walk
         self._session.post(
             "watch", OP_ADD_WATCH, encode_add_watch(self._chroot + self.root), path=self.root,
@@ -165,47 +216,42 @@ class ZkTree:
             self._read(path, walk)
         self._list(path, walk)
 
-    def _read(self, path: str, walk: int | None = None) -> None:
-        """Read one entry, for the walk or after an event."""
-        if walk is not None:
-            self._outstanding += 1
-        at = self._walk
-
-        def done() -> None:
-            again = self._reading.pop(path, False)
-            if again and at == self._walk:
-                self._read(path)
-            if walk is not None:
-                self._answered(walk)
+    def _read(self, path: str, walk: int) -> None:
+        self._outstanding += 1
 
         def take_in(_zxid: int, body: bytes) -> None:
-            if at == self._walk:
+            if walk == self._walk:
                 self._keep(read_entry(path, body))
-            done()
+            self._answered(walk)
 
-        self._reading.setdefault(path, False)
-        self._session.post("get", OP_GET, encode_path(self._chroot + path), path=path, take_in=take_in, on_failure=done)
+        self._session.post(
+            "get", OP_GET, encode_path(self._chroot + path), path=path,
+            take_in=take_in, on_failure=lambda: self._answered(walk),
+        )  # fmt: skip
 
-    # -- events -----------------------------------------------------------------------------------------------------
+    # -- being told -------------------------------------------------------------------------------------------------
 
     def covers(self, path: str) -> bool:
         return path.startswith(self.root + "/")
 
-    def on_event(self, kind: int, path: str) -> None:
-        """Something happened to *path*, below the root, that is not known to be our own doing."""
-        if kind == EVENT_DELETED:
-            self._drop(path)
-        elif kind in (EVENT_CREATED, EVENT_CHANGED):
-            if not self._wants_data(path):
-                self._keep(Entry(path, b"", _unread()))
-            elif path in self._reading:
-                self._reading[path] = True
-            else:
-                self._read(path)
+    def wants(self, path: str) -> bool:
+        """Whether the tree has to know the data at *path*."""
+        return self.covers(path) and self._wants_data(path)
 
-    def on_own_write(self, entry: Entry) -> None:
-        """Our write had its effect."""
-        self._keep(entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat))
+    def on_gone(self, path: str) -> None:
+        """*path* was deleted."""
+        if self.covers(path):
+            self._drop(path)
+
+    def on_there(self, path: str) -> None:
+        """*path* is there; its data is not known, and not wanted."""
+        if self.covers(path):
+            self._keep(Entry(path, b"", _unread()))
+
+    def on_entry(self, entry: Entry) -> None:
+        """The entry was read, or written by us."""
+        if self.covers(entry.path):
+            self._keep(entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat))
 
     def _keep(self, entry: Entry) -> None:
         if not self.is_warm:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -41,9 +42,9 @@ from nodelaunch.protocol.store import (
 )
 from nodelaunch.store.zkclient import Server, ZkSession
 from nodelaunch.store.zklock import ZkLock, in_order, new_contender
-from nodelaunch.store.zktree import OwnWrite, ZkTree
+from nodelaunch.store.zktree import EventLine, OwnWrite, ZkTree
 from nodelaunch.store.zkwire import (
-    EVENT_CHANGED,
+    EVENT_DELETED,
     OP_CHILDREN2,
     OP_EXISTS,
     OP_GET,
@@ -115,6 +116,7 @@ class ZooKeeperStore:
         self.session.subscribe(self._on_state)
         self._trees: list[ZkTree] = []
         self._own: list[OwnWrite] = []
+        self._line = EventLine()
         self._waiters: dict[str, list[asyncio.Event]] = {}
 
     async def __aenter__(self) -> Self:
@@ -145,12 +147,14 @@ class ZooKeeperStore:
 
     def _on_connected(self) -> None:
         self._own.clear()
+        self._line.clear()
         for tree in self._trees:
             tree.begin_walk()
         self._wake_waiters(*self._waiters)
 
     def _on_state(self, state: SessionState) -> None:
         if state is not SessionState.CONNECTED:
+            self._line.clear()
             for tree in self._trees:
                 tree.cool()
             self._wake_waiters(*self._waiters)
@@ -158,11 +162,33 @@ class ZooKeeperStore:
     def _on_event(self, kind: int, path: str) -> None:
         path = path[len(self._chroot) :]
         self._wake_waiters(path)
-        if any(own.is_own(kind, path) for own in self._own):
-            return
-        for tree in self._trees:
-            if tree.covers(path):
-                tree.on_event(kind, path)
+        for own in self._own:
+            if own.is_own(kind, path):
+                own.place = own.place or self._line.hold()
+                return
+        if kind == EVENT_DELETED:
+            self._line.tell(lambda: self._tell_trees(lambda tree: tree.on_gone(path)))
+        elif any(tree.wants(path) for tree in self._trees):
+            self._read_for_trees(path)
+        else:
+            self._line.tell(lambda: self._tell_trees(lambda tree: tree.on_there(path)))
+
+    def _tell_trees(self, tell: Callable[[ZkTree], None]) -> None:
+        for tree in tuple(self._trees):
+            tell(tree)
+
+    def _read_for_trees(self, path: str) -> None:
+        """Read what an event was about; what comes after it is told after it."""
+        place = self._line.hold()
+
+        def take_in(_zxid: int, body: bytes) -> None:
+            entry = read_entry(path, body)
+            self._line.fill(place, lambda: self._tell_trees(lambda tree: tree.on_entry(entry)))
+
+        self.session.post(
+            "get", OP_GET, encode_path(self._chroot + path), path=path,
+            take_in=take_in, on_failure=lambda: self._line.fill(place, lambda: None),
+        )  # fmt: skip
 
     def _wake_waiters(self, *paths: str) -> None:
         for path in paths:
@@ -310,23 +336,30 @@ class ZooKeeperStore:
         path = ops[0].path
         reply = self.session.request(name, code, body, path=path, take_in=take_in, on_failure=failed)
         try:
-            return cast("list[Entry | None]", await reply)
+            results = cast("list[Entry | None]", await reply)
         except StoreError as error:
             error.path = error.path[len(chroot) :] if chroot and error.path.startswith(chroot + "/") else error.path
             raise
+        await own.told()
+        return results
 
     def _settle(self, own: OwnWrite, written: Sequence[Entry | None]) -> None:
-        """The reply to a write of ours: let the trees have it, and read what else its events may have told of."""
+        """The reply to a write of ours: the trees get it in its turn, and what else its events may have told of."""
         if own in self._own:
             self._own.remove(own)
-        entries = {entry.path: entry for entry in written if entry is not None}
-        for tree in self._trees:
-            for entry in entries.values():
-                if tree.covers(entry.path):
-                    tree.on_own_write(entry)
-            for path in own.swallowed:
-                if path not in entries and tree.covers(path):
-                    tree.on_event(EVENT_CHANGED, path)
+        entries = [entry for entry in written if entry is not None]
+
+        def tell() -> None:
+            for entry in entries:
+                self._tell_trees(partial(ZkTree.on_entry, entry=entry))
+
+        if own.place is None:
+            own.place = self._line.hold()
+        self._line.fill(own.place, tell)
+        known = {entry.path for entry in entries}
+        for path in own.swallowed:
+            if path not in known and any(tree.wants(path) for tree in self._trees):
+                self._read_for_trees(path)
 
     # -- doubt --------------------------------------------------------------------------------------------------------
 
