@@ -235,7 +235,7 @@ class RequestHandler:
         if node_id is not None:
             return m.NodesLost((node_id,))
         if isinstance(error, RecordGoneError):
-            return m.RequestGone()
+            return m.CloseRefused()
         if not isinstance(error, SessionLostError):
             self._log.warning("request_write_failed", error=type(error).__name__, detail=str(error))
         return m.LockLost()

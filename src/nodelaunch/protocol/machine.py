@@ -8,7 +8,7 @@ the effects to perform, in order. Nothing here waits, writes or asks the time.
                                              ── given up ─────▶ DRAINING
     DRAINING  what still runs is cancelled   ── all stopped ──▶ CLOSING (release, save as meant, unlock)
     CLOSING   the last saves under way       ── Closed ───────▶ DONE
-                                             ── request gone, or a node of it ─▶ DRAINING with another outcome
+                                             ── refused, or a node gone ─▶ DRAINING with another outcome
     DONE      nothing follows; a late NodeReady is still answered, with Release
 
 Store effects that stand next to each other are meant to be one transaction. What does *not* belong here: a node's own
@@ -195,9 +195,15 @@ class Closed:
     """The closing effects are done."""
 
 
+@dataclass(frozen=True, slots=True)
+class CloseRefused:
+    """The closing effects were not done, because the request is gone. Only their performer knows: when the requestor is
+    seen to delete the request meanwhile, that may have been before or after them."""
+
+
 Event = (
     LockGranted | LockRefused | LockLost | RequestGone | Withdrawn | Failed | NodeClaimed | ClaimLost | NodeReady
-    | NodeFailed | NodeAborted | QuotaFreed | Stopped | NodesLost | Closed
+    | NodeFailed | NodeAborted | QuotaFreed | Stopped | NodesLost | Closed | CloseRefused
 )  # fmt: skip
 
 _SlotEvent = NodeClaimed | ClaimLost | NodeReady | NodeFailed | NodeAborted | QuotaFreed | Stopped
@@ -422,13 +428,13 @@ def _closing(state: State, event: Event) -> Step:
             return replace(state, phase=Phase.DONE), ()
         case LockLost():
             return replace(state, phase=Phase.DONE, outcome=Outcome.LOST), (Abandon(),)
-        case RequestGone():
+        case CloseRefused():
             return _drain(state, Outcome.GONE)
         case NodesLost(node_ids):
             outcome = state.outcome or Outcome.HANDED_BACK
             remaining = _without(state, node_ids)
             return _drain(remaining, Outcome.HANDED_BACK if outcome is Outcome.FULFILLED else outcome, state.reasons)
-        case Withdrawn() | Failed(_):
+        case RequestGone() | Withdrawn() | Failed(_):
             return state, ()  # it ends already
         case _:
             raise _impossible(state, event)
@@ -438,7 +444,7 @@ def _done(state: State, event: Event) -> Step:
     match event:
         case NodeReady(_, node_id) | NodeClaimed(_, node_id):
             return state, (Release((node_id,)),)
-        case LockGranted() | LockRefused() | Closed():
+        case LockGranted() | LockRefused() | Closed() | CloseRefused():
             raise _impossible(state, event)
         case _:
             return state, ()

@@ -1,0 +1,49 @@
+"""Records and views with everything filled in that a test does not care about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.states import NodeState, RequestState
+from nodelaunch.protocol.triage import IdleNode, LabelView, Peer, PoolView
+
+POOL_ID = "host-PoolWorker.cloud-main-1"
+
+
+def a_request(*labels: str, number: int = 1, priority: str = "200", **fields: Any) -> NodeRequest:
+    fields.setdefault("state", RequestState.REQUESTED)
+    request_id = RequestId(f"{priority}-{number:010d}")
+    return NodeRequest(id=request_id, node_types=labels or ("small",), requestor="someone", **fields)
+
+
+def a_node(number: int = 1, state: NodeState = NodeState.READY, **fields: Any) -> Node:
+    fields = {"provider": "cloud", "pool": "main", "type": ("small",), **fields}
+    return Node(id=NodeId(f"{number:010d}"), state=state, **fields)
+
+
+def an_idle_node(number: int = 1, *labels: str, **fields: Any) -> IdleNode:
+    return IdleNode(NodeId(f"{number:010d}"), frozenset(labels or ("small",)), Usage(instances=1), **fields)
+
+
+def a_peer(name: str = "other", *labels: str, **fields: Any) -> Peer:
+    known = {"provider": "elsewhere", "priority": 100, "is_paused": False, **fields}
+    return Peer(name, labels=frozenset(labels or ("small", "big")), **known)
+
+
+def a_pool_view(**fields: Any) -> PoolView:
+    """A pool of labels ``small`` (one instance) and ``big`` (one instance, four cores), alone, with room for ten."""
+    own = a_peer(POOL_ID, provider="cloud", priority=fields.get("priority", 100))
+    known: dict[str, Any] = {
+        "pool_id": POOL_ID,
+        "provider": "cloud",
+        "priority": 100,
+        "labels": {"small": LabelView(Usage(instances=1)), "big": LabelView(Usage(instances=1, cores=4))},
+        "peers": [own],
+        "ceiling": Limits(instances=10, cores=40),
+        "room": Limits(instances=10, cores=40),
+    }
+    more_peers = fields.pop("more_peers", [])
+    return PoolView(**{**known, "peers": [own, *more_peers], **fields})

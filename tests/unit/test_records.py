@@ -1,0 +1,235 @@
+"""Records come back as they were, with every key, and nothing but records is taken for one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.quota import Usage
+from nodelaunch.protocol.records import (
+    ImageUpload,
+    LauncherComponent,
+    Node,
+    NodeRequest,
+    PoolRegistration,
+)
+from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
+from support.builders import a_node, a_request
+
+REQUEST_KEYS = {
+    "state", "state_time", "declined_by", "node_types", "nodes", "reuse", "requestor", "requestor_data", "provider",
+    "relative_priority", "event_id", "created_time", "tenant_name",
+}  # fmt: skip
+NODE_KEYS = {
+    "state", "state_time", "cloud", "provider", "pool", "type", "allocated_to", "az", "region", "public_ipv4",
+    "private_ipv4", "public_ipv6", "host_id", "interface_ip", "connection_port", "ssh_port", "image_id", "launcher",
+    "created_time", "external_id", "hostname", "comment", "user_data", "hold_job", "host_keys", "username",
+    "connection_type", "shell_type", "hold_expiration", "resources", "slot", "attributes", "python_path",
+    "tenant_name", "driver_data", "requestor", "node_properties",
+}  # fmt: skip
+SUBMITTED_BY_ZUUL = {
+    "requestor_data": {
+        "build_set_uuid": "c1f0b9d2c4e54b0d8a6e7f8091a2b3c4",
+        "span_info": {"trace_id": 206015695541625575178169608723763992776, "start_time": 1795219218669054464},
+    },
+    "node_types": ["ubuntu-jammy", "ubuntu-jammy-small"],
+    "requestor": "0d8f2c6e5b7a4f1c9e3d2b1a0f9e8d7c",
+    "created_time": 1795219218.6690545,
+    "provider": None,
+    "state": "requested",
+    "state_time": 1795219218.6690495,
+    "relative_priority": 0,
+    "event_id": "9a8b7c6d5e4f40312233445566778899",
+    "tenant_name": "openstack",
+}
+
+
+def read_request(data: bytes) -> NodeRequest:
+    return NodeRequest.from_bytes("/p", data, request_id=RequestId("200-0000000001"), modified_at=7.0)
+
+
+def read_node(data: bytes) -> Node:
+    return Node.from_bytes("/p", data, node_id=NodeId("0000000001"), modified_at=7.0)
+
+
+def as_json(**body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
+
+
+def test_zuuls_request_gains_only_the_keys_it_lacks() -> None:
+    written = json.loads(read_request(json.dumps(SUBMITTED_BY_ZUUL).encode()).to_bytes())
+    assert written == {**SUBMITTED_BY_ZUUL, "nodes": [], "declined_by": [], "reuse": True}
+    assert written.keys() == REQUEST_KEYS
+    assert read_request(as_json(state="requested", created_time=None)).created_time is None
+
+
+def test_unknown_keys_are_kept() -> None:
+    written = json.loads(read_request(as_json(state="requested", future={"a": [1]})).to_bytes())
+    assert written["future"] == {"a": [1]}
+    node = json.loads(read_node(as_json(state="ready", id="0000000001", other=None)).to_bytes())
+    assert (node["id"], node["other"]) == ("0000000001", None)
+
+
+def test_absent_state_time_is_the_znodes() -> None:
+    assert read_request(as_json(state="requested")).state_time == 7.0
+
+
+def test_order_is_priority_text_then_relative_then_sequence() -> None:
+    requests = [
+        a_request(number=3, priority="300"),
+        a_request(number=2, relative_priority=5),
+        a_request(number=4),
+        a_request(number=1, priority="100", relative_priority=9),
+    ]
+    assert [r.order[2][-1] for r in sorted(requests, key=lambda r: r.order)] == ["1", "4", "2", "3"]
+
+
+def test_into_stamps_state_and_time() -> None:
+    moved = a_request(state_time=1.0).into(RequestState.FULFILLED, 9.0, nodes=(NodeId("0000000001"),))
+    assert (moved.state, moved.state_time, moved.nodes) == (RequestState.FULFILLED, 9.0, ("0000000001",))
+
+
+def test_templates_see_the_safe_attributes() -> None:
+    values = a_request("a", "b", tenant_name="t").template_values
+    assert (values["labels"], values["tenant_name"]) == (["a", "b"], "t")
+    assert values.keys() == {
+        "id", "labels", "requestor", "requestor_data", "relative_priority", "event_id", "created_time", "tenant_name",
+    }  # fmt: skip
+
+
+# -- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_has_its_37_keys_always() -> None:
+    assert json.loads(a_node().to_bytes()).keys() == NODE_KEYS
+    assert len(NODE_KEYS) == 37
+
+
+def test_a_node_reads_what_older_and_other_writers_wrote() -> None:
+    node = read_node(as_json(state="ready", type="small", ssh_port=2222, host_keys=None))
+    assert (node.type, node.connection_port, node.username, node.host_keys) == (("small",), 2222, "zuul", ())
+    port = {"host": "https://k8s", "token": "t"}
+    kept = read_node(as_json(state="in-use", connection_port=None, ssh_port=port, external_id={"instance": "i"}))
+    assert (kept.connection_port, kept.ssh_port, kept.external_id) == (None, port, {"instance": "i"})
+    assert json.loads(kept.to_bytes())["connection_port"] is None
+
+
+@pytest.mark.parametrize("user_data", [None, {"zuul_system": "z"}, '{"owner": "NodePool:metastatic:m"}'])
+def test_user_data_comes_in_three_shapes(user_data: Any) -> None:
+    assert json.loads(read_node(as_json(state="ready", user_data=user_data)).to_bytes())["user_data"] == user_data
+
+
+@pytest.mark.parametrize(("written", "read"), [(None, None), (60, 60), ("60", 60), ("soon", 0), ([], 0), (1.9, 1)])
+def test_hold_expiration_is_seconds_or_nothing(written: Any, read: int | None) -> None:
+    assert read_node(as_json(state="hold", hold_expiration=written)).hold_expiration == read
+
+
+def test_allocation_and_its_end() -> None:
+    request = a_request(tenant_name="t")
+    node = a_node(state_time=3.0).allocated(request)
+    assert (node.allocated_to, node.tenant_name, node.requestor, node.state_time) == (request.id, "t", "someone", 3.0)
+    assert not node.is_idle
+    free = node.deallocated()
+    assert (free.allocated_to, free.tenant_name, free.requestor, free.is_idle) == (None, None, None, True)
+    assert not a_node(state=NodeState.BUILDING).is_idle
+
+
+def test_resources_are_usage() -> None:
+    assert a_node(resources={"cores": 4}).usage == Usage(cores=4)
+    assert a_node().usage is None
+    assert read_node(a_node(resources=None, attributes=None).to_bytes()).resources is None
+    assert read_node(as_json(state="ready", resources={"cores": 2, "ram": None})).usage == Usage(cores=2)
+
+
+def test_port_is_written_under_both_keys() -> None:
+    body = json.loads(a_node().with_port(5986).to_bytes())
+    assert (body["connection_port"], body["ssh_port"]) == (5986, 5986)
+    assert a_node().into(NodeState.USED, 5.0).state_time == 5.0
+
+
+# -- components and images ------------------------------------------------------------------------------------------
+
+
+def test_a_registration_is_written_sorted_and_whole() -> None:
+    pool = PoolRegistration(
+        hostname="nl01", state=ComponentState.RUNNING, version="11.0.0", id="x", name="main", provider_name="rax",
+        supported_labels=("a",),
+    )  # fmt: skip
+    data = pool.to_bytes()
+    assert data == (
+        b'{"hostname": "nl01", "id": "x", "kind": "pool", "model_api": 0, "name": "main", "paused": false, '
+        b'"priority": 100, "provider_name": "rax", "state": "running", "supported_labels": ["a"], "version": "11.0.0"}'
+    )
+    assert PoolRegistration.from_bytes("/p", data) == pool
+    launcher = json.loads(LauncherComponent(hostname="nl01").to_bytes())
+    assert launcher.keys() == {"hostname", "kind", "model_api", "state", "version"}
+    assert launcher["kind"] == "launcher"
+
+
+def test_an_upload_takes_its_names_from_its_path() -> None:
+    data = as_json(state="ready", state_time=5, external_id="img")
+    upload = ImageUpload.from_bytes("/p", data, parts=("jammy", "b", "rax", "0000000001"))
+    assert (upload.image, upload.provider, upload.state, upload.external_id) == (
+        "jammy",
+        "rax",
+        ImageState.READY,
+        "img",
+    )
+    assert upload.python_path == "/usr/bin/python2"
+    with pytest.raises(RecordInvalidError, match="state: missing"):
+        ImageUpload.from_bytes("/p", b"{}", parts=("a", "b", "c", "d"))
+
+
+# -- what is no record ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"", "empty"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "a JSON object was expected, found list"),
+        (b"null", "a JSON object was expected, found null"),
+        (b"{}", "state: missing"),
+        (b'{"state": "fancy"}', "state: 'fancy' is not a valid"),
+        (b'{"state": null}', "state: None is not a valid"),
+        (as_json(state="requested", state_time="now"), "state_time: a number was expected"),
+        (b'{"state": "requested", "state_time": NaN}', "state_time: a number was expected"),
+        (b'{"state": "requested", "state_time": 1' + b"0" * 400 + b"}", "state_time: "),
+        (as_json(state="requested", node_types="a"), "node_types: a list of texts was expected"),
+        (as_json(state="requested", node_types=[1]), "node_types: a list of texts was expected"),
+        (as_json(state="requested", reuse=1), "reuse: true or false was expected"),
+        (as_json(state="requested", relative_priority=True), "relative_priority: a whole number was expected"),
+        (as_json(state="requested", requestor=5), "requestor: text or null was expected"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_anything_else_is_no_request(data: bytes, detail: str) -> None:
+    with pytest.raises(RecordInvalidError) as caught:
+        read_request(data)
+    assert caught.value.path == "/p"
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"state": "ready", "attributes": []},
+        {"state": "ready", "resources": [1]},
+        {"state": "ready", "resources": {"cores": "4"}},
+        {"state": "ready", "slot": 1.5},
+        {"state": "ready", "created_time": "x"},
+        {},
+    ],
+)
+def test_anything_else_is_no_node(body: dict[str, Any]) -> None:
+    with pytest.raises(RecordInvalidError):
+        read_node(json.dumps(body).encode())
