@@ -72,7 +72,7 @@ async def measure(server: ZooKeeperServer, count: int, rounds: int) -> dict[tupl
         }
         theirs: dict[str, Operation] = {
             "get": lambda _n: plain.get_data("/aiozk/data"),
-            "set": lambda _n: plain.set_data("/aiozk/data", DATA),
+            "set": lambda _n: plain.set_data("/aiozk/data", DATA, force=True),
             "create": lambda _n: plain.create("/aiozk/n", DATA, sequential=True),
         }
         threads: dict[str, Callable[[int], object]] = {

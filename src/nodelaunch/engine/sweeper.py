@@ -89,6 +89,7 @@ class Sweeper:
         self._suspects: dict[str, set[ExternalId]] = {}
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
+        self._group: asyncio.TaskGroup | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -98,12 +99,13 @@ class Sweeper:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                if self._view.is_warm:
-                    self._look_at_everything()
-                while True:
-                    await self._view.warm()
-                    await self._sweep()
-                    await asyncio.sleep(SWEEP_S)
+                try:
+                    while True:
+                        await self._view.warm()
+                        await self._sweep()
+                        await asyncio.sleep(SWEEP_S)
+                finally:
+                    self._group = None  # nothing more is begun
         finally:
             unsubscribe()
 
@@ -170,7 +172,9 @@ class Sweeper:
 
     def _begin(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
         """Start *work* on the thing called *key*, unless some is under way or waits for its next try."""
-        if key in self._under_way or self._store.session.state is not SessionState.CONNECTED:
+        if self._group is None or key in self._under_way:
+            return
+        if self._store.session.state is not SessionState.CONNECTED:
             return
         if asyncio.get_running_loop().time() < self._not_before.get(key, 0.0):
             return

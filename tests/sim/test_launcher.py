@@ -1,0 +1,235 @@
+"""Whole launchers on a virtual clock: store in memory, cloud in memory, nothing waits for real."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.states import NodeState, RequestState
+from nodelaunch.protocol.triage import Defer
+from support.launchers import running
+
+pytestmark = pytest.mark.looptime
+
+
+async def test_job_gets_its_nodes_in_order_and_leaves_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        nodes = await site.job("big", "small", "big")
+        assert [node.type for node in nodes] == [("big",), ("small",), ("big",)]
+        assert {node.state for node in nodes} == {NodeState.IN_USE}
+        await site.until_empty()
+        assert site.cloud.servers() == []
+        assert await site.store.children(paths.REQUEST_LOCKS) == []
+
+
+async def test_capacity_is_never_exceeded_and_everybody_is_served(tmp_path: Path) -> None:
+    async with running(tmp_path, max_servers=4) as site:
+        jobs = [site.job(*["small"] * (1 + n % 3)) for n in range(20)]
+        await asyncio.gather(*jobs)
+        await site.until_empty()
+        there = most = 0
+        for entry in site.cloud.log():
+            there += {"create": 1, "gone": -1}.get(entry["what"], 0)
+            most = max(most, there)
+        assert most <= 4
+        assert there == 0
+
+
+async def test_waiting_pool_says_that_it_is_paused(tmp_path: Path) -> None:
+    async with running(tmp_path, max_servers=1) as site:
+        first = await site.finished("small")
+        waiting = await site.client.submit(["small"])
+        await site.until(lambda: any(seen.record.paused for seen in site.view.pools.values()))
+        assert isinstance(site.launcher.pools["cloud", "main"].verdicts[waiting.id], Defer)
+        assert site.view.requests[waiting.id].record.state is RequestState.REQUESTED
+        async with site.client.hold(first):
+            pass
+        assert (await waiting.finished()).state is RequestState.FULFILLED
+        await site.until(lambda: not any(seen.record.paused for seen in site.view.pools.values()))
+
+
+async def test_failed_launch_is_retried_under_the_same_node(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", times=1)
+        (node,) = await site.job("small")
+        assert node.id == "0000000000"
+        await site.until_empty()
+
+
+async def test_launches_that_fail_for_good_fail_the_request_and_leave_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("boot", times=4)
+        request = await site.finished("small", "small")
+        assert request.state is RequestState.FAILED
+        assert request.declined_by == (site.launcher.pools["cloud", "main"].ctx.pool_id,)
+        assert request.nodes == ()
+        await site.until(lambda: not site.view.nodes)
+        assert site.cloud.servers() == []
+
+
+async def test_instance_left_by_a_failed_create_is_deleted(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", times=1, leave=True)
+        await site.job("small")
+        await site.until_empty()
+        assert site.cloud.servers() == []
+
+
+async def test_refused_quota_aborts_the_node_and_is_waited_out(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", kind="quota", times=3)
+        states: list[RequestState] = []
+        handle = await site.client.submit(["small"])
+        request = await handle.finished(lambda seen: states.append(seen.state))
+        assert request.state is RequestState.FULFILLED
+        assert request.declined_by == ()
+        assert states[-2:] == [RequestState.PENDING, RequestState.FULFILLED]
+        assert request.nodes == ("0000000003",)
+
+
+async def test_provider_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", kind="unavailable", times=5)
+        assert len(await site.job("small")) == 1
+        await site.until_empty()
+
+
+async def test_delete_that_fails_is_tried_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("delete", times=3)
+        await site.job("small")
+        await site.until_empty()
+        assert site.cloud.servers() == []
+
+
+async def test_cancelled_request_ends_its_launches(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=250.0) as site:
+        handle = await site.client.submit(["small", "small"])
+        await site.until(lambda: len(site.nodes(NodeState.BUILDING)) == 2)
+        await handle.cancel()
+        await site.until_empty()
+        assert asyncio.get_running_loop().time() < 100
+        assert site.cloud.servers() == []
+
+
+async def test_lost_session_ends_the_work_and_the_next_one_does_it_again(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=20.0) as site:
+        handle = await site.client.submit(["small", "big"])
+        await site.until(lambda: len(site.nodes(NodeState.BUILDING)) == 2)
+        lost = {node.id for node in site.nodes()}
+        await site.store.expire_session()
+        request = await handle.finished()
+        assert request.state is RequestState.FULFILLED
+        assert not lost & set(request.nodes)
+        await handle.cancel()
+        await site.until(lambda: len(site.view.nodes) == 2)
+        assert len(site.cloud.servers()) == 2
+
+
+async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:
+    async with running(tmp_path, min_ready=2) as site:
+        await site.until(lambda: len([node for node in site.nodes() if node.is_idle]) == 2)
+        await site.until(lambda: not site.view.requests)
+        before = {node.id for node in site.nodes()}
+        (node,) = await site.job("small")
+        assert node.id in before
+        await site.until(lambda: len([n for n in site.nodes() if n.is_idle]) == 2 and not site.view.requests)
+        assert node.id not in site.view.nodes
+
+
+async def test_idle_node_gives_way_to_a_request_that_needs_its_room(tmp_path: Path) -> None:
+    async with running(tmp_path, min_ready=1, max_servers=1) as site:
+        await site.until(lambda: [node.is_idle for node in site.nodes()] == [True])
+        (node,) = await site.job("big")
+        assert node.type == ("big",)
+
+
+async def test_old_ready_node_is_deleted(tmp_path: Path) -> None:
+    async with running(tmp_path, max_ready_age=300) as site:
+        request = await site.finished("big")
+        handle = site.view.requests[request.id]
+        await site.store.delete(handle.entry.path)
+        await site.until(lambda: [node.is_idle for node in site.nodes()] == [True])
+        await site.until(lambda: not site.view.nodes, within_s=500)
+        assert asyncio.get_running_loop().time() > 300
+
+
+async def test_leaked_instance_is_deleted_and_a_foreign_one_is_not(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        common = {"now": 0.0, "flavor": "Fake Flavor", "zone": "az1", "resources": {"instances": 1}}
+        ours = {"nodepool_provider_name": "cloud", "nodepool_node_id": "0000009999"}
+        theirs = {"nodepool_provider_name": "another", "nodepool_node_id": "0000009999"}
+        leaked = site.cloud.create(name="leak", metadata=ours, limits={}, boot_time=0, details={}, **common)
+        foreign = site.cloud.create(name="foreign", metadata=theirs, limits={}, boot_time=0, details={}, **common)
+        await site.until(lambda: site.cloud.server(leaked) is None)
+        await asyncio.sleep(300)
+        assert site.cloud.server(foreign) is not None
+
+
+async def test_drain_lets_short_work_finish_and_hands_the_rest_back(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=5.0) as site:
+        short = await site.client.submit(["small"])
+        await site.until(lambda: len(site.cloud.servers()) == 1)
+        site.cloud.set("boot-time", 200)
+        long = await site.client.submit(["small"])
+        await site.until(lambda: len(site.cloud.servers()) == 2)
+        await site.launcher.drain(grace_s=30)
+        assert site.view.requests[short.id].record.state is RequestState.FULFILLED
+        assert site.view.requests[long.id].record.state is RequestState.REQUESTED
+        assert site.view.pools == {}
+        assert len(site.cloud.servers()) == 1
+        assert "draining" in site.launcher.readiness()
+
+
+async def test_failing_provider_takes_no_other_down(tmp_path: Path) -> None:
+    more = """
+  - name: broken
+    driver: fake
+    cloud-file: /proc/nowhere/cloud.sqlite
+    cloud-images: [{name: image}]
+    pools: [{name: main, labels: [{name: small, cloud-image: image, min-ram: 8192}]}]
+"""
+    async with running(tmp_path, more=more) as site:
+        assert len(await site.job("small")) == 1
+        assert site.launcher.readiness() == ["pool broken/main not started"]
+
+
+async def test_launches_at_once_are_limited(tmp_path: Path) -> None:
+    async with running(tmp_path, max_concurrency=2, boot_time=3.0) as site:
+        handles = [await site.client.submit(["small"]) for _ in range(6)]
+        most = 0
+
+        def count(_note: object) -> None:
+            nonlocal most
+            most = max(most, len(site.nodes(NodeState.BUILDING)))
+
+        site.view.subscribe(count)
+        await asyncio.gather(*(handle.finished() for handle in handles))
+        assert most == 2
+
+
+async def test_ready_node_of_a_vanished_request_is_freed(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        request = await site.finished("small")
+        await site.store.delete(paths.request(request.id))
+        await site.until(lambda: [node.is_idle for node in site.nodes()] == [True])
+        (node,) = site.nodes()
+        assert (node.tenant_name, node.requestor) == (None, None)
+        again = await site.job("small")
+        assert [reused.id for reused in again] == [node.id]
+
+
+async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        request = await site.finished("small")
+        (node,) = site.nodes()
+        orphan = replace(node, state=NodeState.INIT, allocated_to=request.id)
+        await site.store.create(paths.NEW_NODE, orphan.to_bytes(), sequence=True)
+        debris = await site.store.create(paths.NEW_NODE, b"", sequence=True)
+        await site.store.ensure(debris.path + "/lock")
+        await site.until(lambda: len(site.view.nodes) == 1 and not site.view.unreadable, within_s=1000)
+        assert list(site.view.nodes) == [node.id]
