@@ -1,42 +1,29 @@
 """Reads configuration files: YAML in, a checked `Config` out, or every problem at once with its file, line and column.
 
-YAML is read as Nodepool's reader does (version 1.1: ``yes`` is true), into plain data beside which the position of each
-key and value is kept; the models check the data, and their complaints are put into words and places here. Values that
-came from the secure file or the environment are never repeated in a message.
-What does *not* belong here: what is allowed in one mapping (models.py).
+What does *not* belong here: YAML and positions (positions.py), what is allowed in one mapping (models.py and the
+drivers' models), checks across mappings (rules.py), and the words for it all (messages.py).
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Protocol, Union, get_args, get_origin
+from typing import Any, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
 
-from nodelaunch.config.models import Config, ProviderConfig
+from nodelaunch.config import rules
+from nodelaunch.config.messages import close_to, explain, kind, unknown_key
+from nodelaunch.config.models import Config, Place, ProviderConfig, TenantLimits
+from nodelaunch.config.positions import Source, read_source
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
-Place = tuple[str | int, ...]
-Position = tuple[str, int, int]
-"""File, line, column; the latter two count from 1."""
-
-ENVIRONMENT_PREFIX = "NODEPOOL_"
-_TOKEN = re.compile(r"%\((NODEPOOL_\w+)\)(s?)")
+DEFAULT_DRIVER = "openstack"
+"""Of a provider that names none. Source: Nodepool 11."""
+FAKE_DRIVER, FAKE_PREFIX = "fake", "fake"
+_TLS_PORT = 2281
 _SECURE_KEYS = ("zookeeper-servers", "zookeeper-tls", "diskimages")
-_LEGACY_KEYS = {"ssh-port": "connection-port"}
-MAX_DEPTH = 50
-"""Nesting of a configuration; a deeper one is a mistake, or an attack by aliases."""
 
 
 class Registry(Protocol):
@@ -49,30 +36,6 @@ class Registry(Protocol):
         """Something with a ``config_model``. Raises: NodelaunchError with a message for people."""
 
 
-@dataclass
-class Source:
-    """One YAML file as plain data, with the position of everything in it."""
-
-    path: str
-    data: Any = None
-    values: dict[Place, Position] = field(default_factory=dict)
-    keys: dict[Place, Position] = field(default_factory=dict)
-    problems: list[ConfigProblem] = field(default_factory=list)
-    is_secret: bool = False
-
-    def complain(self, position: Position | None, message: str) -> None:
-        file, line, column = position or (self.path, 0, 0)
-        self.problems.append(ConfigProblem(file, line, column, message))
-
-    def position(self, place: Place, *, of_key: bool = False) -> Position:
-        """Where *place* is written, or the nearest thing around it that is."""
-        if of_key and place in self.keys:
-            return self.keys[place]
-        while place and place not in self.values:
-            place = place[:-1]
-        return self.values.get(place, (self.path, 1, 1))
-
-
 def load_config(
     path: str | os.PathLike[str],
     *,
@@ -82,185 +45,58 @@ def load_config(
 ) -> tuple[Config, tuple[ConfigProblem, ...]]:
     """The configuration in *path*, with what *secure* adds, and warnings about deprecated or doubtful spellings.
 
-    ``%(NODEPOOL_X)`` is replaced by that variable of *environ* before the YAML is read.
-    Raises: ConfigError with every problem found.
+    ``%(NODEPOOL_X)`` is replaced by that variable of *environ* (None: the process's) before the YAML is read. Files
+    the configuration names are not opened. Raises: ConfigError with every problem found.
     """
+    source = _read_both(path, secure, environ)
+    config = _Checker(source, drivers).check() if source.data is not None else None
+    if config is None or source.problems:
+        raise ConfigError(_in_order(source.problems))
+    return config, _in_order(source.warnings)
+
+
+def check_files(
+    path: str | os.PathLike[str],
+    *,
+    secure: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[ConfigProblem, ...]:
+    """What is wrong with the TLS files that a good configuration names: those that can't be read, each at its key."""
+    source = _read_both(path, secure, environ)
+    for key in ("cert", "key", "ca"):
+        for place, name in rules.find(source.data, f"zookeeper-tls.{key}"):
+            try:
+                Path(name).read_bytes()
+            except OSError as error:
+                shown = "the file" if source.is_hidden(place) else name
+                source.complain(place, f"{key}: {shown} can't be read: {error.strerror or error}")
+    return _in_order(source.problems)
+
+
+def position_of(
+    path: str,
+    place: Place,
+    *,
+    secure: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[int, int]:
+    """Line and column of *place* in *path*, or in *secure* if that is what sets it; (0, 0) where it is in neither."""
+    source = _read_both(path, secure, environ)
+    return source.values[place][1:] if place in source.values else (0, 0)
+
+
+def _read_both(
+    path: str | os.PathLike[str], secure: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
+) -> Source:
     variables = os.environ if environ is None else environ
     source = read_source(os.fspath(path), variables)
     if secure is not None:
         _merge_secure(source, read_source(os.fspath(secure), variables, is_secret=True))
-    if source.data is None:
-        raise ConfigError(sorted(source.problems, key=_by_position))
-    warnings: list[ConfigProblem] = []
-    config = _Checker(source, drivers, warnings).check()
-    if config is None or source.problems:
-        raise ConfigError(sorted(set(source.problems), key=_by_position))
-    return config, tuple(sorted(warnings, key=_by_position))
-
-
-def position_of(path: str, place: Place, *, environ: Mapping[str, str] | None = None) -> tuple[int, int]:
-    """Line and column of *place* in file *path*; (0, 0) where it is not in it."""
-    source = read_source(path, os.environ if environ is None else environ)
-    return source.values[place][1:] if place in source.values else (0, 0)
-
-
-def _by_position(problem: ConfigProblem) -> tuple[str, int, int, str]:
-    return (problem.file, problem.line, problem.column, problem.message)
-
-
-# -- text -----------------------------------------------------------------------------------------------------------
-
-
-def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = False) -> Source:
-    """The YAML file *path* as data and positions; ``data`` is None where it can't be read, ``problems`` say why."""
-    source = Source(path, is_secret=is_secret)
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        source.complain(None, f"can't be read: {error.strerror or error}")
-    except UnicodeDecodeError as error:
-        source.complain(None, f"is not UTF-8 text (byte {error.start})")
-    else:
-        text, shifts = _substitute(source, text, environ)
-        _parse(source, text, shifts)
     return source
 
 
-@dataclass(frozen=True)
-class _Shift:
-    """On one line (from 1), text from *column* on (from 1, after substitution) was moved right by *by*."""
-
-    line: int
-    column: int
-    by: int
-
-
-def _substitute(source: Source, text: str, environ: Mapping[str, str]) -> tuple[str, list[_Shift]]:
-    """*text* with variables put in, line by line, and how that moved the columns."""
-    shifts: list[_Shift] = []
-    lines = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        done, moved = "", 0
-        rest_from = 0
-        for match in _TOKEN.finditer(line):
-            value = _variable(source, number, match, environ)
-            done += line[rest_from : match.start()] + value
-            moved += len(value) - len(match.group(0))
-            shifts.append(_Shift(number, len(done) + 1, moved))
-            rest_from = match.end()
-        lines.append(done + line[rest_from:])
-    return "\n".join(lines), shifts
-
-
-def _variable(source: Source, line: int, match: re.Match[str], environ: Mapping[str, str]) -> str:
-    name, stray = match.groups()
-    here = (source.path, line, match.start() + 1)
-    if stray:
-        source.complain(here, f"write %({name}) without the s behind it, which would become part of the value")
-    if name not in environ:
-        source.complain(here, f"environment variable {name} is not set")
-        return ""
-    if "\n" in environ[name]:
-        source.complain(here, f"environment variable {name} has a line break in it")
-        return ""
-    return environ[name]
-
-
-# -- YAML -----------------------------------------------------------------------------------------------------------
-
-
-def _parse(source: Source, text: str, shifts: list[_Shift]) -> None:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.version = (1, 1)
-    by_line: dict[int, list[_Shift]] = {}
-    for shift in shifts:
-        by_line.setdefault(shift.line, []).append(shift)
-
-    def position(mark: Any) -> Position:
-        line, column = mark.line + 1, mark.column + 1
-        moved = [shift.by for shift in by_line.get(line, []) if column >= shift.column]
-        return (source.path, line, column - (moved[-1] if moved else 0))
-
-    try:
-        node = yaml.compose(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        context = f" {error.context}" if error.context else ""
-        source.complain(position(mark) if mark else None, f"broken YAML: {error.problem}{context}")
-        return
-    except ReaderError as error:
-        source.complain(None, f"broken YAML: character {error.character!r} is not allowed")
-        return
-    except (YAMLError, ValueError, RecursionError) as error:
-        source.complain(None, f"broken YAML: {error}")
-        return
-    if node is None:
-        if source.is_secret:
-            source.data = {}
-        else:
-            source.complain(None, "the file is empty; at least labels and providers are expected")
-        return
-    if not isinstance(node, MappingNode):
-        source.complain(position(node.start_mark), "a mapping of keys such as labels: and providers: is expected here")
-        return
-    source.data = _Builder(source, yaml.constructor, position).build(node, ())
-
-
-class _Builder:
-    """Turns YAML nodes into plain data and notes where each key and value stands."""
-
-    def __init__(self, source: Source, constructor: Any, position: Callable[[Any], Position]) -> None:
-        self.source = source
-        self.constructor = constructor
-        self.position = position
-
-    def build(self, node: Node, place: Place) -> Any:
-        self.source.values[place] = self.position(node.start_mark)
-        if len(place) > MAX_DEPTH:
-            self.source.complain(self.position(node.start_mark), f"nested deeper than {MAX_DEPTH} levels")
-            return None
-        if isinstance(node, MappingNode):
-            return self._mapping(node, place)
-        if isinstance(node, SequenceNode):
-            return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
-        return self._scalar(node)
-
-    def _scalar(self, node: Node) -> Any:
-        try:
-            return self.constructor.construct_object(node, deep=True)
-        except (ConstructorError, ValueError) as error:
-            problem = error.problem if isinstance(error, ConstructorError) else error
-            self.source.complain(self.position(node.start_mark), f"broken YAML: {problem}")
-            return None
-
-    def _mapping(self, node: MappingNode, place: Place) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        own: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                merged |= self._merge(value_node, place)
-                continue
-            key = self._scalar(key_node) if isinstance(key_node, ScalarNode) else None
-            here = self.position(key_node.start_mark)
-            if not isinstance(key, str):
-                self.source.complain(here, "a key must be text" + ("" if key is None else f"; write it as '{key}'"))
-                continue
-            if key in own:
-                first = self.source.keys[*place, key][1]
-                self.source.complain(here, f"key {key!r} is there twice (first in line {first})")
-            own[key] = self.build(value_node, (*place, key))
-            self.source.keys[*place, key] = here
-        return merged | own
-
-    def _merge(self, node: Node, place: Place) -> dict[str, Any]:
-        """The mapping, or mappings, that ``<<`` names; earlier ones win."""
-        result: dict[str, Any] = {}
-        for item in node.value if isinstance(node, SequenceNode) else [node]:
-            if not isinstance(item, MappingNode):
-                self.source.complain(self.position(item.start_mark), "<< needs a mapping, or a list of mappings")
-                continue
-            result = self._mapping(item, place) | result
-        return result
+def _in_order(problems: Iterable[ConfigProblem]) -> tuple[ConfigProblem, ...]:
+    return tuple(sorted(set(problems), key=lambda one: (one.file, one.line, one.column, one.message)))
 
 
 # -- the secure file ------------------------------------------------------------------------------------------------
@@ -272,329 +108,238 @@ def _merge_secure(main: Source, secure: Source) -> None:
     if main.data is None or secure.data is None:
         main.data = None
         return
+    allowed = ", ".join(_SECURE_KEYS)
     for key in secure.data:
         if key not in _SECURE_KEYS:
-            main.complain(secure.position((key,), of_key=True), f"a secure file may set {', '.join(_SECURE_KEYS)} only")
+            where = secure.position((key,), of_key=True)
+            main.complain_at(where, f"this can't be set in a secure file; allowed: {allowed}")
     for key in ("zookeeper-servers", "zookeeper-tls"):
         if key in secure.data:
             main.data[key] = secure.data[key]
-            _replant(main, secure, (key,), (key,))
-    images = secure.data.get("diskimages") or []
-    for index, image in enumerate(images if isinstance(images, list) else []):
-        _merge_image(main, secure, index, image)
+            main.graft(secure, (key,), (key,))
+    images = secure.data.get("diskimages", [])
+    if not isinstance(images, list):
+        main.complain_at(secure.position(("diskimages",)), "diskimages: a list is expected")
+        return
+    for index, image in enumerate(images):
+        _merge_image(main, secure, ("diskimages", index), image)
 
 
-def _merge_image(main: Source, secure: Source, index: int, image: Any) -> None:
-    place: Place = ("diskimages", index)
-    known = main.data.get("diskimages") or []
-    name = image.get("name") if isinstance(image, dict) else None
-    for number, other in enumerate(known if isinstance(known, list) else []):
-        if isinstance(other, dict) and other.get("name") == name and isinstance(image.get("env-vars"), dict):
-            other.setdefault("env-vars", {}).update(image["env-vars"])
-            _replant(main, secure, (*place, "env-vars"), ("diskimages", number, "env-vars"))
-            return
-    main.complain(secure.position(place), "name and env-vars of a diskimage that the main file defines are expected")
-
-
-def _replant(main: Source, secure: Source, old: Place, new: Place) -> None:
-    """Note the positions below *old* of the secure file as those below *new*."""
-    for table, other in ((main.values, secure.values), (main.keys, secure.keys)):
-        for place, position in other.items():
-            if place[: len(old)] == old:
-                table[*new, *place[len(old) :]] = position
+def _merge_image(main: Source, secure: Source, place: Place, image: Any) -> None:
+    """Add the ``env-vars`` of a secure file's *image* to those of the same image in the main file."""
+    if not isinstance(image, dict) or image.keys() != {"name", "env-vars"}:
+        main.complain_at(secure.position(place), "a diskimage in a secure file has name and env-vars, nothing else")
+        return
+    known = [(at, other) for at, other in rules.find(main.data, "diskimages[]") if isinstance(other, dict)]
+    target = next((found for found in known if found[1].get("name") == image["name"]), None)
+    if target is None:
+        main.complain_at(secure.position((*place, "name")), "the main file defines no diskimage of this name")
+        return
+    at, other = target
+    added = image["env-vars"]
+    if isinstance(added, dict) and isinstance(other.setdefault("env-vars", {}), dict):
+        other["env-vars"].update(added)
+        for key in added:
+            main.graft(secure, (*place, "env-vars", key), (*at, "env-vars", key))
+    elif not isinstance(added, dict):
+        main.complain_at(secure.position((*place, "env-vars")), "env-vars: a mapping of keys and values is expected")
 
 
 # -- checking -------------------------------------------------------------------------------------------------------
 
 
 class _Checker:
-    """Checks the data of one source against the models, then across."""
+    """Checks the data of one source against the models, then the rules across it."""
 
-    def __init__(self, source: Source, drivers: Registry, warnings: list[ConfigProblem]) -> None:
+    def __init__(self, source: Source, drivers: Registry) -> None:
         self.source = source
-        self.data: dict[str, Any] = source.data
+        self.data: dict[str, Any] = source.data or {}
         self.drivers = drivers
-        self.warnings = warnings
-
-    def warn(self, place: Place, message: str, *, of_key: bool = False) -> None:
-        self.warnings.append(ConfigProblem(*self.source.position(place, of_key=of_key), message))
-
-    def complain(self, place: Place, message: str, *, of_key: bool = False) -> None:
-        self.source.complain(self.source.position(place, of_key=of_key), message)
+        self.offered: set[str] | None = set()
+        """Labels that some pool offers; None once that can't be told."""
 
     def check(self) -> Config | None:
+        """The configuration; None, or one with problems noted in the source, if it is not right."""
+        self._drop_empty_lists()
+        self._use_new_names(Config, (), self.data)
         providers = self._providers()
-        rest = {key: value for key, value in self.data.items() if key != "providers"}
-        webapp = rest.get("webapp")
-        if isinstance(webapp, dict) and "listen-address" in webapp:
-            rest["webapp"] = {("listen_address" if k == "listen-address" else k): v for k, v in webapp.items()}
-        self._cross_check()
-        config = self._validate(Config, rest, ())
-        if config is None:
+        config: Config | None = self._validate(Config, {**self.data, "providers": []}, ())
+        self._check_across()
+        return config and config.model_copy(update={"providers": tuple(providers)})
+
+    def _drop_empty_lists(self) -> None:
+        """Take ``labels:`` with nothing behind it for no labels, as Nodepool does; a warning says so."""
+        for name, info in Config.model_fields.items():
+            key = info.alias or name
+            if get_origin(info.annotation) is tuple and key in self.data and self.data[key] is None:
+                self.source.warn((key,), f"{key} has nothing below it; leave the key out, or write []", of_key=True)
+                del self.data[key]
+
+    def _check_across(self) -> None:
+        rules.check_unique(self.source, Config.must_differ, (), self.data)
+        rules.check_references(self.source, Config.must_exist, (), self.data)
+        rules.check_parents(self.source)
+        rules.check_store(self.source, self.data)
+        self._warn_of_tenants()
+        self._warn_of_plain_port()
+        self._warn_of_min_ready()
+
+    # -- providers --------------------------------------------------------------------------------------------------
+
+    def _providers(self) -> list[ProviderConfig]:
+        raw = self.data.get("providers", [])
+        if not isinstance(raw, list):
+            found = self._found(("providers",), raw)
+            self.source.complain(("providers",), f"providers: a list is expected, found {found}")
+            return []
+        checked = (self._provider(("providers", index), item) for index, item in enumerate(raw))
+        return [provider for provider in checked if provider is not None]
+
+    def _provider(self, place: Place, item: Any) -> ProviderConfig | None:
+        model = self._model_of(place, item) if isinstance(item, dict) else None
+        if model is None:
+            self.offered = None
+            if not isinstance(item, dict):
+                found = self._found(place, item)
+                self.source.complain(place, f"a provider is a mapping of keys and values, found {found}")
             return None
-        for place, provider in providers:
-            self._check_provider(place, provider)
-        checked: Config = config
-        return checked.model_copy(update={"providers": tuple(provider for _, provider in providers)})
+        self._use_new_names(model, place, item)
+        provider: ProviderConfig | None = self._validate(model, item, place)
+        rules.check_unique(self.source, model.must_differ, place, item)
+        rules.check_references(self.source, model.must_exist, place, item)
+        rules.check_abstract_images(self.source, model.must_exist, place, item)
+        if self.offered is not None:
+            self.offered |= rules.offered_labels(model.must_exist, item)
+        return provider
+
+    def _model_of(self, place: Place, item: dict[str, Any]) -> type[ProviderConfig] | None:
+        """The model of the driver *item* names, or is taken to mean; that is put into it."""
+        name, driver = item.get("name"), item.get("driver")
+        excuse = ""
+        if "driver" not in item:
+            is_fake = isinstance(name, str) and name.startswith(FAKE_PREFIX)
+            driver = item["driver"] = FAKE_DRIVER if is_fake else DEFAULT_DRIVER
+            excuse = f"no driver is named, which means {driver}"
+        if not isinstance(driver, str):
+            found = self._found((*place, "driver"), driver)
+            self.source.complain((*place, "driver"), f"driver: the name of one is expected, found {found}")
+            return None
+        try:
+            model: type[ProviderConfig] = self.drivers.get(driver).config_model
+        except NodelaunchError as error:
+            is_hidden = self.source.is_hidden((*place, "driver"))
+            text = f"unknown driver; installed: {', '.join(self.drivers.names)}" if is_hidden else str(error)
+            self.source.complain((*place, "driver"), f"{excuse}; {text}" if excuse else text)
+            return None
+        if excuse:
+            self.source.warn(place, f"{excuse}; write driver: {driver}")
+        return model
+
+    def _found(self, place: Place, value: Any) -> str:
+        return "something else" if self.source.is_hidden(place) else kind(value)
+
+    def _use_new_names(self, model: type[Config | ProviderConfig], place: Place, data: Any) -> None:
+        """Replace old names of keys in *data*, each with a warning."""
+        for pattern, new in model.old_names.items():
+            outer, _, old = pattern.rpartition(".")
+            for at, mapping in rules.find(data, outer, place):
+                if not isinstance(mapping, dict) or old not in mapping:
+                    continue
+                if new in mapping:
+                    self.source.complain((*at, old), f"{old} and {new} are the same; leave {old} out", of_key=True)
+                    del mapping[old]
+                    continue
+                self.source.warn((*at, old), f"{old} is accepted, but the name of this key is {new}", of_key=True)
+                mapping[new] = mapping.pop(old)
+                self.source.rename((*at, old), (*at, new))
 
     # -- single models ----------------------------------------------------------------------------------------------
 
-    def _providers(self) -> list[tuple[Place, ProviderConfig]]:
-        raw = self.data.get("providers")
-        if raw is None and "providers" in self.data:
-            self.complain(("providers",), "a list of providers is expected, found nothing", of_key=True)
-        if raw is not None and not isinstance(raw, list):
-            self.complain(("providers",), f"a list of providers is expected, found {_kind(raw)}")
-        found: list[tuple[Place, ProviderConfig]] = []
-        for index, item in enumerate(raw if isinstance(raw, list) else []):
-            place: Place = ("providers", index)
-            if not isinstance(item, dict):
-                self.complain(place, f"a mapping is expected, found {_kind(item)}")
-                continue
-            provider = self._provider(place, item)
-            if provider is not None:
-                found.append((place, provider))
-        return found
-
-    def _provider(self, place: Place, item: dict[str, Any]) -> ProviderConfig | None:
-        name, driver = item.get("name"), item.get("driver")
-        if driver is None:
-            is_fake = isinstance(name, str) and name.startswith("fake")
-            driver = "fake" if is_fake else "openstack"
-            if is_fake:
-                self.warn(place, f"provider {name!r} gets the fake driver for its name only; write driver: fake")
-        if not isinstance(driver, str):
-            self.complain((*place, "driver"), f"the name of a driver is expected, found {_kind(driver)}")
-            return None
-        try:
-            model = self.drivers.get(driver).config_model
-        except NodelaunchError as error:
-            self.complain((*place, "driver"), str(error))
-            return None
-        provider: ProviderConfig | None = self._validate(model, self._modern(place, {**item, "driver": driver}), place)
-        return provider
-
-    def _modern(self, place: Place, value: Any) -> Any:
-        """*value* with outdated spellings of static nodes replaced, each with a warning."""
-        for p, pool in enumerate(_list(value.get("pools"))):
-            for n, node in enumerate(_list(pool.get("nodes")) if isinstance(pool, dict) else []):
-                for old, new in _LEGACY_KEYS.items():
-                    if isinstance(node, dict) and old in node and new not in node:
-                        here = (*place, "pools", p, "nodes", n)
-                        self.warn((*here, old), f"{old} is the old name of {new}", of_key=True)
-                        self.source.values[*here, new] = self.source.position((*here, old))
-                        node[new] = node.pop(old)
-        return value
-
     def _validate(self, model: type[Any], data: Any, place: Place) -> Any:
         try:
-            return model.model_validate(_tuples(data))
+            return model.model_validate(data, by_alias=True, by_name=False)
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                self._explain(model, place, detail)
+            for complaint in error.errors(include_url=False):
+                self._explain(model, place, complaint)
             return None
 
-    def _explain(self, model: type[BaseModel], place: Place, detail: Any) -> None:
+    def _explain(self, model: type[BaseModel], place: Place, complaint: Any) -> None:
         """Put one complaint of a model into words, at its place."""
-        steps = [step for step in detail["loc"] if not isinstance(step, str) or not _is_branch(step)]
-        at: Place = (*place, *steps)
-        match detail["type"]:
+        at: Place = (*place, *complaint["loc"])
+        match complaint["type"]:
             case "extra_forbidden":
-                allowed = sorted(_allowed_keys(model, at[len(place) : -1]))
-                self.complain(at, unknown_key(str(at[-1]), allowed), of_key=True)
+                steps = [step for step in complaint["loc"][:-1] if isinstance(step, str)]
+                line = _models_on_the_way(model, steps)
+                home = _home_of(str(at[-1]), line, steps)
+                is_hidden = at in self.source.hidden_keys or self.source.position(at).file != self.source.path
+                text = unknown_key(str(at[-1]), _keys_of(line[-1]), home=home, is_hidden=is_hidden)
+                self.source.complain(at, text, of_key=True)
             case "missing":
-                self.complain(at[:-1], f"{at[-1]} is missing")
+                self.source.complain(at[:-1], f"the key {at[-1]!r} is missing")
             case _:
-                self.complain(at, self._wording(at, detail))
+                key_place = next((at[:end] for end in range(len(at), 0, -1) if isinstance(at[end - 1], str)), ())
+                key = str(key_place[-1]) if key_place and key_place not in self.source.hidden_keys else None
+                self.source.complain(at, explain(complaint, key, is_hidden=self.source.is_hidden(at)))
 
-    def _wording(self, at: Place, detail: Any) -> str:
-        kind, context = detail["type"], detail.get("ctx", {})
-        key = next((step for step in reversed(at) if isinstance(step, str)), "the file")
-        if wanted := _EXPECTED.get(kind):
-            secret = self.source.is_secret or self.source.position(at)[0] != self.source.path
-            found = "something else" if secret else _kind(detail["input"])
-            hint = _hint(kind, detail["input"])
-            return f"{key}: {wanted} is expected, found {found}{hint}"
-        if kind in _BOUNDS:
-            return f"{key}: must be {_BOUNDS[kind]} {next(iter(context.values()))}, found {detail['input']}"
-        if kind == "literal_error":
-            return f"{key}: must be one of {context['expected']}, found {_kind(detail['input'])}"
-        if kind == "string_too_short":
-            return f"{key}: must not be empty"
-        return f"{key}: {detail['msg']}"
+    # -- warnings ---------------------------------------------------------------------------------------------------
 
-    # -- across the file --------------------------------------------------------------------------------------------
+    def _warn_of_min_ready(self) -> None:
+        for place, label in rules.find(self.data, "labels[]") if self.offered is not None else ():
+            name, wanted = (label.get("name"), label.get("min-ready")) if isinstance(label, dict) else (None, None)
+            if isinstance(name, str) and isinstance(wanted, int) and wanted > 0 and name not in (self.offered or ()):
+                self.source.warn((*place, "min-ready"), "no pool offers this label, so none can be kept ready")
 
-    def _cross_check(self) -> None:
-        self._unique(("labels",), "name", "label")
-        self._unique(("providers",), "name", "provider")
-        self._unique(("diskimages",), "name", "diskimage")
-        self._unique(("tenant-resource-limits",), "tenant-name", "tenant")
-        for index, provider in enumerate(_list(self.data.get("providers"))):
-            if isinstance(provider, dict):
-                self._unique(("providers", index, "pools"), "name", "pool")
-        self._check_parents()
-        self._check_chroots()
+    def _warn_of_tenants(self) -> None:
+        """Any key is a resource's name there, so a slip of the pen is no error."""
+        known = [key for key in _keys_of(TenantLimits) if key.startswith("max-")]
+        for place, tenant in rules.find(self.data, "tenant-resource-limits[]"):
+            for key in tenant if isinstance(tenant, dict) else ():
+                meant = close_to(key, known)
+                if key not in known and meant is not None and (*place, key) not in self.source.hidden_keys:
+                    text = f"{key!r} limits a resource of that name; did you mean {meant!r}?"
+                    self.source.warn((*place, key), text, of_key=True)
 
-    def _at(self, place: Place) -> Any:
-        value: Any = self.data
-        for step in place:
-            if isinstance(value, dict):
-                value = value.get(step)
-            elif isinstance(value, list) and isinstance(step, int):
-                value = value[step]
-            else:
-                return None
-        return value
-
-    def _unique(self, place: Place, key: str, what: str) -> None:
-        first: dict[Any, Position] = {}
-        for index, item in enumerate(_list(self._at(place))):
-            name = item.get(key) if isinstance(item, dict) else None
-            if not isinstance(name, str):
-                continue
-            here = self.source.position((*place, index, key))
-            if name in first:
-                self.source.complain(here, f"{what} {name!r} is there twice (first in line {first[name][1]})")
-            first.setdefault(name, here)
-
-    def _check_parents(self) -> None:
-        images = [item for item in _list(self.data.get("diskimages")) if isinstance(item, dict)]
-        parents = {image.get("name"): image.get("parent") for image in images}
-        for index, image in enumerate(_list(self.data.get("diskimages"))):
-            parent = image.get("parent") if isinstance(image, dict) else None
-            if not isinstance(parent, str):
-                continue
-            place: Place = ("diskimages", index, "parent")
-            if parent not in parents:
-                self.complain(place, _unknown("diskimage", parent, [n for n in parents if isinstance(n, str)]))
-                continue
-            line = [image.get("name")]
-            while isinstance(parent, str) and parent not in line:
-                line.append(parent)
-                parent = parents.get(parent)
-            if isinstance(parent, str):
-                self.complain(place, "the image is its own ancestor: " + " -> ".join([*map(str, line), parent]))
-
-    def _check_chroots(self) -> None:
-        servers = _list(self.data.get("zookeeper-servers"))
-        chroots = [str(server.get("chroot") or "").strip("/") for server in servers if isinstance(server, dict)]
-        named = {chroot for chroot in chroots if chroot}
-        if len(named) > 1:
-            index = next(i for i, chroot in enumerate(chroots) if chroot and chroot != chroots[0])
-            text = "all servers share one chroot; found " + " and ".join(repr("/" + name) for name in sorted(named))
-            self.complain(("zookeeper-servers", index, "chroot"), text)
-
-    def _check_provider(self, place: Place, provider: ProviderConfig) -> None:
-        labels = [item.get("name") for item in _list(self.data.get("labels")) if isinstance(item, dict)]
-        images = [item.get("name") for item in _list(self.data.get("diskimages")) if isinstance(item, dict)]
-        for index, pool in enumerate(provider.pools):
-            for inner, label in pool.label_places:
-                if label not in labels:
-                    where = (*place, "pools", index, *inner)
-                    self.complain(where, _unknown("label", label, [n for n in labels if isinstance(n, str)]))
-        for index, image in enumerate(getattr(provider, "diskimages", ())):
-            if image.name not in images:
-                where = (*place, "diskimages", index, "name")
-                self.complain(where, _unknown("diskimage", image.name, [n for n in images if isinstance(n, str)]))
-        problems: Callable[[], Iterable[tuple[Place, str]]] = getattr(provider, "problems", list)
-        for inner, text in problems():
-            self.complain((*place, *inner), text)
+    def _warn_of_plain_port(self) -> None:
+        if "zookeeper-tls" in self.data:
+            return
+        for place, server in rules.find(self.data, "zookeeper-servers[]"):
+            if isinstance(server, dict) and server.get("port", _TLS_PORT) == _TLS_PORT:
+                text = f"port {_TLS_PORT} usually takes TLS only: give zookeeper-tls, or the plain port (2181)"
+                self.source.warn((*place, "port"), text)
 
 
-# -- words ----------------------------------------------------------------------------------------------------------
-
-_EXPECTED = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "path_type": "a path",
-    "float_parsing": "a number",
-}
-_BOUNDS = {
-    "greater_than_equal": "at least",
-    "greater_than": "more than",
-    "less_than_equal": "at most",
-    "less_than": "less than",
-    "too_short": "a list of at least",
-}
+# -- looking into models --------------------------------------------------------------------------------------------
 
 
-def _is_branch(step: str) -> bool:
-    """Whether a step of a complaint's place names a branch of a type rather than a key."""
-    return step in ("int", "float", "str") or step.startswith(("constrained-", "function-", "lax-or-strict"))
+def _keys_of(model: type[BaseModel]) -> list[str]:
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if value else "false"
-        case dict():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-        case str():
-            return f"text {value!r:.60}"
-        case _:
-            return f"{value!r:.60}"
-
-
-def _hint(kind: str, value: object) -> str:
-    if kind == "string_type" and isinstance(value, (bool, int, float)):
-        return " (put it in quotes)"
-    if kind in ("int_type", "float_type") and isinstance(value, str) and value.strip().lstrip("-").isdigit():
-        return " (write it without quotes)"
-    return ""
-
-
-def unknown_key(key: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown key {key!r}; {hint}allowed: {', '.join(allowed)}"
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    listed = ", ".join(sorted(known)) or "none"
-    return f"{what} {name!r} is not defined under {what}s:; {hint}defined: {listed}"
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _tuples(value: Any) -> Any:
-    """*value* with its lists as tuples, which strict models take."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _allowed_keys(model: type[BaseModel], place: Place) -> set[str]:
-    """The keys allowed in the mapping at *place* below *model*."""
-    for step in place:
-        if isinstance(step, str):
-            inner = next((f for n, f in model.model_fields.items() if step in (n, f.alias)), None)
-            found = next(_models_in(inner.annotation), None) if inner is not None else None
-            if found is None:
-                return set()
-            model = found
-    return {info.alias or name for name, info in model.model_fields.items()}
+def _models_below(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The model behind each key that has one."""
+    found = {info.alias or name: next(_models_in(info.annotation), None) for name, info in model.model_fields.items()}
+    return {key: inner for key, inner in found.items() if inner is not None}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) in (Union, UnionType, tuple, list, dict) or get_args(annotation):
-        for argument in get_args(annotation):
-            yield from _models_in(argument)
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _models_on_the_way(model: type[BaseModel], keys: Iterable[str]) -> list[type[BaseModel]]:
+    """*model*, then those of the mappings that *keys* lead to below it."""
+    line = [model]
+    for key in keys:
+        line.append(_models_below(line[-1]).get(key, BaseModel))
+    return line
+
+
+def _home_of(key: str, line: Sequence[type[BaseModel]], keys: Sequence[str]) -> str | None:
+    """Where *key*, which is unknown to the last model of *line*, is known: just below, or further up."""
+    for below, model in _models_below(line[-1]).items():
+        if key in _keys_of(model):
+            return f"below {below!r}"
+    above = [step for step, model in zip(keys, line, strict=False) if key in _keys_of(model)]
+    return f"further up, beside {above[-1]!r}" if above else None

@@ -1,7 +1,8 @@
 """What may stand in the configuration: frozen pydantic models with kebab-case keys, unknown keys refused.
 
-Every check that needs one mapping only is here; checks across the file, and positions, are config/file.py's. A driver's
-own keys are in its package, as subclasses of `ProviderConfig` and `PoolConfig`.
+Every check that needs one value or one mapping is made here. What has to differ or to exist across mappings is only
+*said* here, as `Unique` and `Reference` rules; config/file.py checks them, and knows where in a file a thing stands. A
+driver's own keys are in its package, as subclasses of `ProviderConfig` and `PoolConfig`.
 Source of names, defaults and units: Nodepool 11.
 """
 
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +26,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
-    model_validator,
+    field_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -32,24 +34,46 @@ from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
 VOLUMES, VOLUME_GB = "volumes", "volume-gb"
 
+Place = tuple[str | int, ...]
+"""Where something is in a file's data: the keys and list indexes on the way to it."""
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+
+# -- kinds of values ------------------------------------------------------------------------------------------------
 
 
 def _one_or_more(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else _as_tuple(value)
+    return (value,) if isinstance(value, str) else value
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("no_home", "the home directory that ~ stands for is not known") from None
+
+
+def _path_part(name: str) -> str:
+    if "/" in name or name in (".", "..") or not name.isprintable():
+        raise PydanticCustomError(
+            "not_a_path_part", "must not be '.' or '..', nor have a slash or line break: it becomes part of a path"
+        )
+    return name
 
 
 Text = Annotated[StrictStr, Field(min_length=1)]
+Name = Annotated[Text, AfterValidator(_path_part)]
+"""Part of a path in the store."""
 Count = Annotated[StrictInt, Field(ge=0)]
 AnyCount = StrictInt
 """May be negative: Nodepool takes zero and below as 'none'."""
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
-Seconds = Annotated[StrictFloat | StrictInt, Field(ge=0)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
+Seconds = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1)]
+Texts = tuple[Text, ...]
 OneOrMoreTexts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 Attributes = dict[StrictStr, Any]
+LocalPath = Annotated[Path, AfterValidator(_expanded)]
+"""``~`` is the user's home; a relative one starts at the working directory of the process."""
 
 
 class Model(BaseModel):
@@ -60,22 +84,69 @@ class Model(BaseModel):
         extra="forbid",
         alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
-        arbitrary_types_allowed=False,
     )
+
+
+# -- rules across mappings ------------------------------------------------------------------------------------------
+# Patterns name places: keys joined by dots, ``[]`` behind a key for each item of its list (or its one text, where a
+# single text may stand for a list). ``pools[].labels[].name`` is the name of each label of each pool.
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """Within each *scope*, the *items* have to differ in *keys*; without keys, the items themselves have to.
+
+    A key that an item leaves out counts with its value in *defaults*.
+    """
+
+    what: str
+    items: str
+    keys: tuple[str, ...] = ("name",)
+    scope: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Each value *at* has to be among those that *to* names; *to* starts with a slash if it is the whole file's."""
+
+    what: str
+    at: str
+    to: str
+
+
+TOP_LABELS: Final = "/labels[].name"
+"""What a driver's references to labels lead to; they also tell which labels a provider offers."""
+TOP_DISKIMAGES: Final = "/diskimages[].name"
 
 
 # -- the store and the web ------------------------------------------------------------------------------------------
 
 
+def _bare_host(host: str) -> str:
+    name, _, port = host.rpartition(":")
+    if name and ":" not in name and port.isdigit():
+        raise PydanticCustomError("host_with_port", "give host and port as two keys: host: ..., port: ...")
+    return host.removeprefix("[").removesuffix("]")
+
+
+def _znode_path(path: str) -> str:
+    parts = path.strip("/").split("/")
+    if path.strip("/") and any(part in ("", ".", "..") or not part.isprintable() for part in parts):
+        raise PydanticCustomError("not_a_znode_path", "must be a path such as /zuul, without empty, '.' or '..' parts")
+    return path
+
+
 class ZooKeeperServer(Model):
-    host: Text
+    host: Annotated[Text, AfterValidator(_bare_host)]
+    """Name or address; an IPv6 address with or without brackets."""
     port: Port = 2281
     """TLS, as Nodepool has it in code."""
-    chroot: StrictStr = ""
+    chroot: Annotated[StrictStr, AfterValidator(_znode_path)] = ""
 
 
 class ZooKeeperTls(Model):
-    """PEM files; mutual TLS needs all three."""
+    """Paths of PEM files; mutual TLS needs all three."""
 
     cert: Text
     key: Text
@@ -83,15 +154,19 @@ class ZooKeeperTls(Model):
 
 
 def default_store_path() -> Path:
-    """Where the embedded store lives when the configuration doesn't say."""
+    """Where the embedded store lives when the configuration doesn't say; a user without a home has it in /var/lib."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "nodelaunch" / "store.sqlite"
+    try:
+        folder = Path(state).expanduser()
+    except RuntimeError:
+        folder = Path("/var/lib")
+    return folder / "nodelaunch" / "store.sqlite"
 
 
 class EmbeddedStoreConfig(Model):
     """One SQLite file, used when no ZooKeeper is named."""
 
-    path: Path = Field(default_factory=default_store_path)
+    path: LocalPath = Field(default_factory=default_store_path)
 
 
 class WebappConfig(Model):
@@ -114,7 +189,7 @@ class TenantLimits(Model):
     """What one tenant may use at a time; unknown keys are names of further resources."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, StrictInt]
+    __pydantic_extra__: dict[str, Count]
 
     tenant_name: Text
     max_servers: Count | None = None
@@ -130,14 +205,22 @@ class TenantLimits(Model):
         return Limits({**(self.__pydantic_extra__ or {}), **named, **volumes})
 
 
-class DiskImageConfig(Model):
-    """A builder's image. A launcher reads the name, the parent, and how to log in; the rest is the builder's."""
+def _release(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    name: Text
+
+class DiskImageConfig(Model):
+    """A builder's image. A launcher reads the names and how to log in; the rest is the builder's.
+
+    In a `Config`, what an image leaves out is as its parent has it; elements and env-vars add to the parent's.
+    """
+
+    name: Name
     abstract: StrictBool = False
+    """Only there to be a parent."""
     parent: Text | None = None
-    username: Text | None = None
-    python_path: Text | None = None
+    username: Text = "zuul"
+    python_path: Text = "auto"
     shell_type: Text | None = None
     elements: Texts = ()
     env_vars: dict[StrictStr, SecretStr] = Field(default_factory=dict)
@@ -145,11 +228,30 @@ class DiskImageConfig(Model):
     keep_formats: Texts = ()
     delete_after_upload: StrictBool = False
     pause: StrictBool = False
-    release: StrictStr | StrictInt | None = None
+    release: Annotated[Text | None, BeforeValidator(_release)] = None
     rebuild_age: Count = 86400
+    """Seconds."""
     build_timeout: Count = 28800
+    """Seconds."""
     dib_cmd: Text = "disk-image-create"
     metadata: Attributes = Field(default_factory=dict)
+
+    def below(self, parent: DiskImageConfig) -> DiskImageConfig:
+        """This image with what it takes over from *parent*."""
+        own = {"name", "abstract", "parent"}
+        taken = {name: getattr(parent, name) for name in parent.model_fields_set - self.model_fields_set - own}
+        elements, env_vars = parent.elements + self.elements, {**parent.env_vars, **self.env_vars}
+        joined = {name: value for name, value in (("elements", elements), ("env_vars", env_vars)) if value}
+        return self.model_copy(update={**taken, **joined})
+
+
+@dataclass(frozen=True, slots=True)
+class DiskImageLogin:
+    """How to log in to a machine of an image that nothing more is known of."""
+
+    username: str = "zuul"
+    python_path: str = "auto"
+    shell_type: str | None = None
 
 
 # -- providers and pools --------------------------------------------------------------------------------------------
@@ -169,7 +271,7 @@ class Launching:
 class PoolConfig(Model):
     """What every driver's pools have."""
 
-    name: Text
+    name: Name
     max_servers: AnyCount | None = None
     """Zero and below: the pool declines everything."""
     priority: StrictInt | None = None
@@ -180,11 +282,6 @@ class PoolConfig(Model):
     @property
     def label_names(self) -> tuple[str, ...]:
         """The labels the pool offers, each once."""
-        return ()
-
-    @property
-    def label_places(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
-        """Where in the pool's mapping each label is named, and the label; for checking them against the file."""
         return ()
 
     def limits(self) -> Limits:
@@ -201,12 +298,19 @@ class PoolConfig(Model):
 
 
 class ProviderConfig(Model):
-    """What every driver's providers have. A driver's subclass narrows ``pools``."""
+    """What every driver's providers have. A driver's subclass narrows ``pools``, and adds its rules."""
 
-    name: Text
+    must_differ: ClassVar[tuple[Unique, ...]] = (Unique("pool", "pools[]"),)
+    """Seen from the provider's mapping."""
+    must_exist: ClassVar[tuple[Reference, ...]] = ()
+    """Seen from the provider's mapping. Say here where labels are named, with `TOP_LABELS`."""
+    old_names: ClassVar[Mapping[str, str]] = {}
+    """Pattern of a key that is accepted with a warning, and the name it should have."""
+
+    name: Name
     driver: Text
     max_concurrency: StrictInt = -1
-    """Launches at a time; -1: any number. 0: the provider takes no requests, and declines none."""
+    """Launches at a time; negative: any number. 0: the provider takes no requests, and declines none."""
     priority: StrictInt | None = None
     pools: tuple[PoolConfig, ...] = ()
 
@@ -223,28 +327,35 @@ class LaunchingProviderConfig(ProviderConfig):
     """A provider whose driver makes its machines."""
 
     launch_retries: Annotated[StrictInt, Field(ge=1)] = 3
-    launch_timeout: Seconds = 3600
-    boot_timeout: Seconds = 60
+    """Attempts in all."""
+    launch_timeout: Seconds = 3600.0
+    boot_timeout: Seconds = 60.0
 
     @property
     def launching(self) -> Launching:
-        return Launching(self.launch_retries, float(self.launch_timeout), float(self.boot_timeout))
+        return Launching(self.launch_retries, self.launch_timeout, self.boot_timeout)
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------
 
 
-def _whole_seconds(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 class Config(Model):
-    """One configuration, checked. Made by `nodelaunch.load_config`."""
+    """One configuration. Made by `nodelaunch.load_config`, which also checks the rules across it."""
+
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        Unique("label", "labels[]"),
+        Unique("provider", "providers[]"),
+        Unique("diskimage", "diskimages[]"),
+        Unique("tenant", "tenant-resource-limits[]", ("tenant-name",)),
+        Unique("server", "zookeeper-servers[]", ("host", "port"), defaults={"port": 2281}),
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("diskimage", "diskimages[].parent", TOP_DISKIMAGES),)
+    old_names: ClassVar[Mapping[str, str]] = {"webapp.listen-address": "listen_address"}
 
     zookeeper_servers: tuple[ZooKeeperServer, ...] = ()
     """None: the embedded store is used."""
     zookeeper_tls: ZooKeeperTls | None = None
-    zookeeper_timeout: Annotated[float, BeforeValidator(_whole_seconds), Field(strict=True, ge=1)] = 10.0
+    zookeeper_timeout: Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Session timeout, seconds."""
     embedded_store: EmbeddedStoreConfig = Field(default_factory=EmbeddedStoreConfig)
     labels: tuple[LabelConfig, ...] = ()
@@ -259,44 +370,32 @@ class Config(Model):
     build_log_dir: StrictStr | None = None
     build_log_retention: Count = 7
 
-    @model_validator(mode="after")
-    def _one_store(self) -> Config:
-        if self.zookeeper_servers and "embedded_store" in self.model_fields_set:
-            raise PydanticCustomError("two_stores", "either zookeeper-servers or embedded-store, not both")
-        if self.zookeeper_tls and not self.zookeeper_servers:
-            raise PydanticCustomError("tls_without_servers", "zookeeper-tls needs zookeeper-servers")
-        return self
+    @field_validator("diskimages")
+    @classmethod
+    def _with_parents(cls, images: tuple[DiskImageConfig, ...]) -> tuple[DiskImageConfig, ...]:
+        """Each image with what its ancestors say. A parent that is not there, or comes twice, ends the line."""
+        by_name = {image.name: image for image in images}
+        return tuple(_inherited(image, by_name) for image in images)
 
     @property
     def chroot(self) -> str:
         """The one chroot of the ensemble, with a leading slash, or nothing."""
-        chroots = {server.chroot.strip("/") for server in self.zookeeper_servers} - {""}
-        return f"/{chroots.pop()}" if chroots else ""
+        return next(
+            (f"/{path}" for path in (server.chroot.strip("/") for server in self.zookeeper_servers) if path), ""
+        )
+
+    def label(self, name: str) -> LabelConfig | None:
+        return next((label for label in self.labels if label.name == name), None)
 
     def provider(self, name: str) -> ProviderConfig | None:
         return next((provider for provider in self.providers if provider.name == name), None)
 
-    def diskimage_login(self) -> Mapping[str, DiskImageLogin]:
-        """How to log in to machines made from each diskimage, with what its parents say where it says nothing."""
-        images = {image.name: image for image in self.diskimages}
-        return {name: _login(images, name) for name in images}
 
-
-@dataclass(frozen=True, slots=True)
-class DiskImageLogin:
-    username: str = "zuul"
-    python_path: str = "auto"
-    shell_type: str | None = None
-
-
-def _login(images: Mapping[str, DiskImageConfig], name: str) -> DiskImageLogin:
-    line: list[DiskImageConfig] = []
-    at: str | None = name
-    while at is not None and at in images:
-        line.append(images[at])
-        at = images[at].parent
-    return DiskImageLogin(
-        username=next((image.username for image in line if image.username), "zuul"),
-        python_path=next((image.python_path for image in line if image.python_path), "auto"),
-        shell_type=next((image.shell_type for image in line if image.shell_type), None),
-    )
+def _inherited(image: DiskImageConfig, by_name: Mapping[str, DiskImageConfig]) -> DiskImageConfig:
+    line = [image]
+    while (parent := by_name.get(line[-1].parent or "")) is not None and parent not in line:
+        line.append(parent)
+    result = line.pop()
+    while line:
+        result = line.pop().below(result)
+    return result

@@ -60,7 +60,7 @@ class DriverRegistry:
     def _load(self, name: str) -> DriverPlugin:
         point = self._entry_points().get(name)
         if point is None:
-            close = difflib.get_close_matches(name, self.names, n=1)
+            close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}")
         try:
@@ -71,6 +71,8 @@ class DriverRegistry:
                 f"driver {name!r} needs a library that is not installed ({error.name or error}); "
                 f"try: pip install 'nodelaunch[{extra}]'"
             ) from None
+        except AttributeError:
+            raise DriverNotFoundError(f"driver {name!r}: there is no {point.value}") from None
         if not isinstance(plugin, DriverPlugin):
             raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
         return plugin

@@ -5,29 +5,42 @@ Source: Nodepool 11, fake and OpenStack drivers.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from nodelaunch.config.models import (
+    TOP_DISKIMAGES,
+    TOP_LABELS,
     VOLUME_GB,
     VOLUMES,
     AnyCount,
     Attributes,
     Count,
     LaunchingProviderConfig,
+    LocalPath,
     Model,
     PoolConfig,
     Port,
+    Reference,
     Seconds,
+    Share,
     Text,
     Texts,
+    Unique,
 )
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
-Rate = Annotated[float, Field(ge=0)]
+
+def _number(value: Any) -> Any:
+    """A number, quoted or not, as Nodepool's OpenStack driver takes a rate."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise PydanticCustomError("float_type", "must be a number")
+    return value
+
+
+Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 
 
 class FakeDiskImage(Model):
@@ -102,10 +115,6 @@ class FakePool(PoolConfig):
     def label_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(label.name for label in self.labels))
 
-    @property
-    def label_places(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
-        return tuple((("labels", index, "name"), label.name) for index, label in enumerate(self.labels))
-
     def limits(self) -> Limits:
         return Limits({
             INSTANCES: self.max_servers, CORES: self.max_cores, RAM: self.max_ram,
@@ -136,6 +145,19 @@ class FakeLimits(Model):
 
 
 class FakeProvider(LaunchingProviderConfig):
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        *LaunchingProviderConfig.must_differ,
+        Unique("label", "labels[]", scope="pools[]"),
+        Unique("diskimage", "diskimages[]"),
+        Unique("cloud-image", "cloud-images[]"),
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (
+        Reference("label", "pools[].labels[].name", TOP_LABELS),
+        Reference("diskimage", "diskimages[].name", TOP_DISKIMAGES),
+        Reference("diskimage", "pools[].labels[].diskimage", "diskimages[].name"),
+        Reference("cloud-image", "pools[].labels[].cloud-image", "cloud-images[].name"),
+    )
+
     pools: tuple[FakePool, ...] = ()
     cloud: Text = "fake"
     region_name: Text | None = None
@@ -150,28 +172,16 @@ class FakeProvider(LaunchingProviderConfig):
     diskimages: tuple[FakeDiskImage, ...] = ()
     cloud_images: tuple[FakeCloudImage, ...] = ()
 
-    cloud_file: Path | None = None
+    cloud_file: LocalPath | None = None
     """SQLite file the fake cloud lives in; none: in memory, with the process."""
     boot_time: Seconds = 0.1
-    delete_time: Seconds = 0
-    failure_rate: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = 0
+    """From the create call until the server is active."""
+    delete_time: Seconds = 0.0
+    """From the delete call until the server is gone."""
+    failure_rate: Share = 0.0
     """Share of creates that fail, drawn at random."""
     failure_kind: Literal["error", "quota", "capacity", "timeout"] = "error"
+    """How they fail: the server breaks, quota is used up, there is no room, or nothing ever comes."""
     seed: StrictInt | None = None
+    """Of the random draws; none: each run draws differently."""
     limits: FakeLimits = Field(default_factory=FakeLimits)
-
-    def problems(self) -> list[tuple[tuple[str | int, ...], str]]:
-        """References that lead nowhere: where, and what is wrong."""
-        found: list[tuple[tuple[str | int, ...], str]] = []
-        attached = {image.name for image in self.diskimages}
-        clouds = {image.name for image in self.cloud_images}
-        for p, pool in enumerate(self.pools):
-            for i, label in enumerate(pool.labels):
-                place = ("pools", p, "labels", i)
-                if label.diskimage and label.diskimage not in attached:
-                    text = f"diskimage {label.diskimage!r} is not among this provider's diskimages"
-                    found.append(((*place, "diskimage"), text))
-                if label.cloud_image and label.cloud_image not in clouds:
-                    text = f"cloud-image {label.cloud_image!r} is not among this provider's cloud-images"
-                    found.append(((*place, "cloud-image"), text))
-        return found

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
 from nodelaunch.config.models import VOLUME_GB, VOLUMES, DiskImageLogin
-from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, CloudRefusedError, FakeCloud, Server
-from nodelaunch.drivers.fake.config import FakeLabel, FakePool, FakeProvider
+from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud, Server
+from nodelaunch.drivers.fake.config import FakeCloudImage, FakeDiskImage, FakeLabel, FakePool, FakeProvider
+from nodelaunch.drivers.fake.controls import CloudBusyError, CloudRefusedError
+from nodelaunch.drivers.fake.watch import CloudWatch, Waiter
 from nodelaunch.errors import (
     DriverError,
     InstanceNotFoundError,
@@ -30,12 +32,18 @@ from nodelaunch.errors import (
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
 
 HOST_KEY = "ssh-rsa FAKEKEY"
 WINRM_PORT = 5986
-LOOK_S = 0.1
-"""How often a cloud in a file is looked at while something is waited for: others may have changed it."""
+RETRY_S = 0.1
+"""After which a cloud that is down may be asked again."""
+BUSY_PAUSES_S = (0.001, 0.002, 0.005, *[0.01] * 500)
+"""Between tries while another process is writing to the cloud's file."""
+PAGE = 100
+"""Instances listed in one go."""
 IPV6_NETWORK, NO_ADDRESS_NETWORK = "fake-ipv6-network-name", "no-auto-ip-network-name"
 
 
@@ -44,11 +52,12 @@ class FakeDriver:
 
     def __init__(self, config: FakeProvider, context: DriverContext, *, cloud: FakeCloud | None = None) -> None:
         self.config = config
-        self.cloud = cloud or FakeCloud(config.cloud_file)
+        self.cloud = cloud or FakeCloud(config.cloud_file, seed=config.seed)
+        self._owns_cloud = cloud is None
+        self._watch = CloudWatch(self.cloud)
         self._logins: Mapping[str, DiskImageLogin] = context.diskimages
         self._labels = {(pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels}
         self._random = random.Random(config.seed)  # noqa: S311
-        self._changed = asyncio.Event()
 
     # -- the label's configuration ----------------------------------------------------------------------------------
 
@@ -61,22 +70,28 @@ class FakeDriver:
     def label_traits(self, pool: str, label: str) -> LabelTraits:
         in_pool, wanted = self._label(pool, label)
         checking = in_pool.host_key_checking if wanted.host_key_checking is None else wanted.host_key_checking
-        if wanted.diskimage is not None:
-            attached = next(image for image in self.config.diskimages if image.name == wanted.diskimage)
-            login = self._logins.get(wanted.diskimage, DiskImageLogin())
-            return LabelTraits(
-                diskimage=wanted.diskimage, username=login.username, python_path=login.python_path,
-                shell_type=login.shell_type, connection_type=attached.connection_type,
-                connection_port=attached.connection_port or _default_port(attached.connection_type),
-                host_key_checking=checking, console_log=wanted.console_log,
-            )  # fmt: skip
-        image = next(image for image in self.config.cloud_images if image.name == wanted.cloud_image)
+        image = self._image(wanted)
+        login = image if isinstance(image, FakeCloudImage) else self._logins.get(image.name, DiskImageLogin())
         return LabelTraits(
-            image_id=image.name, username=image.username, python_path=image.python_path, shell_type=image.shell_type,
+            image_id=wanted.cloud_image,
+            diskimage=wanted.diskimage,
+            username=login.username,
             connection_type=image.connection_type,
-            connection_port=image.connection_port or _default_port(image.connection_type),
-            host_key_checking=checking, console_log=wanted.console_log,
-        )  # fmt: skip
+            connection_port=image.connection_port or (WINRM_PORT if image.connection_type == "winrm" else 22),
+            shell_type=login.shell_type,
+            python_path=login.python_path,
+            host_key_checking=checking,
+            console_log=wanted.console_log,
+        )
+
+    def _image(self, label: FakeLabel) -> FakeDiskImage | FakeCloudImage:
+        images: Sequence[FakeDiskImage | FakeCloudImage]
+        images = self.config.diskimages if label.diskimage is not None else self.config.cloud_images
+        name = label.diskimage or label.cloud_image
+        for image in images:
+            if image.name == name:
+                return image
+        raise LabelUnusableError(f"label {label.name}: no image {name}", provider=self.config.name)
 
     def _flavor(self, label: FakeLabel) -> str:
         """By name, by memory, or the first with enough memory whose name contains the given text."""
@@ -95,112 +110,99 @@ class FakeDriver:
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
         pool, label = self._label(spec.pool, spec.label)
+        flavor, need = self._flavor(label), self._need(label)
+        settings = await self._settings()
+        if self._is_missing(label, settings):
+            raise LabelUnusableError(f"image {label.cloud_image} does not exist", provider=self.config.name)
         zone = spec.zone or self._random.choice(pool.availability_zones or ZONES)
-        if zone not in ZONES:
-            raise LaunchFailedError(f"availability zone {zone} does not exist", provider=self.config.name)
-        self._fail_at_random()
-        need, limits = await self.quota_for_label(spec.pool, spec.label), self._limits()
-        try:
-            instance_id = self.cloud.create(
-                now=self._now(),
+        fails = self._random.random() < settings.get("failure-rate", self.config.failure_rate)
+        instance_id = await self._ask(
+            lambda: self.cloud.create(
                 name=spec.name,
-                flavor=self._flavor(label),
+                flavor=flavor,
+                image=spec.image_external_id or label.cloud_image,
                 zone=zone,
                 metadata=self._metadata(spec, label),
                 resources={name: need[name] for name in need},
-                limits={name: limits[name] for name in limits},
-                boot_time=self._setting("boot-time", self.config.boot_time),
-                details=self._details(spec, pool, label),
+                limits=self._limits(settings),
+                boot_time=settings.get("boot-time", self.config.boot_time),
+                addresses=_addresses(spec, pool, label),
+                details=self._details(pool, label),
+                failure=settings.get("failure-kind", self.config.failure_kind) if fails else None,
             )
-        except CloudRefusedError as error:
-            raise self._translated(error) from None
-        self._signal()
+        )
+        if answered_after := settings.get("create-time", 0):
+            await asyncio.sleep(answered_after)
         return ExternalId(instance_id)
 
-    def _fail_at_random(self) -> None:
-        if self._random.random() < self._setting("failure-rate", self.config.failure_rate):
-            kind = self.config.failure_kind
-            raise self._translated(CloudRefusedError(kind, f"random fault ({kind})"))
-
     def _metadata(self, spec: InstanceSpec, label: FakeLabel) -> dict[str, str]:
-        """The operator's own properties, then ours, which win."""
+        """The groups, over them the operator's own properties, over these ours."""
         properties = {name: str(value) for name, value in label.instance_properties.items()}
         for name, template in label.dynamic_instance_properties.items():
             try:
                 properties[name] = template.format(request=_Attributes(spec.request))
-            except (AttributeError, KeyError, IndexError, ValueError) as error:
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
                 log.warning("template_failed", provider=self.config.name, label=label.name, key=name, detail=str(error))
         image = label.diskimage or label.cloud_image
-        return {**properties, "groups": f"{self.config.name},{image},{label.name}", **spec.metadata}
+        return {"groups": f"{self.config.name},{image},{label.name}", **properties, **spec.metadata}
 
-    def _details(self, spec: InstanceSpec, pool: FakePool, label: FakeLabel) -> dict[str, Any]:
-        networks = label.networks if label.networks is not None else pool.networks
-        host = f"{spec.name}.fake"
-        has_public = pool.auto_floating_ip and NO_ADDRESS_NETWORK not in networks
+    def _details(self, pool: FakePool, label: FakeLabel) -> dict[str, Any]:
         return {
-            "private_ipv4": host,
-            "public_ipv4": host if has_public else None,
-            "public_ipv6": f"{host}.v6" if IPV6_NETWORK in networks else None,
-            "image": spec.image_external_id or label.cloud_image,
-            "networks": list(networks),
+            "networks": list(_networks(pool, label)),
             "security_groups": list(pool.security_groups),
             "key_name": label.key_name,
             "userdata": label.userdata,
+            "config_drive": self._image(label).config_drive,
             "boot_from_volume": label.boot_from_volume,
+            "volume_size": label.volume_size if label.boot_from_volume else None,
         }
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
-        try:
-            self.cloud.check("boot")
-        except CloudRefusedError as error:
-            self.cloud.set_state(external_id, "error")
-            raise self._translated(error, external_id) from None
-        while True:
-            server = self.cloud.server(external_id)
-            if server is None:
-                raise InstanceNotFoundError("it is gone", provider=self.config.name, external_id=external_id)
-            if server.state == "error":
-                raise LaunchFailedError("it went to ERROR", provider=self.config.name, external_id=external_id)
-            if server.state == "active" or server.active_at <= self._now():
-                if server.state == "building":
-                    self.cloud.set_state(external_id, "active")
-                return self._instance(server)
-            await self._wait(server.active_at)
+        await self._ask(lambda: self.cloud.check("wait"), external_id)
+        with self._watch.on(external_id) as waiter:
+            while True:
+                server = await self._ask(lambda: self.cloud.server(external_id), external_id)
+                if server is None or server.state == "deleting":
+                    raise InstanceNotFoundError("it was deleted", provider=self.config.name, external_id=external_id)
+                if server.state == "active":
+                    return self._instance(server)
+                if server.state == "error":
+                    kind = server.fault or "error"
+                    raise self._translated(CloudRefusedError(kind, f"it went to ERROR ({kind})"), external_id)
+                await self._until_due(server, waiter)
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        delete_time = self._setting("delete-time", self.config.delete_time)
-        try:
-            gone_at = self.cloud.begin_delete(external_id, now=self._now(), delete_time=delete_time)
-        except CloudRefusedError as error:
-            raise self._translated(error, external_id) from None
-        self._signal()
-        if gone_at is None:
-            return
-        while gone_at > self._now() and self.cloud.server(external_id) is not None:
-            await self._wait(gone_at)
-        self.cloud.finish_delete(external_id, now=self._now())
-        self._signal()
+        delete_time = (await self._settings(external_id)).get("delete-time", self.config.delete_time)
+        with self._watch.on(external_id) as waiter:
+            server = await self._ask(lambda: self.cloud.delete(external_id, delete_time=delete_time), external_id)
+            while server is not None:
+                await self._until_due(server, waiter)
+                server = await self._ask(lambda: self.cloud.server(external_id), external_id)
+
+    async def _until_due(self, server: Server, waiter: Waiter) -> None:
+        """Wait for the next state of *server*, or another change of it."""
+        await waiter.wait(None if server.next_at is None else max(0.0, server.next_at - self.cloud.now))
 
     async def list_instances(self) -> AsyncIterator[Instance]:
-        try:
-            self.cloud.check("list")
-        except CloudRefusedError as error:
-            raise self._translated(error) from None
-        for server in self.cloud.servers():
-            yield self._instance(server)
+        await self._ask(lambda: self.cloud.check("list"))
+        seen = 0
+        while servers := await self._ask(partial(self.cloud.servers, after=seen, limit=PAGE)):
+            for server in servers:
+                yield self._instance(server)
+            seen = servers[-1].number
+            await asyncio.sleep(0)  # a cloud of thousands doesn't hold up the loop
 
     async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
-        if self.cloud.server(external_id) is None:
-            raise InstanceNotFoundError("it is gone", provider=self.config.name, external_id=external_id)
+        if await self._ask(lambda: self.cloud.server(external_id), external_id) is None:
+            raise InstanceNotFoundError("it was deleted", provider=self.config.name, external_id=external_id)
         return (HOST_KEY,)
 
     async def console_log(self, external_id: ExternalId) -> str | None:
-        server = self.cloud.server(external_id)
+        server = await self._ask(lambda: self.cloud.server(external_id), external_id)
         return f"fake console of {server.name}, {server.state}" if server else None
 
     def _instance(self, server: Server) -> Instance:
-        details = server.details
-        public, ipv6, private = (details.get(k) for k in ("public_ipv4", "public_ipv6", "private_ipv4"))
+        public, private, ipv6 = (server.addresses.get(k) for k in ("public_ipv4", "private_ipv4", "public_ipv6"))
         return Instance(
             external_id=ExternalId(server.id),
             metadata=dict(server.metadata),
@@ -216,54 +218,56 @@ class FakeDriver:
             resources=Usage(server.resources),
         )
 
-    # -- quota ------------------------------------------------------------------------------------------------------
-
-    def _limits(self) -> Limits:
-        limits = self.config.limits.limits()
-        override = {name: self.cloud.setting(f"max-{key}") for name, key in _LIMIT_SETTINGS.items()}
-        return limits if not any(v is not None for v in override.values()) else Limits(
-            {name: limits[name] if override.get(name) is None else override[name] for name in {*limits, *override}}
-        )  # fmt: skip
+    # -- quota and images -------------------------------------------------------------------------------------------
 
     async def quota_limits(self) -> Limits:
-        return self._limits()
+        await self._ask(lambda: self.cloud.check("limits"))
+        return Limits(self._limits(await self._settings()))
+
+    def _limits(self, settings: Mapping[str, Any]) -> dict[str, float]:
+        configured = self.config.limits.limits()
+        return {name: settings.get(key, configured[name]) for name, key in _LIMIT_SETTINGS.items()}
 
     async def quota_for_label(self, pool: str, label: str) -> Usage:
-        _, wanted = self._label(pool, label)
-        flavor = FLAVORS[self._flavor(wanted)]
+        return self._need(self._label(pool, label)[1])
+
+    def _need(self, label: FakeLabel) -> Usage:
+        flavor = FLAVORS[self._flavor(label)]
         usage = Usage({INSTANCES: 1, CORES: flavor["cores"], RAM: flavor["ram"]})
-        return usage + Usage({VOLUMES: 1, VOLUME_GB: wanted.volume_size}) if wanted.boot_from_volume else usage
+        return usage + Usage({VOLUMES: 1, VOLUME_GB: label.volume_size}) if label.boot_from_volume else usage
 
     async def label_ready(self, pool: str, label: str) -> bool:
         _, wanted = self._label(pool, label)
-        missing = self.cloud.setting("missing-images") or []
-        return wanted.cloud_image not in missing
+        await self._ask(lambda: self.cloud.check("images"))
+        return not self._is_missing(wanted, await self._settings())
+
+    def _is_missing(self, label: FakeLabel, settings: Mapping[str, Any]) -> bool:
+        """Any cloud image exists, unless it was said from outside that it doesn't, by one of its names."""
+        image = self._image(label)
+        if not isinstance(image, FakeCloudImage):
+            return False  # a builder's image; the engine knows of its uploads
+        return not {image.name, image.image_name, image.image_id}.isdisjoint(settings.get("missing-images", ()))
 
     async def aclose(self) -> None:
-        self.cloud.close()
+        if self._owns_cloud:
+            self.cloud.close()
 
-    # -- time and errors --------------------------------------------------------------------------------------------
+    # -- the edge to the cloud --------------------------------------------------------------------------------------
 
-    def _setting(self, name: str, configured: float) -> float:
-        value = self.cloud.setting(name)
-        return configured if value is None else float(value)
+    async def _ask(self, call: Callable[[], T], external_id: str | None = None) -> T:
+        """What the cloud answers to *call*; waits while another process is writing. Raises: DriverError."""
+        for pause_s in BUSY_PAUSES_S:
+            try:
+                return call()
+            except CloudBusyError:
+                await asyncio.sleep(pause_s)
+            except CloudRefusedError as error:
+                raise self._translated(error, external_id) from None
+        raise self._translated(CloudBusyError("unavailable", f"{self.cloud.path} stays busy"), external_id)
 
-    def _now(self) -> float:
-        """Seconds; of the wall where the cloud outlives us, else of the event loop, which tests may set."""
-        return asyncio.get_running_loop().time() if self.cloud.path is None else time.time()
-
-    def _signal(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _wait(self, until: float) -> None:
-        """Wait for a change of the cloud, at most *until* then."""
-        remaining = max(0.0, until - self._now())
-        try:
-            async with asyncio.timeout(remaining if self.cloud.path is None else min(LOOK_S, remaining)):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+    async def _settings(self, external_id: str | None = None) -> dict[str, Any]:
+        """What was set from outside; it goes before the configuration."""
+        return await self._ask(self.cloud.settings, external_id)
 
     def _translated(self, error: CloudRefusedError, external_id: str | None = None) -> DriverError:
         left = error.instance_id or external_id
@@ -276,12 +280,28 @@ class FakeDriver:
             case "timeout":
                 return LaunchTimeoutError(str(error), provider=name, external_id=left)
             case "unavailable":
-                return ProviderUnavailableError(str(error), provider=name, external_id=left, retry_after_s=0.1)
+                return ProviderUnavailableError(str(error), provider=name, external_id=left, retry_after_s=RETRY_S)
             case _:
                 return LaunchFailedError(str(error), provider=name, external_id=left)
 
 
-_LIMIT_SETTINGS = {INSTANCES: "servers", CORES: "cores", RAM: "ram", VOLUMES: "volumes"}
+def _networks(pool: FakePool, label: FakeLabel) -> tuple[str, ...]:
+    return pool.networks if label.networks is None else label.networks
+
+
+def _addresses(spec: InstanceSpec, pool: FakePool, label: FakeLabel) -> dict[str, str | None]:
+    """Names instead of numbers: nothing can be reached at them, and their ``fake`` tells why."""
+    networks = _networks(pool, label)
+    host = f"{spec.name}.fake"
+    has_public = pool.auto_floating_ip and NO_ADDRESS_NETWORK not in networks
+    return {
+        "private_ipv4": host,
+        "public_ipv4": host if has_public else None,
+        "public_ipv6": f"{host}.v6" if IPV6_NETWORK in networks else None,
+    }
+
+
+_LIMIT_SETTINGS = {INSTANCES: "max-servers", CORES: "max-cores", RAM: "max-ram", VOLUMES: "max-volumes"}
 
 
 class _Attributes:
@@ -289,7 +309,3 @@ class _Attributes:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
-
-
-def _default_port(connection_type: str) -> int:
-    return WINRM_PORT if connection_type == "winrm" else 22

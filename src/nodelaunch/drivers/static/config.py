@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
 
-from nodelaunch.config.models import Model, OneOrMoreTexts, PoolConfig, Port, ProviderConfig, Seconds, Text
+from nodelaunch.config.models import (
+    TOP_LABELS,
+    Model,
+    OneOrMoreTexts,
+    PoolConfig,
+    Port,
+    ProviderConfig,
+    Reference,
+    Seconds,
+    Text,
+    Unique,
+)
 
 SSH_TYPES = ("ssh", "network_cli")
 
@@ -16,7 +28,18 @@ def _keys(value: object) -> object:
     """One key, a list of them, or a text with a key a line."""
     if isinstance(value, str):
         return tuple(line.strip() for line in value.splitlines() if line.strip())
-    return tuple(value) if isinstance(value, list) else value
+    return value
+
+
+def _words(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for label in labels:
+        if label.split() != [label]:
+            raise PydanticCustomError(
+                "label_with_spaces",
+                "a label has no spaces; write several as a list: [{words}]",
+                {"words": ", ".join(label.split())},
+            )
+    return labels
 
 
 class StaticNode(Model):
@@ -24,30 +47,19 @@ class StaticNode(Model):
 
     name: Text
     """Host name or address; users connect to it."""
-    labels: OneOrMoreTexts
+    labels: Annotated[OneOrMoreTexts, AfterValidator(_words)]
     username: Text = "zuul"
     connection_port: Port = 22
     connection_type: Text = "ssh"
     host_key: Annotated[tuple[Text, ...], BeforeValidator(_keys)] = ()
     """``<type> <base64>`` each; all of them must be among the scanned ones. Empty: any key will do."""
     host_key_checking: StrictBool = True
-    timeout: Seconds = 5
+    timeout: Seconds = 5.0
     """For reaching the machine, retries included."""
     max_parallel_jobs: Annotated[StrictInt, Field(ge=1)] = 1
     """Slots: node records the machine is offered as at the same time."""
     python_path: Text = "auto"
     shell_type: Text | None = None
-
-    @model_validator(mode="after")
-    def _labels_are_words(self) -> StaticNode:
-        for label in self.labels:
-            if label.split() != [label]:
-                raise PydanticCustomError(
-                    "label_with_spaces",
-                    "label '{label}' has spaces in it; write several labels as a list: [{words}]",
-                    {"label": label, "words": ", ".join(label.split())},
-                )
-        return self
 
     @property
     def identity(self) -> tuple[str, str, int]:
@@ -65,10 +77,19 @@ class StaticPool(PoolConfig):
     def label_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(label for node in self.nodes for label in node.labels))
 
-    @property
-    def label_places(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
-        return tuple((("nodes", i, "labels"), label) for i, node in enumerate(self.nodes) for label in node.labels)
+
+def _identity_defaults() -> dict[str, object]:
+    return {
+        info.alias or name: info.default for name, info in StaticNode.model_fields.items() if not info.is_required()
+    }
 
 
 class StaticProvider(ProviderConfig):
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        *ProviderConfig.must_differ,
+        Unique("machine", "pools[].nodes[]", ("name", "username", "connection-port"), defaults=_identity_defaults()),
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("label", "pools[].nodes[].labels[]", TOP_LABELS),)
+    old_names: ClassVar[Mapping[str, str]] = {"pools[].nodes[].ssh-port": "connection-port"}
+
     pools: tuple[StaticPool, ...] = ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nodelaunch.config.models import PoolConfig, ProviderConfig, Texts
+from typing import ClassVar
+
+from nodelaunch.config.models import TOP_LABELS, PoolConfig, ProviderConfig, Reference, Texts, Unique
 
 
 class TestPool(PoolConfig):
@@ -10,12 +12,14 @@ class TestPool(PoolConfig):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.labels))
-
-    @property
-    def label_places(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
-        return tuple((("labels", index), label) for index, label in enumerate(self.labels))
+        return self.labels
 
 
 class TestProvider(ProviderConfig):
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        *ProviderConfig.must_differ,
+        Unique("label", "labels[]", keys=(), scope="pools[]"),
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("label", "pools[].labels[]", TOP_LABELS),)
+
     pools: tuple[TestPool, ...] = ()

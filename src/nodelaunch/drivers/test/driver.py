@@ -1,7 +1,8 @@
-"""The driver of ``driver: test``: a launch succeeds at once."""
+"""The driver of ``driver: test``: a launch succeeds at once, with nothing behind it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 
 from nodelaunch.drivers.test.config import TestProvider
@@ -10,31 +11,51 @@ from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, Inst
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 
 
-class TestDriver:
-    """Remembers what it made for as long as it lives, so that it can list and delete it."""
+class TestCloud:
+    """What was made and not deleted yet. Ids are not given twice, however often a node is launched."""
 
-    def __init__(self, config: TestProvider, _context: DriverContext) -> None:
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.instances: dict[ExternalId, Instance] = {}
+        self._numbers = itertools.count(1)
+
+    def add(self, spec: InstanceSpec) -> ExternalId:
+        external_id = ExternalId(f"{spec.name}-{next(self._numbers)}")
+        self.instances[external_id] = Instance(
+            external_id, dict(spec.metadata), is_active=True, zone=spec.zone, resources=Usage({INSTANCES: 1})
+        )
+        return external_id
+
+
+class TestDriver:
+    """*cloud*: to have what was made outlive the driver; the instances of an earlier process are gone in any case."""
+
+    __test__ = False
+
+    def __init__(self, config: TestProvider, _context: DriverContext, *, cloud: TestCloud | None = None) -> None:
         self._config = config
-        self._instances: dict[ExternalId, Instance] = {}
+        self._cloud = cloud or TestCloud()
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:  # noqa: ARG002  every label is alike
         return LabelTraits(host_key_checking=False)
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
-        external_id = ExternalId(spec.name)
-        self._instances[external_id] = Instance(external_id, dict(spec.metadata), is_active=True)
-        return external_id
+        return self._cloud.add(spec)
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
-        if external_id not in self._instances:
-            raise InstanceNotFoundError("no such instance", provider=self._config.name, external_id=external_id)
-        return self._instances[external_id]
+        try:
+            return self._cloud.instances[external_id]
+        except KeyError:
+            raise InstanceNotFoundError(
+                "no such instance", provider=self._config.name, external_id=external_id
+            ) from None
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        self._instances.pop(external_id, None)
+        self._cloud.instances.pop(external_id, None)
 
     async def list_instances(self) -> AsyncIterator[Instance]:
-        for instance in list(self._instances.values()):
+        for instance in list(self._cloud.instances.values()):
             yield instance
 
     async def quota_limits(self) -> Limits:

@@ -1,0 +1,295 @@
+"""Reads one YAML file into plain data, and keeps where each key and value of it stands.
+
+YAML is read as Nodepool's reader does (version 1.1: ``yes`` is true). Before that, ``%(NODEPOOL_X)`` is replaced by
+that environment variable's text, whatever it has in it, line breaks too; positions are those in the file as written.
+What came from the environment or from a file of secrets is *hidden*: its place is noted, and no message shows it.
+What does *not* belong here: which keys there may be, and what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from nodelaunch.config.messages import yaml_trouble
+from nodelaunch.config.models import Place
+from nodelaunch.config.variables import Position, Text, substitute
+from nodelaunch.errors import ConfigProblem
+
+MAX_DEPTH = 50
+"""Nesting of a configuration; a deeper one is a mistake."""
+MAX_VALUES = 200_000
+"""Values in a configuration, aliases written out; more are a mistake, or an attack by aliases of aliases."""
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+_CORE = "tag:yaml.org,2002:"
+_NO_TAGS = "YAML tags (!...) have no meaning here; write the value itself"
+_COLLECTION_TAGS = {f"{_CORE}map", f"{_CORE}seq"}
+_SCALAR_TAGS = {f"{_CORE}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
+
+
+@dataclass
+class Source:
+    """A file's data, where all of it stands, and what was found to be wrong with it."""
+
+    path: str
+    is_secret: bool = False
+    data: dict[str, Any] | None = None
+    """None where the file can't be read."""
+    values: dict[Place, Position] = field(default_factory=dict)
+    keys: dict[Place, Position] = field(default_factory=dict)
+    hidden: set[Place] = field(default_factory=set)
+    """Places whose value must not be shown."""
+    hidden_keys: set[Place] = field(default_factory=set)
+    """Places whose key must not be shown; those of a secret file may be, once they are known to be keys we have."""
+    unresolved: set[Place] = field(default_factory=set)
+    """Places whose value could not be made out; whatever else is wrong there says nothing."""
+    troubled: set[Position] = field(default_factory=set)
+    problems: list[ConfigProblem] = field(default_factory=list)
+    warnings: list[ConfigProblem] = field(default_factory=list)
+
+    def position(self, place: Place, *, of_key: bool = False) -> Position:
+        """Where *place* is written, or the nearest thing around it that is."""
+        if of_key and place in self.keys:
+            return self.keys[place]
+        while place and place not in self.values:
+            place = place[:-1]
+        return self.values.get(place, Position(self.path, 1, 1))
+
+    def complain(self, place: Place, message: str, *, of_key: bool = False, first_only: bool = False) -> None:
+        """Note a problem; *first_only*: unless there is one at that position already."""
+        position = self.position(place, of_key=of_key)
+        if place not in self.unresolved and not (first_only and position in self.troubled):
+            self.complain_at(position, message)
+
+    def complain_at(self, position: Position, message: str) -> None:
+        self.problems.append(ConfigProblem(*position, message))
+        self.troubled.add(position)
+
+    def warn(self, place: Place, message: str, *, of_key: bool = False) -> None:
+        self.warnings.append(ConfigProblem(*self.position(place, of_key=of_key), message))
+
+    def is_hidden(self, place: Place) -> bool:
+        return place in self.hidden
+
+    def graft(self, other: Source, old: Place, new: Place) -> None:
+        """Note what is known of *old* and all below it in *other* as that of *new* in here."""
+        for mine, theirs in ((self.values, other.values), (self.keys, other.keys)):
+            mine.update({(*new, *place[len(old) :]): at for place, at in theirs.items() if place[: len(old)] == old})
+        for marked, theirs_marked in (
+            (self.hidden, other.hidden),
+            (self.hidden_keys, other.hidden_keys),
+            (self.unresolved, other.unresolved),
+        ):
+            marked.update({(*new, *place[len(old) :]) for place in theirs_marked if place[: len(old)] == old})
+
+    def rename(self, old: Place, new: Place) -> None:
+        """Note what is known of the single value at *old* as that of *new*."""
+        self.values[new], self.keys[new] = self.position(old), self.position(old, of_key=True)
+        for marked in (self.hidden, self.unresolved):
+            if old in marked:
+                marked.add(new)
+
+
+def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = False) -> Source:
+    """The YAML file at *path*. Nothing is raised for what is wrong with it: that is in ``problems``."""
+    source = Source(path, is_secret)
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        source.complain_at(Position(path), f"can't be read: {error.strerror or error}")
+        return source
+    except ValueError:
+        source.complain_at(Position(path), "can't be read: the path has a null byte in it")
+        return source
+    try:
+        original = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        here = Position(path, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
+        source.complain_at(here, "not UTF-8 text; save the file in that encoding")
+        return source
+    _Parser(source, substitute(path, original, environ)).parse()
+    return source
+
+
+# -- YAML -----------------------------------------------------------------------------------------------------------
+
+
+class _Parser:
+    """Turns text into plain data, and notes where each key and value stands."""
+
+    def __init__(self, source: Source, text: Text) -> None:
+        self.source = source
+        self.text = text
+        self.yaml = YAML(typ="safe", pure=True)
+        self.yaml.version = (1, 1)
+        self.yaml.composer.warn_double_anchors = False  # YAML allows it: an alias means the anchor before it
+        self.values = 0
+        self.within: list[Node] = []
+
+    def parse(self) -> None:
+        node = self._compose()
+        if node is None:
+            return
+        if not isinstance(node, MappingNode):
+            hint = "; a key's colon needs a space behind it" if isinstance(node, ScalarNode) else ""
+            self._complain(node, f"keys such as labels: and providers: are expected at the top of the file{hint}")
+            return
+        try:
+            self._note(node, ())
+            self.source.data = self._mapping(node, ())
+        except _TooManyValuesError:
+            message = f"more than {MAX_VALUES} values once aliases are written out; aliases of aliases multiply"
+            self.source.complain_at(Position(self.source.path), message)
+
+    def _compose(self) -> Node | None:
+        try:
+            node: Node | None = self.yaml.compose(self.text.text)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            begun = error.context_mark and self.text.position(error.context_mark.index).line
+            self._complain_of_yaml(mark.index if mark else 0, str(error.problem), begun)
+        except ReaderError as error:
+            self._complain_of_yaml(error.position, f"the character U+{error.character:04X} is not allowed")
+        except RecursionError:
+            self.source.complain_at(Position(self.source.path), f"nested deeper than {MAX_DEPTH} levels")
+        except (YAMLError, ValueError, OverflowError) as error:
+            problem = str(error) if not self.source.is_secret and not self.text.patches else "this can't be read"
+            self.source.complain_at(Position(self.source.path), f"broken YAML: {problem}")
+        else:
+            if node is None:
+                self._nothing()
+            return node
+        return None
+
+    def _nothing(self) -> None:
+        if self.source.is_secret:
+            self.source.data = {}
+        else:
+            message = "the file is empty; keys such as labels: and providers: are expected"
+            self.source.complain_at(Position(self.source.path, 1, 1), message)
+
+    def _complain_of_yaml(self, index: int, problem: str, begun: int | None = None) -> None:
+        may_quote = not self.source.is_secret and not self.text.patches
+        message = yaml_trouble(problem, begun=begun, may_quote=may_quote)
+        self.source.complain_at(self.text.position(index), message)
+
+    def _complain(self, node: Node, message: str) -> None:
+        self.source.complain_at(self.text.position(node.start_mark.index), message)
+
+    # -- nodes ------------------------------------------------------------------------------------------------------
+
+    def _value(self, node: Node, place: Place) -> Any:
+        self._note(node, place)
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, place)
+        if len(place) > MAX_DEPTH:
+            return self._give_up(node, place, f"nested deeper than {MAX_DEPTH} levels")
+        return self._mapping(node, place) if isinstance(node, MappingNode) else self._sequence(node, place)
+
+    def _note(self, node: Node, place: Place) -> None:
+        """Keep where *node*, the value of *place*, stands, and what its text owes to variables."""
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise _TooManyValuesError
+        self.source.values[place] = self.text.position(node.start_mark.index)
+        self.source.hidden.discard(place)
+        self.source.unresolved.discard(place)
+        if self.source.is_secret:
+            self.source.hidden.add(place)
+        self._note_patches(node, place, self.source.hidden)
+
+    def _note_patches(self, node: Node, place: Place, hidden: set[Place]) -> None:
+        """Put *place* among the *hidden* if variables made its text, and tell what is wrong with them."""
+        patches = self.text.patches_in(node.start_mark.index, node.end_mark.index)
+        if patches:
+            hidden.add(place)
+        for patch in patches if isinstance(node, ScalarNode) else ():
+            if patch.problem is not None:
+                self.source.complain_at(self.text.position(patch.start), patch.problem)
+                self.source.unresolved.add(place)
+
+    def _give_up(self, node: Node, place: Place, message: str) -> None:
+        """Complain of *node*, from which the value of *place* can't be made out."""
+        self._complain(node, message)
+        self.source.unresolved.add(place)
+
+    def _scalar(self, node: ScalarNode, place: Place) -> Any:
+        if str(node.tag) not in _SCALAR_TAGS:
+            return self._give_up(node, place, _NO_TAGS)
+        try:
+            return self.yaml.constructor.construct_object(node, deep=True)
+        except (ConstructorError, ValueError):
+            kind = str(node.tag).removeprefix(_CORE)
+            return self._give_up(node, place, f"looks like a YAML {kind} but is none; put it in quotes if it is text")
+
+    def _sequence(self, node: Node, place: Place) -> list[Any] | None:
+        if not self._may_enter(node, place):
+            return None
+        self.within.append(node)
+        result = [self._value(item, (*place, index)) for index, item in enumerate(node.value)]
+        self.within.pop()
+        return result
+
+    def _mapping(self, node: MappingNode, place: Place) -> dict[str, Any] | None:
+        if not self._may_enter(node, place):
+            return None
+        self.within.append(node)
+        result: dict[str, Any] = {}
+        for value_node in self._merged(node):
+            result |= self._mapping(value_node, place) or {}
+        result |= self._own(node, place)
+        self.within.pop()
+        return result
+
+    def _may_enter(self, node: Node, place: Place) -> bool:
+        if any(node is outer for outer in self.within):
+            self._give_up(node, place, "this contains itself, by way of an alias")
+        elif str(node.tag) not in _COLLECTION_TAGS:
+            self._give_up(node, place, _NO_TAGS)
+        return place not in self.source.unresolved
+
+    def _merged(self, node: MappingNode) -> Iterator[MappingNode]:
+        """What ``<<`` names, the weakest first: of a list the first wins, of several ``<<`` the last, as in PyYAML."""
+        for value in (value for key, value in node.value if str(key.tag) == _MERGE_TAG):
+            for item in reversed(value.value) if isinstance(value, SequenceNode) else [value]:
+                if isinstance(item, MappingNode):
+                    yield item
+                else:
+                    self._complain(item, "<< needs a mapping, or a list of mappings")
+
+    def _own(self, node: MappingNode, place: Place) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if str(key_node.tag) == _MERGE_TAG:
+                continue
+            key = key_node.value if str(key_node.tag) == f"{_CORE}str" else None
+            if not isinstance(key, str):
+                self._complain(key_node, "a key has to be text; put it in quotes")
+                continue
+            here = (*place, key)
+            if key in result:
+                self._complain(key_node, self._twice(here))
+            result[key] = self._value(value_node, here)
+            self.source.keys[here] = self.text.position(key_node.start_mark.index)
+            if value_node.start_mark.index == value_node.end_mark.index:  # nothing: it may seem to be lines below
+                self.source.values[here] = self.source.keys[here]
+            self._note_patches(key_node, here, self.source.hidden_keys)
+        return result
+
+    def _twice(self, place: Place) -> str:
+        is_hidden = self.source.is_secret or place in self.source.hidden_keys
+        shown = "this key" if is_hidden else repr(place[-1])
+        return f"{shown} is there twice; it was given in {self.source.keys[place].in_words} already"
+
+
+class _TooManyValuesError(Exception):
+    """Aliases of aliases made more data than anybody means to write."""

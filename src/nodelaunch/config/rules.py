@@ -1,0 +1,149 @@
+"""Checks what has to differ, and what has to exist, across the mappings of a configuration.
+
+The models say so as `Unique` and `Reference`; both are checked on the plain data, so that one broken mapping hides no
+trouble of another. What does *not* belong here: checks that look at one value or one mapping (the models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from nodelaunch.config.messages import undefined
+from nodelaunch.config.models import TOP_DISKIMAGES, TOP_LABELS, Place, Reference, Unique
+from nodelaunch.config.positions import Source
+
+
+def find(data: Any, pattern: str, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """What *pattern* names in *data*, which stands at *place*; nothing where the data is of another shape."""
+    if not pattern:
+        yield place, data
+        return
+    step, _, rest = pattern.partition(".")
+    key = step.removesuffix("[]")
+    if not isinstance(data, dict) or key not in data:
+        return
+    for inner, value in _items(data[key]) if step != key else [((), data[key])]:
+        yield from find(value, rest, (*place, key, *inner))
+
+
+def _items(value: Any) -> Iterator[tuple[Place, Any]]:
+    """The items of a list; a text that stands for a list of one."""
+    if isinstance(value, str):
+        yield (), value
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield (index,), item
+
+
+def check_unique(source: Source, rules: Iterable[Unique], place: Place, data: Any) -> None:
+    """Complain of what is there twice in *data*, which stands at *place*."""
+    for rule in rules:
+        for scope_place, scope in find(data, rule.scope, place):
+            _check_scope(source, rule, scope_place, scope)
+
+
+def _check_scope(source: Source, rule: Unique, place: Place, scope: Any) -> None:
+    first: dict[tuple[object, ...], Place] = {}
+    for item_place, item in find(scope, rule.items, place):
+        identity = _identity(rule, item)
+        if identity is None:
+            continue
+        here = (*item_place, *rule.keys[:1])
+        if identity in first:
+            name = _in_words(source, rule, item_place, identity)
+            source.complain(here, f"{name} is there twice; first in {source.position(first[identity]).in_words}")
+        first.setdefault(identity, here)
+
+
+def _identity(rule: Unique, item: Any) -> tuple[object, ...] | None:
+    """By what *item* is known; None where that is broken, which the models tell."""
+    if not rule.keys:
+        return (item,) if isinstance(item, str) else None
+    if not isinstance(item, dict):
+        return None
+    values = tuple(item.get(key, rule.defaults.get(key)) for key in rule.keys)
+    return values if all(isinstance(value, (str, int)) for value in values) else None
+
+
+def _in_words(source: Source, rule: Unique, place: Place, identity: tuple[object, ...]) -> str:
+    if any(source.is_hidden((*place, key)) for key in rule.keys) or (source.is_hidden(place) and not rule.keys):
+        return f"this {rule.what}"
+    if len(identity) == 1:
+        return f"{rule.what} {identity[0]!r}"
+    parts = ", ".join(f"{key} {value}" for key, value in zip(rule.keys, identity, strict=True))
+    return f"{rule.what} with {parts}"
+
+
+def check_references(source: Source, rules: Iterable[Reference], place: Place, data: Any) -> None:
+    """Complain of names in *data*, which stands at *place*, that lead nowhere."""
+    for rule in rules:
+        is_top = rule.to.startswith("/")
+        root_place, root = ((), source.data) if is_top else (place, data)
+        home = rule.to.removeprefix("/").partition("[")[0]
+        if isinstance(root, dict) and not isinstance(root.get(home), (list, type(None))):
+            continue  # the models complain of it; what it should have defined is anybody's guess
+        targets = [
+            (at, name) for at, name in find(root, rule.to.removeprefix("/"), root_place) if isinstance(name, str)
+        ]
+        known = {name for _, name in targets}
+        shown = {name for at, name in targets if not source.is_hidden(at)}
+        for at, name in find(data, rule.at, place):
+            if isinstance(name, str) and name not in known:
+                where = f"the top-level {home}" if is_top else f"this provider's {home}"
+                text = undefined(rule.what, name, where, shown, is_hidden=source.is_hidden(at))
+                source.complain(at, text, first_only=True)
+
+
+def offered_labels(rules: Iterable[Reference], data: Any) -> set[str]:
+    """The labels a provider's *data* names."""
+    named = (find(data, rule.at) for rule in rules if rule.to == TOP_LABELS)
+    return {name for found in named for _, name in found if isinstance(name, str)}
+
+
+def check_abstract_images(source: Source, rules: Iterable[Reference], place: Place, data: Any) -> None:
+    """Complain of diskimages that a provider is to boot, but that are only there to be parents."""
+    images = [image for _, image in find(source.data, "diskimages[]") if isinstance(image, dict)]
+    abstract = {
+        name for image in images if image.get("abstract") is True and isinstance(name := image.get("name"), str)
+    }
+    for rule in rules:
+        for at, name in find(data, rule.at, place) if rule.to == TOP_DISKIMAGES else ():
+            if isinstance(name, str) and name in abstract:
+                shown = "this diskimage" if source.is_hidden(at) else f"diskimage {name!r}"
+                source.complain(at, f"{shown} is abstract: it is only a parent of others, and can't be booted")
+
+
+def check_parents(source: Source) -> None:
+    """Complain of diskimages that descend from themselves."""
+    images = {
+        image["name"]: (place, image.get("parent"))
+        for place, image in find(source.data, "diskimages[]")
+        if isinstance(image, dict) and isinstance(image.get("name"), str)
+    }
+    told: set[str] = set()
+    for name, (place, parent) in images.items():
+        line: list[str] = [name]
+        while isinstance(parent, str) and parent in images and parent not in line:
+            line.append(parent)
+            parent = images[parent][1]
+        if parent == name and name not in told:
+            told.update(line)
+            is_shown = not any(source.is_hidden((*images[each][0], "name")) for each in line)
+            chain = f": {' -> '.join([*line, name])}" if is_shown else ""
+            source.complain((*place, "parent"), f"the image is its own ancestor{chain}")
+
+
+def check_store(source: Source, data: Mapping[str, Any]) -> None:
+    """Complain of doubt about where the records live."""
+    servers = data.get("zookeeper-servers")
+    if servers and "embedded-store" in data:
+        text = "embedded-store and zookeeper-servers exclude each other; leave one of them out"
+        source.complain(("embedded-store",), text, of_key=True)
+    if data.get("zookeeper-tls") and not servers:
+        source.complain(("zookeeper-tls",), "zookeeper-tls needs zookeeper-servers", of_key=True)
+    chroots = list(find(data, "zookeeper-servers[].chroot"))
+    paths = {str(chroot).strip("/") for _, chroot in chroots} - {""}
+    if len(paths) > 1:
+        at, _ = next(found for found in chroots if str(found[1]).strip("/") not in ("", str(chroots[0][1]).strip("/")))
+        source.complain(at, "chroot: all servers share one; give the same one everywhere, or only at one server")

@@ -1,0 +1,309 @@
+"""The conformance checks can fail: each broken driver here is caught by the checks of the rule it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from nodelaunch.drivers.conformance import CHECKS, Report, run
+from nodelaunch.drivers.fake.cloud import FakeCloud
+from nodelaunch.drivers.fake.config import FakeProvider
+from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.errors import DriverError, InstanceNotFoundError, LaunchFailedError
+from nodelaunch.protocol.driver import (
+    METADATA_NODE_ID,
+    METADATA_PROVIDER,
+    DriverContext,
+    ExternalId,
+    Instance,
+    InstanceSpec,
+    Limits,
+    Usage,
+)
+from support.fakeclouds import fake_subject
+
+DEADLINE_S = 120.0
+
+
+class WaitsInCreate(FakeDriver):
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        external_id = await super().create_instance(spec)
+        await self.wait_until_active(external_id)
+        return external_id
+
+
+class ForgetsMetadata(FakeDriver):
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        return await super().create_instance(replace(spec, metadata={}))
+
+
+class TagsAfterwards(FakeDriver):
+    """Gives the metadata in a second call."""
+
+    tags: dict[str, dict[str, str]]
+
+    def __init__(self, config: FakeProvider, context: DriverContext, cloud: FakeCloud | None) -> None:
+        super().__init__(config, context, cloud=cloud)
+        self.tags = self.cloud.__dict__.setdefault("tags", {})
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        external_id = await super().create_instance(replace(spec, metadata={}))
+        self.tags[external_id] = dict(spec.metadata)
+        return external_id
+
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async for instance in super().list_instances():
+            yield replace(instance, metadata={**instance.metadata, **self.tags.get(instance.external_id, {})})
+
+
+class Hiding(FakeDriver):
+    """Lists all but what is hidden."""
+
+    hidden: set[str]
+
+    def __init__(self, config: FakeProvider, context: DriverContext, cloud: FakeCloud | None) -> None:
+        super().__init__(config, context, cloud=cloud)
+        self.hidden = self.cloud.__dict__.setdefault("hidden", set())
+
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async for instance in super().list_instances():
+            if instance.external_id not in self.hidden:
+                yield instance
+
+
+class LeaksWhenCreateFails(Hiding):
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        try:
+            return await super().create_instance(spec)
+        except DriverError:
+            self.hidden.add(self.cloud.add(name="volume of " + spec.name))
+            raise
+
+
+class LeaksWhenCancelled(Hiding):
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        try:
+            return await super().create_instance(spec)
+        except asyncio.CancelledError:
+            self.hidden.add(self.cloud.add(name="volume of " + spec.name))
+            raise
+
+
+class WaitsOnce(FakeDriver):
+    async def wait_until_active(self, external_id: ExternalId) -> Instance:
+        waited_for = self.cloud.__dict__.setdefault("waited_for", set())
+        if external_id in waited_for:
+            raise InstanceNotFoundError("not waiting for that", external_id=external_id)
+        try:
+            return await super().wait_until_active(external_id)
+        finally:
+            waited_for.add(external_id)
+
+
+class WaitsForTheDeleted(FakeDriver):
+    async def wait_until_active(self, external_id: ExternalId) -> Instance:
+        try:
+            return await super().wait_until_active(external_id)
+        except InstanceNotFoundError:
+            if any(entry["id"] == external_id for entry in self.cloud.log()):
+                await asyncio.Event().wait()
+            raise
+
+
+class GivesBootingInstances(FakeDriver):
+    async def wait_until_active(self, external_id: ExternalId) -> Instance:
+        return replace(await super().wait_until_active(external_id), is_active=False)
+
+
+class DeletesWithoutWaiting(FakeDriver):
+    async def delete_instance(self, external_id: ExternalId) -> None:
+        await self._ask(lambda: self.cloud.delete(external_id, delete_time=0.05))
+
+
+class ComplainsOfSecondDelete(FakeDriver):
+    async def delete_instance(self, external_id: ExternalId) -> None:
+        deleted = self.cloud.__dict__.setdefault("deleted", set())
+        if external_id in deleted:
+            raise LaunchFailedError("deleted already", external_id=external_id)
+        deleted.add(external_id)
+        await super().delete_instance(external_id)
+
+
+class HidesForeign(FakeDriver):
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async for instance in super().list_instances():
+            if METADATA_PROVIDER in instance.metadata:
+                yield instance
+
+
+class ListsTwice(FakeDriver):
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async for instance in super().list_instances():
+            yield instance
+            yield instance
+
+
+class MiscountsResources(FakeDriver):
+    async def quota_for_label(self, pool: str, label: str) -> Usage:
+        return await super().quota_for_label(pool, label) + Usage(cores=1)
+
+
+class LetsCloudsErrorsOut(FakeDriver):
+    async def quota_limits(self) -> Limits:
+        self.cloud.check("limits")
+        return await super().quota_limits()
+
+
+class TripsOverUnknownLabels(FakeDriver):
+    async def quota_for_label(self, pool: str, label: str) -> Usage:
+        known = {"small": await super().quota_for_label(pool, "small")}
+        return known[label]
+
+
+class KnowsOnlyItsOwn(FakeDriver):
+    """Keeps in mind what it made; its successor knows nothing of it."""
+
+    def __init__(self, config: FakeProvider, context: DriverContext, cloud: FakeCloud | None) -> None:
+        super().__init__(config, context, cloud=cloud)
+        self.names: set[str] = set()
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        self.names.add(spec.node_id)
+        return await super().create_instance(spec)
+
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async for instance in super().list_instances():
+            node_id = instance.metadata.get(METADATA_NODE_ID)
+            is_known = node_id is None or node_id in self.names
+            yield instance if is_known else replace(instance, metadata={METADATA_PROVIDER: "unknown"})
+
+
+class DeletesOnlyItsOwn(FakeDriver):
+    """Takes what its predecessor made for gone."""
+
+    def __init__(self, config: FakeProvider, context: DriverContext, cloud: FakeCloud | None) -> None:
+        super().__init__(config, context, cloud=cloud)
+        self.seen: set[str] = set()
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        external_id = await super().create_instance(spec)
+        self.seen.add(external_id)
+        return external_id
+
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async for instance in super().list_instances():
+            if instance.is_active:
+                self.seen.add(instance.external_id)
+            yield instance
+
+    async def delete_instance(self, external_id: ExternalId) -> None:
+        if external_id in self.seen:
+            await super().delete_instance(external_id)
+
+
+class DeletesAllWhenClosed(FakeDriver):
+    def __init__(self, config: FakeProvider, context: DriverContext, cloud: FakeCloud | None) -> None:
+        super().__init__(config, context, cloud=cloud)
+        self.mine: list[ExternalId] = []
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        external_id = await super().create_instance(spec)
+        self.mine.append(external_id)
+        return external_id
+
+    async def aclose(self) -> None:
+        for external_id in self.mine:
+            await self.delete_instance(external_id)
+
+
+class BlocksTheLoop(FakeDriver):
+    """Connects when first asked, synchronously."""
+
+    is_connected = False
+
+    async def label_ready(self, pool: str, label: str) -> bool:
+        if not self.is_connected:
+            time.sleep(0.6)
+            self.is_connected = True
+        return await super().label_ready(pool, label)
+
+
+class MixesUpConcurrentCreates(FakeDriver):
+    """Keeps the spec on itself while it waits."""
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        self.spec = spec
+        await asyncio.sleep(0)
+        return await super().create_instance(replace(self.spec, name=spec.name))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    driver: type[FakeDriver]
+    rules: str
+    checks: Sequence[str]
+    """The checks that must fail, and no others."""
+    deadline_s: float = 20.0
+    """Short where a hanging call is the fault."""
+    max_block_s: float = 0.5
+
+
+MUTANTS = (
+    Mutant(WaitsInCreate, "D1", ["create_does_not_wait_for_boot"], deadline_s=1.0),
+    Mutant(ForgetsMetadata, "D2", [
+        "metadata_is_listed_unchanged", "metadata_is_there_from_the_start",
+        "what_a_failed_create_leaves_has_metadata",
+    ]),
+    Mutant(TagsAfterwards, "D2", [
+        "metadata_is_there_from_the_start", "what_a_failed_create_leaves_has_metadata",
+    ]),
+    Mutant(LeaksWhenCreateFails, "D3", ["a_failed_create_leaves_nothing_hidden"]),
+    Mutant(LeaksWhenCancelled, "D3", ["a_cancelled_create_leaves_nothing_hidden"]),
+    Mutant(WaitsOnce, "D4", ["anybody_may_wait_again", "a_cancelled_wait_can_be_taken_up"]),
+    Mutant(GivesBootingInstances, "D4", ["anybody_may_wait_again", "a_cancelled_wait_can_be_taken_up"]),
+    Mutant(WaitsForTheDeleted, "D4", ["waiting_for_a_deleted_instance_ends"], deadline_s=1.0),
+    Mutant(DeletesWithoutWaiting, "D5 D8", [
+        "gone_when_delete_returns", "deleting_twice_is_fine", "a_cancelled_delete_can_be_taken_up",
+        "another_driver_takes_over",
+    ]),
+    Mutant(ComplainsOfSecondDelete, "D5", ["deleting_twice_is_fine", "a_cancelled_delete_can_be_taken_up"]),
+    Mutant(HidesForeign, "D6", ["other_peoples_are_listed"]),
+    Mutant(ListsTwice, "D6", ["ours_are_listed_once"]),
+    Mutant(MiscountsResources, "D6", ["ours_are_listed_once"]),
+    Mutant(LetsCloudsErrorsOut, "D7", ["a_failing_cloud_gives_driver_errors"]),
+    Mutant(TripsOverUnknownLabels, "D7", ["nonsense_gives_driver_errors"]),
+    Mutant(KnowsOnlyItsOwn, "D8", ["another_driver_takes_over"]),
+    Mutant(DeletesOnlyItsOwn, "D8", ["another_driver_takes_over"]),
+    Mutant(DeletesAllWhenClosed, "D8", ["another_driver_takes_over"]),
+    Mutant(BlocksTheLoop, "D9", ["the_loop_is_never_held_up"], max_block_s=0.2),
+    Mutant(MixesUpConcurrentCreates, "D9", ["calls_run_side_by_side"]),
+)  # fmt: skip
+
+
+async def report_on(driver: type[FakeDriver], **more: object) -> Report:
+    cloud = FakeCloud()
+    subject = fake_subject(cloud, lambda config, context, shared: driver(config, context, cloud=shared), **more)
+    cloud.update({"boot-time": 0.004, "delete-time": 0.002, "create-time": 0.002})
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            return await run(subject)
+    finally:
+        cloud.close()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.driver.__name__)
+async def test_broken_driver_is_caught_by_its_rule(mutant: Mutant) -> None:
+    report = await report_on(mutant.driver, deadline_s=mutant.deadline_s, max_block_s=mutant.max_block_s)
+    assert report.broken_rules == set(mutant.rules.split()), str(report)
+    assert [result.check for result in report.failures] == list(mutant.checks), str(report)
+    assert all(result.detail for result in report.failures)
+
+
+def test_every_rule_has_a_check_and_every_check_a_mutant() -> None:
+    assert sorted({check.rule for check in CHECKS}) == [f"D{number}" for number in range(1, 10)]
+    assert {check.name for check in CHECKS} == {name for mutant in MUTANTS for name in mutant.checks}
+    assert all(check.promise for check in CHECKS)

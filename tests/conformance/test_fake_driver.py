@@ -1,0 +1,34 @@
+"""The fake driver keeps every rule, with its cloud in memory and in a file that each driver opens by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.drivers.conformance import Verdict, run
+from nodelaunch.drivers.fake.cloud import FakeCloud
+from support.fakeclouds import fake_subject
+
+DEADLINE_S = 120.0
+
+
+@pytest.fixture(params=["memory", "file"])
+def cloud(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeCloud]:
+    cloud = FakeCloud(tmp_path / "cloud.sqlite" if request.param == "file" else None, patience_s=10)
+    yield cloud
+    cloud.close()
+
+
+@pytest.mark.parametrize("times", [{}, {"boot-time": 0, "delete-time": 0, "create-time": 0}], ids=["slow", "at once"])
+async def test_fake_driver_keeps_every_rule(cloud: FakeCloud, times: dict[str, float]) -> None:
+    subject = fake_subject(cloud)
+    cloud.update(times)
+    async with asyncio.timeout(DEADLINE_S):
+        report = await run(subject)
+    assert report.ok, str(report)
+    assert {result.verdict for result in report.results} == {Verdict.PASSED}, str(report)
+    assert cloud.servers() == []
+    assert cloud.used() == {}

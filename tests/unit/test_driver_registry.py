@@ -1,0 +1,79 @@
+"""Drivers are found by name, imported late, and missed with a word on what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from nodelaunch.config.models import ProviderConfig
+from nodelaunch.drivers import DriverNotFoundError, DriverPlugin, DriverRegistry
+from nodelaunch.errors import DriverError
+from nodelaunch.protocol.driver import Driver, DriverContext
+
+
+def _open(config: ProviderConfig, context: DriverContext) -> Driver:
+    raise DriverError("never opened here")
+
+
+OWN = DriverPlugin("own", ProviderConfig, _open)
+
+
+def installed(**points: str) -> DriverRegistry:
+    """A registry in which *points*, given as module and attribute, are all that is installed."""
+    registry = DriverRegistry()
+    registry._installed = {name: EntryPoint(name, value, "nodelaunch.drivers") for name, value in points.items()}
+    return registry
+
+
+def test_installed_drivers_are_found() -> None:
+    registry = DriverRegistry()
+    assert {"fake", "static", "test"} <= set(registry.names)
+    assert registry.get("static").name == "static"
+    assert registry.get("static") is registry.get("static")
+
+
+def test_names_are_told_without_importing_a_driver() -> None:
+    code = (
+        "import sys; from nodelaunch.drivers import DriverRegistry; DriverRegistry().names;"
+        "print([name for name in sys.modules if name.startswith('nodelaunch.drivers.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_drivers_handed_in_go_first() -> None:
+    own_fake = DriverPlugin("fake", ProviderConfig, _open)
+    registry = DriverRegistry([OWN, own_fake])
+    assert registry.get("own") is OWN
+    assert registry.get("fake") is own_fake
+    assert "own" in registry.names
+
+
+def test_unknown_driver_is_told_with_what_there_is() -> None:
+    registry = installed(static="x:y", fake="x:y")
+    with pytest.raises(
+        DriverNotFoundError, match=r"^unknown driver 'sttic'; did you mean 'static'\? installed: fake, "
+    ):
+        registry.get("sttic")
+    with pytest.raises(DriverNotFoundError, match=r"^unknown driver 'openstack'; installed: fake, static$"):
+        registry.get("openstack")
+
+
+def test_missing_library_is_told_with_how_to_get_it() -> None:
+    registry = installed(openstack="no_such_library.driver:PLUGIN", cloud="no_such_library:PLUGIN [extra]")
+    with pytest.raises(DriverNotFoundError, match=r"\(no_such_library\); try: pip install 'nodelaunch\[openstack\]'$"):
+        registry.get("openstack")
+    with pytest.raises(DriverNotFoundError, match=r"pip install 'nodelaunch\[extra\]'$"):
+        registry.get("cloud")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("nodelaunch.drivers:NOTHING", "there is no nodelaunch.drivers:NOTHING"), ("os:path", "is no DriverPlugin")],
+)
+def test_entry_point_that_leads_nowhere(value: str, message: str) -> None:
+    with pytest.raises(DriverNotFoundError, match=message):
+        installed(broken=value).get("broken")
