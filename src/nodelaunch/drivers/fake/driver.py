@@ -115,6 +115,7 @@ class FakeDriver:
         if self._is_missing(label, settings):
             raise LabelUnusableError(f"image {label.cloud_image} does not exist", provider=self.config.name)
         zone = spec.zone or self._random.choice(pool.availability_zones or ZONES)
+        metadata = self._metadata(spec, label)
         fails = self._random.random() < settings.get("failure-rate", self.config.failure_rate)
         instance_id = await self._ask(
             lambda: self.cloud.create(
@@ -122,7 +123,7 @@ class FakeDriver:
                 flavor=flavor,
                 image=spec.image_external_id or label.cloud_image,
                 zone=zone,
-                metadata=self._metadata(spec, label),
+                metadata=metadata,
                 resources={name: need[name] for name in need},
                 limits=self._limits(settings),
                 boot_time=settings.get("boot-time", self.config.boot_time),
