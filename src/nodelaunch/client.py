@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from nodelaunch.clock import Clock, WallClock
-from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError, StoreError
+from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError, SessionLostError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -29,6 +29,7 @@ from nodelaunch.protocol.store import (
     Put,
     ReleaseLock,
     Removed,
+    SessionState,
     Store,
     Tree,
     TreeEvent,
@@ -39,6 +40,8 @@ LOCK_TIMEOUT_S = 30.0
 """How long to wait for the lock of a node that was handed over. Source: Zuul."""
 RETURN_TIMEOUT_S = 30.0
 """How long giving nodes back may take when the user is in a hurry to end."""
+
+_OVER = (SessionState.LOST, SessionState.CLOSED)
 
 Progress = Callable[[NodeRequest], None]
 
@@ -90,6 +93,7 @@ class NodeClient:
         async with AsyncExitStack() as stack:
             self._tree = await stack.enter_async_context(self.store.tree(paths.REQUESTS))
             stack.callback(self._tree.subscribe(self._on_event))
+            stack.callback(self.store.session.subscribe(lambda _state: self._wake_all()))
             self._stack = stack.pop_all()
         return self
 
@@ -103,8 +107,11 @@ class NodeClient:
                 if request_id in self._changed:
                     self._changed[request_id].set()
             case Warmed() | Cooled():
-                for changed in self._changed.values():
-                    changed.set()
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        for changed in self._changed.values():
+            changed.set()
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -142,15 +149,20 @@ class NodeClient:
         return RequestHandle(self, replace(request, id=paths.request_id_at(entry.path) or RequestId("")))
 
     async def follow(self, request_id: RequestId) -> AsyncIterator[NodeRequest]:
-        """The request in its every version that is seen, the present one first. Raises: RecordGoneError at its end."""
+        """The request in its every version that is seen, the present one first.
+
+        Raises: RecordGoneError at its end; SessionLostError when our session, with which it lives, ends.
+        """
         if self._tree is None:
             raise NodelaunchError("the client is not open: use it with 'async with'")
         path = paths.request(request_id)
         changed = self._changed.setdefault(request_id, asyncio.Event())
-        version = -1
+        version, epoch = -1, self.store.session.epoch
         try:
             while True:
                 changed.clear()
+                if self.store.session.epoch != epoch or self.store.session.state in _OVER:
+                    raise SessionLostError(path, "the session with the store ended, and the request with it")
                 entry = self._tree.get(path)
                 if entry is not None and entry.stat.version > version:
                     version = entry.stat.version

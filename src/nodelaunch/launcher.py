@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Self
 
@@ -22,6 +22,7 @@ import structlog
 
 from nodelaunch import __version__
 from nodelaunch.clock import Clock, WallClock
+from nodelaunch.config.file import check_files as find_unreadable
 from nodelaunch.config.file import load_config as read_config
 from nodelaunch.config.file import position_of
 from nodelaunch.config.models import Config, ProviderConfig
@@ -72,15 +73,17 @@ def load_config(
     return config
 
 
-def check_files(config: Config, path: str) -> list[ConfigProblem]:
-    """What is wrong with the files the configuration in *path* names; nothing is connected to."""
+def check_files(config: Config, path: str, *, secure: str | None = None) -> Sequence[ConfigProblem]:
+    """What is wrong with the files the configuration in *path* and *secure* names; nothing is connected to."""
+    if unreadable := find_unreadable(path, secure=secure):
+        return unreadable
     if config.zookeeper_tls is None:
         return []
     tls = config.zookeeper_tls
     try:
         TlsFiles(tls.cert, tls.key, tls.ca).context()
     except (ValueError, OSError) as error:
-        return [ConfigProblem(path, *position_of(path, ("zookeeper-tls",)), f"zookeeper-tls: {error}")]
+        return [ConfigProblem(path, *position_of(path, ("zookeeper-tls",), secure=secure), f"zookeeper-tls: {error}")]
     return []
 
 
@@ -254,6 +257,8 @@ class Launcher:
         driver = self._drivers.get(config.driver).open(config, context)
         provider = ProviderRuntime(config, driver, self.view)
         self.providers[config.name] = provider
+        if self._sweeper is not None:
+            self._sweeper.provider_started(config.name)
         pools = [self._make_pool(provider, index) for index in range(len(config.pools))]
         for pool in pools:
             self.pools[config.name, pool.ctx.pool.name] = pool

@@ -160,11 +160,10 @@ async def test_old_ready_node_is_deleted(tmp_path: Path) -> None:
 
 async def test_leaked_instance_is_deleted_and_a_foreign_one_is_not(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
-        common = {"now": 0.0, "flavor": "Fake Flavor", "zone": "az1", "resources": {"instances": 1}}
         ours = {"nodepool_provider_name": "cloud", "nodepool_node_id": "0000009999"}
         theirs = {"nodepool_provider_name": "another", "nodepool_node_id": "0000009999"}
-        leaked = site.cloud.create(name="leak", metadata=ours, limits={}, boot_time=0, details={}, **common)
-        foreign = site.cloud.create(name="foreign", metadata=theirs, limits={}, boot_time=0, details={}, **common)
+        leaked = site.cloud.add(metadata=ours)
+        foreign = site.cloud.add(metadata=theirs)
         await site.until(lambda: site.cloud.server(leaked) is None)
         await asyncio.sleep(300)
         assert site.cloud.server(foreign) is not None
@@ -195,7 +194,8 @@ async def test_failing_provider_takes_no_other_down(tmp_path: Path) -> None:
 """
     async with running(tmp_path, more=more) as site:
         assert len(await site.job("small")) == 1
-        assert site.launcher.readiness() == ["pool broken/main not started"]
+        assert site.launcher.providers["broken"].down is not None
+        assert site.launcher.providers["cloud"].down is None
 
 
 async def test_launches_at_once_are_limited(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def run_check(args: argparse.Namespace) -> int:
     config, warnings = load_config(args.file, secure=args.secure, drivers=DriverRegistry())
     for warning in warnings:
         say(f"{warning} (warning)")
-    problems = check_files(config, args.file)
+    problems = check_files(config, args.file, secure=args.secure)
     if problems:
         raise ConfigError(problems)
     pools = sum(len(provider.pools) for provider in config.providers)

@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.console import Console
 from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say, say_json
 from nodelaunch.client import NodeClient, RequestHandle
 from nodelaunch.config.models import Config
-from nodelaunch.errors import RequestFailedError
+from nodelaunch.errors import RequestFailedError, StoreError
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
 
@@ -56,7 +57,8 @@ async def _request(config: Config, args: argparse.Namespace) -> int:
             return 1
         finally:
             for handle in handles:
-                await handle.cancel()
+                with suppress(StoreError):  # what is left goes with our session
+                    await handle.cancel()
     failures = [result for result in results if isinstance(result, BaseException)]
     for failure in failures:
         print(f"nodelaunch: {failure}", file=sys.stderr)  # noqa: T201

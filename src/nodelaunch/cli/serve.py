@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = config_of(args)
-    if problems := check_files(config, args.config):
+    if problems := check_files(config, args.config, secure=args.secure):
         raise ConfigError(problems)
     return asyncio.run(_serve(config, args))
 

@@ -109,6 +109,11 @@ class Sweeper:
         finally:
             unsubscribe()
 
+    def provider_started(self, name: str) -> None:
+        """Nodes of provider *name* can be deleted from now on: see what it left behind."""
+        for seen in self._view.nodes_of(name):
+            self._look_at_node(seen.record.id)
+
     async def settled(self) -> None:
         """Wait until nothing that was begun is still under way."""
         await self._idle.wait()

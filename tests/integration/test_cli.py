@@ -1,0 +1,169 @@
+"""The commands, as processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.process import Serve, run
+
+CONFIG = """
+embedded-store: {{path: {folder}/store.sqlite}}
+webapp: {{port: 0, listen_address: 127.0.0.1}}
+labels: [{{name: small}}]
+providers:
+  - name: cloud
+    driver: fake
+    boot-time: {boot_time}
+    cloud-file: {folder}/cloud.sqlite
+    cloud-images: [{{name: image}}]
+    pools: [{{name: main, max-servers: 4, labels: [{{name: small, cloud-image: image, min-ram: 8192}}]}}]
+"""
+
+
+class Site:
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "nodepool.yaml"
+        self.cloud_file = folder / "cloud.sqlite"
+        self.folder = folder
+        self.running: list[Serve] = []
+
+    def serve(self, *, boot_time: float = 0.0) -> Serve:
+        self.config.write_text(CONFIG.format(folder=self.folder, boot_time=boot_time))
+        serve = Serve(self.config, "--drain-timeout", "0.5")
+        self.running.append(serve)
+        serve.await_log("pool_registered")
+        serve.await_log("http_listening")
+        return serve
+
+    def cloud(self) -> list[dict[str, object]]:
+        done = run("fake-cloud", str(self.cloud_file), "show", "--json", check=True)
+        instances: list[dict[str, object]] = json.loads(done.stdout)["instances"]
+        return instances
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    for serve in made.running:
+        serve.kill()
+
+
+def test_demo_fulfils_everything_and_leaks_nothing() -> None:
+    done = run("demo", timeout_s=20.0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 requests fulfilled, everything given back, nothing leaked" in done.stdout
+    assert "median" in done.stdout
+
+
+def test_request_prints_its_nodes_and_gives_them_back(site: Site) -> None:
+    serve = site.serve()
+    done = run("request", "small", "small", "--count", "3", "--json", "-c", str(site.config))
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert [[node["label"] for node in answer["nodes"]] for answer in answers] == [["small", "small"]] * 3
+    assert "fulfilled" in done.stderr
+    serve.await_log("node_deleted", count=6)
+    assert site.cloud() == []
+    listed = run("list", "--json", "-c", str(site.config), check=True)
+    assert json.loads(listed.stdout) == []
+    assert serve.stop() == 0
+    assert serve.complaints == []
+
+
+def test_request_that_fails_says_who_declined(site: Site) -> None:
+    site.serve()
+    done = run("request", "no-such-label", "-c", str(site.config))
+    assert done.returncode == 1
+    assert "declined by" in done.stderr
+
+
+def test_commands_without_a_launcher_say_so(site: Site) -> None:
+    site.config.write_text(CONFIG.format(folder=site.folder, boot_time=0))
+    done = run("list", "-c", str(site.config))
+    assert done.returncode == 1
+    assert "is 'nodelaunch serve' running with this configuration?" in done.stderr
+
+
+def test_second_launcher_on_the_same_file_is_refused(site: Site) -> None:
+    first = site.serve()
+    done = run("serve", "-c", str(site.config))
+    assert done.returncode == 1
+    assert f"is in use by process {first.process.pid}" in done.stderr
+
+
+def test_wrong_configuration_starts_nothing(site: Site) -> None:
+    site.config.write_text("labels: [{name: a}]\nproviders:\n  - name: x\n    driver: fake\n    pols: []\n")
+    for command in (("serve", "-c", str(site.config)), ("config", "check", str(site.config))):
+        done = run(*command)
+        assert done.returncode == 2
+        assert f"{site.config}:5:5: unknown key" in done.stderr
+        assert "pools" in done.stderr
+    assert not (site.folder / "store.sqlite").exists()
+
+
+def test_unreadable_tls_files_are_named_with_their_place(site: Site) -> None:
+    site.config.write_text(
+        "zookeeper-servers: [{host: 127.0.0.1}]\nzookeeper-tls:\n  cert: /no/cert\n  key: /no/key\n  ca: /no/ca\n"
+        "labels: [{name: a}]\n"
+    )
+    done = run("serve", "-c", str(site.config))
+    assert done.returncode == 2
+    assert f"{site.config}:3:9: cert: /no/cert can't be read: No such file or directory" in done.stderr
+
+
+def test_health_turns_while_draining_and_a_second_signal_stops_at_once(site: Site) -> None:
+    serve = site.serve(boot_time=3600)
+    assert serve.get("/health/live") == (200, "OK\n")
+    assert serve.get("/ready")[0] == 200
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "request", "small", "-c", str(site.config)], stderr=subprocess.DEVNULL
+    ) as request:
+        serve.await_log("request_accepted")
+        serve.process.send_signal(signal.SIGTERM)
+        serve.await_log("draining")
+        serve.process.send_signal(signal.SIGTERM)
+        assert serve.wait() == 1
+        assert request.wait(timeout=60) == 1
+
+
+def test_drained_launcher_hands_back_and_deletes(site: Site) -> None:
+    serve = site.serve(boot_time=3600)
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "request", "small", "-c", str(site.config)], stderr=subprocess.DEVNULL
+    ) as request:
+        serve.await_log("request_accepted")
+        assert serve.stop() == 0
+        assert request.wait(timeout=60) == 1
+    assert site.cloud() == []
+    assert serve.complaints == []
+
+
+def test_killed_launcher_leaves_nothing_after_the_next_start(site: Site) -> None:
+    first = site.serve(boot_time=3600)
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "request", "small", "small", "-c", str(site.config)],
+        stderr=subprocess.DEVNULL,
+    ) as request:
+        first.await_log("request_accepted")
+        deadline = time.monotonic() + 60
+        while len(site.cloud()) < 2:
+            assert time.monotonic() < deadline
+        first.kill()
+        assert request.wait(timeout=60) == 1
+    second = site.serve()
+    second.await_log("node_deleted", count=2)
+    assert site.cloud() == []
+    with sqlite3.connect(site.folder / "store.sqlite") as db:
+        left = [path for (path,) in db.execute("SELECT path FROM znodes WHERE path LIKE '/nodepool/nodes/%'")]
+    db.close()
+    assert left == []
