@@ -1,0 +1,52 @@
+"""The public names as an embedder uses them; only type-checked, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from nodelaunch import Config, Launcher, NodeClient, errors, load_config
+from nodelaunch.drivers import DriverPlugin, DriverRegistry
+from nodelaunch.drivers.fake import PLUGIN as FAKE
+from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.static.driver import StaticDriver
+from nodelaunch.drivers.test.driver import TestDriver
+from nodelaunch.protocol.driver import Driver, HostScanner, Instance, ScansHostKeys, SupportsInventory
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.store import Store
+from nodelaunch.sshscan import SshScanner
+from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.socket import SocketStore
+from nodelaunch.store.zookeeper import ZooKeeperStore
+
+
+async def embed(path: str) -> str | None:
+    config: Config = load_config(path, secure=None)
+    async with Launcher(config, drivers=DriverRegistry([FAKE]), store=EmbeddedStore(None)) as launcher:
+        async with NodeClient(launcher.store) as client, client.nodes(["a", "b"], priority="100") as nodes:
+            node: Node = nodes[0]
+            try:
+                await launcher.run()
+            except errors.StoreError as error:
+                return error.path
+            return node.interface_ip
+
+
+def stores() -> list[Store]:
+    """Each keeps the port."""
+    return [EmbeddedStore(None), SocketStore("/path"), ZooKeeperStore([("host", 2281)])]
+
+
+def drivers(fake: FakeDriver, static: StaticDriver, test: TestDriver) -> list[Driver]:
+    """Each keeps the port."""
+    return [fake, static, test]
+
+
+def extras(fake: FakeDriver, static: StaticDriver) -> tuple[ScansHostKeys, SupportsInventory, HostScanner]:
+    return fake, static, SshScanner()
+
+
+def listing(driver: Driver) -> AsyncIterator[Instance]:
+    return driver.list_instances()
+
+
+plugin: DriverPlugin = FAKE
