@@ -17,7 +17,7 @@ import pytest
 
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.controls import FAULTS, CloudBusyError, CloudRefusedError
-from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.fake.driver import PAGE, FakeDriver
 from nodelaunch.errors import (
     DriverError,
     InstanceNotFoundError,
@@ -153,10 +153,18 @@ def test_listing_goes_page_by_page(cloud: FakeCloud) -> None:
     assert [server.id for server in (*first, *rest)] == ids
 
 
+async def test_driver_lists_all_pages(cloud: FakeCloud) -> None:
+    ids = [cloud.add() for _ in range(2 * PAGE + 1)]
+    async with asyncio.timeout(DEADLINE_S):
+        assert [instance.external_id async for instance in fake_driver(cloud).list_instances()] == ids
+
+
 def test_a_step_that_fails_leaves_nothing(cloud: FakeCloud) -> None:
+    cloud.fail("boot")
     with pytest.raises(TypeError):
         make(cloud, details={"not for JSON": object()})
     assert (cloud.servers(), cloud.used(), cloud.log()) == ([], {}, [])
+    assert len(cloud.faults()) == 1
 
 
 def test_ids_come_from_the_seed_in_memory_only(tmp_path: Path) -> None:
@@ -459,6 +467,15 @@ async def test_waiting_notices_that_the_instance_is_gone(
 ) -> None:
     cloud, other = outside
     assert type(await waiting(cloud, lambda i: how(other, i))) is InstanceNotFoundError
+
+
+async def test_what_is_being_deleted_is_not_waited_for(cloud: FakeCloud) -> None:
+    driver = fake_driver(cloud)
+    async with asyncio.timeout(DEADLINE_S):
+        external_id = await driver.create_instance(a_spec())
+        cloud.delete(external_id, delete_time=3600)
+        with pytest.raises(InstanceNotFoundError):
+            await driver.wait_until_active(external_id)
 
 
 async def test_waiting_ends_when_the_driver_is_closed(in_file: Callable[[], FakeCloud]) -> None:
