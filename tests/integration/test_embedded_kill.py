@@ -21,7 +21,8 @@ async def write(store, name):
     while True:
         number += 1
         data = str(number).encode()
-        await store.commit([Put(f"/{name}/a", data), Put(f"/{name}/b", data), Create(f"/{name}/n", data, sequence=True)])
+        puts = [Put(f"/{name}/a", data), Put(f"/{name}/b", data)]
+        await store.commit([*puts, Create(f"/{name}/n", data, sequence=True)])
         print(name, number, flush=True)
 
 async def main():

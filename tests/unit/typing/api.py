@@ -21,14 +21,17 @@ from nodelaunch.store.zookeeper import ZooKeeperStore
 
 async def embed(path: str) -> str | None:
     config: Config = load_config(path, secure=None)
-    async with Launcher(config, drivers=DriverRegistry([FAKE]), store=EmbeddedStore(None)) as launcher:
-        async with NodeClient(launcher.store) as client, client.nodes(["a", "b"], priority="100") as nodes:
-            node: Node = nodes[0]
-            try:
-                await launcher.run()
-            except errors.StoreError as error:
-                return error.path
-            return node.interface_ip
+    async with (
+        Launcher(config, drivers=DriverRegistry([FAKE]), store=EmbeddedStore(None)) as launcher,
+        NodeClient(launcher.store) as client,
+        client.nodes(["a", "b"], priority="100") as nodes,
+    ):
+        node: Node = nodes[0]
+        try:
+            await launcher.run()
+        except errors.StoreError as error:
+            return error.path
+        return node.interface_ip
 
 
 def stores() -> list[Store]:
