@@ -1,0 +1,17 @@
+"""The values that pass between engine and drivers."""
+
+from __future__ import annotations
+
+from nodelaunch.protocol.driver import Instance, LabelTraits, Machine
+
+
+def test_a_machine_slot_is_known_by_name_user_port_and_slot() -> None:
+    machine = Machine(pool="rack", name="bm1", labels=("bare",), slot=1, username="zuul", connection_port=2222)
+    assert machine.identity == ("bm1", "zuul", 2222, 1)
+
+
+def test_defaults_are_nodepools() -> None:
+    traits = LabelTraits()
+    assert (traits.connection_type, traits.connection_port, traits.python_path) == ("ssh", 22, "auto")
+    assert traits.host_key_checking
+    assert not Instance("i").is_active  # type: ignore[arg-type]
