@@ -98,9 +98,9 @@ class Inventory:
         for identity, records in recorded.items():
             kept = self._kept(records) if identity in wanted else None
             for seen in records:
-                if seen is not kept:
+                if seen is not kept and self._is_free(seen):
                     self._begin(group, (*identity[:3], -1 - int(seen.record.id)), self._deregister(seen))
-                elif self._may_be_outdated(seen):
+                elif seen is kept and self._may_be_outdated(seen):
                     self._looked_at.add((seen.record.id, seen.version))
                     self._begin(group, identity, self._update(seen, wanted[identity]))
 
@@ -165,8 +165,6 @@ class Inventory:
 
     async def _deregister(self, seen: Seen[Node]) -> None:
         """Take out a free record of a slot that is not wanted; one in use goes after its use."""
-        if not seen.record.is_idle or self._view.is_node_locked(seen.record.id):
-            return
         if await discard_node(self._store, seen, self._clock):
             self._log.info("machine_deregistered", node_id=seen.record.id, hostname=seen.record.hostname)
 
@@ -174,9 +172,11 @@ class Inventory:
 
     def _may_be_outdated(self, seen: Seen[Node]) -> bool:
         """Whether this free record was not compared with its machine yet."""
-        node = seen.record
-        is_new = (node.id, seen.version) not in self._looked_at
-        return is_new and node.is_idle and not self._view.is_node_locked(node.id)
+        return (seen.record.id, seen.version) not in self._looked_at and self._is_free(seen)
+
+    def _is_free(self, seen: Seen[Node]) -> bool:
+        """Whether nobody has the record; one in use is looked at again when it is not any more."""
+        return seen.record.is_idle and not self._view.is_node_locked(seen.record.id)
 
     async def _update(self, seen: Seen[Node], machine: Machine) -> None:
         found = await self._driver.inspect(machine)
