@@ -13,9 +13,6 @@ What does *not* belong here: access from other processes (socket.py).
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import sqlite3
 import time
 import uuid
 from collections import Counter
@@ -24,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from nodelaunch.errors import (
     LockBusyError,
@@ -35,11 +32,8 @@ from nodelaunch.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from nodelaunch.protocol.paths import contender_sequence
 from nodelaunch.protocol.store import (
     ANY_VERSION,
-    Changed,
-    Cooled,
     Create,
     Delete,
     Entry,
@@ -47,97 +41,16 @@ from nodelaunch.protocol.store import (
     Op,
     Put,
     ReleaseLock,
-    Removed,
     SessionState,
-    Stat,
     TakeLock,
     Tree,
-    TreeEvent,
-    Unsubscribe,
-    Warmed,
 )
-from nodelaunch.store.znodes import Change, PlainOp, Znode, ZnodeTree, join, parents
+from nodelaunch.store.shared import LossListeners, SessionStates, TreeCopy, contenders_in, in_order
+from nodelaunch.store.sqlite import SqliteFile
+from nodelaunch.store.znodes import Change, PlainOp, ZnodeTree, join, parents
 
 Result = Entry | Lock | None
 Clock = Callable[[], float]
-
-
-# -- on disk --------------------------------------------------------------------------------------------------------
-
-
-class _Disk:
-    """The SQLite file. Its methods block; they run in one worker thread."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._guard = _own(path)
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # acknowledged means safe from a power cut, too
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS znodes (path TEXT PRIMARY KEY, data BLOB NOT NULL, version INTEGER,"
-                " created_zxid INTEGER, modified_zxid INTEGER, created_at REAL, modified_at REAL, owner INTEGER,"
-                " cversion INTEGER) WITHOUT ROWID"
-            )
-            self._db.execute("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER)")
-        except sqlite3.Error as error:
-            self._guard.close()
-            raise StoreUnavailableError(str(path), f"not usable as a store: {error}") from None
-
-    def load(self) -> tuple[list[Znode], int]:
-        """Everything stored, and the last zxid."""
-        rows = self._db.execute(
-            "SELECT path, data, version, created_zxid, modified_zxid, created_at, modified_at, owner, cversion"
-            " FROM znodes"
-        )
-        nodes = [Znode(Entry(path, bytes(data), Stat(*stat)), cversion) for path, data, *stat, cversion in rows]
-        row = self._db.execute("SELECT value FROM counters WHERE name = 'zxid'").fetchone()
-        return nodes, row[0] if row else 0
-
-    def write(self, changes: Sequence[Change], zxid: int) -> None:
-        """Store *changes*, all or none."""
-        last = {change.path: change.new for change in changes}
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.executemany("DELETE FROM znodes WHERE path = ?", [(p,) for p, new in last.items() if new is None])
-            self._db.executemany(
-                "INSERT OR REPLACE INTO znodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [_row(node) for node in last.values() if node is not None],
-            )
-            self._db.execute("INSERT OR REPLACE INTO counters VALUES ('zxid', ?)", (zxid,))
-            self._db.execute("COMMIT")
-        except sqlite3.Error:
-            self._db.execute("ROLLBACK")
-            raise
-
-    def close(self) -> None:
-        self._db.close()
-        self._guard.close()
-
-
-def _row(node: Znode) -> tuple[object, ...]:
-    stat = node.entry.stat
-    return (
-        node.entry.path, node.entry.data, stat.version, stat.created_zxid, stat.modified_zxid, stat.created_at,
-        stat.modified_at, stat.owner, node.cversion,
-    )  # fmt: skip
-
-
-def _own(path: Path) -> IO[str]:
-    """An open file that keeps every other process from opening the store at *path*."""
-    guard = path.with_name(path.name + ".lock").open("a+", encoding="ascii")
-    try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        guard.seek(0)
-        owner = guard.read().strip() or "unknown"
-        guard.close()
-        raise StoreUnavailableError(str(path), f"is in use by process {owner}") from None
-    guard.truncate(0)
-    guard.write(str(os.getpid()))
-    guard.flush()
-    return guard
 
 
 # -- the owner of the data ------------------------------------------------------------------------------------------
@@ -160,7 +73,7 @@ class _Engine:
         self.listeners: list[Callable[[Sequence[Change]], None]] = []
         self.next_session = 1
         self._path = path
-        self._disk: _Disk | None = None
+        self._disk: SqliteFile | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._queue: list[_Pending] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -174,7 +87,7 @@ class _Engine:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="nodelaunch-store")
             loop = asyncio.get_running_loop()
             try:
-                self._disk = await loop.run_in_executor(self._worker, _Disk, self._path)
+                self._disk = await loop.run_in_executor(self._worker, SqliteFile, self._path)
             except OSError as error:
                 self._worker.shutdown()
                 raise StoreUnavailableError(str(self._path), f"can't be opened: {error.strerror}") from None
@@ -272,65 +185,28 @@ def _answer(done: asyncio.Future[list[Result]], outcome: list[Result] | StoreErr
 # -- sessions and locks ---------------------------------------------------------------------------------------------
 
 
-class EmbeddedSession:
+class EmbeddedSession(SessionStates):
     """The port's session. It is connected as long as the store is open, unless a simulation says otherwise."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.id = 0
-        self.epoch = 0
-        self.state = SessionState.CONNECTING
         self.locks: set[EmbeddedLock] = set()
-        self._listeners: list[Callable[[SessionState], None]] = []
-        self._changed = asyncio.Event()
-
-    def enter(self, state: SessionState) -> None:
-        self.state = state
-        for listener in tuple(self._listeners):
-            listener(state)
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def connected(self) -> int:
-        while self.state is not SessionState.CONNECTED:
-            if self.state is SessionState.CLOSED:
-                raise StoreUnavailableError(detail="the store is closed")
-            await self._changed.wait()
-        return self.epoch
-
-    def subscribe(self, listener: Callable[[SessionState], None]) -> Unsubscribe:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
 
-class EmbeddedLock:
+class EmbeddedLock(LossListeners):
     """The port's lock."""
 
     def __init__(self, store: EmbeddedStore, path: str, contender: str) -> None:
+        super().__init__()
         self.path = path
         self.contender = contender
         self.is_held = True
-        self.is_lost = False
         self._store = store
-        self._listeners: list[Callable[[], None]] = []
-
-    def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
-        if self.is_lost:
-            asyncio.get_running_loop().call_soon(listener)
-            return lambda: None
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return stop
 
     def lose(self) -> None:
-        """The session it was taken in is over."""
-        self.is_held, self.is_lost = False, True
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener()
+        self.is_held = False
+        super().lose()
 
     def forget(self) -> None:
         """It was given back."""
@@ -348,78 +224,23 @@ class EmbeddedLock:
 # -- trees ----------------------------------------------------------------------------------------------------------
 
 
-class EmbeddedTree:
+class EmbeddedTree(TreeCopy):
     """The port's tree. It is warm as long as the session is connected."""
 
     def __init__(self, root: str, entries: Iterable[Entry], wants_data: Callable[[str], bool]) -> None:
-        self.root = root
-        self.is_warm = True
-        self._wants_data = wants_data
-        self._entries: dict[str, Entry] = {}
-        self._children: dict[str, set[str]] = {}
-        self._listeners: list[Callable[[TreeEvent], None]] = []
-        self._warmed = asyncio.Event()
+        super().__init__(root, wants_data)
         for entry in entries:
-            self._keep(entry)
-
-    async def warm(self) -> None:
-        while not self.is_warm:
-            await self._warmed.wait()
-
-    def get(self, path: str) -> Entry | None:
-        return self._entries.get(path)
-
-    def children(self, path: str) -> Collection[str]:
-        return self._children.get(path, frozenset())
-
-    def entries(self) -> Iterable[Entry]:
-        return list(self._entries.values())
-
-    def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    def _keep(self, entry: Entry) -> Entry:
-        kept = entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat)
-        self._entries[entry.path] = kept
-        parent, _, name = entry.path.rpartition("/")
-        self._children.setdefault(parent, set()).add(name)
-        return kept
-
-    def _drop(self, path: str) -> Entry:
-        parent, _, name = path.rpartition("/")
-        self._children.get(parent, set()).discard(name)
-        return self._entries.pop(path)
+            self.put_entry(entry)
+        self.set_warm(True)
 
     def on_changes(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            if not change.path.startswith(self.root + "/"):
+            if not self.covers(change.path):
                 continue
             if change.new is None:
                 self.drop_entry(change.path)
             elif change.old is None or change.old.entry != change.new.entry:
                 self.put_entry(change.new.entry)
-
-    def put_entry(self, entry: Entry) -> None:
-        """The entry is new, or has new data."""
-        old = self._entries.get(entry.path)
-        self._tell(Changed(self._keep(entry), old))
-
-    def drop_entry(self, path: str) -> None:
-        """The entry is gone."""
-        self._tell(Removed(self._drop(path)))
-
-    def set_warm(self, is_warm: bool) -> None:
-        if is_warm != self.is_warm:
-            self.is_warm = is_warm
-            self._tell(Warmed() if is_warm else Cooled())
-            if is_warm:
-                self._warmed.set()
-                self._warmed = asyncio.Event()
-
-    def _tell(self, event: TreeEvent) -> None:
-        for listener in tuple(self._listeners):
-            listener(event)
 
 
 # -- the store ------------------------------------------------------------------------------------------------------
@@ -597,7 +418,7 @@ class EmbeddedStore:
                 directory: list[PlainOp] = []
                 if znodes.find(path) is None:
                     directory.append(Create(path))
-                elif _in_order(znodes.children(path)):
+                elif in_order(znodes.children(path)):
                     raise LockBusyError(path)
                 return [*directory, Create(_new_contender(path), identifier, ephemeral=True, sequence=True)]
             case ReleaseLock(lock):
@@ -660,7 +481,7 @@ class EmbeddedStore:
         self._engine.listeners.append(listener)
         unsubscribe = self.session.subscribe(lambda _state: changed.set())
         try:
-            while join(path, _in_order(self._engine.znodes.children(path))[0]) != contender:
+            while join(path, in_order(self._engine.znodes.children(path))[0]) != contender:
                 await changed.wait()
                 changed.clear()
                 if self.session.epoch != epoch:
@@ -697,16 +518,6 @@ class EmbeddedStore:
 
 def _new_contender(path: str) -> str:
     return f"{path}/{uuid.uuid4().hex}__lock__"
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    """The contenders among *names*, the holder first."""
-    return sorted((name for name in names if contender_sequence(name)), key=lambda name: contender_sequence(name) or "")
-
-
-def contenders_in(path: str, names: Iterable[str]) -> list[str]:
-    """Full paths of the contenders among the children *names* of lock directory *path*, the holder first."""
-    return [join(path, name) for name in _in_order(names)]
 
 
 def _wake_for(path: str, event: asyncio.Event) -> Callable[[Sequence[Change]], None]:

@@ -45,7 +45,8 @@ from nodelaunch.protocol.store import (
     TreeEvent,
     Warmed,
 )
-from nodelaunch.store.embedded import EmbeddedLock, EmbeddedSession, EmbeddedStore, EmbeddedTree, contenders_in
+from nodelaunch.store.embedded import EmbeddedLock, EmbeddedSession, EmbeddedStore, EmbeddedTree
+from nodelaunch.store.shared import contenders_in
 
 log = structlog.get_logger(__name__)
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from nodelaunch.errors import SessionLostError, StoreUnavailableError
-from nodelaunch.protocol.store import SessionState, Unsubscribe
+from nodelaunch.errors import SessionLostError
+from nodelaunch.protocol.store import SessionState
+from nodelaunch.store.shared import SessionStates
 from nodelaunch.store.zkwire import (
     MAX_XID,
     OP_CLOSE,
@@ -36,12 +37,11 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
 CLOSE_TIMEOUT_S = 2.0
 
 
-class ZkSession:
+class ZkSession(SessionStates):
     """The port's session, and the way to send requests in it. `start` and `stop` it."""
 
     def __init__(self, servers: Sequence[Server], *, timeout_s: float, tls: ssl.SSLContext | None) -> None:
-        self.state = SessionState.CONNECTING
-        self.epoch = 0
+        super().__init__()
         self.session_id = 0
         self.timeout_s = timeout_s
         self.last_zxid = 0
@@ -58,8 +58,6 @@ class ZkSession:
         self._connection: WireConnection | None = None
         self._runner: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._listeners: list[Callable[[SessionState], None]] = []
-        self._changed = asyncio.Event()
         self._broken = asyncio.Event()
         self._complained = False
 
@@ -84,7 +82,7 @@ class ZkSession:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
-        self._enter(SessionState.CLOSED)
+        self.enter(SessionState.CLOSED)
         await asyncio.sleep(0)  # lets the transport's end be told
 
     async def _run(self) -> None:
@@ -161,13 +159,13 @@ class ZkSession:
         self._connection = connection
         self._schedule()
         self.on_connected()
-        self._enter(SessionState.CONNECTED)
+        self.enter(SessionState.CONNECTED)
 
     def _on_broken(self, connection: WireConnection, broken: asyncio.Event) -> None:
         if self._connection is connection:
             self._connection = None
             if self.state is SessionState.CONNECTED:
-                self._enter(SessionState.SUSPENDED)
+                self.enter(SessionState.SUSPENDED)
         broken.set()
 
     def _lose(self, why: str) -> None:
@@ -175,17 +173,10 @@ class ZkSession:
         log.warning("zookeeper_session_lost", session=f"{self.session_id:#x}", detail=why)
         self.session_id, self._password = 0, bytes(16)
         connection, self._connection = self._connection, None
-        self._enter(SessionState.LOST)
-        self._enter(SessionState.CONNECTING)
+        self.enter(SessionState.LOST)
+        self.enter(SessionState.CONNECTING)
         if connection is not None:
             connection.abort()
-
-    def _enter(self, state: SessionState) -> None:
-        self.state = state
-        for listener in tuple(self._listeners):
-            listener(state)
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     # -- hearing and silence ----------------------------------------------------------------------------------------
 
@@ -213,7 +204,7 @@ class ZkSession:
             self._lose("no answer for the whole session timeout")
         elif self.session_id and silent >= self.timeout_s * 2 / 3:
             if self.state in (SessionState.CONNECTED, SessionState.SUSPENDED):
-                self._enter(SessionState.DOUBTFUL)
+                self.enter(SessionState.DOUBTFUL)
             if self._connection is not None:
                 self._connection.abort()  # another server may answer
         elif self._connection is not None:
@@ -225,22 +216,11 @@ class ZkSession:
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
-    async def connected(self) -> int:
-        while self.state is not SessionState.CONNECTED:
-            if self.state is SessionState.CLOSED:
-                raise StoreUnavailableError(detail="the store is closed")
-            await self._changed.wait()
-        return self.epoch
-
-    def subscribe(self, listener: Callable[[SessionState], None]) -> Unsubscribe:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
     async def usable(self, epoch: int) -> None:
         """Wait until requests can be sent in session *epoch*. Raises: SessionLostError."""
         while self.state is not SessionState.CONNECTED or self._connection is None:
             self.check(epoch)
-            await self._changed.wait()
+            await self.changed()
         self.check(epoch)
 
     def check(self, epoch: int) -> None:

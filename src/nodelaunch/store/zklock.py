@@ -10,69 +10,50 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from nodelaunch.errors import StoreError
-from nodelaunch.protocol.paths import contender_sequence
 from nodelaunch.protocol.store import SessionState, Unsubscribe
+from nodelaunch.store.shared import LossListeners
 from nodelaunch.store.zkclient import ZkSession
 
 
-class ZkLock:
+class ZkLock(LossListeners):
     """The port's lock."""
 
     def __init__(
         self, session: ZkSession, epoch: int, path: str, contender: str, drop: Callable[[str], Awaitable[None]]
     ) -> None:
+        super().__init__()
         self.path = path
         self.contender = contender
         self._session = session
         self._epoch = epoch
         self._drop = drop
         self._is_released = False
-        self._is_lost = False
-        self._listeners: list[Callable[[], None]] = []
         self._stop: Unsubscribe = session.subscribe(self._on_state)
 
     @property
     def is_held(self) -> bool:
         return (
-            not self._is_released
-            and not self._is_lost
-            and self._session.epoch == self._epoch
-            and self._session.may_hold
+            not self._is_released and not self.is_lost and self._session.epoch == self._epoch and self._session.may_hold
         )
 
     def _on_state(self, state: SessionState) -> None:
-        if state in (SessionState.LOST, SessionState.CLOSED) and not self._is_lost:
-            self._is_lost = True
+        if state in (SessionState.LOST, SessionState.CLOSED) and not self.is_lost:
             self._stop()
-            listeners, self._listeners = self._listeners, []
-            for listener in listeners:
-                listener()
-
-    def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
-        if self._is_lost:
-            asyncio.get_running_loop().call_soon(listener)
-            return lambda: None
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return stop
+            self.lose()
 
     def forget(self) -> None:
         """It was given back."""
         if not self._is_released:
             self._is_released = True
-            if not self._is_lost:
+            if not self.is_lost:
                 self._stop()
 
     async def release(self) -> None:
-        if self._is_released or self._is_lost:
+        if self._is_released or self.is_lost:
             return
         self.forget()
         with suppress(StoreError):
@@ -82,8 +63,3 @@ class ZkLock:
 def new_contender(path: str) -> str:
     """Where to create, with a sequence number, a contender below lock directory *path*."""
     return f"{path}/{uuid.uuid4().hex}__lock__"
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """The contenders among *names*, the holder first; other names are nobody's."""
-    return sorted((name for name in names if contender_sequence(name)), key=lambda name: contender_sequence(name) or "")

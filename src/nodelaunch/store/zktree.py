@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from nodelaunch.protocol.paths import contender_sequence
-from nodelaunch.protocol.store import Changed, Cooled, Create, Entry, Put, Removed, Stat, TreeEvent, Unsubscribe, Warmed
+from nodelaunch.protocol.store import Create, Entry, Put, Stat
+from nodelaunch.store.shared import TreeCopy
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkwire import (
     EVENT_DELETED,
@@ -116,55 +117,24 @@ def _is_numbered(path: str, prefix: str) -> bool:
     return path.startswith(prefix) and rest.isdigit()
 
 
-class ZkTree:
+class ZkTree(TreeCopy):
     """The port's tree."""
 
     def __init__(self, session: ZkSession, root: str, chroot: str, wants_data: Callable[[str], bool]) -> None:
-        self.root = root
-        self.is_warm = False
+        super().__init__(root, wants_data)
         self._session = session
         self._chroot = chroot
-        self._wants_data = wants_data
-        self._entries: dict[str, Entry] = {}
-        self._children: dict[str, set[str]] = {}
-        self._listeners: list[Callable[[TreeEvent], None]] = []
-        self._warmed = asyncio.Event()
         self._walk = 0
         """Number of the present walk; answers to earlier ones are stale."""
         self._outstanding = 0
         self._met: set[str] = set()
-
-    # -- the port ---------------------------------------------------------------------------------------------------
-
-    async def warm(self) -> None:
-        while not self.is_warm:
-            await self._warmed.wait()
-
-    def get(self, path: str) -> Entry | None:
-        return self._entries.get(path)
-
-    def children(self, path: str) -> Collection[str]:
-        return self._children.get(path, frozenset())
-
-    def entries(self) -> Iterable[Entry]:
-        return list(self._entries.values())
-
-    def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    def _tell(self, event: TreeEvent) -> None:
-        for listener in tuple(self._listeners):
-            listener(event)
 
     # -- walking ----------------------------------------------------------------------------------------------------
 
     def cool(self) -> None:
         """The connection broke."""
         self._walk += 1
-        if self.is_warm:
-            self.is_warm = False
-            self._tell(Cooled())
+        self.set_warm(False)
 
     def begin_walk(self) -> None:
         """A new connection: watch, then read everything."""
@@ -186,10 +156,7 @@ class ZkTree:
             for path in sorted(self._entries.keys() - self._met, reverse=True):
                 self._drop(path)
             self._met = set()
-            self.is_warm = True
-            self._warmed.set()
-            self._warmed = asyncio.Event()
-            self._tell(Warmed())
+            self.set_warm(True)
 
     def _list(self, path: str, walk: int) -> None:
         self._outstanding += 1
@@ -231,9 +198,6 @@ class ZkTree:
 
     # -- being told -------------------------------------------------------------------------------------------------
 
-    def covers(self, path: str) -> bool:
-        return path.startswith(self.root + "/")
-
     def wants(self, path: str) -> bool:
         """Whether the tree has to know the data at *path*."""
         return self.covers(path) and self._wants_data(path)
@@ -251,7 +215,7 @@ class ZkTree:
     def on_entry(self, entry: Entry) -> None:
         """The entry was read, or written by us."""
         if self.covers(entry.path):
-            self._keep(entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat))
+            self._keep(entry)
 
     def _keep(self, entry: Entry) -> None:
         if not self.is_warm:
@@ -261,18 +225,11 @@ class ZkTree:
             return
         if old is not None and not entry.stat.modified_zxid:
             return  # known to be there already, and nothing new is known of it
-        self._entries[entry.path] = entry
-        parent, _, name = entry.path.rpartition("/")
-        self._children.setdefault(parent, set()).add(name)
-        self._tell(Changed(entry, old))
+        self.put_entry(entry)
 
     def _drop(self, path: str) -> None:
         self._met.discard(path)
-        old = self._entries.pop(path, None)
-        if old is not None:
-            parent, _, name = path.rpartition("/")
-            self._children.get(parent, set()).discard(name)
-            self._tell(Removed(old))
+        self.drop_entry(path)
 
 
 def _unread() -> Stat:

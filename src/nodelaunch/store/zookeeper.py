@@ -40,8 +40,9 @@ from nodelaunch.protocol.store import (
     TakeLock,
     Tree,
 )
+from nodelaunch.store.shared import contenders_in
 from nodelaunch.store.zkclient import Server, ZkSession
-from nodelaunch.store.zklock import ZkLock, in_order, new_contender
+from nodelaunch.store.zklock import ZkLock, new_contender
 from nodelaunch.store.zktree import EventLine, OwnWrite, ZkTree
 from nodelaunch.store.zkwire import (
     EVENT_DELETED,
@@ -236,7 +237,7 @@ class ZooKeeperStore:
 
     async def contenders(self, path: str) -> list[str]:
         with suppress(RecordGoneError):
-            return [f"{path}/{name}" for name in in_order(await self.children(path))]
+            return contenders_in(path, await self.children(path))
         return []
 
     # -- writing ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""What all stores do alike in this process: tell listeners of session states and lost locks, and keep a tree's copy.
+
+What does *not* belong here: anything of how a store is talked to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+
+from nodelaunch.errors import StoreUnavailableError
+from nodelaunch.protocol.paths import contender_sequence
+from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, SessionState, TreeEvent, Unsubscribe, Warmed
+
+
+class SessionStates:
+    """The port's session, as far as telling goes."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.state = SessionState.CONNECTING
+        self._listeners: list[Callable[[SessionState], None]] = []
+        self._changed = asyncio.Event()
+
+    def enter(self, state: SessionState) -> None:
+        """Be in *state* from now on, and say so."""
+        self.state = state
+        for listener in tuple(self._listeners):
+            listener(state)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait for the next state."""
+        await self._changed.wait()
+
+    async def connected(self) -> int:
+        while self.state is not SessionState.CONNECTED:
+            if self.state is SessionState.CLOSED:
+                raise StoreUnavailableError(detail="the store is closed")
+            await self.changed()
+        return self.epoch
+
+    def subscribe(self, listener: Callable[[SessionState], None]) -> Unsubscribe:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+
+class LossListeners:
+    """Who wants to know when one lock is lost."""
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
+        if self.is_lost:
+            asyncio.get_running_loop().call_soon(listener)
+            return lambda: None
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return stop
+
+    def lose(self) -> None:
+        """It is lost; everybody is told, once."""
+        self.is_lost = True
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()
+
+
+class TreeCopy:
+    """The port's tree, as far as keeping entries and telling of them goes."""
+
+    def __init__(self, root: str, wants_data: Callable[[str], bool]) -> None:
+        self.root = root
+        self.is_warm = False
+        self._wants_data = wants_data
+        self._entries: dict[str, Entry] = {}
+        self._children: dict[str, set[str]] = {}
+        self._listeners: list[Callable[[TreeEvent], None]] = []
+        self._warmed = asyncio.Event()
+
+    async def warm(self) -> None:
+        while not self.is_warm:
+            await self._warmed.wait()
+
+    def get(self, path: str) -> Entry | None:
+        return self._entries.get(path)
+
+    def children(self, path: str) -> Collection[str]:
+        return self._children.get(path, frozenset())
+
+    def entries(self) -> Iterable[Entry]:
+        return list(self._entries.values())
+
+    def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def covers(self, path: str) -> bool:
+        return path.startswith(self.root + "/")
+
+    def put_entry(self, entry: Entry) -> None:
+        """The entry is there, new or with new data; data that is not wanted is left out."""
+        kept = entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat)
+        old = self._entries.get(entry.path)
+        self._entries[entry.path] = kept
+        parent, _, name = entry.path.rpartition("/")
+        self._children.setdefault(parent, set()).add(name)
+        self._tell(Changed(kept, old))
+
+    def drop_entry(self, path: str) -> None:
+        """The entry is gone, if it was there."""
+        old = self._entries.pop(path, None)
+        if old is not None:
+            parent, _, name = path.rpartition("/")
+            self._children.get(parent, set()).discard(name)
+            self._tell(Removed(old))
+
+    def set_warm(self, is_warm: bool) -> None:
+        """Whether all is there and current, from now on."""
+        if is_warm == self.is_warm:
+            return
+        self.is_warm = is_warm
+        if is_warm:
+            self._warmed.set()
+            self._warmed = asyncio.Event()
+        self._tell(Warmed() if is_warm else Cooled())
+
+    def _tell(self, event: TreeEvent) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The contenders among *names*, the holder first; other names are nobody's."""
+    return sorted((name for name in names if contender_sequence(name)), key=lambda name: contender_sequence(name) or "")
+
+
+def contenders_in(path: str, names: Iterable[str]) -> list[str]:
+    """Full paths of the contenders among the children *names* of lock directory *path*, the holder first."""
+    return [f"{path}/{name}" for name in in_order(names)]
