@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,13 @@ _numbers = itertools.count(1)
 def pytest_configure(config: pytest.Config) -> None:
     """Leave no event loop lying about that a library makes for a test that has none: nobody would close it."""
     asyncio.set_event_loop(None)
+    # Before Python 3.12 a garbage collection in the middle of ast.parse() can make it fail with "AST constructor
+    # recursion depth mismatch" (CPython gh-106905); pytest parses every test module while collecting.
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
