@@ -167,3 +167,42 @@ def test_killed_launcher_leaves_nothing_after_the_next_start(site: Site) -> None
         left = [path for (path,) in db.execute("SELECT path FROM znodes WHERE path LIKE '/nodepool/nodes/%'")]
     db.close()
     assert left == []
+
+
+def test_fake_hosts_answer_only_when_asked(site: Site) -> None:
+    site.config.write_text(
+        f"embedded-store: {{path: {site.folder}/store.sqlite}}\n"
+        "webapp: {port: 0, listen_address: 127.0.0.1}\n"
+        "labels: [{name: bare}]\n"
+        "providers:\n"
+        "  - name: lab\n"
+        "    driver: static\n"
+        "    pools: [{name: rack, nodes: [{name: fake-host-1, labels: [bare], timeout: 1}]}]\n"
+    )
+    plain = Serve(site.config)
+    site.running.append(plain)
+    plain.await_log("machine_unusable", hostname="fake-host-1")
+    assert plain.stop() == 0
+    serve = Serve(site.config, "--fake-hosts")
+    site.running.append(serve)
+    serve.await_log("machine_registered", hostname="fake-host-1")
+    done = run("request", "bare", "--json", "-c", str(site.config), check=True)
+    assert json.loads(done.stdout)[0]["nodes"][0]["host_keys"] == ["ssh-rsa FAKEKEY"]
+    assert serve.stop() == 0
+
+
+def test_kept_demo_serves_on_until_it_is_interrupted() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "demo", "--keep"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        for line in demo.stdout:
+            if "serving on" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=60) == 130
+        assert demo.stderr.read() == ""
