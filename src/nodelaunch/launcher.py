@@ -55,6 +55,8 @@ DRAIN_GRACE_S = 30.0
 DRAIN_LIMIT_S = 30.0
 """How long handing back and deleting may take after that."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
+REGISTER_GRACE_S = 10.0
+"""How long the pools of this launcher wait for each other to be registered before they decline requests."""
 
 
 def load_config(
@@ -140,6 +142,8 @@ class Launcher:
         self._sweeper: Sweeper | None = None
         self._stopping = asyncio.Event()
         self._draining = False
+        self._grace_ends = 0.0
+        """By the loop's clock."""
 
     @property
     def view(self) -> ClusterView:
@@ -160,6 +164,8 @@ class Launcher:
             if self._serves_socket and isinstance(self.store, EmbeddedStore):
                 await stack.enter_async_context(StoreServer(self.store, socket_path(self.config)))
             self._view = await stack.enter_async_context(open_view(self.store))
+            stack.callback(self.store.session.subscribe(self._on_session))
+            self._begin_grace()
             self._sweeper = Sweeper(self.store, self._view, self._clock, self.providers, self._age_limits())
             self._stack = stack.pop_all()
         return self
@@ -182,10 +188,34 @@ class Launcher:
             reasons.append(f"store: {self.store.session.state.value}")
         if not self.view.is_warm:
             reasons.append("view of the cluster not complete yet")
-        expected = {(p.name, pool.name) for p in self.config.providers for pool in p.pools}
-        reasons += [f"pool {provider}/{pool} not started" for provider, pool in sorted(expected - self.pools.keys())]
+        missing = sorted(self._expected_pools - self.pools.keys())
+        reasons += [f"pool {provider}/{pool} not started" for provider, pool in missing]
         reasons += [f"pool {p}/{n} not registered" for (p, n), pool in self.pools.items() if not pool.is_registered]
         return reasons
+
+    @property
+    def _expected_pools(self) -> set[tuple[str, str]]:
+        return {(provider.name, pool.name) for provider in self.config.providers for pool in provider.pools}
+
+    def _may_decline(self) -> bool:
+        """Whether all our pools are registered, or have had the time to be."""
+        if asyncio.get_running_loop().time() >= self._grace_ends:
+            return True
+        return all(key in self.pools and self.pools[key].is_registered for key in self._expected_pools)
+
+    def _on_session(self, state: SessionState) -> None:
+        """A new session begins without any registration."""
+        if state is SessionState.LOST:
+            self._begin_grace()
+
+    def _begin_grace(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._grace_ends = loop.time() + REGISTER_GRACE_S
+        loop.call_at(self._grace_ends, self._wake_pools)
+
+    def _wake_pools(self) -> None:
+        for pool in self.pools.values():
+            pool.wake()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +318,7 @@ class Launcher:
             reservations=self._reservations,
         )
         tenants = {tenant.tenant_name: tenant.limits() for tenant in self.config.tenant_resource_limits}
-        return Pool(ctx, PoolIdentity(self._hostname, __version__), tenants)
+        return Pool(ctx, PoolIdentity(self._hostname, __version__), tenants, may_decline=self._may_decline)
 
     async def _keep_registered(self) -> None:
         """Have a launcher component in every session."""

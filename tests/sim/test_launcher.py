@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.client import NodeClient
+from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.triage import Defer
-from support.launchers import running
+from nodelaunch.store.embedded import EmbeddedStore
+from support.launchers import CONFIG, DEFAULTS, LoopClock, running
 
 pytestmark = pytest.mark.looptime
 
@@ -233,3 +236,24 @@ async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
         await site.store.ensure(debris.path + "/lock")
         await site.until(lambda: len(site.view.nodes) == 1 and not site.view.unreadable, within_s=1000)
         assert list(site.view.nodes) == [node.id]
+
+
+async def test_no_pool_declines_before_its_neighbours_are_registered(tmp_path: Path) -> None:
+    """A label that only the second pool offers must not fail because the first one was there a moment earlier."""
+    more = """
+  - name: lab
+    driver: test
+    pools: [{name: rack, max-servers: 3, labels: [bare]}]
+"""
+    config = CONFIG.replace("labels: [", "labels: [{{name: bare}}, ")
+    path = tmp_path / "nodepool.yaml"
+    path.write_text(config.format(**DEFAULTS) + more)
+    async with EmbeddedStore(None, clock=LoopClock().now) as store, NodeClient(store, clock=LoopClock()) as client:
+        handle = await client.submit(["bare"])
+        unknown = await client.submit(["nobody-has-this"])
+        async with Launcher(load_config(path), store=store.connect(), clock=LoopClock(), hostname="here") as launcher:
+            running_ = asyncio.ensure_future(launcher.run())
+            assert (await handle.finished()).state is RequestState.FULFILLED
+            assert len((await unknown.finished()).declined_by) == 2
+            running_.cancel()
+            await asyncio.gather(running_, return_exceptions=True)

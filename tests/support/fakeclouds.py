@@ -54,7 +54,14 @@ def fake_subject(
         context = DriverContext(NoScanner())
         return FakeDriver(config, context, cloud=shared) if kind is None else kind(config, context, shared)
 
-    for name, value in {"boot-time": 0.03, "delete-time": 0.03, "create-time": 0.01}.items():
+    for name, value in {
+        "boot-time": 0.03,
+        "delete-time": 0.03,
+        "create-time": 0.01,
+        "max-servers": 10**6,
+        "max-cores": 10**6,
+        "max-ram": 10**9,
+    }.items():
         cloud.set(name, value)
     settings = {"deadline_s": 20.0, **more}
     return Subject(

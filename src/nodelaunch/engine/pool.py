@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -83,8 +83,18 @@ class _Handling:
 class Pool:
     """The pool coroutine: `run` it; `drain` it before the end."""
 
-    def __init__(self, ctx: PoolContext, identity: PoolIdentity, tenants: Mapping[str, Limits]) -> None:
+    def __init__(
+        self,
+        ctx: PoolContext,
+        identity: PoolIdentity,
+        tenants: Mapping[str, Limits],
+        *,
+        may_decline: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """*may_decline*: whether all pools that are about to register have done so. Before, one that does not offer a
+        label can't know that nobody does."""
         self.ctx = ctx
+        self._may_decline = may_decline
         self.verdicts: dict[RequestId, Verdict] = {}
         """What was last decided on each open request, with its reasons."""
         self._identity = identity
@@ -103,8 +113,13 @@ class Pool:
 
     @property
     def is_registered(self) -> bool:
-        """Whether peers and clients can see the pool."""
-        return self._registration is not None
+        """Whether the pool's registration is in our view of the registry: then peers and clients can see it, and that
+        view is current enough to conclude from it that nobody else may serve a request."""
+        return self._registration is not None and self._registration.path in self.ctx.view.pools
+
+    def wake(self) -> None:
+        """Look at the requests again."""
+        self._wake.set()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -236,7 +251,7 @@ class Pool:
 
     def _pass(self, group: asyncio.TaskGroup) -> None:
         """Decide on every open request, all at once and without waiting for anything."""
-        if not self.ctx.view.is_warm or not self._is_visible():
+        if not self.ctx.view.is_warm or not self.is_registered:
             return
         self._grant_room()
         open_requests = self._open_requests()
@@ -252,15 +267,10 @@ class Pool:
             if isinstance(verdict, Defer):
                 if starved is None and verdict.waits_for_room:
                     starved = verdict.need
-            else:
+            elif isinstance(verdict, Accept) or self._may_decline():
                 self._start(group, request, verdict)
         if starved is not None:
             self._make_room(group, starved)
-
-    def _is_visible(self) -> bool:
-        """Whether our own registration is in our view of the registry: only then is that view current enough to
-        conclude from it that nobody else may serve a request."""
-        return self._registration is not None and self._registration.path in self.ctx.view.pools
 
     def _open_requests(self) -> list[NodeRequest]:
         return [
