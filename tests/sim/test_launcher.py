@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.client import NodeClient
+from nodelaunch.config.models import ProviderConfig
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -238,8 +239,17 @@ async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
         assert list(site.view.nodes) == [node.id]
 
 
-async def test_no_pool_declines_before_its_neighbours_are_registered(tmp_path: Path) -> None:
+async def test_no_pool_declines_before_its_neighbours_are_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A label that only the second pool offers must not fail because the first one was there a moment earlier."""
+    serve_provider = Launcher._serve_provider
+
+    async def serve_slowly(self: Launcher, config: ProviderConfig) -> None:
+        await asyncio.sleep(3.0 if config.name == "lab" else 0.0)
+        await serve_provider(self, config)
+
+    monkeypatch.setattr(Launcher, "_serve_provider", serve_slowly)
     more = """
   - name: lab
     driver: test
