@@ -267,3 +267,13 @@ async def test_no_pool_declines_before_its_neighbours_are_registered(
             assert len((await unknown.finished()).declined_by) == 2
             running_.cancel()
             await asyncio.gather(running_, return_exceptions=True)
+
+
+async def test_no_timer_stands_between_request_and_nodes(tmp_path: Path) -> None:
+    """The virtual clock moves only when something waits for it: with machines that boot at once it stands still."""
+    async with running(tmp_path, boot_time=0.0, delete_time=0.0) as site:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for _ in range(4):
+            assert (await site.finished("small", "big")).state is RequestState.FULFILLED
+        assert loop.time() == started
