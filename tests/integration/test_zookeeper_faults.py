@@ -16,7 +16,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException, LockTimeout
 
 from conformance.store_suite import until
-from nodelaunch.errors import LockBusyError, SessionLostError, StoreUnavailableError
+from nodelaunch.errors import LockBusyError, SessionLostError, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Create, Entry, Lock, Put, SessionState, TakeLock
 from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
 from support.certificates import Certificates, make_certificates
@@ -181,6 +181,23 @@ async def test_lost_reply_to_a_write_is_made_up_for_once(store: ZooKeeperStore, 
                 assert [entry.path for entry in done if isinstance(entry, Entry)] == ["/l/a", "/l/b"]
                 assert (await store.get("/l/a")).stat.version == 1
     assert store.session.epoch == 1
+
+
+async def test_equal_creates_without_a_reply_each_get_their_own_znode(store: ZooKeeperStore, proxy: Proxy) -> None:
+    seen = iter([False, True])
+    proxy.on_request = lambda _xid, sent: sent == 15 and next(seen, False)
+    async with asyncio.timeout(DEADLINE_S):
+        made = await asyncio.gather(*(store.create("/l/n", b"the same", sequence=True) for _ in range(4)))
+    assert next(seen, None) is None
+    assert len({entry.path for entry in made}) == 4
+    assert sorted(entry.path for entry in made) == [f"/l/{name}" for name in await store.children("/l")]
+
+
+async def test_too_large_data_is_refused_and_the_connection_stays(store: ZooKeeperStore) -> None:
+    with pytest.raises(StoreError, match="more than a znode may hold"):
+        async with asyncio.timeout(DEADLINE_S):
+            await store.create("/l/big", bytes(2 << 20))
+    assert store.session.state is SessionState.CONNECTED
 
 
 # -- lost sessions --------------------------------------------------------------------------------------------------

@@ -195,7 +195,9 @@ class ZkSession(SessionStates):
     def _schedule(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self.timeout_s / 6, self._tick)
+        # At the end of the timeout exactly, not at the next look after it: by then the session may be over.
+        until_lost = max(0.0, self.timeout_s - self._silent_for()) if self.session_id else self.timeout_s
+        self._timer = asyncio.get_running_loop().call_later(min(self.timeout_s / 6, until_lost), self._tick)
 
     def _tick(self) -> None:
         """Ping when it has been quiet, and draw the conclusions of silence."""

@@ -61,6 +61,7 @@ from nodelaunch.store.zkwire import (
     read_multi,
     read_result,
 )
+from nodelaunch.store.znodes import MAX_DATA
 
 Result = Entry | Lock | None
 _NAMES = {Create: "create", Put: "put", Delete: "delete", Check: "check"}
@@ -118,6 +119,9 @@ class ZooKeeperStore:
         self._trees: list[ZkTree] = []
         self._own: list[OwnWrite] = []
         self._line = EventLine()
+        self._in_doubt = 0
+        self._known: set[str] = set()
+        """While writes are in doubt: what is known to be made by another one of ours, so that no two claim it."""
         self._waiters: dict[str, list[asyncio.Event]] = {}
 
     async def __aenter__(self) -> Self:
@@ -297,6 +301,9 @@ class ZooKeeperStore:
     ) -> list[Entry | None]:
         """Perform *ops* as one transaction, exactly once. Raises: StoreError."""
         epoch = self.session.epoch
+        for op in ops:
+            if isinstance(op, Create | Put) and len(op.data) >= MAX_DATA:
+                raise StoreError(op.path, f"{len(op.data)} bytes are more than a znode may hold ({MAX_DATA - 1})")
         while True:
             await self.session.usable(epoch)
             for lock in under:
@@ -306,7 +313,13 @@ class ZooKeeperStore:
             try:
                 return await self._send_write(ops, absolute=absolute)
             except ConnectionBrokenError:
-                done = await self._find_out(ops, before, absolute=absolute)
+                self._in_doubt += 1
+                try:
+                    done = await self._find_out(ops, before, absolute=absolute)
+                finally:
+                    self._in_doubt -= 1
+                    if not self._in_doubt:
+                        self._known.clear()
             if done is not None:
                 return done
 
@@ -349,6 +362,8 @@ class ZooKeeperStore:
         if own in self._own:
             self._own.remove(own)
         entries = [entry for entry in written if entry is not None]
+        if self._in_doubt:
+            self._known |= {entry.path for entry in entries}
 
         def tell() -> None:
             for entry in entries:
@@ -384,7 +399,10 @@ class ZooKeeperStore:
         match op:
             case Create(path, data, _, True):
                 found = await self._numbered(path, data, before)
-                return found[0].stat.created_zxid if len(found) == 1 else (False if not found else None)
+                if not found:
+                    return False
+                self._known.add(found[0].path)
+                return found[0].stat.created_zxid
             case Create(path, data):
                 (entry,) = await self.get_many([path])
                 if entry is None:
@@ -406,7 +424,7 @@ class ZooKeeperStore:
             case _:
                 return None
 
-    async def _numbered(self, prefix: str, data: bytes, after: int) -> list[Entry]:
+    async def _numbered(self, prefix: str, data: bytes, after: int, *, among_known: bool = False) -> list[Entry]:
         """Children created with a sequence number at *prefix* with *data*, later than zxid *after*."""
         parent, _, name = prefix.rpartition("/")
         try:
@@ -414,12 +432,13 @@ class ZooKeeperStore:
         except RecordGoneError:
             return []
         entries = await self.get_many([f"{parent}/{child}" for child in names])
-        return [e for e in entries if e is not None and e.stat.created_zxid > after and e.data == data]
+        alike = [e for e in entries if e is not None and e.stat.created_zxid > after and e.data == data]
+        return alike if among_known else [e for e in alike if e.path not in self._known]
 
     async def _result_of(self, op: PlainOp, zxid: int) -> Entry | None:
         match op:
             case Create(path, data, _, True):
-                found = await self._numbered(path, data, zxid - 1)
+                found = await self._numbered(path, data, zxid - 1, among_known=True)
                 exact = [entry for entry in found if entry.stat.created_zxid == zxid]
                 if len(exact) == 1:
                     return exact[0]
