@@ -309,7 +309,7 @@ class Store(Protocol):
     @property
     def operations(self) -> Mapping[str, int]:
         """How often each kind of operation was sent to the store so far, by name: create, get, put, delete, children,
-        commit, watch, ping."""
+        commit, watch, sync, ping."""
 
 
 __all__ = [

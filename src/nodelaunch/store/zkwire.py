@@ -42,6 +42,7 @@ OP_SET: Final[int] = protocol.SetDataRequest.opcode
 OP_CHILDREN2: Final[int] = protocol.GetChildren2Request.opcode
 OP_CHECK: Final[int] = protocol.CheckVersionRequest.opcode
 OP_MULTI: Final[int] = protocol.TransactionRequest.opcode
+OP_SYNC: Final[int] = protocol.SyncRequest.opcode
 OP_PING: Final[int] = protocol.PingRequest.opcode
 OP_CLOSE: Final[int] = protocol.CloseRequest.opcode
 OP_ADD_WATCH: Final = 106

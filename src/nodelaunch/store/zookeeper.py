@@ -50,6 +50,7 @@ from nodelaunch.store.zkwire import (
     OP_EXISTS,
     OP_GET,
     OP_MULTI,
+    OP_SYNC,
     ConnectionBrokenError,
     PlainOp,
     encode_multi,
@@ -60,6 +61,7 @@ from nodelaunch.store.zkwire import (
     read_entry,
     read_multi,
     read_result,
+    text,
 )
 from nodelaunch.store.znodes import MAX_DATA
 
@@ -386,6 +388,8 @@ class ZooKeeperStore:
         """
         if absolute:
             return None
+        # Another server of the ensemble may lag behind the one that did it.
+        await self._asking(lambda: self.session.request("sync", OP_SYNC, text(self._chroot or "/")))
         for op in ops:
             verdict = await self._witness(op, before)
             if verdict is False:
