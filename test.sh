@@ -4,7 +4,16 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-find_python() { command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3 || true; }
+# The first of these that runs (a version manager's shim may stand for a Python that is not there) and is new enough.
+find_python() {
+    local name
+    for name in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
+        if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            echo "$name"
+            return
+        fi
+    done
+}
 
 missing=()
 [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
@@ -14,9 +23,7 @@ command -v java >/dev/null || missing+=(default-jre-headless)
 [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
 command -v ssh-keygen >/dev/null || missing+=(openssh-client)
 python=$(find_python)
-if [ -z "$python" ] || ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
-    missing+=(python3 python3-venv)
-fi
+[ -n "$python" ] || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
     root=()
     [ "$(id -u)" = 0 ] || root=(sudo)
