@@ -126,6 +126,22 @@ class ZuulPeer:
             raise PeerError(f"Zuul {self.version}, {command} {arguments}: {reply['error']}")
         return reply["ok"]
 
+    def ask(self, *labels: str, **more: Any) -> str:
+        """Submit a request for *labels*; its id."""
+        return str(self("submit", labels=list(labels), **more)["id"])
+
+    def answer(self, request_id: str) -> dict[str, Any]:
+        """The answer to a request, once Zuul's event for it has come: state, nodes, zone, provider, body."""
+        answer: dict[str, Any] = self("await_provisioned", request_id=request_id)
+        return answer
+
+    def take(self, request_id: str) -> list[dict[str, Any]]:
+        """The nodes of a request, once it is fulfilled: accepted and in use."""
+        assert self.answer(request_id)["state"] == "fulfilled"
+        self("accept", request_id=request_id)
+        nodes: list[dict[str, Any]] = self("use", request_id=request_id)
+        return nodes
+
     def kill(self) -> None:
         """As a crash: its sessions go when ZooKeeper has not heard of them for their timeout."""
         self.process.kill()

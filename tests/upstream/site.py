@@ -88,6 +88,25 @@ class Site:
         """The cloud of a provider, while its launcher has it, too."""
         return closing(FakeCloud(self._folder / f"{name}.sqlite", patience_s=10.0))
 
+    def component(self, provider_name: str) -> str:
+        """The path of the registration of the one pool of a provider."""
+        root = "/nodepool/components/pool"
+        paths = [f"{root}/{name}" for name in self.requestor.children(root)]
+        (path,) = [path for path in paths if self.record(path)["provider_name"] == provider_name]
+        return path
+
+    def pool_ids(self) -> list[str]:
+        root = "/nodepool/components/pool"
+        return sorted(self.record(f"{root}/{name}")["id"] for name in self.requestor.children(root))
+
+    def await_paused(self, provider_name: str, *, is_paused: bool) -> None:
+        path = self.component(provider_name)
+        self.requestor.await_data(path, lambda registration: registration["paused"] is is_paused)
+
+    def record(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.client.get(path)[0])
+        return found
+
     def stop_servers(self) -> None:
         """Stop what still runs; nothing may have gone wrong in it."""
         for server in self._servers:

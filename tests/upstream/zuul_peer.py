@@ -109,20 +109,19 @@ class Scheduler:
     def await_provisioned(self, request_id: str) -> model.NodesetInfo:
         """Wait for the event that says the request was answered, and do what the scheduler does then."""
         job = self.jobs[request_id]
-        self.changes.until(lambda: request_id in self.provisioned or self._drain(job))
+        self.changes.until(lambda: request_id in self._drain(job))
         request = self.zk.getNodeRequest(request_id)
         if request.build_set_uuid != job.build_set or request.job_uuid != job.uuid:
             raise LookupError(f"{request_id} belongs to another job now: {request.toDict()}")
         return self.nodepool.getNodesetInfo(request, job.nodeset)
 
-    def _drain(self, job: Job) -> bool:
+    def _drain(self, job: Job) -> set[str]:
+        """The requests whose event has come, now or earlier."""
         queue = self.nodepool.pipeline_result_events[job.tenant][job.pipeline]
-        seen = set()
         for event in queue:
-            seen.add(event.request_id)
+            self.provisioned.add(event.request_id)
             queue.ack(event)
-        self.provisioned |= seen
-        return bool(seen)
+        return self.provisioned
 
 
 class Executor:
