@@ -3,6 +3,7 @@
 nox                 everything
 nox -s tests        unit, property and conformance tests, with coverage
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
+nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
 
 import nox
@@ -49,3 +50,11 @@ def integration(session: nox.Session) -> None:
     """Against real servers; skips with a reason what is not installed."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session
+def nodepool(session: nox.Session) -> None:
+    """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
+    session.run("pytest", "tests/upstream", "-m", "nodepool", *session.posargs)
