@@ -17,10 +17,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from kazoo.client import KazooClient
@@ -77,9 +78,7 @@ def _run_or_complain(*command: str) -> None:
 
 
 def _run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options
-    )  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options)
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -302,6 +301,49 @@ class Site:
             process.kill()
         self.client.stop()
         self.client.close()
+
+
+class Load:
+    """Jobs done by several workers at the same time: each asks for nodes, uses them, gives them back, asks again.
+
+    Leaving the block ends it, after the jobs that are under way; a job that went wrong is raised there.
+    """
+
+    def __init__(self, requestor: Requestor, jobs: Iterable[Sequence[str]], *, workers: int) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        """All that were in use, as they were then."""
+        self._requestor = requestor
+        self._jobs = iter(jobs)
+        self._taking = threading.Lock()
+        self._is_over = False
+        self._pool = ThreadPoolExecutor(workers)
+        self._workers = [self._pool.submit(self._work) for _ in range(workers)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._is_over = True
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until all jobs are done. Raises: what went wrong."""
+        self._pool.shutdown()
+        for worker in self._workers:
+            worker.result()
+
+    def _work(self) -> None:
+        while (labels := self._next()) is not None:
+            request_id = self._requestor.submit(*labels)
+            request = self._requestor.await_state(request_id, "fulfilled", "failed")
+            assert request["state"] == "fulfilled", request
+            with self._requestor.accepted(request_id) as nodes:
+                assert [node["type"] for node in nodes] == [[label] for label in labels]
+                self.nodes += nodes
+
+    def _next(self) -> Sequence[str] | None:
+        with self._taking:
+            return None if self._is_over else next(self._jobs, None)
 
 
 @pytest.fixture(scope="session", name="nodepool_commands")
