@@ -36,8 +36,9 @@ from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import DriverContext, HostScanner, SupportsInventory
+from nodelaunch.protocol.driver import DriverContext, HostScanner, SupportsInventory, SupportsUpkeep
 from nodelaunch.protocol.records import LauncherComponent
 from nodelaunch.protocol.states import ComponentState
 from nodelaunch.protocol.store import SessionState, Store
@@ -283,7 +284,8 @@ class Launcher:
     async def _serve_provider(self, config: ProviderConfig) -> None:
         """Everything of one provider, until cancelled or drained."""
         images = {image.name: image for image in self.config.diskimages}
-        context = DriverContext(scanner=self._scanner, diskimages=images)
+        cluster = StoreCluster(self.store, self.view, self._clock)
+        context = DriverContext(scanner=self._scanner, diskimages=images, cluster=cluster)
         driver = self._drivers.get(config.driver).open(config, context)
         provider = ProviderRuntime(config, driver, self.view)
         self.providers[config.name] = provider
@@ -298,6 +300,9 @@ class Launcher:
                 if isinstance(driver, SupportsInventory):
                     inventory = Inventory(self.store, self.view, self._clock, provider)
                     group.create_task(inventory.run(), name=f"inventory {config.name}")
+                if isinstance(driver, SupportsUpkeep):
+                    name = f"upkeep {config.name}"
+                    group.create_task(self._supervise(name, driver.upkeep), name=name)
                 for pool in pools:
                     name = f"pool {config.name}/{pool.ctx.pool.name}"
                     group.create_task(self._supervise(name, pool.run), name=name)
