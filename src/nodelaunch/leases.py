@@ -171,7 +171,7 @@ class StoreLeases:
     async def place(self, claim: Claim, backing: Backing, slot: int) -> Claim | None:
         path = paths.claim(self._provider, claim.node_id)
         entry, seen = self._tree.get(path), self._view.nodes.get(backing.id)
-        if entry is None or seen is None or not self._is_ours(seen.record):
+        if entry is None or self._claim(entry) != claim or seen is None or not self._is_ours(seen.record):
             return None
         placed = replace(claim, backing=backing.id, slot=slot)
         ops: list[Op] = [

@@ -165,18 +165,16 @@ class MetastaticDriver:
 
     async def _placed(self, leases: Leases, node_id: NodeId) -> Claim:
         """The claim of *node_id* once it has a slot. Raises: InstanceNotFoundError, and as `Supply.take_seat`."""
-        claim = await self._claim(leases, node_id)
-        with self._supply.waiter(self._label_of(claim)) as waiter:
-            while not claim.is_placed:
+        label = self._label_of(await self._claim(leases, node_id))
+        with self._supply.waiter(label) as waiter:
+            while True:
                 waiter.woken.clear()
-                placed = await self._place(leases, claim, waiter.label)
+                placed = await self._place(leases, node_id, label)
                 if placed is not None:
                     return placed
                 self._supply.take_seat(waiter)
                 await waiter.woken.wait()
                 leases = await self._ready()
-                claim = await self._claim(leases, node_id)
-        return claim
 
     async def _claim(self, leases: Leases, node_id: NodeId) -> Claim:
         claim = await leases.find(node_id)
@@ -191,18 +189,23 @@ class MetastaticDriver:
             error.external_id = claim.node_id
             raise
 
-    async def _place(self, leases: Leases, claim: Claim, label: MetastaticLabel) -> Claim | None:
-        """Give *claim* the best slot there is; None when there is none."""
+    async def _place(self, leases: Leases, node_id: NodeId, label: MetastaticLabel) -> Claim | None:
+        """The claim of *node_id*, with the best slot there is if it had none; None when there is none."""
         refused: set[Slot] = set()
         async with self._choosing:
-            while (best := next(free_slots(leases.backings(), label, leases.now(), but=refused), None)) is not None:
+            while True:
+                claim = await self._claim(leases, node_id)
+                if claim.is_placed:
+                    return claim
+                best = next(free_slots(leases.backings(), label, leases.now(), but=refused), None)
+                if best is None:
+                    return None
                 backing, number = best
                 placed = await leases.place(claim, backing, number)
                 if placed is not None:
-                    self._log.info("slot_taken", node_id=claim.node_id, backing=backing.id, slot=number)
+                    self._log.info("slot_taken", node_id=node_id, backing=backing.id, slot=number)
                     return placed
                 refused.add((backing.id, number))  # another launcher was faster
-        return None
 
     async def _scanned(self, leases: Leases, claim: Claim, backing: Backing, node: Node) -> Sequence[str] | None:
         """Host keys as of now, where the label wants them looked at; None where it doesn't, or there are none.
