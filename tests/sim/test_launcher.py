@@ -285,7 +285,7 @@ async def test_node_that_somebody_else_deleted_first_is_no_trouble(tmp_path: Pat
         assert site.launcher._sweeper is not None
         turns = site.launcher._sweeper._slots = asyncio.Semaphore(0)
         (node,) = await site.job("small")
-        debris = await site.store.create(paths.NEW_NODE, b"{\"state\": \"used\"}", sequence=True)
+        debris = await site.store.create(paths.NEW_NODE, b'{"state": "used"}', sequence=True)
         await site.until(lambda: len(site.view.nodes) == 2)
         for path in (paths.node(node.id), debris.path):
             await site.store.delete_tree(path)

@@ -53,6 +53,7 @@ providers:
         labels: [{labels}]
 """
 LABEL = "{{name: slot, backing-label: backing, max-parallel-jobs: 2, {more}}}"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "metastatic.yaml"
 OWNER = "NodePool:metastatic:meta"
 GRACE_S = 60.0
 
@@ -325,6 +326,17 @@ async def test_metastatic_invalid_node_state(tmp_path: Path, store: EmbeddedStor
         await here.give_back(request, again)
         await here.until_backings()
         assert await table(store) == NOTHING
+
+
+async def test_example_does_what_it_says(store: EmbeddedStore) -> None:
+    async with running(EXAMPLE, store.connect()) as launcher, NodeClient(store, clock=LoopClock()) as client:
+        here = Site(launcher, client, store)
+        async with client.nodes(["small"] * 5) as nodes:
+            machines = Counter(node.driver_data["backing_node"] for node in nodes)
+            assert sorted(machines.values()) == [1, 4]
+            assert {node.username for node in nodes} == {"debian"}
+            assert all(node.attributes == {"shared": True} for node in nodes)
+        await here.until_backings()
 
 
 # -- asking for backing nodes ---------------------------------------------------------------------------------------
