@@ -36,9 +36,12 @@ from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim, Lease, Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.store import Check, Create, Delete, Entry, Op, Put, Store, Tree, TreeEvent
+from nodelaunch.protocol.store import Check, Create, Delete, Entry, Op, Put, Removed, Store, Tree, TreeEvent
 
 log = structlog.get_logger(__name__)
+
+IN_SOMEBODYS_HANDS = frozenset({NodeState.READY, NodeState.IN_USE, NodeState.HOLD})
+"""A node of ours in one of these has its slot; in others the slot may be free already."""
 
 _CHANGED = (NotEmptyError, RecordExistsError, RecordGoneError, VersionConflictError)
 """What a transaction fails with when something is not as it was seen."""
@@ -83,6 +86,8 @@ class StoreLeases:
         self._client = client
         self._clock = clock
         self._listeners: list[Callable[[], None]] = []
+        self._decoded: dict[str, tuple[int, Lease | None]] = {}
+        """Lease entries, as of the change they were decoded at."""
         self._log = log.bind(provider=provider)
 
     # -- knowing ----------------------------------------------------------------------------------------------------
@@ -99,7 +104,9 @@ class StoreLeases:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def on_event(self, _event: TreeEvent) -> None:
+    def on_event(self, event: TreeEvent) -> None:
+        if isinstance(event, Removed):
+            self._decoded.pop(event.entry.path, None)
         self._tell()
 
     def on_note(self, note: Note) -> None:
@@ -130,6 +137,12 @@ class StoreLeases:
         return Backing(lease, node, self._taken(node_id))
 
     def _lease(self, entry: Entry) -> Lease | None:
+        known = self._decoded.get(entry.path)
+        if known is None or known[0] != entry.stat.modified_zxid:
+            known = self._decoded[entry.path] = (entry.stat.modified_zxid, self._decode_lease(entry))
+        return known[1]
+
+    def _decode_lease(self, entry: Entry) -> Lease | None:
         try:
             return Lease.from_bytes(entry.path, entry.data, node_id=NodeId(entry.path.rpartition("/")[2]))
         except RecordInvalidError as error:
@@ -142,7 +155,7 @@ class StoreLeases:
         return {int(n): NodeId(slot.data.decode()) for n, slot in slots.items() if slot is not None and n.isdecimal()}
 
     def _is_ours(self, node: Node) -> bool:
-        return node.state is NodeState.IN_USE and Lease.from_user_data(node, self._owner) is not None
+        return node.state is NodeState.IN_USE and node.requestor == self._owner
 
     def claims(self) -> Sequence[Claim]:
         names = sorted(self._tree.children(paths.claims(self._provider)))
@@ -297,9 +310,30 @@ class StoreLeases:
             lease = Lease.from_user_data(seen.record, self._owner)
             known = self._tree.get(paths.lease(self._provider, seen.record.id))
             if lease is not None and known is None and seen.record.state is NodeState.IN_USE:
-                await self._adopt(seen, lease)
+                await self._adopt_node(seen, lease)
+        for seen in self._view.nodes_of(self._provider):
+            claim = Claim.from_node(seen.record)
+            known = self._tree.get(paths.claim(self._provider, seen.record.id))
+            if claim is not None and known is None and seen.record.state in IN_SOMEBODYS_HANDS:
+                await self._adopt_claim(seen, claim)
 
-    async def _adopt(self, seen: Seen[Node], lease: Lease) -> None:
+    async def _adopt_claim(self, seen: Seen[Node], claim: Claim) -> None:
+        """Take in a node that Nodepool's launcher put on a node that was leased already."""
+        if claim.backing is None or claim.slot is None:
+            return
+        if self._tree.get(paths.lease(self._provider, claim.backing)) is None:
+            return
+        ops: list[Op] = [Check(seen.entry.path, seen.version), *self._as_taken(claim, claim.backing, claim.slot)]
+        if await self._done(ops):
+            self._log.info("slot_adopted", node_id=claim.node_id, backing=claim.backing, slot=claim.slot)
+
+    def _as_taken(self, claim: Claim, backing: NodeId, slot: int) -> list[Op]:
+        return [
+            Create(paths.slot(self._provider, backing, slot), claim.node_id.encode()),
+            Create(paths.claim(self._provider, claim.node_id), claim.to_bytes()),
+        ]
+
+    async def _adopt_node(self, seen: Seen[Node], lease: Lease) -> None:
         contender = await self._contender(lease.node_id)
         if contender is None:
             return
@@ -310,8 +344,7 @@ class StoreLeases:
         ]
         claims = self._claims_on(lease)
         for number, claim in claims.items():
-            ops.append(Create(paths.slot(self._provider, lease.node_id, number), claim.node_id.encode()))
-            ops.append(Create(paths.claim(self._provider, claim.node_id), claim.to_bytes()))
+            ops += self._as_taken(claim, lease.node_id, number)
         if await self._done(ops):
             self._log.info("backing_adopted", node_id=lease.node_id, label=lease.label, taken=sorted(claims))
 

@@ -477,6 +477,21 @@ async def test_slots_in_use_survive_a_restart(tmp_path: Path, store: EmbeddedSto
                 assert (await table(store))["nodes"] == []
 
 
+async def test_lost_session_costs_nobody_a_slot(tmp_path: Path, store: EmbeddedStore) -> None:
+    async with site(tmp_path, store) as here:
+        first = await here.given("slot")
+        waiting = [await here.client.submit(["slot"]) for _ in range(3)]
+        await here.until(lambda: any(request_id.startswith("100-") for request_id in here.view.requests))
+        await here.store.expire_session()
+        requests = [first, *[await handle.finished() for handle in waiting]]
+        assert {request.state for request in requests} == {RequestState.FULFILLED}
+        taken = Counter((here.backing_of(each)[0], here.node(each.nodes[0]).slot) for each in requests)
+        assert set(taken.values()) == {1}
+        await here.give_back(*requests)
+        await here.until(lambda: not here.slots and all(node.is_idle for node in here.nodes()))
+        assert await table(store) == NOTHING
+
+
 async def test_launcher_killed_between_any_two_writes_leaves_nothing_behind(tmp_path: Path) -> None:
     """Wherever in the life of a slot and its backing node a launcher ends, the next one serves all and tidies up."""
     for writes in itertools.count(1):

@@ -239,6 +239,30 @@ async def test_node_allocated_to_somebody_else_is_not_leased(parties: tuple[Part
     assert await one.store.contenders(paths.node_lock(node_id)) == []
 
 
+@pytest.mark.parametrize(
+    ("state", "slot", "taken"),
+    [
+        (NodeState.IN_USE, 1, {0, 1}), (NodeState.READY, 1, {0, 1}), (NodeState.DELETING, 1, {0}),
+        (NodeState.IN_USE, 0, {0}),
+    ],
+)  # fmt: skip
+async def test_slot_given_by_nodepools_launcher_meanwhile_is_known(
+    parties: tuple[Party, Party], state: NodeState, slot: int, taken: set[int]
+) -> None:
+    one, two = parties
+    backing = await one.lease()
+    claim = await one.enter(101)
+    assert await one.leases.place(claim, backing, 0)
+    data = {"metadata": {}, "backing_node": backing.id, "slot": slot, "node": "x"}
+    node = a_node(0, state, provider="meta", type=("slot",), driver_data=data)
+    made = await one.store.create(paths.NEW_NODE, node.to_bytes(), sequence=True)
+    await asyncio.gather(one.leases.adopt(), two.leases.adopt())
+    assert set(two.backing.taken) == taken
+    assert two.backing.taken[0] == claim.node_id
+    found = await two.leases.find(NodeId(made.path[-10:]))
+    assert (found is not None) == (len(taken) == 2)
+
+
 async def test_unreadable_entries_are_left_alone(parties: tuple[Party, Party]) -> None:
     one, two = parties
     backing = await one.lease()

@@ -90,7 +90,8 @@ class Leases(Protocol):
         """Drop a lease, with the claims on it, whose node is not ours any more; whether it was so indeed."""
 
     async def adopt(self) -> None:
-        """Lease nodes that are ours by what their records and locks say: Nodepool's launcher left them."""
+        """Lease nodes that are ours by what their records and locks say, and note whose records say that they have a
+        slot: Nodepool's launcher left them."""
 
 
 class Cluster(Protocol):

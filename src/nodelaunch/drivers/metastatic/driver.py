@@ -233,20 +233,34 @@ class MetastaticDriver:
 
     async def upkeep(self) -> None:
         async with self._cluster.leases(self._config.name) as leases, asyncio.TaskGroup() as group:
+            await leases.warm()
+            await leases.adopt()  # before the first slot is given
             stop = leases.subscribe(self._changed.set)
             with self._supply.attached(group, leases):
                 self._leases = leases
                 self._opened.set()
                 try:
-                    while True:
-                        await leases.warm()
-                        self._changed.clear()
-                        await self._adopt(leases)
-                        await self._pause(await self._tend(leases))
+                    await self._keep_up(leases)
                 finally:
                     self._leases = None
                     self._opened.clear()
                     stop()
+
+    async def _keep_up(self, leases: Leases) -> None:
+        adopt_at = leases.now() + UPKEEP_S
+        while True:
+            await leases.warm()
+            self._changed.clear()
+            if leases.now() >= adopt_at:
+                await self._adopt(leases)
+                adopt_at = leases.now() + UPKEEP_S
+            await self._pause(await self._tend(leases))
+
+    async def _adopt(self, leases: Leases) -> None:
+        try:
+            await leases.adopt()
+        except StoreError as error:
+            self._log.info("adopting_failed", detail=str(error))
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -254,12 +268,6 @@ class MetastaticDriver:
                 await self._changed.wait()
         except TimeoutError:
             pass
-
-    async def _adopt(self, leases: Leases) -> None:
-        try:
-            await leases.adopt()
-        except StoreError as error:
-            self._log.info("adopting_failed", detail=str(error))
 
     async def _tend(self, leases: Leases) -> float:
         """Do with each backing node what is to be done; for how many seconds nothing will be."""
