@@ -369,14 +369,20 @@ async def test_backing_request_that_nobody_needs_any_more_is_withdrawn(tmp_path:
         assert (await table(store))["nodes"] == sorted(first.nodes)
 
 
-async def test_freed_slot_goes_to_who_waits(tmp_path: Path, store: EmbeddedStore) -> None:
+async def test_freed_slots_go_to_who_waits_in_their_order(tmp_path: Path, store: EmbeddedStore) -> None:
     async with site(tmp_path, store, max_servers=1) as here:
-        first, second = await here.given("slot"), await here.given("slot")
-        waiting = await here.client.submit(["slot"])
-        await here.until(lambda: any(request_id.startswith("100-") for request_id in here.view.requests))
-        await here.give_back(first)
-        third = await waiting.finished()
-        assert here.backing_of(third) == here.backing_of(second)
+        held = [await here.given("slot"), await here.given("slot")]
+        waiting = [await here.client.submit(["slot"]) for _ in range(6)]
+        await here.until(lambda: len(here.slots) == 8)
+        served = []
+        for handle in waiting:
+            oldest, *held = held
+            await here.give_back(oldest)
+            held.append(await handle.finished())
+            served.append(here.backing_of(held[-1]))
+            later = [here.view.requests[each.id].record.state for each in waiting[len(served) :]]
+            assert RequestState.FULFILLED not in later
+        assert served == [here.backing_of(held[-1])] * 6
         await here.until(lambda: not any(request_id.startswith("100-") for request_id in here.view.requests))
 
 

@@ -110,7 +110,7 @@ class MetastaticDriver:
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
         self._label(spec.pool, spec.label)
-        with self._as_driver_errors(spec.node_id):
+        with self._as_driver_errors():  # without an id: whether there is a claim, only the list tells
             leases = await self._ready()
             await leases.enter(Claim(node_id=NodeId(spec.node_id), label=spec.label, metadata=dict(spec.metadata)))
         return ExternalId(spec.node_id)
@@ -156,10 +156,10 @@ class MetastaticDriver:
 
     async def _ready(self) -> Leases:
         """What is leased, complete and current."""
-        while self._leases is None:
+        while (leases := self._leases) is None:
             await self._opened.wait()
-        await self._leases.warm()
-        return self._leases
+        await leases.warm()
+        return leases
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
@@ -226,8 +226,8 @@ class MetastaticDriver:
         return None
 
     def _checks_host_keys(self, claim: Claim) -> bool:
-        label = self._label_of(claim)
-        return any(pool.checks_host_keys(label) for pool in self._config.pools if label in pool.labels)
+        label, home = self._label_of(claim), claim.metadata.get(METADATA_POOL)
+        return any(pool.checks_host_keys(label) for pool in self._config.pools if pool.name == home)
 
     # -- upkeep -----------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,8 @@ class Supply:
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._orders: list[Order] = []
-        self._waiters: set[Waiter] = set()
+        self._waiters: dict[Waiter, None] = {}
+        """In the order they came, which is the order they are woken in."""
         self._at_work: tuple[asyncio.TaskGroup, Leases] | None = None
 
     @contextmanager
@@ -79,11 +80,11 @@ class Supply:
     def waiter(self, label: MetastaticLabel) -> Iterator[Waiter]:
         """Wait for a slot for *label*; at the end the seat is left."""
         waiter = Waiter(label)
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         try:
             yield waiter
         finally:
-            self._waiters.discard(waiter)
+            del self._waiters[waiter]
             if waiter.order is not None:
                 self._leave(waiter, waiter.order)
 
