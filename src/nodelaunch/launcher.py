@@ -41,6 +41,7 @@ from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
 from nodelaunch.protocol.paths import RequestId
@@ -241,7 +242,8 @@ class Launcher:
 
     def _open_driver(self, config: ProviderConfig) -> Driver:
         images = {image.name: image for image in self.config.diskimages}
-        context = DriverContext(scanner=self._scanner, diskimages=images)
+        cluster = StoreCluster(self.store, self.view, self._clock)
+        context = DriverContext(scanner=self._scanner, diskimages=images, cluster=cluster)
         return self._drivers.get(config.driver).open(config, context)
 
     def _is_served(self, node: Node) -> bool:

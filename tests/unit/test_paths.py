@@ -21,6 +21,20 @@ def test_built_paths_are_those_of_nodepool() -> None:
     assert paths.uploads("jammy", "d1fd", "rax") == UPLOAD.rpartition("/")[0]
 
 
+def test_what_metastatic_providers_keep_is_outside_nodepools_tree() -> None:
+    backing = NodeId("0000000007")
+    assert paths.lease("meta", backing) == "/nodelaunch/metastatic/meta/backing/0000000007"
+    assert paths.slot("meta", backing, 1) == "/nodelaunch/metastatic/meta/backing/0000000007/1"
+    assert paths.claim("meta", NodeId("0000000008")) == "/nodelaunch/metastatic/meta/nodes/0000000008"
+    assert paths.backing_requestor("meta") == "NodePool:metastatic:meta"
+    assert not paths.METASTATIC.startswith(paths.ROOT + "/")
+
+
+def test_contenders_are_made_with_kazoos_names() -> None:
+    made = paths.contender(paths.node_lock(NodeId("0000000007")), "7c8fcac2d4ba4b44a4b15f9fd51a99b9") + "0000000003"
+    assert made == f"/nodepool/nodes/0000000007/lock/{CONTENDER}"
+
+
 def test_records_are_known_by_depth() -> None:
     assert paths.request_id_at("/nodepool/requests/200-0000000001") == "200-0000000001"
     assert paths.request_id_at("/nodepool/requests/200-0000000001/x") is None

@@ -11,10 +11,12 @@ from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import (
+    Claim,
     ImageBuild,
     ImageUpload,
     KnownPool,
     LauncherComponent,
+    Lease,
     Node,
     NodeRequest,
     PoolRegistration,
@@ -271,3 +273,59 @@ def test_one_of_those_who_would_keeps_a_label_ready() -> None:
     assert keeper_of("big", would) is None
     keepers = [keeper_of(f"l{n}", [Presence(id=p.id, min_ready={f"l{n}": 1}) for p in would]) for n in range(40)]
     assert len({keeper.id for keeper in keepers if keeper}) > 3
+
+
+# -- metastatic providers -------------------------------------------------------------------------------------------
+
+OWNER = "NodePool:metastatic:meta"
+BY_NODEPOOL = {"owner": OWNER, "label": "meta-small", "slots": 2, "failed": False, "launched": 1795219304.5257163}
+
+
+def test_lease_comes_back_as_it_was() -> None:
+    lease = Lease(node_id=NodeId("1"), label="a", slots=3, is_failed=True, launched_at=5.0, used_at=6.0)
+    assert Lease.from_bytes("/p", lease.to_bytes(), node_id=NodeId("1")) == lease
+    assert json.loads(lease.to_bytes()) == {"label": "a", "slots": 3, "failed": True, "launched": 5.0, "used": 6.0}
+
+
+def test_lease_is_told_and_read_as_nodepool_has_it() -> None:
+    node = a_node(7, user_data=json.dumps(BY_NODEPOOL))
+    lease = Lease.from_user_data(node, OWNER)
+    assert lease == Lease(
+        node_id=node.id, label="meta-small", slots=2, launched_at=1795219304.5257163, used_at=1795219304.5257163
+    )
+    assert lease.user_data(OWNER) == node.user_data
+
+
+@pytest.mark.parametrize(
+    "user_data",
+    [
+        None, {"zuul_system": OWNER}, "", OWNER, f'["{OWNER}"]', json.dumps({**BY_NODEPOOL, "owner": OWNER + "2"}),
+        json.dumps({**BY_NODEPOOL, "slots": "two"}),
+    ],
+)  # fmt: skip
+def test_user_data_of_others_is_no_lease(user_data: Any) -> None:
+    assert Lease.from_user_data(a_node(user_data=user_data), OWNER) is None
+
+
+def test_claim_comes_back_as_it_was() -> None:
+    claim = Claim(node_id=NodeId("2"), label="a", metadata={"k": "v"}, backing=NodeId("1"), slot=0)
+    assert Claim.from_bytes("/p", claim.to_bytes(), node_id=NodeId("2")) == claim
+    assert claim.driver_data == {"metadata": {"k": "v"}, "backing_node": "1", "slot": 0, "node": "2"}
+    for body in ({"metadata": 5}, {"label": None}, {"node": 2}):
+        with pytest.raises(RecordInvalidError, match=next(iter(body))):
+            Claim.from_bytes("/p", as_json(**body), node_id=NodeId("2"))
+
+
+@pytest.mark.parametrize(
+    ("driver_data", "slot"),
+    [
+        ({"metadata": {}, "backing_node": "1", "slot": 1, "node": "2"}, 1),
+        ({"metadata": {}, "backing_node": None, "slot": None, "node": "2"}, None),
+        ({"metadata": {}, "backing_node": 1, "slot": 1}, None),
+        ("text", None),
+        (None, None),
+    ],
+)
+def test_claim_is_read_from_a_nodes_record(driver_data: Any, slot: int | None) -> None:
+    claim = Claim.from_node(a_node(2, driver_data=driver_data, type=("slot",)))
+    assert (claim and (claim.slot, claim.node_id, claim.label)) == (slot and (slot, "0000000002", "slot"))

@@ -43,6 +43,7 @@ from nodelaunch.protocol.driver import (
     Instance,
     InstanceSpec,
     LabelTraits,
+    Login,
     Machine,
     ScansHostKeys,
     SupportsConsoleLog,
@@ -279,6 +280,7 @@ async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequen
 
 def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]) -> Node:
     """*node* as it is offered: ready, with the instance's addresses; the public address doubles as a private one."""
+    own = node.attributes or {}
     resources = instance.resources.to_resources() if instance.resources else node.resources
     ready = node.into(
         NodeState.READY,
@@ -293,10 +295,25 @@ def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]
         host_id=instance.host_id,
         hostname=instance.hostname,
         resources=resources,
-        host_keys=tuple(keys),
+        host_keys=tuple(keys if instance.host_keys is None else instance.host_keys),
+        attributes=node.attributes if instance.attributes is None else {**instance.attributes, **own},
+        slot=instance.slot,
+        driver_data=instance.driver_data,
         node_properties=dict(instance.node_properties),
     )
+    if instance.login is not None:
+        return _logged_in_by(ready, instance.login)
     return ready if instance.connection_port is None else ready.with_port(instance.connection_port)
+
+
+def _logged_in_by(node: Node, login: Login) -> Node:
+    return replace(
+        node,
+        username=login.username,
+        connection_type=login.connection_type,
+        shell_type=login.shell_type,
+        python_path=login.python_path,
+    ).with_port(login.connection_port)
 
 
 async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:

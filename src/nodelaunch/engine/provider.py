@@ -47,6 +47,8 @@ class Generation:
     config: ProviderConfig
     driver: Driver
     users: int = 0
+    upkeep: asyncio.Task[None] | None = None
+    """The driver's own work, which goes on as long as it is used."""
 
 
 class ProviderRuntime:
@@ -109,6 +111,8 @@ class ProviderRuntime:
     async def _close_if_unused(self, generation: Generation) -> None:
         if generation is self.current or generation.users > 0:
             return
+        if generation.upkeep is not None:
+            generation.upkeep.cancel()
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 await generation.driver.aclose()

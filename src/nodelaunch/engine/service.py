@@ -19,11 +19,11 @@ from nodelaunch.engine.inventory import Inventory
 from nodelaunch.engine.launch import PoolContext
 from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
-from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.view import ClusterView, NodeRemoved
 from nodelaunch.errors import DriverError, StoreError
-from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory
+from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.store import Store
 
@@ -89,6 +89,7 @@ class ProviderService:
                     self._start("inventory", self._inventory.run)
                     if self._is_retired:
                         self._inventory.stop()
+                self._begin_upkeep(runtime.current)
                 for pool in () if self._is_retired else runtime.config.pools:
                     self._add_pool(pool)
                 self._site.changed()
@@ -99,9 +100,14 @@ class ProviderService:
             with suppress(TimeoutError):
                 await runtime.aclose()
 
-    def _start(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
-        if self._group is not None:
-            self._group.create_task(_as_coroutine(self._site.supervise(f"{what} {self.name}", run)))
+    def _start(self, what: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
+        if self._group is None:
+            return None
+        return self._group.create_task(_as_coroutine(self._site.supervise(f"{what} {self.name}", run)))
+
+    def _begin_upkeep(self, generation: Generation) -> None:
+        if isinstance(generation.driver, SupportsUpkeep):
+            generation.upkeep = self._start("upkeep", generation.driver.upkeep)
 
     def _add_pool(self, config: PoolConfig) -> None:
         runtime = self.runtime
@@ -154,6 +160,7 @@ class ProviderService:
                 self._log.error("provider_not_changed", detail=str(error))
                 return
             await runtime.renew(config, driver)
+            self._begin_upkeep(runtime.current)
         self._change_pools(runtime, grace_s)
         if self._inventory is not None:
             self._inventory.renew()

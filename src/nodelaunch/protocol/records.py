@@ -67,6 +67,12 @@ def _text(value: Any) -> str | None:
     raise TypeError(f"text or null was expected, found {_kind(value)}")
 
 
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"text was expected, found {_kind(value)}")
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
@@ -85,6 +91,12 @@ def _mapping(value: Any) -> JsonObject | None:
     if value is None or isinstance(value, dict):
         return value
     raise TypeError(f"an object or null was expected, found {_kind(value)}")
+
+
+def _object(value: Any) -> JsonObject:
+    if isinstance(value, dict):
+        return value
+    raise TypeError(f"an object was expected, found {_kind(value)}")
 
 
 def _number(value: Any) -> float:
@@ -319,6 +331,87 @@ class Node(_Record):
     def with_port(self, port: Any) -> Self:
         """The port, under both of its keys: the old one is kept for old readers."""
         return replace(self, connection_port=port, ssh_port=port)
+
+
+# -- metastatic providers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease(_Record):
+    """What a metastatic provider notes of a backing node it holds. Times are seconds since 1970."""
+
+    node_id: NodeId
+    label: str = _key("label", _word, "")
+    slots: int = _key("slots", _whole, 1)
+    is_failed: bool = _key("failed", _flag, False)
+    """It takes nobody in any more, and goes when it is empty."""
+    launched_at: float = _key("launched", _number, 0.0)
+    """When it was taken over."""
+    used_at: float = _key("used", _number, 0.0)
+    """When a slot of it was last given back; until then, when it was taken over."""
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data, node_id=node_id)
+
+    def user_data(self, owner: str) -> str:
+        """What the backing node's own record says of it: JSON, as text. Source: Nodepool 11, metastatic driver."""
+        return json.dumps({
+            "owner": owner, "label": self.label, "slots": self.slots, "failed": self.is_failed,
+            "launched": self.launched_at,
+        })  # fmt: skip
+
+    @classmethod
+    def from_user_data(cls, node: Node, owner: str) -> Self | None:
+        """What the record of *node* says, if it is *owner*'s; None if it is not, or says nothing readable."""
+        if not isinstance(node.user_data, str) or owner not in node.user_data:
+            return None
+        try:
+            lease = cls._read(f"user_data of {node.id}", node.user_data.encode(), node_id=node.id)
+        except RecordInvalidError:
+            return None
+        is_owners = lease.extra.get("owner") == owner
+        return replace(lease, used_at=max(lease.used_at, lease.launched_at), extra={}) if is_owners else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(_Record):
+    """What a metastatic provider notes of a node of its own: which slot it has, if it has one yet."""
+
+    node_id: NodeId = _key("node", _word)
+    label: str = _key("label", _word, "")
+    metadata: JsonObject = _key("metadata", _object)
+    backing: NodeId | None = _key("backing_node", _text)
+    slot: int | None = _key("slot", _whole_or_none)
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data, node_id=node_id, metadata={})
+
+    @classmethod
+    def from_node(cls, node: Node) -> Self | None:
+        """What the record of *node* says of its slot; None if it has none. Source: Nodepool 11, metastatic driver."""
+        data = node.driver_data
+        if not isinstance(data, dict):
+            return None
+        try:
+            claim = cls._read(f"driver_data of {node.id}", json.dumps(data).encode(), node_id=node.id, metadata={})
+        except RecordInvalidError:
+            return None
+        return replace(claim, node_id=node.id, label=next(iter(node.type), ""), extra={}) if claim.is_placed else None
+
+    @property
+    def is_placed(self) -> bool:
+        return self.backing is not None and self.slot is not None
+
+    @property
+    def driver_data(self) -> JsonObject:
+        """For the node's own record. Source: Nodepool 11, metastatic driver."""
+        return {
+            "metadata": dict(self.metadata), "backing_node": self.backing, "slot": self.slot, "node": self.node_id,
+        }  # fmt: skip
 
 
 # -- components -----------------------------------------------------------------------------------------------------
