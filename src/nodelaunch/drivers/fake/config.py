@@ -69,6 +69,11 @@ class FakeCloudImage(Model):
             raise PydanticCustomError("two_images", "either image-id or image-name, not both")
         return self
 
+    @property
+    def in_cloud(self) -> str:
+        """What the cloud knows it by."""
+        return self.image_id or self.image_name or self.name
+
 
 class FakeLabel(Model):
     name: Text
