@@ -307,7 +307,9 @@ def _addresses(spec: InstanceSpec, pool: FakePool, label: FakeLabel) -> dict[str
     }
 
 
-_LIMIT_SETTINGS = {INSTANCES: "max-servers", CORES: "max-cores", RAM: "max-ram", VOLUMES: "max-volumes"}
+_LIMIT_SETTINGS = {
+    INSTANCES: "max-servers", CORES: "max-cores", RAM: "max-ram", VOLUMES: "max-volumes", VOLUME_GB: "max-volume-gb",
+}  # fmt: skip
 
 
 class _Attributes:
