@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from nodelaunch.drivers.fake.driver import HOST_KEY, IPV6_NETWORK
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ImageState, NodeState
-from support.sites import Site, config, label, launched, pool, provider, write_config
+from support.sites import config, label, launched, pool, provider, write_config
 
 pytestmark = pytest.mark.looptime
 DEBIAN = {"diskimages": [{"name": "debian"}]}
