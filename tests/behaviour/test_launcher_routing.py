@@ -98,15 +98,9 @@ async def test_request_order(tmp_path: Path) -> None:
         served: list[int] = []
         while handles:
             await (await site.take(last)).give_all_back()
-            await site.until(lambda: any(_is_fulfilled(site, handle) for handle in handles.values()))
-            (number,) = [n for n, handle in handles.items() if _is_fulfilled(site, handle)]
+            number, last = await site.first_fulfilled(handles)
             served.append(number)
-            last = site.request(handles.pop(number))
         assert served == [3, 2, 4, 1, 0]
-
-
-def _is_fulfilled(site: Site, handle: Any) -> bool:
-    return site.request(handle).state is RequestState.FULFILLED
 
 
 async def test_request_order_missing_label(tmp_path: Path) -> None:

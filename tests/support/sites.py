@@ -206,6 +206,16 @@ class Site(Running):
         """The request as it is now."""
         return self.view.requests[handle.id].record
 
+    async def first_fulfilled(self, handles: dict[int, RequestHandle]) -> tuple[int, NodeRequest]:
+        """Wait until exactly one of *handles* is fulfilled; which, and its request. It is taken out of *handles*."""
+
+        def fulfilled() -> list[int]:
+            return [n for n, handle in handles.items() if self.request(handle).state is RequestState.FULFILLED]
+
+        await self.until(lambda: bool(fulfilled()))
+        (number,) = fulfilled()
+        return number, self.request(handles.pop(number))
+
     def states_of(self, handle: RequestHandle) -> list[RequestState]:
         """Filled with each state the request is seen in from now on, none twice in a row."""
         seen: list[RequestState] = []
