@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.client import NodeClient
-from nodelaunch.config.models import ProviderConfig
+from nodelaunch.engine.service import ProviderService
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -243,13 +243,13 @@ async def test_no_pool_declines_before_its_neighbours_are_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A label that only the second pool offers must not fail because the first one was there a moment earlier."""
-    serve_provider = Launcher._serve_provider
+    serve = ProviderService.run
 
-    async def serve_slowly(self: Launcher, config: ProviderConfig) -> None:
-        await asyncio.sleep(3.0 if config.name == "lab" else 0.0)
-        await serve_provider(self, config)
+    async def serve_slowly(self: ProviderService) -> None:
+        await asyncio.sleep(3.0 if self.name == "lab" else 0.0)
+        await serve(self)
 
-    monkeypatch.setattr(Launcher, "_serve_provider", serve_slowly)
+    monkeypatch.setattr(ProviderService, "run", serve_slowly)
     more = """
   - name: lab
     driver: test

@@ -60,3 +60,11 @@ def test_uploads_are_known_by_depth_and_not_by_lock() -> None:
 @pytest.mark.parametrize(("name", "is_one"), [("200-0000000001", True), ("2000-0000000001", False), ("200-1", False)])
 def test_request_ids_have_their_dash_at_index_three(name: str, *, is_one: bool) -> None:
     assert paths.is_request_id(name) is is_one
+
+
+def test_builds_and_known_pools_are_known_by_depth() -> None:
+    assert paths.build_at("/nodepool/images/jammy/builds/d1fd") == ("jammy", "d1fd")
+    assert paths.build_at("/nodepool/images/jammy/builds/lock") is None
+    assert paths.build_at(UPLOAD) is None
+    assert paths.known_pool_at(paths.known_pool("cloud", "main")) == ("cloud", "main")
+    assert paths.known_pool_at(f"{paths.KNOWN_POOLS}/cloud") is None

@@ -11,11 +11,15 @@ from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import (
+    ImageBuild,
     ImageUpload,
+    KnownPool,
     LauncherComponent,
     Node,
     NodeRequest,
     PoolRegistration,
+    Presence,
+    keeper_of,
 )
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 from support.builders import a_node, a_request
@@ -233,3 +237,37 @@ def test_anything_else_is_no_request(data: bytes, detail: str) -> None:
 def test_anything_else_is_no_node(body: dict[str, Any]) -> None:
     with pytest.raises(RecordInvalidError):
         read_node(json.dumps(body).encode())
+
+
+def test_a_build_takes_its_names_from_its_path() -> None:
+    path = "/nodepool/images/jammy/builds/d1fd"
+    build = ImageBuild.from_bytes(path, b'{"state": "building", "builder": "nb01"}', parts=("jammy", "d1fd"))
+    assert (build.image, build.build_id, build.state) == ("jammy", "d1fd", ImageState.BUILDING)
+    with pytest.raises(RecordInvalidError, match="state: missing"):
+        ImageBuild.from_bytes(path, b"{}", parts=("jammy", "d1fd"))
+
+
+def test_a_known_pool_takes_its_names_from_its_path() -> None:
+    known = KnownPool(provider="cloud", pool="main", labels=("a", "b"))
+    assert KnownPool.from_bytes("/p", known.to_bytes(), names=("cloud", "main")) == known
+
+
+def test_a_presence_is_read_as_it_is_written() -> None:
+    presence = Presence(id="1", hostname="here", version="1", min_ready={"small": 2}, pools=("x",))
+    assert Presence.from_bytes("/p", presence.to_bytes()) == presence
+    with pytest.raises(RecordInvalidError, match="id: text was expected, found null"):
+        Presence.from_bytes("/p", b'{"id": null}')
+
+
+def test_one_of_those_who_would_keeps_a_label_ready() -> None:
+    would = [Presence(id=str(n), min_ready={"small": 1}) for n in range(5)]
+    drains = Presence(id="5", min_ready={"small": 1}, state=ComponentState.STOPPED)
+    never = Presence(id="6", min_ready={"big": 1})
+    keeper = keeper_of("small", [*would, drains, never, Presence(id="7")])
+    assert keeper in would
+    assert keeper_of("small", [never, *reversed(would)]) == keeper
+    left = [presence for presence in would if presence != keeper]
+    assert keeper_of("small", left) in left
+    assert keeper_of("big", would) is None
+    keepers = [keeper_of(f"l{n}", [Presence(id=p.id, min_ready={f"l{n}": 1}) for p in would]) for n in range(40)]
+    assert len({keeper.id for keeper in keepers if keeper}) > 3

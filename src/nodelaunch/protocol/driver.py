@@ -140,6 +140,14 @@ class SupportsConsoleLog(Protocol):
         """The tail of the console, for the operator's log after a failed launch."""
 
 
+@runtime_checkable
+class ReportsZones(Protocol):
+    """A driver whose cloud has placement zones. The nodes of a request that are launched share one of them."""
+
+    async def zones(self) -> Sequence[str]:
+        """Names of the zones the cloud would place instances in, for pools that name none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A machine that exists without being launched: one slot of it is one node record.
@@ -214,6 +222,7 @@ class DriverContext:
 
 __all__ = [
     "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS", "Driver", "DriverContext", "ExternalId",
-    "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Machine", "ScansHostKeys",
+    "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Machine", "ReportsZones",
+    "ScansHostKeys",
     "SupportsConsoleLog", "SupportsInventory", "Usage",
 ]  # fmt: skip

@@ -23,7 +23,25 @@ LAUNCHERS: Final = f"{COMPONENTS}/launcher"
 BUILDERS: Final = f"{COMPONENTS}/builder"
 IMAGES: Final = f"{ROOT}/images"
 
-ALWAYS_THERE: Final = (REQUESTS, REQUEST_LOCKS, NODES, POOLS, LAUNCHERS, BUILDERS, IMAGES)
+OWN_ROOT: Final = "/nodelaunch"
+"""Ours alone: Zuul and Nodepool know a thing by its depth below their own root, so nothing may be added there."""
+PRESENCES: Final = f"{OWN_ROOT}/launchers"
+KNOWN_POOLS: Final = f"{OWN_ROOT}/pools"
+QUESTIONS: Final = f"{OWN_ROOT}/questions"
+INVENTORIES: Final = f"{OWN_ROOT}/inventories"
+
+ALWAYS_THERE: Final = (
+    REQUESTS,
+    REQUEST_LOCKS,
+    NODES,
+    POOLS,
+    LAUNCHERS,
+    BUILDERS,
+    IMAGES,
+    PRESENCES,
+    KNOWN_POOLS,
+    QUESTIONS,
+)
 """What a launcher makes sure of at start, as each Nodepool process does."""
 
 NODE_NAME_PREFIX: Final = "np"
@@ -64,6 +82,28 @@ def node_lock(node_id: NodeId) -> str:
 
 def uploads(image: str, build_id: str, provider: str) -> str:
     return f"{IMAGES}/{image}/builds/{build_id}/providers/{provider}/images"
+
+
+def build_at(path: str) -> tuple[str, str] | None:
+    """(image, build id) of the build record *path* is, if it is one."""
+    match path[len(IMAGES) + 1 :].split("/"):
+        case [image, "builds", build] if build != "lock":
+            return image, build
+        case _:
+            return None
+
+
+def known_pool(provider: str, pool: str) -> str:
+    return f"{KNOWN_POOLS}/{provider}/{pool}"
+
+
+def known_pool_at(path: str) -> tuple[str, str] | None:
+    """(provider, pool) of the known pool whose record *path* is, if it is one."""
+    match path[len(KNOWN_POOLS) + 1 :].split("/"):
+        case [provider, pool]:
+            return provider, pool
+        case _:
+            return None
 
 
 def request_id_at(path: str) -> RequestId | None:

@@ -10,8 +10,9 @@ Source: Nodepool 11, its record classes; Zuul 11.3 to 14.3, the readers of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from math import isfinite
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,6 +22,7 @@ from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 
 JsonObject = dict[str, Any]
+RequestOrder = tuple[str, int, str]
 T = TypeVar("T")
 
 
@@ -111,6 +113,12 @@ def _flag(value: Any) -> bool:
     raise TypeError(f"true or false was expected, found {_kind(value)}")
 
 
+def _required_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"text was expected, found {_kind(value)}")
+
+
 def _expiration(value: Any) -> int | None:
     """Seconds to hold; a numeric text counts, anything else is 0. Source: Nodepool 11, Node.hold_expiration."""
     if value is None:
@@ -121,7 +129,7 @@ def _expiration(value: Any) -> int | None:
         return 0
 
 
-def _resources(value: Any) -> Mapping[str, float] | None:
+def _amounts(value: Any) -> Mapping[str, float] | None:
     if value is None:
         return None
     if isinstance(value, dict):
@@ -162,7 +170,9 @@ class _Record:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 # -- node requests --------------------------------------------------------------------------------------------------
@@ -199,7 +209,7 @@ class NodeRequest(_Record):
         return request
 
     @property
-    def order(self) -> tuple[str, int, str]:
+    def order(self) -> RequestOrder:
         """What requests are served by: priority as text, relative priority, sequence. Smaller is first."""
         priority, _, sequence = self.id.partition("-")
         return (priority, self.relative_priority, sequence)
@@ -260,7 +270,7 @@ class Node(_Record):
     connection_type: str | None = _key("connection_type", _text)
     shell_type: str | None = _key("shell_type", _text)
     hold_expiration: int | None = _key("hold_expiration", _expiration)
-    resources: Mapping[str, float] | None = _key("resources", _resources)
+    resources: Mapping[str, float] | None = _key("resources", _amounts)
     slot: int | None = _key("slot", _whole_or_none)
     attributes: JsonObject | None = _key("attributes", _mapping)
     python_path: str | None = _key("python_path", _text)
@@ -350,7 +360,73 @@ class PoolRegistration(Component):
     paused: bool = _key("paused", _flag, False)
 
 
+# -- our own, outside Nodepool's tree -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presence(_Record):
+    """What one nodelaunch process tells the others; ephemeral."""
+
+    id: str = _key("id", _required_text, "")
+    """Differs from process to process."""
+    hostname: str = _key("hostname", _required_text, "")
+    version: str | None = _key("version", _text)
+    state: ComponentState = _key("state", ComponentState, ComponentState.RUNNING)
+    min_ready: Mapping[str, float] | None = _key("min_ready", _amounts)
+    """Label → how many nodes it would keep ready; labels without any are left out."""
+    pools: tuple[str, ...] = _key("pools", _texts, ())
+    """Ids of its pools, which it can be asked about."""
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownPool(_Record):
+    """What a pool offers, remembered while it is not registered, so that its return can be waited for."""
+
+    provider: str
+    pool: str
+    labels: tuple[str, ...] = _key("labels", _texts, ())
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, names: tuple[str, str]) -> Self:
+        """*names*: provider and pool, as `paths.known_pool_at` finds them in *path*. Raises: RecordInvalidError."""
+        return cls._read(path, data, provider=names[0], pool=names[1])
+
+
+def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:
+    """Which of the running processes keeps *label*'s nodes ready: all that would, agree on one without asking.
+
+    Rendezvous hashing: when a process comes or goes, only the labels it gets or had change hands.
+    """
+    willing = [p for p in presences if p.state is ComponentState.RUNNING and (p.min_ready or {}).get(label, 0) > 0]
+    return max(willing, key=lambda p: sha256(f"{label}\0{p.id}".encode()).digest(), default=None)
+
+
 # -- images ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBuild(_Record):
+    """One build of a diskimage, written by a builder; we only read when it began and where it stands."""
+
+    path: str
+    image: str
+    build_id: str
+    state: ImageState = _key("state", ImageState, ImageState.BUILDING)
+    state_time: float = _key("state_time", _number, 0.0)
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, parts: tuple[str, str], modified_at: float = 0.0) -> Self:
+        """*parts*: image and build id, as `paths.build_at` finds them in *path*. Raises: RecordInvalidError."""
+        image, build_id = parts
+        build = cls._read(path, data, path=path, image=image, build_id=build_id, state=None, state_time=modified_at)
+        if build.state is None:
+            raise RecordInvalidError(path, "state: missing")
+        return build
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,6 +224,9 @@ class FakeDriver:
             resources=Usage(server.resources),
         )
 
+    async def zones(self) -> Sequence[str]:
+        return ZONES
+
     # -- quota and images -------------------------------------------------------------------------------------------
 
     async def quota_limits(self) -> Limits:
