@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from structlog.testing import capture_logs
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.errors import LaunchFailedError
+from nodelaunch.protocol.driver import ExternalId, InstanceSpec
 from nodelaunch.protocol.states import NodeState
 from support.sites import KEY, Data, Hosts, Site, config, label, launched, pool, provider
 
@@ -136,3 +140,29 @@ async def test_launchNode_session_expired(tmp_path: Path) -> None:  # noqa: N802
         assert lost.id not in request.nodes
         await site.until(lambda: list(site.view.nodes) == list(request.nodes))
         assert len(site.cloud.servers()) == 1
+
+
+class Moving(FakeDriver):
+    """Its cloud gives its zones other names while the launcher runs."""
+
+    names = ("north",)
+
+    async def zones(self) -> Sequence[str]:
+        return self.names
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        if spec.zone not in self.names:
+            raise LaunchFailedError(f"there is no zone {spec.zone}", provider=self.config.name)
+        return await super().create_instance(replace(spec, zone="az1"))
+
+
+MOVING = DriverRegistry([DriverPlugin("fake", FakeProvider, Moving)])
+
+
+async def test_az_change_recover(tmp_path: Path) -> None:
+    """The launch that fails in a zone that is not there has the zones asked for anew, and the next attempt has them."""
+    async with launched(tmp_path, _one_pool(launch_retries=3), drivers=MOVING) as site:
+        await site.got("small")
+        site.launcher.providers["cloud"].driver.names = ("south",)  # type: ignore[attr-defined]
+        await site.got("small")
+        assert site.launcher.providers["cloud"].zones == ("south",)
