@@ -64,7 +64,8 @@ async def test_node_assignment(tmp_path: Path) -> None:
 async def test_node_assignment_order(tmp_path: Path) -> None:
     names = ("one", "two", "three", "four")
     ready = {name: {"min-ready": 1} for name in names}
-    async with launched(tmp_path, config(provider(pool(*names)), labels=ready)) as site:
+    top = config(provider(pool(*names, availability_zones=["az1"])), labels=ready)
+    async with launched(tmp_path, top) as site:
         before = {node.id for node in await site.until_idle(4)}
         for wanted in (("four", "two", "one", "three"), ("two", "two", "one", "two")):
             request = await site.fulfilled(*wanted)

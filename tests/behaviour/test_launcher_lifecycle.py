@@ -91,3 +91,35 @@ async def test_handler_poll_session_expired(tmp_path: Path) -> None:
         assert len(before & set(request.nodes)) == 1, "the ready one is used, the one still building is given up"
         await site.until(lambda: set(site.view.nodes) == set(request.nodes))
         assert len(site.cloud.servers()) == 2
+
+
+# -- another configuration while it runs ----------------------------------------------------------------------------
+
+
+async def test_paused_gets_declined(tmp_path: Path) -> None:
+    async with launched(tmp_path, config(provider(pool("small", max_servers=2)))) as site:
+        await site.fulfilled("small", "small")
+        waiting = await site.ask("small", "small")
+        await site.until(lambda: is_paused(site))
+        await site.reload(config(provider(pool("small", max_servers=1))))
+        request = await waiting.finished()
+        assert (request.state, len(request.declined_by)) == (RequestState.FAILED, 1)
+        await site.until(lambda: not is_paused(site))
+
+
+async def test_provider_removal(tmp_path: Path) -> None:
+    clouds = provider(pool("small"), name="cloud"), provider(pool("big"), name="other")
+    async with launched(tmp_path, config(*clouds)) as site:
+        assert site.registered == {("cloud", "main"): ("small",), ("other", "main"): ("big",)}
+        await site.reload(config(clouds[0]))
+        await site.until(lambda: site.registered == {("cloud", "main"): ("small",)})
+        await site.until(lambda: set(site.launcher.providers) == {"cloud"})
+        await site.failed("big")
+
+
+async def test_launcher_registers_config_change(tmp_path: Path) -> None:
+    async with launched(tmp_path, config(provider(pool("small")))) as site:
+        before = dict(site.view.pools)
+        await site.reload(config(provider(pool("small", "big")), labels={"nowhere": {}}))
+        await site.until(lambda: site.registered == {("cloud", "main"): ("small", "big")})
+        assert site.view.pools.keys() == before.keys(), "it is the same registration, changed"

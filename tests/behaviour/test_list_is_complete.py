@@ -17,14 +17,11 @@ MANUAL = TESTS.parent / "docs" / "compatibility.md"
 NAMES = Path(__file__).with_name("nodepool_tests.txt").read_text()
 
 NOT_YET = frozenset({
-    "test_az_change_recover", "test_paused_gets_declined", "test_provider_removal",
-    "test_launcher_registers_config_change", "test_static_node_increase", "test_static_node_decrease",
-    "test_static_parallel_increase", "test_static_parallel_decrease", "test_static_node_update",
     "test_metastatic_validator", "test_metastatic", "test_metastatic_startup", "test_metastatic_config_change",
     "test_metastatic_nodescan", "test_metastatic_min_retention", "test_metastatic_max_age",
     "test_metastatic_invalid_node_state",
 })  # fmt: skip
-"""Waiting for live reload, zones and the metastatic driver. A name that is here for no reason is an error."""
+"""Waiting for the metastatic driver. A name that is here for no reason is an error."""
 
 
 def _test_functions() -> set[str]:

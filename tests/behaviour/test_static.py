@@ -324,3 +324,62 @@ async def test_host_key_checking_toggle(tmp_path: Path) -> None:
         async with _lab(tmp_path, machine(HOST, host_key=KEY), hosts=hosts, store=store) as site:
             await site.got("bare")
             assert {what for what, _, _ in hosts.asked} == {"keys", "reach"}
+
+
+# -- another configuration while it runs ----------------------------------------------------------------------------
+
+
+async def _reload(site: Site, *machines: Data) -> None:
+    await site.reload(config(lab(*machines, node_attributes={"rack": "r1"})))
+
+
+def _slots(site: Site) -> list[tuple[str | None, int | None]]:
+    """Host and slot of each idle node, sorted; nothing while there are others."""
+    assert len(site.idle) <= len(site.nodes())
+    return sorted((node.hostname, node.slot) for node in site.idle) if len(site.idle) == len(site.nodes()) else []
+
+
+async def test_static_node_increase(tmp_path: Path) -> None:
+    async with _lab(tmp_path, machine(HOST)) as site:
+        (before,) = site.idle
+        await _reload(site, machine(HOST), machine(OTHER_HOST))
+        await site.until(lambda: _slots(site) == [(HOST, 0), (OTHER_HOST, 0)])
+        assert before.id in site.view.nodes
+
+
+async def test_static_node_decrease(tmp_path: Path) -> None:
+    async with _lab(tmp_path, machine(HOST), machine(OTHER_HOST)) as site:
+        kept = next(node for node in site.idle if node.hostname == OTHER_HOST)
+        await _reload(site, machine(OTHER_HOST))
+        await site.until(lambda: _slots(site) == [(OTHER_HOST, 0)])
+        assert kept.id in site.view.nodes
+
+
+async def test_static_parallel_increase(tmp_path: Path) -> None:
+    async with _lab(tmp_path, machine(HOST)) as site:
+        await _reload(site, machine(HOST, max_parallel_jobs=2))
+        await site.until(lambda: _slots(site) == [(HOST, 0), (HOST, 1)])
+
+
+async def test_static_parallel_decrease(tmp_path: Path) -> None:
+    async with _lab(tmp_path, machine(HOST, max_parallel_jobs=2), idle=2) as site:
+        await _reload(site, machine(HOST))
+        await site.until(lambda: _slots(site) == [(HOST, 0)])
+
+
+async def test_static_node_update(tmp_path: Path) -> None:
+    """Labels and kind of connection change in the record; another user or port is another machine."""
+    async with _lab(tmp_path, machine(HOST, "bare"), machine(OTHER_HOST, "arm")) as site:
+        changed, moved = sorted(site.idle, key=lambda node: node.hostname or "")
+        await _reload(
+            site,
+            machine(HOST, "bare", "big", connection_type="winrm"),
+            machine(OTHER_HOST, "arm", username="other", connection_port=5986),
+        )
+        await site.until(lambda: any(node.username == "other" for node in site.idle) and len(site.nodes()) == 2)
+        await site.until(lambda: site.view.nodes[changed.id].record.type == ("bare", "big"))
+        node = site.view.nodes[changed.id].record
+        assert (node.connection_type, node.host_keys) == ("winrm", ())
+        (new,) = (node for node in site.idle if node.id != changed.id)
+        assert new.id != moved.id
+        assert (new.hostname, new.username, new.connection_port, new.type) == (OTHER_HOST, "other", 5986, ("arm",))

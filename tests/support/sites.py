@@ -148,6 +148,9 @@ class Taken:
 class Site(Running):
     """A launcher at work, and a client of its store."""
 
+    folder: Path
+    """Where the configuration is, for `reload`."""
+
     @property
     def is_ready(self) -> bool:
         """Whether every pool is registered and every provider has answered."""
@@ -157,6 +160,16 @@ class Site(Running):
     @property
     def now(self) -> float:
         return EPOCH + asyncio.get_running_loop().time()
+
+    async def reload(self, content: Data) -> None:
+        """Have another configuration in force."""
+        await self.launcher.reload(load_config(write_config(self.folder, content)))
+
+    @property
+    def registered(self) -> dict[tuple[str | None, str | None], tuple[str, ...]]:
+        """The labels that each registered pool offers."""
+        records = (seen.record for seen in self.view.pools.values())
+        return {(record.provider_name, record.name): record.supported_labels for record in records}
 
     def cloud_of(self, name: str) -> FakeCloud:
         return self.launcher.providers[name].driver.cloud  # type: ignore[attr-defined,no-any-return]
@@ -292,6 +305,7 @@ async def launched(
         try:
             async with owner.connect() as other, NodeClient(other, clock=LoopClock()) as client:
                 site = Site(launcher, client, session)  # type: ignore[arg-type]
+                site.folder = folder
                 await site.until(lambda: until(site))
                 yield site
         finally:
