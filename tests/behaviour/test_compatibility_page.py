@@ -13,58 +13,40 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nodelaunch import launcher, sshscan
-from nodelaunch.config.models import (
-    Config,
-    DiskImageConfig,
-    EmbeddedStoreConfig,
-    LabelConfig,
-    LaunchingProviderConfig,
-    PoolConfig,
-    ProviderConfig,
-    TenantLimits,
-    WebappConfig,
-    ZooKeeperServer,
-    ZooKeeperTls,
-)
+from nodelaunch.config.models import Config, PoolConfig, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.fake.config import (
-    FakeCloudImage,
-    FakeDiskImage,
-    FakeLabel,
-    FakeLimits,
-    FakePool,
-    FakeProvider,
-)
-from nodelaunch.drivers.static.config import StaticNode, StaticPool
-from nodelaunch.drivers.test.config import TestPool as AnyPool
-from nodelaunch.engine import inventory, launch, provider, sweeper
+from nodelaunch.engine import inventory, launch, peers, provider, sweeper
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
 
-KEY_TABLES: dict[str, type[BaseModel]] = {
-    "Top level": Config,
-    "`zookeeper-servers[]`": ZooKeeperServer,
-    "`zookeeper-tls`": ZooKeeperTls,
-    "`embedded-store`": EmbeddedStoreConfig,
-    "`webapp`": WebappConfig,
-    "`labels[]`": LabelConfig,
-    "`tenant-resource-limits[]`": TenantLimits,
-    "`diskimages[]`": DiskImageConfig,
-    "`providers[]` of every driver": ProviderConfig,
-    "`pools[]` of every driver": PoolConfig,
-    "`providers[]` that launch": LaunchingProviderConfig,
-    "Driver `fake`: the provider": FakeProvider,
-    "Driver `fake`: `limits`": FakeLimits,
-    "Driver `fake`: `diskimages[]`": FakeDiskImage,
-    "Driver `fake`: `cloud-images[]`": FakeCloudImage,
-    "Driver `fake`: the pool": FakePool,
-    "Driver `fake`: `labels[]` of a pool": FakeLabel,
-    "Driver `test`: the pool": AnyPool,
-    "Driver `static`: the pool": StaticPool,
-    "Driver `static`: `nodes[]`": StaticNode,
+KEY_TABLES = {
+    "Top level": "Config",
+    "`zookeeper-servers[]`": "ZooKeeperServer",
+    "`zookeeper-tls`": "ZooKeeperTls",
+    "`embedded-store`": "EmbeddedStoreConfig",
+    "`webapp`": "WebappConfig",
+    "`labels[]`": "LabelConfig",
+    "`tenant-resource-limits[]`": "TenantLimits",
+    "`diskimages[]`": "DiskImageConfig",
+    "`providers[]` of every driver": "ProviderConfig",
+    "`pools[]` of every driver": "PoolConfig",
+    "`providers[]` that launch": "LaunchingProviderConfig",
+    "Driver `fake`: the provider": "FakeProvider",
+    "Driver `fake`: `limits`": "FakeLimits",
+    "Driver `fake`: `diskimages[]`": "FakeDiskImage",
+    "Driver `fake`: `cloud-images[]`": "FakeCloudImage",
+    "Driver `fake`: the pool": "FakePool",
+    "Driver `fake`: `labels[]` of a pool": "FakeLabel",
+    "Driver `test`: the pool": "TestPool",
+    "Driver `static`: the pool": "StaticPool",
+    "Driver `static`: `nodes[]`": "StaticNode",
+    "Driver `metastatic`: the provider": "MetastaticProvider",
+    "Driver `metastatic`: the pool": "MetastaticPool",
+    "Driver `metastatic`: `labels[]` of a pool": "MetastaticLabel",
 }
+"""The model of each table of keys, by name: which there are, the installed drivers tell."""
 
 
 def _rows(heading: str) -> list[list[str]]:
@@ -76,10 +58,31 @@ def _rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in table[1].splitlines()]
 
 
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a value of this kind is made of, with their bases."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from (base for base in annotation.__mro__ if issubclass(base, BaseModel))
+        for info in annotation.model_fields.values():
+            yield from _models_in(info.annotation)
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
 def _own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys that *model* adds to those of its bases."""
-    inherited = {name for base in model.__bases__ for name in getattr(base, "model_fields", ())}
-    return {info.alias or name: info for name, info in model.model_fields.items() if name not in inherited}
+    """The keys that *model* adds to those of its bases, or gives another default."""
+    inherited = {name: info for base in model.__bases__ for name, info in getattr(base, "model_fields", {}).items()}
+    return {
+        info.alias or name: info
+        for name, info in model.model_fields.items()
+        if name not in inherited or inherited[name].default != info.default
+    }
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    """Every model with keys of its own that a configuration is made of, by name."""
+    drivers = DriverRegistry()
+    tops = [Config, *(drivers.get(name).config_model for name in drivers.names)]
+    return {model.__name__: model for top in tops for model in _models_in(top) if _own_fields(model)}
 
 
 def _default(info: FieldInfo) -> str:
@@ -104,28 +107,12 @@ def _default(info: FieldInfo) -> str:
             return f"`{value}`"
 
 
-@pytest.mark.parametrize("heading", KEY_TABLES)
-def test_every_key_is_there_with_its_default(heading: str) -> None:
+@pytest.mark.parametrize("name", sorted(_models()))
+def test_every_key_is_there_with_its_default(name: str) -> None:
+    """Whoever adds a key, or a driver, brings it onto the page."""
+    (heading,) = (heading for heading, model in KEY_TABLES.items() if model == name)
     said = {row[0].strip("`"): row[2] for row in _rows(heading)}
-    assert said == {key: _default(info) for key, info in _own_fields(KEY_TABLES[heading]).items()}
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a value of this kind is made of, with their bases."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield from (base for base in annotation.__mro__ if issubclass(base, BaseModel))
-        for info in annotation.model_fields.values():
-            yield from _models_in(info.annotation)
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def test_every_model_has_a_table() -> None:
-    """A driver that is added brings its keys onto the page."""
-    drivers = DriverRegistry()
-    tops = [Config, *(drivers.get(name).config_model for name in drivers.names)]
-    models = {model for top in tops for model in _models_in(top) if model is not BaseModel and _own_fields(model)}
-    assert models == set(KEY_TABLES.values())
+    assert said == {key: _default(info) for key, info in _own_fields(_models()[name]).items()}
 
 
 def test_every_column_of_a_key_says_something() -> None:
@@ -163,6 +150,8 @@ def test_every_state_is_there(heading: str, states: type[StrEnum]) -> None:
         ("first session", launcher.CONNECT_TIMEOUT_S),
         ("running requests after a signal", launcher.DRAIN_GRACE_S),
         ("waiting for pools to register before declining", launcher.REGISTER_GRACE_S),
+        ("waiting for a pool that went away", peers.RETURN_GRACE_S),
+        ("waiting for a first image, from when its builder began", provider.IMAGE_WAIT_S),
         ("one try of a key scan", sshscan.TRY_TIMEOUT_S),
         ("static machine away, first pause", inventory.FIRST_RETRY_S),
         ("priority of min-ready requests", float(paths.MIN_READY_PRIORITY)),
