@@ -14,9 +14,10 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import structlog
@@ -375,14 +376,17 @@ class Launcher:
 
     # -- reloading --------------------------------------------------------------------------------------------------
 
-    async def reload(self, config: Config, *, grace_s: float = DRAIN_GRACE_S) -> Changes:
+    async def reload(
+        self, config: Config, *, touched: Collection[Path] = (), grace_s: float = DRAIN_GRACE_S
+    ) -> Changes:
         """Go on with *config*, which was checked already; what changed. Only what changed is touched.
 
-        Requests that pools taken out are working on have *grace_s* to finish, then they are handed back. A provider
-        taken out goes on deleting its nodes until there are none.
+        *touched*: files that changed and that providers take in besides (`ProviderConfig.files`). Requests that pools
+        taken out are working on have *grace_s* to finish, then they are handed back. A provider taken out goes on
+        deleting its nodes until there are none.
         """
         async with self._reloading:
-            changes = differences(self.config, config)
+            changes = differences(self.config, config, touched)
             log.info("config_changed" if changes else "config_unchanged", **changes.summary())
             if not changes:
                 return changes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from nodelaunch.config.models import Config, ProviderConfig
 
@@ -37,18 +38,20 @@ class Changes:
         return {f.name: list(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name)}
 
 
-def differences(old: Config, new: Config) -> Changes:
-    """What became of *old* in *new*."""
+def differences(old: Config, new: Config, touched: Collection[Path] = ()) -> Changes:
+    """What became of *old* in *new*. *touched*: files that changed and that providers may take in besides."""
     before, after = _by_name(old.providers), _by_name(new.providers)
     both = sorted(before.keys() & after.keys())
     replaced = [name for name in both if before[name].driver != after[name].driver]
-    touched = _touched_by_images(old, new)
+    concerned = {
+        p.name for p in new.providers if old.diskimages != new.diskimages or not set(touched).isdisjoint(p.files)
+    }
     old_pools, new_pools = _pools(before.values()), _pools(after.values())
     return Changes(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
         replaced=tuple(replaced),
-        changed=tuple(n for n in both if n not in replaced and (before[n] != after[n] or n in touched)),
+        changed=tuple(n for n in both if n not in replaced and (before[n] != after[n] or n in concerned)),
         pools_added=tuple(sorted(new_pools - old_pools)),
         pools_removed=tuple(sorted(old_pools - new_pools)),
         settings=_differing(old, new, LIVE),
@@ -62,11 +65,6 @@ def _by_name(providers: Iterable[ProviderConfig]) -> dict[str, ProviderConfig]:
 
 def _pools(providers: Iterable[ProviderConfig]) -> set[str]:
     return {f"{provider.name}/{pool.name}" for provider in providers for pool in provider.pools}
-
-
-def _touched_by_images(old: Config, new: Config) -> set[str]:
-    """Providers that are handed the logins of diskimages that changed."""
-    return {provider.name for provider in new.providers} if old.diskimages != new.diskimages else set()
 
 
 def _differing(old: Config, new: Config, names: Iterable[str]) -> tuple[str, ...]:

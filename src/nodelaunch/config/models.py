@@ -318,6 +318,12 @@ class ProviderConfig(Model):
     def launching(self) -> Launching:
         return Launching()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files whose contents count as part of the provider's configuration: when one changes, its driver is made
+        anew."""
+        return ()
+
     def pool_priority(self, pool: PoolConfig) -> int:
         """The pool's priority, else the provider's, else 100."""
         return next((p for p in (pool.priority, self.priority) if p is not None), 100)
