@@ -27,7 +27,9 @@ async def test_node_that_is_free_again_does_not_count_for_its_last_tenant(tmp_pa
     async with launched(tmp_path, _limited()) as site:
         request = await site.fulfilled("small", tenant="acme")
         await site.client.store.delete(paths.request(request.id))
-        await site.until_idle(1)
+        (free,) = await site.until_idle(1)
+        assert free.tenant_name is None
+        await site.set_node(free, tenant_name="acme")  # as Nodepool's launcher leaves it
         (node,) = await site.got("big", tenant="acme")
         assert node.type == ("big",)
 
@@ -58,6 +60,9 @@ async def test_pool_is_not_kept_full_by_a_request_that_is_gone(tmp_path: Path) -
         await site.until(lambda: is_paused(site) and site.request(refused).state is RequestState.PENDING)
         await refused.cancel()
         await site.until(lambda: not is_paused(site) and not site.view.nodes)
+        tries = len(site.cloud.log())
+        await site.a_while()
+        assert len(site.cloud.log()) == tries
 
 
 async def test_failed_and_aborted_are_seen_in_the_records(tmp_path: Path) -> None:
