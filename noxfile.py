@@ -3,12 +3,16 @@
 nox                 everything
 nox -s tests        unit, property and conformance tests, with coverage
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
+nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
+nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
+
+from pathlib import Path
 
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "integration"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "integration", "upstream"]
 
 
 @nox.session
@@ -49,3 +53,19 @@ def integration(session: nox.Session) -> None:
     """Against real servers; skips with a reason what is not installed."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session
+def upstream(session: nox.Session) -> None:
+    """With unmodified Zuul on the other end of a real ZooKeeper; each release gets an environment of its own."""
+    session.install("-e", ".[dev]")
+    home = Path(session.virtualenv.location).with_name("upstream-peers")
+    session.run("pytest", "tests/upstream", "-m", "not nodepool", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)})
+
+
+@nox.session
+def nodepool(session: nox.Session) -> None:
+    """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
+    session.run("pytest", "tests/upstream", "-m", "nodepool", *session.posargs)

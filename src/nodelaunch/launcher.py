@@ -102,11 +102,15 @@ def build_store(config: Config) -> Store:
         return EmbeddedStore(config.embedded_store.path)
     tls = config.zookeeper_tls
     return ZooKeeperStore(
-        [(server.host, server.port) for server in config.zookeeper_servers],
+        _addresses(config),
         chroot=config.chroot,
         tls=TlsFiles(tls.cert, tls.key, tls.ca) if tls else None,
         session_timeout_s=config.zookeeper_timeout,
     )
+
+
+def _addresses(config: Config) -> list[tuple[str, int]]:
+    return [(server.host, server.port) for server in config.zookeeper_servers]
 
 
 def build_client_store(config: Config) -> Store:
@@ -390,9 +394,13 @@ class Launcher:
             log.info("config_changed" if changes else "config_unchanged", **changes.summary())
             if not changes:
                 return changes
+            if changes.needs_restart:
+                log.warning("restart_needed", keys=list(changes.needs_restart))
             self.config = config
             parts = self._open_parts()
             parts.sweeper.ages = _age_limits(config)
+            if isinstance(self.store, ZooKeeperStore) and "zookeeper-servers" in changes.settings:
+                self.store.session.use_servers(_addresses(config))
             self._tell_labels()
             for name in changes.removed:
                 self._retire_provider(name, grace_s)

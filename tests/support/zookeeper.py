@@ -53,6 +53,11 @@ class ZooKeeperServer:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def data_folder(self) -> Path:
+        """Where its snapshots and transaction logs are."""
+        return self._folder / "data"
+
     def start(self) -> None:
         folder = self._folder
         (folder / "data").mkdir(parents=True, exist_ok=True)

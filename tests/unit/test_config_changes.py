@@ -45,6 +45,15 @@ def test_settings_are_told_apart_by_when_they_are_in_force() -> None:
     assert (changes.settings, changes.needs_restart) == (("labels", "max-hold-age"), ("zookeeper-timeout",))
 
 
+def test_servers_of_the_same_ensemble_are_live_another_store_is_not() -> None:
+    one, two = ({"host": "a"},), ({"host": "a"}, {"host": "b"})
+    before = Config.model_validate({"zookeeper-servers": one})
+    assert differences(before, Config.model_validate({"zookeeper-servers": two})).settings == ("zookeeper-servers",)
+    assert differences(of(), before) == Changes(needs_restart=("zookeeper-servers",))
+    elsewhere = Config.model_validate({"zookeeper-servers": [{"host": "a", "chroot": "/other"}]})
+    assert differences(before, elsewhere).needs_restart == ("chroot",)
+
+
 def test_provider_whose_files_changed_has_changed() -> None:
     config = of(WithFiles(name="cloud", driver="test"), a_provider("other"))
     assert not differences(config, config, [Path("/etc/other.yaml")])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nodelaunch.config.models import Config, ProviderConfig
 
-NEEDS_RESTART = ("zookeeper_servers", "zookeeper_tls", "zookeeper_timeout", "embedded_store", "webapp")
+NEEDS_RESTART = ("chroot", "zookeeper_tls", "zookeeper_timeout", "embedded_store", "webapp")
 """What a running process can't change."""
-LIVE = ("labels", "diskimages", "tenant_resource_limits", "max_hold_age")
+LIVE = ("zookeeper_servers", "labels", "diskimages", "tenant_resource_limits", "max_hold_age")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ def differences(old: Config, new: Config, touched: Collection[Path] = ()) -> Cha
     concerned = {
         p.name for p in new.providers if old.diskimages != new.diskimages or not set(touched).isdisjoint(p.files)
     }
+    has_other_store = bool(old.zookeeper_servers) != bool(new.zookeeper_servers)
     old_pools, new_pools = _pools(before.values()), _pools(after.values())
     return Changes(
         added=tuple(sorted(after.keys() - before.keys())),
@@ -54,8 +55,8 @@ def differences(old: Config, new: Config, touched: Collection[Path] = ()) -> Cha
         changed=tuple(n for n in both if n not in replaced and (before[n] != after[n] or n in concerned)),
         pools_added=tuple(sorted(new_pools - old_pools)),
         pools_removed=tuple(sorted(old_pools - new_pools)),
-        settings=_differing(old, new, LIVE),
-        needs_restart=_differing(old, new, NEEDS_RESTART),
+        settings=_differing(old, new, LIVE[1:] if has_other_store else LIVE),
+        needs_restart=_differing(old, new, (*NEEDS_RESTART, *(LIVE[:1] if has_other_store else ()))),
     )
 
 

@@ -80,6 +80,8 @@ class Fates:
     def decided(self, request_id: RequestId, verdict: Verdict) -> None:
         """Take note of *verdict*; the same kinds of reasons again are no news."""
         fate = self._fate(request_id)
+        if fate.verdict == verdict:
+            return
         if fate.verdict is None or _gist(fate.verdict) != _gist(verdict):
             self._add(fate, _named(verdict), getattr(verdict, "reasons", ()))
         fate.verdict = verdict

@@ -34,7 +34,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import SupportsInventory
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
-from nodelaunch.protocol.records import NodeRequest, PoolRegistration
+from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import ComponentState, NodeState, RequestState
 from nodelaunch.protocol.store import Entry, SessionState
 from nodelaunch.protocol.triage import (
@@ -260,15 +260,33 @@ class Pool:
         match note:
             case RequestSeen(request_id) | RequestUnlocked(request_id):
                 self._touched[request_id] += 1
+                request = self.ctx.view.request(request_id)
+                if request is None or request.state is not RequestState.REQUESTED:
+                    return
             case RequestRemoved(request_id):
                 self._forget(request_id)
-            case NodeSeen(node_id, _) | NodeUnlocked(node_id):
-                seen = self.ctx.view.nodes.get(node_id)
-                if seen is None or seen.record.provider != self.ctx.provider.name:
+            case NodeSeen(node_id, old):
+                if not self._matters(old, self.ctx.view.nodes[node_id].record):
                     return
-            case NodeRemoved(_, node) if node.provider != self.ctx.provider.name:
+            case NodeUnlocked(node_id):
+                seen = self.ctx.view.nodes.get(node_id)
+                if seen is None or not (self._is_ours(seen.record) and seen.record.is_idle):
+                    return
+            case NodeRemoved(_, node) if not self._is_ours(node):
                 return
         self._wake.set()
+
+    def _is_ours(self, node: Node) -> bool:
+        """Whether the node takes of our provider's room, or of a tenant's that has limits."""
+        return node.provider == self.ctx.provider.name or node.tenant_name in self._tenants
+
+    def _matters(self, old: Node | None, new: Node) -> bool:
+        """Whether the change of a node could let a request be served: it is idle now, or takes less than before."""
+        if not any(self._is_ours(node) for node in (old, new) if node is not None):
+            return False
+        if new.is_idle or old is None:
+            return new.is_idle
+        return old.resources != new.resources or old.tenant_name != new.tenant_name or old.provider != new.provider
 
     def _forget(self, request_id: RequestId) -> None:
         if request_id in self._handling:
@@ -285,6 +303,7 @@ class Pool:
             return
         self._grant_room()
         open_requests = self._open_requests()
+        has_new = any(request.id not in self.verdicts for request in open_requests)
         self.verdicts = {}
         starved: Usage | None = None
         view = self._view() if open_requests else None
@@ -301,21 +320,36 @@ class Pool:
                 self._start(group, request, verdict)
         if starved is not None:
             self._make_room(group, starved)
-        self._tell_siblings()
+        self._tell_siblings(has_new=has_new)
         self._set_alarm()
 
-    def _tell_siblings(self) -> None:
-        """Other pools of the provider leave alone what is waited for here."""
+    def claims(self) -> list[Waiting]:
+        """What other pools of the provider have to leave to requests of this one: what waits for the provider's room,
+        and what was not looked at yet and may want it."""
+        if not (self.is_registered and self.ctx.view.is_warm):
+            return []
+        offered = set(self.ctx.pool.label_names)
+        new = [
+            Waiting(request.id, request.order, Usage.total(self._need(label) for label in request.node_types))
+            for request in self._open_requests()
+            if request.id not in self.verdicts
+            and offered.issuperset(request.node_types)
+            and self.ctx.pool_id not in request.declined_by
+        ]
+        return [*self.waiting, *new]
+
+    def _tell_siblings(self, *, has_new: bool) -> None:
+        """Other pools of the provider leave alone what is waited for here, and go on with what is not."""
         accepted = [Waiting(waiter.request.id, BEFORE_ALL, waiter.need) for waiter in self._waiters]
         deferred = [
             Waiting(request_id, self.ctx.view.requests[request_id].record.order, verdict.need)
             for request_id, verdict in self.verdicts.items()
             if isinstance(verdict, Defer) and verdict.waits_for_provider
         ]
-        self._set_waiting((*accepted, *deferred))
+        self._set_waiting((*accepted, *deferred), has_news=has_new)
 
-    def _set_waiting(self, waiting: tuple[Waiting, ...]) -> None:
-        if waiting != self.waiting:
+    def _set_waiting(self, waiting: tuple[Waiting, ...], *, has_news: bool = False) -> None:
+        if has_news or waiting != self.waiting:
             self.waiting = waiting
             for pool in self.siblings():
                 pool.wake()
@@ -354,7 +388,7 @@ class Pool:
             ceiling=self._ceiling(),
             room=self._pool_room().minus(waited_for),
             provider_room=self._provider_room().minus(waited_for),
-            ahead=[waiting for pool in self.siblings() for waiting in pool.waiting] if shares else (),
+            ahead=[waiting for pool in self.siblings() for waiting in pool.claims()] if shares else (),
             idle=self._idle(),
             machines=self._machines(),
             tenants={name: self._tenant(name, limits) for name, limits in self._tenants.items()},

@@ -19,6 +19,7 @@ from nodelaunch.engine.launch import delete_instance, delete_node, discard_node,
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import (
     ClusterView,
+    NodeRemoved,
     NodeSeen,
     NodeUnlocked,
     Note,
@@ -53,6 +54,8 @@ ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
 STALE_QUESTION_S = 600.0
 """Age at which a question about a request goes that its asker left behind."""
+DELETER_GRACE_S = 5.0
+"""How long a ``deleted`` node is left to whoever wrote that. Source: Nodepool 11, whose reaper looks so often."""
 MAX_DELETIONS = 64
 """Deletions at once."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
@@ -92,6 +95,8 @@ class Sweeper:
         self._failures: dict[NodeId, int] = {}
         self._not_before: dict[str, float] = {}
         """By the loop's clock: when a thing may be tried again."""
+        self._deleted_since: dict[NodeId, float] = {}
+        """By the loop's clock: when a node was first seen ``deleted``, and unlocked."""
         self._suspects: dict[str, set[ExternalId]] = {}
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
@@ -137,6 +142,8 @@ class Sweeper:
         match note:
             case NodeSeen(node_id, _) | NodeUnlocked(node_id):
                 self._look_at_node(node_id)
+            case NodeRemoved(node_id, _):
+                self._deleted_since.pop(node_id, None)
             case RequestSeen(request_id) | RequestUnlocked(request_id):
                 self._look_at_request(request_id)
             case RequestRemoved(request_id):
@@ -160,10 +167,23 @@ class Sweeper:
         if not node.provider:
             self._begin(node_id, lambda: self._remove_debris(node_id))
         elif node.provider in self._providers:
+            if node.state is NodeState.DELETED and self._may_be_removed_by_another(node_id):
+                return
             if node.state in ABANDONED_WHEN_UNLOCKED:
                 self._begin(node_id, lambda: self._delete(node_id))
             elif self._is_orphaned(node):
                 self._begin(node_id, lambda: self._deallocate(node_id))
+
+    def _may_be_removed_by_another(self, node_id: NodeId) -> bool:
+        """Whether a node has been ``deleted`` for so short a time that somebody may just be removing its record.
+
+        Peers remove their contender first, then the lock's directory: a contender of ours in between is their error.
+        """
+        loop = asyncio.get_running_loop()
+        if node_id not in self._deleted_since:
+            self._deleted_since[node_id] = loop.time()
+            loop.call_later(DELETER_GRACE_S, self._look_at_node, node_id)
+        return loop.time() < self._deleted_since[node_id] + DELETER_GRACE_S
 
     def _is_orphaned(self, node: Node) -> bool:
         """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""

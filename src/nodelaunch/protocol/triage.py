@@ -411,22 +411,36 @@ class _Account:
         self.idle = {node.id: node for node in view.idle}
         self.tenants = {name: tenant.room for name, tenant in view.tenants.items()}
         self.launching = view.launching
+        self._needs: dict[tuple[str, ...], Usage] = {}
+        self._impossible: dict[tuple[tuple[str, ...], str | None], tuple[Reason, ...]] = {}
+        """Requests of a long queue are mostly alike: what holds for one holds for the next."""
+
+    def _need(self, labels: tuple[str, ...]) -> Usage:
+        if labels not in self._needs:
+            self._needs[labels] = _need(labels, self.view)
+        return self._needs[labels]
+
+    def _reasons_to_decline(self, request: NodeRequest) -> tuple[Reason, ...]:
+        key = (request.node_types, request.tenant_name)
+        if key not in self._impossible:
+            self._impossible[key] = reasons_to_decline(request, self.view)
+        return self._impossible[key]
 
     def judge(self, request: NodeRequest) -> Verdict:
-        if impossible := reasons_to_decline(request, self.view):
+        if impossible := self._reasons_to_decline(request):
             return _wait_for_absentee(request, self.view) or Decline(impossible)
         if awaited := images_on_the_way(request, self.view):
             return Defer(awaited, until=min(reason.until for reason in awaited))
         if self.view.down is not None:
             return Defer((ProviderDown(self.view.down),))
         self._let_pass_before(request)
-        total = _need(request.node_types, self.view)
+        total = self._need(request.node_types)
         if full := self._tenant_shortage(request, total):
             self._take_share(request, total)
             return Defer(full)
         reuse, zone = self._match(request)
-        to_launch = [label for label, node_id in zip(request.node_types, reuse, strict=True) if node_id is None]
-        need = _need(to_launch, self.view)
+        to_launch = tuple(label for label, node_id in zip(request.node_types, reuse, strict=True) if node_id is None)
+        need = self._need(to_launch)
         if to_launch and (missing := self._missing(to_launch, need)):
             return self._refuse(request, missing, reuse, need)
         self._take(request, reuse, need)
@@ -445,9 +459,10 @@ class _Account:
         """What keeps the nodes that are not there from being launched."""
         if not self.view.can_launch:
             return tuple(NoFreeMachine(label) for label in sorted(set(to_launch)))
-        room = self.room.tightest(self.provider_room)
-        if short := room.shortages(need):
-            return tuple(NoRoom(name, need[name], max(0.0, room[name])) for name in short)
+        short = {*self.room.shortages(need), *self.provider_room.shortages(need)}
+        if short:
+            left = {name: max(0.0, min(self.room[name], self.provider_room[name])) for name in sorted(short)}
+            return tuple(NoRoom(name, need[name], left[name]) for name in left)
         if self._is_too_much_at_once(len(to_launch)):
             return (ConcurrencyReached(self.view.max_concurrency),)
         return ()
@@ -494,6 +509,8 @@ class _Account:
     def _match(self, request: NodeRequest) -> tuple[list[NodeId | None], str | None]:
         """Idle nodes for the request, all in one zone, as many as can be; and that zone."""
         if not request.reuse and self.view.can_launch:
+            return [None] * len(request.node_types), None
+        if not self.idle:
             return [None] * len(request.node_types), None
         oldest_first = sorted(self.idle.values(), key=lambda node: (node.ready_at, node.id))
         fitting = [node for node in oldest_first if not node.labels.isdisjoint(request.node_types)]

@@ -1,0 +1,339 @@
+"""Zuul's own classes at work: run by the Python of an environment that has Zuul, told what to do over stdin.
+
+One process is one Zuul: a scheduler with both tree caches on, and an executor with a ZooKeeper session of its own. Each
+line of stdin is a JSON object ``{"do": name, ...}``; each is answered with one line on stdout, ``{"ok": result}`` or
+``{"error": traceback}``. What Zuul logs at WARNING or above is kept and handed out by ``complaints``.
+What does *not* belong here: anything of nodelaunch, which this process cannot import, and any judgement (the tests).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from configparser import ConfigParser
+from types import SimpleNamespace
+from typing import Any
+
+from zuul import model
+from zuul.lib.tracing import Tracing
+from zuul.nodepool import Nodepool
+from zuul.zk import ZooKeeperClient
+from zuul.zk.event_queues import EventWatcher
+from zuul.zk.system import ZuulSystem
+
+PATIENCE_S = 30.0
+"""How long anything that is waited for may take."""
+PROJECT = "example.org/project"
+
+
+class Complaints(logging.Handler):
+    """Keeps what was logged at WARNING or above, with its traceback, and what ended a thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.kept: list[str] = []
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(self.format(record))
+
+    def thread_ended(self, args: threading.ExceptHookArgs) -> None:
+        text = "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
+        self.kept.append(f"thread {args.thread}: {text}")
+
+    def take(self) -> list[str]:
+        taken, self.kept = self.kept, []
+        return taken
+
+
+class Changes:
+    """Wakes who waits for a change in what the caches hold, or in an event queue."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._count = 0
+
+    def __call__(self, *_: object) -> None:
+        with self._condition:
+            self._count += 1
+            self._condition.notify_all()
+
+    def until(self, found: Callable[[], Any]) -> Any:
+        """What *found* gives once that is true, looked at again after each change."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            seen = self._count
+            if result := found():
+                return result
+            with self._condition:
+                if not self._condition.wait_for(lambda seen=seen: self._count != seen, deadline - time.monotonic()):
+                    raise TimeoutError(f"not within {PATIENCE_S:g} s")
+
+
+class Scheduler:
+    """Asks for nodes and hears of the answers, through Zuul's request cache, node cache and result event queues."""
+
+    def __init__(self, connect: Callable[[], ZooKeeperClient]) -> None:
+        self.client = connect()
+        self.system_id = ZuulSystem(self.client).system_id
+        self.nodepool = Nodepool(self.client, self.system_id, statsd=None, scheduler=True)
+        self.zk = self.nodepool.zk_nodepool
+        self.changes = Changes()
+        for tree in (self.zk._node_request_tree, self.zk._node_tree):
+            tree.listen(self.changes)
+        EventWatcher(self.client, self.changes)
+        self.jobs: dict[str, Job] = {}
+        self.provisioned: set[str] = set()
+
+    def close(self) -> None:
+        self.nodepool.stop()
+        self.client.disconnect()
+
+    def request(self, job: Job, *, priority: int, relative_priority: int, provider: str | None) -> model.NodeRequest:
+        self.nodepool.pipeline_result_events[job.tenant][job.pipeline]
+        request = self.nodepool.requestNodes(
+            job.build_set, SimpleNamespace(nodeset=job.nodeset, uuid=job.uuid, name=job.name), job.tenant,
+            job.pipeline, provider, priority, relative_priority, SimpleNamespace(zuul_event_id=uuid.uuid4().hex),
+        )  # fmt: skip
+        self.jobs[request.id] = job
+        return request
+
+    def await_provisioned(self, request_id: str) -> model.NodesetInfo:
+        """Wait for the event that says the request was answered, and do what the scheduler does then."""
+        job = self.jobs[request_id]
+        self.changes.until(lambda: request_id in self._drain(job))
+        request = self.zk.getNodeRequest(request_id)
+        if request.build_set_uuid != job.build_set or request.job_uuid != job.uuid:
+            raise LookupError(f"{request_id} belongs to another job now: {request.toDict()}")
+        return self.nodepool.getNodesetInfo(request, job.nodeset)
+
+    def _drain(self, job: Job) -> set[str]:
+        """The requests whose event has come, now or earlier."""
+        queue = self.nodepool.pipeline_result_events[job.tenant][job.pipeline]
+        for event in queue:
+            self.provisioned.add(event.request_id)
+            queue.ack(event)
+        return self.provisioned
+
+
+class Executor:
+    """Takes the nodes of an answered request, uses them, gives them back. It has no cache."""
+
+    def __init__(self, connect: Callable[[], ZooKeeperClient]) -> None:
+        self.client = connect()
+        self.system_id = ZuulSystem(self.client).system_id
+        self.nodepool = Nodepool(self.client, self.system_id, statsd=None, scheduler=False)
+        self.builds: dict[str, tuple[Job, model.NodeSet]] = {}
+
+    def close(self) -> None:
+        self.client.disconnect()
+
+    def accept(self, request_id: str, job: Job) -> list[dict[str, Any]]:
+        request = self.nodepool.zk_nodepool.getNodeRequest(request_id)
+        nodeset = job.nodeset.copy()
+        self.nodepool.acceptNodes(request, nodeset)
+        self.builds[request_id] = (job, nodeset)
+        return self.nodes(request_id)
+
+    def nodes(self, request_id: str) -> list[dict[str, Any]]:
+        return [node.toDict() for node in self.builds[request_id][1].getNodes()]
+
+    def use(self, request_id: str) -> None:
+        job, nodeset = self.builds[request_id]
+        self.nodepool.useNodeSet(nodeset, job.tenant, PROJECT)
+
+    def give_back(self, request_id: str) -> None:
+        job, nodeset = self.builds.pop(request_id)
+        self.nodepool.returnNodeSet(nodeset, SimpleNamespace(uuid=job.uuid), job.tenant, PROJECT, 1.0)
+
+    def hold(self, request_id: str, hold: model.HoldRequest) -> None:
+        job, nodeset = self.builds[request_id]
+        self.nodepool.holdNodeSet(nodeset, hold, SimpleNamespace(uuid=job.uuid), 1.0)
+
+
+class Job:
+    """What Zuul knows of a job that needs nodes."""
+
+    def __init__(self, labels: list[str], tenant: str, pipeline: str) -> None:
+        self.uuid, self.build_set = uuid.uuid4().hex, uuid.uuid4().hex
+        self.name = "unit-tests"
+        self.tenant, self.pipeline = tenant, pipeline
+        self.nodeset = model.NodeSet("nodes")
+        for number, label in enumerate(labels):
+            self.nodeset.addNode(model.Node([f"host{number}"], label))
+
+
+class Peer:
+    """The commands; each method named ``do_...`` is one, and its keyword arguments are the command's."""
+
+    def __init__(self) -> None:
+        self.complaints = Complaints()
+        logging.getLogger().addHandler(self.complaints)
+        threading.excepthook = self.complaints.thread_ended
+        Tracing(ConfigParser())
+        self.scheduler: Scheduler
+        self.executor: Executor
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def do_open(self, hosts: str, cert: str, key: str, ca: str, timeout_s: float) -> dict[str, Any]:
+        def connect() -> ZooKeeperClient:
+            client = ZooKeeperClient(hosts, timeout=timeout_s, tls_cert=cert, tls_key=key, tls_ca=ca)
+            client.connect()
+            return client
+
+        self.scheduler, self.executor = Scheduler(connect), Executor(connect)
+        sessions = [role.client.client.client_id[0] for role in (self.scheduler, self.executor)]
+        return {"system_id": self.scheduler.system_id, "sessions": sessions}
+
+    def do_close(self) -> None:
+        self.scheduler.close()
+        self.executor.close()
+
+    def do_complaints(self) -> list[str]:
+        return self.complaints.take()
+
+    # -- the scheduler ----------------------------------------------------------------------------------------------
+
+    def do_submit(
+        self,
+        labels: list[str],
+        tenant: str = "tenant",
+        priority: int = 200,
+        relative_priority: int = 0,
+        provider: str | None = None,
+    ) -> dict[str, Any]:
+        job = Job(labels, tenant, "check")
+        request = self.scheduler.request(
+            job, priority=priority, relative_priority=relative_priority, provider=provider
+        )  # fmt: skip
+        return {"id": request.id, "body": request.toDict()}
+
+    def do_await_provisioned(self, request_id: str) -> dict[str, Any]:
+        info = self.scheduler.await_provisioned(request_id)
+        request = self.scheduler.zk.getNodeRequest(request_id)
+        return {**info.toDict(), "state": request.state, "body": request.toDict()}
+
+    def do_delete_failed(self, request_id: str) -> bool:
+        return bool(self.scheduler.nodepool.deleteNodeRequest(request_id))
+
+    def do_cancel(self, request_id: str) -> None:
+        self.scheduler.nodepool.cancelRequest(self.scheduler.zk.getNodeRequest(request_id))
+
+    def do_revise(self, request_id: str, relative_priority: int) -> bool:
+        """Whether the cached request got its new relative priority; False: its lock was not to be had."""
+        request = self.scheduler.zk.getNodeRequest(request_id, cached=True)
+        return self.scheduler.nodepool.reviseRequest(request, relative_priority) is not False
+
+    def do_request(self, request_id: str) -> dict[str, Any] | None:
+        """As in the cache."""
+        request = self.scheduler.zk._node_request_cache.get(request_id)
+        return request and {"id": request.id, **request.toDict()}
+
+    def do_requests(self) -> dict[str, dict[str, Any]]:
+        zk = self.scheduler.zk
+        found = [zk.getNodeRequest(request_id, cached=True) for request_id in zk.getNodeRequests(cached=True)]
+        return {request.id: request.toDict() for request in found if request}
+
+    def do_nodes(self) -> dict[str, dict[str, Any]]:
+        return {node.id: node.toDict() for node in self.scheduler.zk.nodeIterator(cached=True)}
+
+    def do_await_request(self, request_id: str, states: list[str]) -> dict[str, Any]:
+        """Wait until the cache has the request in one of *states*; "gone" is one, too."""
+        self.scheduler.changes.until(lambda: (self.do_request(request_id) or {"state": "gone"})["state"] in states)
+        return self.do_request(request_id) or {}
+
+    def do_await_node(self, node_id: str, states: list[str]) -> dict[str, Any]:
+        self.scheduler.changes.until(lambda: self.do_nodes().get(node_id, {"state": "gone"})["state"] in states)
+        return self.do_nodes().get(node_id, {})
+
+    def do_await_idle(self, count: int) -> dict[str, dict[str, Any]]:
+        """Wait until the cache has *count* nodes, each ready and tied to no request."""
+
+        def found() -> dict[str, Any]:
+            nodes = self.do_nodes()
+            idle = {i: n for i, n in nodes.items() if n["state"] == "ready" and n["allocated_to"] is None}
+            return idle if len(idle) == len(nodes) == count else {}
+
+        return dict(self.scheduler.changes.until(found))
+
+    def do_await_no_nodes(self) -> None:
+        self.scheduler.changes.until(lambda: not self.do_nodes())
+
+    def do_labels(self) -> list[list[str]]:
+        """As zuul-web shows them: by pool."""
+        return [sorted(launcher.supported_labels) for launcher in self.scheduler.zk.getRegisteredLaunchers()]
+
+    # -- the executor -----------------------------------------------------------------------------------------------
+
+    def do_accept(self, request_id: str) -> list[dict[str, Any]]:
+        return self.executor.accept(request_id, self.scheduler.jobs[request_id])
+
+    def do_accept_for(self, request_id: str, labels: list[str]) -> list[dict[str, Any]]:
+        """As an executor in another process than the scheduler."""
+        return self.executor.accept(request_id, Job(labels, "tenant", "check"))
+
+    def do_use(self, request_id: str) -> list[dict[str, Any]]:
+        self.executor.use(request_id)
+        return self.executor.nodes(request_id)
+
+    def do_give_back(self, request_id: str) -> None:
+        self.executor.give_back(request_id)
+
+    def do_hold(self, request_id: str, expiration_s: int | None, reason: str) -> str:
+        """Hold the nodes for an autohold request made for it; its id."""
+        hold = model.HoldRequest()
+        hold.tenant, hold.project, hold.job, hold.ref_filter = "tenant", PROJECT, "unit-tests", ".*"
+        hold.reason, hold.node_expiration = reason, expiration_s
+        zk = self.executor.nodepool.zk_nodepool
+        zk.storeHoldRequest(hold)
+        self.executor.hold(request_id, hold)
+        return str(hold.id)
+
+    def do_remove_hold(self, hold_id: str) -> None:
+        zk = self.scheduler.zk
+        hold = zk.getHoldRequest(hold_id)
+        # Since 13 Zuul's own launcher is asked about nodes of its own; there are none.
+        takes_launcher = "launcher_client" in inspect.signature(zk.deleteHoldRequest).parameters
+        zk.deleteHoldRequest(hold, *([None] if takes_launcher else []))
+
+    # -- records ----------------------------------------------------------------------------------------------------
+
+    def do_parse_request(self, body: str) -> dict[str, Any]:
+        """The request with this body, read and written by Zuul."""
+        return dict(model.NodeRequest.fromDict(json.loads(body)).toDict())
+
+    def do_parse_node(self, body: str) -> dict[str, Any]:
+        node = model.Node(None, None)
+        node.updateFromDict(json.loads(body))
+        return dict(node.toDict())
+
+    # -- serving ----------------------------------------------------------------------------------------------------
+
+    def answer(self, line: str) -> dict[str, Any]:
+        command = json.loads(line)
+        try:
+            return {"ok": getattr(self, "do_" + command.pop("do"))(**command)}
+        except Exception:
+            return {"error": traceback.format_exc()}
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints is no reply
+    peer = Peer()
+    for line in sys.stdin:
+        replies.write(json.dumps(peer.answer(line)) + "\n")
+    os._exit(0)  # Zuul's threads would keep the process
+
+
+if __name__ == "__main__":
+    main()
