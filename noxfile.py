@@ -45,7 +45,7 @@ def tests(session: nox.Session) -> None:
     session.run(
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
-    session.run("pytest", "tests/property", "tests/conformance", "tests/sim", *session.posargs)
+    session.run("pytest", "tests/property", "tests/conformance", "tests/sim", "tests/behaviour", *session.posargs)
 
 
 @nox.session

@@ -343,7 +343,11 @@ class RequestHandler:
             return False
         self._avoided.add(self._zone)
         self._zone = None
-        return not self._avoided.issuperset(self._ctx.pool.zones or self._ctx.provider.zones)
+        if not self._avoided.issuperset(self._ctx.pool.zones or self._ctx.provider.zones):
+            return True
+        if not self._ctx.pool.zones:
+            self._ctx.provider.invalidate()  # the cloud may have others by now
+        return False
 
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
         has_alternative = self._leave_zone(slot)
