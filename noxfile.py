@@ -60,7 +60,9 @@ def upstream(session: nox.Session) -> None:
     """With unmodified Zuul on the other end of a real ZooKeeper; each release gets an environment of its own."""
     session.install("-e", ".[dev]")
     home = Path(session.virtualenv.location).with_name("upstream-peers")
-    session.run("pytest", "tests/upstream", "-m", "not nodepool", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)})
+    session.run(
+        "pytest", "tests/upstream", "-m", "not nodepool", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)}
+    )
 
 
 @nox.session
