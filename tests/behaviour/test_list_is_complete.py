@@ -17,9 +17,8 @@ MANUAL = TESTS.parent / "docs" / "compatibility.md"
 NAMES = Path(__file__).with_name("nodepool_tests.txt").read_text()
 
 NOT_YET = frozenset({
-    "test_metastatic_validator", "test_metastatic", "test_metastatic_startup", "test_metastatic_config_change",
-    "test_metastatic_nodescan", "test_metastatic_min_retention", "test_metastatic_max_age",
-    "test_metastatic_invalid_node_state",
+    "test_metastatic_validator", "test_metastatic", "test_metastatic_startup", "test_metastatic_nodescan",
+    "test_metastatic_min_retention",
 })  # fmt: skip
 """Waiting for the metastatic driver. A name that is here for no reason is an error."""
 
