@@ -50,7 +50,7 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
-from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
 from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
 
 log = structlog.get_logger(__name__)
@@ -444,8 +444,8 @@ async def delete_node(
         return False
     try:
         seen = view.nodes.get(node_id)
-        if seen is None:
-            return False
+        if seen is None or seen.record.state not in ABANDONED_WHEN_UNLOCKED:
+            return False  # it was not abandoned: its lock was only seen later than its state
         node, version = seen.record, seen.version
         if node.state is not NodeState.DELETING:
             node = node.into(NodeState.DELETING, clock.now())
