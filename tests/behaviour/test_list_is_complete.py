@@ -16,12 +16,6 @@ MANUAL = TESTS.parent / "docs" / "compatibility.md"
 
 NAMES = Path(__file__).with_name("nodepool_tests.txt").read_text()
 
-NOT_YET = frozenset({
-    "test_metastatic_validator", "test_metastatic", "test_metastatic_startup", "test_metastatic_nodescan",
-    "test_metastatic_min_retention",
-})  # fmt: skip
-"""Waiting for the metastatic driver. A name that is here for no reason is an error."""
-
 
 def _test_functions() -> set[str]:
     """The names of all test functions there are."""
@@ -48,11 +42,7 @@ def _names() -> dict[str, list[str]]:
 def test_each_behaviour_has_a_test_or_an_explanation(driver: str, count: int) -> None:
     names = set(_names()[driver])
     assert len(names) == count
-    assert names - _test_functions() - _explained() - NOT_YET == set()
-
-
-def test_nothing_is_still_to_come_that_is_there() -> None:
-    assert NOT_YET & (_test_functions() | _explained()) == set()
+    assert names - _test_functions() - _explained() == set()
 
 
 def test_only_behaviours_of_nodepool_are_explained() -> None:

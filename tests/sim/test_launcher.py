@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from nodelaunch.client import NodeClient
+from nodelaunch.engine.launch import delete_node
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
@@ -295,3 +296,14 @@ async def test_node_that_somebody_else_deleted_first_is_no_trouble(tmp_path: Pat
             assert site.launcher._parts is not None
             await site.launcher._parts.sweeper.settled()
         assert [entry for entry in logged if entry["log_level"] == "error"] == []
+
+
+async def test_node_that_became_ready_before_its_deleter_got_the_lock_stays(tmp_path: Path) -> None:
+    """Another launcher may see a node building before it sees the lock on it; what counts is seen under the lock."""
+    async with running(tmp_path) as site:
+        request = await site.finished("small")
+        (node,) = site.nodes()
+        provider = site.launcher.providers["cloud"]
+        assert not await delete_node(site.store, site.view, LoopClock(), provider, node.id)
+        async with site.client.hold(request) as (held,):
+            assert held.id == node.id
