@@ -315,21 +315,24 @@ class RequestHandler:
             self._reservation.settle(slot)
 
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
-        label = self.request.node_types[slot]
+        label, zone = self.request.node_types[slot], self._pick_zone()
 
         async def make() -> None:
-            self._held[slot] = await create_node(self._ctx, self.request, label, self._pick_zone())
+            self._held[slot] = await create_node(self._ctx, self.request, label, zone)
             self._reservation.settle(slot)
 
         if slot not in self._held:
             await _to_the_end(make())
         held = self._held[slot]
-        await launch_node(self._ctx, held, self.request, label, attempt, self._pick_zone())
+        await launch_node(self._ctx, held, self.request, label, attempt, zone)
         return m.NodeReady(slot, held.id)
 
     def _pick_zone(self) -> str | None:
-        """The zone that all new nodes of the request share: of the pool's, else of the cloud's."""
-        if self._zone is None:
+        """The zone that all new nodes of the request share, or one of its own for the next, as the pool has it: of the
+        pool's, else of the cloud's."""
+        if self._ctx.pool.zoning == "none":
+            return None
+        if self._zone is None or self._ctx.pool.zoning == "spread":
             zones = self._ctx.pool.zones or self._ctx.provider.zones
             open_zones = [zone for zone in zones if zone not in self._avoided] or list(zones)
             self._zone = random.choice(open_zones) if open_zones else None  # noqa: S311

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -28,6 +29,8 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.triage import LabelView
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -216,12 +219,12 @@ class ProviderRuntime:
         Raises: DriverError, TimeoutError.
         """
         generation = self.current
-        async with self.using(generation) as driver, asyncio.timeout(CALL_TIMEOUT_S):
-            limits = await driver.quota_limits()
-            unmanaged = await self._foreign_usage(driver)
-            zones = tuple(await driver.zones()) if isinstance(driver, ReportsZones) else ()
+        async with self.using(generation) as driver:
+            limits = await _answered(driver.quota_limits())
+            unmanaged = await _answered(self._foreign_usage(driver))
+            zones = tuple(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
             labels = {
-                (pool.name, label): await _ask_label(driver, pool.name, label)
+                (pool.name, label): await _answered(_ask_label(driver, pool.name, label))
                 for pool in generation.config.pools
                 for label in pool.label_names
             }
@@ -268,6 +271,12 @@ class ProviderRuntime:
             self._resume.cancel()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()
+
+
+async def _answered(call: Awaitable[T]) -> T:
+    """What the cloud answers to *call*, in the time one call has. Raises: DriverError, TimeoutError."""
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        return await call
 
 
 async def _ask_label(driver: Driver, pool: str, label: str) -> LabelView:

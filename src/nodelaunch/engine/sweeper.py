@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import delete_instance, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.launch import DELETE_TIMEOUT_S, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.leaks import Leak, delete_leak, find_leaks
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import (
     ClusterView,
@@ -38,7 +40,6 @@ from nodelaunch.errors import (
     VersionConflictError,
 )
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState, RequestState
@@ -97,7 +98,8 @@ class Sweeper:
         """By the loop's clock: when a thing may be tried again."""
         self._deleted_since: dict[NodeId, float] = {}
         """By the loop's clock: when a node was first seen ``deleted``, and unlocked."""
-        self._suspects: dict[str, set[ExternalId]] = {}
+        self._suspects: dict[str, set[tuple[str, str]]] = {}
+        """By provider: keys of leaks the last sweep saw."""
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
         self._group: asyncio.TaskGroup | None = None
@@ -424,16 +426,33 @@ class Sweeper:
         self._empty = empty
 
     async def _leaks(self) -> None:
-        """Delete instances that carry a provider's name but a node id without a record, seen so twice in a row."""
-        for name, provider in list(self._providers.items()):
-            if not provider.can_launch:
+        """Delete what carries a provider's name but a node id without a record, seen so twice in a row."""
+        for provider in list(self._providers.values()):
+            try:
+                async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
+                    leaks = await find_leaks(driver, provider.name, lambda node_id: node_id in self._view.nodes)
+            except (DriverError, TimeoutError) as error:
+                log.warning("leaks_unknown", provider=provider.name, detail=str(error))
                 continue
-            by_node = await provider.instances_by_node()
             if not self._view.is_warm:
                 return
-            leaked = {i for node_id, ids in by_node.items() if node_id not in self._view.nodes for i in ids}
-            for external_id in leaked & self._suspects.get(name, set()):
-                log.warning("leaked_instance_deleted", provider=name, external_id=external_id)
-                await delete_instance(provider, external_id)
-                provider.invalidate()
-            self._suspects[name] = leaked
+            before = self._suspects.get(provider.name, set())
+            self._suspects[provider.name] = {leak.key for leak in leaks}
+            for leak in leaks:
+                if leak.key in before:
+                    self._begin(
+                        f"{provider.name} {leak.kind} {leak.external_id}", partial(_delete_leak, provider, leak)
+                    )
+
+
+async def _delete_leak(provider: ProviderRuntime, leak: Leak) -> None:
+    """Delete one; one that can't be deleted is tried again with the next sweep."""
+    log_ = log.bind(provider=provider.name, kind=leak.kind, external_id=leak.external_id, node_id=leak.node_id)
+    try:
+        async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
+            await delete_leak(driver, leak)
+    except (DriverError, TimeoutError) as error:
+        log_.warning("leak_not_deleted", detail=str(error))
+    else:
+        log_.warning("leak_deleted", detail=leak.detail or None)
+        provider.invalidate()
