@@ -103,6 +103,14 @@ def test_wanted_provider_goes_first_even_while_paused() -> None:
     assert isinstance(one(a_pool_view(), provider="absent"), Accept)
 
 
+def test_wanted_provider_yields_to_better_pools_of_its_own_only() -> None:
+    """Those of other providers leave the request to it: if it left it to them, nobody would serve it."""
+    better = a_peer("p", provider="other", priority=1)
+    assert isinstance(one(a_pool_view(more_peers=[better]), provider="cloud"), Accept)
+    sibling = a_peer("s", provider="cloud", priority=1)
+    assert one(a_pool_view(more_peers=[better, sibling]), provider="cloud") == Defer((BetterPool("s", 1),))
+
+
 def test_better_pool_goes_first_unless_it_is_paused() -> None:
     view = a_pool_view(more_peers=[a_peer("p", priority=50)])
     assert one(view) == Defer((BetterPool("p", 50),))

@@ -132,6 +132,9 @@ def test_c11_node_returned_unused_is_freed_and_given_to_the_next(site: Site, zuu
     zuul("give_back", request_id=request_id)
     (idle,) = zuul("await_idle", count=1).values()
     assert (idle["id"], idle["tenant_name"]) == (node_id, None)
+    freed = site.history().of(f"/nodepool/nodes/{node_id}")[-1]
+    let_go = [w.path for w in site.history() if w.zxid == freed.zxid and w.kind == "delete"]
+    assert len(let_go) == 1  # with its lock, lest the next request takes it for locked
     (again,) = zuul.take(zuul.ask("small", tenant="other"))
     assert (again["id"], again["tenant_name"]) == (node_id, "other")
 

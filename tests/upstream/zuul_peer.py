@@ -255,13 +255,16 @@ class Peer:
         self.scheduler.changes.until(lambda: self.do_nodes().get(node_id, {"state": "gone"})["state"] in states)
         return self.do_nodes().get(node_id, {})
 
+    def do_await_free(self, node_id: str) -> None:
+        """Wait until the cache has the node ready and tied to no request."""
+        self.scheduler.changes.until(lambda: is_idle(self.do_nodes().get(node_id, {})))
+
     def do_await_idle(self, count: int) -> dict[str, dict[str, Any]]:
         """Wait until the cache has *count* nodes, each ready and tied to no request."""
 
         def found() -> dict[str, Any]:
             nodes = self.do_nodes()
-            idle = {i: n for i, n in nodes.items() if n["state"] == "ready" and n["allocated_to"] is None}
-            return idle if len(idle) == len(nodes) == count else {}
+            return nodes if len(nodes) == count and all(map(is_idle, nodes.values())) else {}
 
         return dict(self.scheduler.changes.until(found))
 
@@ -324,6 +327,10 @@ class Peer:
             return {"ok": getattr(self, "do_" + command.pop("do"))(**command)}
         except Exception:
             return {"error": traceback.format_exc()}
+
+
+def is_idle(node: dict[str, Any]) -> bool:
+    return node.get("state") == "ready" and node["allocated_to"] is None
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState, RequestState
-from nodelaunch.protocol.store import SessionState, Store
+from nodelaunch.protocol.store import Put, ReleaseLock, SessionState, Store
 
 log = structlog.get_logger(__name__)
 
@@ -251,13 +251,29 @@ class Sweeper:
         loop.call_later(delay, self._look_at_node, node_id)
         return delay
 
+    async def _is_there(self, path: str) -> bool:
+        """Whether there is a record, by the store itself.
+
+        A record in the view may be newer than the events told so far, so that the lock it was written under is not
+        known yet. It is once the store has answered anything: answers and events come in one order.
+        """
+        return (await self._store.get_many([path]))[0] is not None
+
+    async def _is_abandoned(self, seen: Seen[Node]) -> bool:
+        """Whether really nobody is at the node. Only of a node just being made the lock may not be known yet."""
+        if seen.record.state is not NodeState.BUILDING:
+            return True
+        is_there = await self._is_there(seen.entry.path)
+        is_same = self._view.nodes.get(seen.record.id) is seen
+        return is_there and is_same and not self._view.is_node_locked(seen.record.id)
+
     # -- nodes ------------------------------------------------------------------------------------------------------
 
     async def _delete(self, node_id: NodeId) -> None:
         """Delete an abandoned node; when its cloud refuses, look again after a growing while."""
         seen = self._view.nodes.get(node_id)
-        if seen is None:
-            return  # another launcher was faster
+        if seen is None or not await self._is_abandoned(seen):
+            return
         node, provider = seen.record, self._providers[seen.record.provider or ""]
         log_ = log.bind(node_id=node_id, provider=provider.name, external_id=node.external_id)
         started = asyncio.get_running_loop().time()
@@ -289,16 +305,18 @@ class Sweeper:
         seen = self._view.nodes.get(node_id)
         if seen is None or seen.record.allocated_to is None:
             return
-        request_path = paths.request(seen.record.allocated_to)
+        request_id = seen.record.allocated_to
+        if await self._is_there(paths.request(request_id)) or self._view.is_node_locked(node_id):
+            return
         try:
             lock = await self._store.lock(paths.node_lock(node_id))
         except (LockBusyError, RecordGoneError):
             return
         try:
-            if (await self._store.get_many([request_path]))[0] is None:
-                free = seen.record.deallocated()
-                await self._store.put(seen.entry.path, free.to_bytes(), version=seen.version, under=(lock,))
-                log.info("node_deallocated", node_id=node_id, request_id=seen.record.allocated_to)
+            # In one step: who sees it free must not find it locked any more.
+            free = Put(seen.entry.path, seen.record.deallocated().to_bytes(), seen.version)
+            await self._store.commit([free, ReleaseLock(lock)], under=(lock,))
+            log.info("node_deallocated", node_id=node_id, request_id=request_id)
         except (VersionConflictError, RecordGoneError):
             pass  # it changed under us; what it is now is looked at when the change is seen
         finally:
@@ -308,8 +326,8 @@ class Sweeper:
 
     async def _reset_lost_request(self, request_id: RequestId) -> None:
         """Take a pending request whose launcher is gone back to requested, its unused nodes freed."""
-        seen = self._view.requests.get(request_id)
-        if seen is None:
+        is_there = await self._is_there(paths.request(request_id))
+        if not is_there or self._view.is_request_locked(request_id):
             return
         try:
             lock = await self._store.lock(paths.request_lock(request_id))

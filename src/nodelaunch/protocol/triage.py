@@ -375,7 +375,10 @@ def _yielding(request: NodeRequest, view: PoolView) -> Defer | None:
     candidates = [peer for peer in view.peers if wanted <= peer.labels and peer.pool_id not in request.declined_by]
     if request.provider not in (None, view.provider) and any(peer.provider == request.provider for peer in candidates):
         return Defer((ProviderWanted(request.provider or ""),))
-    for peer in candidates:
+    rivals = candidates
+    if request.provider == view.provider:  # pools of other providers leave it to us, whatever their priority
+        rivals = [peer for peer in candidates if peer.provider == view.provider]
+    for peer in rivals:
         if peer.priority < view.priority and not peer.is_paused:
             return Defer((BetterPool(peer.pool_id, peer.priority),))
     missing = wanted - view.labels.keys()
