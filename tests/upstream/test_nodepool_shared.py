@@ -1,12 +1,14 @@
-"""One of nodelaunch and nodepool-launcher dies, the other makes up for it, where both have the same provider."""
+"""nodelaunch and nodepool-launcher with the same provider: when one dies, the other makes up for it."""
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from support.nodepool import Daemon, Site, commands_fixture, site_fixture  # noqa: F401  `site`'s fixtures
+from support.nodepool import Daemon, Load, Site, commands_fixture, site_fixture  # noqa: F401  `site`'s fixtures
 from support.process import Serve
 
 pytestmark = [pytest.mark.nodepool, pytest.mark.zookeeper]
@@ -34,9 +36,9 @@ def start(
     site: Site, *, nodelaunch: dict[str, Any], nodepool: dict[str, Any], is_quick: bool = False
 ) -> tuple[Serve, Daemon]:
     common = {"boot_time": 0, "servers": 5}
-    config = site.config("nodepool", CONFIG.format(**{**common, **nodepool}))
-    launcher = site.launcher(config, is_quick=is_quick)
-    serve = site.serve(site.config("nodelaunch", CONFIG.format(**{**common, **nodelaunch})))
+    theirs, ours = (CONFIG.format(**{**common, **each}) for each in (nodepool, nodelaunch))
+    launcher = site.launcher(site.config("nodepool", theirs), is_quick=is_quick)
+    serve = site.serve(site.config("nodelaunch", ours), is_quick=is_quick)
     site.await_pools(2)
     return serve, launcher
 
@@ -103,3 +105,18 @@ def test_nodepool_makes_up_for_a_nodelaunch_that_dies(site: Site) -> None:
     assert serve.complaints == []
     assert launcher.stop() == 0
     assert launcher.complaints == []
+
+
+def test_both_serve_one_provider_and_delete_each_others_nodes(site: Site) -> None:
+    """Neither stands in the other's way, though each sees the other's used nodes as its own to delete."""
+    few = {"priority": FIRST, "servers": 4}
+    serve, launcher = start(site, nodelaunch=few, nodepool={**few, "servers": 10}, is_quick=True)
+    load = Load(site.requestor, itertools.repeat(("small",), 100), workers=15)
+    load.finish()
+    assert Counter(node["id"] for node in load.nodes).most_common(1)[0][1] == 1
+    assert len({node["launcher"] for node in load.nodes}) == 2
+    site.requestor.await_children("/nodepool/nodes", lambda names: not names)
+    assert launcher.stop() == 0
+    assert serve.stop() == 0
+    assert launcher.complaints == []
+    assert serve.complaints == []
