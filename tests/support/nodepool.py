@@ -37,6 +37,7 @@ REQUIREMENTS = (f"nodepool=={VERSION}", "setuptools<81", "cachetools", "requests
 """With all that it requires: Nodepool imports all of its drivers at once, and so every cloud's SDK. Leaving out what is
 never imported (diskimage-builder, rackspaceauth) saves neither time (some 25 s) nor space (350 MB) worth mentioning.
 The last three are imported without being required; later versions of setuptools have no pkg_resources."""
+PEER = ROOT / "tests" / "upstream" / "nodepool_peer.py"
 INSTALL_TIMEOUT_S = 600.0
 COMMAND_TIMEOUT_S = 60.0
 DAEMON_TIMEOUT_S = 90.0
@@ -123,13 +124,13 @@ class Daemon:
     What goes past its logging, a traceback of a thread say, counts as an entry of level ``STDERR``.
     """
 
-    def __init__(self, site: Site, command: str, config: Path, *arguments: str) -> None:
+    def __init__(self, site: Site, *command: str | Path, config: Path) -> None:
         self.log: list[LogEntry] = []
         self._news = threading.Condition()
         path = site.folder / "nodepool-logging.yaml"
         path.write_text(json.dumps(_LOGGING))
         self.process = subprocess.Popen(
-            [site.bin / command, "-f", "-l", path, "-c", config, *arguments],
+            [*command, "-f", "-l", path, "-c", config],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=site.environment, cwd=site.folder,
         )  # fmt: skip
         self._readers = [
@@ -260,16 +261,18 @@ class Site:
         serve.await_log("http_listening")
         return serve
 
-    def launcher(self, config: Path) -> Daemon:
-        """nodepool-launcher."""
-        return self._daemon("nodepool-launcher", config)
+    def launcher(self, config: Path, *, is_quick: bool = False) -> Daemon:
+        """nodepool-launcher; *is_quick*: it cleans up each second rather than each minute."""
+        if is_quick:
+            return self._daemon(self.bin / "python", PEER, "launcher", config=config)
+        return self._daemon(self.bin / "nodepool-launcher", config=config)
 
     def builder(self, config: Path) -> Daemon:
         """nodepool-builder."""
-        return self._daemon("nodepool-builder", config)
+        return self._daemon(self.bin / "nodepool-builder", config=config)
 
-    def _daemon(self, command: str, config: Path) -> Daemon:
-        daemon = Daemon(self, command, config)
+    def _daemon(self, *command: str | Path, config: Path) -> Daemon:
+        daemon = Daemon(self, *command, config=config)
         self._processes.append(daemon)
         return daemon
 
@@ -278,11 +281,12 @@ class Site:
         done = self._run("nodepool", "-c", config, *arguments)
         return CommandResult(" ".join(arguments), done.returncode, done.stdout, done.stderr)
 
-    def python(self, *arguments: str) -> str:
-        """What a program prints that runs with Nodepool's Python; see tests/upstream/nodepool_peer.py."""
-        done = self._run("python", *arguments)
+    def ask_peer(self, question: str, config: Path) -> dict[str, Any]:
+        """What Nodepool's own classes answer; see tests/upstream/nodepool_peer.py."""
+        done = self._run("python", PEER, question, config)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
 
     def _run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return _run([self.bin / command, *arguments], timeout=COMMAND_TIMEOUT_S, env=self.environment, cwd=self.folder)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,7 +33,6 @@ PROVIDER = """
 OURS = LABELS + PROVIDER.format(name="ours", label="ours")
 THEIRS = LABELS + "".join(PROVIDER.format(name=f"theirs-{number}", label="theirs") for number in (1, 2, 3))
 """Three clouds, because Nodepool's grants 20 servers; nodelaunch gives back a server sooner and does with one."""
-PEER = Path(__file__).with_name("nodepool_peer.py")
 
 
 def start(site: Site) -> tuple[Serve, Daemon]:
@@ -68,7 +64,7 @@ def test_unknown_label_is_declined_by_every_pool_of_both(site: Site) -> None:
 
 def test_both_see_each_others_components(site: Site) -> None:
     serve, launcher = start(site)
-    seen: dict[str, Any] = json.loads(site.python(str(PEER), str(site.folder / "theirs.yaml"), "components"))
+    seen = site.ask_peer("components", site.folder / "theirs.yaml")
     assert seen["complaints"] == []
     assert seen["model_api"] == 0
     pools = {pool["provider_name"]: pool for pool in seen["pool"]}
