@@ -40,7 +40,7 @@ from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.errors import ConfigProblem, NodelaunchError, SessionLostError, StoreUnavailableError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
@@ -459,7 +459,7 @@ class Launcher:
                 return
             except* SessionLostError:
                 log.info("session_lost", task=name)
-            except* StoreError as group:
+            except* NodelaunchError as group:
                 log.warning("task_failed", task=name, detail="; ".join(map(str, group.exceptions)), retry_in_s=backoff)
             except* Exception:
                 log.exception("task_failed", task=name, retry_in_s=backoff)

@@ -126,6 +126,8 @@ class Pool:
         self._registration: Entry | None = None
         self._look_again: asyncio.TimerHandle | None = None
         self._draining = False
+        self._ended = asyncio.Event()
+        self._ended.set()
         self._all_done = asyncio.Event()
         self._log = log.bind(provider=ctx.provider.name, pool=ctx.pool.name)
 
@@ -155,6 +157,7 @@ class Pool:
         ]
         self.ctx.provider.listeners.append(self._wake.set)
         self.ctx.reservations.listeners.append(self._wake.set)
+        self._ended.clear()
         try:
             while not self._draining:
                 await self.ctx.store.session.connected()
@@ -165,6 +168,7 @@ class Pool:
                         self._log.warning("session_lost", handling=len(self._handling))
                 self._registration = None
         finally:
+            self._ended.set()
             self._set_waiting(())
             if self._look_again is not None:
                 self._look_again.cancel()
@@ -175,7 +179,7 @@ class Pool:
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let running requests finish for *grace_s*, then hand the rest back. Returns when the
-        pool has let go of everything."""
+        pool has let go of everything and is not registered any more."""
         self._draining = True
         self._wake.set()
         try:
@@ -186,6 +190,7 @@ class Pool:
             for handling in self._handling.values():
                 handling.handler.post(m.Withdrawn())
             await self._until_idle()
+        await self._ended.wait()
 
     async def _until_idle(self) -> None:
         while self._handling:
