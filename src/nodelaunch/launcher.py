@@ -432,12 +432,12 @@ class Launcher:
             return
 
         async def retire() -> None:
-            await service.retire(grace_s)
-            if self._services.get(name) is service and self.config.provider(name) is None:
+            if await service.retired() and self._services.get(name) is service:
                 await self._end_provider(name)
                 log.info("provider_removed", provider=name)
 
-        self._group.create_task(retire(), name=f"retire {name}")
+        service.retire(grace_s)
+        self._group.create_task(self._supervise(f"retire {name}", retire), name=f"retire {name}")
 
     async def _end_provider(self, name: str) -> None:
         """Stop a provider at once."""

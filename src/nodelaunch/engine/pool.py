@@ -200,14 +200,19 @@ class Pool:
     async def _serve_session(self, group: asyncio.TaskGroup) -> None:
         epoch = self.ctx.store.session.epoch
         await self._register()
-        self._wake.set()
-        while not self._draining:
-            await self._wake.wait()
-            self._wake.clear()
-            if self.ctx.store.session.epoch != epoch or self.ctx.store.session.state is SessionState.LOST:
-                raise SessionLostError
-            self._pass(group)
-            await self._publish()
+        try:
+            while not self._draining:
+                self._pass(group)
+                await self._publish()
+                await self._wake.wait()
+                self._wake.clear()
+                if self.ctx.store.session.epoch != epoch or self.ctx.store.session.state is SessionState.LOST:
+                    raise SessionLostError
+        except SessionLostError:
+            raise
+        except Exception:
+            await self._unregister()  # peers must not leave requests to us meanwhile
+            raise
         await self._unregister()
 
     # -- registration -----------------------------------------------------------------------------------------------
@@ -386,7 +391,7 @@ class Pool:
             pool_id=self.ctx.pool_id,
             provider=provider.name,
             priority=provider.config.pool_priority(pool),
-            labels=provider.label_views(pool),
+            labels=provider.label_views(pool, self.ctx.driver),
             peers=self._peers(),
             is_enabled=pool.max_servers is None or pool.max_servers > 0,
             can_launch=provider.can_launch,

@@ -203,9 +203,8 @@ class ProviderService:
         except StoreError as error:
             self._log.info("pool_not_forgotten", pool=pool, detail=str(error))
 
-    async def retire(self, grace_s: float) -> None:
-        """Take nothing more; return once nothing of the provider is left, so that `run` may be ended, or once it is
-        configured again.
+    def retire(self, grace_s: float) -> None:
+        """Take nothing more: the provider is not configured any more.
 
         What is under way has *grace_s* to finish before it is handed back. Nodes in use are deleted as they are
         returned, idle ones unless another launcher serves the pool.
@@ -216,13 +215,20 @@ class ProviderService:
         if self._inventory is not None:
             self._inventory.stop()
         self._site.changed()
+
+    async def retired(self) -> bool:
+        """Wait until nothing of a provider that retires is left, so that `run` may be ended, or until it is configured
+        again; whether it is the former. Raises: StoreError."""
         emptied = asyncio.ensure_future(self._emptied())
         revived = asyncio.ensure_future(self._revived.wait())
         try:
-            await asyncio.wait({emptied, revived}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({emptied, revived}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             emptied.cancel()
             revived.cancel()
+        if emptied in done:
+            emptied.result()
+        return self._is_retired
 
     @property
     def _is_retired(self) -> bool:
