@@ -31,3 +31,13 @@ def test_wanted_provider_does_not_wait_for_better_pools_of_others() -> None:
     ((_, verdict),) = triage([a_request()], view)
     assert not isinstance(verdict, Accept)
     assert view.pool_id == POOL_ID
+
+
+def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
+    """It gets what is to spare; while it waited it would be served before requests somebody waits for."""
+    request = replace(a_request(), requestor=paths.MIN_READY_REQUESTOR)
+    state, _ = m.start(request, Accept((None,), Usage(instances=1)))
+    state, _ = m.step(state, m.LockGranted(), retries=3)
+    state, effects = m.step(state, m.NodeAborted(0), retries=3)
+    assert state.outcome is m.Outcome.DECLINED
+    assert [type(effect) for effect in effects] == [m.Save, m.Unlock]
