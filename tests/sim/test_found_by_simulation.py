@@ -41,3 +41,13 @@ def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
     state, effects = m.step(state, m.NodeAborted(0), retries=3)
     assert state.outcome is m.Outcome.DECLINED
     assert [type(effect) for effect in effects] == [m.Save, m.Unlock]
+
+
+async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_refusal(tmp_path: Path) -> None:
+    """Else each refusal is followed at once by the next: launch, refuse, delete, without a pause."""
+    async with running(tmp_path) as site:
+        loop = asyncio.get_running_loop()
+        site.cloud.fail("create", kind="quota", times=4)
+        started = loop.time()
+        await site.finished("small")
+        assert loop.time() - started > 1 + 2 + 4 + 8

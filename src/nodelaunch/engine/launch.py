@@ -433,22 +433,24 @@ async def delete_node(
         if node.state is not NodeState.DELETING:
             node = node.into(NodeState.DELETING, clock.now())
             version = (await store.put(seen.entry.path, node.to_bytes(), version=version, under=(lock,))).stat.version
-        await _delete_instances(provider, node)
+        had_any = await _delete_instances(provider, node)
         await _remove_record(store, clock, node, version, lock)
     except (VersionConflictError, RecordGoneError):
         return False  # it changed under us: look again
     finally:
         await lock.release()
-    provider.capacity_freed()
+    if had_any:  # else nothing was freed: a refusal by the cloud still stands
+        provider.capacity_freed()
     return True
 
 
-async def _delete_instances(provider: ProviderRuntime, node: Node) -> None:
+async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
+    """Whether there was any."""
     if not provider.can_launch:
-        return
+        return True
     if node.external_id:
         await delete_instance(provider, ExternalId(node.external_id))
-        return
+        return True
     async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
         leftovers = (await provider.instances_by_node()).get(node.id, [])
     for leftover in leftovers:
@@ -464,3 +466,4 @@ async def _remove_record(store: Store, clock: Clock, node: Node, version: int, l
         gone = node.into(NodeState.DELETED, clock.now())
         await store.put(path, gone.to_bytes(), version=version, under=(lock,))
         await store.delete_tree(path)
+    return bool(leftovers)
