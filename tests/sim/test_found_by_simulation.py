@@ -51,3 +51,18 @@ async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_ref
         started = loop.time()
         await site.finished("small")
         assert loop.time() - started > 1 + 2 + 4 + 8
+
+
+async def test_retry_waits_for_room_while_the_failed_node_can_not_be_deleted(tmp_path: Path) -> None:
+    async with running(tmp_path, max_servers=1) as site:
+        site.cloud.fail("boot")
+        site.cloud.fail("delete", times=3)
+        assert len(await site.job("small")) == 1
+        assert site.cloud.peak()["instances"] == 1
+
+
+async def test_instance_left_unnamed_by_a_failed_create_is_deleted_before_the_next_attempt(tmp_path: Path) -> None:
+    async with running(tmp_path, max_servers=1) as site:
+        site.cloud.fail("create", leave=True, with_id=False)
+        assert len(await site.job("small")) == 1
+        assert site.cloud.peak()["instances"] == 1

@@ -324,7 +324,7 @@ class RequestHandler:
         is_final = isinstance(error, LabelUnusableError | InsufficientCapacityError)
         held = self._held.get(slot)
         gives_up = is_final or attempt >= self._ctx.provider.config.launching.retries
-        if gives_up or (held is not None and held.external_id is not None):
+        if gives_up or (held is not None and not held.is_clean):
             await self._give_up(slot, NodeState.FAILED)
         if isinstance(error, LabelUnusableError):
             self._ctx.provider.label_broken(self._ctx.pool.name, self.request.node_types[slot], str(error))

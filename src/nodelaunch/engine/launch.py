@@ -82,6 +82,8 @@ class HeldNode:
     node: Node
     version: int
     lock: Lock
+    is_clean: bool = True
+    """Whether nothing is left in the cloud of attempts that failed."""
 
     @property
     def id(self) -> NodeId:
@@ -198,7 +200,9 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             if held.external_id is None:
                 external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
                 await save(ctx, held, replace(held.node, external_id=external_id))
+        held.is_clean = False
             assert held.external_id is not None  # noqa: S101
+        held.is_clean = True
             return await driver.wait_until_active(held.external_id)
         except ProviderUnavailableError as error:
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
@@ -303,7 +307,7 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
     """Delete what the failed attempt left, so that the next one starts from nothing."""
     external_id = held.external_id or (ExternalId(error.external_id) if error.external_id else None)
     leftovers = [external_id] if external_id else []
-    if external_id is None and isinstance(error, (LaunchTimeoutError, ProviderUnavailableError)):
+    if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
         leftovers = (await _instances_by_node(ctx)).get(held.id, [])
     for leftover in leftovers:
         await delete_instance(ctx.provider, leftover)
