@@ -66,3 +66,24 @@ async def test_instance_left_unnamed_by_a_failed_create_is_deleted_before_the_ne
         site.cloud.fail("create", leave=True, with_id=False)
         assert len(await site.job("small")) == 1
         assert site.cloud.peak()["instances"] == 1
+
+
+async def test_machine_whose_ready_record_is_written_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else, when launch-timeout is over between that write and its answer, the record outlives its machine."""
+    put = EmbeddedStore.put
+
+    async def slow(self: EmbeddedStore, path: str, data: bytes, **more: Any) -> Any:
+        entry = await put(self, path, data, **more)
+        if b'"state": "ready"' in data and paths.node_id_at(path):
+            await asyncio.sleep(5.0)
+        return entry
+
+    monkeypatch.setattr(EmbeddedStore, "put", slow)
+    async with running(tmp_path, boot_time=298.0) as site:
+        request = await site.finished("small")
+        assert request.state is RequestState.FULFILLED
+        (node,) = site.nodes()
+        assert [server.id for server in site.cloud.servers()] == [node.external_id]
+        assert request.nodes == (node.id,)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node
+from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node, to_the_end
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import (
@@ -263,7 +263,7 @@ class RequestHandler:
                 self._zone = self._zone or held.node.az
 
         try:
-            await _to_the_end(claim())
+            await to_the_end(claim())
         except asyncio.CancelledError:
             if slot not in self._held:
                 raise
@@ -284,6 +284,9 @@ class RequestHandler:
         try:
             return await self._attempt(slot, attempt)
         except asyncio.CancelledError:
+            held = self._held.get(slot)
+            if held is not None and held.node.state is NodeState.READY:
+                return m.NodeReady(slot, held.id)  # it came to its end all the same
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
@@ -309,7 +312,9 @@ class RequestHandler:
             self._reservation.settle(slot)
 
         if slot not in self._held:
-            await _to_the_end(make())
+            if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
+                await self._await_room(self.request, slot, label, self._reservation)
+            await to_the_end(make())
         held = self._held[slot]
         await launch_node(self._ctx, held, self.request, label, attempt)
         return m.NodeReady(slot, held.id)
@@ -338,20 +343,6 @@ class RequestHandler:
     def _store_failed(self, error: StoreError) -> None:
         if not isinstance(error, SessionLostError):
             self._log.warning("node_write_failed", error=type(error).__name__, detail=str(error))
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, which makes something that must not be lost, to its end even if we are cancelled meanwhile.
-
-    It is a few calls to the store, so the delay is bounded by the session timeout.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        task.exception()
-        raise
 
 
 def handler_failed(error: BaseException) -> HandlerFailed:

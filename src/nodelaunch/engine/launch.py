@@ -8,7 +8,7 @@ writes its record. What does *not* belong here: which node for which request, re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,10 +102,28 @@ class HeldNode:
 
 
 async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
-    """Write *node* as the new version of *held*."""
-    op = held.put_op(node)
-    entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
-    held.node, held.version = node, entry.stat.version
+    """Write *node* as the new version of *held*. Whether it was done is known even if we are cancelled meanwhile."""
+
+    async def write() -> None:
+        op = held.put_op(node)
+        entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
+        held.node, held.version = node, entry.stat.version
+
+    await to_the_end(write())
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile.
+
+    It is a few calls to the store, so the delay is bounded by the session timeout.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()
+        raise
 
 
 # -- making and launching -------------------------------------------------------------------------------------------
@@ -161,7 +179,7 @@ async def launch_node(ctx: PoolContext, held: HeldNode, request: NodeRequest, la
     """Launch the instance of *held*, which is ``building``, and record it ``ready``.
 
     Whatever an unsuccessful attempt left is deleted before its error comes out. ``launch-timeout`` covers all from the
-    first call to the ready record.
+    first call until the machine can be used.
     Raises: DriverError as the launch ended; StoreError.
     """
     started = asyncio.get_running_loop().time()
@@ -172,9 +190,9 @@ async def launch_node(ctx: PoolContext, held: HeldNode, request: NodeRequest, la
             async with asyncio.timeout(limit_s):
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
-                await save(ctx, held, _ready(ctx, held.node, instance, keys))
         except TimeoutError:
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s} s)") from None
+        await save(ctx, held, _ready(ctx, held.node, instance, keys))
     except DriverError as error:
         error.external_id = error.external_id or held.external_id
         log_.warning(
@@ -182,7 +200,9 @@ async def launch_node(ctx: PoolContext, held: HeldNode, request: NodeRequest, la
             external_id=error.external_id, took_s=round(asyncio.get_running_loop().time() - started, 3),
         )  # fmt: skip
         await _console(ctx, held, label)
+        held.is_clean = False
         await _clean_up_attempt(ctx, held, error)
+        held.is_clean = True
         raise
     ctx.provider.quota_granted()
     log_.info(
@@ -200,9 +220,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             if held.external_id is None:
                 external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
                 await save(ctx, held, replace(held.node, external_id=external_id))
-        held.is_clean = False
             assert held.external_id is not None  # noqa: S101
-        held.is_clean = True
             return await driver.wait_until_active(held.external_id)
         except ProviderUnavailableError as error:
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
@@ -459,6 +477,7 @@ async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
         leftovers = (await provider.instances_by_node()).get(node.id, [])
     for leftover in leftovers:
         await delete_instance(provider, leftover)
+    return bool(leftovers)
 
 
 async def _remove_record(store: Store, clock: Clock, node: Node, version: int, lock: Lock) -> None:
@@ -470,4 +489,3 @@ async def _remove_record(store: Store, clock: Clock, node: Node, version: int, l
         gone = node.into(NodeState.DELETED, clock.now())
         await store.put(path, gone.to_bytes(), version=version, under=(lock,))
         await store.delete_tree(path)
-    return bool(leftovers)
