@@ -43,6 +43,13 @@ def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
     assert [type(effect) for effect in effects] == [m.Save, m.Unlock]
 
 
+async def test_node_that_is_gone_by_now_is_not_deleted_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        assert site.launcher._sweeper is not None
+        await site.launcher._sweeper._delete(NodeId("0000000999"))
+        await site.launcher._sweeper._remove_debris(NodeId("0000000999"))
+
+
 async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_refusal(tmp_path: Path) -> None:
     """Else each refusal is followed at once by the next: launch, refuse, delete, without a pause."""
     async with running(tmp_path) as site:

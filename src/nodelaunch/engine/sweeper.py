@@ -222,7 +222,9 @@ class Sweeper:
 
     async def _delete(self, node_id: NodeId) -> None:
         """Delete an abandoned node; when its cloud refuses, look again after a growing while."""
-        seen = self._view.nodes[node_id]
+        seen = self._view.nodes.get(node_id)
+        if seen is None:
+            return  # somebody else has removed it meanwhile
         node, provider = seen.record, self._providers[seen.record.provider or ""]
         log_ = log.bind(node_id=node_id, provider=provider.name, external_id=node.external_id)
         started = asyncio.get_running_loop().time()
@@ -238,7 +240,9 @@ class Sweeper:
 
     async def _remove_debris(self, node_id: NodeId) -> None:
         """Remove a record that belongs to no provider: a lock brought a deleted node back."""
-        seen = self._view.nodes[node_id]
+        seen = self._view.nodes.get(node_id)
+        if seen is None:
+            return
         try:
             lock = await self._store.lock(paths.node_lock(node_id))
         except (LockBusyError, RecordGoneError):
