@@ -60,6 +60,29 @@ async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_ref
         assert loop.time() - started > 1 + 2 + 4 + 8
 
 
+async def test_lost_request_is_reset_only_when_its_nodes_are_free(tmp_path: Path) -> None:
+    async with running(tmp_path) as site, site.store.connect() as operator:
+        idle = await _idle_node(site)
+        site.cloud.set("boot-time", 250)
+        handle = await site.client.submit(["small", "big"])
+        await site.until(lambda: site.view.nodes[idle.id].record.allocated_to == handle.id)
+        looking = asyncio.ensure_future(operator.lock(paths.node_lock(idle.id), timeout_s=600))
+        await asyncio.sleep(1)
+        await site.store.expire_session()
+        lock = await looking
+        await asyncio.sleep(20)
+        assert site.view.requests[handle.id].record.state is RequestState.PENDING
+        await lock.release()
+        states: list[RequestState] = []
+
+        def note(_note: object) -> None:
+            if (seen := site.view.request(handle.id)) is not None:
+                states.append(seen.state)
+
+        site.view.subscribe(note)
+        await site.until(lambda: RequestState.REQUESTED in states)
+
+
 async def test_retry_waits_for_room_while_the_failed_node_can_not_be_deleted(tmp_path: Path) -> None:
     async with running(tmp_path, max_servers=1) as site:
         site.cloud.fail("boot")

@@ -287,7 +287,9 @@ class Sweeper:
             if current is None or current.record.state is not RequestState.PENDING:
                 return
             for node in self._view.nodes_allocated_to(request_id):
-                await self._take_back(node)
+                if not await self._take_back(node):
+                    self._reset_later(request_id)
+                    return
             reset = current.record.into(RequestState.REQUESTED, self._clock.now(), nodes=())
             await self._store.put(current.entry.path, reset.to_bytes(), version=current.version, under=(lock,))
             log.info("lost_request_reset", request_id=request_id)
@@ -296,14 +298,20 @@ class Sweeper:
         finally:
             await lock.release()
 
-    async def _take_back(self, seen: Seen[Node]) -> None:
-        """Free one node of a lost request; those still building are deleted as abandoned anyway."""
+    def _reset_later(self, request_id: RequestId) -> None:
+        """Somebody just looks at one of its nodes; reset now, the request would keep that node from everybody."""
+        loop = asyncio.get_running_loop()
+        self._not_before[request_id] = loop.time() + FIRST_BACKOFF_S
+        loop.call_later(FIRST_BACKOFF_S, self._look_at_request, request_id)
+
+    async def _take_back(self, seen: Seen[Node]) -> bool:
+        """Free one node of a lost request, if nobody else has it; those still building are deleted as abandoned."""
         node = seen.record
         if node.state is NodeState.INIT:
             node = node.into(NodeState.DELETING, self._clock.now())
         elif node.state is not NodeState.READY:
-            return
-        await rewrite_node(self._store, seen, node.deallocated())
+            return True
+        return await rewrite_node(self._store, seen, node.deallocated())
 
     async def _remove_lock_dir(self, request_id: RequestId) -> None:
         with suppress(RecordGoneError, NotEmptyError):
