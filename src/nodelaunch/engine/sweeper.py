@@ -207,6 +207,8 @@ class Sweeper:
             self._look_at_node(NodeId(key))
         elif key in self._view.requests:
             self._look_at_request(RequestId(key))
+        elif key in self._view.request_lock_dirs:
+            self._request_removed(RequestId(key))
 
     def _retry_later(self, node_id: NodeId) -> float:
         """Leave a node that could not be deleted alone for a growing while; for how many seconds."""
