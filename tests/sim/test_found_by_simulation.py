@@ -60,6 +60,49 @@ async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_ref
         assert loop.time() - started > 1 + 2 + 4 + 8
 
 
+async def _idle_node(site: Running, label: str = "small") -> Node:
+    handle = await site.client.submit([label])
+    await handle.finished()
+    await handle.cancel()
+    await site.until(lambda: any(node.is_idle for node in site.nodes()))
+    return next(node for node in site.nodes() if node.is_idle)
+
+
+async def test_idle_node_gives_way_to_an_accepted_request_that_waits(tmp_path: Path) -> None:
+    async with running(tmp_path, max_servers=2) as site:
+        idle = await _idle_node(site)
+        site.cloud.fail("create", kind="quota")
+        handle = await site.client.submit(["big"])
+        await site.until(lambda: bool(site.launcher.pools["cloud", "main"]._waiters))
+        await site.store.create(paths.NEW_NODE, idle.to_bytes(), sequence=True)
+        async with asyncio.timeout(100):
+            assert (await handle.finished()).state is RequestState.FULFILLED
+
+
+async def test_accepted_request_is_declined_once_it_can_never_be_served(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.set("max-servers", 1)
+        async with asyncio.timeout(60):
+            request = await site.finished("small", "small")
+        assert request.state is RequestState.FAILED
+
+
+async def test_requests_that_wait_for_what_the_other_has_are_both_served(tmp_path: Path) -> None:
+    """Each has one of its two nodes, and there are only two: one has to let go."""
+    async with running(tmp_path) as site:
+        site.cloud.set("max-servers", 2)
+        site.cloud.fail("create", kind="quota")
+        handles = [await site.client.submit(["small", "small"]) for _ in range(2)]
+        await site.until(lambda: len(site.nodes(NodeState.READY)) == 2)
+
+        async def use(index: int) -> None:
+            async with site.client.hold(await handles[index].finished()):
+                pass
+
+        async with asyncio.timeout(1000):
+            await asyncio.gather(use(0), use(1))
+
+
 async def test_lost_request_is_reset_only_when_its_nodes_are_free(tmp_path: Path) -> None:
     async with running(tmp_path) as site, site.store.connect() as operator:
         idle = await _idle_node(site)
