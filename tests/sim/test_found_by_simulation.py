@@ -103,6 +103,19 @@ async def test_requests_that_wait_for_what_the_other_has_are_both_served(tmp_pat
             await asyncio.gather(use(0), use(1))
 
 
+async def test_request_declined_by_all_fails_when_the_last_other_pool_is_gone(tmp_path: Path) -> None:
+    """The registration of a launcher that was killed stays until its session times out, and declines nothing."""
+    async with running(tmp_path) as site, site.store.connect() as killed:
+        left = PoolRegistration(id="host-PoolWorker.gone", name="main", provider_name="gone", hostname="there")
+        await killed.create(f"{paths.POOLS}/there", left.to_bytes(), ephemeral=True, sequence=True)
+        handle = await site.client.submit(["nobody-has-this"])
+        await site.until(lambda: bool(site.view.requests[handle.id].record.declined_by))
+        assert site.view.requests[handle.id].record.state is RequestState.REQUESTED
+        await killed.expire_session()
+        async with asyncio.timeout(1000):
+            assert (await handle.finished()).state is RequestState.FAILED
+
+
 async def test_lost_request_is_reset_only_when_its_nodes_are_free(tmp_path: Path) -> None:
     async with running(tmp_path) as site, site.store.connect() as operator:
         idle = await _idle_node(site)

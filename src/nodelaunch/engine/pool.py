@@ -38,6 +38,7 @@ from nodelaunch.protocol.store import Entry, SessionState
 from nodelaunch.protocol.triage import (
     Accept,
     Decline,
+    DeclinedByAll,
     Defer,
     HandlerFailed,
     IdleNode,
@@ -56,6 +57,9 @@ ON_THE_WAY_OUT = frozenset({NodeState.USED, NodeState.DELETING, NodeState.DELETE
 
 ROOM_WAIT_S = 120.0
 """How long an accepted request may wait for room before it is handed back, with the nodes it already has."""
+FORSAKEN_S = 300.0
+"""How long the registry must be as it is before a request that everybody in it has declined is failed: a launcher that
+is started anew, or lost its session, is soon back."""
 
 
 @dataclass(eq=False, slots=True)
@@ -111,6 +115,9 @@ class Pool:
         self._touched: Counter[RequestId] = Counter()
         self._stuck: dict[RequestId, int] = {}
         self._registration: Entry | None = None
+        self._registered: frozenset[str | None] = frozenset()
+        """Pool ids, as of `_registered_since` by the loop's clock."""
+        self._registered_since = 0.0
         self._draining = False
         self._all_done = asyncio.Event()
         self._log = log.bind(provider=ctx.provider.name, pool=ctx.pool.name)
@@ -260,6 +267,8 @@ class Pool:
         self._grant_room()
         open_requests = self._open_requests()
         self.verdicts = {}
+        for request in self._forsaken(open_requests):
+            self._start(group, request, Decline((DeclinedByAll(),)))
         if not open_requests and not self._waiters:
             return
         view = self._view()
@@ -286,6 +295,17 @@ class Pool:
             and request_id not in self._handling
             and self._stuck.get(request_id) != self._touched[request_id]
         ]
+
+    def _forsaken(self, open_requests: list[NodeRequest]) -> list[NodeRequest]:
+        """Requests every registered pool has declined, that still wait for one that is gone."""
+        loop = asyncio.get_running_loop()
+        registered = frozenset(seen.record.id for seen in self.ctx.view.pools.values())
+        if registered != self._registered:
+            self._registered, self._registered_since = registered, loop.time()
+            loop.call_later(FORSAKEN_S, self._wake.set)
+        if loop.time() - self._registered_since < FORSAKEN_S:
+            return []
+        return [request for request in open_requests if registered <= set(request.declined_by)]
 
     def _view(self) -> PoolView:
         provider, pool = self.ctx.provider, self.ctx.pool

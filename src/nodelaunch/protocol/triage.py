@@ -103,6 +103,11 @@ class HandlerFailed(Reason):
 
 
 @dataclass(frozen=True, slots=True)
+class DeclinedByAll(Reason):
+    CLAUSE = "every registered pool has declined it"
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderWanted(Reason):
     provider: str
     CLAUSE = "it asks for provider {self.provider}, which is there"
