@@ -375,7 +375,7 @@ class Sweeper:
             for path, entry in self._view.unreadable.items()
             if not entry.data and (node_id := paths.node_id_at(path)) and not self._view.is_node_locked(node_id)
         }
-        for path in empty & self._empty:
+        for path in sorted(empty & self._empty):
             log.info("empty_node_removed", path=path)
             await self._store.delete_tree(path)
         self._empty = empty
@@ -389,7 +389,7 @@ class Sweeper:
             if not self._view.is_warm:
                 return
             leaked = {i for node_id, ids in by_node.items() if node_id not in self._view.nodes for i in ids}
-            for external_id in leaked & self._suspects.get(name, set()):
+            for external_id in sorted(leaked & self._suspects.get(name, set())):
                 log.warning("leaked_instance_deleted", provider=name, external_id=external_id)
                 await delete_instance(provider, external_id)
                 provider.invalidate()
