@@ -2,13 +2,14 @@
 
 nox                 everything
 nox -s tests        unit, property and conformance tests, with coverage
+nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 """
 
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "integration"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "simulation", "integration"]
 
 
 @nox.session
@@ -42,6 +43,13 @@ def tests(session: nox.Session) -> None:
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
     session.run("pytest", "tests/property", "tests/conformance", "tests/sim", *session.posargs)
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Whole launchers against a store and clouds that fail, and planted bugs that have to be found."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/simulation", *session.posargs)
 
 
 @nox.session
