@@ -101,6 +101,9 @@ def test_wanted_provider_goes_first_even_while_paused() -> None:
     assert isinstance(one(view, provider="wanted", declined_by=("p",)), Accept)
     assert isinstance(one(view, provider="cloud"), Accept)
     assert isinstance(one(a_pool_view(), provider="absent"), Accept)
+    better = a_peer("p", provider="elsewhere", priority=50)
+    assert isinstance(one(a_pool_view(more_peers=[better]), provider="cloud"), Accept)
+    assert isinstance(one(a_pool_view(more_peers=[better])), Defer)
 
 
 def test_wanted_provider_yields_to_better_pools_of_its_own_only() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node
+from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node, to_the_end
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
@@ -276,7 +276,7 @@ class RequestHandler:
                 self._held[slot] = held
 
         try:
-            await _to_the_end(claim())
+            await to_the_end(claim())
         except asyncio.CancelledError:
             if slot not in self._held:
                 raise
@@ -297,6 +297,9 @@ class RequestHandler:
         try:
             return await self._attempt(slot, attempt)
         except asyncio.CancelledError:
+            held = self._held.get(slot)
+            if held is not None and held.node.state is NodeState.READY:
+                return m.NodeReady(slot, held.id)  # it came to its end all the same
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
@@ -322,7 +325,9 @@ class RequestHandler:
             self._reservation.settle(slot)
 
         if slot not in self._held:
-            await _to_the_end(make())
+            if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
+                await self._await_room(self.request, slot, label, self._reservation)
+            await to_the_end(make())
         held = self._held[slot]
         await launch_node(self._ctx, held, self.request, label, attempt, self._pick_zone())
         return m.NodeReady(slot, held.id)
@@ -355,7 +360,7 @@ class RequestHandler:
         is_final = isinstance(error, LabelUnusableError) or is_full
         held = self._held.get(slot)
         gives_up = is_final or attempt >= self._ctx.launching.retries
-        if gives_up or (held is not None and held.external_id is not None):
+        if gives_up or (held is not None and not held.is_clean):
             await self._give_up(slot, NodeState.FAILED)
         if isinstance(error, LabelUnusableError):
             self._ctx.provider.label_broken(self._ctx.pool.name, self.request.node_types[slot], str(error))
@@ -369,20 +374,6 @@ class RequestHandler:
     def _store_failed(self, error: StoreError) -> None:
         if not isinstance(error, SessionLostError):
             self._log.warning("node_write_failed", error=type(error).__name__, detail=str(error))
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, which makes something that must not be lost, to its end even if we are cancelled meanwhile.
-
-    It is a few calls to the store, so the delay is bounded by the session timeout.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        task.exception()
-        raise
 
 
 def handler_failed(error: BaseException) -> HandlerFailed:

@@ -62,6 +62,9 @@ ALARM_SLACK_S = 0.05
 """Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
 ON_THE_WAY_OUT = frozenset({NodeState.USED, NodeState.DELETING, NodeState.DELETED, NodeState.FAILED, NodeState.ABORTED})
 
+ROOM_WAIT_S = 120.0
+"""How long an accepted request may wait for room before it is handed back, with the nodes it already has."""
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -315,8 +318,10 @@ class Pool:
         open_requests = self._open_requests()
         has_new = any(request.id not in self.verdicts for request in open_requests)
         self.verdicts = {}
-        starved: Usage | None = None
-        view = self._view() if open_requests else None
+        view = self._view() if open_requests or self._waiters else None
+        if view is not None:
+            self._give_up_hopeless(view)
+        starved = self._needed_first()
         for request, decided in triage(open_requests, view) if view else ():
             verdict: Verdict = decided
             if request.id in self._broken:
@@ -514,11 +519,19 @@ class Pool:
         waiter = _Waiter(request, slot, self._need(label), reservation, future)
         self._waiters.append(waiter)
         self._wake.set()
+        too_long = asyncio.get_running_loop().call_later(ROOM_WAIT_S, self._hand_back, request.id)
         try:
             await waiter.granted
         finally:
+            too_long.cancel()
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    def _hand_back(self, request_id: RequestId) -> None:
+        """Two requests that have some of their nodes, and wait for what the other has, would wait for ever."""
+        if request_id in self._handling:
+            self._log.info("room_waited_for_in_vain", request_id=request_id, waited_s=ROOM_WAIT_S)
+            self._handling[request_id].handler.post(m.Withdrawn())
 
     def _grant_room(self) -> None:
         """Give what room there is to accepted requests that wait for it, in the order of requests."""
@@ -528,15 +541,17 @@ class Pool:
             waiter.reservation.add(waiter.slot, waiter.need)
             self._waiters.remove(waiter)
             waiter.granted.set_result(None)
-        if self._waiters:
-            self._give_up_hopeless()
 
-    def _give_up_hopeless(self) -> None:
-        """Decline accepted requests that wait for what can't come any more, as after a change of limits."""
-        view = self._view()
+    def _give_up_hopeless(self, view: PoolView) -> None:
+        """Decline accepted requests that wait for what, as things are by now, there will never be."""
         for request in {waiter.request.id: waiter.request for waiter in self._waiters}.values():
-            if reasons := reasons_to_decline(request, view):
-                self._handling[request.id].handler.post(m.Failed(reasons[0]))
+            for reason in reasons_to_decline(request, view)[:1]:
+                self._handling[request.id].handler.post(m.Failed(reason))
+
+    def _needed_first(self) -> Usage | None:
+        """What the accepted request needs that waits for room and is served next; None when none waits."""
+        first = min(self._waiters, key=lambda w: (w.request.order, w.slot), default=None)
+        return first.need if first is not None else None
 
     def _make_room(self, group: asyncio.TaskGroup, need: Usage) -> None:
         """Let idle nodes go when a request waits for what they take, no more of them than that takes."""

@@ -240,6 +240,8 @@ class Sweeper:
             self._look_at_node(NodeId(key))
         elif key in self._view.requests:
             self._look_at_request(RequestId(key))
+        elif key in self._view.request_lock_dirs:
+            self._request_removed(RequestId(key))
 
     def _retry_later(self, node_id: NodeId) -> float:
         """Leave a node that could not be deleted alone for a growing while; for how many seconds."""
@@ -338,7 +340,9 @@ class Sweeper:
             if current is None or current.record.state is not RequestState.PENDING:
                 return
             for node in self._view.nodes_allocated_to(request_id):
-                await self._take_back(node)
+                if not await self._take_back(node):
+                    self._reset_later(request_id)
+                    return
             reset = current.record.into(RequestState.REQUESTED, self._clock.now(), nodes=())
             await self._store.put(current.entry.path, reset.to_bytes(), version=current.version, under=(lock,))
             log.info("lost_request_reset", request_id=request_id)
@@ -347,14 +351,20 @@ class Sweeper:
         finally:
             await lock.release()
 
-    async def _take_back(self, seen: Seen[Node]) -> None:
-        """Free one node of a lost request; those still building are deleted as abandoned anyway."""
+    def _reset_later(self, request_id: RequestId) -> None:
+        """Somebody just looks at one of its nodes; reset now, the request would keep that node from everybody."""
+        loop = asyncio.get_running_loop()
+        self._not_before[request_id] = loop.time() + FIRST_BACKOFF_S
+        loop.call_later(FIRST_BACKOFF_S, self._look_at_request, request_id)
+
+    async def _take_back(self, seen: Seen[Node]) -> bool:
+        """Free one node of a lost request, if nobody else has it; those still building are deleted as abandoned."""
         node = seen.record
         if node.state is NodeState.INIT:
             node = node.into(NodeState.DELETING, self._clock.now())
         elif node.state is not NodeState.READY:
-            return
-        await rewrite_node(self._store, seen, node.deallocated())
+            return True
+        return await rewrite_node(self._store, seen, node.deallocated())
 
     async def _remove_lock_dir(self, request_id: RequestId) -> None:
         with suppress(RecordGoneError, NotEmptyError):
@@ -436,7 +446,7 @@ class Sweeper:
             for path, entry in self._view.unreadable.items()
             if not entry.data and (node_id := paths.node_id_at(path)) and not self._view.is_node_locked(node_id)
         }
-        for path in empty & self._empty:
+        for path in sorted(empty & self._empty):
             log.info("empty_node_removed", path=path)
             await self._store.delete_tree(path)
         self._empty = empty
@@ -450,7 +460,7 @@ class Sweeper:
             if not self._view.is_warm:
                 return
             leaked = {i for node_id, ids in by_node.items() if node_id not in self._view.nodes for i in ids}
-            for external_id in leaked & self._suspects.get(name, set()):
+            for external_id in sorted(leaked & self._suspects.get(name, set())):
                 log.warning("leaked_instance_deleted", provider=name, external_id=external_id)
                 await delete_instance(provider, external_id)
                 provider.invalidate()
