@@ -33,6 +33,7 @@ def test_c04_request_nobody_can_serve_fails_with_every_pool_named(
     assert zuul("delete_failed", request_id=request_id)
 
 
+@pytest.mark.newest_zuul
 def test_c05_pool_of_better_priority_serves_until_it_is_paused(site: Site, zuul: ZuulPeer) -> None:
     site.serve(
         provider("worse", pool("main", "small"), priority=20),
@@ -66,6 +67,7 @@ def test_c06_wanted_provider_serves_unless_it_is_not_there_or_has_declined(site:
     assert by == site.record(site.component("wanted"))["id"]
 
 
+@pytest.mark.newest_zuul
 def test_c15_only_idle_unlocked_nodes_of_the_pool_are_reused(site: Site, zuul: ZuulPeer) -> None:
     elsewhere = []
     for one in (provider("other", pool("main", "small")), provider("cloud", pool("side", "small"))):
@@ -96,6 +98,7 @@ def test_c15_request_without_reuse_gets_new_nodes_only(site: Site, zuul: ZuulPee
         assert (answer["nodes"] == idle) is reuse
 
 
+@pytest.mark.newest_zuul
 @pytest.mark.xfail(strict=True, reason="idle nodes are matched to a request without regard to their zones")
 def test_c15_nodes_of_one_request_are_reused_from_one_zone(site: Site, zuul: ZuulPeer) -> None:
     zones = {"small": "az1", "big": "az2"}
