@@ -4,6 +4,7 @@ nox                 everything
 nox -s tests        unit, property and conformance tests, with coverage
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
+nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
 
 from pathlib import Path
@@ -44,7 +45,7 @@ def tests(session: nox.Session) -> None:
     session.run(
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
-    session.run("pytest", "tests/property", "tests/conformance", "tests/sim", *session.posargs)
+    session.run("pytest", "tests/property", "tests/conformance", "tests/sim", "tests/behaviour", *session.posargs)
 
 
 @nox.session
@@ -59,4 +60,14 @@ def upstream(session: nox.Session) -> None:
     """With unmodified Zuul on the other end of a real ZooKeeper; each release gets an environment of its own."""
     session.install("-e", ".[dev]")
     home = Path(session.virtualenv.location).with_name("upstream-peers")
-    session.run("pytest", "tests/upstream", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)})
+    session.run(
+        "pytest", "tests/upstream", "-m", "not nodepool", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)}
+    )
+
+
+@nox.session
+def nodepool(session: nox.Session) -> None:
+    """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
+    session.run("pytest", "tests/upstream", "-m", "nodepool", *session.posargs)

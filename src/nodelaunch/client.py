@@ -24,6 +24,9 @@ from nodelaunch.protocol.states import REQUEST_FINAL, NodeState, RequestState
 from nodelaunch.protocol.store import (
     Changed,
     Cooled,
+    Create,
+    Delete,
+    Entry,
     Lock,
     Op,
     Put,
@@ -211,14 +214,56 @@ class NodeClient:
             async with asyncio.timeout(RETURN_TIMEOUT_S):
                 await self._give_back(taken)
 
+    async def keep(self, request: NodeRequest, *, user_data: Any, also: Sequence[Op] = ()) -> Node:
+        """Take the one node of a fulfilled *request* into use for longer than our session lasts.
+
+        Its lock is held by a contender that stays until somebody deletes it, with `requestor` for its data. That, the
+        node's record with *user_data*, *also*, and the end of the request are one transaction: whatever breaks off,
+        the node is either kept or still the request's. Raises: StoreError; RecordGoneError for a lost node or request.
+        """
+        (node_id,) = request.nodes
+        node, version, lock = await self._lock(node_id, request)
+        try:
+            kept = replace(node.into(NodeState.IN_USE, self._clock.now()), user_data=user_data)
+            where = paths.contender(lock.path, uuid.uuid4().hex)
+            ops = [
+                Create(where, self.requestor.encode(), sequence=True),
+                Put(paths.node(node_id), kept.to_bytes(), version),
+                *also,
+                Delete(paths.request(request.id)),
+            ]
+            made = (await self.store.commit(ops, under=(lock,)))[0]
+            assert isinstance(made, Entry)  # noqa: S101
+            await self._until_next(lock, made.path)
+        finally:
+            await lock.release()
+        return kept
+
+    async def _until_next(self, lock: Lock, contender: str) -> None:
+        """Wait until *contender* would get *lock* if we gave it back: others may have come before it."""
+        order = await self.store.contenders(lock.path)
+        if order[:2] == [lock.contender, contender]:
+            return
+        async with self.store.tree(lock.path) as tree:
+            changed = asyncio.Event()
+            tree.subscribe(lambda _event: changed.set())
+            with suppress(TimeoutError):  # who waits for longer than anybody does gets the lock, and finds it used
+                async with asyncio.timeout(LOCK_TIMEOUT_S):
+                    while (await self.store.contenders(lock.path))[:2] != [lock.contender, contender]:
+                        await changed.wait()
+                        changed.clear()
+
     async def _lock(self, node_id: NodeId, request: NodeRequest) -> tuple[Node, int, Lock]:
         path = paths.node(node_id)
         lock = await self.store.lock(paths.node_lock(node_id), timeout_s=LOCK_TIMEOUT_S)
-        entry = await self.store.get(path)
-        node = Node.from_bytes(path, entry.data, node_id=node_id)
-        if node.allocated_to != request.id:
+        try:
+            entry = await self.store.get(path)
+            node = Node.from_bytes(path, entry.data, node_id=node_id)
+            if node.allocated_to != request.id:
+                raise RecordGoneError(path, f"the node is not allocated to request {request.id} any more")
+        except BaseException:
             await lock.release()
-            raise RecordGoneError(path, f"the node is not allocated to request {request.id} any more")
+            raise
         return node, entry.stat.version, lock
 
     async def _use(self, node: Node, version: int, lock: Lock) -> tuple[Node, int, Lock]:

@@ -14,31 +14,39 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import structlog
 
 from nodelaunch import __version__
 from nodelaunch.clock import Clock, WallClock
+from nodelaunch.config.changes import Changes, differences
 from nodelaunch.config.file import check_files as find_unreadable
 from nodelaunch.config.file import load_config as read_config
 from nodelaunch.config.file import position_of
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine.inventory import Inventory
-from nodelaunch.engine.launch import PoolContext
+from nodelaunch.engine.fates import Standing
 from nodelaunch.engine.minready import MinReady
+from nodelaunch.engine.peers import Herald, Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.questions import Answerer
 from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import DriverContext, HostScanner, SupportsInventory
-from nodelaunch.protocol.records import LauncherComponent
+from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.quota import Limits
+from nodelaunch.protocol.records import LauncherComponent, Node, Presence
 from nodelaunch.protocol.states import ComponentState
 from nodelaunch.protocol.store import SessionState, Store
 from nodelaunch.sshscan import SshScanner
@@ -95,11 +103,15 @@ def build_store(config: Config) -> Store:
         return EmbeddedStore(config.embedded_store.path)
     tls = config.zookeeper_tls
     return ZooKeeperStore(
-        [(server.host, server.port) for server in config.zookeeper_servers],
+        _addresses(config),
         chroot=config.chroot,
         tls=TlsFiles(tls.cert, tls.key, tls.ca) if tls else None,
         session_timeout_s=config.zookeeper_timeout,
     )
+
+
+def _addresses(config: Config) -> list[tuple[str, int]]:
+    return [(server.host, server.port) for server in config.zookeeper_servers]
 
 
 def build_client_store(config: Config) -> Store:
@@ -114,8 +126,30 @@ def socket_path(config: Config) -> str:
     return f"{config.embedded_store.path}.sock"
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What an open launcher is made of besides its providers."""
+
+    site: Site
+    herald: Herald
+    memory: Memory
+    sweeper: Sweeper
+    min_ready: MinReady
+    answerer: Answerer
+
+
+def _age_limits(config: Config) -> AgeLimits:
+    ready = {label.name: float(label.max_ready_age) for label in config.labels}
+    return AgeLimits(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
+
+
+def _tenants(config: Config) -> dict[str, Limits]:
+    return {tenant.tenant_name: tenant.limits() for tenant in config.tenant_resource_limits}
+
+
 class Launcher:
-    """One launcher process's worth of work. Enter it to connect, `run` it to serve, `drain` it to end in order."""
+    """One launcher process's worth of work. Enter it to connect, `run` it to serve, `reload` it to go on with another
+    configuration, `drain` it to end in order."""
 
     def __init__(
         self,
@@ -130,16 +164,21 @@ class Launcher:
         self.config = config
         self.store = store or build_store(config)
         self.providers: dict[str, ProviderRuntime] = {}
+        """Those whose driver could be made, and whose nodes can be deleted."""
         self.pools: dict[tuple[str, str], Pool] = {}
         self._serves_socket = store is None and not config.zookeeper_servers
         self._drivers = drivers or DriverRegistry()
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
         self._hostname = hostname or socket.gethostname()
-        self._reservations = Reservations()
         self._stack = AsyncExitStack()
         self._view: ClusterView | None = None
-        self._sweeper: Sweeper | None = None
+        self._parts: _Parts | None = None
+        self._services: dict[str, ProviderService] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Of providers, by name."""
+        self._group: asyncio.TaskGroup | None = None
+        self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._draining = False
         self._grace_ends = 0.0
@@ -166,16 +205,73 @@ class Launcher:
             self._view = await stack.enter_async_context(open_view(self.store))
             stack.callback(self.store.session.subscribe(self._on_session))
             self._begin_grace()
-            self._sweeper = Sweeper(self.store, self._view, self._clock, self.providers, self._age_limits())
+            self._parts = self._make_parts(self._view)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
-    def _age_limits(self) -> AgeLimits:
-        ready = {label.name: float(label.max_ready_age) for label in self.config.labels}
-        return AgeLimits(max_ready_age=ready, max_hold_age=float(self.config.max_hold_age or 0))
+    def _make_parts(self, view: ClusterView) -> _Parts:
+        presence = Presence(id=uuid.uuid4().hex, hostname=self._hostname, version=__version__)
+        herald = Herald(self.store, presence)
+        memory = Memory(self.store, view, self._clock)
+        memory.listeners.append(self._wake_pools)
+        sweeper = Sweeper(self.store, view, self._clock, self.providers, _age_limits(self.config), self._is_served)
+        return _Parts(
+            herald=herald,
+            memory=memory,
+            sweeper=sweeper,
+            min_ready=MinReady(self.store, view, self._clock, herald.id),
+            answerer=Answerer(self.store, herald.id, self._explain),
+            site=Site(
+                store=self.store,
+                view=view,
+                clock=self._clock,
+                scanner=self._scanner,
+                reservations=Reservations(),
+                memory=memory,
+                identity=PoolIdentity(self._hostname, __version__),
+                open_driver=self._open_driver,
+                new_pool_id=lambda provider, pool: f"{self._hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
+                may_decline=self._may_decline,
+                supervise=self._supervise,
+                changed=self._on_pools_changed,
+            ),
+        )
+
+    def _open_driver(self, config: ProviderConfig) -> Driver:
+        images = {image.name: image for image in self.config.diskimages}
+        cluster = StoreCluster(self.store, self.view, self._clock)
+        context = DriverContext(scanner=self._scanner, diskimages=images, cluster=cluster)
+        return self._drivers.get(config.driver).open(config, context)
+
+    def _is_served(self, node: Node) -> bool:
+        """Whether a pool that is configured here, registered, or only away for a while offers a label of *node*."""
+        name, labels = (node.provider, node.pool), set(node.type)
+        pools = {(provider.name, pool.name): pool for provider in self.config.providers for pool in provider.pools}
+        if name in pools and not labels.isdisjoint(pools[name].label_names):
+            return True
+        registered = (seen.record for seen in self.view.pools.values())
+        if any((r.provider_name, r.name) == name and not labels.isdisjoint(r.supported_labels) for r in registered):
+            return True
+        absent = self._parts.memory.absent() if self._parts else []
+        return any((a.provider, a.pool) == name and not labels.isdisjoint(a.labels) for a in absent)
+
+    def _explain(self, request_id: RequestId) -> list[Standing]:
+        return [pool.explain(request_id) for pool in self.pools.values()]
+
+    def _on_pools_changed(self) -> None:
+        """Providers or pools came or went: have the tables of them right, and tell the other launchers."""
+        runtimes = {name: s.runtime for name, s in self._services.items() if s.runtime is not None}
+        started = [name for name, runtime in runtimes.items() if self.providers.get(name) is not runtime]
+        self.providers.clear()
+        self.providers.update(runtimes)
+        self.pools = {(s.name, pool): s.pools[pool] for s in self._services.values() for pool in s.pools}
+        if self._parts is not None:
+            self._parts.herald.tell(pools=tuple(pool.ctx.pool_id for pool in self.pools.values()))
+            for name in started:
+                self._parts.sweeper.provider_started(name)
 
     # -- health -----------------------------------------------------------------------------------------------------
 
@@ -221,24 +317,49 @@ class Launcher:
 
     async def run(self) -> None:
         """Serve until cancelled, or until `drain` is through."""
-        sweeper = self._sweeper
-        if sweeper is None:
+        parts = self._open_parts()
+        self._tell_labels()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                tasks = [
+                    group.create_task(self._supervise(name, run), name=name)
+                    for name, run in (
+                        ("component", self._keep_registered),
+                        ("presence", parts.herald.run),
+                        ("memory", parts.memory.run),
+                        ("sweeper", parts.sweeper.run),
+                        ("min-ready", parts.min_ready.run),
+                        ("answers", parts.answerer.run),
+                    )
+                ]
+                for provider in self.config.providers:
+                    self._start_provider(provider)
+                await self._stopping.wait()
+                for task in (*tasks, *self._tasks.values()):
+                    task.cancel()
+        finally:
+            self._group = None
+
+    def _open_parts(self) -> _Parts:
+        if self._parts is None:
             raise RuntimeError("the launcher is not open: use it with 'async with'")
+        return self._parts
+
+    def _tell_labels(self) -> None:
+        """What is to be kept ready, here and to the others."""
+        parts = self._open_parts()
         wanted = {label.name: label.min_ready for label in self.config.labels}
-        min_ready = MinReady(self.store, self.view, self._clock, wanted)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._supervise(name, run), name=name)
-                for name, run in (
-                    ("component", self._keep_registered),
-                    ("sweeper", sweeper.run),
-                    ("min-ready", min_ready.run),
-                    *((f"provider {p.name}", self._provider_task(p)) for p in self.config.providers),
-                )
-            ]
-            await self._stopping.wait()
-            for task in tasks:
-                task.cancel()
+        parts.herald.tell(min_ready=wanted)
+        parts.min_ready.want(wanted)
+
+    def _start_provider(self, config: ProviderConfig) -> None:
+        if self._group is None:
+            return
+        name = config.name
+        service = ProviderService(self._open_parts().site, config, _tenants(self.config))
+        self._services[name] = service
+        self._tasks[name] = self._group.create_task(self._supervise(f"provider {name}", service.run), name=name)
 
     async def drain(self, grace_s: float = DRAIN_GRACE_S) -> None:
         """End in order: take nothing more, let running requests finish for *grace_s*, hand the rest back, finish
@@ -249,16 +370,83 @@ class Launcher:
         log.info("draining", grace_s=grace_s)
         try:
             async with asyncio.timeout(grace_s + DRAIN_LIMIT_S):
-                await asyncio.gather(*(pool.drain(grace_s) for pool in self.pools.values()))
-                if self._sweeper is not None:
-                    await self._sweeper.settled()
+                if self._parts is not None:
+                    self._parts.herald.tell(state=ComponentState.STOPPED)
+                await asyncio.gather(*(service.drain(grace_s) for service in self._services.values()))
+                if self._parts is not None:
+                    await self._parts.sweeper.settled()
         except TimeoutError:
             log.warning("drain_incomplete", detail="what is left is mended by the next launcher")
         finally:
             self._stopping.set()
 
-    def _provider_task(self, config: ProviderConfig) -> Callable[[], Awaitable[None]]:
-        return lambda: self._serve_provider(config)
+    # -- reloading --------------------------------------------------------------------------------------------------
+
+    async def reload(
+        self, config: Config, *, touched: Collection[Path] = (), grace_s: float = DRAIN_GRACE_S
+    ) -> Changes:
+        """Go on with *config*, which was checked already; what changed. Only what changed is touched.
+
+        *touched*: files that changed and that providers take in besides (`ProviderConfig.files`). Requests that pools
+        taken out are working on have *grace_s* to finish, then they are handed back. A provider taken out goes on
+        deleting its nodes until there are none.
+        """
+        async with self._reloading:
+            changes = differences(self.config, config, touched)
+            log.info("config_changed" if changes else "config_unchanged", **changes.summary())
+            if not changes:
+                return changes
+            if changes.needs_restart:
+                log.warning("restart_needed", keys=list(changes.needs_restart))
+            self.config = config
+            parts = self._open_parts()
+            parts.sweeper.ages = _age_limits(config)
+            if isinstance(self.store, ZooKeeperStore) and "zookeeper-servers" in changes.settings:
+                self.store.session.use_servers(_addresses(config))
+            self._tell_labels()
+            for name in changes.removed:
+                self._retire_provider(name, grace_s)
+            for provider in config.providers:
+                await self._apply_provider(provider, changes, grace_s)
+            parts.sweeper.sweep_soon()
+            self._wake_pools()
+            return changes
+
+    async def _apply_provider(self, provider: ProviderConfig, changes: Changes, grace_s: float) -> None:
+        service = self._services.get(provider.name)
+        if service is not None and provider.name in changes.replaced:
+            await service.drain(0.0)
+            await self._end_provider(provider.name)
+            service = None
+        if service is None:
+            self._begin_grace()
+            self._start_provider(provider)
+        else:
+            is_changed = provider.name in (*changes.changed, *changes.added)
+            await service.apply(provider, _tenants(self.config), is_changed=is_changed, grace_s=grace_s)
+
+    def _retire_provider(self, name: str, grace_s: float) -> None:
+        """Let a provider that is not configured any more finish, in the background."""
+        service = self._services.get(name)
+        if service is None or self._group is None:
+            return
+
+        async def retire() -> None:
+            await service.retire(grace_s)
+            if self._services.get(name) is service and self.config.provider(name) is None:
+                await self._end_provider(name)
+                log.info("provider_removed", provider=name)
+
+        self._group.create_task(retire(), name=f"retire {name}")
+
+    async def _end_provider(self, name: str) -> None:
+        """Stop a provider at once."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._services.pop(name, None)
+        self._on_pools_changed()
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run *run* again whenever it fails; a fault stays with the task that has it."""
@@ -279,46 +467,6 @@ class Launcher:
                 backoff = FIRST_BACKOFF_S
             await asyncio.sleep(backoff)
             backoff = min(LAST_BACKOFF_S, backoff * 2)
-
-    async def _serve_provider(self, config: ProviderConfig) -> None:
-        """Everything of one provider, until cancelled or drained."""
-        images = {image.name: image for image in self.config.diskimages}
-        context = DriverContext(scanner=self._scanner, diskimages=images)
-        driver = self._drivers.get(config.driver).open(config, context)
-        provider = ProviderRuntime(config, driver, self.view)
-        self.providers[config.name] = provider
-        if self._sweeper is not None:
-            self._sweeper.provider_started(config.name)
-        pools = [self._make_pool(provider, index) for index in range(len(config.pools))]
-        for pool in pools:
-            self.pools[config.name, pool.ctx.pool.name] = pool
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(provider.run(), name=f"knowing {config.name}")
-                if isinstance(driver, SupportsInventory):
-                    inventory = Inventory(self.store, self.view, self._clock, provider)
-                    group.create_task(inventory.run(), name=f"inventory {config.name}")
-                for pool in pools:
-                    name = f"pool {config.name}/{pool.ctx.pool.name}"
-                    group.create_task(self._supervise(name, pool.run), name=name)
-        finally:
-            with suppress(TimeoutError):
-                await provider.aclose()
-
-    def _make_pool(self, provider: ProviderRuntime, index: int) -> Pool:
-        pool = provider.config.pools[index]
-        ctx = PoolContext(
-            store=self.store,
-            view=self.view,
-            clock=self._clock,
-            scanner=self._scanner,
-            provider=provider,
-            pool=pool,
-            pool_id=f"{self._hostname}-PoolWorker.{provider.name}-{pool.name}-{uuid.uuid4().hex}",
-            reservations=self._reservations,
-        )
-        tenants = {tenant.tenant_name: tenant.limits() for tenant in self.config.tenant_resource_limits}
-        return Pool(ctx, PoolIdentity(self._hostname, __version__), tenants, may_decline=self._may_decline)
 
     async def _keep_registered(self) -> None:
         """Have a launcher component in every session."""

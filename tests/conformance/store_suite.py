@@ -77,6 +77,8 @@ class StoreContract:
             await store.create("/a/b/c")
         assert (await store.create("/a/b/c", b"x", parents=True)).path == "/a/b/c"
         assert (await store.get("/a")).data == b""
+        numbered = await store.create("/d/e/", b"x", sequence=True, parents=True)
+        assert numbered.path == "/d/e/0000000000"
 
     async def test_put_counts_versions_and_checks_them(self, store: Store) -> None:
         await store.create("/a", b"0")

@@ -65,6 +65,41 @@ def test_demo_fulfils_everything_and_leaks_nothing() -> None:
     assert "median" in done.stdout
 
 
+def test_explain_says_why_a_request_waits_and_how_one_ended(site: Site) -> None:
+    site.serve()
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "request", *["small"] * 4, "--hold", "60", "-c", str(site.config)]
+    ) as holder:
+        while len(site.cloud()) < 4 or "in-use" not in run("list", "-c", str(site.config)).stdout:
+            assert holder.poll() is None
+        with subprocess.Popen(
+            [sys.executable, "-m", "nodelaunch", "request", "small", "--timeout", "50", "-c", str(site.config)],
+            stdout=subprocess.DEVNULL,
+        ) as waiting:
+            while not (open_requests := _requests(site, "requested")):
+                assert waiting.poll() is None
+            done = run("explain", open_requests[0], "-c", str(site.config))
+            assert done.returncode == 0, done.stderr
+            assert "cloud/main: deferred" in done.stdout
+            assert "because 1 instances wanted, 0 left" in done.stdout
+            assert "to change that: nodes with 1 instances in all have to go" in done.stdout
+            waiting.terminate()
+        holder.terminate()
+    failed = run("request", "nobody-has-this", "-c", str(site.config))
+    assert failed.returncode == 1
+    request_id = failed.stderr.split("request ")[1][:14]
+    done = run("explain", request_id, "--json", "-c", str(site.config))
+    assert done.returncode == 0
+    (pool,) = json.loads(done.stdout)["pools"]
+    assert pool["history"][0]["reasons"][0]["text"] == "the pool does not offer label nobody-has-this"
+    assert run("explain", "200-9999999999", "-c", str(site.config)).returncode == 1
+
+
+def _requests(site: Site, state: str) -> list[str]:
+    rows = json.loads(run("list", "--requests", "--json", "-c", str(site.config), check=True).stdout)
+    return [row["id"] for row in rows if row["state"] == state]
+
+
 def test_request_prints_its_nodes_and_gives_them_back(site: Site) -> None:
     serve = site.serve()
     done = run("request", "small", "small", "--count", "3", "--json", "-c", str(site.config))

@@ -41,7 +41,7 @@ def test_yaml_in_the_readme_is_the_minimal_example() -> None:
 
 
 def test_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    demo, test, check, serve, request, listing = COMMANDS
+    demo, test, check, serve, request, listing, explain = COMMANDS
     assert (demo, test) == ("./demo.sh", "./test.sh")
     assert "good; 1 labels" in finish(check, tmp_path)
     with run(serve, tmp_path) as serving:
@@ -53,6 +53,7 @@ def test_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
         assert "label=debian-12" in out
         assert "interface_ip=" in out
         finish(listing, tmp_path)
+        assert "try-out/main: deleted by its requestor" in finish(explain, tmp_path)
         serving.terminate()
         serving.communicate(timeout=60)
     assert serving.returncode == 0

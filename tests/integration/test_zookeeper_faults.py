@@ -348,6 +348,20 @@ async def test_dead_servers_in_the_list_are_passed_over(zookeeper_server: ZooKee
             assert (await store.create("/a")).path == "/a"
 
 
+async def test_other_servers_are_used_from_the_next_connection_on(
+    store: ZooKeeperStore, proxy: Proxy, zookeeper_server: ZooKeeperServer
+) -> None:
+    lock = await store.lock("/l/lock")
+    store.session.use_servers([("127.0.0.1", zookeeper_server.port)])
+    proxy.is_open = False
+    proxy.cut()
+    await state(store, SessionState.SUSPENDED)
+    async with asyncio.timeout(DEADLINE_S):
+        await store.session.connected()
+        await store.put("/l", b"by another way", under=(lock,))
+    assert store.session.epoch == 1
+
+
 async def test_close_while_disconnected_is_quick_and_quiet(proxy: Proxy, zk_chroot: str) -> None:
     async with ZooKeeperStore([("127.0.0.1", proxy.port)], chroot=zk_chroot, session_timeout_s=60) as store:
         proxy.is_open = False

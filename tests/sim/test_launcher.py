@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from nodelaunch.client import NodeClient
-from nodelaunch.config.models import ProviderConfig
+from nodelaunch.engine.launch import delete_node
+from nodelaunch.engine.service import ProviderService
+from nodelaunch.engine.sweeper import STALE_LOCK_S
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -239,17 +242,28 @@ async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
         assert list(site.view.nodes) == [node.id]
 
 
+async def test_stale_lock_of_a_request_that_is_gone_is_removed(tmp_path: Path) -> None:
+    """Somebody else's leftover: whether its request is still to come, only time tells."""
+    async with running(tmp_path) as site:
+        path = f"{paths.REQUEST_LOCKS}/200-0000009999"
+        await site.client.store.ensure(path)
+        await asyncio.sleep(STALE_LOCK_S - 120)
+        assert await site.store.children(paths.REQUEST_LOCKS) == ["200-0000009999"]
+        await asyncio.sleep(240)
+        assert await site.store.children(paths.REQUEST_LOCKS) == []
+
+
 async def test_no_pool_declines_before_its_neighbours_are_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A label that only the second pool offers must not fail because the first one was there a moment earlier."""
-    serve_provider = Launcher._serve_provider
+    serve = ProviderService.run
 
-    async def serve_slowly(self: Launcher, config: ProviderConfig) -> None:
-        await asyncio.sleep(3.0 if config.name == "lab" else 0.0)
-        await serve_provider(self, config)
+    async def serve_slowly(self: ProviderService) -> None:
+        await asyncio.sleep(3.0 if self.name == "lab" else 0.0)
+        await serve(self)
 
-    monkeypatch.setattr(Launcher, "_serve_provider", serve_slowly)
+    monkeypatch.setattr(ProviderService, "run", serve_slowly)
     more = """
   - name: lab
     driver: test
@@ -277,3 +291,31 @@ async def test_no_timer_stands_between_request_and_nodes(tmp_path: Path) -> None
         for _ in range(4):
             assert (await site.finished("small", "big")).state is RequestState.FULFILLED
         assert loop.time() == started
+
+
+async def test_node_that_somebody_else_deleted_first_is_no_trouble(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        assert site.launcher._parts is not None
+        turns = site.launcher._parts.sweeper._slots = asyncio.Semaphore(0)
+        (node,) = await site.job("small")
+        debris = await site.store.create(paths.NEW_NODE, b'{"state": "used"}', sequence=True)
+        await site.until(lambda: len(site.view.nodes) == 2)
+        for path in (paths.node(node.id), debris.path):
+            await site.store.delete_tree(path)
+        with structlog.testing.capture_logs() as logged:
+            turns.release()
+            turns.release()
+            assert site.launcher._parts is not None
+            await site.launcher._parts.sweeper.settled()
+        assert [entry for entry in logged if entry["log_level"] == "error"] == []
+
+
+async def test_node_that_became_ready_before_its_deleter_got_the_lock_stays(tmp_path: Path) -> None:
+    """Another launcher may see a node building before it sees the lock on it; what counts is seen under the lock."""
+    async with running(tmp_path) as site:
+        request = await site.finished("small")
+        (node,) = site.nodes()
+        provider = site.launcher.providers["cloud"]
+        assert not await delete_node(site.store, site.view, LoopClock(), provider, node.id)
+        async with site.client.hold(request) as (held,):
+            assert held.id == node.id

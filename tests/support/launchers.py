@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from nodelaunch.client import NodeClient
 from nodelaunch.engine.view import ClusterView
@@ -102,18 +103,38 @@ class Running:
         await self.until(lambda: not self.view.nodes and not self.view.requests)
 
 
+def written(
+    folder: Path, config: str = CONFIG, *, more: str = "", name: str = "nodepool.yaml", **values: object
+) -> Path:
+    """The configuration with its blanks filled in, as a file."""
+    path = folder / name
+    path.write_text(config.format(**{**DEFAULTS, **values}) + more)
+    return path
+
+
 @asynccontextmanager
 async def running(folder: Path, config: str = CONFIG, *, more: str = "", **values: object) -> AsyncIterator[Running]:
-    path = folder / "nodepool.yaml"
-    path.write_text(config.format(**{**DEFAULTS, **values}) + more)
+    path = written(folder, config, more=more, **values)
     store = EmbeddedStore(None, clock=LoopClock().now)
-    async with Launcher(load_config(path), store=store, clock=LoopClock(), hostname="here") as launcher:
-        at_work = asyncio.ensure_future(launcher.run())
-        async with store.connect() as session, NodeClient(session, clock=LoopClock()) as client:
-            made = Running(launcher, client, store)
-            await made.until(lambda: made.is_ready)
-            try:
-                yield made
-            finally:
-                at_work.cancel()
-                await asyncio.gather(at_work, return_exceptions=True)
+    async with (
+        at_work(path, store) as launcher,
+        store.connect() as session,
+        NodeClient(session, clock=LoopClock()) as client,
+    ):
+        made = Running(launcher, client, store)
+        await made.until(lambda: made.is_ready)
+        yield made
+
+
+@asynccontextmanager
+async def at_work(
+    path: Path, store: EmbeddedStore, *, hostname: str = "here", **options: Any
+) -> AsyncIterator[Launcher]:
+    """A launcher that runs on *store* with the configuration in *path*; ended without draining."""
+    async with Launcher(load_config(path), store=store, clock=LoopClock(), hostname=hostname, **options) as launcher:
+        task = asyncio.ensure_future(launcher.run())
+        try:
+            yield launcher
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

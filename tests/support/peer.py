@@ -18,10 +18,11 @@ DEADLINE_S = 30.0
 
 
 class Requestor:
-    """One system that asks for nodes. Blocking; run it in a thread."""
+    """One system that asks for nodes. Blocking; run it in a thread. *deadline_s* is for each of its waits."""
 
-    def __init__(self, client: KazooClient) -> None:
+    def __init__(self, client: KazooClient, *, deadline_s: float = DEADLINE_S) -> None:
         self.client = client
+        self.deadline_s = deadline_s
         self.system_id = uuid.uuid4().hex
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Requestor:
         return self.await_data(path, lambda body: body["state"] in states)
 
     def await_data(self, path: str, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + self.deadline_s
         while True:
             changed = threading.Event()
             data, _ = self.client.get(path, watch=lambda _event, changed=changed: changed.set())
@@ -75,7 +76,7 @@ class Requestor:
                 raise TimeoutError(f"{path} stays {body}")
 
     def await_gone(self, path: str) -> None:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + self.deadline_s
         while True:
             changed = threading.Event()
             if self.client.exists(path, watch=lambda _event, changed=changed: changed.set()) is None:
@@ -84,7 +85,7 @@ class Requestor:
                 raise TimeoutError(f"{path} stays: {self.client.get(path)}")
 
     def await_children(self, path: str, is_wanted: Callable[[list[str]], bool]) -> list[str]:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + self.deadline_s
         while True:
             changed = threading.Event()
             self.client.ensure_path(path)

@@ -19,10 +19,11 @@ START_TIMEOUT_S = 60.0
 class Serve:
     """``nodelaunch serve`` on a configuration file; its log is read as JSON lines."""
 
-    def __init__(self, config: Path, *arguments: str) -> None:
+    def __init__(self, config: Path, *arguments: str, python: Sequence[str] = ("-m", "nodelaunch")) -> None:
+        """*python*: what Python is given to become the command."""
         self.log: list[dict[str, Any]] = []
         self._news = threading.Condition()
-        command = [sys.executable, "-m", "nodelaunch", "--log-json", "serve", "-c", str(config), *arguments]
+        command = [sys.executable, *python, "--log-json", "serve", "-c", str(config), *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -193,7 +193,8 @@ def test_fake_pool_as_the_engine_sees_it() -> None:
 
 def test_fake_cloud_grants_what_nodepools_does() -> None:
     limits = FakeProvider(name="p", driver="fake").limits.limits()
-    assert limits == Limits({"instances": 20, "cores": 100, "ram": 1_000_000, "volumes": 100})
+    servers = {"instances": 20, "cores": 100, "ram": 1_000_000}
+    assert limits == Limits({**servers, "volumes": 100, "volume-gb": 1_000_000})
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(2, 2.0), ("0.5", 0.5), (0, 0.0)])

@@ -235,12 +235,12 @@ async def test_zone_is_the_specs_or_one_of_the_pools_or_of_the_cloud(cloud: Fake
 
 
 async def test_limits_are_the_fake_clouds_unless_configured(cloud: FakeCloud) -> None:
-    usual = Limits(instances=20, cores=100, ram=1_000_000, volumes=100)
+    usual = Limits({"volume-gb": 1_000_000}, instances=20, cores=100, ram=1_000_000, volumes=100)
     assert await a_driver(cloud).quota_limits() == usual
     configured = a_driver(cloud, provider={"limits": {"max-cores": 8}})
     assert (await configured.quota_limits())["cores"] == 8
-    cloud.update({"max-servers": 1, "max-ram": 2, "max-volumes": 3, "max-cores": 4})
-    assert await configured.quota_limits() == Limits(instances=1, ram=2, volumes=3, cores=4)
+    cloud.update({"max-servers": 1, "max-ram": 2, "max-volumes": 3, "max-cores": 4, "max-volume-gb": 5})
+    assert await configured.quota_limits() == Limits({"volume-gb": 5}, instances=1, ram=2, volumes=3, cores=4)
 
 
 async def test_label_takes_a_volume_when_it_boots_from_one(cloud: FakeCloud) -> None:

@@ -21,6 +21,20 @@ def test_built_paths_are_those_of_nodepool() -> None:
     assert paths.uploads("jammy", "d1fd", "rax") == UPLOAD.rpartition("/")[0]
 
 
+def test_what_metastatic_providers_keep_is_outside_nodepools_tree() -> None:
+    backing = NodeId("0000000007")
+    assert paths.lease("meta", backing) == "/nodelaunch/metastatic/meta/backing/0000000007"
+    assert paths.slot("meta", backing, 1) == "/nodelaunch/metastatic/meta/backing/0000000007/1"
+    assert paths.claim("meta", NodeId("0000000008")) == "/nodelaunch/metastatic/meta/nodes/0000000008"
+    assert paths.backing_requestor("meta") == "NodePool:metastatic:meta"
+    assert not paths.METASTATIC.startswith(paths.ROOT + "/")
+
+
+def test_contenders_are_made_with_kazoos_names() -> None:
+    made = paths.contender(paths.node_lock(NodeId("0000000007")), "7c8fcac2d4ba4b44a4b15f9fd51a99b9") + "0000000003"
+    assert made == f"/nodepool/nodes/0000000007/lock/{CONTENDER}"
+
+
 def test_records_are_known_by_depth() -> None:
     assert paths.request_id_at("/nodepool/requests/200-0000000001") == "200-0000000001"
     assert paths.request_id_at("/nodepool/requests/200-0000000001/x") is None
@@ -60,3 +74,11 @@ def test_uploads_are_known_by_depth_and_not_by_lock() -> None:
 @pytest.mark.parametrize(("name", "is_one"), [("200-0000000001", True), ("2000-0000000001", False), ("200-1", False)])
 def test_request_ids_have_their_dash_at_index_three(name: str, *, is_one: bool) -> None:
     assert paths.is_request_id(name) is is_one
+
+
+def test_builds_and_known_pools_are_known_by_depth() -> None:
+    assert paths.build_at("/nodepool/images/jammy/builds/d1fd") == ("jammy", "d1fd")
+    assert paths.build_at("/nodepool/images/jammy/builds/lock") is None
+    assert paths.build_at(UPLOAD) is None
+    assert paths.known_pool_at(paths.known_pool("cloud", "main")) == ("cloud", "main")
+    assert paths.known_pool_at(f"{paths.KNOWN_POOLS}/cloud") is None

@@ -11,11 +11,17 @@ from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import (
+    Claim,
+    ImageBuild,
     ImageUpload,
+    KnownPool,
     LauncherComponent,
+    Lease,
     Node,
     NodeRequest,
     PoolRegistration,
+    Presence,
+    keeper_of,
 )
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 from support.builders import a_node, a_request
@@ -233,3 +239,93 @@ def test_anything_else_is_no_request(data: bytes, detail: str) -> None:
 def test_anything_else_is_no_node(body: dict[str, Any]) -> None:
     with pytest.raises(RecordInvalidError):
         read_node(json.dumps(body).encode())
+
+
+def test_a_build_takes_its_names_from_its_path() -> None:
+    path = "/nodepool/images/jammy/builds/d1fd"
+    build = ImageBuild.from_bytes(path, b'{"state": "building", "builder": "nb01"}', parts=("jammy", "d1fd"))
+    assert (build.image, build.build_id, build.state) == ("jammy", "d1fd", ImageState.BUILDING)
+    with pytest.raises(RecordInvalidError, match="state: missing"):
+        ImageBuild.from_bytes(path, b"{}", parts=("jammy", "d1fd"))
+
+
+def test_a_known_pool_takes_its_names_from_its_path() -> None:
+    known = KnownPool(provider="cloud", pool="main", labels=("a", "b"))
+    assert KnownPool.from_bytes("/p", known.to_bytes(), names=("cloud", "main")) == known
+
+
+def test_a_presence_is_read_as_it_is_written() -> None:
+    presence = Presence(id="1", hostname="here", version="1", min_ready={"small": 2}, pools=("x",))
+    assert Presence.from_bytes("/p", presence.to_bytes()) == presence
+    with pytest.raises(RecordInvalidError, match="id: text was expected, found null"):
+        Presence.from_bytes("/p", b'{"id": null}')
+
+
+def test_one_of_those_who_would_keeps_a_label_ready() -> None:
+    would = [Presence(id=str(n), min_ready={"small": 1}) for n in range(5)]
+    drains = Presence(id="5", min_ready={"small": 1}, state=ComponentState.STOPPED)
+    never = Presence(id="6", min_ready={"big": 1})
+    keeper = keeper_of("small", [*would, drains, never, Presence(id="7")])
+    assert keeper in would
+    assert keeper_of("small", [never, *reversed(would)]) == keeper
+    left = [presence for presence in would if presence != keeper]
+    assert keeper_of("small", left) in left
+    assert keeper_of("big", would) is None
+    keepers = [keeper_of(f"l{n}", [Presence(id=p.id, min_ready={f"l{n}": 1}) for p in would]) for n in range(40)]
+    assert len({keeper.id for keeper in keepers if keeper}) > 3
+
+
+# -- metastatic providers -------------------------------------------------------------------------------------------
+
+OWNER = "NodePool:metastatic:meta"
+BY_NODEPOOL = {"owner": OWNER, "label": "meta-small", "slots": 2, "failed": False, "launched": 1795219304.5257163}
+
+
+def test_lease_comes_back_as_it_was() -> None:
+    lease = Lease(node_id=NodeId("1"), label="a", slots=3, is_failed=True, launched_at=5.0, used_at=6.0)
+    assert Lease.from_bytes("/p", lease.to_bytes(), node_id=NodeId("1")) == lease
+    assert json.loads(lease.to_bytes()) == {"label": "a", "slots": 3, "failed": True, "launched": 5.0, "used": 6.0}
+
+
+def test_lease_is_told_and_read_as_nodepool_has_it() -> None:
+    node = a_node(7, user_data=json.dumps(BY_NODEPOOL))
+    lease = Lease.from_user_data(node, OWNER)
+    assert lease == Lease(
+        node_id=node.id, label="meta-small", slots=2, launched_at=1795219304.5257163, used_at=1795219304.5257163
+    )
+    assert lease.user_data(OWNER) == node.user_data
+
+
+@pytest.mark.parametrize(
+    "user_data",
+    [
+        None, {"zuul_system": OWNER}, "", OWNER, f'["{OWNER}"]', json.dumps({**BY_NODEPOOL, "owner": OWNER + "2"}),
+        json.dumps({**BY_NODEPOOL, "slots": "two"}),
+    ],
+)  # fmt: skip
+def test_user_data_of_others_is_no_lease(user_data: Any) -> None:
+    assert Lease.from_user_data(a_node(user_data=user_data), OWNER) is None
+
+
+def test_claim_comes_back_as_it_was() -> None:
+    claim = Claim(node_id=NodeId("2"), label="a", metadata={"k": "v"}, backing=NodeId("1"), slot=0)
+    assert Claim.from_bytes("/p", claim.to_bytes(), node_id=NodeId("2")) == claim
+    assert claim.driver_data == {"metadata": {"k": "v"}, "backing_node": "1", "slot": 0, "node": "2"}
+    for body in ({"metadata": 5}, {"label": None}, {"node": 2}):
+        with pytest.raises(RecordInvalidError, match=next(iter(body))):
+            Claim.from_bytes("/p", as_json(**body), node_id=NodeId("2"))
+
+
+@pytest.mark.parametrize(
+    ("driver_data", "slot"),
+    [
+        ({"metadata": {}, "backing_node": "1", "slot": 1, "node": "2"}, 1),
+        ({"metadata": {}, "backing_node": None, "slot": None, "node": "2"}, None),
+        ({"metadata": {}, "backing_node": 1, "slot": 1}, None),
+        ("text", None),
+        (None, None),
+    ],
+)
+def test_claim_is_read_from_a_nodes_record(driver_data: Any, slot: int | None) -> None:
+    claim = Claim.from_node(a_node(2, driver_data=driver_data, type=("slot",)))
+    assert (claim and (claim.slot, claim.node_id, claim.label)) == (slot and (slot, "0000000002", "slot"))

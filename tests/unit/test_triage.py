@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.triage import (
+    Absentee,
     Accept,
     AtCapacity,
     BetterPool,
@@ -18,23 +19,28 @@ from nodelaunch.protocol.triage import (
     Defer,
     HandlerFailed,
     ImageMissing,
+    ImageOnTheWay,
     LabelNotOffered,
     LabelUnusable,
     LabelView,
     LaunchesFailed,
     LeftToOthers,
     NeverFits,
+    NobodyLeft,
     NoFreeMachine,
     NoRoom,
+    OffererAway,
     PoolDisabled,
     PoolView,
     ProviderDown,
     ProviderWanted,
+    Reason,
     Tenant,
     TenantFull,
     TenantNeverFits,
     TooFewMachines,
     Verdict,
+    Waiting,
     after_decline,
     make_room,
     match_labels,
@@ -57,7 +63,18 @@ def test_only_open_requests_not_declined_by_us_are_looked_at() -> None:
         a_request(number=2, declined_by=(POOL_ID,)),
         a_request(number=3),
     ]
-    assert [request.id[-1] for request, _ in triage(requests, a_pool_view())] == ["3"]
+    view = a_pool_view(more_peers=[a_peer()])
+    assert [request.id[-1] for request, _ in triage(requests, view)] == ["3"]
+
+
+def test_what_everybody_declined_is_failed_at_last() -> None:
+    """The pool that was to decline last is gone, and has not."""
+    request = a_request("rare", declined_by=(POOL_ID, "gone"))
+    ((_, verdict),) = triage([request], a_pool_view())
+    assert verdict == Decline((NobodyLeft(),))
+    away = Absentee("cloud", "other", frozenset({"rare"}), until=50.0)
+    ((_, verdict),) = triage([request], a_pool_view(absent=[away], now=10.0))
+    assert isinstance(verdict, Defer)
 
 
 def test_servable_requests_come_first_then_priority() -> None:
@@ -176,9 +193,88 @@ def test_nodes_to_be_kept_ready_don_t_wait() -> None:
 
 def test_launches_at_once_are_limited() -> None:
     requests = [a_request(number=n) for n in (1, 2, 3)]
-    verdicts = [v for _, v in triage(requests, a_pool_view(launches_left=2, max_concurrency=5))]
+    verdicts = [v for _, v in triage(requests, a_pool_view(launching=3, max_concurrency=5))]
     assert isinstance(verdicts[1], Accept)
     assert verdicts[2] == Defer((ConcurrencyReached(5),), Usage(instances=1))
+
+
+def test_larger_set_than_launches_at_once_is_alone_and_not_overtaken() -> None:
+    large, small = a_request(*["small"] * 3, number=1), a_request(number=2)
+    view = a_pool_view(launching=1, max_concurrency=2)
+    assert [type(verdict) for _, verdict in triage([large, small], view)] == [Defer, Defer]
+    view = a_pool_view(launching=0, max_concurrency=2)
+    assert [type(verdict) for _, verdict in triage([large, small], view)] == [Accept, Defer]
+
+
+# -- what others wait for -------------------------------------------------------------------------------------------
+
+
+def test_room_that_another_pool_waits_for_is_left_to_it() -> None:
+    ahead = Waiting(RequestId("200-0000000001"), ("200", 0, "0000000001"), Usage(instances=2))
+    view = a_pool_view(provider_room=Limits(instances=2), ahead=[ahead])
+    first, second = a_request(number=0), a_request(number=2)
+    verdicts = [verdict for _, verdict in triage([first, second], view)]
+    assert isinstance(verdicts[0], Accept)
+    assert verdicts[1] == Defer((NoRoom("instances", 1, 0),), Usage(instances=1), waits_for_provider=True)
+
+
+def test_request_that_waits_in_both_pools_counts_once() -> None:
+    both = a_request("small", "small", number=1)
+    ahead = Waiting(both.id, both.order, Usage(instances=2))
+    view = a_pool_view(provider_room=Limits(instances=3), ahead=[ahead])
+    assert [type(verdict) for _, verdict in triage([both, a_request(number=2)], view)] == [Accept, Accept]
+
+
+def test_tenants_request_is_not_overtaken_within_its_tenant() -> None:
+    tenant = Tenant(Limits(instances=5), Limits(instances=1))
+    view = a_pool_view(tenants={"t": tenant})
+    requests = [
+        a_request("small", "small", number=1, tenant_name="t"),
+        a_request(number=2, tenant_name="t"),
+        a_request(number=3, tenant_name="other"),
+    ]
+    assert [type(verdict) for _, verdict in triage(requests, view)] == [Defer, Defer, Accept]
+
+
+# -- what is about to come ------------------------------------------------------------------------------------------
+
+
+def test_first_image_is_waited_for_but_not_for_ever() -> None:
+    labels = {"small": LabelView(is_ready=False, arrives_by=100.0)}
+    assert one(a_pool_view(labels=labels, now=99.0)) == Defer((ImageOnTheWay("small", 100.0),), until=100.0)
+    assert one(a_pool_view(labels=labels, now=100.0)) == Decline((ImageMissing("small"),))
+
+
+def test_return_of_a_pool_is_waited_for_but_not_for_ever() -> None:
+    away = Absentee("cloud", "other", frozenset({"rare", "small"}), until=100.0)
+    verdict = one(a_pool_view(absent=[away], now=99.0), "rare")
+    assert verdict == Defer((OffererAway("cloud", "other", 100.0),), until=100.0)
+    assert one(a_pool_view(absent=[away], now=100.0), "rare") == Decline((LabelNotOffered("rare"),))
+    assert isinstance(one(a_pool_view(absent=[away], now=99.0), "rare", "other"), Decline)
+
+
+def test_request_is_not_failed_while_a_pool_that_could_serve_it_is_away() -> None:
+    away = Absentee("cloud", "other", frozenset({"small"}), until=100.0)
+    assert after_decline(a_request(), POOL_ID, [POOL_ID], 99.0, [away]).state is RequestState.REQUESTED
+    assert after_decline(a_request(), POOL_ID, [POOL_ID], 100.0, [away]).state is RequestState.FAILED
+
+
+# -- zones ----------------------------------------------------------------------------------------------------------
+
+
+def test_idle_nodes_of_one_request_share_a_zone() -> None:
+    idle = [
+        an_idle_node(1, ready_at=1.0, zone="a"),
+        an_idle_node(2, ready_at=2.0, zone="b"),
+        an_idle_node(3, ready_at=3.0, zone="b"),
+        an_idle_node(4, ready_at=4.0),
+    ]
+    verdict = one(a_pool_view(idle=idle), "small", "small", "small", "small")
+    assert isinstance(verdict, Accept)
+    assert (set(verdict.reuse), verdict.zone) == ({"0000000002", "0000000003", "0000000004", None}, "b")
+    verdict = one(a_pool_view(idle=idle), "small")
+    assert isinstance(verdict, Accept)
+    assert (verdict.reuse, verdict.zone) == (("0000000001",), "a")
 
 
 # -- reuse ----------------------------------------------------------------------------------------------------------
@@ -247,3 +343,13 @@ def test_reasons_are_clauses_for_people() -> None:
     assert str(NoRoom("cores", 8, 4)) == "8 cores wanted, 4 left (what earlier requests wait for set apart)"
     assert str(LaunchesFailed("boom")) == "its nodes could not be launched: boom"
     assert str(HandlerFailed("x")) == "handling it failed: x"
+
+
+def test_every_reason_says_what_would_have_to_change() -> None:
+    assert NoRoom("cores", 8, 4).remedy == "nodes with 8 cores in all have to go, or the limit has to rise"
+    for kind in Reason.__subclasses__():
+        assert kind.CLAUSE, kind
+        assert kind.REMEDY, kind
+        names = [f.name for f in fields(kind)]
+        reason = kind(**{name: 1 if name in ("wanted", "left", "limit") else name for name in names})
+        assert "{" not in f"{reason}{reason.remedy}"

@@ -1,6 +1,7 @@
 """``nodelaunch serve``: the launcher in the foreground, until a signal.
 
-SIGTERM and SIGINT drain in order; a second one stops at once.
+SIGTERM, SIGINT and SIGUSR1 drain in order; a second one stops at once. SIGHUP reads the configuration again, which also
+happens whenever its files change. SIGUSR2 logs what each task is at.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -16,10 +18,13 @@ from nodelaunch.cli.common import add_config_arguments, config_of
 from nodelaunch.config.models import Config
 from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files
+from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
 from nodelaunch.web.app import make_app, serve
 
 log = structlog.get_logger(__name__)
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def add_parser(commands: Any) -> None:
@@ -47,21 +52,25 @@ async def _serve(config: Config, args: argparse.Namespace) -> int:
     scanner = FakeHostsScanner(SshScanner()) if args.fake_hosts else SshScanner()
     async with Launcher(config, scanner=scanner) as launcher:
         running = asyncio.ensure_future(launcher.run())
+        reloader = ConfigReloader(launcher, args.config, secure=args.secure, grace_s=args.drain_timeout)
+        reloading = asyncio.ensure_future(reloader.run())
         web = asyncio.ensure_future(_serve_http(launcher, config)) if not args.no_webapp else None
-        stop_watching = _watch_signals(launcher, running, args.drain_timeout)
+        stop_watching = _watch_signals(launcher, running, reloader, args.drain_timeout)
         try:
-            done, _ = await asyncio.wait({running, *({web} if web else ())}, return_when=asyncio.FIRST_COMPLETED)
-            if web is not None and web in done:
-                await web  # it could not listen: say so and stop
+            ending = {running, reloading, *({web} if web else ())}
+            done, _ = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {running}:
+                await task  # it could not listen, or failed unforeseen: say so and stop
             await running
         except asyncio.CancelledError:
             log.warning("stopped_at_once")
             return 1
         finally:
             stop_watching()
-            for task in (running, *([web] if web else ())):
+            tasks = (running, reloading, *([web] if web else ()))
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(running, *([web] if web else ()), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         operations = dict(launcher.store.operations)
     log.info("stopped", store_operations=operations)
     return 0
@@ -76,8 +85,10 @@ async def _serve_http(launcher: Launcher, config: Config) -> None:
         raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None
 
 
-def _watch_signals(launcher: Launcher, running: asyncio.Future[None], grace_s: float) -> Any:
-    """Drain at the first signal, stop at the second; a function that ends the watch."""
+def _watch_signals(
+    launcher: Launcher, running: asyncio.Future[None], reloader: ConfigReloader, grace_s: float
+) -> Callable[[], None]:
+    """Drain at the first signal to end, stop at the second; reload when told to. A function that ends the watch."""
     loop = asyncio.get_running_loop()
     drains: list[asyncio.Task[None]] = []
 
@@ -88,13 +99,30 @@ def _watch_signals(launcher: Launcher, running: asyncio.Future[None], grace_s: f
         else:
             drains.append(asyncio.create_task(launcher.drain(grace_s)))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    def on_hangup() -> None:
+        log.info("signal", signal="SIGHUP")
+        reloader.ask()
+
+    for number in ENDING:
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    loop.add_signal_handler(signal.SIGUSR2, _log_stacks)
 
     def stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR2):
             loop.remove_signal_handler(number)
         for drain in drains:
             drain.cancel()
 
     return stop
+
+
+def _log_stacks() -> None:
+    """What each task waits for, the innermost frame last; for an operator who wonders whether something hangs."""
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        frames: list[str] = []
+        awaited: Any = task.get_coro()
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            frames.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+            awaited = awaited.cr_await
+        log.info("task_stack", task=task.get_name(), stack=frames)

@@ -206,6 +206,7 @@ class _Checker:
         self._use_new_names(model, place, item)
         provider: ProviderConfig | None = self._validate(model, item, place)
         rules.check_unique(self.source, model.must_differ, place, item)
+        rules.check_alike(self.source, model.must_agree, place, item)
         rules.check_references(self.source, model.must_exist, place, item)
         rules.check_abstract_images(self.source, model.must_exist, place, item)
         if self.offered is not None:

@@ -1,8 +1,8 @@
 """What may stand in the configuration: frozen pydantic models with kebab-case keys, unknown keys refused.
 
-Every check that needs one value or one mapping is made here. What has to differ or to exist across mappings is only
-*said* here, as `Unique` and `Reference` rules; config/file.py checks them, and knows where in a file a thing stands. A
-driver's own keys are in its package, as subclasses of `ProviderConfig` and `PoolConfig`.
+Every check that needs one value or one mapping is made here. What has to differ, to agree or to exist across mappings
+is only *said* here, as `Unique`, `Alike` and `Reference` rules; config/file.py checks them, and knows where in a file a
+thing stands. A driver's own keys are in its package, as subclasses of `ProviderConfig` and `PoolConfig`.
 Source of names, defaults and units: Nodepool 11.
 """
 
@@ -113,6 +113,18 @@ class Reference:
     what: str
     at: str
     to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Those of the *items* that have the same value *by* one key have to have the same in the *keys*, too.
+
+    A key that an item leaves out counts with its default, which stands behind it.
+    """
+
+    items: str
+    by: str
+    keys: Mapping[str, Any]
 
 
 TOP_LABELS: Final = "/labels[].name"
@@ -304,6 +316,8 @@ class ProviderConfig(Model):
     """Seen from the provider's mapping."""
     must_exist: ClassVar[tuple[Reference, ...]] = ()
     """Seen from the provider's mapping. Say here where labels are named, with `TOP_LABELS`."""
+    must_agree: ClassVar[tuple[Alike, ...]] = ()
+    """Seen from the provider's mapping."""
     old_names: ClassVar[Mapping[str, str]] = {}
     """Pattern of a key that is accepted with a warning, and the name it should have."""
 
@@ -317,6 +331,12 @@ class ProviderConfig(Model):
     @property
     def launching(self) -> Launching:
         return Launching()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files whose contents count as part of the provider's configuration: when one changes, its driver is made
+        anew."""
+        return ()
 
     def pool_priority(self, pool: PoolConfig) -> int:
         """The pool's priority, else the provider's, else 100."""

@@ -1,7 +1,7 @@
-"""Checks what has to differ, and what has to exist, across the mappings of a configuration.
+"""Checks what has to differ, to agree and to exist across the mappings of a configuration.
 
-The models say so as `Unique` and `Reference`; both are checked on the plain data, so that one broken mapping hides no
-trouble of another. What does *not* belong here: checks that look at one value or one mapping (the models).
+The models say so as `Unique`, `Alike` and `Reference`; all are checked on the plain data, so that one broken mapping
+hides no trouble of another. What does *not* belong here: checks that look at one value or one mapping (the models).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nodelaunch.config.messages import undefined
-from nodelaunch.config.models import TOP_DISKIMAGES, TOP_LABELS, Place, Reference, Unique
+from nodelaunch.config.models import TOP_DISKIMAGES, TOP_LABELS, Alike, Place, Reference, Unique
 from nodelaunch.config.positions import Source
 
 
@@ -73,6 +73,22 @@ def _in_words(source: Source, rule: Unique, place: Place, identity: tuple[object
         return f"{rule.what} {identity[0]!r}"
     parts = ", ".join(f"{key} {value}" for key, value in zip(rule.keys, identity, strict=True))
     return f"{rule.what} with {parts}"
+
+
+def check_alike(source: Source, rules: Iterable[Alike], place: Place, data: Any) -> None:
+    """Complain of what should be the same in *data*, which stands at *place*, and is not."""
+    for rule in rules:
+        first: dict[str, tuple[Place, dict[str, Any]]] = {}
+        for at, item in find(data, rule.items, place):
+            if not isinstance(item, dict) or not isinstance(shared := item.get(rule.by), str):
+                continue
+            before, model = first.setdefault(shared, (at, item))
+            for key, default in rule.keys.items():
+                if item.get(key, default) != model.get(key, default):
+                    here = (*at, key if key in item else rule.by)
+                    name = f"this {rule.by}" if source.is_hidden((*at, rule.by)) else f"{rule.by} {shared!r}"
+                    where = source.position((*before, rule.by)).in_words
+                    source.complain(here, f"{key}: has to be the same wherever {name} is; it differs from {where}")
 
 
 def check_references(source: Source, rules: Iterable[Reference], place: Place, data: Any) -> None:

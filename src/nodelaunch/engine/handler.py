@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 
 from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node
+from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import (
@@ -35,7 +36,7 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, TakeLock, Unsubscribe
-from nodelaunch.protocol.triage import Accept, Decline, HandlerFailed, after_decline
+from nodelaunch.protocol.triage import Absentee, Accept, Decline, HandlerFailed, after_decline
 
 log = structlog.get_logger(__name__)
 
@@ -56,22 +57,34 @@ class RequestHandler:
         verdict: Accept | Decline,
         reservation: Reservation,
         await_room: RoomWaiter,
+        absent: Callable[[], Sequence[Absentee]],
     ) -> None:
         self.request = seen.record
+        self.state: m.State | None = None
+        """The machine's, as of now; None before `run`."""
         self._ctx = ctx
         self._version = seen.version
         self._verdict = verdict
         self._reservation = reservation
         self._await_room = await_room
+        self._absent = absent
         self._lock: Lock | None = None
         self._stop_watching: Unsubscribe | None = None
         self._held: dict[int, HeldNode] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[m.Event] = asyncio.Queue()
-        self._zone: str | None = None
+        self._zone = verdict.zone if isinstance(verdict, Accept) else None
+        """Where all its nodes are to be, once known."""
+        self._avoided: set[str] = set()
+        """Zones in which launches failed."""
         self._log = log.bind(
             provider=ctx.provider.name, pool=ctx.pool.name, request_id=seen.record.id, event_id=seen.record.event_id
         )
+
+    @property
+    def generation(self) -> Generation:
+        """The provider's configuration and driver it works with to its end."""
+        return self._ctx.generation
 
     def post(self, event: m.Event) -> None:
         """Tell the machine that *event* happened."""
@@ -84,6 +97,7 @@ class RequestHandler:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
+                    self.state = state
                     await self._perform(effects, group)
                     if state.is_done:
                         break
@@ -101,7 +115,7 @@ class RequestHandler:
         return outcome
 
     def _step(self, state: m.State, event: m.Event) -> m.Step:
-        retries = self._ctx.provider.config.launching.retries
+        retries = self._ctx.launching.retries
         return m.step(state, event, retries=retries, can_launch=self._ctx.provider.can_launch)
 
     def _report(self, outcome: m.Outcome, state: m.State, took_s: float) -> None:
@@ -206,7 +220,7 @@ class RequestHandler:
         now = self._ctx.clock.now()
         if save.declined:
             registered = [seen.record.id or "" for seen in self._ctx.view.pools.values()]
-            return after_decline(self.request, self._ctx.pool_id, registered, now)
+            return after_decline(self.request, self._ctx.pool_id, registered, now, self._absent())
         return self.request.into(save.state, now, nodes=save.nodes)
 
     def _opened(self, results: list[Entry | Lock | None]) -> None:
@@ -260,7 +274,6 @@ class RequestHandler:
             held = await claim_node(self._ctx, node_id, self.request)
             if held is not None:
                 self._held[slot] = held
-                self._zone = self._zone or held.node.az
 
         try:
             await _to_the_end(claim())
@@ -311,19 +324,37 @@ class RequestHandler:
         if slot not in self._held:
             await _to_the_end(make())
         held = self._held[slot]
-        await launch_node(self._ctx, held, self.request, label, attempt)
+        await launch_node(self._ctx, held, self.request, label, attempt, self._pick_zone())
         return m.NodeReady(slot, held.id)
 
     def _pick_zone(self) -> str | None:
-        """The zone all new nodes of the request share, where the pool names some."""
-        if self._zone is None and self._ctx.pool.zones:
-            self._zone = random.choice(self._ctx.pool.zones)  # noqa: S311
+        """The zone that all new nodes of the request share: of the pool's, else of the cloud's."""
+        if self._zone is None:
+            zones = self._ctx.pool.zones or self._ctx.provider.zones
+            open_zones = [zone for zone in zones if zone not in self._avoided] or list(zones)
+            self._zone = random.choice(open_zones) if open_zones else None  # noqa: S311
         return self._zone
 
+    def _leave_zone(self, slot: int) -> bool:
+        """After a failed launch of *slot*: let the next one be somewhere else, unless that would part the node set.
+        Whether there is somewhere else that was not tried."""
+        is_reusing = isinstance(self._verdict, Accept) and self._verdict.zone is not None
+        if self._zone is None or is_reusing or self._held.keys() - {slot}:
+            return False
+        self._avoided.add(self._zone)
+        self._zone = None
+        if not self._avoided.issuperset(self._ctx.pool.zones or self._ctx.provider.zones):
+            return True
+        if not self._ctx.pool.zones:
+            self._ctx.provider.invalidate()  # the cloud may have others by now
+        return False
+
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
-        is_final = isinstance(error, LabelUnusableError | InsufficientCapacityError)
+        has_alternative = self._leave_zone(slot)
+        is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
+        is_final = isinstance(error, LabelUnusableError) or is_full
         held = self._held.get(slot)
-        gives_up = is_final or attempt >= self._ctx.provider.config.launching.retries
+        gives_up = is_final or attempt >= self._ctx.launching.retries
         if gives_up or (held is not None and held.external_id is not None):
             await self._give_up(slot, NodeState.FAILED)
         if isinstance(error, LabelUnusableError):

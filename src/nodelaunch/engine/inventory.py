@@ -20,13 +20,13 @@ from nodelaunch.config.models import PoolConfig
 from nodelaunch.engine.launch import discard_node, machine_of, rewrite_node
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, NodeUnlocked, Note, Seen, ViewWarmed
-from nodelaunch.errors import DriverError, StoreError
+from nodelaunch.errors import DriverError, LockBusyError, LockLostError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.protocol.store import SessionState, Store
+from nodelaunch.protocol.store import Lock, SessionState, Store
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,8 @@ LAUNCHER = "static driver"
 """What the records say instead of a pool's id. Source: Nodepool 11."""
 FIRST_RETRY_S, LAST_RETRY_S = 2.0, 60.0
 """Pause after a machine could not be reached; it doubles each time."""
+LOCK_WAIT_S = 600.0
+"""How long to wait at a time for another launcher to leave the inventory to us."""
 LEAVES_SLOT_FREE = frozenset({NodeState.DELETING, NodeState.DELETED})
 """A record in one of these still stands in the way of a new one, but is not a machine to hand out."""
 
@@ -44,14 +46,11 @@ class Inventory:
     """One per provider whose driver has machines instead of launching. `run` it."""
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime) -> None:
-        if not isinstance(provider.driver, SupportsInventory):
-            raise TypeError(f"provider {provider.name} has no inventory")
         self._store = store
         self._view = view
         self._clock = clock
         self._provider = provider
-        self._driver: SupportsInventory = provider.driver
-        self._pools: dict[str, PoolConfig] = {pool.name: pool for pool in provider.config.pools}
+        self._is_stopped = False
         self._wake = asyncio.Event()
         self._under_way: set[Identity] = set()
         self._failures: dict[Identity, int] = {}
@@ -59,19 +58,62 @@ class Inventory:
         """Versions of records compared with their machine; each is once, so that restarts see changed host keys."""
         self._log = log.bind(provider=provider.name)
 
+    @property
+    def _driver(self) -> SupportsInventory:
+        driver = self._provider.driver
+        if not isinstance(driver, SupportsInventory):
+            raise TypeError(f"provider {self._provider.name} has no inventory")
+        return driver
+
+    def renew(self) -> None:
+        """The configuration changed: compare every record with it."""
+        self._is_stopped = False
+        self._looked_at.clear()
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Register nothing more: the provider is not configured any more."""
+        self._is_stopped = True
+
     async def run(self) -> None:
-        """Keep the records in step with the machines until cancelled."""
-        unsubscribe = self._view.subscribe(self._on_note)
+        """Keep the records in step with the machines until cancelled; of several launchers with the same machines one
+        does. Raises: LockLostError, to be run again; StoreError."""
+        while True:
+            try:
+                lock = await self._store.lock(
+                    f"{paths.INVENTORIES}/{self._provider.name}", timeout_s=LOCK_WAIT_S, parents=True
+                )
+                break
+            except LockBusyError:
+                continue
+        try:
+            await self._keep(lock)
+        finally:
+            await lock.release()
+
+    async def _keep(self, lock: Lock) -> None:
+        unsubscribe = [self._view.subscribe(self._on_note), lock.on_lost(self._wake.set)]
         self._wake.set()
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
-                    if self._view.is_warm and self._store.session.state is SessionState.CONNECTED:
+                    if not lock.is_held:
+                        raise LockLostError(lock.path)
+                    is_able = self._view.is_warm and self._store.session.state is SessionState.CONNECTED
+                    if is_able and not self._is_stopped:
                         self._compare(group)
         finally:
-            unsubscribe()
+            for stop in unsubscribe:
+                stop()
+
+    def _pool(self, name: str) -> PoolConfig | None:
+        return next((pool for pool in self._provider.config.pools if pool.name == name), None)
+
+    def _attributes(self, machine: Machine) -> dict[str, Any] | None:
+        pool = self._pool(machine.pool)
+        return dict(pool.node_attributes) if pool is not None and pool.node_attributes is not None else None
 
     def _on_note(self, note: Note) -> None:
         match note:
@@ -142,7 +184,6 @@ class Inventory:
     async def _register(self, machine: Machine) -> None:
         found = await self._driver.inspect(machine)
         now = self._clock.now()
-        attributes = self._pools[machine.pool].node_attributes
         blank = Node(
             id=NodeId(""),
             created_time=now,
@@ -153,7 +194,7 @@ class Inventory:
             hostname=machine.name,
             interface_ip=machine.name,
             slot=machine.slot,
-            attributes=dict(attributes) if attributes is not None else None,
+            attributes=self._attributes(machine),
             node_properties={},
         )
         node = _described(blank, machine, found).into(NodeState.READY, now)
@@ -180,9 +221,8 @@ class Inventory:
 
     async def _update(self, seen: Seen[Node], machine: Machine) -> None:
         found = await self._driver.inspect(machine)
-        attributes = self._pools[machine.pool].node_attributes
         node = _described(replace(seen.record, pool=machine.pool), machine, found)
-        node = replace(node, attributes=dict(attributes) if attributes is not None else None)
+        node = replace(node, attributes=self._attributes(machine))
         if node == seen.record or not await rewrite_node(self._store, seen, node):
             return  # nothing to change, or taken just now: then it is registered anew after use
         self._log.info("machine_updated", node_id=node.id, hostname=machine.name, slot=machine.slot)

@@ -15,9 +15,9 @@ from typing import Any
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.config.models import PoolConfig
+from nodelaunch.config.models import Launching, PoolConfig
 from nodelaunch.engine.keyscan import scan_node
-from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import (
@@ -37,11 +37,13 @@ from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_POOL,
     METADATA_PROVIDER,
+    Driver,
     ExternalId,
     HostScanner,
     Instance,
     InstanceSpec,
     LabelTraits,
+    Login,
     Machine,
     ScansHostKeys,
     SupportsConsoleLog,
@@ -63,16 +65,26 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class PoolContext:
-    """What working for one pool takes. Shared by its handlers."""
+    """What working for one pool takes. Shared by its handlers; a reload makes another for the next ones."""
 
     store: Store
     view: ClusterView
     clock: Clock
     scanner: HostScanner
     provider: ProviderRuntime
+    generation: Generation
+    """What of the provider's may change in a reload, as it was when this was made."""
     pool: PoolConfig
     pool_id: str
     reservations: Reservations
+
+    @property
+    def driver(self) -> Driver:
+        return self.generation.driver
+
+    @property
+    def launching(self) -> Launching:
+        return self.generation.config.launching
 
 
 @dataclass(slots=True)
@@ -140,7 +152,7 @@ async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: 
 
 def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
     """*node* with what the configuration says of its label, and the image to boot as of now."""
-    traits = ctx.provider.driver.label_traits(ctx.pool.name, label)
+    traits = ctx.driver.label_traits(ctx.pool.name, label)
     image_id = traits.image_id
     if traits.diskimage is not None:
         upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name)
@@ -155,19 +167,23 @@ def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
     ).with_port(traits.connection_port)
 
 
-async def launch_node(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> None:
-    """Launch the instance of *held*, which is ``building``, and record it ``ready``.
+async def launch_node(
+    ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int, zone: str | None
+) -> None:
+    """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``.
 
     Whatever an unsuccessful attempt left is deleted before its error comes out. ``launch-timeout`` covers all from the
     first call to the ready record.
     Raises: DriverError as the launch ended; StoreError.
     """
     started = asyncio.get_running_loop().time()
-    limit_s = ctx.provider.config.launching.timeout_s
+    limit_s = ctx.launching.timeout_s
     log_ = log.bind(provider=ctx.provider.name, pool=ctx.pool.name, request_id=request.id, node_id=held.id)
     try:
         try:
             async with asyncio.timeout(limit_s):
+                if zone != held.node.az:
+                    await save(ctx, held, replace(held.node, az=zone))
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
                 await save(ctx, held, _ready(ctx, held.node, instance, keys))
@@ -192,7 +208,7 @@ async def launch_node(ctx: PoolContext, held: HeldNode, request: NodeRequest, la
 async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> Instance:
     """Create the instance, record its id, and wait until it is active; waits out a provider that is away."""
     backoff = FIRST_BACKOFF_S
-    driver = ctx.provider.driver
+    driver = ctx.driver
     while True:
         try:
             if held.external_id is None:
@@ -222,7 +238,7 @@ async def _adopt(ctx: PoolContext, held: HeldNode, external_id: str | None) -> N
 
 
 def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attempt: int) -> InstanceSpec:
-    traits = ctx.provider.driver.label_traits(ctx.pool.name, label)
+    traits = ctx.driver.label_traits(ctx.pool.name, label)
     upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name) if traits.diskimage else None
     if traits.diskimage and upload is None:
         raise LabelUnusableError(f"diskimage {traits.diskimage} has no ready upload", provider=ctx.provider.name)
@@ -244,8 +260,8 @@ def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attemp
 
 
 async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequence[str]:
-    traits = ctx.provider.driver.label_traits(ctx.pool.name, label)
-    driver = ctx.provider.driver
+    traits = ctx.driver.label_traits(ctx.pool.name, label)
+    driver = ctx.driver
     if isinstance(driver, ScansHostKeys):
         is_ssh = traits.connection_type in ("ssh", "network_cli")
         return await driver.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
@@ -258,12 +274,13 @@ async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequen
         port,
         connection_type=traits.connection_type,
         host_key_checking=traits.host_key_checking,
-        timeout_s=ctx.provider.config.launching.boot_timeout_s,
+        timeout_s=ctx.launching.boot_timeout_s,
     )
 
 
 def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]) -> Node:
     """*node* as it is offered: ready, with the instance's addresses; the public address doubles as a private one."""
+    own = node.attributes or {}
     resources = instance.resources.to_resources() if instance.resources else node.resources
     ready = node.into(
         NodeState.READY,
@@ -278,15 +295,30 @@ def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]
         host_id=instance.host_id,
         hostname=instance.hostname,
         resources=resources,
-        host_keys=tuple(keys),
+        host_keys=tuple(keys if instance.host_keys is None else instance.host_keys),
+        attributes=node.attributes if instance.attributes is None else {**instance.attributes, **own},
+        slot=instance.slot,
+        driver_data=instance.driver_data,
         node_properties=dict(instance.node_properties),
     )
+    if instance.login is not None:
+        return _logged_in_by(ready, instance.login)
     return ready if instance.connection_port is None else ready.with_port(instance.connection_port)
+
+
+def _logged_in_by(node: Node, login: Login) -> Node:
+    return replace(
+        node,
+        username=login.username,
+        connection_type=login.connection_type,
+        shell_type=login.shell_type,
+        python_path=login.python_path,
+    ).with_port(login.connection_port)
 
 
 async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
     """Show the operator what the machine itself said, where the label asks for it."""
-    driver = ctx.provider.driver
+    driver = ctx.driver
     traits: LabelTraits = driver.label_traits(ctx.pool.name, label)
     if not traits.console_log or held.external_id is None or not isinstance(driver, SupportsConsoleLog):
         return
@@ -326,7 +358,8 @@ async def delete_instance(provider: ProviderRuntime, external_id: ExternalId) ->
     """
     try:
         async with asyncio.timeout(DELETE_TIMEOUT_S):
-            await provider.driver.delete_instance(external_id)
+            async with provider.using() as driver:
+                await driver.delete_instance(external_id)
     except TimeoutError:
         message = f"instance {external_id} not deleted within {DELETE_TIMEOUT_S:g} s"
         raise LaunchFailedError(message, provider=provider.name, external_id=external_id) from None
@@ -362,7 +395,7 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
 
 
 async def _is_alive(ctx: PoolContext, node: Node) -> bool:
-    driver = ctx.provider.driver
+    driver = ctx.driver
     if not isinstance(driver, SupportsInventory):
         return True
     return await driver.is_alive(machine_of(node))

@@ -1,7 +1,8 @@
 """Keeps ``min-ready`` nodes of each label by writing node requests, as any other client would.
 
-The requests are ephemeral: they vanish with this process. Every launcher's outstanding requests count, so that several
-launchers don't each make the whole number. What does *not* belong here: how the requests are answered.
+The requests are ephemeral: they vanish with this process. Of all launchers that would keep a label's nodes ready one
+does, and all agree on which by what they tell of themselves (`keeper_of`). Outstanding requests count, whoever wrote
+them, so that a change of keeper makes none twice. What does *not* belong here: how the requests are answered.
 Source: Nodepool 11, which counts ready nodes over all providers.
 """
 
@@ -16,11 +17,20 @@ import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.engine.launch import rewrite_node
-from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, Note, RequestRemoved, RequestSeen, ViewWarmed
+from nodelaunch.engine.view import (
+    ClusterView,
+    NodeRemoved,
+    NodeSeen,
+    Note,
+    PresencesChanged,
+    RequestRemoved,
+    RequestSeen,
+    ViewWarmed,
+)
 from nodelaunch.errors import RecordGoneError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.records import NodeRequest, keeper_of
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import SessionState, Store
 
@@ -31,22 +41,26 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 
 
 class MinReady:
-    """One per launcher. `run` it. *wanted*: label → how many ready, unallocated nodes to keep."""
+    """One per launcher. Say what to `want` and `run` it. *own_id*: under which this process is present."""
 
-    def __init__(self, store: Store, view: ClusterView, clock: Clock, wanted: Mapping[str, int]) -> None:
+    def __init__(self, store: Store, view: ClusterView, clock: Clock, own_id: str) -> None:
         self._store = store
         self._view = view
         self._clock = clock
-        self._wanted = {label: count for label, count in wanted.items() if count > 0}
+        self._own_id = own_id
+        self._wanted: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._mine: set[RequestId] = set()
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
 
+    def want(self, wanted: Mapping[str, int]) -> None:
+        """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes."""
+        self._wanted = {label: count for label, count in wanted.items() if count > 0}
+        self._wake.set()
+
     async def run(self) -> None:
         """Keep nodes ready until cancelled."""
-        if not self._wanted:
-            return
         unsubscribe = self._view.subscribe(self._on_note)
         self._wake.set()
         try:
@@ -59,7 +73,7 @@ class MinReady:
 
     def _on_note(self, note: Note) -> None:
         match note:
-            case NodeSeen() | NodeRemoved() | RequestSeen() | RequestRemoved() | ViewWarmed():
+            case NodeSeen() | NodeRemoved() | RequestSeen() | RequestRemoved() | ViewWarmed() | PresencesChanged():
                 self._wake.set()
             case _:
                 pass
@@ -70,13 +84,19 @@ class MinReady:
         try:
             for request_id in list(self._mine):
                 await self._collect(request_id)
-            for label, wanted in self._wanted.items():
+            for label, wanted in list(self._wanted.items()):
+                if not self._is_ours(label):
+                    continue
                 missing = wanted - self._ready(label) - self._outstanding(label)
                 if missing > 0 and self._may_ask(label):
                     for _ in range(missing):
                         await self._ask(label)
         except StoreError as error:
             log.info("min_ready_failed", detail=str(error))
+
+    def _is_ours(self, label: str) -> bool:
+        keeper = keeper_of(label, (seen.record for seen in self._view.presences.values()))
+        return keeper is not None and keeper.id == self._own_id
 
     def _ready(self, label: str) -> int:
         return sum(seen.record.is_idle and label in seen.record.type for seen in self._view.nodes.values())

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from nodelaunch.config.models import PoolConfig
+from nodelaunch.engine.fates import Fates, Standing
 from nodelaunch.engine.handler import RequestHandler, handler_failed
 from nodelaunch.engine.launch import PoolContext, discard_node
 from nodelaunch.engine.reservations import Reservation
@@ -31,11 +33,12 @@ from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import SupportsInventory
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.quota import INSTANCES, NOTHING, Limits, Usage
-from nodelaunch.protocol.records import NodeRequest, PoolRegistration
+from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
+from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import ComponentState, NodeState, RequestState
 from nodelaunch.protocol.store import Entry, SessionState
 from nodelaunch.protocol.triage import (
+    Absentee,
     Accept,
     Decline,
     Defer,
@@ -45,12 +48,18 @@ from nodelaunch.protocol.triage import (
     PoolView,
     Tenant,
     Verdict,
+    Waiting,
     make_room,
+    reasons_to_decline,
     triage,
 )
 
 log = structlog.get_logger(__name__)
 
+BEFORE_ALL = ("", 0, "")
+"""Order of what was accepted already."""
+ALARM_SLACK_S = 0.05
+"""Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
 ON_THE_WAY_OUT = frozenset({NodeState.USED, NodeState.DELETING, NodeState.DELETED, NodeState.FAILED, NodeState.ABORTED})
 
 
@@ -90,13 +99,21 @@ class Pool:
         tenants: Mapping[str, Limits],
         *,
         may_decline: Callable[[], bool] = lambda: True,
+        absent: Callable[[], Sequence[Absentee]] = tuple,
     ) -> None:
         """*may_decline*: whether all pools that are about to register have done so. Before, one that does not offer a
-        label can't know that nobody does."""
+        label can't know that nobody does. *absent*: the pools that are away, and waited for."""
         self.ctx = ctx
         self._may_decline = may_decline
+        self._absent = absent
         self.verdicts: dict[RequestId, Verdict] = {}
         """What was last decided on each open request, with its reasons."""
+        self.fates = Fates(ctx.clock)
+        """What became of each request so far."""
+        self.waiting: tuple[Waiting, ...] = ()
+        """Requests that wait here for room that the provider's other pools share."""
+        self.siblings: Callable[[], Iterable[Pool]] = tuple
+        """The provider's other pools in this process."""
         self._identity = identity
         self._tenants = tenants
         self._wake = asyncio.Event()
@@ -107,6 +124,7 @@ class Pool:
         self._touched: Counter[RequestId] = Counter()
         self._stuck: dict[RequestId, int] = {}
         self._registration: Entry | None = None
+        self._look_again: asyncio.TimerHandle | None = None
         self._draining = False
         self._all_done = asyncio.Event()
         self._log = log.bind(provider=ctx.provider.name, pool=ctx.pool.name)
@@ -119,6 +137,12 @@ class Pool:
 
     def wake(self) -> None:
         """Look at the requests again."""
+        self._wake.set()
+
+    def renew(self, pool: PoolConfig, tenants: Mapping[str, Limits]) -> None:
+        """Go on with another configuration; requests that are worked on end under the old one."""
+        self.ctx = replace(self.ctx, generation=self.ctx.provider.current, pool=pool)
+        self._tenants = tenants
         self._wake.set()
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -141,6 +165,9 @@ class Pool:
                         self._log.warning("session_lost", handling=len(self._handling))
                 self._registration = None
         finally:
+            self._set_waiting(())
+            if self._look_again is not None:
+                self._look_again.cancel()
             self.ctx.provider.listeners.remove(self._wake.set)
             self.ctx.reservations.listeners.remove(self._wake.set)
             for stop in unsubscribe:
@@ -196,9 +223,11 @@ class Pool:
 
     @property
     def _is_paused(self) -> bool:
-        """Whether somebody waits for room here; tells peers of lower priority that they may step in."""
+        """Whether requests wait here for room, or for a provider that fails; tells peers of lower priority that they
+        may step in."""
         deferred = (v for v in self.verdicts.values() if isinstance(v, Defer))
-        return bool(self._waiters) or any(verdict.waits_for_room for verdict in deferred)
+        is_full = bool(self._waiters) or any(verdict.waits_for_room for verdict in deferred)
+        return is_full or (self.ctx.provider.is_failing and self.ctx.provider.down is not None)
 
     async def _register(self) -> None:
         path = f"{paths.POOLS}/{self._identity.hostname}"
@@ -231,19 +260,38 @@ class Pool:
         match note:
             case RequestSeen(request_id) | RequestUnlocked(request_id):
                 self._touched[request_id] += 1
+                request = self.ctx.view.request(request_id)
+                if request is None or request.state is not RequestState.REQUESTED:
+                    return
             case RequestRemoved(request_id):
                 self._forget(request_id)
-            case NodeSeen(node_id, _) | NodeUnlocked(node_id):
-                seen = self.ctx.view.nodes.get(node_id)
-                if seen is None or seen.record.provider != self.ctx.provider.name:
+            case NodeSeen(node_id, old):
+                if not self._matters(old, self.ctx.view.nodes[node_id].record):
                     return
-            case NodeRemoved(_, node) if node.provider != self.ctx.provider.name:
+            case NodeUnlocked(node_id):
+                seen = self.ctx.view.nodes.get(node_id)
+                if seen is None or not (self._is_ours(seen.record) and seen.record.is_idle):
+                    return
+            case NodeRemoved(_, node) if not self._is_ours(node):
                 return
         self._wake.set()
+
+    def _is_ours(self, node: Node) -> bool:
+        """Whether the node takes of our provider's room, or of a tenant's that has limits."""
+        return node.provider == self.ctx.provider.name or node.tenant_name in self._tenants
+
+    def _matters(self, old: Node | None, new: Node) -> bool:
+        """Whether the change of a node could let a request be served: it is idle now, or takes less than before."""
+        if not any(self._is_ours(node) for node in (old, new) if node is not None):
+            return False
+        if new.is_idle or old is None:
+            return new.is_idle
+        return old.resources != new.resources or old.tenant_name != new.tenant_name or old.provider != new.provider
 
     def _forget(self, request_id: RequestId) -> None:
         if request_id in self._handling:
             self._handling[request_id].handler.post(m.RequestGone())
+        self.fates.removed(request_id)
         for known in (self.verdicts, self._broken, self._touched, self._stuck):
             known.pop(request_id, None)
 
@@ -255,15 +303,16 @@ class Pool:
             return
         self._grant_room()
         open_requests = self._open_requests()
+        has_new = any(request.id not in self.verdicts for request in open_requests)
         self.verdicts = {}
-        if not open_requests:
-            return
         starved: Usage | None = None
-        for request, decided in triage(open_requests, self._view()):
+        view = self._view() if open_requests else None
+        for request, decided in triage(open_requests, view) if view else ():
             verdict: Verdict = decided
             if request.id in self._broken:
                 verdict = Decline((self._broken[request.id],))
             self.verdicts[request.id] = verdict
+            self.fates.decided(request.id, verdict)
             if isinstance(verdict, Defer):
                 if starved is None and verdict.waits_for_room:
                     starved = verdict.need
@@ -271,6 +320,49 @@ class Pool:
                 self._start(group, request, verdict)
         if starved is not None:
             self._make_room(group, starved)
+        self._tell_siblings(has_new=has_new)
+        self._set_alarm()
+
+    def claims(self) -> list[Waiting]:
+        """What other pools of the provider have to leave to requests of this one: what waits for the provider's room,
+        and what was not looked at yet and may want it."""
+        if not (self.is_registered and self.ctx.view.is_warm):
+            return []
+        offered = set(self.ctx.pool.label_names)
+        new = [
+            Waiting(request.id, request.order, Usage.total(self._need(label) for label in request.node_types))
+            for request in self._open_requests()
+            if request.id not in self.verdicts
+            and offered.issuperset(request.node_types)
+            and self.ctx.pool_id not in request.declined_by
+        ]
+        return [*self.waiting, *new]
+
+    def _tell_siblings(self, *, has_new: bool) -> None:
+        """Other pools of the provider leave alone what is waited for here, and go on with what is not."""
+        accepted = [Waiting(waiter.request.id, BEFORE_ALL, waiter.need) for waiter in self._waiters]
+        deferred = [
+            Waiting(request_id, self.ctx.view.requests[request_id].record.order, verdict.need)
+            for request_id, verdict in self.verdicts.items()
+            if isinstance(verdict, Defer) and verdict.waits_for_provider
+        ]
+        self._set_waiting((*accepted, *deferred), has_news=has_new)
+
+    def _set_waiting(self, waiting: tuple[Waiting, ...], *, has_news: bool = False) -> None:
+        if has_news or waiting != self.waiting:
+            self.waiting = waiting
+            for pool in self.siblings():
+                pool.wake()
+
+    def _set_alarm(self) -> None:
+        """Be woken when the first deadline of a deferred request passes."""
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+        deadlines = [v.until for v in self.verdicts.values() if isinstance(v, Defer) and v.until is not None]
+        if deadlines:
+            delay = max(0.0, min(deadlines) - self.ctx.clock.now()) + ALARM_SLACK_S
+            self._look_again = asyncio.get_running_loop().call_later(delay, self._wake.set)
 
     def _open_requests(self) -> list[NodeRequest]:
         return [
@@ -283,8 +375,8 @@ class Pool:
 
     def _view(self) -> PoolView:
         provider, pool = self.ctx.provider, self.ctx.pool
-        limit = provider.config.max_concurrency
-        launching = provider.running_launches + self.ctx.reservations.launches_of(provider.name)
+        waited_for = Usage.total(waiter.need for waiter in self._waiters)
+        shares = not pool.ignores_provider_quota
         return PoolView(
             pool_id=self.ctx.pool_id,
             provider=provider.name,
@@ -294,13 +386,17 @@ class Pool:
             is_enabled=pool.max_servers is None or pool.max_servers > 0,
             can_launch=provider.can_launch,
             ceiling=self._ceiling(),
-            room=self._room_for_new(),
+            room=self._pool_room().minus(waited_for),
+            provider_room=self._provider_room().minus(waited_for),
+            ahead=[waiting for pool in self.siblings() for waiting in pool.claims()] if shares else (),
             idle=self._idle(),
             machines=self._machines(),
             tenants={name: self._tenant(name, limits) for name, limits in self._tenants.items()},
-            launches_left=None if limit < 0 else limit - launching,
-            max_concurrency=limit,
+            launching=provider.running_launches + self.ctx.reservations.launches_of(provider.name),
+            max_concurrency=provider.config.max_concurrency,
             down=provider.down,
+            absent=self._absent(),
+            now=self.ctx.clock.now(),
         )
 
     def _peers(self) -> list[Peer]:
@@ -316,26 +412,28 @@ class Pool:
         return limits.tightest(self.ctx.provider.limits.minus(self.ctx.provider.unmanaged))
 
     def _room(self) -> Limits:
-        """What provider and pool can give now, with all that is recorded or reserved taken off."""
-        view, booked = self.ctx.view, self.ctx.reservations
-        provider, pool = self.ctx.provider.name, self.ctx.pool.name
-        if self.ctx.provider.is_refused:
-            return Limits({INSTANCES: 0})
-        room = self.ctx.pool.limits().minus(view.used(provider, pool) + booked.of_pool(provider, pool))
-        if self.ctx.pool.ignores_provider_quota:
-            return room
-        runtime = self.ctx.provider
-        taken = runtime.unmanaged + view.used(provider) + booked.of_provider(provider)
-        return room.tightest(runtime.limits.minus(taken))
+        return self._pool_room().tightest(self._provider_room())
 
-    def _room_for_new(self) -> Limits:
-        """What is left for requests not accepted yet: accepted ones that wait come first."""
-        return self._room().minus(Usage.total(waiter.need for waiter in self._waiters))
+    def _pool_room(self) -> Limits:
+        """What the pool can give now, with all that is recorded or reserved taken off."""
+        provider, pool = self.ctx.provider.name, self.ctx.pool.name
+        used = self.ctx.view.used(provider, pool) + self.ctx.reservations.of_pool(provider, pool)
+        return self.ctx.pool.limits().minus(used)
+
+    def _provider_room(self) -> Limits:
+        """What the provider can give now to all its pools; nothing while it refuses."""
+        provider = self.ctx.provider
+        if provider.is_refused:
+            return Limits({INSTANCES: 0})
+        if self.ctx.pool.ignores_provider_quota:
+            return NO_LIMITS
+        taken = provider.unmanaged + self.ctx.view.used(provider.name)
+        return provider.limits.minus(taken + self.ctx.reservations.of_provider(provider.name))
 
     def _idle(self) -> list[IdleNode]:
         planned = {node_id for handling in self._handling.values() for node_id in handling.planned}
         return [
-            IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time)
+            IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, node.az)
             for node in (seen.record for seen in self.ctx.view.nodes_of(self.ctx.provider.name))
             if node.is_idle
             and node.pool == self.ctx.pool.name
@@ -345,7 +443,7 @@ class Pool:
         ]
 
     def _machines(self) -> list[frozenset[str]]:
-        driver = self.ctx.provider.driver
+        driver = self.ctx.driver
         if not isinstance(driver, SupportsInventory):
             return []
         return [frozenset(machine.labels) for machine in driver.machines() if machine.pool == self.ctx.pool.name]
@@ -359,7 +457,7 @@ class Pool:
     def _start(self, group: asyncio.TaskGroup, request: NodeRequest, verdict: Accept | Decline) -> None:
         reservation = self._reserve(request, verdict)
         seen = self.ctx.view.requests[request.id]
-        handler = RequestHandler(self.ctx, seen, verdict, reservation, self._await_room)
+        handler = RequestHandler(self.ctx, seen, verdict, reservation, self._await_room, self._absent)
         planned = frozenset(node_id for node_id in verdict.reuse if node_id) if isinstance(verdict, Accept) else ()
         self._handling[request.id] = _Handling(handler, frozenset(planned))
         group.create_task(self._handle(handler, self._touched[request.id]), name=f"request {request.id}")
@@ -380,7 +478,9 @@ class Pool:
         """Run one handler; a fault in it is logged, costs this request its place here, and nobody else anything."""
         request_id = handler.request.id
         try:
-            outcome = await handler.run()
+            async with self.ctx.provider.using(handler.generation):
+                outcome = await handler.run()
+            self.fates.ended(request_id, outcome, handler.state)
             if outcome is m.Outcome.REFUSED and self._touched[request_id] == touched:
                 self._stuck[request_id] = touched  # look again when something happens to it
         except LockLostError:
@@ -392,6 +492,12 @@ class Pool:
             del self._handling[request_id]
             self._all_done.set()
             self._wake.set()
+
+    def explain(self, request_id: RequestId) -> Standing:
+        """How the request stands with this pool."""
+        handling = self._handling.get(request_id)
+        state = handling.handler.state if handling else None
+        return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state)
 
     async def _await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -408,10 +514,19 @@ class Pool:
         """Give what room there is to accepted requests that wait for it, in the order of requests."""
         for waiter in sorted(self._waiters, key=lambda w: (w.request.order, w.slot)):
             if waiter.granted.done() or not self._room().allows(waiter.need):
-                return
+                break
             waiter.reservation.add(waiter.slot, waiter.need)
             self._waiters.remove(waiter)
             waiter.granted.set_result(None)
+        if self._waiters:
+            self._give_up_hopeless()
+
+    def _give_up_hopeless(self) -> None:
+        """Decline accepted requests that wait for what can't come any more, as after a change of limits."""
+        view = self._view()
+        for request in {waiter.request.id: waiter.request for waiter in self._waiters}.values():
+            if reasons := reasons_to_decline(request, view):
+                self._handling[request.id].handler.post(m.Failed(reasons[0]))
 
     def _make_room(self, group: asyncio.TaskGroup, need: Usage) -> None:
         """Let idle nodes go when a request waits for what they take, no more of them than that takes."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,6 +23,7 @@ from nodelaunch.protocol.driver import (
     Driver,
     ExternalId,
     Instance,
+    ReportsZones,
     SupportsInventory,
 )
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
@@ -33,20 +36,36 @@ REFRESH_S = 300.0
 CALL_TIMEOUT_S = 60.0
 """For each call that asks the cloud about itself."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
+IMAGE_WAIT_S = 3600.0
+"""How long after a builder began it, requests wait for the first image of a label before they are declined."""
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """A provider's configuration and the driver made from it. What was begun under one ends under it."""
+
+    config: ProviderConfig
+    driver: Driver
+    users: int = 0
+    upkeep: asyncio.Task[None] | None = None
+    """The driver's own work, which goes on as long as it is used."""
 
 
 class ProviderRuntime:
-    """What the engine knows of one provider. `run` keeps it fresh."""
+    """What the engine knows of one provider. `run` keeps it fresh; `renew` gives it another configuration."""
 
     def __init__(self, config: ProviderConfig, driver: Driver, view: ClusterView) -> None:
-        self.config = config
         self.name = config.name
-        self.driver = driver
+        self.current = Generation(config, driver)
+        self.zones: tuple[str, ...] = ()
+        """Placement zones the cloud has, where its driver says; for pools that name none."""
         self.limits: Limits = NO_LIMITS
         self.unmanaged: Usage = NOTHING
         """Taken by instances that no record explains."""
         self.down: str | None = "it has not answered yet"
         """Why the cloud can't be asked; None while it can."""
+        self.is_failing = False
+        """Whether it was asked, and failed."""
         self.running_launches = 0
         self.listeners: list[Callable[[], None]] = []
         """Called when anything known here changed."""
@@ -58,18 +77,59 @@ class ProviderRuntime:
         self._resume: asyncio.TimerHandle | None = None
 
     @property
+    def config(self) -> ProviderConfig:
+        return self.current.config
+
+    @property
+    def driver(self) -> Driver:
+        return self.current.driver
+
+    @property
     def can_launch(self) -> bool:
         """False where the driver only has machines that already exist."""
         return not isinstance(self.driver, SupportsInventory)
 
+    async def renew(self, config: ProviderConfig, driver: Driver) -> None:
+        """Go on with *config* and *driver*; the old driver is closed once nobody uses it any more."""
+        old, self.current = self.current, Generation(config, driver)
+        self.down = "its configuration changed and it has not answered since"
+        self._stale.set()
+        self._changed()
+        await self._close_if_unused(old)
+
+    @asynccontextmanager
+    async def using(self, generation: Generation | None = None) -> AsyncIterator[Driver]:
+        """Keep the driver of *generation*, the current one by default, from being closed meanwhile."""
+        generation = generation or self.current
+        generation.users += 1
+        try:
+            yield generation.driver
+        finally:
+            generation.users -= 1
+            await self._close_if_unused(generation)
+
+    async def _close_if_unused(self, generation: Generation) -> None:
+        if generation is self.current or generation.users > 0:
+            return
+        if generation.upkeep is not None:
+            generation.upkeep.cancel()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await generation.driver.aclose()
+        except (DriverError, TimeoutError) as error:
+            log.warning("driver_not_closed", provider=self.name, detail=str(error))
+
     def label_views(self, pool: PoolConfig) -> dict[str, LabelView]:
-        """What is known of the labels *pool* offers; a diskimage counts as there while it has a ready upload."""
+        """What is known of the labels *pool* offers; a diskimage counts as there while it has a ready upload, and as
+        on its way while a builder is at its first."""
         views: dict[str, LabelView] = {}
         for label in pool.label_names:
             known = self._labels.get((pool.name, label), LabelView())
             image = self.driver.label_traits(pool.name, label).diskimage
             if image is not None and self._view.newest_upload(image, self.name) is None:
-                known = LabelView(known.need, is_ready=False, broken=known.broken)
+                begun_at = self._view.image_begun_at(image, self.name)
+                arrives_by = None if begun_at is None else begun_at + IMAGE_WAIT_S
+                known = LabelView(known.need, is_ready=False, broken=known.broken, arrives_by=arrives_by)
             views[label] = known
         return views
 
@@ -124,51 +184,55 @@ class ProviderRuntime:
         backoff = FIRST_BACKOFF_S
         while True:
             await self._view.warm()
+            self._stale.clear()
+            generation = self.current
             try:
                 await self.refresh()
             except (DriverError, TimeoutError) as error:
-                self._set_down(str(error) or f"no answer within {CALL_TIMEOUT_S:g} s")
+                if generation is self.current:
+                    self._set_down(str(error) or f"no answer within {CALL_TIMEOUT_S:g} s")
                 delay, backoff = backoff, min(LAST_BACKOFF_S, backoff * 2)
             else:
-                self._set_down(None)
                 delay, backoff = REFRESH_S, FIRST_BACKOFF_S
-                self._stale.clear()
-            await self._sleep(delay, until_stale=self.down is None)
+                if generation is self.current:
+                    self._set_down(None)
+            await self._sleep(delay, generation)
 
-    async def _sleep(self, delay_s: float, *, until_stale: bool) -> None:
+    async def _sleep(self, delay_s: float, generation: Generation) -> None:
+        """Until it is time, or what is known is doubtful. A provider that is away is not asked sooner for a doubt,
+        only for another configuration."""
         try:
             async with asyncio.timeout(delay_s):
-                await (self._stale.wait() if until_stale else asyncio.Event().wait())
+                while generation is self.current and (self.down is not None or not self._stale.is_set()):
+                    await self._stale.wait()
+                    if self.down is not None:
+                        self._stale.clear()
         except TimeoutError:
             pass
 
     async def refresh(self) -> None:
-        """Ask the cloud for its limits, what others use of them, and what each label takes.
+        """Ask the cloud for its limits, what others use of them, its zones, and what each label takes.
 
         Raises: DriverError, TimeoutError.
         """
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            limits = await self.driver.quota_limits()
-            unmanaged = await self._foreign_usage()
+        generation = self.current
+        async with self.using(generation) as driver, asyncio.timeout(CALL_TIMEOUT_S):
+            limits = await driver.quota_limits()
+            unmanaged = await self._foreign_usage(driver)
+            zones = tuple(await driver.zones()) if isinstance(driver, ReportsZones) else ()
             labels = {
-                (pool.name, label): await self._ask_label(pool.name, label)
-                for pool in self.config.pools
+                (pool.name, label): await _ask_label(driver, pool.name, label)
+                for pool in generation.config.pools
                 for label in pool.label_names
             }
-        self.limits, self.unmanaged, self._labels = limits, unmanaged, labels
-        self._changed()
+        if generation is self.current:
+            self.limits, self.unmanaged, self.zones, self._labels = limits, unmanaged, zones, labels
+            self._changed()
 
-    async def _ask_label(self, pool: str, label: str) -> LabelView:
-        try:
-            need = await self.driver.quota_for_label(pool, label)
-            return LabelView(need, await self.driver.label_ready(pool, label))
-        except LabelUnusableError as error:
-            return LabelView(broken=str(error))
-
-    async def _foreign_usage(self) -> Usage:
-        if not self.can_launch:
+    async def _foreign_usage(self, driver: Driver) -> Usage:
+        if isinstance(driver, SupportsInventory):
             return NOTHING
-        foreign = [i async for i in self.driver.list_instances() if not self._is_recorded(i)]
+        foreign = [i async for i in driver.list_instances() if not self._is_recorded(i)]
         return Usage.total(instance.resources or Usage({INSTANCES: 1}) for instance in foreign)
 
     def _is_recorded(self, instance: Instance) -> bool:
@@ -178,9 +242,10 @@ class ProviderRuntime:
     async def instances_by_node(self) -> dict[str, list[ExternalId]]:
         """The instances that carry this provider's name, by the node id they carry."""
         found: defaultdict[str, list[ExternalId]] = defaultdict(list)
-        async for instance in self.driver.list_instances():
-            if instance.metadata.get(METADATA_PROVIDER) == self.name:
-                found[instance.metadata.get(METADATA_NODE_ID, "")].append(instance.external_id)
+        async with self.using() as driver:
+            async for instance in driver.list_instances():
+                if instance.metadata.get(METADATA_PROVIDER) == self.name:
+                    found[instance.metadata.get(METADATA_NODE_ID, "")].append(instance.external_id)
         return dict(found)
 
     def _set_down(self, why: str | None) -> None:
@@ -190,6 +255,7 @@ class ProviderRuntime:
             elif self._labels:
                 log.info("provider_available", provider=self.name)
             self.down = why
+            self.is_failing = why is not None
             self._changed()
 
     def _changed(self) -> None:
@@ -197,7 +263,16 @@ class ProviderRuntime:
             listener()
 
     async def aclose(self) -> None:
+        """Close the current driver. Raises: TimeoutError."""
         if self._resume is not None:
             self._resume.cancel()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()
+
+
+async def _ask_label(driver: Driver, pool: str, label: str) -> LabelView:
+    try:
+        need = await driver.quota_for_label(pool, label)
+        return LabelView(need, await driver.label_ready(pool, label))
+    except LabelUnusableError as error:
+        return LabelView(broken=str(error))

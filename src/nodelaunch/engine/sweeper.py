@@ -19,6 +19,7 @@ from nodelaunch.engine.launch import delete_instance, delete_node, discard_node,
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import (
     ClusterView,
+    NodeRemoved,
     NodeSeen,
     NodeUnlocked,
     Note,
@@ -51,6 +52,10 @@ STALE_LOCK_S = 8 * 3600.0
 """Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""
 ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
+STALE_QUESTION_S = 600.0
+"""Age at which a question about a request goes that its asker left behind."""
+DELETER_GRACE_S = 5.0
+"""How long a ``deleted`` node is left to whoever wrote that. Source: Nodepool 11, whose reaper looks so often."""
 MAX_DELETIONS = 64
 """Deletions at once."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
@@ -75,17 +80,23 @@ class Sweeper:
         clock: Clock,
         providers: Mapping[str, ProviderRuntime],
         ages: AgeLimits,
+        is_served: Callable[[Node], bool] = lambda _node: True,
     ) -> None:
+        """*providers*: those whose nodes we can delete, as of now. *is_served*: whether some pool can still hand out
+        the idle node."""
+        self.ages = ages
+        self._is_served = is_served
+        self._soon = asyncio.Event()
         self._store = store
         self._view = view
         self._clock = clock
         self._providers = providers
-        self._ages = ages
-        self._todo: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._under_way: set[str] = set()
         self._failures: dict[NodeId, int] = {}
         self._not_before: dict[str, float] = {}
         """By the loop's clock: when a thing may be tried again."""
+        self._deleted_since: dict[NodeId, float] = {}
+        """By the loop's clock: when a node was first seen ``deleted``, and unlocked."""
         self._suspects: dict[str, set[ExternalId]] = {}
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
@@ -102,8 +113,11 @@ class Sweeper:
                 try:
                     while True:
                         await self._view.warm()
+                        self._soon.clear()
                         await self._sweep()
-                        await asyncio.sleep(SWEEP_S)
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(SWEEP_S):
+                                await self._soon.wait()
                 finally:
                     self._group = None  # nothing more is begun
         finally:
@@ -113,6 +127,10 @@ class Sweeper:
         """Nodes of provider *name* can be deleted from now on: see what it left behind."""
         for seen in self._view.nodes_of(name):
             self._look_at_node(seen.record.id)
+
+    def sweep_soon(self) -> None:
+        """Don't wait for the next round: what counts as left over may have changed."""
+        self._soon.set()
 
     async def settled(self) -> None:
         """Wait until nothing that was begun is still under way."""
@@ -124,6 +142,8 @@ class Sweeper:
         match note:
             case NodeSeen(node_id, _) | NodeUnlocked(node_id):
                 self._look_at_node(node_id)
+            case NodeRemoved(node_id, _):
+                self._deleted_since.pop(node_id, None)
             case RequestSeen(request_id) | RequestUnlocked(request_id):
                 self._look_at_request(request_id)
             case RequestRemoved(request_id):
@@ -147,10 +167,23 @@ class Sweeper:
         if not node.provider:
             self._begin(node_id, lambda: self._remove_debris(node_id))
         elif node.provider in self._providers:
+            if node.state is NodeState.DELETED and self._may_be_removed_by_another(node_id):
+                return
             if node.state in ABANDONED_WHEN_UNLOCKED:
                 self._begin(node_id, lambda: self._delete(node_id))
             elif self._is_orphaned(node):
                 self._begin(node_id, lambda: self._deallocate(node_id))
+
+    def _may_be_removed_by_another(self, node_id: NodeId) -> bool:
+        """Whether a node has been ``deleted`` for so short a time that somebody may just be removing its record.
+
+        Peers remove their contender first, then the lock's directory: a contender of ours in between is their error.
+        """
+        loop = asyncio.get_running_loop()
+        if node_id not in self._deleted_since:
+            self._deleted_since[node_id] = loop.time()
+            loop.call_later(DELETER_GRACE_S, self._look_at_node, node_id)
+        return loop.time() < self._deleted_since[node_id] + DELETER_GRACE_S
 
     def _is_orphaned(self, node: Node) -> bool:
         """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""
@@ -256,7 +289,9 @@ class Sweeper:
 
     async def _remove_debris(self, node_id: NodeId) -> None:
         """Remove a record that belongs to no provider: a lock brought a deleted node back."""
-        seen = self._view.nodes[node_id]
+        seen = self._view.nodes.get(node_id)
+        if seen is None:
+            return  # another launcher was faster
         try:
             lock = await self._store.lock(paths.node_lock(node_id))
         except (LockBusyError, RecordGoneError):
@@ -329,7 +364,11 @@ class Sweeper:
 
     async def _sweep(self) -> None:
         self._look_at_everything()
-        for step in (self._old_nodes, self._orphans, self._stale_locks, self._empty_nodes, self._leaks):
+        steps = (
+            self._old_nodes, self._orphans, self._unserved_nodes, self._stale_locks, self._empty_nodes, self._leaks,
+            self._old_questions,
+        )  # fmt: skip
+        for step in steps:
             try:
                 await step()
             except (StoreError, DriverError, TimeoutError) as error:
@@ -340,7 +379,7 @@ class Sweeper:
     async def _old_nodes(self) -> None:
         """Delete nodes that are ready, or on hold, for longer than configured."""
         now = self._clock.now()
-        for provider in self._providers:
+        for provider in list(self._providers):
             for seen in self._view.nodes_of(provider):
                 limit = self._age_limit(seen.record)
                 if limit and now - seen.record.state_time > limit and not self._view.is_node_locked(seen.record.id):
@@ -350,23 +389,39 @@ class Sweeper:
     def _age_limit(self, node: Node) -> float:
         """Seconds the node may stay in its state; 0: for ever."""
         if node.is_idle:
-            limits = [self._ages.max_ready_age.get(label, 0) for label in node.type]
+            limits = [self.ages.max_ready_age.get(label, 0) for label in node.type]
             return min((limit for limit in limits if limit > 0), default=0)
         if node.state is NodeState.HOLD:
-            limits = [float(node.hold_expiration or 0), self._ages.max_hold_age]
+            limits = [float(node.hold_expiration or 0), self.ages.max_hold_age]
             return min((limit for limit in limits if limit > 0), default=0)
         return 0
 
     async def _orphans(self) -> None:
         """Delete ``init`` nodes whose maker died between create and lock."""
         now = self._clock.now()
-        for provider in self._providers:
+        for provider in list(self._providers):
             for seen in self._view.nodes_of(provider):
                 node = seen.record
                 is_old = node.state is NodeState.INIT and now - seen.entry.stat.modified_at > ORPHAN_S
                 if is_old and not self._view.is_node_locked(node.id):
                     log.info("orphan_found", node_id=node.id)
                     await discard_node(self._store, seen, self._clock)
+
+    async def _unserved_nodes(self) -> None:
+        """Delete idle nodes that no pool hands out any more: their pool or label was taken out of the configuration."""
+        for provider in list(self._providers):
+            for seen in self._view.nodes_of(provider):
+                node = seen.record
+                if node.is_idle and not self._is_served(node) and not self._view.is_node_locked(node.id):
+                    log.info("unserved_node_found", node_id=node.id, pool=node.pool, labels=list(node.type))
+                    await discard_node(self._store, seen, self._clock)
+
+    async def _old_questions(self) -> None:
+        """Remove what an asker that died left."""
+        names = await self._store.children(paths.QUESTIONS)
+        for entry in await self._store.get_many([f"{paths.QUESTIONS}/{name}" for name in names]):
+            if entry is not None and self._clock.now() - entry.stat.created_at > STALE_QUESTION_S:
+                await self._store.delete_tree(entry.path)
 
     async def _stale_locks(self) -> None:
         now = self._clock.now()
@@ -388,7 +443,7 @@ class Sweeper:
 
     async def _leaks(self) -> None:
         """Delete instances that carry a provider's name but a node id without a record, seen so twice in a row."""
-        for name, provider in self._providers.items():
+        for name, provider in list(self._providers.items()):
             if not provider.can_launch:
                 continue
             by_node = await provider.instances_by_node()

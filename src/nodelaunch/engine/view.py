@@ -20,13 +20,21 @@ from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Usage
-from nodelaunch.protocol.records import ImageUpload, Node, NodeRequest, PoolRegistration
+from nodelaunch.protocol.records import (
+    ImageBuild,
+    ImageUpload,
+    KnownPool,
+    Node,
+    NodeRequest,
+    PoolRegistration,
+    Presence,
+)
 from nodelaunch.protocol.states import ImageState
 from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, Store, Tree, TreeEvent, Unsubscribe, Warmed
 
 log = structlog.get_logger(__name__)
 
-R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageUpload)
+R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +99,13 @@ class PoolsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PresencesChanged:
+    """A nodelaunch process came, changed or left."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImagesChanged:
-    """An upload of an image became usable, or stopped being so."""
+    """A build or upload of an image began, became usable, or stopped being so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +120,7 @@ class ViewCooled:
 
 Note = (
     RequestSeen | RequestRemoved | RequestUnlocked | NodeSeen | NodeRemoved | NodeUnlocked | PoolsChanged
-    | ImagesChanged | ViewWarmed | ViewCooled
+    | PresencesChanged | ImagesChanged | ViewWarmed | ViewCooled
 )  # fmt: skip
 Listener = Callable[[Note], None]
 
@@ -119,6 +132,10 @@ class ClusterView:
         self.requests: dict[RequestId, Seen[NodeRequest]] = {}
         self.nodes: dict[NodeId, Seen[Node]] = {}
         self.pools: dict[str, Seen[PoolRegistration]] = {}
+        self.presences: dict[str, Seen[Presence]] = {}
+        self.known_pools: dict[tuple[str, str], Seen[KnownPool]] = {}
+        """By provider and pool; registered or not."""
+        self.builds: dict[str, Seen[ImageBuild]] = {}
         self.uploads: dict[str, Seen[ImageUpload]] = {}
         self.unreadable: dict[str, Entry] = {}
         """Request and node znodes whose data is no record; empty ones among them."""
@@ -183,6 +200,25 @@ class ClusterView:
             if (seen.record.image, seen.record.provider) == (image, provider) and seen.record.state is ImageState.READY
         ]
         return max(ready, key=lambda upload: upload.state_time, default=None)
+
+    def image_begun_at(self, image: str, provider: str) -> float | None:
+        """When a builder last began what may become the first usable upload of *image*, by the wall clock, seconds;
+        None while nothing is under way."""
+        uploading = [
+            seen.record.state_time
+            for seen in self.uploads.values()
+            if (seen.record.image, seen.record.provider) == (image, provider)
+            and seen.record.state is ImageState.UPLOADING
+        ]
+        tried = {s.record.build_id for s in self.uploads.values() if s.record.provider == provider}
+        building = [
+            seen.record.state_time
+            for seen in self.builds.values()
+            if seen.record.image == image
+            and seen.record.state in (ImageState.BUILDING, ImageState.READY)
+            and seen.record.build_id not in tried
+        ]
+        return max(uploading + building, default=None)
 
     def subscribe(self, listener: Listener) -> Unsubscribe:
         """Call *listener* with each `Note` from now on; it must not block and must not raise."""
@@ -289,7 +325,29 @@ class ClusterView:
                 self.pools[entry.path] = Seen(record, entry)
         return PoolsChanged()
 
+    def on_presence_entry(self, entry: Entry, is_there: bool) -> Note | None:
+        self.presences.pop(entry.path, None)
+        if is_there:
+            record = self._decode(entry, lambda e: Presence.from_bytes(e.path, e.data))
+            if record is not None:
+                self.presences[entry.path] = Seen(record, entry)
+        return PresencesChanged()
+
+    def on_known_pool_entry(self, entry: Entry, is_there: bool) -> Note | None:
+        names = paths.known_pool_at(entry.path)
+        if names is None:
+            return None
+        self.known_pools.pop(names, None)
+        if is_there:
+            record = self._decode(entry, lambda e: KnownPool.from_bytes(e.path, e.data, names=names))
+            if record is not None:
+                self.known_pools[names] = Seen(record, entry)
+        return PoolsChanged()
+
     def on_image_entry(self, entry: Entry, is_there: bool) -> Note | None:
+        if (build := paths.build_at(entry.path)) is not None:
+            self._on_build(build, entry, is_there)
+            return ImagesChanged()
         parts = paths.upload_at(entry.path)
         if parts is None:
             return None
@@ -301,6 +359,15 @@ class ClusterView:
             if record is not None:
                 self.uploads[entry.path] = Seen(record, entry)
         return ImagesChanged()
+
+    def _on_build(self, parts: tuple[str, str], entry: Entry, is_there: bool) -> None:
+        self.builds.pop(entry.path, None)
+        if is_there:
+            record = self._decode(
+                entry, lambda e: ImageBuild.from_bytes(e.path, e.data, parts=parts, modified_at=_age(e))
+            )
+            if record is not None:
+                self.builds[entry.path] = Seen(record, entry)
 
     def _decode(self, entry: Entry, decode: Callable[[Entry], R]) -> R | None:
         try:
@@ -364,7 +431,9 @@ async def open_view(store: Store) -> AsyncIterator[ClusterView]:
             (paths.REQUEST_LOCKS, view.on_request_lock_entry, _never),
             (paths.NODES, view.on_node_entry, _is_node),
             (paths.POOLS, view.on_pool_entry, _always),
-            (paths.IMAGES, view.on_image_entry, _is_upload),
+            (paths.PRESENCES, view.on_presence_entry, _always),
+            (paths.KNOWN_POOLS, view.on_known_pool_entry, _always),
+            (paths.IMAGES, view.on_image_entry, _is_image),
         ):
             tree = await stack.enter_async_context(store.tree(root, wants_data=wants_data))
             view.attach(tree, on_entry)
@@ -385,5 +454,5 @@ def _is_node(path: str) -> bool:
     return paths.node_id_at(path) is not None
 
 
-def _is_upload(path: str) -> bool:
-    return paths.upload_at(path) is not None
+def _is_image(path: str) -> bool:
+    return paths.build_at(path) is not None or paths.upload_at(path) is not None

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NewType, Protocol, runtime_checkable
 
+from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
 
 ExternalId = NewType("ExternalId", str)
@@ -54,6 +55,17 @@ class InstanceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """How to get into one instance. It goes into the record as it stands, None included."""
+
+    username: str | None
+    connection_type: str | None
+    connection_port: Any
+    shell_type: str | None
+    python_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """The cloud's own object. Addresses are None until known; ``resources`` None when the cloud doesn't say."""
 
@@ -74,6 +86,16 @@ class Instance:
     connection_port: Any = None
     """Overrides the label's: an int, or an object with credentials as Kubernetes' drivers have it."""
     node_properties: Mapping[str, Any] = field(default_factory=dict)
+    login: Login | None = None
+    """Overrides the label's, where instances of one label differ."""
+    host_keys: Sequence[str] | None = None
+    """``<type> <base64>`` each, where the driver knows them; overrides what the engine scanned."""
+    attributes: Mapping[str, Any] | None = None
+    """Come with the instance; the pool's ``node-attributes`` go over them."""
+    slot: int | None = None
+    """Which share of a machine it is, where several have one."""
+    driver_data: Any = None
+    """The driver's own note in the record; opaque to everybody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +160,26 @@ class ScansHostKeys(Protocol):
 class SupportsConsoleLog(Protocol):
     async def console_log(self, external_id: ExternalId) -> str | None:
         """The tail of the console, for the operator's log after a failed launch."""
+
+
+@runtime_checkable
+class ReportsZones(Protocol):
+    """A driver whose cloud has placement zones. The nodes of a request that are launched share one of them."""
+
+    async def zones(self) -> Sequence[str]:
+        """Names of the zones the cloud would place instances in, for pools that name none."""
+
+
+@runtime_checkable
+class SupportsUpkeep(Protocol):
+    """A driver with work of its own beside its calls."""
+
+    async def upkeep(self) -> None:
+        """Work until cancelled. Run once as long as the driver is in use, and again after a pause when it fails; the
+        driver's calls may come before it runs, and wait for it. May raise StoreError."""
+
+    async def emptied(self) -> None:
+        """Wait until nothing is left that only this driver lets go of, with upkeep running and no pool configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +252,12 @@ class DriverContext:
     scanner: HostScanner
     diskimages: Mapping[str, Any] = field(default_factory=dict)
     """Top-level ``diskimages`` by name, for usernames, python paths and shells."""
+    cluster: Cluster | None = None
+    """For a driver that is itself a client, and offers shares of other providers' nodes."""
 
 
 __all__ = [
     "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS", "Driver", "DriverContext", "ExternalId",
-    "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Machine", "ScansHostKeys",
-    "SupportsConsoleLog", "SupportsInventory", "Usage",
+    "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine",
+    "ReportsZones", "ScansHostKeys", "SupportsConsoleLog", "SupportsInventory", "SupportsUpkeep", "Usage",
 ]  # fmt: skip

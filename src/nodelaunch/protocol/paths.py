@@ -23,7 +23,25 @@ LAUNCHERS: Final = f"{COMPONENTS}/launcher"
 BUILDERS: Final = f"{COMPONENTS}/builder"
 IMAGES: Final = f"{ROOT}/images"
 
-ALWAYS_THERE: Final = (REQUESTS, REQUEST_LOCKS, NODES, POOLS, LAUNCHERS, BUILDERS, IMAGES)
+OWN_ROOT: Final = "/nodelaunch"
+"""Ours alone: Zuul and Nodepool know a thing by its depth below their own root, so nothing may be added there."""
+PRESENCES: Final = f"{OWN_ROOT}/launchers"
+KNOWN_POOLS: Final = f"{OWN_ROOT}/pools"
+QUESTIONS: Final = f"{OWN_ROOT}/questions"
+INVENTORIES: Final = f"{OWN_ROOT}/inventories"
+
+ALWAYS_THERE: Final = (
+    REQUESTS,
+    REQUEST_LOCKS,
+    NODES,
+    POOLS,
+    LAUNCHERS,
+    BUILDERS,
+    IMAGES,
+    PRESENCES,
+    KNOWN_POOLS,
+    QUESTIONS,
+)
 """What a launcher makes sure of at start, as each Nodepool process does."""
 
 NODE_NAME_PREFIX: Final = "np"
@@ -31,7 +49,11 @@ NODE_NAME_PREFIX: Final = "np"
 
 MIN_READY_PRIORITY: Final = "900"
 CLIENT_PRIORITY: Final = "200"
+BACKING_PRIORITY: Final = "100"
 MIN_READY_REQUESTOR: Final = "NodePool:min-ready"
+
+METASTATIC: Final = "/nodelaunch/metastatic"
+"""What metastatic providers keep. Peers know things below `ROOT` by their depth, so it is not there."""
 
 _CONTENDER: Final = re.compile(r"__lock__(-?\d{10})$")
 _REQUEST_ID: Final = re.compile(r"[^-/]{3}-\d{10}")
@@ -62,8 +84,72 @@ def node_lock(node_id: NodeId) -> str:
     return f"{NODES}/{node_id}/lock"
 
 
+def contender(directory: str, token: str) -> str:
+    """Where to create, with a sequence number, a contender below lock *directory*; *token*: 32 hex digits."""
+    return f"{directory}/{token}__lock__"
+
+
 def uploads(image: str, build_id: str, provider: str) -> str:
     return f"{IMAGES}/{image}/builds/{build_id}/providers/{provider}/images"
+
+
+def known_pool(provider: str, pool: str) -> str:
+    return f"{KNOWN_POOLS}/{provider}/{pool}"
+
+
+# -- metastatic providers -------------------------------------------------------------------------------------------
+
+
+def backing_requestor(provider: str) -> str:
+    """Whose name is on *provider*'s requests, and on its locks of backing nodes. Source: Nodepool 11."""
+    return f"NodePool:metastatic:{provider}"
+
+
+def metastatic(provider: str) -> str:
+    """Everything *provider* keeps."""
+    return f"{METASTATIC}/{provider}"
+
+
+def leases(provider: str) -> str:
+    return f"{metastatic(provider)}/backing"
+
+
+def lease(provider: str, backing: NodeId) -> str:
+    return f"{leases(provider)}/{backing}"
+
+
+def slot(provider: str, backing: NodeId, number: int) -> str:
+    """There while the slot is taken; names the node that took it."""
+    return f"{lease(provider, backing)}/{number}"
+
+
+def claims(provider: str) -> str:
+    return f"{metastatic(provider)}/nodes"
+
+
+def claim(provider: str, node_id: NodeId) -> str:
+    return f"{claims(provider)}/{node_id}"
+
+
+# -- parsing --------------------------------------------------------------------------------------------------------
+
+
+def build_at(path: str) -> tuple[str, str] | None:
+    """(image, build id) of the build record *path* is, if it is one."""
+    match path[len(IMAGES) + 1 :].split("/"):
+        case [image, "builds", build] if build != "lock":
+            return image, build
+        case _:
+            return None
+
+
+def known_pool_at(path: str) -> tuple[str, str] | None:
+    """(provider, pool) of the known pool whose record *path* is, if it is one."""
+    match path[len(KNOWN_POOLS) + 1 :].split("/"):
+        case [provider, pool]:
+            return provider, pool
+        case _:
+            return None
 
 
 def request_id_at(path: str) -> RequestId | None:

@@ -10,8 +10,9 @@ Source: Nodepool 11, its record classes; Zuul 11.3 to 14.3, the readers of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from math import isfinite
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,6 +22,7 @@ from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 
 JsonObject = dict[str, Any]
+RequestOrder = tuple[str, int, str]
 T = TypeVar("T")
 
 
@@ -65,6 +67,12 @@ def _text(value: Any) -> str | None:
     raise TypeError(f"text or null was expected, found {_kind(value)}")
 
 
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"text was expected, found {_kind(value)}")
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
@@ -83,6 +91,12 @@ def _mapping(value: Any) -> JsonObject | None:
     if value is None or isinstance(value, dict):
         return value
     raise TypeError(f"an object or null was expected, found {_kind(value)}")
+
+
+def _object(value: Any) -> JsonObject:
+    if isinstance(value, dict):
+        return value
+    raise TypeError(f"an object was expected, found {_kind(value)}")
 
 
 def _number(value: Any) -> float:
@@ -111,6 +125,12 @@ def _flag(value: Any) -> bool:
     raise TypeError(f"true or false was expected, found {_kind(value)}")
 
 
+def _required_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"text was expected, found {_kind(value)}")
+
+
 def _expiration(value: Any) -> int | None:
     """Seconds to hold; a numeric text counts, anything else is 0. Source: Nodepool 11, Node.hold_expiration."""
     if value is None:
@@ -121,7 +141,7 @@ def _expiration(value: Any) -> int | None:
         return 0
 
 
-def _resources(value: Any) -> Mapping[str, float] | None:
+def _amounts(value: Any) -> Mapping[str, float] | None:
     if value is None:
         return None
     if isinstance(value, dict):
@@ -162,7 +182,9 @@ class _Record:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 # -- node requests --------------------------------------------------------------------------------------------------
@@ -199,7 +221,7 @@ class NodeRequest(_Record):
         return request
 
     @property
-    def order(self) -> tuple[str, int, str]:
+    def order(self) -> RequestOrder:
         """What requests are served by: priority as text, relative priority, sequence. Smaller is first."""
         priority, _, sequence = self.id.partition("-")
         return (priority, self.relative_priority, sequence)
@@ -260,7 +282,7 @@ class Node(_Record):
     connection_type: str | None = _key("connection_type", _text)
     shell_type: str | None = _key("shell_type", _text)
     hold_expiration: int | None = _key("hold_expiration", _expiration)
-    resources: Mapping[str, float] | None = _key("resources", _resources)
+    resources: Mapping[str, float] | None = _key("resources", _amounts)
     slot: int | None = _key("slot", _whole_or_none)
     attributes: JsonObject | None = _key("attributes", _mapping)
     python_path: str | None = _key("python_path", _text)
@@ -311,6 +333,87 @@ class Node(_Record):
         return replace(self, connection_port=port, ssh_port=port)
 
 
+# -- metastatic providers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease(_Record):
+    """What a metastatic provider notes of a backing node it holds. Times are seconds since 1970."""
+
+    node_id: NodeId
+    label: str = _key("label", _word, "")
+    slots: int = _key("slots", _whole, 1)
+    is_failed: bool = _key("failed", _flag, False)
+    """It takes nobody in any more, and goes when it is empty."""
+    launched_at: float = _key("launched", _number, 0.0)
+    """When it was taken over."""
+    used_at: float = _key("used", _number, 0.0)
+    """When a slot of it was last given back; until then, when it was taken over."""
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data, node_id=node_id)
+
+    def user_data(self, owner: str) -> str:
+        """What the backing node's own record says of it: JSON, as text. Source: Nodepool 11, metastatic driver."""
+        return json.dumps({
+            "owner": owner, "label": self.label, "slots": self.slots, "failed": self.is_failed,
+            "launched": self.launched_at,
+        })  # fmt: skip
+
+    @classmethod
+    def from_user_data(cls, node: Node, owner: str) -> Self | None:
+        """What the record of *node* says, if it is *owner*'s; None if it is not, or says nothing readable."""
+        if not isinstance(node.user_data, str) or owner not in node.user_data:
+            return None
+        try:
+            lease = cls._read(f"user_data of {node.id}", node.user_data.encode(), node_id=node.id)
+        except RecordInvalidError:
+            return None
+        is_owners = lease.extra.get("owner") == owner
+        return replace(lease, used_at=max(lease.used_at, lease.launched_at), extra={}) if is_owners else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(_Record):
+    """What a metastatic provider notes of a node of its own: which slot it has, if it has one yet."""
+
+    node_id: NodeId = _key("node", _word)
+    label: str = _key("label", _word, "")
+    metadata: JsonObject = _key("metadata", _object)
+    backing: NodeId | None = _key("backing_node", _text)
+    slot: int | None = _key("slot", _whole_or_none)
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data, node_id=node_id, metadata={})
+
+    @classmethod
+    def from_node(cls, node: Node) -> Self | None:
+        """What the record of *node* says of its slot; None if it has none. Source: Nodepool 11, metastatic driver."""
+        data = node.driver_data
+        if not isinstance(data, dict):
+            return None
+        try:
+            claim = cls._read(f"driver_data of {node.id}", json.dumps(data).encode(), node_id=node.id, metadata={})
+        except RecordInvalidError:
+            return None
+        return replace(claim, node_id=node.id, label=next(iter(node.type), ""), extra={}) if claim.is_placed else None
+
+    @property
+    def is_placed(self) -> bool:
+        return self.backing is not None and self.slot is not None
+
+    @property
+    def driver_data(self) -> JsonObject:
+        """For the node's own record. Source: Nodepool 11, metastatic driver."""
+        return {
+            "metadata": dict(self.metadata), "backing_node": self.backing, "slot": self.slot, "node": self.node_id,
+        }  # fmt: skip
+
+
 # -- components -----------------------------------------------------------------------------------------------------
 
 
@@ -350,7 +453,73 @@ class PoolRegistration(Component):
     paused: bool = _key("paused", _flag, False)
 
 
+# -- our own, outside Nodepool's tree -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presence(_Record):
+    """What one nodelaunch process tells the others; ephemeral."""
+
+    id: str = _key("id", _required_text, "")
+    """Differs from process to process."""
+    hostname: str = _key("hostname", _required_text, "")
+    version: str | None = _key("version", _text)
+    state: ComponentState = _key("state", ComponentState, ComponentState.RUNNING)
+    min_ready: Mapping[str, float] | None = _key("min_ready", _amounts)
+    """Label → how many nodes it would keep ready; labels without any are left out."""
+    pools: tuple[str, ...] = _key("pools", _texts, ())
+    """Ids of its pools, which it can be asked about."""
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownPool(_Record):
+    """What a pool offers, remembered while it is not registered, so that its return can be waited for."""
+
+    provider: str
+    pool: str
+    labels: tuple[str, ...] = _key("labels", _texts, ())
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, names: tuple[str, str]) -> Self:
+        """*names*: provider and pool, as `paths.known_pool_at` finds them in *path*. Raises: RecordInvalidError."""
+        return cls._read(path, data, provider=names[0], pool=names[1])
+
+
+def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:
+    """Which of the running processes keeps *label*'s nodes ready: all that would, agree on one without asking.
+
+    Rendezvous hashing: when a process comes or goes, only the labels it gets or had change hands.
+    """
+    willing = [p for p in presences if p.state is ComponentState.RUNNING and (p.min_ready or {}).get(label, 0) > 0]
+    return max(willing, key=lambda p: sha256(f"{label}\0{p.id}".encode()).digest(), default=None)
+
+
 # -- images ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBuild(_Record):
+    """One build of a diskimage, written by a builder; we only read when it began and where it stands."""
+
+    path: str
+    image: str
+    build_id: str
+    state: ImageState = _key("state", ImageState, ImageState.BUILDING)
+    state_time: float = _key("state_time", _number, 0.0)
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, parts: tuple[str, str], modified_at: float = 0.0) -> Self:
+        """*parts*: image and build id, as `paths.build_at` finds them in *path*. Raises: RecordInvalidError."""
+        image, build_id = parts
+        build = cls._read(path, data, path=path, image=image, build_id=build_id, state=None, state_time=modified_at)
+        if build.state is None:
+            raise RecordInvalidError(path, "state: missing")
+        return build
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
-from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.records import NodeRequest, RequestOrder
 from nodelaunch.protocol.states import RequestState
 
 # -- reasons --------------------------------------------------------------------------------------------------------
@@ -28,20 +28,28 @@ class Reason:
     """Why a request is declined or deferred. ``str()`` is one clause for people; the fields are for programs."""
 
     CLAUSE: ClassVar[str] = ""
+    REMEDY: ClassVar[str] = ""
 
     def __str__(self) -> str:
         return self.CLAUSE.format(self=self)
+
+    @property
+    def remedy(self) -> str:
+        """What would have to change for the reason to go away."""
+        return self.REMEDY.format(self=self)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolDisabled(Reason):
     CLAUSE = "the pool is switched off (max-servers is 0)"
+    REMEDY = "raise the pool's max-servers above 0"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelNotOffered(Reason):
     label: str
     CLAUSE = "the pool does not offer label {self.label}"
+    REMEDY = "add label {self.label} to the pool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +57,14 @@ class LabelUnusable(Reason):
     label: str
     detail: str
     CLAUSE = "label {self.label} can't be launched here: {self.detail}"
+    REMEDY = "mend what the label's configuration or the cloud lacks"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageMissing(Reason):
     label: str
     CLAUSE = "the image of label {self.label} is not available"
+    REMEDY = "build and upload the image, or name one that the cloud has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,7 @@ class NeverFits(Reason):
     wanted: float
     limit: float
     CLAUSE = "{self.wanted:g} {self.resource} wanted, the limit is {self.limit:g}"
+    REMEDY = "raise the limit of {self.resource} to {self.wanted:g}, or ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +85,14 @@ class TenantNeverFits(Reason):
     wanted: float
     limit: float
     CLAUSE = "{self.wanted:g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:g}"
+    REMEDY = "raise the tenant's limit of {self.resource} to {self.wanted:g}, or ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
 class TooFewMachines(Reason):
     label: str
     CLAUSE = "there are not as many machines of label {self.label} as the request wants at once"
+    REMEDY = "add machines with label {self.label}, or ask for fewer at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +101,28 @@ class AtCapacity(Reason):
 
     resource: str
     CLAUSE = "no {self.resource} to spare for keeping nodes ready"
+    REMEDY = "free {self.resource}, or raise its limit"
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchesFailed(Reason):
     detail: str
     CLAUSE = "its nodes could not be launched: {self.detail}"
+    REMEDY = "see the launch errors; other pools may still serve it"
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerFailed(Reason):
     detail: str
     CLAUSE = "handling it failed: {self.detail}"
+    REMEDY = "see the log for the traceback; it is a defect worth a report"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderWanted(Reason):
     provider: str
     CLAUSE = "it asks for provider {self.provider}, which is there"
+    REMEDY = "pools of provider {self.provider} have to serve or decline it first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +130,21 @@ class BetterPool(Reason):
     pool_id: str
     priority: int
     CLAUSE = "pool {self.pool_id} has priority {self.priority}, which goes first"
+    REMEDY = "that pool has to decline it, or run out of room"
 
 
 @dataclass(frozen=True, slots=True)
 class LeftToOthers(Reason):
     label: str
     CLAUSE = "the pool does not offer label {self.label}, others do"
+    REMEDY = "those have to serve or decline it first"
 
 
 @dataclass(frozen=True, slots=True)
 class NoFreeMachine(Reason):
     label: str
     CLAUSE = "no machine of label {self.label} is free"
+    REMEDY = "a machine with label {self.label} has to be given back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +153,7 @@ class NoRoom(Reason):
     wanted: float
     left: float
     CLAUSE = "{self.wanted:g} {self.resource} wanted, {self.left:g} left (what earlier requests wait for set apart)"
+    REMEDY = "nodes with {self.wanted:g} {self.resource} in all have to go, or the limit has to rise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +163,48 @@ class TenantFull(Reason):
     wanted: float
     left: float
     CLAUSE = "{self.wanted:g} {self.resource} wanted, tenant {self.tenant} has {self.left:g} left"
+    REMEDY = "the tenant has to give nodes back, or its limit has to rise"
 
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyReached(Reason):
     limit: int
     CLAUSE = "the provider launches as many nodes at once as max-concurrency allows ({self.limit})"
+    REMEDY = "running launches have to end, or max-concurrency has to rise"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOnTheWay(Reason):
+    """Its first image is being built or uploaded."""
+
+    label: str
+    until: float
+    CLAUSE = "the image of label {self.label} is not there yet, a builder is at it"
+    REMEDY = "the upload has to finish; a request waits for it for a limited time"
+
+
+@dataclass(frozen=True, slots=True)
+class OffererAway(Reason):
+    """A pool that offers all of it is not registered just now, as during a restart."""
+
+    provider: str
+    pool: str
+    until: float
+    CLAUSE = "pool {self.pool} of provider {self.provider}, which offers it, is away; its return is waited for"
+    REMEDY = "its launcher has to come back; otherwise the request is declined after a while"
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyLeft(Reason):
+    CLAUSE = "every registered pool has declined it"
+    REMEDY = "a pool that can serve it has to register"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderDown(Reason):
     detail: str
     CLAUSE = "the provider can't be asked: {self.detail}"
+    REMEDY = "the provider has to answer again; it is asked with growing pauses"
 
 
 # -- verdicts -------------------------------------------------------------------------------------------------------
@@ -166,6 +217,8 @@ class Accept:
     reuse: tuple[NodeId | None, ...]
     need: Usage
     """What the nodes to be launched take together."""
+    zone: str | None = None
+    """Where the reused nodes are; the others have to be there too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +235,10 @@ class Defer:
     reasons: tuple[Reason, ...]
     need: Usage = NOTHING
     """What the nodes that would have to be launched take, where it waits for room."""
+    waits_for_provider: bool = False
+    """Whether it is the provider's room that it waits for, which the provider's other pools share."""
+    until: float | None = None
+    """When to look again, by the wall clock, even if nothing changes."""
 
     @property
     def waits_for_room(self) -> bool:
@@ -216,6 +273,8 @@ class LabelView:
     is_ready: bool = True
     broken: str | None = None
     """Why it can't be launched until something changes."""
+    arrives_by: float | None = None
+    """While it is not ready: until when, by the wall clock, its first image is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +285,26 @@ class IdleNode:
     labels: frozenset[str]
     usage: Usage = NOTHING
     ready_at: float = 0.0
+    zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absentee:
+    """A pool that is known but not registered just now; its return is waited for *until* then, by the wall clock."""
+
+    provider: str
+    pool: str
+    labels: frozenset[str]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that waits in another pool of the same provider for room both share."""
+
+    request_id: RequestId
+    order: RequestOrder
+    need: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,35 +328,45 @@ class PoolView:
     ceiling: Limits = NO_LIMITS
     """What provider and pool could give if nothing of ours were there."""
     room: Limits = NO_LIMITS
-    """What they can give now."""
+    """What the pool can give now by its own limits."""
+    provider_room: Limits = NO_LIMITS
+    """What the provider can give now, to all its pools together."""
+    ahead: Sequence[Waiting] = ()
+    """What waits for the provider's room in its other pools."""
     idle: Sequence[IdleNode] = ()
     machines: Sequence[frozenset[str]] = ()
     """Labels of each machine there is, where machines exist already."""
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
-    launches_left: int | None = None
-    """How many more may be launched at once; None: any number."""
+    launching: int = 0
+    """Launches that run or are about to."""
     max_concurrency: int = -1
+    """How many may run at once; negative: any number."""
     down: str | None = None
     """Why the provider can't be asked at the moment."""
+    absent: Sequence[Absentee] = ()
+    now: float = 0.0
+    """By the wall clock, seconds since 1970."""
 
 
 # -- deciding -------------------------------------------------------------------------------------------------------
 
 
 def triage(requests: Iterable[NodeRequest], view: PoolView) -> Iterator[tuple[NodeRequest, Verdict]]:
-    """The pool's verdict on each of *requests* that is open and not declined by it, in the order of service."""
+    """The pool's verdict on each of *requests* that is open, in the order of service.
+
+    What the pool has declined already is passed over, unless all the others have too and it is left to nobody.
+    """
     if view.max_concurrency == 0:
         return
     account = _Account(view)
-    is_open = [
-        request
-        for request in requests
-        if request.state is RequestState.REQUESTED and view.pool_id not in request.declined_by
-    ]
+    is_open = [request for request in requests if request.state is RequestState.REQUESTED]
     offered = view.labels.keys()
     is_open.sort(key=lambda request: (len(set(request.node_types) - offered), request.order))
     for request in is_open:
-        yield request, _yielding(request, view) or account.judge(request)
+        if view.pool_id not in request.declined_by:
+            yield request, _yielding(request, view) or account.judge(request)
+        elif {peer.pool_id for peer in view.peers} <= set(request.declined_by):
+            yield request, _wait_for_absentee(request, view) or Decline((NobodyLeft(),))
 
 
 def _yielding(request: NodeRequest, view: PoolView) -> Defer | None:
@@ -298,43 +387,93 @@ def _yielding(request: NodeRequest, view: PoolView) -> Defer | None:
     return None
 
 
+def _wait_for_absentee(request: NodeRequest, view: PoolView) -> Defer | None:
+    """Whether a pool that offers all the request wants is away, and may come back in time."""
+    if away := absentees(request, view.absent, view.now):
+        reasons = tuple(OffererAway(pool.provider, pool.pool, pool.until) for pool in away)
+        return Defer(reasons, until=min(reason.until for reason in reasons))
+    return None
+
+
+def absentees(request: NodeRequest, absent: Iterable[Absentee], now: float) -> list[Absentee]:
+    """Those of *absent* that offer all the request wants and may still come back in time."""
+    wanted = frozenset(request.node_types)
+    return [pool for pool in absent if wanted <= pool.labels and pool.until > now]
+
+
 class _Account:
     """What is left while requests are gone through one by one."""
 
     def __init__(self, view: PoolView) -> None:
         self.view = view
+        self.counted: set[RequestId] = set()
+        """Requests whose need is off our room already."""
         self.room = view.room
+        self.provider_room = view.provider_room
+        self.ahead = sorted(view.ahead, key=lambda waiting: waiting.order, reverse=True)
         self.idle = {node.id: node for node in view.idle}
         self.tenants = {name: tenant.room for name, tenant in view.tenants.items()}
-        self.launches_left = view.launches_left
+        self.launching = view.launching
+        self._needs: dict[tuple[str, ...], Usage] = {}
+        self._impossible: dict[tuple[tuple[str, ...], str | None], tuple[Reason, ...]] = {}
+        """Requests of a long queue are mostly alike: what holds for one holds for the next."""
+
+    def _need(self, labels: tuple[str, ...]) -> Usage:
+        if labels not in self._needs:
+            self._needs[labels] = _need(labels, self.view)
+        return self._needs[labels]
+
+    def _reasons_to_decline(self, request: NodeRequest) -> tuple[Reason, ...]:
+        key = (request.node_types, request.tenant_name)
+        if key not in self._impossible:
+            self._impossible[key] = reasons_to_decline(request, self.view)
+        return self._impossible[key]
 
     def judge(self, request: NodeRequest) -> Verdict:
-        if impossible := reasons_to_decline(request, self.view):
-            return Decline(impossible)
+        if impossible := self._reasons_to_decline(request):
+            return _wait_for_absentee(request, self.view) or Decline(impossible)
+        if awaited := images_on_the_way(request, self.view):
+            return Defer(awaited, until=min(reason.until for reason in awaited))
         if self.view.down is not None:
             return Defer((ProviderDown(self.view.down),))
-        total = _need(request.node_types, self.view)
+        self._let_pass_before(request)
+        total = self._need(request.node_types)
         if full := self._tenant_shortage(request, total):
+            self._take_share(request, total)
             return Defer(full)
-        reuse = self._match(request)
-        to_launch = [label for label, node_id in zip(request.node_types, reuse, strict=True) if node_id is None]
-        need = _need(to_launch, self.view)
+        reuse, zone = self._match(request)
+        to_launch = tuple(label for label, node_id in zip(request.node_types, reuse, strict=True) if node_id is None)
+        need = self._need(to_launch)
         if to_launch and (missing := self._missing(to_launch, need)):
             return self._refuse(request, missing, reuse, need)
-        self._take(request, reuse, need, total)
-        if self.launches_left is not None:
-            self.launches_left -= len(to_launch)
-        return Accept(tuple(reuse), need)
+        self._take(request, reuse, need)
+        self._take_share(request, total)
+        self.launching += len(to_launch)
+        return Accept(tuple(reuse), need, zone)
+
+    def _let_pass_before(self, request: NodeRequest) -> None:
+        """Set apart what earlier requests wait for in other pools of the provider."""
+        while self.ahead and self.ahead[-1].order < request.order:
+            waiting = self.ahead.pop()
+            if waiting.request_id not in self.counted:
+                self.provider_room = self.provider_room.minus(waiting.need)
 
     def _missing(self, to_launch: Sequence[str], need: Usage) -> tuple[Reason, ...]:
         """What keeps the nodes that are not there from being launched."""
         if not self.view.can_launch:
             return tuple(NoFreeMachine(label) for label in sorted(set(to_launch)))
-        if short := self.room.shortages(need):
-            return tuple(NoRoom(name, need[name], max(0.0, self.room[name])) for name in short)
-        if self.launches_left is not None and self.launches_left <= 0:
+        short = {*self.room.shortages(need), *self.provider_room.shortages(need)}
+        if short:
+            left = {name: max(0.0, min(self.room[name], self.provider_room[name])) for name in sorted(short)}
+            return tuple(NoRoom(name, need[name], left[name]) for name in left)
+        if self._is_too_much_at_once(len(to_launch)):
             return (ConcurrencyReached(self.view.max_concurrency),)
         return ()
+
+    def _is_too_much_at_once(self, launches: int) -> bool:
+        """More launches than may run at once; a node set that is larger than that has to be alone."""
+        limit = self.view.max_concurrency
+        return limit >= 0 and self.launching > 0 and self.launching + launches > limit
 
     def _refuse(
         self, request: NodeRequest, missing: tuple[Reason, ...], reuse: Sequence[NodeId | None], need: Usage
@@ -342,17 +481,24 @@ class _Account:
         """Let it wait, and keep for it what it waits for; nodes to be kept ready don't wait."""
         if request.requestor == MIN_READY_REQUESTOR:
             return Decline(tuple(AtCapacity(getattr(reason, "resource", "room")) for reason in missing))
-        if not any(isinstance(reason, ConcurrencyReached) for reason in missing):
-            self._take(request, reuse, need, NOTHING)
-        return Defer(missing, need)
+        if isinstance(missing[0], ConcurrencyReached):
+            self.launching = max(self.launching, self.view.max_concurrency)
+            return Defer(missing, need)
+        waits_for_provider = bool(self.provider_room.shortages(need))
+        self._take(request, reuse, need)
+        return Defer(missing, need, waits_for_provider)
 
-    def _take(self, request: NodeRequest, reuse: Iterable[NodeId | None], need: Usage, tenant: Usage) -> None:
+    def _take(self, request: NodeRequest, reuse: Iterable[NodeId | None], need: Usage) -> None:
+        self.counted.add(request.id)
         self.room = self.room.minus(need)
+        self.provider_room = self.provider_room.minus(need)
         for node_id in reuse:
             if node_id is not None:
                 del self.idle[node_id]
+
+    def _take_share(self, request: NodeRequest, total: Usage) -> None:
         if request.tenant_name in self.tenants:
-            self.tenants[request.tenant_name] = self.tenants[request.tenant_name].minus(tenant)
+            self.tenants[request.tenant_name] = self.tenants[request.tenant_name].minus(total)
 
     def _tenant_shortage(self, request: NodeRequest, total: Usage) -> tuple[Reason, ...]:
         name = request.tenant_name
@@ -363,12 +509,31 @@ class _Account:
             TenantFull(name, resource, total[resource], max(0.0, room[resource])) for resource in room.shortages(total)
         )
 
-    def _match(self, request: NodeRequest) -> list[NodeId | None]:
+    def _match(self, request: NodeRequest) -> tuple[list[NodeId | None], str | None]:
+        """Idle nodes for the request, all in one zone, as many as can be; and that zone."""
         if not request.reuse and self.view.can_launch:
-            return [None] * len(request.node_types)
+            return [None] * len(request.node_types), None
+        if not self.idle:
+            return [None] * len(request.node_types), None
         oldest_first = sorted(self.idle.values(), key=lambda node: (node.ready_at, node.id))
-        matched = match_labels(request.node_types, [node.labels for node in oldest_first])
-        return [None if index is None else oldest_first[index].id for index in matched]
+        fitting = [node for node in oldest_first if not node.labels.isdisjoint(request.node_types)]
+        best: tuple[list[NodeId | None], str | None] = ([None] * len(request.node_types), None)
+        for zone in dict.fromkeys(node.zone for node in fitting):
+            together = [node for node in fitting if node.zone in (zone, None)]
+            matched = match_labels(request.node_types, [node.labels for node in together])
+            if sum(i is not None for i in matched) > sum(node_id is not None for node_id in best[0]):
+                best = ([None if i is None else together[i].id for i in matched], zone)
+        return best
+
+
+def images_on_the_way(request: NodeRequest, view: PoolView) -> tuple[ImageOnTheWay, ...]:
+    """Which labels of *request* have no image yet, but soon will."""
+    labels = ((label, view.labels[label]) for label in sorted(set(request.node_types)))
+    return tuple(
+        ImageOnTheWay(label, known.arrives_by)
+        for label, known in labels
+        if not known.is_ready and known.arrives_by is not None
+    )
 
 
 def reasons_to_decline(request: NodeRequest, view: PoolView) -> tuple[Reason, ...]:
@@ -381,8 +546,8 @@ def reasons_to_decline(request: NodeRequest, view: PoolView) -> tuple[Reason, ..
     labels = [(label, view.labels[label]) for label in wanted]
     if broken := [LabelUnusable(label, known.broken) for label, known in labels if known.broken is not None]:
         return tuple(broken)
-    if not all(known.is_ready for _, known in labels):
-        return tuple(ImageMissing(label) for label, known in labels if not known.is_ready)
+    if missing := [label for label, known in labels if not known.is_ready and not _arrives(known, view.now)]:
+        return tuple(ImageMissing(label) for label in missing)
     need = _need(request.node_types, view)
     if over := view.ceiling.shortages(need):
         return tuple(NeverFits(name, need[name], view.ceiling[name]) for name in over)
@@ -391,6 +556,10 @@ def reasons_to_decline(request: NodeRequest, view: PoolView) -> tuple[Reason, ..
         lacking = sorted({label for label, i in zip(request.node_types, matched, strict=True) if i is None})
         return tuple(TooFewMachines(label) for label in lacking)
     return _beyond_tenant(request, need, view)
+
+
+def _arrives(label: LabelView, now: float) -> bool:
+    return label.arrives_by is not None and label.arrives_by > now
 
 
 def _beyond_tenant(request: NodeRequest, need: Usage, view: PoolView) -> tuple[Reason, ...]:
@@ -429,13 +598,16 @@ def match_labels(wanted: Sequence[str], offers: Sequence[frozenset[str]]) -> lis
     return result
 
 
-def after_decline(request: NodeRequest, pool_id: str, registered: Iterable[str], now: float) -> NodeRequest:
-    """*request* as it is written when pool *pool_id* gives up: failed if no registered pool is left to try.
+def after_decline(
+    request: NodeRequest, pool_id: str, registered: Iterable[str], now: float, absent: Iterable[Absentee] = ()
+) -> NodeRequest:
+    """*request* as it is written when pool *pool_id* gives up: failed if no registered pool is left to try, and none
+    that is away could.
 
     The ids of pools that are gone don't matter and stay. A failed request lists no nodes.
     """
     declined_by = request.declined_by if pool_id in request.declined_by else (*request.declined_by, pool_id)
-    is_last = set(registered) <= set(declined_by)
+    is_last = set(registered) <= set(declined_by) and not absentees(request, absent, now)
     state = RequestState.FAILED if is_last else RequestState.REQUESTED
     return request.into(state, now, declined_by=declined_by, nodes=())
 

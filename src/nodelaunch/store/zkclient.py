@@ -61,6 +61,10 @@ class ZkSession(SessionStates):
         self._broken = asyncio.Event()
         self._complained = False
 
+    def use_servers(self, servers: Sequence[Server]) -> None:
+        """Connect to one of *servers* from the next connection on; the one there is stays while it holds."""
+        self._servers = list(servers)
+
     # -- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

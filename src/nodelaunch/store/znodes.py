@@ -169,5 +169,5 @@ def join(parent: str, name: str) -> str:
 
 def parents(path: str) -> list[str]:
     """All paths above *path*, the topmost first, the root left out."""
-    parts = path.strip("/").split("/")[:-1]
+    parts = path.lstrip("/").split("/")[:-1]
     return ["/" + "/".join(parts[: n + 1]) for n in range(len(parts))]

@@ -8,9 +8,19 @@ from nodelaunch import Config, Launcher, NodeClient, errors, load_config
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake import PLUGIN as FAKE
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.metastatic.driver import MetastaticDriver
 from nodelaunch.drivers.static.driver import StaticDriver
 from nodelaunch.drivers.test.driver import TestDriver
-from nodelaunch.protocol.driver import Driver, HostScanner, Instance, ScansHostKeys, SupportsInventory
+from nodelaunch.leases import StoreCluster
+from nodelaunch.protocol.cluster import Cluster
+from nodelaunch.protocol.driver import (
+    Driver,
+    HostScanner,
+    Instance,
+    ScansHostKeys,
+    SupportsInventory,
+    SupportsUpkeep,
+)
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import Store
 from nodelaunch.sshscan import SshScanner
@@ -39,9 +49,13 @@ def stores() -> list[Store]:
     return [EmbeddedStore(None), SocketStore("/path"), ZooKeeperStore([("host", 2281)])]
 
 
-def drivers(fake: FakeDriver, static: StaticDriver, test: TestDriver) -> list[Driver]:
+def drivers(fake: FakeDriver, static: StaticDriver, test: TestDriver, metastatic: MetastaticDriver) -> list[Driver]:
     """Each keeps the port."""
-    return [fake, static, test]
+    return [fake, static, test, metastatic]
+
+
+def client_of(cluster: StoreCluster, metastatic: MetastaticDriver) -> tuple[Cluster, SupportsUpkeep]:
+    return cluster, metastatic
 
 
 def extras(fake: FakeDriver, static: StaticDriver) -> tuple[ScansHostKeys, SupportsInventory, HostScanner]:

@@ -22,6 +22,7 @@ from nodelaunch.protocol.driver import (
     Instance,
     InstanceSpec,
     SupportsInventory,
+    SupportsUpkeep,
 )
 
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class Bench:
         self.run_id = run_id
         self._numbers = numbers
         self._drivers: list[Driver] = []
+        self._upkeep: dict[Driver, asyncio.Task[None]] = {}
         self._made: dict[ExternalId, None] = {}
         self.driver = self.open()
 
@@ -100,9 +102,11 @@ class Bench:
     # -- making things ----------------------------------------------------------------------------------------------
 
     def open(self) -> Driver:
-        """Another driver on the same cloud."""
+        """Another driver on the same cloud, with its upkeep running as under the engine."""
         driver = self.subject.open()
         self._drivers.append(driver)
+        if isinstance(driver, SupportsUpkeep):
+            self._upkeep[driver] = asyncio.create_task(driver.upkeep())
         return driver
 
     def spec(self) -> InstanceSpec:
@@ -198,6 +202,9 @@ class Bench:
 
     async def close(self, driver: Driver) -> None:
         self._drivers.remove(driver)
+        if (upkeep := self._upkeep.pop(driver, None)) is not None:
+            upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
         await self.call("aclose", driver.aclose())
 
 

@@ -69,6 +69,11 @@ class FakeCloudImage(Model):
             raise PydanticCustomError("two_images", "either image-id or image-name, not both")
         return self
 
+    @property
+    def in_cloud(self) -> str:
+        """What the cloud knows it by."""
+        return self.image_id or self.image_name or self.name
+
 
 class FakeLabel(Model):
     name: Text
@@ -137,10 +142,12 @@ class FakeLimits(Model):
     max_cores: Count = 100
     max_ram: Count = 1_000_000
     max_volumes: Count = 100
+    max_volume_gb: Count = 1_000_000
 
     def limits(self) -> Limits:
         return Limits({
-            INSTANCES: self.max_servers, CORES: self.max_cores, RAM: self.max_ram, VOLUMES: self.max_volumes,
+            INSTANCES: self.max_servers, CORES: self.max_cores, RAM: self.max_ram,
+            VOLUMES: self.max_volumes, VOLUME_GB: self.max_volume_gb,
         })  # fmt: skip
 
 

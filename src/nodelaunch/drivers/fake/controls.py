@@ -106,6 +106,7 @@ SETTINGS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "max-cores": (_count, "limit of cores"),
     "max-ram": (_count, "limit of memory, MiB"),
     "max-volumes": (_count, "limit of volumes"),
+    "max-volume-gb": (_count, "limit of all volumes together, GB"),
     "missing-images": (_texts, "cloud images (name or id) that are not there, with commas between"),
     "unavailable": (_flag, "true: every call is refused, as if the cloud were down"),
 }

@@ -93,6 +93,11 @@ class FakeDriver:
                 return image
         raise LabelUnusableError(f"label {label.name}: no image {name}", provider=self.config.name)
 
+    def _image_in_cloud(self, label: FakeLabel) -> str | None:
+        """What the cloud calls the label's cloud image."""
+        image = self._image(label)
+        return image.in_cloud if isinstance(image, FakeCloudImage) else None
+
     def _flavor(self, label: FakeLabel) -> str:
         """By name, by memory, or the first with enough memory whose name contains the given text."""
         if label.min_ram is None:
@@ -121,7 +126,7 @@ class FakeDriver:
             lambda: self.cloud.create(
                 name=spec.name,
                 flavor=flavor,
-                image=spec.image_external_id or label.cloud_image,
+                image=spec.image_external_id or self._image_in_cloud(label),
                 zone=zone,
                 metadata=metadata,
                 resources={name: need[name] for name in need},
@@ -219,6 +224,9 @@ class FakeDriver:
             resources=Usage(server.resources),
         )
 
+    async def zones(self) -> Sequence[str]:
+        return ZONES
+
     # -- quota and images -------------------------------------------------------------------------------------------
 
     async def quota_limits(self) -> Limits:
@@ -302,7 +310,9 @@ def _addresses(spec: InstanceSpec, pool: FakePool, label: FakeLabel) -> dict[str
     }
 
 
-_LIMIT_SETTINGS = {INSTANCES: "max-servers", CORES: "max-cores", RAM: "max-ram", VOLUMES: "max-volumes"}
+_LIMIT_SETTINGS = {
+    INSTANCES: "max-servers", CORES: "max-cores", RAM: "max-ram", VOLUMES: "max-volumes", VOLUME_GB: "max-volume-gb",
+}  # fmt: skip
 
 
 class _Attributes:

@@ -1,0 +1,13 @@
+"""Several nodes on one: other providers' nodes, shared out by slots."""
+
+from __future__ import annotations
+
+from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.metastatic.config import MetastaticProvider
+from nodelaunch.drivers.metastatic.driver import MetastaticDriver
+
+PLUGIN = DriverPlugin(
+    "metastatic", MetastaticProvider, MetastaticDriver.open, summary="several nodes on one node of another provider"
+)
+
+__all__ = ["PLUGIN", "MetastaticDriver", "MetastaticProvider"]

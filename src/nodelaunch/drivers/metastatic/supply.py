@@ -1,0 +1,148 @@
+"""Asks for as many backing nodes as those who wait for a slot need, and tells each of them what becomes of it.
+
+A waiter whose label has no free slot sits in an order: one request for one backing node, with a seat for each of its
+slots. Orders live in this process only: their requests end with it, and so does whoever waited for them.
+What does *not* belong here: who gets which slot. Whoever comes first does, wherever the node came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from nodelaunch.drivers.metastatic.config import MetastaticLabel
+from nodelaunch.errors import DriverError, LaunchFailedError, ProviderUnavailableError, RequestFailedError, StoreError
+from nodelaunch.protocol.cluster import Leases
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import RequestState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Order:
+    """One backing node on its way."""
+
+    label: MetastaticLabel
+    waiters: set[Waiter] = field(default_factory=set)
+    is_accepted: bool = False
+    """Some pool works on it."""
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def has_seat(self) -> bool:
+        return len(self.waiters) < self.label.max_parallel_jobs
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """Somebody who needs a slot."""
+
+    label: MetastaticLabel
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there may be a slot, or no hope of one."""
+    order: Order | None = None
+    failure: DriverError | None = None
+
+
+class Supply:
+    """The orders of one provider in this process. Works while `attach` says so."""
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._orders: list[Order] = []
+        self._waiters: dict[Waiter, None] = {}
+        """In the order they came, which is the order they are woken in."""
+        self._at_work: tuple[asyncio.TaskGroup, Leases] | None = None
+
+    @contextmanager
+    def attached(self, group: asyncio.TaskGroup, leases: Leases) -> Iterator[None]:
+        """Run orders in *group*; those that are not through at the end end with it."""
+        self._at_work = (group, leases)
+        stop = leases.subscribe(self.wake)
+        try:
+            yield
+        finally:
+            self._at_work = None
+            stop()
+            self.wake()
+
+    def wake(self) -> None:
+        """Let everybody look again."""
+        for waiter in self._waiters:
+            waiter.woken.set()
+
+    @contextmanager
+    def waiter(self, label: MetastaticLabel) -> Iterator[Waiter]:
+        """Wait for a slot for *label*; at the end the seat is left."""
+        waiter = Waiter(label)
+        self._waiters[waiter] = None
+        try:
+            yield waiter
+        finally:
+            del self._waiters[waiter]
+            if waiter.order is not None:
+                self._leave(waiter, waiter.order)
+
+    def take_seat(self, waiter: Waiter) -> None:
+        """Have a backing node on its way for *waiter*.
+
+        Raises: LaunchFailedError when the last one did not come, ProviderUnavailableError when none can be asked for.
+        """
+        if waiter.failure is not None:
+            raise waiter.failure
+        if waiter.order is None:
+            open_ones = (order for order in self._orders if order.label.name == waiter.label.name and order.has_seat)
+            waiter.order = next(open_ones, None) or self._order(waiter.label)
+            waiter.order.waiters.add(waiter)
+
+    def _order(self, label: MetastaticLabel) -> Order:
+        if self._at_work is None:
+            raise ProviderUnavailableError("the launcher's own client is not at work", provider=self._provider)
+        group, leases = self._at_work
+        order = Order(label)
+        self._orders.append(order)
+        order.task = group.create_task(self._fulfil(order, leases), name=f"backing node for {label.name}")
+        return order
+
+    def _leave(self, waiter: Waiter, order: Order) -> None:
+        """An order that nobody waits for is withdrawn, unless a pool works on it: then it is for the next one."""
+        order.waiters.discard(waiter)
+        if not order.waiters and not order.is_accepted and order.task is not None:
+            order.task.cancel()
+            self._close(order, None)
+
+    async def _fulfil(self, order: Order, leases: Leases) -> None:
+        def progress(request: NodeRequest) -> None:
+            order.is_accepted = request.state is not RequestState.REQUESTED
+
+        label = order.label
+        failure: tuple[type[DriverError], str] | None = None
+        try:
+            await leases.obtain(label.backing_label, label=label.name, slots=label.max_parallel_jobs, progress=progress)
+        except RequestFailedError as error:
+            failure = (LaunchFailedError, f"no backing node: {error}")
+        except StoreError as error:
+            failure = (ProviderUnavailableError, f"no backing node: {error}")
+        except Exception as error:
+            log.exception("backing_request_broken", provider=self._provider, label=label.name)
+            failure = (LaunchFailedError, f"no backing node: {error!r}")
+        if failure is not None:
+            log.warning("backing_request_failed", provider=self._provider, label=label.name, detail=failure[1])
+        self._close(order, failure)
+
+    def _close(self, order: Order, failure: tuple[type[DriverError], str] | None) -> None:
+        """The order is over; its waiters look for a slot, or learn of the *failure*."""
+        if order in self._orders:
+            self._orders.remove(order)
+        for waiter in order.waiters:
+            waiter.order = None
+            if failure is not None:
+                kind, detail = failure
+                waiter.failure = kind(detail, provider=self._provider)
+            waiter.woken.set()
+        order.waiters.clear()

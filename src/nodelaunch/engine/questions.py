@@ -1,0 +1,103 @@
+"""How anybody may ask all launchers how a request stands: a question is a znode, each process adds its answer below.
+
+It needs nothing but the store, costs nothing while nobody asks, and reaches every launcher on every machine. What does
+*not* belong here: what the answer is (fates.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from nodelaunch.engine.fates import Standing
+from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.store import Changed, Store, TreeEvent
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TIMEOUT_S = 5.0
+"""How long an asker waits for processes that are present."""
+
+Explain = Callable[[RequestId], list[Standing]]
+"""How a request stands with each pool of this process."""
+
+
+class Answerer:
+    """Answers for one process. `run` it."""
+
+    def __init__(self, store: Store, own_id: str, explain: Explain) -> None:
+        self._store = store
+        self._own_id = own_id
+        self._explain = explain
+        self._asked: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        async with self._store.tree(paths.QUESTIONS, wants_data=_is_question) as tree:
+            unsubscribe = tree.subscribe(self._on_event)
+            try:
+                while True:
+                    await self._answer(*await self._asked.get())
+            finally:
+                unsubscribe()
+
+    def _on_event(self, event: TreeEvent) -> None:
+        if isinstance(event, Changed) and event.old is None and _is_question(event.entry.path):
+            self._asked.put_nowait((event.entry.path, event.entry.data))
+
+    async def _answer(self, path: str, data: bytes) -> None:
+        try:
+            request_id = RequestId(str(json.loads(data)["request"]))
+        except (ValueError, KeyError, TypeError):
+            return  # not a question that we know
+        answer = json.dumps({"pools": [standing.to_json() for standing in self._explain(request_id)]}).encode()
+        try:
+            await self._store.create(f"{path}/{self._own_id}", answer)
+        except (RecordGoneError, RecordExistsError):
+            pass  # the asker has left, or the question came twice, after a reconnect
+        except StoreError as error:
+            log.info("not_answered", request_id=request_id, detail=str(error))
+
+
+def _is_question(path: str) -> bool:
+    return paths.is_child(path, paths.QUESTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the launchers said. ``pools``: as `Standing.to_json` has it."""
+
+    pools: list[dict[str, Any]] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+    """Ids of processes that are present but did not answer in time."""
+
+
+async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answers:
+    """Ask the *processes* with these ids; waits `ANSWER_TIMEOUT_S` at most. Raises: StoreError."""
+    question = json.dumps({"request": request_id}).encode()
+    asked = await store.create(f"{paths.QUESTIONS}/", question, sequence=True, parents=True)
+    changed = asyncio.Event()
+    try:
+        async with store.tree(asked.path) as tree:
+            unsubscribe = tree.subscribe(lambda _event: changed.set())
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    while not set(processes) <= set(tree.children(asked.path)):
+                        await changed.wait()
+                        changed.clear()
+            except TimeoutError:
+                pass
+            finally:
+                unsubscribe()
+            answers = {entry.path.rpartition("/")[2]: entry.data for entry in tree.entries()}
+    finally:
+        await store.delete_tree(asked.path)
+    pools = [pool for data in answers.values() for pool in json.loads(data)["pools"]]
+    return Answers(pools, [process for process in processes if process not in answers])

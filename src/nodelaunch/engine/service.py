@@ -1,0 +1,260 @@
+"""Everything of one provider as one task: its driver, what is known of it, its pools, its inventory.
+
+`run` it (again and again: whatever fails in it is begun anew), `apply` another configuration while it runs, `retire` it
+when it is not configured any more. What does *not* belong here: which providers there are, and when to reload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from nodelaunch.clock import Clock
+from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.engine.inventory import Inventory
+from nodelaunch.engine.launch import PoolContext
+from nodelaunch.engine.peers import Memory
+from nodelaunch.engine.pool import Pool, PoolIdentity
+from nodelaunch.engine.provider import Generation, ProviderRuntime
+from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.view import ClusterView, NodeRemoved
+from nodelaunch.errors import DriverError, StoreError
+from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
+from nodelaunch.protocol.quota import Limits
+from nodelaunch.protocol.store import Store
+
+log = structlog.get_logger(__name__)
+
+Supervise = Callable[[str, Callable[[], Awaitable[None]]], Awaitable[None]]
+"""Runs something (named) again whenever it fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all providers of a launcher share."""
+
+    store: Store
+    view: ClusterView
+    clock: Clock
+    scanner: HostScanner
+    reservations: Reservations
+    memory: Memory
+    identity: PoolIdentity
+    open_driver: Callable[[ProviderConfig], Driver]
+    """Raises: DriverError."""
+    new_pool_id: Callable[[str, str], str]
+    """Of provider and pool."""
+    may_decline: Callable[[], bool]
+    supervise: Supervise
+    changed: Callable[[], None]
+    """Told when pools came or went."""
+
+
+class ProviderService:
+    """One provider of one launcher."""
+
+    def __init__(self, site: Site, config: ProviderConfig, tenants: Mapping[str, Limits]) -> None:
+        self.config = config
+        """As configured; what is in force may lag behind while its driver can't be made."""
+        self.runtime: ProviderRuntime | None = None
+        self.pools: dict[str, Pool] = {}
+        self._site = site
+        self._tenants = tenants
+        self._inventory: Inventory | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._revived = asyncio.Event()
+        self._revived.set()
+        """Unset while the provider is not configured any more."""
+        self._draining: set[asyncio.Task[None]] = set()
+        self._log = log.bind(provider=config.name)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises: DriverError, and whatever fails unforeseen; all is let go of then."""
+        runtime = ProviderRuntime(self.config, self._site.open_driver(self.config), self._site.view)
+        self.runtime = runtime
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(runtime.run(), name=f"knowing {self.name}")
+                if isinstance(runtime.driver, SupportsInventory):
+                    self._inventory = Inventory(self._site.store, self._site.view, self._site.clock, runtime)
+                    self._start("inventory", self._inventory.run)
+                    if self._is_retired:
+                        self._inventory.stop()
+                self._begin_upkeep(runtime.current)
+                for pool in () if self._is_retired else runtime.config.pools:
+                    self._add_pool(pool)
+                self._site.changed()
+        finally:
+            self._group = self._inventory = self.runtime = None
+            self.pools.clear()
+            self._site.changed()
+            with suppress(TimeoutError):
+                await runtime.aclose()
+
+    def _start(self, what: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
+        if self._group is None:
+            return None
+        return self._group.create_task(_as_coroutine(self._site.supervise(f"{what} {self.name}", run)))
+
+    def _begin_upkeep(self, generation: Generation) -> None:
+        if isinstance(generation.driver, SupportsUpkeep):
+            generation.upkeep = self._start("upkeep", generation.driver.upkeep)
+
+    def _add_pool(self, config: PoolConfig) -> None:
+        runtime = self.runtime
+        assert runtime is not None  # noqa: S101
+        ctx = PoolContext(
+            store=self._site.store,
+            view=self._site.view,
+            clock=self._site.clock,
+            scanner=self._site.scanner,
+            provider=runtime,
+            generation=runtime.current,
+            pool=config,
+            pool_id=self._site.new_pool_id(self.name, config.name),
+            reservations=self._site.reservations,
+        )
+        pool = Pool(
+            ctx,
+            self._site.identity,
+            self._tenants,
+            may_decline=self._site.may_decline,
+            absent=self._site.memory.absent,
+        )
+        pool.siblings = lambda: self._siblings(pool)
+        self.pools[config.name] = pool
+        self._start(f"pool {config.name} of", pool.run)
+
+    def _siblings(self, pool: Pool) -> Iterable[Pool]:
+        return [other for other in self.pools.values() if other is not pool]
+
+    # -- changing ---------------------------------------------------------------------------------------------------
+
+    async def apply(
+        self, config: ProviderConfig, tenants: Mapping[str, Limits], *, is_changed: bool, grace_s: float
+    ) -> None:
+        """Go on with *config*: pools that are new are begun, those that are gone are drained within *grace_s*, others
+        go on with what they are now. Work under way ends under the old configuration.
+
+        A driver that can't be made leaves what is in force; it is tried again with the provider's next start.
+        *is_changed*: whether anything its driver is made from changed.
+        """
+        self._revived.set()
+        self.config, self._tenants = config, tenants
+        runtime = self.runtime
+        if runtime is None:
+            return  # between two tries of `run`, which begins with what is configured then
+        if is_changed and not await self._renew(runtime, config):
+            return
+        self._change_pools(runtime, grace_s)
+        if self._inventory is not None:
+            self._inventory.renew()
+        self._site.changed()
+
+    async def _renew(self, runtime: ProviderRuntime, config: ProviderConfig) -> bool:
+        try:
+            driver = self._site.open_driver(config)
+        except DriverError as error:
+            self._log.error("provider_not_changed", detail=str(error))
+            return False
+        await runtime.renew(config, driver)
+        self._begin_upkeep(runtime.current)
+        return True
+
+    def _change_pools(self, runtime: ProviderRuntime, grace_s: float) -> None:
+        wanted = {pool.name: pool for pool in runtime.config.pools}
+        for name in [name for name in self.pools if name not in wanted]:
+            self._drain_pool(name, grace_s)
+        for name, config in wanted.items():
+            if name in self.pools:
+                self.pools[name].renew(config, self._tenants)
+            else:
+                self._add_pool(config)
+
+    def _drain_pool(self, name: str, grace_s: float) -> None:
+        pool = self.pools.pop(name)
+
+        async def drain() -> None:
+            await pool.drain(grace_s)
+            await self._forget(name)
+
+        task = asyncio.ensure_future(drain())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def _forget(self, pool: str) -> None:
+        """A pool that was taken out on purpose is not waited for, unless another launcher has it too."""
+        others = (seen.record for seen in self._site.view.pools.values())
+        if any((r.provider_name, r.name) == (self.name, pool) for r in others):
+            return
+        try:
+            await self._site.memory.forget(self.name, pool)
+        except StoreError as error:
+            self._log.info("pool_not_forgotten", pool=pool, detail=str(error))
+
+    async def retire(self, grace_s: float) -> None:
+        """Take nothing more; return once nothing of the provider is left, so that `run` may be ended, or once it is
+        configured again.
+
+        What is under way has *grace_s* to finish before it is handed back. Nodes in use are deleted as they are
+        returned, idle ones unless another launcher serves the pool.
+        """
+        self._revived.clear()
+        for name in list(self.pools):
+            self._drain_pool(name, grace_s)
+        if self._inventory is not None:
+            self._inventory.stop()
+        self._site.changed()
+        emptied = asyncio.ensure_future(self._emptied())
+        revived = asyncio.ensure_future(self._revived.wait())
+        try:
+            await asyncio.wait({emptied, revived}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            emptied.cancel()
+            revived.cancel()
+
+    @property
+    def _is_retired(self) -> bool:
+        return not self._revived.is_set()
+
+    async def _emptied(self) -> None:
+        """Wait until no work, no node and nothing of the driver's own is left."""
+        await asyncio.gather(*self._draining)
+        runtime = self.runtime
+        if runtime is not None and isinstance(runtime.driver, SupportsUpkeep):
+            bare = self.config.model_copy(update={"pools": ()})
+            await self._renew(runtime, bare)
+        await self._nodes_gone()
+        if runtime is not None and isinstance(runtime.driver, SupportsUpkeep):
+            await runtime.driver.emptied()
+
+    async def _nodes_gone(self) -> None:
+        changed = asyncio.Event()
+        unsubscribe = self._site.view.subscribe(
+            lambda note: changed.set() if isinstance(note, NodeRemoved) and note.node.provider == self.name else None
+        )
+        try:
+            while list(self._site.view.nodes_of(self.name)) or not self._site.view.is_warm:
+                changed.clear()
+                await changed.wait()
+        finally:
+            unsubscribe()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing more, and let go of everything, in order."""
+        await asyncio.gather(*(pool.drain(grace_s) for pool in self.pools.values()), *self._draining)
+
+
+async def _as_coroutine(work: Awaitable[None]) -> None:
+    await work

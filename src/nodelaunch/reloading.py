@@ -1,0 +1,107 @@
+"""Keeps a running launcher in step with its configuration files: when they change, and when it is told to.
+
+    async with Launcher(load_config(path)) as launcher:
+        reloader = ConfigReloader(launcher, path)
+        ...  # run launcher.run() and reloader.run() as tasks
+
+A configuration with an error leaves the one in force as it is, and says so. What does *not* belong here: what a change
+does (launcher.py), signals (cli/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import structlog
+
+from nodelaunch.config.watch import FileWatch
+from nodelaunch.drivers import DriverRegistry
+from nodelaunch.errors import ConfigError, ConfigProblem
+from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files, load_config
+
+log = structlog.get_logger(__name__)
+
+REMIND_S = 600.0
+"""Between reminders that the files have an error and an older configuration is in force."""
+
+
+class ConfigReloader:
+    """One per launcher. `run` it."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        path: str | os.PathLike[str],
+        *,
+        secure: str | os.PathLike[str] | None = None,
+        drivers: DriverRegistry | None = None,
+        grace_s: float = DRAIN_GRACE_S,
+    ) -> None:
+        self.problems: Sequence[ConfigProblem] = ()
+        """Why the files, as they are, are not in force; empty: they are."""
+        self._launcher = launcher
+        self._path = os.fspath(path)
+        self._secure = os.fspath(secure) if secure is not None else None
+        self._drivers = drivers
+        self._grace_s = grace_s
+        self._asked = asyncio.Event()
+        self._watch = FileWatch(self._files)
+
+    def _files(self) -> Iterable[Path]:
+        yield Path(self._path)
+        if self._secure is not None:
+            yield Path(self._secure)
+        for provider in self._launcher.config.providers:
+            yield from provider.files
+
+    def ask(self) -> None:
+        """Read the files again soon, changed or not."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Reload whenever there is reason to, until cancelled."""
+        watching = asyncio.ensure_future(self._watch.changed())
+        try:
+            while True:
+                asked = asyncio.ensure_future(self._asked.wait())
+                try:
+                    timeout_s = REMIND_S if self.problems else None
+                    done, _ = await asyncio.wait(
+                        {watching, asked}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    asked.cancel()
+                if not done:
+                    self._complain()
+                    continue
+                self._asked.clear()
+                touched = await asyncio.to_thread(self._watch.look)
+                if watching in done:
+                    touched |= watching.result()
+                    watching = asyncio.ensure_future(self._watch.changed())
+                await self.reload(touched)
+        finally:
+            watching.cancel()
+
+    async def reload(self, touched: Collection[Path] = ()) -> bool:
+        """Read the files and go on with what they say; whether they are in force. *touched*: files that providers
+        take in besides, and that are known to have changed."""
+        try:
+            config = await asyncio.to_thread(load_config, self._path, secure=self._secure, drivers=self._drivers)
+            if problems := await asyncio.to_thread(check_files, config, self._path, secure=self._secure):
+                raise ConfigError(problems)
+        except ConfigError as error:
+            self.problems = error.problems
+            self._complain()
+            return False
+        self.problems = ()
+        await self._launcher.reload(config, touched=touched, grace_s=self._grace_s)
+        return True
+
+    def _complain(self) -> None:
+        log.error("config_refused", detail="the configuration that was in force stays", problems=len(self.problems))
+        for problem in self.problems:
+            log.error("config_problem", detail=str(problem))

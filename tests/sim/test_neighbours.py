@@ -1,0 +1,192 @@
+"""Several launchers on one store: who keeps nodes ready, whose return is waited for, whose room is whose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.client import NodeClient
+from nodelaunch.engine.peers import RETURN_GRACE_S
+from nodelaunch.engine.questions import ask
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.states import NodeState, RequestState
+from nodelaunch.store.embedded import EmbeddedStore
+from support.launchers import CONFIG, LoopClock, Running, at_work, running, written
+
+pytestmark = pytest.mark.looptime
+
+LAB_ONLY = """
+webapp: {{port: 0, listen_address: 127.0.0.1}}
+labels: [{{name: bare, min-ready: {min_ready}}}]
+providers:
+  - name: lab
+    driver: test
+    pools: [{{name: rack, max-servers: 5, labels: [bare]}}]
+"""
+BOTH = CONFIG.replace("labels: [{{name: small", "labels: [{{name: bare, min-ready: {min_ready}}}, {{name: small", 1)
+
+
+def requested(site: Running) -> int:
+    """How many nodes were ever asked for to be kept ready: sequence numbers tell."""
+    return sum(1 for request_id in site.view.requests if request_id.startswith("900-"))
+
+
+async def test_one_of_two_launchers_keeps_a_label_ready(tmp_path: Path) -> None:
+    async with running(tmp_path, min_ready=3) as site:
+        second = written(tmp_path, name="second.yaml", min_ready=3)
+        async with at_work(second, site.store.connect(), hostname="there"):
+            await site.until(lambda: len(site.nodes(NodeState.READY)) >= 3)
+            await asyncio.sleep(120.0)
+            assert len(site.nodes()) == 3
+            await site.until(lambda: len(site.view.presences) == 2)
+
+
+async def test_who_keeps_nodes_ready_is_succeeded(tmp_path: Path) -> None:
+    config = CONFIG.replace("name: small", "name: bare")
+    async with running(tmp_path, config, min_ready=2) as site:
+        second = written(tmp_path, config, name="second.yaml", min_ready=2)
+        async with at_work(second, site.store.connect(), hostname="there") as other:
+            await site.until(lambda: len(site.nodes(NodeState.READY)) == 2)
+            keeper = site.launcher if site.launcher._parts.min_ready._is_ours("bare") else other
+            stays = other if keeper is site.launcher else site.launcher
+            await keeper.drain(0.0)
+            await asyncio.sleep(0)
+            assert stays._parts.min_ready._is_ours("bare")
+            node = site.nodes(NodeState.READY)[0]
+            lock = await site.client.store.lock(paths.node_lock(node.id))
+            await site.client.store.delete_tree(paths.node(node.id))
+            await lock.release()
+            await site.until(lambda: len(site.nodes(NodeState.READY)) == 2)
+
+
+async def test_request_waits_for_the_pool_that_is_being_restarted(tmp_path: Path) -> None:
+    async with running(tmp_path, BOTH) as site:
+        lab = written(tmp_path, LAB_ONLY, name="lab.yaml", min_ready=0)
+        async with at_work(lab, site.store.connect(), hostname="there"):
+            await site.until(lambda: len(site.view.pools) == 2)
+            await site.until(lambda: ("lab", "rack") in site.view.known_pools)
+        await site.until(lambda: len(site.view.pools) == 1)
+        handle = await site.client.submit(["bare"])
+        await asyncio.sleep(RETURN_GRACE_S / 2)
+        assert site.view.requests[handle.id].record.state is RequestState.REQUESTED
+        async with at_work(lab, site.store.connect(), hostname="there"):
+            assert (await handle.finished()).state is RequestState.FULFILLED
+
+
+async def test_pool_that_does_not_return_is_given_up(tmp_path: Path) -> None:
+    async with running(tmp_path, BOTH) as site:
+        lab = written(tmp_path, LAB_ONLY, name="lab.yaml", min_ready=0)
+        async with at_work(lab, site.store.connect(), hostname="there"):
+            await site.until(lambda: ("lab", "rack") in site.view.known_pools)
+        started = asyncio.get_running_loop().time()
+        assert (await site.finished("bare")).state is RequestState.FAILED
+        assert asyncio.get_running_loop().time() - started >= RETURN_GRACE_S - 1
+        await site.until(lambda: ("lab", "rack") not in site.view.known_pools)
+        assert (await site.finished("bare")).state is RequestState.FAILED
+
+
+async def test_launcher_that_starts_first_waits_for_the_others(tmp_path: Path) -> None:
+    """Known pools outlive all processes: the first one back does not fail what the second one serves."""
+    store = EmbeddedStore(None, clock=LoopClock().now)
+    cloud = written(tmp_path, BOTH)
+    lab = written(tmp_path, LAB_ONLY, name="lab.yaml", min_ready=0)
+    async with store.connect() as session, NodeClient(session, clock=LoopClock()) as client:
+        async with at_work(cloud, store.connect()) as launcher, at_work(lab, store.connect(), hostname="there"):
+            while len(launcher.view.known_pools) < 2:
+                await asyncio.sleep(1)
+        handle = await client.submit(["bare"])
+        async with at_work(cloud, store.connect()):
+            await asyncio.sleep(30)
+            async with at_work(lab, store.connect(), hostname="there"):
+                assert (await handle.finished()).state is RequestState.FULFILLED
+
+
+async def test_what_one_pool_waits_for_is_not_taken_by_its_neighbour(tmp_path: Path) -> None:
+    config = CONFIG.replace("    pools:", "    limits: {{max-servers: 3}}\n    pools:", 1)
+    more = """
+      - name: second
+        labels: [{name: big, cloud-image: image, min-ram: 8192}]
+"""
+    config = config.replace("          - {{name: big, cloud-image: image, min-ram: 8192}}\n", "")
+    async with running(tmp_path, config, more=more) as site:
+        first, second = await site.finished("small"), await site.finished("big")
+        waits = await site.client.submit(["small", "small", "small"])
+        await site.until(lambda: any(seen.record.paused for seen in site.view.pools.values()))
+        later = await site.client.submit(["big"])
+        async with site.client.hold(first):
+            pass
+        await asyncio.sleep(60)
+        assert site.view.requests[later.id].record.state is RequestState.REQUESTED
+        async with site.client.hold(second):
+            pass
+        fulfilled = await waits.finished()
+        assert fulfilled.state is RequestState.FULFILLED
+        assert site.view.requests[later.id].record.state is RequestState.REQUESTED
+        async with site.client.hold(fulfilled):
+            pass
+        assert (await later.finished()).state is RequestState.FULFILLED
+
+
+# -- being asked ----------------------------------------------------------------------------------------------------
+
+
+async def test_each_launcher_says_how_a_request_stands_with_its_pools(tmp_path: Path) -> None:
+    async with running(tmp_path, BOTH, max_servers=1) as site:
+        lab = written(tmp_path, LAB_ONLY, name="lab.yaml", min_ready=0)
+        async with at_work(lab, site.store.connect(), hostname="there"):
+            await site.until(lambda: len(site.view.pools) == 2 and len(site.view.presences) == 2)
+            await site.finished("small")
+            handle = await site.client.submit(["small"])
+            await site.until(lambda: any(seen.record.paused for seen in site.view.pools.values()))
+            processes = [seen.record.id for seen in site.view.presences.values()]
+            answers = await ask(site.client.store, handle.id, processes)
+            assert answers.silent == []
+            by_provider = {pool["provider"]: pool for pool in answers.pools}
+            assert by_provider["cloud"]["status"] == "deferred"
+            (reason,) = by_provider["cloud"]["reasons"]
+            assert (reason["kind"], reason["facts"]["resource"]) == ("NoRoom", "instances")
+            assert reason["remedy"]
+            assert [reason["kind"] for reason in by_provider["lab"]["reasons"]] == ["LeftToOthers"]
+            assert await site.client.store.children(paths.QUESTIONS) == []
+
+
+async def test_ended_request_is_remembered_with_its_failures(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("boot", times=4)
+        request = await site.finished("small")
+        assert request.state is RequestState.FAILED
+        (pool,) = (await ask(site.client.store, request.id, [_only_id(site)])).pools
+        history = [event["what"] for event in pool["history"]]
+        assert history[0] == "accepted"
+        assert history[-1] == "declined"
+        assert any(what.startswith("launch of node 1 failed: ") for what in history)
+        assert [reason["kind"] for reason in pool["history"][-1]["reasons"]] == ["LaunchesFailed"]
+
+
+async def test_request_being_worked_on_shows_its_nodes(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=100.0) as site:
+        handle = await site.client.submit(["small", "big"])
+        await site.until(lambda: len(site.cloud.servers()) == 2)
+        (pool,) = (await ask(site.client.store, handle.id, [_only_id(site)])).pools
+        assert (pool["status"], pool["nodes"]) == ("being worked on", ["small: launching", "big: launching"])
+
+
+async def test_silent_process_is_named_and_strange_questions_are_passed_over(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        await site.client.store.create(f"{paths.QUESTIONS}/", b"what?", sequence=True)
+        answers = await ask(site.client.store, RequestId("200-0000000099"), [_only_id(site), "nobody"])
+        assert answers.silent == ["nobody"]
+        assert [pool["status"] for pool in answers.pools] == ["not known"]
+        await site.until(lambda: True)
+        await asyncio.sleep(700)
+        assert await site.client.store.children(paths.QUESTIONS) == []
+
+
+def _only_id(site: Running) -> str:
+    (presence,) = site.view.presences.values()
+    assert json.loads(presence.entry.data)["hostname"] == "here"
+    return presence.record.id

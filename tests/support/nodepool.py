@@ -1,0 +1,371 @@
+"""Nodepool 11.0.0 as the package index has it: its commands as processes, beside ours on one real ZooKeeper.
+
+    python -m support.nodepool    makes its virtual environment, if it is not there yet
+
+Nothing of the package is changed, nor imported here: it lives in a virtual environment of its own. What does *not*
+belong here: what is asked of it (tests/upstream).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from kazoo.client import KazooClient
+
+from support.peer import Requestor
+from support.process import Serve
+from support.zookeeper import ZooKeeperServer
+
+VERSION = "11.0.0"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".nox" / "upstream-peers" / f"nodepool-{VERSION}"
+REQUIREMENTS = (f"nodepool=={VERSION}", "setuptools<81", "cachetools", "requests")
+"""With all that it requires: Nodepool imports all of its drivers at once, and so every cloud's SDK. Leaving out what is
+never imported (diskimage-builder, rackspaceauth) saves neither time (some 25 s) nor space (350 MB) worth mentioning.
+The last three are imported without being required; later versions of setuptools have no pkg_resources."""
+PEER = ROOT / "tests" / "upstream" / "nodepool_peer.py"
+INSTALL_TIMEOUT_S = 600.0
+COMMAND_TIMEOUT_S = 60.0
+DAEMON_TIMEOUT_S = 90.0
+
+CLOUDS = """
+clouds:
+  fake:
+    auth: {username: fake, password: fake, project_id: fake, auth_url: fake}
+"""
+"""Nodepool's fake driver asks for the cloud's entry and then never uses it."""
+
+
+class PeerMissingError(RuntimeError):
+    """The virtual environment can't be made; the message says why."""
+
+
+def installed() -> Path:
+    """The folder of Nodepool's commands, made where it is not there yet. Raises: PeerMissingError."""
+    marker = FOLDER / "complete"
+    FOLDER.parent.mkdir(parents=True, exist_ok=True)
+    with (FOLDER.parent / f"{FOLDER.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not marker.exists() or marker.read_text() != "\n".join(REQUIREMENTS):
+            shutil.rmtree(FOLDER, ignore_errors=True)
+            _run_or_complain(sys.executable, "-m", "venv", str(FOLDER))
+            pip = (str(FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile")
+            _run_or_complain(*pip, *REQUIREMENTS)
+            marker.write_text("\n".join(REQUIREMENTS))
+    return FOLDER / "bin"
+
+
+def _run_or_complain(*command: str) -> None:
+    try:
+        made = _run(command, timeout=INSTALL_TIMEOUT_S, env=_environment())
+    except subprocess.TimeoutExpired:
+        raise PeerMissingError(f"{' '.join(command)}: not done within {INSTALL_TIMEOUT_S:g} s") from None
+    if made.returncode:
+        raise PeerMissingError(f"{' '.join(command)}: {made.stderr[-2000:]}")
+
+
+def _run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options)
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """Ours, without the paths by which this project is found."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
+
+
+# -- its processes --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LogEntry:
+    level: str
+    logger: str
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def message(self) -> str:
+        return self.lines[0]
+
+    def __str__(self) -> str:
+        return f"{self.level} {self.logger}: {self.text}"
+
+
+_LOG_LINE = re.compile(r"(?P<level>[A-Z]+)\|(?P<logger>[^|]*)\|(?P<message>.*)")
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s|%(name)s|%(message)s"}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "plain"}},
+    "root": {"level": "INFO", "handlers": ["out"]},
+}
+
+
+class Daemon:
+    """``nodepool-launcher`` or ``nodepool-builder``; all it says is kept in ``log``.
+
+    What goes past its logging, a traceback of a thread say, counts as an entry of level ``STDERR``.
+    """
+
+    def __init__(self, site: Site, *command: str | Path, config: Path) -> None:
+        self.log: list[LogEntry] = []
+        self._news = threading.Condition()
+        path = site.folder / "nodepool-logging.yaml"
+        path.write_text(json.dumps(_LOGGING))
+        self.process = subprocess.Popen(
+            [*command, "-f", "-l", path, "-c", config],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=site.environment, cwd=site.folder,
+        )  # fmt: skip
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self._logged), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self._unlogged), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: Any, take: Callable[[str, list[LogEntry]], None]) -> None:
+        entries: list[LogEntry] = []
+        with stream:
+            for line in stream:
+                with self._news:
+                    take(line.rstrip("\n"), entries)
+                    self._news.notify_all()
+
+    def _logged(self, line: str, entries: list[LogEntry]) -> None:
+        if found := _LOG_LINE.fullmatch(line):
+            entries.append(LogEntry(found["level"], found["logger"], [found["message"]]))
+            self.log.append(entries[-1])
+        elif entries:
+            entries[-1].lines.append(line)
+        else:
+            self._unlogged(line, entries)
+
+    def _unlogged(self, line: str, entries: list[LogEntry]) -> None:
+        if not entries:
+            entries.append(LogEntry("STDERR", "", []))
+            self.log.append(entries[-1])
+        entries[-1].lines.append(line)
+
+    def await_log(self, part: str, count: int = 1) -> LogEntry:
+        """Wait for the *count*-th entry whose text has *part* in it."""
+        with self._news:
+            found = self._news.wait_for(lambda: self._with(part, count), timeout=DAEMON_TIMEOUT_S)
+            assert found, f"no {part!r} in {[str(entry) for entry in self.log[-20:]]}"
+            return found[count - 1]
+
+    def _with(self, part: str, count: int) -> list[LogEntry]:
+        found = [entry for entry in self.log if part in entry.text]
+        return found if len(found) >= count else []
+
+    @property
+    def complaints(self) -> list[LogEntry]:
+        """What it logged as an error, and what it said past its logging."""
+        return [entry for entry in self.log if entry.level in ("STDERR", "ERROR", "CRITICAL")]
+
+    def stop(self) -> int:
+        """In order, by the signal Nodepool takes for that; its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def kill(self) -> None:
+        """As a crash: nothing is tidied up."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(timeout=DAEMON_TIMEOUT_S)
+        for reader in self._readers:
+            reader.join(timeout=DAEMON_TIMEOUT_S)
+        return code
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How one call of Nodepool's command line ended."""
+
+    command: str
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """What the table it printed says, by heading."""
+        lines = [line[1:-1].split("|") for line in self.out.splitlines() if line.startswith("|")]
+        cells = [[cell.strip() for cell in line] for line in lines]
+        return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+
+    @property
+    def is_good(self) -> bool:
+        """No exception, neither shown nor logged, whatever the exit code says."""
+        return self.code == 0 and "Traceback" not in self.err and " ERROR " not in self.err
+
+
+# -- a place for tests ----------------------------------------------------------------------------------------------
+
+STORE = """
+zookeeper-servers: [{{host: {host}, port: {port}, chroot: {chroot}}}]
+zookeeper-tls: {{cert: {tls.cert}, key: {tls.key}, ca: {tls.ca}}}
+zookeeper-timeout: 4.0
+webapp: {{port: 0, listen_address: 127.0.0.1}}
+"""
+QUICK_SWEEPS = "import nodelaunch.engine.sweeper as s; s.SWEEP_S = 1.0; from nodelaunch.cli.main import main; main()"
+"""A ``nodelaunch`` whose periodic clean-up comes each second rather than each minute."""
+
+
+class Site:
+    """A part of the shared ZooKeeper with a requestor, and the processes of both programs that work on it."""
+
+    def __init__(self, server: ZooKeeperServer, chroot: str, folder: Path, commands: Path) -> None:
+        self.folder = folder
+        self.bin = commands
+        self.client: KazooClient = server.kazoo(chroot)
+        self.client.ensure_path("/")
+        self.requestor = Requestor(self.client)
+        clouds = folder / "clouds.yaml"
+        clouds.write_text(CLOUDS)
+        self.environment = _environment(HOME=str(folder), OS_CLIENT_CONFIG_FILE=str(clouds))
+        self._store = STORE.format(
+            host=server.host, port=server.tls_port, tls=server.certificates.client, chroot=chroot
+        )
+        self._processes: list[Serve | Daemon] = []
+
+    def config(self, name: str, text: str) -> Path:
+        """A configuration file for either program, on this part of the store."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(self._store + text)
+        return path
+
+    def serve(self, config: Path, *, is_quick: bool = False) -> Serve:
+        """nodelaunch, at work."""
+        serve = Serve(config, python=("-c", QUICK_SWEEPS) if is_quick else ("-m", "nodelaunch"))
+        self._processes.append(serve)
+        serve.await_log("http_listening")
+        return serve
+
+    def launcher(self, config: Path, *, is_quick: bool = False) -> Daemon:
+        """nodepool-launcher; *is_quick*: it cleans up each second rather than each minute."""
+        if is_quick:
+            return self._daemon(self.bin / "python", PEER, "launcher", config=config)
+        return self._daemon(self.bin / "nodepool-launcher", config=config)
+
+    def builder(self, config: Path) -> Daemon:
+        """nodepool-builder."""
+        return self._daemon(self.bin / "nodepool-builder", config=config)
+
+    def _daemon(self, *command: str | Path, config: Path) -> Daemon:
+        daemon = Daemon(self, *command, config=config)
+        self._processes.append(daemon)
+        return daemon
+
+    def nodepool(self, config: Path, *arguments: str) -> CommandResult:
+        """Nodepool's command line, to its end."""
+        done = self._run("nodepool", "-c", config, *arguments)
+        return CommandResult(" ".join(arguments), done.returncode, done.stdout, done.stderr)
+
+    def ask_peer(self, question: str, config: Path) -> dict[str, Any]:
+        """What Nodepool's own classes answer; see tests/upstream/nodepool_peer.py."""
+        done = self._run("python", PEER, question, config)
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def _run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return _run([self.bin / command, *arguments], timeout=COMMAND_TIMEOUT_S, env=self.environment, cwd=self.folder)
+
+    def pools(self) -> list[dict[str, Any]]:
+        """The pools registered just now, whosever they are."""
+        path = "/nodepool/components/pool"
+        return [json.loads(self.client.get(f"{path}/{name}")[0]) for name in self.requestor.children(path)]
+
+    def await_pools(self, count: int) -> list[dict[str, Any]]:
+        self.requestor.await_children("/nodepool/components/pool", lambda names: len(names) == count)
+        return self.pools()
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        self.client.stop()
+        self.client.close()
+
+
+class Load:
+    """Jobs done by several workers at the same time: each asks for nodes, uses them, gives them back, asks again.
+
+    Leaving the block ends it, after the jobs that are under way; a job that went wrong is raised there.
+    """
+
+    def __init__(self, requestor: Requestor, jobs: Iterable[Sequence[str]], *, workers: int) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        """All that were in use, as they were then."""
+        self._requestor = requestor
+        self._jobs = iter(jobs)
+        self._taking = threading.Lock()
+        self._is_over = False
+        self._pool = ThreadPoolExecutor(workers)
+        self._workers = [self._pool.submit(self._work) for _ in range(workers)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._is_over = True
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until all jobs are done. Raises: what went wrong."""
+        self._pool.shutdown()
+        for worker in self._workers:
+            worker.result()
+
+    def _work(self) -> None:
+        while (labels := self._next()) is not None:
+            request_id = self._requestor.submit(*labels)
+            request = self._requestor.await_state(request_id, "fulfilled", "failed")
+            assert request["state"] == "fulfilled", request
+            with self._requestor.accepted(request_id) as nodes:
+                assert [node["type"] for node in nodes] == [[label] for label in labels]
+                self.nodes += nodes
+
+    def _next(self) -> Sequence[str] | None:
+        with self._taking:
+            return None if self._is_over else next(self._jobs, None)
+
+
+@pytest.fixture(scope="session", name="nodepool_commands")
+def commands_fixture() -> Path:
+    try:
+        return installed()
+    except PeerMissingError as error:
+        pytest.skip(f"no Nodepool {VERSION}: {error}")
+
+
+@pytest.fixture(name="site")
+def site_fixture(
+    zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path, nodepool_commands: Path
+) -> Iterator[Site]:
+    made = Site(zookeeper_server, zk_chroot, tmp_path, nodepool_commands)
+    yield made
+    made.close()
+
+
+if __name__ == "__main__":
+    installed()

@@ -1,0 +1,87 @@
+"""What is asked of Nodepool's own classes rather than of its commands; run with Nodepool's Python.
+
+    nodepool_peer.py components CONFIG    print what Nodepool's component registry sees, as JSON
+    nodepool_peer.py launcher ...         nodepool-launcher, but with a clean-up each second
+
+What does *not* belong here: anything of nodelaunch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from nodepool import config as nodepool_config
+from nodepool import launcher
+from nodepool.cmd import launcher as launcher_command
+from nodepool.zk import ZooKeeperClient
+from nodepool.zk.components import COMPONENT_REGISTRY
+from nodepool.zk.zookeeper import ZooKeeper
+
+
+class Complaints(logging.Handler):
+    """Errors that Nodepool logs rather than raises."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+
+def connect(path: Path) -> tuple[ZooKeeperClient, ZooKeeper]:
+    config = nodepool_config.loadConfig(path)
+    client = ZooKeeperClient(
+        config.zookeeper_servers,
+        tls_cert=config.zookeeper_tls_cert,
+        tls_key=config.zookeeper_tls_key,
+        tls_ca=config.zookeeper_tls_ca,
+        timeout=config.zookeeper_timeout,
+    )
+    client.connect()
+    return client, ZooKeeper(client, enable_cache=False)
+
+
+def components() -> Any:
+    """By kind, as Nodepool's processes decide by them."""
+    found = {kind: list(COMPONENT_REGISTRY.registry.all(kind)) for kind in ("launcher", "pool", "builder")}
+    return {
+        "model_api": COMPONENT_REGISTRY.model_api,
+        **{kind: [dict(each.content) for each in some] for kind, some in found.items()},
+    }
+
+
+def print_components(config: Path) -> None:
+    complaints = Complaints()
+    logging.getLogger().addHandler(complaints)
+    client, _store = connect(config)
+    try:
+        print(json.dumps({"complaints": complaints.texts, **components()}))  # noqa: T201
+    finally:
+        client.disconnect()
+
+
+class QuickNodePool(launcher.NodePool):
+    """With the interval that Nodepool's own tests shorten in the same way."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cleanup_interval = 1.0
+
+
+def run_quick_launcher() -> None:
+    launcher.NodePool = QuickNodePool
+    launcher_command.main()
+
+
+if __name__ == "__main__":
+    question, *rest = sys.argv[1:]
+    if question == "launcher":
+        sys.argv[1:] = rest
+        run_quick_launcher()
+    else:
+        print_components(Path(rest[0]))
