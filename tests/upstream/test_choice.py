@@ -99,7 +99,6 @@ def test_c15_request_without_reuse_gets_new_nodes_only(site: Site, zuul: ZuulPee
 
 
 @pytest.mark.newest_zuul
-@pytest.mark.xfail(strict=True, reason="idle nodes are matched to a request without regard to their zones")
 def test_c15_nodes_of_one_request_are_reused_from_one_zone(site: Site, zuul: ZuulPeer) -> None:
     zones = {"small": "az1", "big": "az2"}
     for label, zone in zones.items():
