@@ -26,6 +26,7 @@ def half_way(site: Site, zuul: ZuulPeer, idle: str) -> tuple[str, str]:
         node_ids = site.requestor.await_children("/nodepool/nodes", lambda names: len(names) == 2)
         (building,) = {*node_ids} - {idle}
         site.requestor.await_data(f"/nodepool/nodes/{building}", lambda node: node["external_id"] is not None)
+        site.requestor.await_data(f"/nodepool/nodes/{idle}", lambda node: node["allocated_to"] == request_id)
         zuul("await_request", request_id=request_id, states=["pending"])
         cloud.set("boot-time", None)  # of those still to come
     return request_id, building
@@ -83,7 +84,7 @@ def test_c08_request_of_a_killed_launcher_is_served_by_another(site: Site, zuul:
     answer = zuul.answer(request_id)
     assert answer["state"] == "fulfilled"
     assert answer["nodes"][0] == idle
-    zuul("await_node", node_id=building, states=["gone"])
+    zuul("await_no_node", node_id=building)
     nodes = zuul.take(request_id)
     with site.cloud() as cloud:
         assert {server.id for server in cloud.servers()} == {node["external_id"] for node in nodes}
