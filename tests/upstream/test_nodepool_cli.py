@@ -13,7 +13,7 @@ from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from support.nodepool import CommandResult, Load, Site, commands_fixture, site_fixture  # noqa: F401  `site`'s fixtures
+from support.nodepool import CommandResult, Load, Site, commands_fixture, nodepool_fixture, site_fixture  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.nodepool, pytest.mark.zookeeper]
 
