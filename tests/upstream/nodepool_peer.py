@@ -1,6 +1,7 @@
 """What is asked of Nodepool's own classes rather than of its commands; run with Nodepool's Python.
 
     nodepool_peer.py components CONFIG    print what Nodepool's component registry sees, as JSON
+    nodepool_peer.py validate FILE...     print which configurations ``nodepool config-validate`` refuses, as JSON
     nodepool_peer.py launcher ...         nodepool-launcher, but with a clean-up each second
 
 What does *not* belong here: anything of nodelaunch.
@@ -17,6 +18,7 @@ from typing import Any
 from nodepool import config as nodepool_config
 from nodepool import launcher
 from nodepool.cmd import launcher as launcher_command
+from nodepool.cmd.config_validator import ConfigValidator
 from nodepool.zk import ZooKeeperClient
 from nodepool.zk.components import COMPONENT_REGISTRY
 from nodepool.zk.zookeeper import ZooKeeper
@@ -65,6 +67,19 @@ def print_components(config: Path) -> None:
         client.disconnect()
 
 
+def is_refused(config: Path) -> bool:
+    """Nodepool's validator says so by its result or by an exception."""
+    try:
+        return bool(ConfigValidator(config).validate())
+    except Exception:
+        return True
+
+
+def print_refused(configs: list[Path]) -> None:
+    logging.disable(logging.CRITICAL)
+    print(json.dumps({"refused": [str(config) for config in configs if is_refused(config)]}))  # noqa: T201
+
+
 class QuickNodePool(launcher.NodePool):
     """With the interval that Nodepool's own tests shorten in the same way."""
 
@@ -80,8 +95,11 @@ def run_quick_launcher() -> None:
 
 if __name__ == "__main__":
     question, *rest = sys.argv[1:]
-    if question == "launcher":
-        sys.argv[1:] = rest
-        run_quick_launcher()
-    else:
-        print_components(Path(rest[0]))
+    match question:
+        case "components":
+            print_components(Path(rest[0]))
+        case "validate":
+            print_refused([Path(name) for name in rest])
+        case "launcher":
+            sys.argv[1:] = rest
+            run_quick_launcher()

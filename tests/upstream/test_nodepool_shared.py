@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.nodepool import Daemon, Load, Site, commands_fixture, site_fixture  # noqa: F401  `site`'s fixtures
+from support.nodepool import Daemon, Load, Site, commands_fixture, nodepool_fixture, site_fixture  # noqa: F401  fixtures
 from support.process import Serve
 
 pytestmark = [pytest.mark.nodepool, pytest.mark.zookeeper]

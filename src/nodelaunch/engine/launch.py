@@ -411,7 +411,7 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
         return None
     if not await _is_alive(ctx, seen.record):
         log.warning("machine_unreachable", provider=ctx.provider.name, node_id=node_id, hostname=seen.record.hostname)
-        await discard_node(ctx.store, seen, ctx.clock)
+        await discard_node(ctx.store, ctx.view, seen, ctx.clock)
         return None
     return await take_node(ctx.store, seen, seen.record.allocated(request))
 
@@ -461,9 +461,14 @@ async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
     return held is not None
 
 
-async def discard_node(store: Store, seen: Seen[Node], clock: Clock) -> bool:
+async def discard_node(store: Store, view: ClusterView, seen: Seen[Node], clock: Clock) -> bool:
     """Mark a node that nobody holds for deletion; whether that was still possible. Raises: StoreError."""
-    return await rewrite_node(store, seen, seen.record.into(NodeState.DELETING, clock.now()))
+    node = seen.record.into(NodeState.DELETING, clock.now())
+    view.discarded.add(node.id)  # the change may be seen before the write is answered
+    is_done = await rewrite_node(store, seen, node)
+    if not is_done:
+        view.discarded.discard(node.id)
+    return is_done
 
 
 # -- deleting -------------------------------------------------------------------------------------------------------

@@ -575,7 +575,7 @@ class Pool:
     async def _evict(self, node_id: NodeId) -> None:
         try:
             seen = self.ctx.view.nodes.get(node_id)
-            if seen is not None and await discard_node(self.ctx.store, seen, self.ctx.clock):
+            if seen is not None and await discard_node(self.ctx.store, self.ctx.view, seen, self.ctx.clock):
                 self._log.info("idle_node_evicted", node_id=node_id)
         except StoreError as error:
             self._log.info("evict_failed", node_id=node_id, detail=str(error))

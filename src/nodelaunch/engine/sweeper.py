@@ -54,8 +54,9 @@ ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
 STALE_QUESTION_S = 600.0
 """Age at which a question about a request goes that its asker left behind."""
-DELETER_GRACE_S = 5.0
-"""How long a ``deleted`` node is left to whoever wrote that. Source: Nodepool 11, whose reaper looks so often."""
+GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0}
+"""How long a node in such a state is left to whoever else wrote that: an operator's command shows the node once more,
+a peer removes the record. Nodepool's reaper looks every 5 seconds, and its programs count on that."""
 MAX_DELETIONS = 64
 """Deletions at once."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
@@ -95,8 +96,8 @@ class Sweeper:
         self._failures: dict[NodeId, int] = {}
         self._not_before: dict[str, float] = {}
         """By the loop's clock: when a thing may be tried again."""
-        self._deleted_since: dict[NodeId, float] = {}
-        """By the loop's clock: when a node was first seen ``deleted``, and unlocked."""
+        self._left_since: dict[tuple[NodeId, NodeState], float] = {}
+        """By the loop's clock: since when a node is left to whoever else wrote its state."""
         self._suspects: dict[str, set[ExternalId]] = {}
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
@@ -143,7 +144,8 @@ class Sweeper:
             case NodeSeen(node_id, _) | NodeUnlocked(node_id):
                 self._look_at_node(node_id)
             case NodeRemoved(node_id, _):
-                self._deleted_since.pop(node_id, None)
+                for state in GRACE_S:
+                    self._left_since.pop((node_id, state), None)
             case RequestSeen(request_id) | RequestUnlocked(request_id):
                 self._look_at_request(request_id)
             case RequestRemoved(request_id):
@@ -167,23 +169,27 @@ class Sweeper:
         if not node.provider:
             self._begin(node_id, lambda: self._remove_debris(node_id))
         elif node.provider in self._providers:
-            if node.state is NodeState.DELETED and self._may_be_removed_by_another(node_id):
+            if self._is_left_to_another(node):
                 return
             if node.state in ABANDONED_WHEN_UNLOCKED:
                 self._begin(node_id, lambda: self._delete(node_id))
             elif self._is_orphaned(node):
                 self._begin(node_id, lambda: self._deallocate(node_id))
 
-    def _may_be_removed_by_another(self, node_id: NodeId) -> bool:
-        """Whether a node has been ``deleted`` for so short a time that somebody may just be removing its record.
+    def _is_left_to_another(self, node: Node) -> bool:
+        """Whether the node has been in its state for so short a time that its writer may not be done with it.
 
-        Peers remove their contender first, then the lock's directory: a contender of ours in between is their error.
+        Peers unlock before their last steps, which fail if a contender, or the end of the record, comes between.
         """
+        grace_s = GRACE_S.get(node.state, 0.0)
+        if not grace_s or node.id in self._view.discarded:
+            return False
         loop = asyncio.get_running_loop()
-        if node_id not in self._deleted_since:
-            self._deleted_since[node_id] = loop.time()
-            loop.call_later(DELETER_GRACE_S, self._look_at_node, node_id)
-        return loop.time() < self._deleted_since[node_id] + DELETER_GRACE_S
+        key = (node.id, node.state)
+        if key not in self._left_since:
+            self._left_since[key] = loop.time()
+            loop.call_later(grace_s, self._look_at_node, node.id)
+        return loop.time() < self._left_since[key] + grace_s
 
     def _is_orphaned(self, node: Node) -> bool:
         """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""
@@ -394,7 +400,7 @@ class Sweeper:
                 limit = self._age_limit(seen.record)
                 if limit and now - seen.record.state_time > limit and not self._view.is_node_locked(seen.record.id):
                     log.info("node_too_old", node_id=seen.record.id, state=seen.record.state.value, limit_s=limit)
-                    await discard_node(self._store, seen, self._clock)
+                    await discard_node(self._store, self._view, seen, self._clock)
 
     def _age_limit(self, node: Node) -> float:
         """Seconds the node may stay in its state; 0: for ever."""
@@ -415,7 +421,7 @@ class Sweeper:
                 is_old = node.state is NodeState.INIT and now - seen.entry.stat.modified_at > ORPHAN_S
                 if is_old and not self._view.is_node_locked(node.id):
                     log.info("orphan_found", node_id=node.id)
-                    await discard_node(self._store, seen, self._clock)
+                    await discard_node(self._store, self._view, seen, self._clock)
 
     async def _unserved_nodes(self) -> None:
         """Delete idle nodes that no pool hands out any more: their pool or label was taken out of the configuration."""
@@ -424,7 +430,7 @@ class Sweeper:
                 node = seen.record
                 if node.is_idle and not self._is_served(node) and not self._view.is_node_locked(node.id):
                     log.info("unserved_node_found", node_id=node.id, pool=node.pool, labels=list(node.type))
-                    await discard_node(self._store, seen, self._clock)
+                    await discard_node(self._store, self._view, seen, self._clock)
 
     async def _old_questions(self) -> None:
         """Remove what an asker that died left."""

@@ -147,6 +147,8 @@ class ClusterView:
         """Kept in order, so that what is done about them is done in the same order in every run."""
         self._listeners: list[Listener] = []
         self._trees: list[Tree] = []
+        self.discarded: set[NodeId] = set()
+        """Nodes that this process has marked for deletion, as far as they are still there."""
         self.is_open = False
         """Whether every tree is attached."""
 
@@ -310,6 +312,7 @@ class ClusterView:
                 entry, lambda e: Node.from_bytes(e.path, e.data, node_id=node_id, modified_at=_age(e))
             )
         if record is None:
+            self.discarded.discard(node_id)
             return NodeRemoved(node_id, old.record) if old else None
         self.nodes[node_id] = Seen(record, entry)
         self._usage.add(record)
