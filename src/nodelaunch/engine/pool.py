@@ -123,6 +123,8 @@ class Pool:
         self._handling: dict[RequestId, _Handling] = {}
         self._waiters: list[_Waiter] = []
         self._evicting: dict[NodeId, Usage] = {}
+        self._looked_at: set[RequestId] = set()
+        """Requests that were open when all were last decided on, those declined here among them."""
         self._broken: dict[RequestId, HandlerFailed] = {}
         self._touched: Counter[RequestId] = Counter()
         self._stuck: dict[RequestId, int] = {}
@@ -316,7 +318,7 @@ class Pool:
             return
         self._grant_room()
         open_requests = self._open_requests()
-        has_new = any(request.id not in self.verdicts for request in open_requests)
+        known, self._looked_at = self._looked_at, {request.id for request in open_requests}
         self.verdicts = {}
         view = self._view() if open_requests or self._waiters else None
         if view is not None:
@@ -335,7 +337,7 @@ class Pool:
                 self._start(group, request, verdict)
         if starved is not None:
             self._make_room(group, starved)
-        self._tell_siblings(has_new=has_new)
+        self._tell_siblings(has_new=not self._looked_at <= known)
         self._set_alarm()
 
     def claims(self) -> list[Waiting]:
@@ -347,7 +349,7 @@ class Pool:
         new = [
             Waiting(request.id, request.order, Usage.total(self._need(label) for label in request.node_types))
             for request in self._open_requests()
-            if request.id not in self.verdicts
+            if request.id not in self._looked_at
             and offered.issuperset(request.node_types)
             and self.ctx.pool_id not in request.declined_by
         ]
