@@ -2,6 +2,7 @@
 
 nox                 everything
 nox -s tests        unit, property and conformance tests, with coverage
+nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
@@ -12,7 +13,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "integration", "upstream"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "simulation", "integration", "upstream"]
 
 
 @nox.session
@@ -46,6 +47,13 @@ def tests(session: nox.Session) -> None:
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
     session.run("pytest", "tests/property", "tests/conformance", "tests/sim", "tests/behaviour", *session.posargs)
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Whole launchers against a store and clouds that fail, and planted bugs that have to be found."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/simulation", *session.posargs)
 
 
 @nox.session

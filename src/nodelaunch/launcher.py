@@ -40,7 +40,7 @@ from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.errors import ConfigProblem, NodelaunchError, SessionLostError, StoreUnavailableError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
@@ -439,12 +439,12 @@ class Launcher:
             return
 
         async def retire() -> None:
-            await service.retire(grace_s)
-            if self._services.get(name) is service and self.config.provider(name) is None:
+            if await service.retired() and self._services.get(name) is service:
                 await self._end_provider(name)
                 log.info("provider_removed", provider=name)
 
-        self._group.create_task(retire(), name=f"retire {name}")
+        service.retire(grace_s)
+        self._group.create_task(self._supervise(f"retire {name}", retire), name=f"retire {name}")
 
     async def _end_provider(self, name: str) -> None:
         """Stop a provider at once."""
@@ -466,7 +466,7 @@ class Launcher:
                 return
             except* SessionLostError:
                 log.info("session_lost", task=name)
-            except* StoreError as group:
+            except* NodelaunchError as group:
                 log.warning("task_failed", task=name, detail="; ".join(map(str, group.exceptions)), retry_in_s=backoff)
             except* Exception:
                 log.exception("task_failed", task=name, retry_in_s=backoff)

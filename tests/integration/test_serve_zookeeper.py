@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from kazoo.client import KazooClient
 
 from support.peer import Requestor
-from support.process import Serve
+from support.process import Serve, run
 from support.sshd import SshdFactory, sshd_factory  # noqa: F401  the fixture behind `sshd`
 from support.zookeeper import ZooKeeperServer
 
@@ -104,6 +105,26 @@ async def test_static_host_is_handed_out_and_registered_again(site: Site, sshd: 
     assert site.requestor.node(left)["state"] == "ready"
     assert await asyncio.to_thread(serve.stop) == 0
     assert serve.complaints == []
+
+
+def test_launchers_are_asked_through_zookeeper_why_a_request_waits(site: Site) -> None:
+    """Two of them; nothing but the store is between them and who asks."""
+    first = site.serve()
+    first.await_log("pool_registered")
+    site.serve().await_log("pool_registered")
+    site.requestor.await_children("/nodelaunch/launchers", lambda names: len(names) == 2)
+    request_id = site.requestor.submit(*["small"] * 9)
+    site.requestor.await_state(request_id, "failed")
+    done = run("explain", request_id, "--json", "-c", str(site.config))
+    assert done.returncode == 0, done.stderr
+    pools = json.loads(done.stdout)["pools"]
+    reasons = [event["reasons"] for pool in pools for event in pool["history"] if event["what"] == "declined"]
+    assert [(r["kind"], r["facts"]) for (r,) in reasons] == [
+        ("NeverFits", {"resource": "instances", "wanted": 9, "limit": 8})
+    ] * len(reasons)
+    assert len(pools) == 2
+    assert len(reasons) >= 2
+    assert site.requestor.children("/nodelaunch/questions") == []
 
 
 def test_unknown_label_fails_with_every_pool_in_declined_by(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""Nodes that somebody else has written ``deleted``: theirs to remove first, ours when they don't."""
+"""Nodes that somebody else has written ``deleting`` or ``deleted``: theirs to finish first, then ours."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ pytestmark = pytest.mark.looptime
 NODE = NodeId("0000000001")
 
 
-async def write_deleted(site: Running) -> None:
-    record = a_node(state=NodeState.DELETED)
-    await site.store.create(paths.node(NODE), record.to_bytes(), parents=True)
+async def write(site: Running, state: NodeState) -> None:
+    await site.store.create(paths.node(NODE), a_node(state=state).to_bytes(), parents=True)
 
 
 async def test_peer_removes_a_deleted_node_without_a_contender_in_its_way(tmp_path: Path) -> None:
     """Nodepool removes its contender, the lock's directory, the node, in three steps that each may take a while."""
     async with running(tmp_path) as site, site.store.connect() as peer, asyncio.timeout(60):
-        await write_deleted(site)
+        await write(site, NodeState.DELETED)
         lock = await peer.lock(paths.node_lock(NODE))
         await site.until(lambda: site.view.is_node_locked(NODE))
         await lock.release()
@@ -36,7 +35,29 @@ async def test_peer_removes_a_deleted_node_without_a_contender_in_its_way(tmp_pa
         await site.until_empty()
 
 
-async def test_deleted_node_that_stays_is_removed(tmp_path: Path) -> None:
-    async with running(tmp_path) as site, asyncio.timeout(60):
-        await write_deleted(site)
+async def test_operator_can_look_once_more_at_a_node_just_marked_for_deletion(tmp_path: Path) -> None:
+    """Nodepool's command line writes ``deleting``, unlocks, then lists the node and who contends for its lock."""
+    async with running(tmp_path) as site, site.store.connect() as peer, asyncio.timeout(60):
+        await write(site, NodeState.HOLD)
+        lock = await peer.lock(paths.node_lock(NODE))
+        await peer.put(paths.node(NODE), a_node(state=NodeState.DELETING).to_bytes(), under=(lock,))
+        await lock.release()
+        await asyncio.sleep(0.5)
+        assert await peer.children(lock.path) == []
         await site.until_empty()
+
+
+@pytest.mark.parametrize("state", [NodeState.DELETING, NodeState.DELETED])
+async def test_node_that_its_deleter_leaves_is_removed(tmp_path: Path, state: NodeState) -> None:
+    async with running(tmp_path) as site, asyncio.timeout(60):
+        await write(site, state)
+        await site.until_empty()
+
+
+async def test_node_discarded_by_ourselves_is_deleted_at_once(tmp_path: Path) -> None:
+    """Room is made for a request without waiting for a timer."""
+    async with running(tmp_path, boot_time=0, delete_time=0, max_servers=1, min_ready=1) as site:
+        await site.until(lambda: [node.is_idle for node in site.nodes()] == [True])
+        started = asyncio.get_running_loop().time()
+        await site.finished("big")
+        assert asyncio.get_running_loop().time() == started

@@ -12,6 +12,7 @@ import structlog
 from nodelaunch.client import NodeClient
 from nodelaunch.engine.launch import delete_node
 from nodelaunch.engine.service import ProviderService
+from nodelaunch.engine.sweeper import STALE_LOCK_S
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -239,6 +240,17 @@ async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
         await site.store.ensure(debris.path + "/lock")
         await site.until(lambda: len(site.view.nodes) == 1 and not site.view.unreadable, within_s=1000)
         assert list(site.view.nodes) == [node.id]
+
+
+async def test_stale_lock_of_a_request_that_is_gone_is_removed(tmp_path: Path) -> None:
+    """Somebody else's leftover: whether its request is still to come, only time tells."""
+    async with running(tmp_path) as site:
+        path = f"{paths.REQUEST_LOCKS}/200-0000009999"
+        await site.client.store.ensure(path)
+        await asyncio.sleep(STALE_LOCK_S - 120)
+        assert await site.store.children(paths.REQUEST_LOCKS) == ["200-0000009999"]
+        await asyncio.sleep(240)
+        assert await site.store.children(paths.REQUEST_LOCKS) == []
 
 
 async def test_no_pool_declines_before_its_neighbours_are_registered(

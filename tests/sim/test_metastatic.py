@@ -263,6 +263,35 @@ async def test_metastatic_config_change(tmp_path: Path, store: EmbeddedStore) ->
         assert await table(store) == NOTHING
 
 
+async def test_provider_taken_out_lets_its_backing_nodes_go(tmp_path: Path, store: EmbeddedStore) -> None:
+    async with site(tmp_path, store, label="min-retention-time: 86400") as here:
+        request = await here.given("slot")
+        (backing,) = here.backings
+        config = load_config(configured(tmp_path))
+        others = tuple(provider for provider in config.providers if provider.name != "meta")
+        await here.launcher.reload(config.model_copy(update={"providers": others}), grace_s=0)
+        await asyncio.sleep(2 * GRACE_S)
+        assert here.backings == [backing]
+        assert "meta" in here.launcher.providers
+        await here.give_back(request)
+        await here.until_backings()
+        await here.until(lambda: "meta" not in here.launcher.providers)
+        assert await table(store) == NOTHING
+
+
+async def test_provider_put_back_keeps_its_backing_node(tmp_path: Path, store: EmbeddedStore) -> None:
+    async with site(tmp_path, store) as here:
+        request = await here.given("slot")
+        config = here.launcher.config
+        others = tuple(provider for provider in config.providers if provider.name != "meta")
+        await here.launcher.reload(config.model_copy(update={"providers": others}), grace_s=0)
+        await here.launcher.reload(config, grace_s=0)
+        again = await here.given("slot")
+        assert here.backing_of(again) == here.backing_of(request)
+        await here.give_back(request, again)
+        await here.until_backings()
+
+
 async def test_metastatic_nodescan(tmp_path: Path, store: EmbeddedStore) -> None:
     hosts = Hosts()
     async with site(tmp_path, store, hosts=hosts, label="host-key-checking: true") as here:

@@ -10,6 +10,7 @@ import pytest
 
 from nodelaunch.client import NodeClient
 from nodelaunch.engine.peers import RETURN_GRACE_S
+from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.questions import ask
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
@@ -129,6 +130,37 @@ async def test_what_one_pool_waits_for_is_not_taken_by_its_neighbour(tmp_path: P
         async with site.client.hold(fulfilled):
             pass
         assert (await later.finished()).state is RequestState.FULFILLED
+
+
+async def test_pools_of_a_provider_leave_each_other_in_peace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each declines what the other waits to serve: neither has anything new to tell the other."""
+    more = """
+      - name: second
+        max-servers: 2
+        max-ram: 17000
+        labels:
+          - {name: small, cloud-image: image, min-ram: 32768}
+          - {name: big, cloud-image: image, min-ram: 8192}
+"""
+    passes = 0
+    really_pass = Pool._pass
+
+    def counted(pool: Pool, group: asyncio.TaskGroup) -> None:
+        nonlocal passes
+        passes += 1
+        assert passes < 1000, "round and round"
+        really_pass(pool, group)
+
+    async with running(tmp_path, more=more, max_servers=1) as site:
+        await site.finished("small")
+        await site.finished("big", "big")
+        waiting = [await site.client.submit(["small"]), await site.client.submit(["big", "big"])]
+        requests = site.view.requests
+        await site.until(lambda: all(len(requests[handle.id].record.declined_by) == 1 for handle in waiting))
+        monkeypatch.setattr(Pool, "_pass", counted)
+        await asyncio.sleep(300)
+        assert {requests[handle.id].record.state for handle in waiting} == {RequestState.REQUESTED}
+        assert passes < 20
 
 
 # -- being asked ----------------------------------------------------------------------------------------------------

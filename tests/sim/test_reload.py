@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.config.changes import Changes
+from nodelaunch.engine.peers import RETURN_GRACE_S
 from nodelaunch.errors import ProviderUnavailableError
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol import paths
@@ -80,6 +81,15 @@ async def test_pool_taken_out_hands_back_what_takes_too_long(tmp_path: Path) -> 
         assert (await handle.finished()).state is RequestState.FAILED  # nobody offers it any more
         await site.until(lambda: not site.view.nodes)
         assert site.cloud.servers() == []
+
+
+async def test_pool_taken_out_on_purpose_is_not_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path, WITH_LABELS, more=SECOND_POOL) as site:
+        await site.until(lambda: ("cloud", "second") in site.view.known_pools)
+        await reload(site, tmp_path)
+        asked_at = site.cloud.now
+        assert (await site.finished("rare")).state is RequestState.FAILED
+        assert site.cloud.now - asked_at < RETURN_GRACE_S
 
 
 async def test_idle_node_of_a_pool_taken_out_is_deleted(tmp_path: Path) -> None:

@@ -37,9 +37,11 @@ REQUIREMENTS = (f"nodepool=={VERSION}", "setuptools<81", "cachetools", "requests
 """With all that it requires: Nodepool imports all of its drivers at once, and so every cloud's SDK. Leaving out what is
 never imported (diskimage-builder, rackspaceauth) saves neither time (some 25 s) nor space (350 MB) worth mentioning.
 The last three are imported without being required; later versions of setuptools have no pkg_resources."""
+PEER = ROOT / "tests" / "upstream" / "nodepool_peer.py"
 INSTALL_TIMEOUT_S = 600.0
 COMMAND_TIMEOUT_S = 60.0
-DAEMON_TIMEOUT_S = 90.0
+DAEMON_TIMEOUT_S = 120.0
+"""Nodepool takes seconds to start, and polls."""
 
 CLOUDS = """
 clouds:
@@ -86,6 +88,38 @@ def _environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
 
 
+class Nodepool:
+    """Its programs, with *folder* as their home. Make it where `installed` has made them available."""
+
+    def __init__(self, commands: Path, folder: Path) -> None:
+        self.folder = folder
+        self._commands = commands
+        clouds = folder / "clouds.yaml"
+        clouds.write_text(CLOUDS)
+        self.environment = _environment(HOME=str(folder), OS_CLIENT_CONFIG_FILE=str(clouds))
+
+    @property
+    def fixtures(self) -> Path:
+        """The folder of the configurations that its own tests use."""
+        (folder,) = self._commands.parent.glob("lib/python*/site-packages/nodepool/tests/fixtures")
+        return folder
+
+    def path(self, command: str) -> Path:
+        return self._commands / command
+
+    def run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """One of its commands, to its end."""
+        options = {"timeout": COMMAND_TIMEOUT_S, "env": self.environment, "cwd": self.folder}
+        return _run([self.path(command), *arguments], **options)
+
+    def ask(self, question: str, *arguments: str | Path) -> dict[str, Any]:
+        """What its own classes answer; see tests/upstream/nodepool_peer.py."""
+        done = self.run("python", PEER, question, *arguments)
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+
 # -- its processes --------------------------------------------------------------------------------------------------
 
 
@@ -100,8 +134,11 @@ class LogEntry:
         return "\n".join(self.lines)
 
     @property
-    def message(self) -> str:
-        return self.lines[0]
+    def is_noise(self) -> bool:
+        return any(
+            logger == self.logger and self.text.startswith(begin) and self.text.endswith(end)
+            for logger, begin, end in KNOWN_NOISE
+        )
 
     def __str__(self) -> str:
         return f"{self.level} {self.logger}: {self.text}"
@@ -117,20 +154,29 @@ _LOGGING = {
 }
 
 
+KNOWN_NOISE = {
+    ("nodepool.CleanupWorker", "Exception in CleanupWorker (lost request cleanup)", "NoNodeError"): (
+        "Its clean-up reads a pending request, locks it and reads it again, and does not expect that the requestor has "
+        "taken the request away meanwhile, for which that needs no lock. The clean-up goes on at its next turn."
+    ),
+}
+"""Errors of Nodepool's own that it logs whoever its peers are: logger, first words, last words, and why."""
+
+
 class Daemon:
     """``nodepool-launcher`` or ``nodepool-builder``; all it says is kept in ``log``.
 
     What goes past its logging, a traceback of a thread say, counts as an entry of level ``STDERR``.
     """
 
-    def __init__(self, site: Site, command: str, config: Path, *arguments: str) -> None:
+    def __init__(self, nodepool: Nodepool, *command: str | Path, config: Path) -> None:
         self.log: list[LogEntry] = []
         self._news = threading.Condition()
-        path = site.folder / "nodepool-logging.yaml"
+        path = nodepool.folder / "nodepool-logging.yaml"
         path.write_text(json.dumps(_LOGGING))
         self.process = subprocess.Popen(
-            [site.bin / command, "-f", "-l", path, "-c", config, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=site.environment, cwd=site.folder,
+            [*command, "-f", "-l", path, "-c", config],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=nodepool.environment, cwd=nodepool.folder,
         )  # fmt: skip
         self._readers = [
             threading.Thread(target=self._read, args=(self.process.stdout, self._logged), daemon=True),
@@ -175,8 +221,8 @@ class Daemon:
 
     @property
     def complaints(self) -> list[LogEntry]:
-        """What it logged as an error, and what it said past its logging."""
-        return [entry for entry in self.log if entry.level in ("STDERR", "ERROR", "CRITICAL")]
+        """What it logged as an error, and what it said past its logging; without `KNOWN_NOISE`."""
+        return [entry for entry in self.log if entry.level in ("STDERR", "ERROR", "CRITICAL") and not entry.is_noise]
 
     def stop(self) -> int:
         """In order, by the signal Nodepool takes for that; its exit code."""
@@ -233,15 +279,12 @@ QUICK_SWEEPS = "import nodelaunch.engine.sweeper as s; s.SWEEP_S = 1.0; from nod
 class Site:
     """A part of the shared ZooKeeper with a requestor, and the processes of both programs that work on it."""
 
-    def __init__(self, server: ZooKeeperServer, chroot: str, folder: Path, commands: Path) -> None:
-        self.folder = folder
-        self.bin = commands
+    def __init__(self, server: ZooKeeperServer, chroot: str, nodepool: Nodepool) -> None:
+        self.folder = nodepool.folder
+        self.programs = nodepool
         self.client: KazooClient = server.kazoo(chroot)
         self.client.ensure_path("/")
-        self.requestor = Requestor(self.client)
-        clouds = folder / "clouds.yaml"
-        clouds.write_text(CLOUDS)
-        self.environment = _environment(HOME=str(folder), OS_CLIENT_CONFIG_FILE=str(clouds))
+        self.requestor = Requestor(self.client, deadline_s=DAEMON_TIMEOUT_S)
         self._store = STORE.format(
             host=server.host, port=server.tls_port, tls=server.certificates.client, chroot=chroot
         )
@@ -260,32 +303,25 @@ class Site:
         serve.await_log("http_listening")
         return serve
 
-    def launcher(self, config: Path) -> Daemon:
-        """nodepool-launcher."""
-        return self._daemon("nodepool-launcher", config)
+    def launcher(self, config: Path, *, is_quick: bool = False) -> Daemon:
+        """nodepool-launcher; *is_quick*: it cleans up each second rather than each minute."""
+        if is_quick:
+            return self._daemon(self.programs.path("python"), PEER, "launcher", config=config)
+        return self._daemon(self.programs.path("nodepool-launcher"), config=config)
 
     def builder(self, config: Path) -> Daemon:
         """nodepool-builder."""
-        return self._daemon("nodepool-builder", config)
+        return self._daemon(self.programs.path("nodepool-builder"), config=config)
 
-    def _daemon(self, command: str, config: Path) -> Daemon:
-        daemon = Daemon(self, command, config)
+    def _daemon(self, *command: str | Path, config: Path) -> Daemon:
+        daemon = Daemon(self.programs, *command, config=config)
         self._processes.append(daemon)
         return daemon
 
     def nodepool(self, config: Path, *arguments: str) -> CommandResult:
         """Nodepool's command line, to its end."""
-        done = self._run("nodepool", "-c", config, *arguments)
+        done = self.programs.run("nodepool", "-c", config, *arguments)
         return CommandResult(" ".join(arguments), done.returncode, done.stdout, done.stderr)
-
-    def python(self, *arguments: str) -> str:
-        """What a program prints that runs with Nodepool's Python; see tests/upstream/nodepool_peer.py."""
-        done = self._run("python", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def _run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return _run([self.bin / command, *arguments], timeout=COMMAND_TIMEOUT_S, env=self.environment, cwd=self.folder)
 
     def pools(self) -> list[dict[str, Any]]:
         """The pools registered just now, whosever they are."""
@@ -354,11 +390,14 @@ def commands_fixture() -> Path:
         pytest.skip(f"no Nodepool {VERSION}: {error}")
 
 
+@pytest.fixture(name="nodepool")
+def nodepool_fixture(tmp_path: Path, nodepool_commands: Path) -> Nodepool:
+    return Nodepool(nodepool_commands, tmp_path)
+
+
 @pytest.fixture(name="site")
-def site_fixture(
-    zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path, nodepool_commands: Path
-) -> Iterator[Site]:
-    made = Site(zookeeper_server, zk_chroot, tmp_path, nodepool_commands)
+def site_fixture(zookeeper_server: ZooKeeperServer, zk_chroot: str, nodepool: Nodepool) -> Iterator[Site]:
+    made = Site(zookeeper_server, zk_chroot, nodepool)
     yield made
     made.close()
 

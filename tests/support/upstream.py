@@ -142,6 +142,16 @@ class ZuulPeer:
         nodes: list[dict[str, Any]] = self("use", request_id=request_id)
         return nodes
 
+    def spare(self, *labels: str) -> list[str]:
+        """The ids of nodes given to a request that then did not use them, once they are free."""
+        request_id = self.ask(*labels)
+        node_ids: list[str] = self.answer(request_id)["nodes"]
+        self("accept", request_id=request_id)
+        self("give_back", request_id=request_id)
+        for node_id in node_ids:
+            self("await_free", node_id=node_id)
+        return node_ids
+
     def kill(self) -> None:
         """As a crash: its sessions go when ZooKeeper has not heard of them for their timeout."""
         self.process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,10 +39,10 @@ from nodelaunch.protocol.machine import (
     Unlock,
     Withdrawn,
 )
-from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import Accept, Decline, HandlerFailed, LabelNotOffered, LaunchesFailed
+from nodelaunch.protocol.triage import Accept, AtCapacity, Decline, HandlerFailed, LabelNotOffered, LaunchesFailed
 from support.builders import a_request
 
 A, B, C = NodeId("0000000001"), NodeId("0000000002"), NodeId("0000000003")
@@ -297,3 +298,12 @@ def test_impossible_in_later_phases() -> None:
         with pytest.raises(InvalidTransitionError):
             talk.on(event)
     assert done.state.phase is Phase.DONE
+
+
+def test_refused_quota_ends_a_request_for_a_node_to_be_kept_ready() -> None:
+    request = replace(a_request(), requestor=MIN_READY_REQUESTOR)
+    state, _ = m.start(request, Accept((None,), Usage(instances=1)))
+    state, _ = m.step(state, LockGranted(), retries=3)
+    state, effects = m.step(state, NodeAborted(0), retries=3)
+    assert state.outcome is Outcome.DECLINED
+    assert effects == (Save(RequestState.REQUESTED, declined=(AtCapacity("room"),)), Unlock())

@@ -101,6 +101,17 @@ def test_wanted_provider_goes_first_even_while_paused() -> None:
     assert isinstance(one(view, provider="wanted", declined_by=("p",)), Accept)
     assert isinstance(one(view, provider="cloud"), Accept)
     assert isinstance(one(a_pool_view(), provider="absent"), Accept)
+    better = a_peer("p", provider="elsewhere", priority=50)
+    assert isinstance(one(a_pool_view(more_peers=[better]), provider="cloud"), Accept)
+    assert isinstance(one(a_pool_view(more_peers=[better])), Defer)
+
+
+def test_wanted_provider_yields_to_better_pools_of_its_own_only() -> None:
+    """Those of other providers leave the request to it: if it left it to them, nobody would serve it."""
+    better = a_peer("p", provider="other", priority=1)
+    assert isinstance(one(a_pool_view(more_peers=[better]), provider="cloud"), Accept)
+    sibling = a_peer("s", provider="cloud", priority=1)
+    assert one(a_pool_view(more_peers=[better, sibling]), provider="cloud") == Defer((BetterPool("s", 1),))
 
 
 def test_better_pool_goes_first_unless_it_is_paused() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.nodepool import Site, commands_fixture, site_fixture  # noqa: F401  `site`'s fixtures
+from support.nodepool import Site, commands_fixture, nodepool_fixture, site_fixture  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.nodepool, pytest.mark.zookeeper]
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.nodepool import Daemon, Load, Site, commands_fixture, site_fixture  # noqa: F401  `site`'s fixtures
+from support.nodepool import Daemon, Load, Site, commands_fixture, nodepool_fixture, site_fixture  # noqa: F401  fixtures
 from support.process import Serve
 
 pytestmark = [pytest.mark.nodepool, pytest.mark.zookeeper]
@@ -36,7 +33,6 @@ PROVIDER = """
 OURS = LABELS + PROVIDER.format(name="ours", label="ours")
 THEIRS = LABELS + "".join(PROVIDER.format(name=f"theirs-{number}", label="theirs") for number in (1, 2, 3))
 """Three clouds, because Nodepool's grants 20 servers; nodelaunch gives back a server sooner and does with one."""
-PEER = Path(__file__).with_name("nodepool_peer.py")
 
 
 def start(site: Site) -> tuple[Serve, Daemon]:
@@ -68,7 +64,7 @@ def test_unknown_label_is_declined_by_every_pool_of_both(site: Site) -> None:
 
 def test_both_see_each_others_components(site: Site) -> None:
     serve, launcher = start(site)
-    seen: dict[str, Any] = json.loads(site.python(str(PEER), str(site.folder / "theirs.yaml"), "components"))
+    seen = site.programs.ask("components", site.folder / "theirs.yaml")
     assert seen["complaints"] == []
     assert seen["model_api"] == 0
     pools = {pool["provider_name"]: pool for pool in seen["pool"]}
@@ -84,7 +80,6 @@ def test_both_see_each_others_components(site: Site) -> None:
 def test_five_hundred_requests_are_served_by_both_together(site: Site) -> None:
     kinds = itertools.cycle([("ours",), ("theirs",), ("both",), ("both", "both"), ("ours", "both"), ("both", "theirs")])
     serve, launcher = start(site)
-    site.requestor.deadline_s = 120
     load = Load(site.requestor, itertools.islice(kinds, 500), workers=60)
     load.finish()
     ids = Counter(node["id"] for node in load.nodes)

@@ -31,6 +31,7 @@ from zuul.zk.system import ZuulSystem
 
 PATIENCE_S = 30.0
 """How long anything that is waited for may take."""
+RECHECK_S = 1.0
 PROJECT = "example.org/project"
 
 
@@ -67,15 +68,16 @@ class Changes:
             self._condition.notify_all()
 
     def until(self, found: Callable[[], Any]) -> Any:
-        """What *found* gives once that is true, looked at again after each change."""
+        """What *found* gives once that is true, looked at again after each change, and now and then without one."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             seen = self._count
             if result := found():
                 return result
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {PATIENCE_S:g} s")
             with self._condition:
-                if not self._condition.wait_for(lambda seen=seen: self._count != seen, deadline - time.monotonic()):
-                    raise TimeoutError(f"not within {PATIENCE_S:g} s")
+                self._condition.wait_for(lambda seen=seen: self._count != seen, RECHECK_S)
 
 
 class Scheduler:
@@ -247,26 +249,49 @@ class Peer:
         return {node.id: node.toDict() for node in self.scheduler.zk.nodeIterator(cached=True)}
 
     def do_await_request(self, request_id: str, states: list[str]) -> dict[str, Any]:
-        """Wait until the cache has the request in one of *states*; "gone" is one, too."""
-        self.scheduler.changes.until(lambda: (self.do_request(request_id) or {"state": "gone"})["state"] in states)
-        return self.do_request(request_id) or {}
+        """Wait until the cache has the request in one of *states*."""
+        return dict(self.scheduler.changes.until(lambda: self._request_in(request_id, states)))
+
+    def _request_in(self, request_id: str, states: list[str]) -> dict[str, Any] | None:
+        request = self.do_request(request_id)
+        return request if request and request["state"] in states else None
+
+    def do_await_no_request(self, request_id: str) -> None:
+        """Wait until there is no such request, in ZooKeeper and in the cache."""
+        zk = self.scheduler.zk
+        self.scheduler.changes.until(
+            lambda: request_id not in zk.getNodeRequests() and self.do_request(request_id) is None
+        )
 
     def do_await_node(self, node_id: str, states: list[str]) -> dict[str, Any]:
-        self.scheduler.changes.until(lambda: self.do_nodes().get(node_id, {"state": "gone"})["state"] in states)
-        return self.do_nodes().get(node_id, {})
+        """Wait until the cache has the node in one of *states*."""
+        return dict(self.scheduler.changes.until(lambda: self._node_in(node_id, states)))
+
+    def _node_in(self, node_id: str, states: list[str]) -> dict[str, Any] | None:
+        node = self.do_nodes().get(node_id)
+        return node if node and node["state"] in states else None
+
+    def do_await_no_node(self, node_id: str) -> None:
+        """Wait until there is no such node, in ZooKeeper and in the cache, which may not have had it yet."""
+        zk = self.scheduler.zk
+        self.scheduler.changes.until(lambda: node_id not in zk.getNodes() and node_id not in self.do_nodes())
+
+    def do_await_free(self, node_id: str) -> None:
+        """Wait until the cache has the node ready and tied to no request."""
+        self.scheduler.changes.until(lambda: is_idle(self.do_nodes().get(node_id, {})))
 
     def do_await_idle(self, count: int) -> dict[str, dict[str, Any]]:
-        """Wait until the cache has *count* nodes, each ready and tied to no request."""
+        """Wait until there are *count* nodes, and the cache has each as ready and tied to no request."""
 
         def found() -> dict[str, Any]:
             nodes = self.do_nodes()
-            idle = {i: n for i, n in nodes.items() if n["state"] == "ready" and n["allocated_to"] is None}
-            return idle if len(idle) == len(nodes) == count else {}
+            are_all_known = sorted(nodes) == sorted(self.scheduler.zk.getNodes())
+            return nodes if are_all_known and len(nodes) == count and all(map(is_idle, nodes.values())) else {}
 
         return dict(self.scheduler.changes.until(found))
 
     def do_await_no_nodes(self) -> None:
-        self.scheduler.changes.until(lambda: not self.do_nodes())
+        self.scheduler.changes.until(lambda: not self.scheduler.zk.getNodes() and not self.do_nodes())
 
     def do_labels(self) -> list[list[str]]:
         """As zuul-web shows them: by pool."""
@@ -324,6 +349,10 @@ class Peer:
             return {"ok": getattr(self, "do_" + command.pop("do"))(**command)}
         except Exception:
             return {"error": traceback.format_exc()}
+
+
+def is_idle(node: dict[str, Any]) -> bool:
+    return node.get("state") == "ready" and node["allocated_to"] is None
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """``nodelaunch serve``: the launcher in the foreground, until a signal.
 
-SIGTERM and SIGINT drain in order; a second one stops at once. SIGHUP reads the configuration again, which also happens
-whenever its files change.
+SIGTERM, SIGINT and SIGUSR1 drain in order; a second one stops at once. SIGHUP reads the configuration again, which also
+happens whenever its files change. SIGUSR2 logs what each task is at.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from nodelaunch.sshscan import FakeHostsScanner, SshScanner
 from nodelaunch.web.app import make_app, serve
 
 log = structlog.get_logger(__name__)
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def add_parser(commands: Any) -> None:
@@ -101,14 +103,26 @@ def _watch_signals(
         log.info("signal", signal="SIGHUP")
         reloader.ask()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, on_signal, number)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    loop.add_signal_handler(signal.SIGUSR2, _log_stacks)
 
     def stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR2):
             loop.remove_signal_handler(number)
         for drain in drains:
             drain.cancel()
 
     return stop
+
+
+def _log_stacks() -> None:
+    """What each task waits for, the innermost frame last; for an operator who wonders whether something hangs."""
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        frames: list[str] = []
+        awaited: Any = task.get_coro()
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            frames.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+            awaited = awaited.cr_await
+        log.info("task_stack", task=task.get_name(), stack=frames)

@@ -8,7 +8,7 @@ Source: Nodepool 11, fake and OpenStack drivers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import structlog
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
@@ -127,6 +127,8 @@ class CloudPool(PoolConfig):
     max_volume_gb: AnyCount | None = None
     ignore_provider_quota: StrictBool = False
     availability_zones: Texts = ()
+    zone_policy: Literal["together", "spread", "none"] = "together"
+    """One zone for all nodes of a request, a zone for each node, or the cloud's choice."""
     networks: Texts = ()
     security_groups: Texts = ()
     auto_floating_ip: StrictBool = True
@@ -149,6 +151,10 @@ class CloudPool(PoolConfig):
     @property
     def zones(self) -> tuple[str, ...]:
         return self.availability_zones
+
+    @property
+    def zoning(self) -> Literal["together", "spread", "none"]:
+        return self.zone_policy
 
     def networks_of(self, label: CloudLabel) -> tuple[str, ...]:
         return self.networks if label.networks is None else label.networks

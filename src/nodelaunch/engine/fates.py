@@ -87,8 +87,8 @@ class Fates:
         fate.verdict = verdict
 
     def ended(self, request_id: RequestId, outcome: m.Outcome, state: m.State | None) -> None:
-        """Take note of how working on the request ended."""
-        if outcome is m.Outcome.REFUSED:
+        """Take note of how working on the request ended. What was declined without work was noted as decided."""
+        if outcome is m.Outcome.REFUSED or (state is not None and isinstance(state.plan, Decline)):
             return
         fate = self._fate(request_id)
         failures = [event for event in (state.story if state else ()) if isinstance(event, m.NodeFailed)]

@@ -8,16 +8,16 @@ from an event (protocol/machine.py), and a node's own life (engine/launch.py).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 
-from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node
+from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node, to_the_end
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
+from nodelaunch.engine.zones import Zones
 from nodelaunch.errors import (
     DriverError,
     InsufficientCapacityError,
@@ -73,10 +73,7 @@ class RequestHandler:
         self._held: dict[int, HeldNode] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[m.Event] = asyncio.Queue()
-        self._zone = verdict.zone if isinstance(verdict, Accept) else None
-        """Where all its nodes are to be, once known."""
-        self._avoided: set[str] = set()
-        """Zones in which launches failed."""
+        self._zones = Zones(ctx.pool, ctx.provider, verdict.zone if isinstance(verdict, Accept) else None)
         self._log = log.bind(
             provider=ctx.provider.name, pool=ctx.pool.name, request_id=seen.record.id, event_id=seen.record.event_id
         )
@@ -276,7 +273,7 @@ class RequestHandler:
                 self._held[slot] = held
 
         try:
-            await _to_the_end(claim())
+            await to_the_end(claim())
         except asyncio.CancelledError:
             if slot not in self._held:
                 raise
@@ -297,6 +294,9 @@ class RequestHandler:
         try:
             return await self._attempt(slot, attempt)
         except asyncio.CancelledError:
+            held = self._held.get(slot)
+            if held is not None and held.node.state is NodeState.READY:
+                return m.NodeReady(slot, held.id)  # it came to its end all the same
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
@@ -315,50 +315,27 @@ class RequestHandler:
             self._reservation.settle(slot)
 
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
-        label, zone = self.request.node_types[slot], self._pick_zone()
+        label = self.request.node_types[slot]
 
         async def make() -> None:
-            self._held[slot] = await create_node(self._ctx, self.request, label, zone)
+            self._held[slot] = await create_node(self._ctx, self.request, label, self._zones.pick(slot))
             self._reservation.settle(slot)
 
         if slot not in self._held:
-            await _to_the_end(make())
+            if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
+                await self._await_room(self.request, slot, label, self._reservation)
+            await to_the_end(make())
         held = self._held[slot]
-        await launch_node(self._ctx, held, self.request, label, attempt, zone)
+        await launch_node(self._ctx, held, self.request, label, attempt, self._zones.pick(slot))
         return m.NodeReady(slot, held.id)
 
-    def _pick_zone(self) -> str | None:
-        """The zone that all new nodes of the request share, or one of its own for the next, as the pool has it: of the
-        pool's, else of the cloud's."""
-        if self._ctx.pool.zoning == "none":
-            return None
-        if self._zone is None or self._ctx.pool.zoning == "spread":
-            zones = self._ctx.pool.zones or self._ctx.provider.zones
-            open_zones = [zone for zone in zones if zone not in self._avoided] or list(zones)
-            self._zone = random.choice(open_zones) if open_zones else None  # noqa: S311
-        return self._zone
-
-    def _leave_zone(self, slot: int) -> bool:
-        """After a failed launch of *slot*: let the next one be somewhere else, unless that would part the node set.
-        Whether there is somewhere else that was not tried."""
-        is_reusing = isinstance(self._verdict, Accept) and self._verdict.zone is not None
-        if self._zone is None or is_reusing or self._held.keys() - {slot}:
-            return False
-        self._avoided.add(self._zone)
-        self._zone = None
-        if not self._avoided.issuperset(self._ctx.pool.zones or self._ctx.provider.zones):
-            return True
-        if not self._ctx.pool.zones:
-            self._ctx.provider.invalidate()  # the cloud may have others by now
-        return False
-
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
-        has_alternative = self._leave_zone(slot)
+        has_alternative = self._zones.leave(slot, is_alone=not self._held.keys() - {slot})
         is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
         is_final = isinstance(error, LabelUnusableError) or is_full
         held = self._held.get(slot)
         gives_up = is_final or attempt >= self._ctx.launching.retries
-        if gives_up or (held is not None and held.external_id is not None):
+        if gives_up or (held is not None and not held.is_clean):
             await self._give_up(slot, NodeState.FAILED)
         if isinstance(error, LabelUnusableError):
             self._ctx.provider.label_broken(self._ctx.pool.name, self.request.node_types[slot], str(error))
@@ -372,20 +349,6 @@ class RequestHandler:
     def _store_failed(self, error: StoreError) -> None:
         if not isinstance(error, SessionLostError):
             self._log.warning("node_write_failed", error=type(error).__name__, detail=str(error))
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, which makes something that must not be lost, to its end even if we are cancelled meanwhile.
-
-    It is a few calls to the store, so the delay is bounded by the session timeout.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        task.exception()
-        raise
 
 
 def handler_failed(error: BaseException) -> HandlerFailed:

@@ -206,7 +206,7 @@ class Inventory:
 
     async def _deregister(self, seen: Seen[Node]) -> None:
         """Take out a free record of a slot that is not wanted; one in use goes after its use."""
-        if await discard_node(self._store, seen, self._clock):
+        if await discard_node(self._store, self._view, seen, self._clock):
             self._log.info("machine_deregistered", node_id=seen.record.id, hostname=seen.record.hostname)
 
     # -- updating in place ------------------------------------------------------------------------------------------

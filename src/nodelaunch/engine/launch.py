@@ -8,7 +8,7 @@ writes its record. What does *not* belong here: which node for which request, re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,6 +94,8 @@ class HeldNode:
     node: Node
     version: int
     lock: Lock
+    is_clean: bool = True
+    """Whether nothing is left in the cloud of attempts that failed."""
 
     @property
     def id(self) -> NodeId:
@@ -112,10 +114,28 @@ class HeldNode:
 
 
 async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
-    """Write *node* as the new version of *held*."""
-    op = held.put_op(node)
-    entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
-    held.node, held.version = node, entry.stat.version
+    """Write *node* as the new version of *held*. Whether it was done is known even if we are cancelled meanwhile."""
+
+    async def write() -> None:
+        op = held.put_op(node)
+        entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
+        held.node, held.version = node, entry.stat.version
+
+    await to_the_end(write())
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile.
+
+    It is a few calls to the store, so the delay is bounded by the session timeout.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()
+        raise
 
 
 # -- making and launching -------------------------------------------------------------------------------------------
@@ -173,7 +193,7 @@ async def launch_node(
     """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``.
 
     Whatever an unsuccessful attempt left is deleted before its error comes out. ``launch-timeout`` covers all from the
-    first call to the ready record.
+    first call until the machine can be used.
     Raises: DriverError as the launch ended; StoreError.
     """
     started = asyncio.get_running_loop().time()
@@ -186,9 +206,9 @@ async def launch_node(
                     await save(ctx, held, replace(held.node, az=zone))
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
-                await save(ctx, held, _ready(ctx, held.node, instance, keys))
         except TimeoutError:
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s} s)") from None
+        await save(ctx, held, _ready(ctx, held.node, instance, keys))
     except DriverError as error:
         error.external_id = error.external_id or held.external_id
         log_.warning(
@@ -196,7 +216,9 @@ async def launch_node(
             external_id=error.external_id, took_s=round(asyncio.get_running_loop().time() - started, 3),
         )  # fmt: skip
         await _console(ctx, held, label)
+        held.is_clean = False
         await _clean_up_attempt(ctx, held, error)
+        held.is_clean = True
         raise
     ctx.provider.quota_granted()
     log_.info(
@@ -335,7 +357,7 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
     """Delete what the failed attempt left, so that the next one starts from nothing."""
     external_id = held.external_id or (ExternalId(error.external_id) if error.external_id else None)
     leftovers = [external_id] if external_id else []
-    if external_id is None and isinstance(error, (LaunchTimeoutError, ProviderUnavailableError)):
+    if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
         leftovers = (await _instances_by_node(ctx)).get(held.id, [])
     for leftover in leftovers:
         await delete_instance(ctx.provider, leftover)
@@ -389,7 +411,7 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
         return None
     if not await _is_alive(ctx, seen.record):
         log.warning("machine_unreachable", provider=ctx.provider.name, node_id=node_id, hostname=seen.record.hostname)
-        await discard_node(ctx.store, seen, ctx.clock)
+        await discard_node(ctx.store, ctx.view, seen, ctx.clock)
         return None
     return await take_node(ctx.store, seen, seen.record.allocated(request))
 
@@ -439,9 +461,14 @@ async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
     return held is not None
 
 
-async def discard_node(store: Store, seen: Seen[Node], clock: Clock) -> bool:
+async def discard_node(store: Store, view: ClusterView, seen: Seen[Node], clock: Clock) -> bool:
     """Mark a node that nobody holds for deletion; whether that was still possible. Raises: StoreError."""
-    return await rewrite_node(store, seen, seen.record.into(NodeState.DELETING, clock.now()))
+    node = seen.record.into(NodeState.DELETING, clock.now())
+    view.discarded.add(node.id)  # the change may be seen before the write is answered
+    is_done = await rewrite_node(store, seen, node)
+    if not is_done:
+        view.discarded.discard(node.id)
+    return is_done
 
 
 # -- deleting -------------------------------------------------------------------------------------------------------
@@ -466,26 +493,29 @@ async def delete_node(
         if node.state is not NodeState.DELETING:
             node = node.into(NodeState.DELETING, clock.now())
             version = (await store.put(seen.entry.path, node.to_bytes(), version=version, under=(lock,))).stat.version
-        await _delete_instances(provider, node)
+        had_any = await _delete_instances(provider, node)
         await _remove_record(store, clock, node, version, lock)
     except (VersionConflictError, RecordGoneError):
         return False  # it changed under us: look again
     finally:
         await lock.release()
-    provider.capacity_freed()
+    if had_any:  # else nothing was freed: a refusal by the cloud still stands
+        provider.capacity_freed()
     return True
 
 
-async def _delete_instances(provider: ProviderRuntime, node: Node) -> None:
+async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
+    """Whether there was any."""
     if not provider.can_launch:
-        return
+        return True
     if node.external_id:
         await delete_instance(provider, ExternalId(node.external_id))
-        return
+        return True
     async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
         leftovers = (await provider.instances_by_node()).get(node.id, [])
     for leftover in leftovers:
         await delete_instance(provider, leftover)
+    return bool(leftovers)
 
 
 async def _remove_record(store: Store, clock: Clock, node: Node, version: int, lock: Lock) -> None:

@@ -82,7 +82,7 @@ class MinReady:
         if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
             return
         try:
-            for request_id in list(self._mine):
+            for request_id in sorted(self._mine):
                 await self._collect(request_id)
             for label, wanted in list(self._wanted.items()):
                 if not self._is_ours(label):

@@ -62,6 +62,9 @@ ALARM_SLACK_S = 0.05
 """Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
 ON_THE_WAY_OUT = frozenset({NodeState.USED, NodeState.DELETING, NodeState.DELETED, NodeState.FAILED, NodeState.ABORTED})
 
+ROOM_WAIT_S = 120.0
+"""How long an accepted request may wait for room before it is handed back, with the nodes it already has."""
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -120,12 +123,16 @@ class Pool:
         self._handling: dict[RequestId, _Handling] = {}
         self._waiters: list[_Waiter] = []
         self._evicting: dict[NodeId, Usage] = {}
+        self._looked_at: set[RequestId] = set()
+        """Requests that were open when all were last decided on, those declined here among them."""
         self._broken: dict[RequestId, HandlerFailed] = {}
         self._touched: Counter[RequestId] = Counter()
         self._stuck: dict[RequestId, int] = {}
         self._registration: Entry | None = None
         self._look_again: asyncio.TimerHandle | None = None
         self._draining = False
+        self._ended = asyncio.Event()
+        self._ended.set()
         self._all_done = asyncio.Event()
         self._log = log.bind(provider=ctx.provider.name, pool=ctx.pool.name)
 
@@ -155,6 +162,7 @@ class Pool:
         ]
         self.ctx.provider.listeners.append(self._wake.set)
         self.ctx.reservations.listeners.append(self._wake.set)
+        self._ended.clear()
         try:
             while not self._draining:
                 await self.ctx.store.session.connected()
@@ -165,6 +173,7 @@ class Pool:
                         self._log.warning("session_lost", handling=len(self._handling))
                 self._registration = None
         finally:
+            self._ended.set()
             self._set_waiting(())
             if self._look_again is not None:
                 self._look_again.cancel()
@@ -175,7 +184,7 @@ class Pool:
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let running requests finish for *grace_s*, then hand the rest back. Returns when the
-        pool has let go of everything."""
+        pool has let go of everything and is not registered any more."""
         self._draining = True
         self._wake.set()
         try:
@@ -186,6 +195,7 @@ class Pool:
             for handling in self._handling.values():
                 handling.handler.post(m.Withdrawn())
             await self._until_idle()
+        await self._ended.wait()
 
     async def _until_idle(self) -> None:
         while self._handling:
@@ -195,14 +205,19 @@ class Pool:
     async def _serve_session(self, group: asyncio.TaskGroup) -> None:
         epoch = self.ctx.store.session.epoch
         await self._register()
-        self._wake.set()
-        while not self._draining:
-            await self._wake.wait()
-            self._wake.clear()
-            if self.ctx.store.session.epoch != epoch or self.ctx.store.session.state is SessionState.LOST:
-                raise SessionLostError
-            self._pass(group)
-            await self._publish()
+        try:
+            while not self._draining:
+                self._pass(group)
+                await self._publish()
+                await self._wake.wait()
+                self._wake.clear()
+                if self.ctx.store.session.epoch != epoch or self.ctx.store.session.state is SessionState.LOST:
+                    raise SessionLostError
+        except SessionLostError:
+            raise
+        except Exception:
+            await self._unregister()  # peers must not leave requests to us meanwhile
+            raise
         await self._unregister()
 
     # -- registration -----------------------------------------------------------------------------------------------
@@ -303,10 +318,12 @@ class Pool:
             return
         self._grant_room()
         open_requests = self._open_requests()
-        has_new = any(request.id not in self.verdicts for request in open_requests)
+        known, self._looked_at = self._looked_at, {request.id for request in open_requests}
         self.verdicts = {}
-        starved: Usage | None = None
-        view = self._view() if open_requests else None
+        view = self._view() if open_requests or self._waiters else None
+        if view is not None:
+            self._give_up_hopeless(view)
+        starved = self._needed_first()
         for request, decided in triage(open_requests, view) if view else ():
             verdict: Verdict = decided
             if request.id in self._broken:
@@ -320,7 +337,7 @@ class Pool:
                 self._start(group, request, verdict)
         if starved is not None:
             self._make_room(group, starved)
-        self._tell_siblings(has_new=has_new)
+        self._tell_siblings(has_new=not self._looked_at <= known)
         self._set_alarm()
 
     def claims(self) -> list[Waiting]:
@@ -332,7 +349,7 @@ class Pool:
         new = [
             Waiting(request.id, request.order, Usage.total(self._need(label) for label in request.node_types))
             for request in self._open_requests()
-            if request.id not in self.verdicts
+            if request.id not in self._looked_at
             and offered.issuperset(request.node_types)
             and self.ctx.pool_id not in request.declined_by
         ]
@@ -381,7 +398,7 @@ class Pool:
             pool_id=self.ctx.pool_id,
             provider=provider.name,
             priority=provider.config.pool_priority(pool),
-            labels=provider.label_views(pool),
+            labels=provider.label_views(pool, self.ctx.driver),
             peers=self._peers(),
             is_enabled=pool.max_servers is None or pool.max_servers > 0,
             can_launch=provider.can_launch,
@@ -432,8 +449,11 @@ class Pool:
 
     def _idle(self) -> list[IdleNode]:
         planned = {node_id for handling in self._handling.values() for node_id in handling.planned}
+        is_together = self.ctx.pool.zoning == "together"
         return [
-            IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, node.az)
+            IdleNode(
+                node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, node.az if is_together else None
+            )
             for node in (seen.record for seen in self.ctx.view.nodes_of(self.ctx.provider.name))
             if node.is_idle
             and node.pool == self.ctx.pool.name
@@ -504,11 +524,19 @@ class Pool:
         waiter = _Waiter(request, slot, self._need(label), reservation, future)
         self._waiters.append(waiter)
         self._wake.set()
+        too_long = asyncio.get_running_loop().call_later(ROOM_WAIT_S, self._hand_back, request.id)
         try:
             await waiter.granted
         finally:
+            too_long.cancel()
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    def _hand_back(self, request_id: RequestId) -> None:
+        """Two requests that have some of their nodes, and wait for what the other has, would wait for ever."""
+        if request_id in self._handling:
+            self._log.info("room_waited_for_in_vain", request_id=request_id, waited_s=ROOM_WAIT_S)
+            self._handling[request_id].handler.post(m.Withdrawn())
 
     def _grant_room(self) -> None:
         """Give what room there is to accepted requests that wait for it, in the order of requests."""
@@ -518,15 +546,17 @@ class Pool:
             waiter.reservation.add(waiter.slot, waiter.need)
             self._waiters.remove(waiter)
             waiter.granted.set_result(None)
-        if self._waiters:
-            self._give_up_hopeless()
 
-    def _give_up_hopeless(self) -> None:
-        """Decline accepted requests that wait for what can't come any more, as after a change of limits."""
-        view = self._view()
+    def _give_up_hopeless(self, view: PoolView) -> None:
+        """Decline accepted requests that wait for what, as things are by now, there will never be."""
         for request in {waiter.request.id: waiter.request for waiter in self._waiters}.values():
-            if reasons := reasons_to_decline(request, view):
-                self._handling[request.id].handler.post(m.Failed(reasons[0]))
+            for reason in reasons_to_decline(request, view)[:1]:
+                self._handling[request.id].handler.post(m.Failed(reason))
+
+    def _needed_first(self) -> Usage | None:
+        """What the accepted request needs that waits for room and is served next; None when none waits."""
+        first = min(self._waiters, key=lambda w: (w.request.order, w.slot), default=None)
+        return first.need if first is not None else None
 
     def _make_room(self, group: asyncio.TaskGroup, need: Usage) -> None:
         """Let idle nodes go when a request waits for what they take, no more of them than that takes."""
@@ -550,7 +580,7 @@ class Pool:
     async def _evict(self, node_id: NodeId) -> None:
         try:
             seen = self.ctx.view.nodes.get(node_id)
-            if seen is not None and await discard_node(self.ctx.store, seen, self.ctx.clock):
+            if seen is not None and await discard_node(self.ctx.store, self.ctx.view, seen, self.ctx.clock):
                 self._log.info("idle_node_evicted", node_id=node_id)
         except StoreError as error:
             self._log.info("evict_failed", node_id=node_id, detail=str(error))

@@ -122,13 +122,15 @@ class ProviderRuntime:
         except (DriverError, TimeoutError) as error:
             log.warning("driver_not_closed", provider=self.name, detail=str(error))
 
-    def label_views(self, pool: PoolConfig) -> dict[str, LabelView]:
-        """What is known of the labels *pool* offers; a diskimage counts as there while it has a ready upload, and as
-        on its way while a builder is at its first."""
+    def label_views(self, pool: PoolConfig, driver: Driver) -> dict[str, LabelView]:
+        """What is known of the labels *pool* offers with the *driver* of its generation.
+
+        A diskimage counts as there while it has a ready upload, and as on its way while a builder is at its first.
+        """
         views: dict[str, LabelView] = {}
         for label in pool.label_names:
             known = self._labels.get((pool.name, label), LabelView())
-            image = self.driver.label_traits(pool.name, label).diskimage
+            image = driver.label_traits(pool.name, label).diskimage
             if image is not None and self._view.newest_upload(image, self.name) is None:
                 begun_at = self._view.image_begun_at(image, self.name)
                 arrives_by = None if begun_at is None else begun_at + IMAGE_WAIT_S

@@ -36,6 +36,10 @@ class Reservation:
     def tenant_share(self) -> Usage:
         return Usage.total(self._tenant_share.values())
 
+    def has_room_for(self, slot: int) -> bool:
+        """Whether there is room reserved for the slot's node to be launched."""
+        return slot in self._room
+
     def add(self, slot: int, room: Usage) -> None:
         """Reserve *room* for the slot's node to be launched."""
         self._room[slot] = room

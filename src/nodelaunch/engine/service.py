@@ -66,7 +66,9 @@ class ProviderService:
         self._tenants = tenants
         self._inventory: Inventory | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._is_retired = False
+        self._revived = asyncio.Event()
+        self._revived.set()
+        """Unset while the provider is not configured any more."""
         self._draining: set[asyncio.Task[None]] = set()
         self._log = log.bind(provider=config.name)
 
@@ -148,23 +150,27 @@ class ProviderService:
         A driver that can't be made leaves what is in force; it is tried again with the provider's next start.
         *is_changed*: whether anything its driver is made from changed.
         """
-        self._is_retired = False
+        self._revived.set()
         self.config, self._tenants = config, tenants
         runtime = self.runtime
         if runtime is None:
             return  # between two tries of `run`, which begins with what is configured then
-        if is_changed:
-            try:
-                driver = self._site.open_driver(config)
-            except DriverError as error:
-                self._log.error("provider_not_changed", detail=str(error))
-                return
-            await runtime.renew(config, driver)
-            self._begin_upkeep(runtime.current)
+        if is_changed and not await self._renew(runtime, config):
+            return
         self._change_pools(runtime, grace_s)
         if self._inventory is not None:
             self._inventory.renew()
         self._site.changed()
+
+    async def _renew(self, runtime: ProviderRuntime, config: ProviderConfig) -> bool:
+        try:
+            driver = self._site.open_driver(config)
+        except DriverError as error:
+            self._log.error("provider_not_changed", detail=str(error))
+            return False
+        await runtime.renew(config, driver)
+        self._begin_upkeep(runtime.current)
+        return True
 
     def _change_pools(self, runtime: ProviderRuntime, grace_s: float) -> None:
         wanted = {pool.name: pool for pool in runtime.config.pools}
@@ -197,19 +203,49 @@ class ProviderService:
         except StoreError as error:
             self._log.info("pool_not_forgotten", pool=pool, detail=str(error))
 
-    async def retire(self, grace_s: float) -> None:
-        """Take nothing more; return once the provider has no node left, so that `run` may be ended.
+    def retire(self, grace_s: float) -> None:
+        """Take nothing more: the provider is not configured any more.
 
         What is under way has *grace_s* to finish before it is handed back. Nodes in use are deleted as they are
         returned, idle ones unless another launcher serves the pool.
         """
-        self._is_retired = True
+        self._revived.clear()
         for name in list(self.pools):
             self._drain_pool(name, grace_s)
         if self._inventory is not None:
             self._inventory.stop()
         self._site.changed()
+
+    async def retired(self) -> bool:
+        """Wait until nothing of a provider that retires is left, so that `run` may be ended, or until it is configured
+        again; whether it is the former. Raises: StoreError."""
+        emptied = asyncio.ensure_future(self._emptied())
+        revived = asyncio.ensure_future(self._revived.wait())
+        try:
+            done, _ = await asyncio.wait({emptied, revived}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            emptied.cancel()
+            revived.cancel()
+        if emptied in done:
+            emptied.result()
+        return self._is_retired
+
+    @property
+    def _is_retired(self) -> bool:
+        return not self._revived.is_set()
+
+    async def _emptied(self) -> None:
+        """Wait until no work, no node and nothing of the driver's own is left."""
         await asyncio.gather(*self._draining)
+        runtime = self.runtime
+        if runtime is not None and isinstance(runtime.driver, SupportsUpkeep):
+            bare = self.config.model_copy(update={"pools": ()})
+            await self._renew(runtime, bare)
+        await self._nodes_gone()
+        if runtime is not None and isinstance(runtime.driver, SupportsUpkeep):
+            await runtime.driver.emptied()
+
+    async def _nodes_gone(self) -> None:
         changed = asyncio.Event()
         unsubscribe = self._site.view.subscribe(
             lambda note: changed.set() if isinstance(note, NodeRemoved) and note.node.provider == self.name else None

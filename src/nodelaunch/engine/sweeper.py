@@ -43,7 +43,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState, RequestState
-from nodelaunch.protocol.store import SessionState, Store
+from nodelaunch.protocol.store import Put, ReleaseLock, SessionState, Store
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +55,9 @@ ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
 STALE_QUESTION_S = 600.0
 """Age at which a question about a request goes that its asker left behind."""
-DELETER_GRACE_S = 5.0
-"""How long a ``deleted`` node is left to whoever wrote that. Source: Nodepool 11, whose reaper looks so often."""
+GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0}
+"""How long a node in such a state is left to whoever else wrote that: an operator's command shows the node once more,
+a peer removes the record. Nodepool's reaper looks every 5 seconds, and its programs count on that."""
 MAX_DELETIONS = 64
 """Deletions at once."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
@@ -96,8 +97,8 @@ class Sweeper:
         self._failures: dict[NodeId, int] = {}
         self._not_before: dict[str, float] = {}
         """By the loop's clock: when a thing may be tried again."""
-        self._deleted_since: dict[NodeId, float] = {}
-        """By the loop's clock: when a node was first seen ``deleted``, and unlocked."""
+        self._left_since: dict[tuple[NodeId, NodeState], float] = {}
+        """By the loop's clock: since when a node is left to whoever else wrote its state."""
         self._suspects: dict[str, set[tuple[str, str]]] = {}
         """By provider: keys of leaks the last sweep saw."""
         self._empty: set[str] = set()
@@ -145,7 +146,8 @@ class Sweeper:
             case NodeSeen(node_id, _) | NodeUnlocked(node_id):
                 self._look_at_node(node_id)
             case NodeRemoved(node_id, _):
-                self._deleted_since.pop(node_id, None)
+                for state in GRACE_S:
+                    self._left_since.pop((node_id, state), None)
             case RequestSeen(request_id) | RequestUnlocked(request_id):
                 self._look_at_request(request_id)
             case RequestRemoved(request_id):
@@ -169,23 +171,27 @@ class Sweeper:
         if not node.provider:
             self._begin(node_id, lambda: self._remove_debris(node_id))
         elif node.provider in self._providers:
-            if node.state is NodeState.DELETED and self._may_be_removed_by_another(node_id):
+            if self._is_left_to_another(node):
                 return
             if node.state in ABANDONED_WHEN_UNLOCKED:
                 self._begin(node_id, lambda: self._delete(node_id))
             elif self._is_orphaned(node):
                 self._begin(node_id, lambda: self._deallocate(node_id))
 
-    def _may_be_removed_by_another(self, node_id: NodeId) -> bool:
-        """Whether a node has been ``deleted`` for so short a time that somebody may just be removing its record.
+    def _is_left_to_another(self, node: Node) -> bool:
+        """Whether the node has been in its state for so short a time that its writer may not be done with it.
 
-        Peers remove their contender first, then the lock's directory: a contender of ours in between is their error.
+        Peers unlock before their last steps, which fail if a contender, or the end of the record, comes between.
         """
+        grace_s = GRACE_S.get(node.state, 0.0)
+        if not grace_s or node.id in self._view.discarded:
+            return False
         loop = asyncio.get_running_loop()
-        if node_id not in self._deleted_since:
-            self._deleted_since[node_id] = loop.time()
-            loop.call_later(DELETER_GRACE_S, self._look_at_node, node_id)
-        return loop.time() < self._deleted_since[node_id] + DELETER_GRACE_S
+        key = (node.id, node.state)
+        if key not in self._left_since:
+            self._left_since[key] = loop.time()
+            loop.call_later(grace_s, self._look_at_node, node.id)
+        return loop.time() < self._left_since[key] + grace_s
 
     def _is_orphaned(self, node: Node) -> bool:
         """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""
@@ -242,6 +248,8 @@ class Sweeper:
             self._look_at_node(NodeId(key))
         elif key in self._view.requests:
             self._look_at_request(RequestId(key))
+        elif key in self._view.request_lock_dirs:
+            self._request_removed(RequestId(key))
 
     def _retry_later(self, node_id: NodeId) -> float:
         """Leave a node that could not be deleted alone for a growing while; for how many seconds."""
@@ -253,13 +261,29 @@ class Sweeper:
         loop.call_later(delay, self._look_at_node, node_id)
         return delay
 
+    async def _is_there(self, path: str) -> bool:
+        """Whether there is a record, by the store itself.
+
+        A record in the view may be newer than the events told so far, so that the lock it was written under is not
+        known yet. It is once the store has answered anything: answers and events come in one order.
+        """
+        return (await self._store.get_many([path]))[0] is not None
+
+    async def _is_abandoned(self, seen: Seen[Node]) -> bool:
+        """Whether really nobody is at the node. Only of a node just being made the lock may not be known yet."""
+        if seen.record.state is not NodeState.BUILDING:
+            return True
+        is_there = await self._is_there(seen.entry.path)
+        is_same = self._view.nodes.get(seen.record.id) is seen
+        return is_there and is_same and not self._view.is_node_locked(seen.record.id)
+
     # -- nodes ------------------------------------------------------------------------------------------------------
 
     async def _delete(self, node_id: NodeId) -> None:
         """Delete an abandoned node; when its cloud refuses, look again after a growing while."""
         seen = self._view.nodes.get(node_id)
-        if seen is None:
-            return  # another launcher was faster
+        if seen is None or not await self._is_abandoned(seen):
+            return
         node, provider = seen.record, self._providers[seen.record.provider or ""]
         log_ = log.bind(node_id=node_id, provider=provider.name, external_id=node.external_id)
         started = asyncio.get_running_loop().time()
@@ -291,16 +315,18 @@ class Sweeper:
         seen = self._view.nodes.get(node_id)
         if seen is None or seen.record.allocated_to is None:
             return
-        request_path = paths.request(seen.record.allocated_to)
+        request_id = seen.record.allocated_to
+        if await self._is_there(paths.request(request_id)) or self._view.is_node_locked(node_id):
+            return
         try:
             lock = await self._store.lock(paths.node_lock(node_id))
         except (LockBusyError, RecordGoneError):
             return
         try:
-            if (await self._store.get_many([request_path]))[0] is None:
-                free = seen.record.deallocated()
-                await self._store.put(seen.entry.path, free.to_bytes(), version=seen.version, under=(lock,))
-                log.info("node_deallocated", node_id=node_id, request_id=seen.record.allocated_to)
+            # In one step: who sees it free must not find it locked any more.
+            free = Put(seen.entry.path, seen.record.deallocated().to_bytes(), seen.version)
+            await self._store.commit([free, ReleaseLock(lock)], under=(lock,))
+            log.info("node_deallocated", node_id=node_id, request_id=request_id)
         except (VersionConflictError, RecordGoneError):
             pass  # it changed under us; what it is now is looked at when the change is seen
         finally:
@@ -310,8 +336,8 @@ class Sweeper:
 
     async def _reset_lost_request(self, request_id: RequestId) -> None:
         """Take a pending request whose launcher is gone back to requested, its unused nodes freed."""
-        seen = self._view.requests.get(request_id)
-        if seen is None:
+        is_there = await self._is_there(paths.request(request_id))
+        if not is_there or self._view.is_request_locked(request_id):
             return
         try:
             lock = await self._store.lock(paths.request_lock(request_id))
@@ -322,7 +348,9 @@ class Sweeper:
             if current is None or current.record.state is not RequestState.PENDING:
                 return
             for node in self._view.nodes_allocated_to(request_id):
-                await self._take_back(node)
+                if not await self._take_back(node):
+                    self._reset_later(request_id)
+                    return
             reset = current.record.into(RequestState.REQUESTED, self._clock.now(), nodes=())
             await self._store.put(current.entry.path, reset.to_bytes(), version=current.version, under=(lock,))
             log.info("lost_request_reset", request_id=request_id)
@@ -331,14 +359,20 @@ class Sweeper:
         finally:
             await lock.release()
 
-    async def _take_back(self, seen: Seen[Node]) -> None:
-        """Free one node of a lost request; those still building are deleted as abandoned anyway."""
+    def _reset_later(self, request_id: RequestId) -> None:
+        """Somebody just looks at one of its nodes; reset now, the request would keep that node from everybody."""
+        loop = asyncio.get_running_loop()
+        self._not_before[request_id] = loop.time() + FIRST_BACKOFF_S
+        loop.call_later(FIRST_BACKOFF_S, self._look_at_request, request_id)
+
+    async def _take_back(self, seen: Seen[Node]) -> bool:
+        """Free one node of a lost request, if nobody else has it; those still building are deleted as abandoned."""
         node = seen.record
         if node.state is NodeState.INIT:
             node = node.into(NodeState.DELETING, self._clock.now())
         elif node.state is not NodeState.READY:
-            return
-        await rewrite_node(self._store, seen, node.deallocated())
+            return True
+        return await rewrite_node(self._store, seen, node.deallocated())
 
     async def _remove_lock_dir(self, request_id: RequestId) -> None:
         with suppress(RecordGoneError, NotEmptyError):
@@ -368,7 +402,7 @@ class Sweeper:
                 limit = self._age_limit(seen.record)
                 if limit and now - seen.record.state_time > limit and not self._view.is_node_locked(seen.record.id):
                     log.info("node_too_old", node_id=seen.record.id, state=seen.record.state.value, limit_s=limit)
-                    await discard_node(self._store, seen, self._clock)
+                    await discard_node(self._store, self._view, seen, self._clock)
 
     def _age_limit(self, node: Node) -> float:
         """Seconds the node may stay in its state; 0: for ever."""
@@ -389,7 +423,7 @@ class Sweeper:
                 is_old = node.state is NodeState.INIT and now - seen.entry.stat.modified_at > ORPHAN_S
                 if is_old and not self._view.is_node_locked(node.id):
                     log.info("orphan_found", node_id=node.id)
-                    await discard_node(self._store, seen, self._clock)
+                    await discard_node(self._store, self._view, seen, self._clock)
 
     async def _unserved_nodes(self) -> None:
         """Delete idle nodes that no pool hands out any more: their pool or label was taken out of the configuration."""
@@ -398,7 +432,7 @@ class Sweeper:
                 node = seen.record
                 if node.is_idle and not self._is_served(node) and not self._view.is_node_locked(node.id):
                     log.info("unserved_node_found", node_id=node.id, pool=node.pool, labels=list(node.type))
-                    await discard_node(self._store, seen, self._clock)
+                    await discard_node(self._store, self._view, seen, self._clock)
 
     async def _old_questions(self) -> None:
         """Remove what an asker that died left."""
@@ -420,7 +454,7 @@ class Sweeper:
             for path, entry in self._view.unreadable.items()
             if not entry.data and (node_id := paths.node_id_at(path)) and not self._view.is_node_locked(node_id)
         }
-        for path in empty & self._empty:
+        for path in sorted(empty & self._empty):
             log.info("empty_node_removed", path=path)
             await self._store.delete_tree(path)
         self._empty = empty

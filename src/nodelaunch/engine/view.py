@@ -143,9 +143,12 @@ class ClusterView:
         self._request_contenders: defaultdict[RequestId, set[str]] = defaultdict(set)
         self._request_lock_dirs: dict[RequestId, float] = {}
         self._usage = _UsageIndex()
-        self._nodes_of: defaultdict[str | None, set[NodeId]] = defaultdict(set)
+        self._nodes_of: defaultdict[str | None, dict[NodeId, None]] = defaultdict(dict)
+        """Kept in order, so that what is done about them is done in the same order in every run."""
         self._listeners: list[Listener] = []
         self._trees: list[Tree] = []
+        self.discarded: set[NodeId] = set()
+        """Nodes that this process has marked for deletion, as far as they are still there."""
         self.is_open = False
         """Whether every tree is attached."""
 
@@ -302,17 +305,18 @@ class ClusterView:
         self.unreadable.pop(entry.path, None)
         if old is not None:
             self._usage.remove(old.record)
-            self._nodes_of[old.record.provider].discard(node_id)
+            self._nodes_of[old.record.provider].pop(node_id, None)
         record = None
         if is_there:
             record = self._decode(
                 entry, lambda e: Node.from_bytes(e.path, e.data, node_id=node_id, modified_at=_age(e))
             )
         if record is None:
+            self.discarded.discard(node_id)
             return NodeRemoved(node_id, old.record) if old else None
         self.nodes[node_id] = Seen(record, entry)
         self._usage.add(record)
-        self._nodes_of[record.provider].add(node_id)
+        self._nodes_of[record.provider][node_id] = None
         return NodeSeen(node_id, old.record if old else None)
 
     def on_pool_entry(self, entry: Entry, is_there: bool) -> Note | None:

@@ -204,6 +204,9 @@ class SupportsUpkeep(Protocol):
         """Work until cancelled. Run once as long as the driver is in use, and again after a pause when it fails; the
         driver's calls may come before it runs, and wait for it. May raise StoreError."""
 
+    async def emptied(self) -> None:
+        """Wait until nothing is left that only this driver lets go of, with upkeep running and no pool configured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:

@@ -23,10 +23,10 @@ from enum import Enum
 from typing import assert_never
 
 from nodelaunch.errors import InvalidTransitionError
-from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import Accept, Decline, LaunchesFailed, Reason
+from nodelaunch.protocol.triage import Accept, AtCapacity, Decline, LaunchesFailed, Reason
 
 
 class Phase(Enum):
@@ -386,6 +386,9 @@ def _slot_moved(
             if can_launch:
                 return _move(state, event, {SlotState.CLAIMING}, SlotState.WAITING), (AwaitQuota(slot),)
             return _drain(_move(state, event, {SlotState.CLAIMING}, SlotState.STOPPED), Outcome.HANDED_BACK)
+        case NodeAborted() if state.request.requestor == MIN_READY_REQUESTOR:
+            stopped = _move(state, event, {SlotState.LAUNCHING}, SlotState.STOPPED)
+            return _drain(stopped, Outcome.DECLINED, (AtCapacity("room"),))  # it takes only what is to spare
         case NodeAborted():
             return _move(state, event, {SlotState.LAUNCHING}, SlotState.WAITING), (AwaitQuota(slot),)
         case QuotaFreed():

@@ -373,9 +373,10 @@ def _yielding(request: NodeRequest, view: PoolView) -> Defer | None:
     """Whether the request is somebody else's to take."""
     wanted = frozenset(request.node_types)
     candidates = [peer for peer in view.peers if wanted <= peer.labels and peer.pool_id not in request.declined_by]
-    if request.provider not in (None, view.provider) and any(peer.provider == request.provider for peer in candidates):
+    wanted_there = [peer for peer in candidates if peer.provider == request.provider]
+    if wanted_there and request.provider != view.provider:
         return Defer((ProviderWanted(request.provider or ""),))
-    for peer in candidates:
+    for peer in wanted_there or candidates:  # the others leave it to those, whatever their priority
         if peer.priority < view.priority and not peer.is_paused:
             return Defer((BetterPool(peer.pool_id, peer.priority),))
     missing = wanted - view.labels.keys()

@@ -113,7 +113,7 @@ class FakeCloud:
                 self._settle(now)
                 yield now
         finally:
-            for instance_id in self._touched:
+            for instance_id in sorted(self._touched):
                 for listener in tuple(self._listeners.get(instance_id, ())):
                     listener()
 

@@ -89,7 +89,8 @@ class FakeDriver:
         settings = await self._settings()
         if self._is_missing(label, settings):
             raise LabelUnusableError(f"image {label.cloud_image} does not exist", provider=self.config.name)
-        zone = spec.zone or self._random.choice(pool.availability_zones or ZONES)
+        zones = pool.availability_zones if pool.zoning != "none" else ()
+        zone = spec.zone or self._random.choice(zones or ZONES)
         metadata = self._book.metadata(spec, label)
         fails = self._random.random() < settings.get("failure-rate", self.config.failure_rate)
         instance_id = await self._ask(

@@ -246,6 +246,18 @@ class MetastaticDriver:
                     self._opened.clear()
                     stop()
 
+    async def emptied(self) -> None:
+        while True:
+            leases = await self._ready()
+            changed = asyncio.Event()
+            stop = leases.subscribe(changed.set)
+            try:
+                if not leases.backings():
+                    return
+                await changed.wait()
+            finally:
+                stop()
+
     async def _keep_up(self, leases: Leases) -> None:
         adopt_at = leases.now() + UPKEEP_S
         while True:

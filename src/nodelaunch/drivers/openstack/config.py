@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from pydantic import StrictBool, model_validator
 from pydantic_core import PydanticCustomError
@@ -34,16 +33,10 @@ class OpenStackLabel(CloudLabel):
 
 class OpenStackPool(CloudPool):
     labels: tuple[OpenStackLabel, ...] = ()
-    zone_policy: Literal["together", "spread", "none"] = "together"
-    """One zone for all nodes of a request, a zone for each node, or the cloud's choice."""
     floating_ip_network: Text | None = None
     """Name or id of the network floating IPs come from; none: the cloud's external network."""
     use_internal_ip: StrictBool = False
     """Connect to the fixed address, also where there is a public one."""
-
-    @property
-    def zoning(self) -> Literal["together", "spread", "none"]:
-        return self.zone_policy
 
 
 class OpenStackProvider(CloudProvider):

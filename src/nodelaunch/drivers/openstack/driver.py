@@ -81,7 +81,6 @@ class OpenStackDriver:
     async def _body(self, spec: InstanceSpec, pool: OpenStackPool, label: OpenStackLabel) -> dict[str, Any]:
         """The request that makes the server, as openstacksdk names its parts; what is None is left out."""
         networks = await self._catalog.network_ids(pool.networks_of(label))
-        zone = None if pool.zone_policy == "none" else spec.zone
         group = await self._catalog.server_group_id(label.server_group) if label.server_group else None
         body = {
             "name": spec.name,
@@ -92,7 +91,7 @@ class OpenStackDriver:
             "key_name": label.key_name,
             "user_data": user_data(label.userdata) if label.userdata is not None else None,
             "config_drive": self._book.image(label).config_drive,
-            "availability_zone": zone,
+            "availability_zone": spec.zone,
             "scheduler_hints": {"group": group} if group else None,
             "metadata": self._book.metadata(spec, label),
         }

@@ -1,0 +1,60 @@
+"""Which zone each node of a request is launched in: one for all, one each, or none, as its pool wants it.
+
+What does *not* belong here: ready nodes, which are where they are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from nodelaunch.config.models import PoolConfig
+from nodelaunch.engine.provider import ProviderRuntime
+
+
+class Zones:
+    """One request's."""
+
+    def __init__(self, pool: PoolConfig, provider: ProviderRuntime, reused: str | None) -> None:
+        """*reused*: where the ready nodes are that the request gets."""
+        self._pool = pool
+        self._provider = provider
+        self._reused = reused
+        self._shared = reused
+        self._first = random.randrange(1_000_000)  # noqa: S311  whose turn it is, where each node has a zone of its own
+        self._picked: dict[int, str | None] = {}
+        self._avoided: set[str] = set()
+        """Zones in which launches failed."""
+
+    @property
+    def _all(self) -> Sequence[str]:
+        return self._pool.zones or self._provider.zones
+
+    def pick(self, slot: int) -> str | None:
+        """Where the node of *slot* is to be launched; None: wherever the cloud likes."""
+        open_zones = [zone for zone in self._all if zone not in self._avoided] or list(self._all)
+        match self._pool.zoning:
+            case "none":
+                self._picked[slot] = None
+            case "spread":
+                self._picked[slot] = open_zones[(self._first + slot) % len(open_zones)] if open_zones else None
+            case "together":
+                if self._shared is None and open_zones:
+                    self._shared = open_zones[self._first % len(open_zones)]
+                self._picked[slot] = self._shared
+        return self._picked[slot]
+
+    def leave(self, slot: int, *, is_alone: bool) -> bool:
+        """After a failed launch of *slot*: let the next one be somewhere else, unless that would part a node set that
+        has to be together. Whether there is somewhere else that was not tried. *is_alone*: no other node exists yet."""
+        failed = self._picked.get(slot)
+        is_bound = self._pool.zoning == "together" and (self._reused is not None or not is_alone)
+        if failed is None or is_bound:
+            return False
+        self._avoided.add(failed)
+        self._shared = None
+        if not self._avoided.issuperset(self._all):
+            return True
+        if not self._pool.zones:
+            self._provider.invalidate()  # the cloud may have others by now
+        return False

@@ -1,0 +1,284 @@
+"""Bugs to plant into the code under test, each with the rules that may find it.
+
+What does *not* belong here: looking for them (test_planted_bugs.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from nodelaunch.engine import handler, launch, pool, sweeper
+from nodelaunch.engine.handler import RequestHandler
+from nodelaunch.engine.launch import HeldNode
+from nodelaunch.engine.minready import MinReady
+from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.sweeper import Sweeper
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.errors import QuotaExceededError
+from nodelaunch.protocol import machine as m
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.driver import ExternalId
+from nodelaunch.protocol.quota import NOTHING, Usage
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import NodeState, RequestState
+from nodelaunch.protocol.store import ReleaseLock
+from nodelaunch.protocol.triage import Verdict, triage
+from nodelaunch.store.znodes import Put
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    plant: Callable[[], AbstractContextManager[Any]]
+    rules: frozenset[str]
+    """Of which the first that doesn't hold has to be one."""
+    first_seed: int = 0
+    """Where to begin looking."""
+
+
+BUGS: dict[str, Bug] = {}
+
+
+def _bug(name: str, *rules: str, first_seed: int = 0) -> Callable[[Callable[[], AbstractContextManager[Any]]], None]:
+    def register(plant: Callable[[], AbstractContextManager[Any]]) -> None:
+        BUGS[name] = Bug(plant, frozenset(rules), first_seed)
+
+    return register
+
+
+@_bug("nodes are unlocked only after the request is fulfilled", "nodes are unlocked when given")
+def _unlock_late() -> AbstractContextManager[Any]:
+    commit = RequestHandler._commit
+
+    async def in_two_steps(self: RequestHandler, effects: list[m.Effect]) -> None:
+        hand_over = [effect for effect in effects if isinstance(effect, m.HandOver)]
+        if not hand_over:
+            await commit(self, effects)
+            return
+        save = next(effect for effect in effects if isinstance(effect, m.Save))
+        await self._ctx.store.commit(self._ops(save))
+        rest = [effect for effect in effects if effect is not save]
+        await commit(self, rest)
+
+    return mock.patch.object(RequestHandler, "_commit", in_two_steps)
+
+
+@_bug("reserved room counts as free", "capacity is never exceeded", "tenants get what they may have")
+def _reserved_is_free() -> AbstractContextManager[Any]:
+    @contextmanager
+    def planted() -> Iterator[None]:
+        with (
+            mock.patch.object(Reservations, "of_pool", return_value=NOTHING),
+            mock.patch.object(Reservations, "of_provider", return_value=NOTHING),
+            mock.patch.object(Reservations, "of_tenant", return_value=NOTHING),
+        ):
+            yield
+
+    return planted()
+
+
+@_bug(
+    "a node is not checked again under its lock",
+    "a node is freed before it is given again", "what was given stays given", "nodes move as agreed",
+    first_seed=40,
+)  # fmt: skip
+def _no_second_look() -> AbstractContextManager[Any]:
+    return mock.patch.object(launch, "Put", lambda path, data, _version: Put(path, data))
+
+
+@_bug("nodes given back stay allocated", "a request handed back leaves its nodes free", "what was given stays given")
+def _stay_allocated() -> AbstractContextManager[Any]:
+    return mock.patch.object(HeldNode, "give_back_ops", lambda self: [ReleaseLock(self.lock)])
+
+
+@_bug("nodes are deleted without their lock", "a node is written under its lock")
+def _delete_without_lock() -> AbstractContextManager[Any]:
+    async def delete(store: Any, view: ClusterView, clock: Any, provider: Any, node_id: Any) -> bool:
+        seen = view.nodes.get(node_id)
+        if seen is not None:
+            gone = seen.record.into(NodeState.DELETING, clock.now())
+            await store.put(seen.entry.path, gone.to_bytes(), version=seen.version)
+        return seen is not None
+
+    return mock.patch.object(sweeper, "delete_node", delete)
+
+
+@_bug(
+    "nodes locked by others count as abandoned",
+    "locks are removed by their owners", "nodes are removed after deletion",
+)  # fmt: skip
+def _locked_counts_as_abandoned() -> AbstractContextManager[Any]:
+    async def remove(self: Sweeper, node_id: Any) -> None:
+        await self._store.delete_tree(paths.node(node_id))
+
+    @contextmanager
+    def planted() -> Iterator[None]:
+        with (
+            mock.patch.object(ClusterView, "is_node_locked", return_value=False),
+            mock.patch.object(Sweeper, "_delete", remove),
+        ):
+            yield
+
+    return planted()
+
+
+@_bug("only ready nodes count as used", "capacity is never exceeded", "tenants get what they may have")
+def _only_ready_count() -> AbstractContextManager[Any]:
+    def used(self: ClusterView, provider: str, pool_name: str | None = None) -> Usage:
+        ready = [s.record for s in self.nodes_of(provider) if s.record.state is NodeState.READY]
+        return Usage.total(n.usage or Usage() for n in ready if pool_name in (None, n.pool))
+
+    return mock.patch.object(ClusterView, "used", used)
+
+
+@_bug(
+    "a lost session is not noticed",
+    "a node is written under its lock", "a request is written under its lock", "nodes move as agreed",
+)  # fmt: skip
+def _session_loss_ignored() -> AbstractContextManager[Any]:
+    async def save(ctx: Any, held: HeldNode, node: Any) -> None:
+        op = held.put_op(node)
+        await ctx.store.session.connected()
+        entry = await ctx.store.put(op.path, op.data)
+        held.node, held.version = node, entry.stat.version
+
+    opened = RequestHandler._opened
+
+    def unwatched(self: RequestHandler, results: list[Any]) -> None:
+        opened(self, results)
+        assert self._stop_watching is not None
+        self._stop_watching()
+
+    @contextmanager
+    def planted() -> Iterator[None]:
+        with mock.patch.object(launch, "save", save), mock.patch.object(RequestHandler, "_opened", unwatched):
+            yield
+
+    return planted()
+
+
+@_bug("min-ready forgets what it has asked for", "no more is kept ready than configured", "nothing goes on for ever")
+def _min_ready_forgets() -> AbstractContextManager[Any]:
+    return mock.patch.object(MinReady, "_outstanding", return_value=0)
+
+
+@_bug("later requests are served first", "first come, first served")
+def _last_come_first_served() -> AbstractContextManager[Any]:
+    def reverse(requests: Iterable[NodeRequest], view: Any) -> Iterator[tuple[NodeRequest, Verdict]]:
+        latest = max((int(request.id[-10:]) for request in requests), default=0)
+        turned = {r.id: replace(r, id=f"{r.id[:4]}{latest - int(r.id[-10:]):010d}") for r in requests}
+        back = {turned[r.id].id: r for r in requests}
+        for request, verdict in triage(turned.values(), view):
+            yield back[request.id], verdict
+
+    return mock.patch.object(pool, "triage", reverse)
+
+
+@_bug(
+    "what a failed attempt left is not deleted",
+    "a node has one server", "capacity is never exceeded", "a record goes after its server",
+)  # fmt: skip
+def _no_clean_up() -> AbstractContextManager[Any]:
+    async def forget(ctx: Any, held: HeldNode, _error: Any) -> None:
+        if held.external_id is not None:
+            await launch.save(ctx, held, replace(held.node, external_id=None))
+
+    return mock.patch.object(launch, "_clean_up_attempt", forget)
+
+
+@_bug("whatever the view does not explain is a leak", "no server in use is deleted")
+def _leaks_by_a_cold_view() -> AbstractContextManager[Any]:
+    async def leaks(self: Sweeper) -> None:
+        for provider in self._providers.values():
+            for node_id, ids in (await provider.instances_by_node()).items():
+                seen = self._view.nodes.get(node_id)  # type: ignore[call-overload]
+                if seen is None or seen.record.external_id not in ids:
+                    for external_id in ids:
+                        await launch.delete_instance(provider, ExternalId(external_id))
+
+    @contextmanager
+    def planted() -> Iterator[None]:
+        with mock.patch.object(Sweeper, "_leaks", leaks), mock.patch.object(sweeper, "SWEEP_S", 1.0):
+            yield
+
+    return planted()
+
+
+@_bug(
+    "nodes are freed while their request is there",
+    "what was given stays given", "a node is freed by who works for its request", "what was given can be taken",
+)  # fmt: skip
+def _free_too_early() -> AbstractContextManager[Any]:
+    def is_orphaned(_self: Sweeper, node: Any) -> bool:
+        return node.state is NodeState.READY and bool(node.allocated_to)
+
+    async def deallocate(self: Sweeper, node_id: Any) -> None:
+        seen = self._view.nodes.get(node_id)
+        if seen is not None:
+            await launch.rewrite_node(self._store, seen, seen.record.deallocated())
+
+    @contextmanager
+    def planted() -> Iterator[None]:
+        with (
+            mock.patch.object(Sweeper, "_is_orphaned", is_orphaned),
+            mock.patch.object(Sweeper, "_deallocate", deallocate),
+        ):
+            yield
+
+    return planted()
+
+
+@_bug("a refusal for lack of quota counts as a failed launch", "nothing is declined without a reason")
+def _quota_fails() -> AbstractContextManager[Any]:
+    async def fail(self: RequestHandler, slot: int, attempt: int) -> m.Event:
+        try:
+            return await attempt_(self, slot, attempt)
+        except QuotaExceededError as error:
+            await self._give_up(slot, NodeState.FAILED)
+            return m.NodeFailed(slot, str(error), is_final=True)
+
+    attempt_ = RequestHandler._attempt
+    return mock.patch.object(RequestHandler, "_attempt", fail)
+
+
+@_bug("one decline fails the request", "a request fails when all pools declined")
+def _fails_at_once() -> AbstractContextManager[Any]:
+    def after(request: NodeRequest, pool_id: str, _registered: Any, now: float) -> NodeRequest:
+        return request.into(RequestState.FAILED, now, declined_by=(*request.declined_by, pool_id), nodes=())
+
+    return mock.patch.object(handler, "after_decline", after)
+
+
+@_bug("nobody resets lost requests", "every request is answered")
+def _lost_stay_lost() -> AbstractContextManager[Any]:
+    async def nothing(*_: Any) -> None:
+        await asyncio.sleep(60.0)
+
+    return mock.patch.object(Sweeper, "_reset_lost_request", nothing)
+
+
+@_bug("leaks are not looked for", "all comes to rest")
+def _leaks_stay() -> AbstractContextManager[Any]:
+    async def nothing(*_: Any) -> None:
+        pass
+
+    return mock.patch.object(Sweeper, "_leaks", nothing)
+
+
+@_bug("the record goes before the server", "a record goes after its server")
+def _record_first() -> AbstractContextManager[Any]:
+    async def nothing(*_: Any) -> bool:
+        return True
+
+    return mock.patch.object(launch, "_delete_instances", nothing)
+
+
+@_bug("nodes come in another order", "nodes come in the order of labels")
+def _other_order() -> AbstractContextManager[Any]:
+    held = m.State.held.fget
+    assert held is not None
+    return mock.patch.object(m.State, "held", property(lambda self: tuple(sorted(held(self), reverse=True))))

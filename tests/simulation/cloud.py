@@ -1,0 +1,123 @@
+"""Fake clouds that tell what happens in them as it happens, and drivers whose calls take time and outlive their caller.
+
+A call that was sent has its effect even if whoever made it is cancelled, or killed, before the answer: as with a
+request that is on its way to a real cloud. What does *not* belong here: when a cloud fails (chaos.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from nodelaunch.drivers.fake.cloud import FakeCloud
+from nodelaunch.drivers.fake.config import FakeProvider
+from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.errors import DriverError, LaunchTimeoutError, ProviderUnavailableError
+from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec
+
+T = TypeVar("T")
+
+_caller: ContextVar[str | None] = ContextVar("caller", default=None)
+"""Whose call the cloud is working on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEvent:
+    """``what``: create, active, error, deleting, gone, refused. ``by``: the launcher whose call it was, if any."""
+
+    cloud: str
+    what: str
+    id: str | None
+    metadata: Mapping[str, str]
+    detail: Any
+    by: str | None
+
+
+class ToldCloud(FakeCloud):
+    """Calls its listener with everything that happens, in the turn in which it does."""
+
+    def __init__(self, name: str, rng: random.Random) -> None:
+        super().__init__(seed=rng.getrandbits(64))
+        self.name = name
+        self.listener: Callable[[CloudEvent], None] = lambda _event: None
+
+    def _note(
+        self, at: float, what: str, instance_id: str | None, metadata: Mapping[str, str], detail: Any = None
+    ) -> None:
+        super()._note(at, what, instance_id, metadata, detail)
+        self.listener(CloudEvent(self.name, what, instance_id, metadata, detail, _caller.get()))
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """What its drivers need to know of one launcher process."""
+
+    name: str
+    pause: Callable[[], float]
+    """How long the next call to the cloud is under way, one way, seconds."""
+    failed: Callable[[str, str, DriverError], None]
+    """Told of (node id, provider) of each launch step that failed."""
+    is_dead: bool = False
+
+
+class SlowDriver(FakeDriver):
+    """The fake driver of one launcher process, on a cloud others may share."""
+
+    cloud: ToldCloud
+
+    def __init__(self, config: FakeProvider, context: DriverContext, cloud: ToldCloud, process: Process) -> None:
+        super().__init__(config, context, cloud=cloud)
+        self._process = process
+        self._node_of: dict[str, str] = {}
+
+    async def _as_sent(self, work: Callable[[], Awaitable[T]]) -> T:
+        """*work* done by the cloud, after a while, whatever becomes of the caller meanwhile."""
+        if self._process.is_dead:
+            raise ProviderUnavailableError("the process is gone", provider=self.config.name)
+
+        async def in_the_cloud() -> T:
+            _caller.set(self._process.name)
+            await asyncio.sleep(self._process.pause())
+            return await work()
+
+        task = asyncio.ensure_future(in_the_cloud())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(task)
+        finally:
+            await asyncio.sleep(self._process.pause())
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        try:
+            external_id = await self._as_sent(lambda: super(SlowDriver, self).create_instance(spec))
+        except DriverError as error:
+            self._node_of[error.external_id or ""] = spec.node_id
+            self._process.failed(spec.node_id, self.config.name, error)
+            raise
+        self._node_of[external_id] = spec.node_id
+        return external_id
+
+    async def wait_until_active(self, external_id: ExternalId) -> Instance:
+        try:
+            return await super().wait_until_active(external_id)
+        except DriverError as error:
+            self._process.failed(self._node_of.get(external_id, ""), self.config.name, error)
+            raise
+        except asyncio.CancelledError:  # it took too long, or nobody wants it any more
+            gave_up = LaunchTimeoutError("nobody waits any longer")
+            self._process.failed(self._node_of.get(external_id, ""), self.config.name, gave_up)
+            raise
+
+    async def delete_instance(self, external_id: ExternalId) -> None:
+        await self._as_sent(lambda: super(SlowDriver, self).delete_instance(external_id))
+
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        async def whole() -> list[Instance]:
+            return [instance async for instance in super(SlowDriver, self).list_instances()]
+
+        for instance in await self._as_sent(whole):
+            yield instance
