@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
@@ -173,3 +174,24 @@ async def test_machine_whose_ready_record_is_written_is_not_given_up(
         (node,) = site.nodes()
         assert [server.id for server in site.cloud.servers()] == [node.external_id]
         assert request.nodes == (node.id,)
+
+
+async def test_task_cancelled_before_its_first_step_answers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine waits for an answer from each: a request of which one never comes stays pending for ever."""
+    really_perform = RequestHandler._perform
+    withdrawn: set[str] = set()
+
+    async def perform(handler: RequestHandler, effects: tuple[m.Effect, ...], group: asyncio.TaskGroup) -> None:
+        if any(isinstance(effect, m.AwaitQuota) for effect in effects) and handler.request.id not in withdrawn:
+            withdrawn.add(handler.request.id)
+            handler.post(m.Withdrawn())
+        await really_perform(handler, effects, group)
+
+    async with running(tmp_path) as site:
+        monkeypatch.setattr(RequestHandler, "_perform", perform)
+        site.cloud.fail("create", kind="quota", times=1)
+        async with asyncio.timeout(600):
+            assert (await site.finished("small")).state is RequestState.FULFILLED
+        assert withdrawn

@@ -165,6 +165,16 @@ async def test_old_ready_node_is_deleted(tmp_path: Path) -> None:
         assert asyncio.get_running_loop().time() > 300
 
 
+async def test_request_waits_for_the_room_that_a_leaked_instance_takes(tmp_path: Path) -> None:
+    """It is not declined: what is ours, and in nobody's records, goes soon."""
+    async with running(tmp_path) as site:
+        site.cloud.set("max-servers", 2)
+        site.cloud.add(metadata={"nodepool_provider_name": "cloud", "nodepool_node_id": "0000009999"})
+        await site.launcher._services["cloud"].runtime.refresh()
+        async with asyncio.timeout(600):
+            assert (await site.finished("small", "small")).state is RequestState.FULFILLED
+
+
 async def test_leaked_instance_is_deleted_and_a_foreign_one_is_not(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
         ours = {"nodepool_provider_name": "cloud", "nodepool_node_id": "0000009999"}

@@ -90,7 +90,7 @@ class Rules:
     """By pool id, while it is registered."""
     _touched: dict[RequestId, float] = field(default_factory=dict)
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
-    _unmanaged_peak: Counter[str] = field(default_factory=Counter)
+    _foreign_peak: Counter[str] = field(default_factory=Counter)
 
     # -- what the world knows ---------------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class Rules:
         labels = request.node_types
         if not pool.fits(labels):
             return "it is more than the pool could have"
-        limit = self.scenario.cloud(provider.cloud).max_servers - self._unmanaged_peak[provider.name]
+        limit = self.scenario.cloud(provider.cloud).max_servers - self._foreign_peak[provider.name]
         if not pool.ignores_quota and len(labels) > limit:
             return "it is more than the cloud could give"
         if request.requestor == paths.MIN_READY_REQUESTOR:
@@ -378,7 +378,7 @@ class Rules:
         self.must(old.state in (N.DELETING, N.DELETED), "nodes are removed after deletion", f"{node_id} {old.state}")
         left = old.external_id in self.servers
         self.must(not left, "a record goes after its server", f"{node_id} left {old.external_id}")
-        self._count_unmanaged()
+        self._count_foreign()
 
     def _check_allocation(self, who: str, old: Node, new: Node, session: int, before: dict[str, int | None]) -> None:
         request = self.requests.get(old.allocated_to or RequestId(""))
@@ -416,7 +416,7 @@ class Rules:
             where = (event.metadata.get("nodepool_provider_name", ""), event.metadata.get("nodepool_pool_name", ""))
             self.servers[event.id] = Server(event.cloud, node_id, *where)
             self._check_room(self.servers[event.id])
-            self._count_unmanaged()
+            self._count_foreign()
         elif event.what == "deleting" and event.id is not None:
             self._check_unused(event.id, event.by)
         elif event.what == "gone":
@@ -440,22 +440,23 @@ class Rules:
         if len(self.scenario.launchers_of(server.provider)) > 1:
             return  # each counts the others' records, but both may count before either writes
         _, pool = self.plans(server.provider, server.pool)
+        if self.unruly:  # no launcher can count what a failed create left
+            alike = list({other.node_id: other for other in alike}.values())
         disks = sum("disk" in self.nodes[other.node_id].type for other in alike)
         detail = f"{server.provider}/{server.pool}: {len(alike)} servers, {disks} volumes, {pool}"
         self.must(len(alike) <= pool.max_servers, "capacity is never exceeded", detail)
         self.must(CORES * len(alike) <= (pool.max_cores or 999), "capacity is never exceeded", detail)
         self.must(disks <= (pool.max_volumes or 99), "capacity is never exceeded", detail)
 
-    def _count_unmanaged(self) -> None:
-        """Servers a provider did not make, or that no record explains, are not its to count on."""
+    def _count_foreign(self) -> None:
+        """The room that servers take which a provider did not make is not its to count on."""
         for provider in {p.name: p for plan in self.scenario.launchers for p in plan.providers}.values():
             others = [
                 server
                 for server in self.servers.values()
-                if server.cloud == provider.cloud
-                and (server.provider != provider.name or server.node_id not in self.nodes)
+                if server.cloud == provider.cloud and server.provider != provider.name
             ]
-            self._unmanaged_peak[provider.name] = max(self._unmanaged_peak[provider.name], len(others))
+            self._foreign_peak[provider.name] = max(self._foreign_peak[provider.name], len(others))
 
     def plans(self, provider: str, pool: str) -> tuple[ProviderPlan, PoolPlan]:
         for plan in (p for launcher in self.scenario.launchers for p in launcher.providers if p.name == provider):

@@ -280,8 +280,18 @@ class World:
     def _unfinished(self) -> list[str]:
         problems = self.rules.unfinished()
         if not self.scenario.faults:  # else a lock's directory may be left for some hours
-            problems += [f"lock directory of {name}" for name in self.server.znodes.children(paths.REQUEST_LOCKS)]
+            problems += [f"lock directory of {name}" for name in self._lock_directories()]
         return problems
+
+    def _lock_directories(self) -> list[str]:
+        """Those whose requests a launcher has seen: of others it can't tell that they are gone, but by their age."""
+        watched_from = self.clock.now() - self.now() + min(plan.starts_at for plan in self.scenario.launchers)
+        made = {
+            name: entry.stat.created_at
+            for name in self.server.znodes.children(paths.REQUEST_LOCKS)
+            if (entry := self.server.znodes.find(f"{paths.REQUEST_LOCKS}/{name}")) is not None
+        }
+        return [name for name, created_at in made.items() if created_at > watched_from]
 
     # -- launchers --------------------------------------------------------------------------------------------------
 

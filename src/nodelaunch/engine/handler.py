@@ -8,8 +8,8 @@ from an event (protocol/machine.py), and a node's own life (engine/launch.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -40,7 +40,7 @@ from nodelaunch.protocol.triage import Absentee, Accept, Decline, HandlerFailed,
 
 log = structlog.get_logger(__name__)
 
-RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Coroutine[Any, Any, None]]
+RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
 """Waits until the pool has room for one more node (request, slot, label) and has put it into the reservation."""
 
 CLOSING_TIMEOUT_S = 30.0
@@ -155,12 +155,13 @@ class RequestHandler:
                 case m.Lock() | m.Save() | m.HandOver() | m.Release() | m.Unlock():
                     together.append(effect)
                 case m.Claim(slot, node_id):
-                    self._start(group, slot, self._claim(slot, node_id))
+                    self._start(group, slot, partial(self._claim, slot, node_id))
                 case m.Launch(slot, attempt):
-                    self._start(group, slot, self._launch(slot, attempt))
+                    self._start(group, slot, partial(self._launch, slot, attempt))
                 case m.AwaitQuota(slot):
-                    self._start(group, slot, self._wait_for_room(slot))
+                    self._start(group, slot, partial(self._wait_for_room, slot))
                 case m.CancelLaunches():
+                    await asyncio.sleep(0)  # a task cancelled before its first step would never answer
                     for task in self._tasks.values():
                         task.cancel()
                 case m.Abandon():
@@ -253,12 +254,12 @@ class RequestHandler:
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 
-    def _start(self, group: asyncio.TaskGroup, slot: int, work: Coroutine[Any, Any, m.Event]) -> None:
+    def _start(self, group: asyncio.TaskGroup, slot: int, work: Callable[[], Awaitable[m.Event]]) -> None:
         """Run *work* for the slot; its event is posted, `Stopped` when it is cancelled by us."""
 
         async def answer() -> None:
             try:
-                event = await work
+                event = await work()
             except asyncio.CancelledError:
                 event = m.Stopped(slot)
             del self._tasks[slot]

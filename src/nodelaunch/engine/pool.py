@@ -426,7 +426,7 @@ class Pool:
         limits = self.ctx.pool.limits()
         if self.ctx.pool.ignores_provider_quota:
             return limits
-        return limits.tightest(self.ctx.provider.limits.minus(self.ctx.provider.unmanaged))
+        return limits.tightest(self.ctx.provider.limits.minus(self.ctx.provider.foreign))
 
     def _room(self) -> Limits:
         return self._pool_room().tightest(self._provider_room())

@@ -23,7 +23,6 @@ from nodelaunch.protocol.driver import (
     METADATA_PROVIDER,
     Driver,
     ExternalId,
-    Instance,
     ReportsZones,
     SupportsInventory,
 )
@@ -65,6 +64,8 @@ class ProviderRuntime:
         self.limits: Limits = NO_LIMITS
         self.unmanaged: Usage = NOTHING
         """Taken by instances that no record explains."""
+        self.foreign: Usage = NOTHING
+        """What others take of it: that does not come back to us, while leaked instances of ours go soon."""
         self.down: str | None = "it has not answered yet"
         """Why the cloud can't be asked; None while it can."""
         self.is_failing = False
@@ -223,7 +224,7 @@ class ProviderRuntime:
         generation = self.current
         async with self.using(generation) as driver:
             limits = await _answered(driver.quota_limits())
-            unmanaged = await _answered(self._foreign_usage(driver))
+            unmanaged, foreign = await _answered(self._unrecorded_usage(driver))
             zones = tuple(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
             labels = {
                 (pool.name, label): await _answered(_ask_label(driver, pool.name, label))
@@ -231,18 +232,23 @@ class ProviderRuntime:
                 for label in pool.label_names
             }
         if generation is self.current:
-            self.limits, self.unmanaged, self.zones, self._labels = limits, unmanaged, zones, labels
+            self.limits, self.zones, self._labels = limits, zones, labels
+            self.unmanaged, self.foreign = unmanaged, foreign
             self._changed()
 
-    async def _foreign_usage(self, driver: Driver) -> Usage:
+    async def _unrecorded_usage(self, driver: Driver) -> tuple[Usage, Usage]:
+        """What instances take that no record explains, and what those of them take that others made."""
         if isinstance(driver, SupportsInventory):
-            return NOTHING
-        foreign = [i async for i in driver.list_instances() if not self._is_recorded(i)]
-        return Usage.total(instance.resources or Usage({INSTANCES: 1}) for instance in foreign)
-
-    def _is_recorded(self, instance: Instance) -> bool:
-        mine = instance.metadata.get(METADATA_PROVIDER) == self.name
-        return mine and instance.metadata.get(METADATA_NODE_ID) in self._view.nodes
+            return NOTHING, NOTHING
+        unrecorded, foreign = [], []
+        async for instance in driver.list_instances():
+            usage = instance.resources or Usage({INSTANCES: 1})
+            is_mine = instance.metadata.get(METADATA_PROVIDER) == self.name
+            if not is_mine:
+                foreign.append(usage)
+            if not is_mine or instance.metadata.get(METADATA_NODE_ID) not in self._view.nodes:
+                unrecorded.append(usage)
+        return Usage.total(unrecorded), Usage.total(foreign)
 
     async def instances_by_node(self) -> dict[str, list[ExternalId]]:
         """The instances that carry this provider's name, by the node id they carry."""

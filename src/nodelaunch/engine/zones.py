@@ -21,7 +21,8 @@ class Zones:
         self._provider = provider
         self._reused = reused
         self._shared = reused
-        self._first = random.randrange(1_000_000)  # noqa: S311  whose turn it is, where each node has a zone of its own
+        self._start: str | None = None
+        """Where the first node goes, where each has a zone of its own."""
         self._picked: dict[int, str | None] = {}
         self._avoided: set[str] = set()
         """Zones in which launches failed."""
@@ -33,16 +34,18 @@ class Zones:
     def pick(self, slot: int) -> str | None:
         """Where the node of *slot* is to be launched; None: wherever the cloud likes."""
         open_zones = [zone for zone in self._all if zone not in self._avoided] or list(self._all)
-        match self._pool.zoning:
-            case "none":
-                self._picked[slot] = None
-            case "spread":
-                self._picked[slot] = open_zones[(self._first + slot) % len(open_zones)] if open_zones else None
-            case "together":
-                if self._shared is None and open_zones:
-                    self._shared = open_zones[self._first % len(open_zones)]
-                self._picked[slot] = self._shared
-        return self._picked[slot]
+        if self._pool.zoning == "none":
+            zone = None
+        elif not open_zones:
+            zone = self._shared
+        elif self._pool.zoning == "spread":
+            self._start = self._start or random.choice(open_zones)  # noqa: S311
+            first = open_zones.index(self._start) if self._start in open_zones else 0
+            zone = open_zones[(first + slot) % len(open_zones)]
+        else:
+            zone = self._shared = self._shared or random.choice(open_zones)  # noqa: S311
+        self._picked[slot] = zone
+        return zone
 
     def leave(self, slot: int, *, is_alone: bool) -> bool:
         """After a failed launch of *slot*: let the next one be somewhere else, unless that would part a node set that
