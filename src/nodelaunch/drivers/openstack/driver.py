@@ -123,11 +123,12 @@ class OpenStackDriver:
         networks = await self._catalog.networks.get()
         pool = self._pools.get(server.metadata.get(METADATA_POOL, ""))
         floating = await self._floating_ip(server, networks, pool)
+        floating_ip = floating.ip if floating else None
         await self._leftovers.mark_volumes(server)
         found = addresses_of(
             server,
             networks,
-            floating_ip=floating.ip if floating else None,
+            floating_ip=floating_ip,
             prefers_internal=pool is not None and pool.use_internal_ip,
         )
         if found.interface_ip is None:
@@ -144,7 +145,7 @@ class OpenStackDriver:
             region=self.config.region_name,
             zone=server.zone,
             host_id=server.host_id,
-            resources=await self._quota.of_server(server),
+            resources=await self._quota.of_server(server, floating_ip),
         )
 
     async def _floating_ip(self, server: Server, networks: Networks, pool: OpenStackPool | None) -> FloatingIp | None:

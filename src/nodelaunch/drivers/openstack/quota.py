@@ -85,15 +85,21 @@ class Quota:
             floating_ips=int(has_floating_ip),
         )
 
-    async def of_server(self, server: Server) -> Usage:
-        """What *server* takes, whoever made it. Raises: DriverError."""
+    async def of_server(self, server: Server, floating_ip: str | None = None) -> Usage:
+        """What *server* takes, whoever made it; with *floating_ip*, which its listing may not show yet.
+
+        Raises: DriverError.
+        """
+        floating = {each.ip for each in server.addresses if each.is_floating} | (
+            {floating_ip} if floating_ip else set()
+        )
         sizes = {v.id: v.size for v in await self._volumes.get()} if server.volume_ids else {}
         return self._usage(
             server.flavor or await self._flavor(server),
             volumes=len(server.volume_ids),
             volume_gb=sum(sizes.get(volume_id, 0) for volume_id in server.volume_ids),
             ports=len({each.mac for each in server.addresses if not each.is_floating}),
-            floating_ips=sum(each.is_floating for each in server.addresses),
+            floating_ips=len(floating),
         )
 
     async def _flavor(self, server: Server) -> Flavor | None:
