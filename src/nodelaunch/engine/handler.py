@@ -13,7 +13,17 @@ from functools import partial
 
 import structlog
 
-from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node, to_the_end
+from nodelaunch.engine.launch import (
+    HeldNode,
+    PoolContext,
+    claim_node,
+    create_node,
+    give_up,
+    launch_node,
+    resumable,
+    resume_node,
+    to_the_end,
+)
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
@@ -73,7 +83,11 @@ class RequestHandler:
         self._held: dict[int, HeldNode] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[m.Event] = asyncio.Queue()
-        self._zones = Zones(ctx.pool, ctx.provider, verdict.zone if isinstance(verdict, Accept) else None)
+        self._zones = Zones(
+            ctx.pool, ctx.provider,
+            reused=verdict.zone if isinstance(verdict, Accept) else None,
+            resumed=next((node.az for node in resumable(ctx, seen.record)), None),
+        )  # fmt: skip
         self._log = log.bind(
             provider=ctx.provider.name, pool=ctx.pool.name, request_id=seen.record.id, event_id=seen.record.event_id
         )
@@ -318,16 +332,26 @@ class RequestHandler:
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
         label = self.request.node_types[slot]
 
+        async def resume() -> None:
+            held = await resume_node(self._ctx, self.request, label)
+            if held is not None:
+                self._zones.keep(slot, held.node.az)
+                self._held[slot] = held
+                self._reservation.settle(slot)
+
         async def make() -> None:
             self._held[slot] = await create_node(self._ctx, self.request, label, self._zones.pick(slot))
             self._reservation.settle(slot)
 
         if slot not in self._held:
+            await to_the_end(resume())
+        if slot not in self._held:
             if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
                 await self._await_room(self.request, slot, label, self._reservation)
             await to_the_end(make())
         held = self._held[slot]
-        await launch_node(self._ctx, held, self.request, label, attempt, self._zones.pick(slot))
+        zone = held.node.az if held.is_resumed else self._zones.pick(slot)
+        await launch_node(self._ctx, held, self.request, label, attempt, zone)
         return m.NodeReady(slot, held.id)
 
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:

@@ -8,7 +8,7 @@ is carried out (handler.py).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -407,6 +407,7 @@ class Pool:
             provider_room=self._provider_room().minus(waited_for),
             ahead=[waiting for pool in self.siblings() for waiting in pool.claims()] if shares else (),
             idle=self._idle(),
+            begun=self._begun(),
             machines=self._machines(),
             tenants={name: self._tenant(name, limits) for name, limits in self._tenants.items()},
             launching=provider.running_launches + self.ctx.reservations.launches_of(provider.name),
@@ -462,6 +463,15 @@ class Pool:
             and not self.ctx.view.is_node_locked(node.id)
         ]
 
+    def _begun(self) -> dict[RequestId, list[str]]:
+        """By request, labels of nodes of this pool whose launch broke off."""
+        found: defaultdict[RequestId, list[str]] = defaultdict(list)
+        for node in self.ctx.view.interrupted_nodes():
+            is_here = (node.provider, node.pool) == (self.ctx.provider.name, self.ctx.pool.name)
+            if is_here and node.allocated_to and len(node.type) == 1:
+                found[RequestId(node.allocated_to)].append(node.type[0])
+        return found
+
     def _machines(self) -> list[frozenset[str]]:
         driver = self.ctx.driver
         if not isinstance(driver, SupportsInventory):
@@ -487,7 +497,9 @@ class Pool:
         launches: dict[int, Usage] = {}
         if isinstance(verdict, Accept):
             needs = {i: self._need(label) for i, label in enumerate(request.node_types)}
-            launches = {i: needs[i] for i, node_id in enumerate(verdict.reuse) if node_id is None}
+            launches = {
+                i: needs[i] for i, node_id in enumerate(verdict.reuse) if node_id is None and i not in verdict.resumed
+            }
         provider, pool = self.ctx.provider.name, self.ctx.pool.name
         return self.ctx.reservations.open(provider, pool, request.tenant_name, launches, needs)
 

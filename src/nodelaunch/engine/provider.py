@@ -98,7 +98,7 @@ class ProviderRuntime:
         old, self.current = self.current, Generation(config, driver)
         self.down = "its configuration changed and it has not answered since"
         self._stale.set()
-        self._changed()
+        self.changed()
         await self._close_if_unused(old)
 
     @asynccontextmanager
@@ -167,7 +167,7 @@ class ProviderRuntime:
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
-        self._changed()
+        self.changed()
 
     @property
     def is_refused(self) -> bool:
@@ -183,7 +183,7 @@ class ProviderRuntime:
         """The label can't be launched until something changes; asked again with the next refresh."""
         known = self._labels.get((pool, label), LabelView())
         self._labels[pool, label] = LabelView(known.need, known.is_ready, detail)
-        self._changed()
+        self.changed()
 
     async def run(self) -> None:
         """Keep what is known fresh, for ever."""
@@ -234,7 +234,7 @@ class ProviderRuntime:
         if generation is self.current:
             self.limits, self.zones, self._labels = limits, zones, labels
             self.unmanaged, self.foreign = unmanaged, foreign
-            self._changed()
+            self.changed()
 
     async def _unrecorded_usage(self, driver: Driver) -> tuple[Usage, Usage]:
         """What instances take that no record explains, and what those of them take that others made."""
@@ -267,9 +267,10 @@ class ProviderRuntime:
                 log.info("provider_available", provider=self.name)
             self.down = why
             self.is_failing = why is not None
-            self._changed()
+            self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Tell whoever listens that something known here, or counted against it, changed."""
         for listener in tuple(self.listeners):
             listener()
 

@@ -15,12 +15,14 @@ from nodelaunch.engine.provider import ProviderRuntime
 class Zones:
     """One request's."""
 
-    def __init__(self, pool: PoolConfig, provider: ProviderRuntime, reused: str | None) -> None:
-        """*reused*: where the ready nodes are that the request gets."""
+    def __init__(
+        self, pool: PoolConfig, provider: ProviderRuntime, *, reused: str | None, resumed: str | None = None
+    ) -> None:
+        """*reused*: where the ready nodes are that the request gets. *resumed*: where some were being launched."""
         self._pool = pool
         self._provider = provider
         self._reused = reused
-        self._shared = reused
+        self._shared = reused or resumed
         self._start: str | None = None
         """Where the first node goes, where each has a zone of its own."""
         self._picked: dict[int, str | None] = {}
@@ -46,6 +48,10 @@ class Zones:
             zone = self._shared = self._shared or random.choice(open_zones)  # noqa: S311
         self._picked[slot] = zone
         return zone
+
+    def keep(self, slot: int, zone: str | None) -> None:
+        """Take note that the node of *slot* is being launched in *zone* as it is."""
+        self._picked[slot] = zone
 
     def leave(self, slot: int, *, is_alone: bool) -> bool:
         """After a failed launch of *slot*: let the next one be somewhere else, unless that would part a node set that
