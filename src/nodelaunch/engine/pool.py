@@ -528,8 +528,8 @@ class Pool:
     def explain(self, request_id: RequestId) -> Standing:
         """How the request stands with this pool."""
         handling = self._handling.get(request_id)
-        state = handling.handler.state if handling else None
-        return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state)
+        state, waits = (handling.handler.state, handling.handler.waits) if handling else (None, {})
+        return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state, waits)
 
     async def _await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
