@@ -4,7 +4,8 @@ what it was; ``nodelaunch explain`` tells of it while a request waits, and when 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -285,42 +286,67 @@ async def test_network_that_runs_out_of_addresses_is_declined(lab: Lab, launcher
     assert lab.found() == Found()
 
 
-async def test_quota_that_others_use_up_is_waited_for(lab: Lab, launcher: Start) -> None:
-    """The project's quota of three instances is used by others between two looks at it."""
-    small = lab.cloud("devcloud-small")
-    images = list(small.image.images(name="debian-12"))
-    flavor = small.compute.find_flavor("lab.tiny")
-    network = small.network.find_network("loopnet")
-    site = await launcher(provider(pool(["plain"], security_groups=[]), cloud="devcloud-small"))
-    others = [
-        small.compute.create_server(
-            name="other", image_id=images[0].id, flavor_id=flavor.id, networks=[{"uuid": network.id}]
-        )
-        for _ in range(3)
-    ]
-    try:
-        handle = await site.client.submit(["plain"])
-        entry = await site.logged("launch_aborted")
-        assert "uota" in entry["detail"]
+class Others:
+    """Somebody else's servers in the project whose quota is three instances."""
 
-        async def explained() -> str:
-            while "instances wanted" not in (told := await site.explain(handle.id)):
-                await asyncio.sleep(0.5)
-            return told
+    def __init__(self, lab: Lab) -> None:
+        self.cloud = lab.cloud("devcloud-small")
+        (image,) = self.cloud.image.images(name="debian-12")
+        network, flavor = self.cloud.network.find_network("loopnet"), self.cloud.compute.find_flavor("lab.tiny")
+        self._kind = {"image_id": image.id, "flavor_id": flavor.id, "networks": [{"uuid": network.id}]}
 
-        async with asyncio.timeout(DEADLINE_S):
-            assert "1 instances wanted, 0 left" in await explained()
-    finally:
-        for server in others:
-            small.compute.delete_server(server)
-        await until(lambda: [s for s in small.compute.servers() if s.name == "other"] == [])
-    request = await ended(handle)
-    assert request.state is RequestState.FULFILLED
+    def take(self, count: int) -> None:
+        for _ in range(count):
+            self.cloud.compute.create_server(name="other", **self._kind)
+
+    def leave(self) -> None:
+        for server in self.cloud.compute.servers(name="other"):
+            self.cloud.compute.delete_server(server)
+
+    @property
+    def count(self) -> int:
+        return len(list(self.cloud.compute.servers()))
+
+
+@pytest.fixture
+def others(lab: Lab) -> Iterator[Others]:
+    made = Others(lab)
+    yield made
+    made.leave()
+    deadline = time.monotonic() + DEADLINE_S
+    while made.count:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+SMALL = {"cloud": "devcloud-small", "launch_retries": 1}
+
+
+async def test_quota_that_others_use_up_is_waited_for(launcher: Start, others: Others) -> None:
+    """One node is ours when two come of which we don't know; the next waits, until these are gone."""
+    site = await launcher(provider(pool(["plain"], security_groups=[]), **SMALL))
+    request = await ended(await site.client.submit(["plain"]))
     async with site.client.hold(request):
-        pass
+        await asyncio.to_thread(others.take, 2)
+        handle = await site.client.submit(["plain"])
+        assert "uota" in (await site.logged("launch_aborted"))["detail"]
+        async with asyncio.timeout(DEADLINE_S):
+            while "1 instances wanted, 0 left" not in await site.explain(handle.id):
+                await asyncio.sleep(0.5)
+        await asyncio.to_thread(others.leave)
+        request = await ended(handle)
+        assert request.state is RequestState.FULFILLED
+        async with site.client.hold(request):
+            pass
     await site.until_empty()
-    assert list(small.compute.servers()) == []
     assert site.complaints == []
+
+
+async def test_quota_that_leaves_no_room_for_us_at_all_is_declined(launcher: Start, others: Others) -> None:
+    await asyncio.to_thread(others.take, 3)
+    site = await launcher(provider(pool(["plain"], security_groups=[]), **SMALL))
+    told = await failed(site, await site.client.submit(["plain"]))
+    assert "1 instances wanted, the limit is 0" in told
 
 
 # -- servers that others touch --------------------------------------------------------------------------------------

@@ -313,15 +313,10 @@ async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequen
         is_ssh = traits.connection_type in ("ssh", "network_cli")
         return await driver.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
     port = instance.connection_port if instance.connection_port is not None else traits.connection_port
-    if not traits.host_key_checking or instance.interface_ip is None or not isinstance(port, int):
+    if instance.interface_ip is None or not isinstance(port, int):
         return ()
     return await scan_node(
-        ctx.scanner,
-        instance.interface_ip,
-        port,
-        connection_type=traits.connection_type,
-        host_key_checking=traits.host_key_checking,
-        timeout_s=ctx.launching.boot_timeout_s,
+        ctx.scanner, instance.interface_ip, port, traits, timeout_s=float(ctx.launching.boot_timeout_s)
     )
 
 

@@ -368,6 +368,7 @@ class Pool:
     def _set_waiting(self, waiting: tuple[Waiting, ...], *, has_news: bool = False) -> None:
         if has_news or waiting != self.waiting:
             self.waiting = waiting
+            self.ctx.provider.room_is_awaited(self.ctx.pool.name, is_awaited=bool(waiting))
             for pool in self.siblings():
                 pool.wake()
 
