@@ -182,6 +182,7 @@ async def test_answers_that_take_20_seconds_are_waited_for(lab: Lab, launcher: S
         site = await launcher(
             provider(pool(["plain"]), launch_retries=1), cloud={"compute_endpoint_override": proxy.url}
         )
+        await served(site, await site.client.submit(["plain"]))
         proxy.delay_s = 20.0
         await served(site, await site.client.submit(["plain"]))
 
