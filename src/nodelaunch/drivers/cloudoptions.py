@@ -133,10 +133,6 @@ class CloudPool(PoolConfig):
     security_groups: Texts = ()
     auto_floating_ip: StrictBool = True
     host_key_checking: StrictBool = True
-    host_key_settle_time: Count = 0
-    """Seconds for which host keys have to stay the same before they are recorded; 0: they are scanned once."""
-    login_key: Text | None = None
-    """File of a private key with which the image's user has to get in before a node counts as ready."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -249,8 +245,6 @@ class LabelBook(Generic[PoolT, LabelT]):
             shell_type=login.shell_type,
             python_path=login.python_path,
             host_key_checking=checking,
-            settle_s=float(in_pool.host_key_settle_time),
-            probe_key=in_pool.login_key,
             console_log=wanted.console_log,
         )
 

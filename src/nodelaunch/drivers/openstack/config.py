@@ -34,7 +34,10 @@ class OpenStackLabel(CloudLabel):
 class OpenStackPool(CloudPool):
     labels: tuple[OpenStackLabel, ...] = ()
     host_key_settle_time: Count = 2
-    """Seconds, as in other clouds' pools; images with keys of their own replace them as they boot."""
+    """Seconds for which host keys have to stay the same before they are recorded; 0: they are scanned once. Images with
+    keys of their own replace them as they boot."""
+    login_key: Text | None = None
+    """File of a private key with which the image's user has to get in before a node counts as ready."""
     floating_ip_network: Text | None = None
     """Name or id of the network floating IPs come from; none: the cloud's external network."""
     use_internal_ip: StrictBool = False
