@@ -195,3 +195,12 @@ async def test_task_cancelled_before_its_first_step_answers_all_the_same(
         async with asyncio.timeout(600):
             assert (await site.finished("small")).state is RequestState.FULFILLED
         assert withdrawn
+
+
+async def test_launch_refused_for_quota_spends_no_retry_even_if_its_instance_can_not_be_deleted(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("boot", kind="quota", times=3)
+        site.cloud.fail("delete", times=5)
+        async with asyncio.timeout(600):
+            assert (await site.finished("small")).state is RequestState.FULFILLED
+        await site.until(lambda: len(site.cloud.servers()) == 1)

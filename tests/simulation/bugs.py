@@ -247,7 +247,7 @@ def _quota_fails() -> AbstractContextManager[Any]:
 
 @_bug("one decline fails the request", "a request fails when all pools declined")
 def _fails_at_once() -> AbstractContextManager[Any]:
-    def after(request: NodeRequest, pool_id: str, _registered: Any, now: float) -> NodeRequest:
+    def after(request: NodeRequest, pool_id: str, _registered: Any, now: float, _absent: Any) -> NodeRequest:
         return request.into(RequestState.FAILED, now, declined_by=(*request.declined_by, pool_id), nodes=())
 
     return mock.patch.object(handler, "after_decline", after)

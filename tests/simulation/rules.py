@@ -330,7 +330,11 @@ class Rules:
             for pool_id, home in self.pool_home.items()
             if home == (who, node.provider, node.pool) and any(p.id == pool_id for p in self.pools.values())
         }
-        unjustly = [request.id for request in overtaken.waiting if not mine & set(request.declined_by)]
+        unjustly = [
+            request.id
+            for request in overtaken.waiting
+            if not mine & set(request.declined_by) and not self.is_locked(paths.request_lock(request.id))
+        ]  # one that is locked by now was accepted with this one: only the messages about it took longer
         rule = "first come, first served"
         self.must(not unjustly, rule, f"{node.allocated_to} got {node.provider}/{node.pool} before {unjustly}")
 

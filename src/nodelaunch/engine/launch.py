@@ -192,8 +192,8 @@ async def launch_node(
 ) -> None:
     """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``.
 
-    Whatever an unsuccessful attempt left is deleted before its error comes out. ``launch-timeout`` covers all from the
-    first call until the machine can be used.
+    Whatever an unsuccessful attempt left is deleted, if possible, before its error comes out. ``launch-timeout`` covers
+    all from the first call until the machine can be used.
     Raises: DriverError as the launch ended; StoreError.
     """
     started = asyncio.get_running_loop().time()
@@ -216,9 +216,7 @@ async def launch_node(
             external_id=error.external_id, took_s=round(asyncio.get_running_loop().time() - started, 3),
         )  # fmt: skip
         await _console(ctx, held, label)
-        held.is_clean = False
-        await _clean_up_attempt(ctx, held, error)
-        held.is_clean = True
+        held.is_clean = await _clean_up_attempt(ctx, held, error)
         raise
     ctx.provider.quota_granted()
     log_.info(
@@ -353,16 +351,26 @@ async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
         log.warning("console", node_id=held.id, external_id=held.external_id, text=text)
 
 
-async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> None:
-    """Delete what the failed attempt left, so that the next one starts from nothing."""
+async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> bool:
+    """Delete what the failed attempt left, so that the next one starts from nothing; whether nothing is left.
+
+    What can't be deleted now stays with the node's record, for the sweeper. Raises: StoreError.
+    """
     external_id = held.external_id or (ExternalId(error.external_id) if error.external_id else None)
     leftovers = [external_id] if external_id else []
-    if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
-        leftovers = (await _instances_by_node(ctx)).get(held.id, [])
-    for leftover in leftovers:
-        await delete_instance(ctx.provider, leftover)
+    try:
+        if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
+            leftovers = (await _instances_by_node(ctx)).get(held.id, [])
+        for leftover in leftovers:
+            await delete_instance(ctx.provider, leftover)
+    except DriverError as problem:
+        log.warning("launch_not_cleaned_up", node_id=held.id, external_id=external_id, detail=str(problem))
+        if external_id != held.external_id:
+            await save(ctx, held, replace(held.node, external_id=external_id))
+        return False
     if held.external_id is not None:
         await save(ctx, held, replace(held.node, external_id=None))
+    return True
 
 
 async def _instances_by_node(ctx: PoolContext) -> dict[str, list[ExternalId]]:
