@@ -22,7 +22,6 @@ from nodelaunch.protocol.driver import (
     METADATA_PROVIDER,
     Driver,
     ExternalId,
-    Instance,
     ReportsZones,
     SupportsInventory,
 )
