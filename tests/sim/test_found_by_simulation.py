@@ -19,7 +19,7 @@ from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.triage import Accept, triage
 from nodelaunch.store.embedded import EmbeddedStore
 from support.builders import POOL_ID, a_peer, a_pool_view, a_request
-from support.launchers import Running, running
+from support.launchers import CONFIG, Running, running
 
 pytestmark = pytest.mark.looptime
 
@@ -204,3 +204,28 @@ async def test_launch_refused_for_quota_spends_no_retry_even_if_its_instance_can
         async with asyncio.timeout(600):
             assert (await site.finished("small")).state is RequestState.FULFILLED
         await site.until(lambda: len(site.cloud.servers()) == 1)
+
+
+@pytest.mark.parametrize("delete_time", [0.0, 30.0])
+async def test_tenant_keeps_to_its_limit_while_a_refused_launch_is_made_up_for(
+    tmp_path: Path, delete_time: float
+) -> None:
+    """Neither does another request get the share meanwhile, nor does the next launch begin beside what is left."""
+    config = CONFIG.replace(
+        "providers:", "tenant-resource-limits: [{{tenant-name: limited, max-servers: 1}}]\nproviders:", 1
+    )
+    async with running(tmp_path, config, delete_time=delete_time) as site:
+        most = 0
+
+        def count(_note: object) -> None:
+            nonlocal most
+            most = max(most, sum(not node.is_idle for node in site.nodes()))
+
+        site.launcher.view.subscribe(count)
+        site.cloud.fail("boot", kind="quota", times=1)
+        site.cloud.fail("delete", times=1)
+        asked = [await site.client.submit(["small"], tenant="limited") for _ in range(2)]
+        for handle in asked:
+            async with asyncio.timeout(600), site.client.hold(await handle.finished()):
+                pass
+        assert most == 1

@@ -520,6 +520,7 @@ class Pool:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(request, slot, self._need(label), reservation, future)
         self._waiters.append(waiter)
+        reservation.keep_share(slot, waiter.need)
         self._wake.set()
         too_long = asyncio.get_running_loop().call_later(ROOM_WAIT_S, self._hand_back, request.id)
         try:
@@ -540,9 +541,19 @@ class Pool:
         for waiter in sorted(self._waiters, key=lambda w: (w.request.order, w.slot)):
             if waiter.granted.done() or not self._room().allows(waiter.need):
                 break
+            if not self._tenant_allows(waiter):
+                continue
             waiter.reservation.add(waiter.slot, waiter.need)
             self._waiters.remove(waiter)
             waiter.granted.set_result(None)
+
+    def _tenant_allows(self, waiter: _Waiter) -> bool:
+        """Whether the tenant has its share by now: what a refused launch left counts until it is gone."""
+        name = waiter.request.tenant_name
+        if name not in self._tenants:
+            return True
+        taken = self.ctx.view.used_by_tenant(name) + self.ctx.reservations.of_tenant(name) - waiter.need
+        return self._tenants[name].minus(taken).allows(waiter.need)
 
     def _give_up_hopeless(self, view: PoolView) -> None:
         """Decline accepted requests that wait for what, as things are by now, there will never be."""
