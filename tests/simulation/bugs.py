@@ -183,9 +183,10 @@ def _last_come_first_served() -> AbstractContextManager[Any]:
     "a node has one server", "capacity is never exceeded", "a record goes after its server",
 )  # fmt: skip
 def _no_clean_up() -> AbstractContextManager[Any]:
-    async def forget(ctx: Any, held: HeldNode, _error: Any) -> None:
+    async def forget(ctx: Any, held: HeldNode, _error: Any) -> bool:
         if held.external_id is not None:
             await launch.save(ctx, held, replace(held.node, external_id=None))
+        return True
 
     return mock.patch.object(launch, "_clean_up_attempt", forget)
 
