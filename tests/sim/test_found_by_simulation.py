@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from nodelaunch.engine.handler import RequestHandler
+from nodelaunch.engine.launch import to_the_end
+from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
@@ -229,3 +231,23 @@ async def test_tenant_keeps_to_its_limit_while_a_refused_launch_is_made_up_for(
             async with asyncio.timeout(600), site.client.hold(await handle.finished()):
                 pass
         assert most == 1
+
+
+async def test_work_that_must_end_ends_however_often_its_caller_is_cancelled() -> None:
+    gate, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await gate.wait()
+        ended.set()
+        raise SessionLostError
+
+    caller = asyncio.ensure_future(to_the_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(1)
+        caller.cancel()
+    await asyncio.sleep(1)
+    assert not caller.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended.is_set()

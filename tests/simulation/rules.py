@@ -134,6 +134,10 @@ class Rules:
     def is_calm(self, launcher: str) -> bool:
         return self.now() - self.calm_since.get(launcher, 0.0) > 10 * self.lag
 
+    def touched_at(self, request_id: RequestId) -> float:
+        """When the request, or its lock, last changed."""
+        return self._touched.get(request_id, 0.0)
+
     # -- transactions -----------------------------------------------------------------------------------------------
 
     def on_transaction(self, transaction: Transaction) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,7 +126,7 @@ async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile.
+    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile, and again.
 
     It is a few calls to the store, so the delay is bounded by the session timeout.
     """
@@ -133,7 +134,9 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         task.exception()
         raise
 
