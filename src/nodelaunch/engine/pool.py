@@ -550,7 +550,7 @@ class Pool:
     def _tenant_allows(self, waiter: _Waiter) -> bool:
         """Whether the tenant has its share by now: what a refused launch left counts until it is gone."""
         name = waiter.request.tenant_name
-        if name not in self._tenants:
+        if name is None or name not in self._tenants:
             return True
         taken = self.ctx.view.used_by_tenant(name) + self.ctx.reservations.of_tenant(name) - waiter.need
         return self._tenants[name].minus(taken).allows(waiter.need)
