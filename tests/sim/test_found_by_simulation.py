@@ -18,7 +18,8 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import Node, PoolRegistration
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import Accept, triage
+from nodelaunch.protocol.triage import triage
+from nodelaunch.protocol.verdicts import Accept
 from nodelaunch.store.embedded import EmbeddedStore
 from support.builders import POOL_ID, a_peer, a_pool_view, a_request
 from support.launchers import CONFIG, Running, running

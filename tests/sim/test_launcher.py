@@ -16,7 +16,7 @@ from nodelaunch.engine.sweeper import STALE_LOCK_S
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import Defer
+from nodelaunch.protocol.verdicts import Defer
 from nodelaunch.store.embedded import EmbeddedStore
 from support.launchers import CONFIG, DEFAULTS, LoopClock, running
 

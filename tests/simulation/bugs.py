@@ -27,7 +27,8 @@ from nodelaunch.protocol.quota import NOTHING, Usage
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import ReleaseLock
-from nodelaunch.protocol.triage import Verdict, triage
+from nodelaunch.protocol.triage import triage
+from nodelaunch.protocol.verdicts import Verdict
 from nodelaunch.store.znodes import Put
 
 

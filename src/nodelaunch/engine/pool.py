@@ -39,20 +39,16 @@ from nodelaunch.protocol.states import ComponentState, NodeState, RequestState
 from nodelaunch.protocol.store import Entry, SessionState
 from nodelaunch.protocol.triage import (
     Absentee,
-    Accept,
-    Decline,
-    Defer,
-    HandlerFailed,
     IdleNode,
     Peer,
     PoolView,
     Tenant,
-    Verdict,
     Waiting,
     make_room,
     reasons_to_decline,
     triage,
 )
+from nodelaunch.protocol.verdicts import Accept, Decline, Defer, HandlerFailed, Verdict
 
 log = structlog.get_logger(__name__)
 
