@@ -77,7 +77,7 @@ async def test_idle_node_gives_way_to_an_accepted_request_that_waits(tmp_path: P
         idle = await _idle_node(site)
         site.cloud.fail("create", kind="quota")
         handle = await site.client.submit(["big"])
-        await site.until(lambda: bool(site.launcher.pools["cloud", "main"]._waiters))
+        await site.until(lambda: bool(site.launcher.pools["cloud", "main"]._waiting_room.waiters))
         await site.store.create(paths.NEW_NODE, idle.to_bytes(), sequence=True)
         async with asyncio.timeout(100):
             assert (await handle.finished()).state is RequestState.FULFILLED
