@@ -5,9 +5,11 @@ nox -s tests        unit, property and conformance tests, with coverage
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
+nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
 
+import os
 from pathlib import Path
 
 import nox
@@ -79,3 +81,17 @@ def nodepool(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
     session.run("pytest", "tests/upstream", "-m", "nodepool", *session.posargs)
+
+
+@nox.session
+def openstack(session: nox.Session) -> None:
+    """Against the control plane of a real OpenStack, which it starts; fails, rather than skips, where there is none.
+
+    The scripts that run it (openstack-up, openstack-down, openstack-status, openstack-fault) are no part of this
+    project: NODELAUNCH_OPENSTACK_LAB names their folder, by default ../shared/openstack.
+    """
+    folder = Path(os.environ.get("NODELAUNCH_OPENSTACK_LAB") or Path(__file__).parents[1] / "shared" / "openstack")
+    if not (folder / "openstack-up").exists():
+        session.error(f"no openstack-up in {folder}; NODELAUNCH_OPENSTACK_LAB names the folder of such scripts")
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/controlplane", *session.posargs, env={"NODELAUNCH_OPENSTACK_LAB": str(folder)})

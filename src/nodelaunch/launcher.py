@@ -114,6 +114,15 @@ def _addresses(config: Config) -> list[tuple[str, int]]:
     return [(server.host, server.port) for server in config.zookeeper_servers]
 
 
+def open_driver(
+    config: Config, provider: ProviderConfig, cluster: StoreCluster, *, scanner: HostScanner, drivers: DriverRegistry
+) -> Driver:
+    """The driver of *provider*, one of *config*'s. Raises: DriverError."""
+    images = {image.name: image for image in config.diskimages}
+    context = DriverContext(scanner=scanner, diskimages=images, cluster=cluster)
+    return drivers.get(provider.driver).open(provider, context)
+
+
 def build_client_store(config: Config) -> Store:
     """The same store from another process: where it is embedded, through the running launcher's socket."""
     if config.zookeeper_servers:
@@ -241,10 +250,8 @@ class Launcher:
         )
 
     def _open_driver(self, config: ProviderConfig) -> Driver:
-        images = {image.name: image for image in self.config.diskimages}
         cluster = StoreCluster(self.store, self.view, self._clock)
-        context = DriverContext(scanner=self._scanner, diskimages=images, cluster=cluster)
-        return self._drivers.get(config.driver).open(config, context)
+        return open_driver(self.config, config, cluster, scanner=self._scanner, drivers=self._drivers)
 
     def _is_served(self, node: Node) -> bool:
         """Whether a pool that is configured here, registered, or only away for a while offers a label of *node*."""

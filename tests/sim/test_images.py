@@ -112,3 +112,24 @@ async def test_zone_that_fails_is_left_for_another(tmp_path: Path) -> None:
         for _ in range(6):
             (node,) = await site.job("big")
             assert (node.az, node.state) == ("az2", NodeState.IN_USE)
+
+
+async def test_nodes_of_a_request_are_spread_over_zones_where_the_pool_wants_it(tmp_path: Path) -> None:
+    zones = "        availability-zones: [az1, az2]\n        zone-policy: spread\n        max-servers:"
+    async with running(tmp_path, CONFIG.replace("        max-servers:", zones, 1)) as site:
+        for _ in range(4):
+            nodes = await site.job("big", "big")
+            assert sorted(node.az or "" for node in nodes) == ["az1", "az2"]
+
+
+async def test_zone_that_fails_is_left_by_its_node_alone_where_they_are_spread(tmp_path: Path) -> None:
+    zones = "        availability-zones: [az1, gone]\n        zone-policy: spread\n        max-servers:"
+    async with running(tmp_path, CONFIG.replace("        max-servers:", zones, 1)) as site:
+        nodes = await site.job("big", "big", "big")
+        assert [node.az for node in nodes] == ["az1", "az1", "az1"]
+
+
+async def test_zone_is_the_clouds_choice_where_the_pool_wants_it(tmp_path: Path) -> None:
+    zones = "        availability-zones: [gone]\n        zone-policy: none\n        max-servers:"
+    async with running(tmp_path, CONFIG.replace("        max-servers:", zones, 1)) as site:
+        assert {node.az for node in await site.job("big", "big")} <= {"az1", "az2"}

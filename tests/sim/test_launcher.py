@@ -123,18 +123,53 @@ async def test_cancelled_request_ends_its_launches(tmp_path: Path) -> None:
         assert site.cloud.servers() == []
 
 
-async def test_lost_session_ends_the_work_and_the_next_one_does_it_again(tmp_path: Path) -> None:
+async def test_lost_session_ends_the_work_and_the_next_one_goes_on_with_it(tmp_path: Path) -> None:
     async with running(tmp_path, boot_time=20.0) as site:
         handle = await site.client.submit(["small", "big"])
         await site.until(lambda: len(site.nodes(NodeState.BUILDING)) == 2)
-        lost = {node.id for node in site.nodes()}
+        begun = {node.id for node in site.nodes()}
         await site.store.expire_session()
         request = await handle.finished()
         assert request.state is RequestState.FULFILLED
-        assert not lost & set(request.nodes)
+        assert begun == set(request.nodes)
+        assert len([entry for entry in site.cloud.log() if entry["what"] == "create"]) == 2
         await handle.cancel()
         await site.until(lambda: len(site.view.nodes) == 2)
         assert len(site.cloud.servers()) == 2
+
+
+async def test_launch_that_broke_off_is_gone_on_with_where_there_is_no_room_for_another(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=20.0, max_servers=1) as site:
+        first = await site.client.submit(["small"])
+        await site.until(lambda: len(site.nodes(NodeState.BUILDING)) == 1)
+        await site.client.submit(["small"])
+        await site.store.expire_session()
+        request = await first.finished()
+        assert request.state is RequestState.FULFILLED
+        assert len([entry for entry in site.cloud.log() if entry["what"] == "create"]) == 1
+
+
+async def test_launch_that_broke_off_ends_with_its_request(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=200.0, max_servers=2) as site:
+        handle = await site.client.submit(["small", "small"])
+        await site.until(lambda: len(site.cloud.servers()) == 2)
+        await site.store.expire_session()
+        await handle.cancel()
+        await site.until_empty()
+        assert asyncio.get_running_loop().time() < 100
+        assert site.cloud.servers() == []
+
+
+async def test_instance_whose_id_was_never_recorded_is_found_again(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=5.0) as site:
+        site.cloud.update({"create-time": 10.0})
+        handle = await site.client.submit(["small"])
+        await site.until(lambda: len(site.cloud.servers()) == 1)
+        assert [node.external_id for node in site.nodes()] == [None]
+        await site.store.expire_session()
+        request = await handle.finished()
+        assert request.state is RequestState.FULFILLED
+        assert len([entry for entry in site.cloud.log() if entry["what"] == "create"]) == 1
 
 
 async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:

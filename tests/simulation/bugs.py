@@ -121,6 +121,7 @@ def _locked_counts_as_abandoned() -> AbstractContextManager[Any]:
         with (
             mock.patch.object(ClusterView, "is_node_locked", return_value=False),
             mock.patch.object(Sweeper, "_delete", remove),
+            mock.patch.object(Sweeper, "_offer", remove),
         ):
             yield
 

@@ -28,7 +28,8 @@ from nodelaunch.config.models import (
 )
 from nodelaunch.config.positions import MAX_DEPTH
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.fake.config import FakeCloudImage, FakeDiskImage, FakeLabel, FakePool, FakeProvider
+from nodelaunch.drivers.cloudoptions import CloudDiskImage, CloudImage, CloudLabel, CloudPool
+from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.static.config import StaticProvider
 from nodelaunch.errors import ConfigError, ConfigProblem
 
@@ -201,7 +202,7 @@ def _documented_keys() -> set[str]:
     "model",
     [
         Config, ZooKeeperServer, ZooKeeperTls, EmbeddedStoreConfig, WebappConfig, LabelConfig, TenantLimits,
-        DiskImageConfig, FakeProvider, FakePool, FakeLabel, FakeDiskImage, FakeCloudImage,
+        DiskImageConfig, FakeProvider, CloudPool, CloudLabel, CloudDiskImage, CloudImage,
     ],
 )  # fmt: skip
 def test_every_key_is_documented(model: type[Model]) -> None:

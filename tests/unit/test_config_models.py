@@ -21,7 +21,8 @@ from nodelaunch.config.models import (
     ZooKeeperServer,
     default_store_path,
 )
-from nodelaunch.drivers.fake.config import FakeLabel, FakePool, FakeProvider
+from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool
+from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.static.config import StaticNode, StaticPool
 from nodelaunch.protocol.quota import NO_LIMITS, Limits
 
@@ -178,7 +179,7 @@ def test_names_that_are_no_part_of_a_path(name: str) -> None:
 def test_limits_of_a_pool() -> None:
     assert PoolConfig(name="p").limits() == NO_LIMITS
     assert PoolConfig(name="p", max_servers=0).limits() == Limits(instances=0)
-    pool = FakePool(name="p", max_servers=1, max_cores=2, max_ram=3, max_volumes=4, max_volume_gb=5)
+    pool = CloudPool(name="p", max_servers=1, max_cores=2, max_ram=3, max_volumes=4, max_volume_gb=5)
     assert pool.limits() == Limits({"instances": 1, "cores": 2, "ram": 3, "volumes": 4, "volume-gb": 5})
 
 
@@ -186,8 +187,8 @@ def test_limits_of_a_pool() -> None:
 
 
 def test_fake_pool_as_the_engine_sees_it() -> None:
-    labels = tuple(FakeLabel(name=name, cloud_image="x", min_ram=1) for name in ("b", "a"))
-    pool = FakePool(name="p", labels=labels, availability_zones=("az1",), ignore_provider_quota=True)
+    labels = tuple(CloudLabel(name=name, cloud_image="x", min_ram=1) for name in ("b", "a"))
+    pool = CloudPool(name="p", labels=labels, availability_zones=("az1",), ignore_provider_quota=True)
     assert (pool.label_names, pool.zones, pool.ignores_provider_quota) == (("b", "a"), ("az1",), True)
 
 

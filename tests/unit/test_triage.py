@@ -282,6 +282,22 @@ def test_idle_nodes_of_one_request_share_a_zone() -> None:
     assert (verdict.reuse, verdict.zone) == (("0000000001",), "a")
 
 
+# -- launches that broke off ----------------------------------------------------------------------------------------
+
+
+def test_launches_begun_for_a_request_need_no_more_room() -> None:
+    begun = {a_request().id: ["small", "big"]}
+    view = a_pool_view(begun=begun, room=Limits(instances=1))
+    verdict = one(view, "small", "small", "big")
+    assert verdict == Accept((None, None, None), Usage(instances=1), None, frozenset({0, 2}))
+    assert isinstance(one(view, "small", "small", "small"), Defer)
+
+
+def test_idle_nodes_go_before_launches_that_broke_off() -> None:
+    view = a_pool_view(begun={a_request().id: ["small"]}, idle=[an_idle_node(1)], room=Limits(instances=0))
+    assert one(view, "small") == Accept((NodeId("0000000001"),), Usage())
+
+
 # -- reuse ----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from nodelaunch.config.models import Config
+from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.launcher import build_client_store, load_config
 from nodelaunch.protocol.store import Store
@@ -44,6 +45,18 @@ async def client_store(config: Config) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def warm_view(store: Store) -> AsyncIterator[ClusterView]:
+    """What is in *store*, read completely. Raises: StoreUnavailableError."""
+    async with open_view(store) as view:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await view.warm()
+        except TimeoutError:
+            raise StoreUnavailableError(detail=f"not read within {CONNECT_TIMEOUT_S:g} s") from None
+        yield view
 
 
 def say(text: str) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nodelaunch.cli.common import CONNECT_TIMEOUT_S, add_config_arguments, client_store, config_of, say_json
+from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
 from nodelaunch.config.models import Config
-from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import StoreUnavailableError
+from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node, NodeRequest
 
 
@@ -30,17 +29,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _list(config: Config, args: argparse.Namespace) -> int:
-    async with client_store(config) as store, open_view(store) as view:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await view.warm()
-        except TimeoutError:
-            raise StoreUnavailableError(detail=f"not read within {CONNECT_TIMEOUT_S:g} s") from None
+    async with client_store(config) as store, warm_view(store) as view:
         rows = request_rows(view) if args.requests else node_rows(view)
     if args.json:
         say_json(rows)
     else:
-        Console().print(_table(rows, "requests" if args.requests else "nodes"))
+        Console().print(table_of(rows, "requests" if args.requests else "nodes"))
     return 0
 
 
@@ -86,7 +80,8 @@ def _age(since: float) -> int:
     return max(0, round(time.time() - since))
 
 
-def _table(rows: list[dict[str, Any]], what: str) -> Table | str:
+def table_of(rows: list[dict[str, Any]], what: str) -> Table | str:
+    """*rows* as a table; where there are none, a text that says so."""
     if not rows:
         return f"no {what}"
     table = Table(box=None, pad_edge=False)

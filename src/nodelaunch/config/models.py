@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -307,6 +307,11 @@ class PoolConfig(Model):
     def zones(self) -> tuple[str, ...]:
         """Availability zones to choose from; none: the driver's choice."""
         return ()
+
+    @property
+    def zoning(self) -> Literal["together", "spread", "none"]:
+        """Whether the nodes of a request share a zone, have one drawn each, or none is asked for."""
+        return "together"
 
 
 class ProviderConfig(Model):

@@ -8,16 +8,26 @@ from an event (protocol/machine.py), and a node's own life (engine/launch.py).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import structlog
 
-from nodelaunch.engine.launch import HeldNode, PoolContext, claim_node, create_node, give_up, launch_node, to_the_end
+from nodelaunch.engine.launch import (
+    HeldNode,
+    PoolContext,
+    claim_node,
+    create_node,
+    give_up,
+    launch_node,
+    resumable,
+    resume_node,
+    to_the_end,
+)
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
+from nodelaunch.engine.zones import Zones
 from nodelaunch.errors import (
     DriverError,
     InsufficientCapacityError,
@@ -74,10 +84,11 @@ class RequestHandler:
         self._held: dict[int, HeldNode] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[m.Event] = asyncio.Queue()
-        self._zone = verdict.zone if isinstance(verdict, Accept) else None
-        """Where all its nodes are to be, once known."""
-        self._avoided: set[str] = set()
-        """Zones in which launches failed."""
+        self._zones = Zones(
+            ctx.pool, ctx.provider,
+            reused=verdict.zone if isinstance(verdict, Accept) else None,
+            resumed=next((node.az for node in resumable(ctx, seen.record)), None),
+        )  # fmt: skip
         self._log = log.bind(
             provider=ctx.provider.name, pool=ctx.pool.name, request_id=seen.record.id, event_id=seen.record.event_id
         )
@@ -322,42 +333,30 @@ class RequestHandler:
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
         label = self.request.node_types[slot]
 
+        async def resume() -> None:
+            held = await resume_node(self._ctx, self.request, label)
+            if held is not None:
+                self._zones.keep(slot, held.node.az)
+                self._held[slot] = held
+                self._reservation.settle(slot)
+
         async def make() -> None:
-            self._held[slot] = await create_node(self._ctx, self.request, label, self._pick_zone())
+            self._held[slot] = await create_node(self._ctx, self.request, label, self._zones.pick(slot))
             self._reservation.settle(slot)
 
+        if slot not in self._held:
+            await to_the_end(resume())
         if slot not in self._held:
             if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
                 await self._await_room(self.request, slot, label, self._reservation)
             await to_the_end(make())
         held = self._held[slot]
-        await launch_node(self._ctx, held, self.request, label, attempt, self._pick_zone())
+        zone = held.node.az if held.is_resumed else self._zones.pick(slot)
+        await launch_node(self._ctx, held, self.request, label, attempt, zone)
         return m.NodeReady(slot, held.id)
 
-    def _pick_zone(self) -> str | None:
-        """The zone that all new nodes of the request share: of the pool's, else of the cloud's."""
-        if self._zone is None:
-            zones = self._ctx.pool.zones or self._ctx.provider.zones
-            open_zones = [zone for zone in zones if zone not in self._avoided] or list(zones)
-            self._zone = random.choice(open_zones) if open_zones else None  # noqa: S311
-        return self._zone
-
-    def _leave_zone(self, slot: int) -> bool:
-        """After a failed launch of *slot*: let the next one be somewhere else, unless that would part the node set.
-        Whether there is somewhere else that was not tried."""
-        is_reusing = isinstance(self._verdict, Accept) and self._verdict.zone is not None
-        if self._zone is None or is_reusing or self._held.keys() - {slot}:
-            return False
-        self._avoided.add(self._zone)
-        self._zone = None
-        if not self._avoided.issuperset(self._ctx.pool.zones or self._ctx.provider.zones):
-            return True
-        if not self._ctx.pool.zones:
-            self._ctx.provider.invalidate()  # the cloud may have others by now
-        return False
-
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
-        has_alternative = self._leave_zone(slot)
+        has_alternative = self._zones.leave(slot, is_alone=not self._held.keys() - {slot})
         is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
         is_final = isinstance(error, LabelUnusableError) or is_full
         held = self._held.get(slot)

@@ -97,6 +97,8 @@ class HeldNode:
     lock: Lock
     is_clean: bool = True
     """Whether nothing is left in the cloud of attempts that failed."""
+    is_resumed: bool = False
+    """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
 
     @property
     def id(self) -> NodeId:
@@ -173,6 +175,25 @@ async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: 
     return held
 
 
+def resumable(ctx: PoolContext, request: NodeRequest) -> list[Node]:
+    """The nodes that somebody who is gone was launching here for *request*."""
+    here = (ctx.provider.name, ctx.pool.name, request.id)
+    return [node for node in ctx.view.interrupted_nodes() if (node.provider, node.pool, node.allocated_to) == here]
+
+
+async def resume_node(ctx: PoolContext, request: NodeRequest, label: str) -> HeldNode | None:
+    """One of these for *label*, taken over as it is; None: there is none. Raises: StoreError."""
+    for node in resumable(ctx, request):
+        seen = ctx.view.nodes[node.id]
+        if node.type == (label,):
+            held = await take_node(ctx.store, seen, replace(node, launcher=ctx.pool_id))
+            if held is not None:
+                held.is_resumed = True
+                log.info("launch_resumed", provider=ctx.provider.name, node_id=held.id, external_id=held.external_id)
+                return held
+    return None
+
+
 def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
     """*node* with what the configuration says of its label, and the image to boot as of now."""
     traits = ctx.driver.label_traits(ctx.pool.name, label)
@@ -220,6 +241,7 @@ async def launch_node(
         )  # fmt: skip
         await _console(ctx, held, label)
         held.is_clean = await _clean_up_attempt(ctx, held, error)
+        held.is_resumed = held.is_resumed and not held.is_clean
         raise
     ctx.provider.quota_granted()
     log_.info(
@@ -229,13 +251,20 @@ async def launch_node(
 
 
 async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> Instance:
-    """Create the instance, record its id, and wait until it is active; waits out a provider that is away."""
+    """Create the instance, record its id, and wait until it is active; waits out a provider that is away.
+
+    After a create whose outcome is not known, and of a launch that another began, the instance is looked for first.
+    """
     backoff = FIRST_BACKOFF_S
     driver = ctx.driver
+    is_unsure = held.is_resumed
     while True:
         try:
             if held.external_id is None:
-                external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
+                external_id = await _made_before(ctx, held) if is_unsure else None
+                is_unsure = True
+                if external_id is None:
+                    external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
                 await save(ctx, held, replace(held.node, external_id=external_id))
             assert held.external_id is not None  # noqa: S101
             return await driver.wait_until_active(held.external_id)
@@ -243,21 +272,14 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
             await asyncio.sleep(error.retry_after_s or backoff)
             backoff = min(LAST_BACKOFF_S, backoff * 2)
-            await _adopt(ctx, held, error.external_id)
+            if held.external_id is None and error.external_id is not None:
+                await save(ctx, held, replace(held.node, external_id=error.external_id))
 
 
-async def _adopt(ctx: PoolContext, held: HeldNode, external_id: str | None) -> None:
-    """Find out whether a create without an answer had its effect; if so, go on with that instance."""
-    if held.external_id is not None:
-        return
-    if external_id is None:
-        try:
-            found = (await ctx.provider.instances_by_node()).get(held.id, [])
-        except DriverError:
-            return
-        external_id = found[0] if found else None
-    if external_id is not None:
-        await save(ctx, held, replace(held.node, external_id=external_id))
+async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
+    """The instance an earlier create made for the node, whose answer nobody has. Raises: DriverError."""
+    found = (await ctx.provider.instances_by_node()).get(held.id, [])
+    return found[0] if found else None
 
 
 def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attempt: int) -> InstanceSpec:

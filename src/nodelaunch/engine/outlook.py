@@ -6,11 +6,12 @@ nothing is waited for. What does *not* belong here: what is decided on it (proto
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container
 
 from nodelaunch.engine.launch import PoolContext
 from nodelaunch.protocol.driver import SupportsInventory
-from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.triage import IdleNode, Peer, Tenant
@@ -65,14 +66,27 @@ def tenant(ctx: PoolContext, name: str, limits: Limits) -> Tenant:
 
 def idle_nodes(ctx: PoolContext, *, but_not: Container[NodeId]) -> list[IdleNode]:
     """The pool's nodes that a request may be given, but for those."""
+    is_together = ctx.pool.zoning == "together"
     return [
-        IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, node.az)
+        IdleNode(
+            node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, node.az if is_together else None
+        )
         for node in (seen.record for seen in ctx.view.nodes_of(ctx.provider.name))
         if node.is_idle
         and node.pool == ctx.pool.name
         and node.id not in but_not
         and not ctx.view.is_node_locked(node.id)
     ]
+
+
+def begun(ctx: PoolContext) -> dict[RequestId, list[str]]:
+    """By request, labels of nodes of this pool whose launch broke off."""
+    found: defaultdict[RequestId, list[str]] = defaultdict(list)
+    for node in ctx.view.interrupted_nodes():
+        is_here = (node.provider, node.pool) == (ctx.provider.name, ctx.pool.name)
+        if is_here and node.allocated_to and len(node.type) == 1:
+            found[RequestId(node.allocated_to)].append(node.type[0])
+    return found
 
 
 def going(ctx: PoolContext, and_also: Container[NodeId]) -> Usage:

@@ -390,6 +390,7 @@ class Pool:
             provider_room=outlook.provider_room(self.ctx).minus(waited_for),
             ahead=[waiting for pool in self.siblings() for waiting in pool.claims()] if shares else (),
             idle=self._idle(),
+            begun=outlook.begun(self.ctx),
             machines=outlook.machines(self.ctx),
             tenants={name: outlook.tenant(self.ctx, name, limits) for name, limits in self._tenants.items()},
             launching=provider.running_launches + self.ctx.reservations.launches_of(provider.name),
@@ -418,7 +419,9 @@ class Pool:
         launches: dict[int, Usage] = {}
         if isinstance(verdict, Accept):
             needs = {i: self._need(label) for i, label in enumerate(request.node_types)}
-            launches = {i: needs[i] for i, node_id in enumerate(verdict.reuse) if node_id is None}
+            launches = {
+                i: needs[i] for i, node_id in enumerate(verdict.reuse) if node_id is None and i not in verdict.resumed
+            }
         provider, pool = self.ctx.provider.name, self.ctx.pool.name
         return self.ctx.reservations.open(provider, pool, request.tenant_name, launches, needs)
 

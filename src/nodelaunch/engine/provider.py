@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -27,6 +28,8 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.triage import LabelView
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +98,7 @@ class ProviderRuntime:
         old, self.current = self.current, Generation(config, driver)
         self.down = "its configuration changed and it has not answered since"
         self._stale.set()
-        self._changed()
+        self.changed()
         await self._close_if_unused(old)
 
     @asynccontextmanager
@@ -164,7 +167,7 @@ class ProviderRuntime:
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
-        self._changed()
+        self.changed()
 
     @property
     def is_refused(self) -> bool:
@@ -180,7 +183,7 @@ class ProviderRuntime:
         """The label can't be launched until something changes; asked again with the next refresh."""
         known = self._labels.get((pool, label), LabelView())
         self._labels[pool, label] = LabelView(known.need, known.is_ready, detail)
-        self._changed()
+        self.changed()
 
     async def run(self) -> None:
         """Keep what is known fresh, for ever."""
@@ -219,19 +222,19 @@ class ProviderRuntime:
         Raises: DriverError, TimeoutError.
         """
         generation = self.current
-        async with self.using(generation) as driver, asyncio.timeout(CALL_TIMEOUT_S):
-            limits = await driver.quota_limits()
-            unmanaged, foreign = await self._unrecorded_usage(driver)
-            zones = tuple(await driver.zones()) if isinstance(driver, ReportsZones) else ()
+        async with self.using(generation) as driver:
+            limits = await _answered(driver.quota_limits())
+            unmanaged, foreign = await _answered(self._unrecorded_usage(driver))
+            zones = tuple(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
             labels = {
-                (pool.name, label): await _ask_label(driver, pool.name, label)
+                (pool.name, label): await _answered(_ask_label(driver, pool.name, label))
                 for pool in generation.config.pools
                 for label in pool.label_names
             }
         if generation is self.current:
             self.limits, self.zones, self._labels = limits, zones, labels
             self.unmanaged, self.foreign = unmanaged, foreign
-            self._changed()
+            self.changed()
 
     async def _unrecorded_usage(self, driver: Driver) -> tuple[Usage, Usage]:
         """What instances take that no record explains, and what those of them take that others made."""
@@ -264,9 +267,10 @@ class ProviderRuntime:
                 log.info("provider_available", provider=self.name)
             self.down = why
             self.is_failing = why is not None
-            self._changed()
+            self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Tell whoever listens that something known here, or counted against it, changed."""
         for listener in tuple(self.listeners):
             listener()
 
@@ -276,6 +280,12 @@ class ProviderRuntime:
             self._resume.cancel()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()
+
+
+async def _answered(call: Awaitable[T]) -> T:
+    """What the cloud answers to *call*, in the time one call has. Raises: DriverError, TimeoutError."""
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        return await call
 
 
 async def _ask_label(driver: Driver, pool: str, label: str) -> LabelView:

@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import delete_instance, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.launch import DELETE_TIMEOUT_S, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.leaks import Leak, delete_leak, find_leaks
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import (
     ClusterView,
@@ -38,10 +40,9 @@ from nodelaunch.errors import (
     VersionConflictError,
 )
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node
-from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState, RequestState
+from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, REQUEST_FINAL, NodeState, RequestState
 from nodelaunch.protocol.store import Put, ReleaseLock, SessionState, Store
 
 log = structlog.get_logger(__name__)
@@ -54,9 +55,10 @@ ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
 STALE_QUESTION_S = 600.0
 """Age at which a question about a request goes that its asker left behind."""
-GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0}
-"""How long a node in such a state is left to whoever else wrote that: an operator's command shows the node once more,
-a peer removes the record. Nodepool's reaper looks every 5 seconds, and its programs count on that."""
+GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0, NodeState.BUILDING: 60.0}
+"""How long a node in such a state is left to somebody else. One that is being deleted, to whoever wrote that: an
+operator's command shows the node once more, a peer removes the record. Nodepool's reaper looks every 5 seconds, and its
+programs count on that. One whose launch broke off, to whoever works on its request next."""
 MAX_DELETIONS = 64
 """Deletions at once."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
@@ -98,7 +100,8 @@ class Sweeper:
         """By the loop's clock: when a thing may be tried again."""
         self._left_since: dict[tuple[NodeId, NodeState], float] = {}
         """By the loop's clock: since when a node is left to whoever else wrote its state."""
-        self._suspects: dict[str, set[ExternalId]] = {}
+        self._suspects: dict[str, set[tuple[str, str]]] = {}
+        """By provider: keys of leaks the last sweep saw."""
         self._empty: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_DELETIONS)
         self._group: asyncio.TaskGroup | None = None
@@ -163,13 +166,18 @@ class Sweeper:
 
     def _look_at_node(self, node_id: NodeId) -> None:
         seen = self._view.nodes.get(node_id)
-        if seen is None or self._view.is_node_locked(node_id) or not self._view.is_warm:
+        if seen is None or not self._view.is_warm:
             return
         node = seen.record
+        if self._view.is_node_locked(node_id):
+            self._left_since.pop((node_id, node.state), None)
+            return
         if not node.provider:
             self._begin(node_id, lambda: self._remove_debris(node_id))
         elif node.provider in self._providers:
             if self._is_left_to_another(node):
+                if node.state is NodeState.BUILDING and not self._view.is_interrupted(seen):
+                    self._begin(node_id, lambda: self._offer(node_id))
                 return
             if node.state in ABANDONED_WHEN_UNLOCKED:
                 self._begin(node_id, lambda: self._delete(node_id))
@@ -184,12 +192,20 @@ class Sweeper:
         grace_s = GRACE_S.get(node.state, 0.0)
         if not grace_s or node.id in self._view.discarded:
             return False
+        if node.state is NodeState.BUILDING and not self._is_awaited(node):
+            return False
         loop = asyncio.get_running_loop()
         key = (node.id, node.state)
         if key not in self._left_since:
             self._left_since[key] = loop.time()
             loop.call_later(grace_s, self._look_at_node, node.id)
         return loop.time() < self._left_since[key] + grace_s
+
+    def _is_awaited(self, node: Node) -> bool:
+        """Whether there is somebody the node is being launched for."""
+        request = self._view.request(node.allocated_to) if node.allocated_to else None
+        is_open = request is not None and request.state not in REQUEST_FINAL
+        return is_open and self._providers[node.provider or ""].can_launch
 
     def _is_orphaned(self, node: Node) -> bool:
         """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""
@@ -201,6 +217,9 @@ class Sweeper:
         if request is None:
             self._request_removed(request_id)  # its lock was still held then
             return
+        if request.state in REQUEST_FINAL:
+            for seen in self._view.nodes_allocated_to(request_id):
+                self._look_at_node(seen.record.id)
         is_pending = request.state is RequestState.PENDING
         if is_pending and not self._view.is_request_locked(request_id) and self._view.is_warm:
             self._begin(request_id, lambda: self._reset_lost_request(request_id))
@@ -294,6 +313,16 @@ class Sweeper:
         self._failures.pop(node_id, None)
         self._not_before.pop(node_id, None)
         log_.info("node_deleted", was=node.state.value, took_s=round(asyncio.get_running_loop().time() - started, 3))
+
+    async def _offer(self, node_id: NodeId) -> None:
+        """Let the next who works on its request go on with the launch of a node."""
+        seen = self._view.nodes.get(node_id)
+        if seen is None or not await self._is_abandoned(seen):
+            return
+        self._view.interrupted[node_id] = seen.version
+        provider = self._providers[seen.record.provider or ""]
+        log.info("launch_interrupted", node_id=node_id, provider=provider.name, external_id=seen.record.external_id)
+        provider.changed()
 
     async def _remove_debris(self, node_id: NodeId) -> None:
         """Remove a record that belongs to no provider: a lock brought a deleted node back."""
@@ -458,16 +487,33 @@ class Sweeper:
         self._empty = empty
 
     async def _leaks(self) -> None:
-        """Delete instances that carry a provider's name but a node id without a record, seen so twice in a row."""
-        for name, provider in list(self._providers.items()):
-            if not provider.can_launch:
+        """Delete what carries a provider's name but a node id without a record, seen so twice in a row."""
+        for provider in list(self._providers.values()):
+            try:
+                async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
+                    leaks = await find_leaks(driver, provider.name, lambda node_id: node_id in self._view.nodes)
+            except (DriverError, TimeoutError) as error:
+                log.warning("leaks_unknown", provider=provider.name, detail=str(error))
                 continue
-            by_node = await provider.instances_by_node()
             if not self._view.is_warm:
                 return
-            leaked = {i for node_id, ids in by_node.items() if node_id not in self._view.nodes for i in ids}
-            for external_id in sorted(leaked & self._suspects.get(name, set())):
-                log.warning("leaked_instance_deleted", provider=name, external_id=external_id)
-                await delete_instance(provider, external_id)
-                provider.invalidate()
-            self._suspects[name] = leaked
+            before = self._suspects.get(provider.name, set())
+            self._suspects[provider.name] = {leak.key for leak in leaks}
+            for leak in leaks:
+                if leak.key in before:
+                    self._begin(
+                        f"{provider.name} {leak.kind} {leak.external_id}", partial(_delete_leak, provider, leak)
+                    )
+
+
+async def _delete_leak(provider: ProviderRuntime, leak: Leak) -> None:
+    """Delete one; one that can't be deleted is tried again with the next sweep."""
+    log_ = log.bind(provider=provider.name, kind=leak.kind, external_id=leak.external_id, node_id=leak.node_id)
+    try:
+        async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
+            await delete_leak(driver, leak)
+    except (DriverError, TimeoutError) as error:
+        log_.warning("leak_not_deleted", detail=str(error))
+    else:
+        log_.warning("leak_deleted", detail=leak.detail or None)
+        provider.invalidate()

@@ -149,6 +149,9 @@ class ClusterView:
         self._trees: list[Tree] = []
         self.discarded: set[NodeId] = set()
         """Nodes that this process has marked for deletion, as far as they are still there."""
+        self.interrupted: dict[NodeId, int] = {}
+        """Nodes whose launch broke off with their launcher, by the version they have since then: whoever works on their
+        request next goes on with them."""
         self.is_open = False
         """Whether every tree is attached."""
 
@@ -175,6 +178,14 @@ class ClusterView:
 
     def nodes_allocated_to(self, request_id: RequestId) -> list[Seen[Node]]:
         return [seen for seen in self.nodes.values() if seen.record.allocated_to == request_id]
+
+    def interrupted_nodes(self) -> list[Node]:
+        """Nodes whose launch broke off, and that nobody has gone on with."""
+        seen = (self.nodes[node_id] for node_id in self.interrupted if node_id in self.nodes)
+        return [each.record for each in seen if self.is_interrupted(each)]
+
+    def is_interrupted(self, seen: Seen[Node]) -> bool:
+        return self.interrupted.get(seen.record.id) == seen.version
 
     def is_node_locked(self, node_id: NodeId) -> bool:
         """Whether anybody contends for the node's lock."""
@@ -313,6 +324,7 @@ class ClusterView:
             )
         if record is None:
             self.discarded.discard(node_id)
+            self.interrupted.pop(node_id, None)
             return NodeRemoved(node_id, old.record) if old else None
         self.nodes[node_id] = Seen(record, entry)
         self._usage.add(record)

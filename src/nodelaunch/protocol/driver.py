@@ -170,6 +170,32 @@ class ReportsZones(Protocol):
         """Names of the zones the cloud would place instances in, for pools that name none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something an instance had or has besides itself, such as a floating IP; it can outlive the instance."""
+
+    kind: str
+    external_id: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of the instance's, at least the provider's name and, where that is known, the node's id."""
+    detail: str = ""
+    """For people."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.external_id}" + (f" ({self.detail})" if self.detail else "")
+
+
+@runtime_checkable
+class SupportsLeftovers(Protocol):
+    """A driver whose instances have things that can stay behind when they go."""
+
+    async def resources(self) -> Sequence[Resource]:
+        """All such things that say whose they are, but for those that go with an instance that is there."""
+
+    async def delete_resource(self, resource: Resource) -> None:
+        """Delete one; one that does not exist is deleted."""
+
+
 @runtime_checkable
 class SupportsUpkeep(Protocol):
     """A driver with work of its own beside its calls."""
@@ -259,5 +285,6 @@ class DriverContext:
 __all__ = [
     "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS", "Driver", "DriverContext", "ExternalId",
     "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine",
-    "ReportsZones", "ScansHostKeys", "SupportsConsoleLog", "SupportsInventory", "SupportsUpkeep", "Usage",
+    "ReportsZones", "Resource", "ScansHostKeys", "SupportsConsoleLog", "SupportsInventory", "SupportsLeftovers",
+    "SupportsUpkeep", "Usage",
 ]  # fmt: skip

@@ -131,6 +131,8 @@ class PoolView:
     ahead: Sequence[Waiting] = ()
     """What waits for the provider's room in its other pools."""
     idle: Sequence[IdleNode] = ()
+    begun: Mapping[RequestId, Sequence[str]] = field(default_factory=dict)
+    """By request, labels of nodes whose launch for it broke off, to be gone on with."""
     machines: Sequence[frozenset[str]] = ()
     """Labels of each machine there is, where machines exist already."""
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
@@ -232,19 +234,21 @@ class _Account:
         if self.view.down is not None:
             return Defer((ProviderDown(self.view.down),))
         self._let_pass_before(request)
-        total = self._need(request.node_types)
+        begun = self.view.begun.get(request.id, ())
+        total = self._need(request.node_types) - self._need(tuple(begun))
         if full := self._tenant_shortage(request, total):
             self._take_share(request, total)
             return Defer(full)
         reuse, zone = self._match(request)
-        to_launch = tuple(label for label, node_id in zip(request.node_types, reuse, strict=True) if node_id is None)
+        resumed = _resumed(request.node_types, reuse, begun)
+        to_launch = tuple(label for i, label in enumerate(request.node_types) if reuse[i] is None and i not in resumed)
         need = self._need(to_launch)
         if to_launch and (missing := self._missing(to_launch, need)):
             return self._refuse(request, missing, reuse, need)
         self._take(request, reuse, need)
         self._take_share(request, total)
         self.launching += len(to_launch)
-        return Accept(tuple(reuse), need, zone)
+        return Accept(tuple(reuse), need, zone, resumed)
 
     def _let_pass_before(self, request: NodeRequest) -> None:
         """Set apart what earlier requests wait for in other pools of the provider."""
@@ -367,6 +371,15 @@ def _beyond_tenant(request: NodeRequest, need: Usage, view: PoolView) -> tuple[R
 
 def _need(labels: Iterable[str], view: PoolView) -> Usage:
     return Usage.total(view.labels[label].need for label in labels)
+
+
+def _resumed(labels: Sequence[str], reuse: Sequence[NodeId | None], begun: Iterable[str]) -> frozenset[int]:
+    """Which of *labels* that reuse nothing are served by the launches *begun*."""
+    free = [i for i, node_id in enumerate(reuse) if node_id is None]
+    found: set[int] = set()
+    for label in begun:
+        found.update([i for i in free if labels[i] == label and i not in found][:1])
+    return frozenset(found)
 
 
 def match_labels(wanted: Sequence[str], offers: Sequence[frozenset[str]]) -> list[int | None]:

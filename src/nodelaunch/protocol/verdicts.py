@@ -211,6 +211,8 @@ class Accept:
     """What the nodes to be launched take together."""
     zone: str | None = None
     """Where the reused nodes are; the others have to be there too."""
+    resumed: frozenset[int] = frozenset()
+    """Indexes of labels whose nodes are being launched already, for this request: nothing more is taken for them."""
 
 
 @dataclass(frozen=True, slots=True)

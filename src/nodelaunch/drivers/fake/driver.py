@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import structlog
 
-from nodelaunch.config.models import VOLUME_GB, VOLUMES, DiskImageLogin
+from nodelaunch.config.models import VOLUME_GB, VOLUMES
+from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelBook
 from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud, Server
-from nodelaunch.drivers.fake.config import FakeCloudImage, FakeDiskImage, FakeLabel, FakePool, FakeProvider
+from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.controls import CloudBusyError, CloudRefusedError
 from nodelaunch.drivers.fake.watch import CloudWatch, Waiter
 from nodelaunch.errors import (
@@ -37,7 +38,6 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 HOST_KEY = "ssh-rsa FAKEKEY"
-WINRM_PORT = 5986
 RETRY_S = 0.1
 """After which a cloud that is down may be asked again."""
 BUSY_PAUSES_S = (0.001, 0.002, 0.005, *[0.01] * 500)
@@ -55,50 +55,21 @@ class FakeDriver:
         self.cloud = cloud or FakeCloud(config.cloud_file, seed=config.seed)
         self._owns_cloud = cloud is None
         self._watch = CloudWatch(self.cloud)
-        self._logins: Mapping[str, DiskImageLogin] = context.diskimages
-        self._labels = {(pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels}
+        labels = {(pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels}
+        self._book = LabelBook(config, labels, context.diskimages)
         self._random = random.Random(config.seed)  # noqa: S311
 
     # -- the label's configuration ----------------------------------------------------------------------------------
 
-    def _label(self, pool: str, label: str) -> tuple[FakePool, FakeLabel]:
-        try:
-            return self._labels[pool, label]
-        except KeyError:
-            raise LabelUnusableError(f"pool {pool} has no label {label}", provider=self.config.name) from None
-
     def label_traits(self, pool: str, label: str) -> LabelTraits:
-        in_pool, wanted = self._label(pool, label)
-        checking = in_pool.host_key_checking if wanted.host_key_checking is None else wanted.host_key_checking
-        image = self._image(wanted)
-        login = image if isinstance(image, FakeCloudImage) else self._logins.get(image.name, DiskImageLogin())
-        return LabelTraits(
-            image_id=wanted.cloud_image,
-            diskimage=wanted.diskimage,
-            username=login.username,
-            connection_type=image.connection_type,
-            connection_port=image.connection_port or (WINRM_PORT if image.connection_type == "winrm" else 22),
-            shell_type=login.shell_type,
-            python_path=login.python_path,
-            host_key_checking=checking,
-            console_log=wanted.console_log,
-        )
+        return self._book.traits(pool, label)
 
-    def _image(self, label: FakeLabel) -> FakeDiskImage | FakeCloudImage:
-        images: Sequence[FakeDiskImage | FakeCloudImage]
-        images = self.config.diskimages if label.diskimage is not None else self.config.cloud_images
-        name = label.diskimage or label.cloud_image
-        for image in images:
-            if image.name == name:
-                return image
-        raise LabelUnusableError(f"label {label.name}: no image {name}", provider=self.config.name)
-
-    def _image_in_cloud(self, label: FakeLabel) -> str | None:
+    def _image_in_cloud(self, label: CloudLabel) -> str | None:
         """What the cloud calls the label's cloud image."""
-        image = self._image(label)
-        return image.in_cloud if isinstance(image, FakeCloudImage) else None
+        image = self._book.cloud_image(label)
+        return image.in_cloud if image else None
 
-    def _flavor(self, label: FakeLabel) -> str:
+    def _flavor(self, label: CloudLabel) -> str:
         """By name, by memory, or the first with enough memory whose name contains the given text."""
         if label.min_ram is None:
             names = [name for name in FLAVORS if name == label.flavor_name]
@@ -107,20 +78,20 @@ class FakeDriver:
             part = label.flavor_name or ""
             names = [name for name in by_size if FLAVORS[name]["ram"] >= label.min_ram and part in name]
         if not names:
-            wanted = f"{label.flavor_name or 'any'} with {label.min_ram or 0} MiB"
-            raise LabelUnusableError(f"no flavor is {wanted}", provider=self.config.name)
+            raise LabelUnusableError(f"no flavor {label.flavor_in_words}", provider=self.config.name)
         return names[0]
 
     # -- instances --------------------------------------------------------------------------------------------------
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
-        pool, label = self._label(spec.pool, spec.label)
+        pool, label = self._book.label(spec.pool, spec.label)
         flavor, need = self._flavor(label), self._need(label)
         settings = await self._settings()
         if self._is_missing(label, settings):
             raise LabelUnusableError(f"image {label.cloud_image} does not exist", provider=self.config.name)
-        zone = spec.zone or self._random.choice(pool.availability_zones or ZONES)
-        metadata = self._metadata(spec, label)
+        zones = pool.availability_zones if pool.zoning != "none" else ()
+        zone = spec.zone or self._random.choice(zones or ZONES)
+        metadata = self._book.metadata(spec, label)
         fails = self._random.random() < settings.get("failure-rate", self.config.failure_rate)
         instance_id = await self._ask(
             lambda: self.cloud.create(
@@ -141,24 +112,13 @@ class FakeDriver:
             await asyncio.sleep(answered_after)
         return ExternalId(instance_id)
 
-    def _metadata(self, spec: InstanceSpec, label: FakeLabel) -> dict[str, str]:
-        """The groups, over them the operator's own properties, over these ours."""
-        properties = {name: str(value) for name, value in label.instance_properties.items()}
-        for name, template in label.dynamic_instance_properties.items():
-            try:
-                properties[name] = template.format(request=_Attributes(spec.request))
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                log.warning("template_failed", provider=self.config.name, label=label.name, key=name, detail=str(error))
-        image = label.diskimage or label.cloud_image
-        return {"groups": f"{self.config.name},{image},{label.name}", **properties, **spec.metadata}
-
-    def _details(self, pool: FakePool, label: FakeLabel) -> dict[str, Any]:
+    def _details(self, pool: CloudPool, label: CloudLabel) -> dict[str, Any]:
         return {
-            "networks": list(_networks(pool, label)),
+            "networks": list(pool.networks_of(label)),
             "security_groups": list(pool.security_groups),
             "key_name": label.key_name,
             "userdata": label.userdata,
-            "config_drive": self._image(label).config_drive,
+            "config_drive": self._book.image(label).config_drive,
             "boot_from_volume": label.boot_from_volume,
             "volume_size": label.volume_size if label.boot_from_volume else None,
         }
@@ -238,22 +198,22 @@ class FakeDriver:
         return {name: settings.get(key, configured[name]) for name, key in _LIMIT_SETTINGS.items()}
 
     async def quota_for_label(self, pool: str, label: str) -> Usage:
-        return self._need(self._label(pool, label)[1])
+        return self._need(self._book.label(pool, label)[1])
 
-    def _need(self, label: FakeLabel) -> Usage:
+    def _need(self, label: CloudLabel) -> Usage:
         flavor = FLAVORS[self._flavor(label)]
         usage = Usage({INSTANCES: 1, CORES: flavor["cores"], RAM: flavor["ram"]})
         return usage + Usage({VOLUMES: 1, VOLUME_GB: label.volume_size}) if label.boot_from_volume else usage
 
     async def label_ready(self, pool: str, label: str) -> bool:
-        _, wanted = self._label(pool, label)
+        _, wanted = self._book.label(pool, label)
         await self._ask(lambda: self.cloud.check("images"))
         return not self._is_missing(wanted, await self._settings())
 
-    def _is_missing(self, label: FakeLabel, settings: Mapping[str, Any]) -> bool:
+    def _is_missing(self, label: CloudLabel, settings: Mapping[str, Any]) -> bool:
         """Any cloud image exists, unless it was said from outside that it doesn't, by one of its names."""
-        image = self._image(label)
-        if not isinstance(image, FakeCloudImage):
+        image = self._book.cloud_image(label)
+        if image is None:
             return False  # a builder's image; the engine knows of its uploads
         return not {image.name, image.image_name, image.image_id}.isdisjoint(settings.get("missing-images", ()))
 
@@ -294,13 +254,9 @@ class FakeDriver:
                 return LaunchFailedError(str(error), provider=name, external_id=left)
 
 
-def _networks(pool: FakePool, label: FakeLabel) -> tuple[str, ...]:
-    return pool.networks if label.networks is None else label.networks
-
-
-def _addresses(spec: InstanceSpec, pool: FakePool, label: FakeLabel) -> dict[str, str | None]:
+def _addresses(spec: InstanceSpec, pool: CloudPool, label: CloudLabel) -> dict[str, str | None]:
     """Names instead of numbers: nothing can be reached at them, and their ``fake`` tells why."""
-    networks = _networks(pool, label)
+    networks = pool.networks_of(label)
     host = f"{spec.name}.fake"
     has_public = pool.auto_floating_ip and NO_ADDRESS_NETWORK not in networks
     return {
@@ -313,10 +269,3 @@ def _addresses(spec: InstanceSpec, pool: FakePool, label: FakeLabel) -> dict[str
 _LIMIT_SETTINGS = {
     INSTANCES: "max-servers", CORES: "max-cores", RAM: "max-ram", VOLUMES: "max-volumes", VOLUME_GB: "max-volume-gb",
 }  # fmt: skip
-
-
-class _Attributes:
-    """Lets a template write ``{request.id}``; lists and objects below are as they are."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.__dict__.update(values)

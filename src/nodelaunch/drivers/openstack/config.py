@@ -1,0 +1,54 @@
+"""Keys of ``driver: openstack``: Nodepool's, and those its users asked for in vain.
+
+Source: Nodepool 11, OpenStack driver; openstacksdk, search path of ``clouds.yaml``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import StrictBool, model_validator
+from pydantic_core import PydanticCustomError
+
+from nodelaunch.config.models import Text
+from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, CloudProvider
+
+CONFIG_FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE")
+"""Environment variables that put a file before those of the search path."""
+
+
+class OpenStackLabel(CloudLabel):
+    volume_type: Text | None = None
+    """Of the boot volume."""
+    server_group: Text | None = None
+    """Name or id."""
+
+    @model_validator(mode="after")
+    def _volume_has_a_type(self) -> OpenStackLabel:
+        if self.volume_type and not self.boot_from_volume:
+            raise PydanticCustomError("volume_type", "volume-type needs boot-from-volume: true")
+        return self
+
+
+class OpenStackPool(CloudPool):
+    labels: tuple[OpenStackLabel, ...] = ()
+    floating_ip_network: Text | None = None
+    """Name or id of the network floating IPs come from; none: the cloud's external network."""
+    use_internal_ip: StrictBool = False
+    """Connect to the fixed address, also where there is a public one."""
+
+
+class OpenStackProvider(CloudProvider):
+    driver: Text = "openstack"
+    pools: tuple[OpenStackPool, ...] = ()
+    cloud: Text
+    """Entry of ``clouds.yaml``."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every place where openstacksdk looks for clouds, secrets and vendors, whether a file is there or not."""
+        from openstack.config import loader
+
+        named = [os.environ[name] for name in CONFIG_FILE_VARIABLES if os.environ.get(name)]
+        return tuple(Path(name) for name in (*named, *loader.CONFIG_FILES, *loader.SECURE_FILES, *loader.VENDOR_FILES))

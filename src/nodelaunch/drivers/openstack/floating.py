@@ -1,0 +1,115 @@
+"""Floating IPs of our servers: made once, found again, given back with the server.
+
+A floating IP says in its description, which it gets in the call that makes it, whose it is. Lists of ports and floating
+IPs are read once for all servers that wait for one. What does *not* belong here: whether a server needs one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from nodelaunch.drivers.openstack.addresses import floating_source
+from nodelaunch.drivers.openstack.client import Client
+from nodelaunch.drivers.openstack.model import FloatingIp, Networks, Port, Server
+from nodelaunch.drivers.openstack.watch import SharedRead
+from nodelaunch.errors import DriverError, LabelUnusableError, LaunchFailedError
+from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER
+
+_DESCRIPTION: Final = re.compile(r"nodelaunch node (\S*) of provider (.*)")
+
+
+def description_of(metadata: Mapping[str, str]) -> str:
+    """What a floating IP of a server with *metadata* is described as."""
+    return f"nodelaunch node {metadata.get(METADATA_NODE_ID, '')} of provider {metadata.get(METADATA_PROVIDER, '')}"
+
+
+def metadata_in(description: str) -> dict[str, str]:
+    """What `description_of` was given, as far as it matters; empty for a floating IP that is not ours."""
+    found = _DESCRIPTION.fullmatch(description)
+    return {METADATA_NODE_ID: found[1], METADATA_PROVIDER: found[2]} if found else {}
+
+
+log = structlog.get_logger(__name__)
+
+
+class FloatingIps:
+    """One account's."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._ports = SharedRead(client.ports)
+        self._ips = SharedRead(client.floating_ips)
+        self._having: dict[str, asyncio.Lock] = {}
+        """Held while a server is seen to, by its id."""
+        self.inside: set[str] = set()
+        """Ids of networks that no router connects to the outside."""
+        self._given: set[str] = set()
+        """Ids of servers that have one of us, which the list of servers may not show yet."""
+
+    async def ensure(self, server: Server, networks: Networks, source: str | None) -> FloatingIp | None:
+        """The floating IP of *server*; made, of network *source* if that is given, if there is none. None where its
+        network has no way to the outside.
+
+        Raises: DriverError.
+        """
+        async with self._having.setdefault(server.id, asyncio.Lock()):
+            ports, ips = await self._of(server.id)
+            if ips:
+                return ips[0]
+            outside = floating_source(networks, source)
+            if outside is None:
+                raise LabelUnusableError(f"no network is called {source}", provider=self._client.provider)
+            port, fixed_ip = self._target(server, ports, networks)
+            if port.network_id in self.inside:
+                return None
+            self._given.add(server.id)
+            try:
+                made = await self._client.create_floating_ip(
+                    outside.id, port, fixed_ip, description_of(server.metadata)
+                )
+                if made is None:
+                    self.inside.add(port.network_id)
+                    log.info("network_without_floating_ips", provider=self._client.provider, network=port.network_id)
+                return made
+            except DriverError:
+                _, ips = await self._of(server.id)  # another process may have been faster, or the answer was lost
+                if ips:
+                    return ips[0]
+                raise
+
+    def _target(self, server: Server, ports: list[Port], networks: Networks) -> tuple[Port, str]:
+        """The port and address the floating IP is to lead to."""
+        outside = {network.id for network in networks.all if network.is_external}
+        wanted = networks.find(networks.nat_destination) if networks.nat_destination else None
+        for port in ports:
+            is_right = port.network_id == wanted.id if wanted else port.network_id not in outside
+            ipv4 = [ip for ip in port.fixed_ips if ":" not in ip]
+            if is_right and ipv4:
+                return port, ipv4[0]
+        text = "no port of the server can have a floating IP"
+        raise LaunchFailedError(text, provider=self._client.provider, external_id=server.id)
+
+    async def _of(self, server_id: str) -> tuple[list[Port], list[FloatingIp]]:
+        ports, ips = await asyncio.gather(self._ports.fresh(), self._ips.fresh())
+        own = [port for port in ports if port.device_id == server_id]
+        ids = {port.id for port in own}
+        return own, [ip for ip in ips if ip.port_id in ids]
+
+    async def release(self, server_id: str, server: Server | None) -> None:
+        """Delete what leads to the server, which is *server* if it was ever listed. Raises: DriverError."""
+        is_shown = server is not None and any(address.is_floating for address in server.addresses)
+        if is_shown or server_id in self._given:
+            _, ips = await self._of(server_id)
+            for ip in ips:
+                await self._client.delete_floating_ip(ip.id)
+        self._given.discard(server_id)
+        self._having.pop(server_id, None)
+
+    def close(self) -> None:
+        self._ports.close()
+        self._ips.close()

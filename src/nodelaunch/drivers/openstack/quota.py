@@ -1,0 +1,135 @@
+"""What the project may use, what others use of it, and what one server takes.
+
+The engine counts servers, ours by their records and others' by the list of instances. What no server accounts for
+(ports, floating IPs and volumes that are nobody's, or somebody else's) is taken off the limits here.
+What does *not* belong here: deciding whether something fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from nodelaunch.config.models import VOLUME_GB, VOLUMES
+from nodelaunch.drivers.openstack.addresses import floating_source
+from nodelaunch.drivers.openstack.catalog import Catalog, Kept
+from nodelaunch.drivers.openstack.client import Client
+from nodelaunch.drivers.openstack.config import OpenStackLabel, OpenStackPool
+from nodelaunch.drivers.openstack.floating import FloatingIps
+from nodelaunch.drivers.openstack.model import Flavor, Networks, Server, Share, Volume
+from nodelaunch.drivers.openstack.watch import ServerWatch
+from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
+
+log = structlog.get_logger(__name__)
+
+PORTS, FLOATING_IPS = "ports", "floating-ips"
+UNBORN: Final = frozenset({"creating", "downloading"})
+"""Statuses of a volume that belongs to a server which is being made, and does not say so yet."""
+
+
+class Quota:
+    """One account's."""
+
+    def __init__(self, client: Client, catalog: Catalog, watch: ServerWatch, floating_ips: FloatingIps) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._watch = watch
+        self._floating_ips = floating_ips
+        self._volumes: Kept[list[Volume]] = Kept(client.volumes)
+        self._limited: frozenset[str] = frozenset()
+        """Names of what the network service limits; only that is counted of it."""
+        self._told: set[str] = set()
+        """Unknown flavors the operator was told of."""
+
+    async def limits(self) -> Limits:
+        """What servers may use together. Raises: DriverError."""
+        compute, volume, network = await asyncio.gather(
+            self._client.compute_limits(), self._client.volume_limits(), self._client.network_limits()
+        )
+        shares = {**compute, **volume, **network}
+        self._limited = frozenset(name for name, share in network.items() if share.limit is not None)
+        stray = await self._stray(shares)
+        return Limits(
+            {name: max(0.0, each.limit - stray[name]) for name, each in shares.items() if each.limit is not None}
+        )
+
+    async def _stray(self, shares: Mapping[str, Share]) -> Usage:
+        """What is used, and by no server. Things are listed before servers, so that none seems to be without its."""
+        counts = {name for name, share in shares.items() if share.limit is not None and share.used}
+        ports = await self._client.ports() if counts & {PORTS, FLOATING_IPS} else []
+        ips = await self._client.floating_ips() if FLOATING_IPS in counts else []
+        volumes = await self._volumes.get(0.0) if counts & {VOLUMES, VOLUME_GB} else []
+        servers = (await self._watch.fresh()).servers
+        of_servers = {port.id for port in ports if port.device_id in servers}
+        loose = [v for v in volumes if v.status not in UNBORN and not any(each in servers for each in v.server_ids)]
+        return Usage({
+            PORTS: len(ports) - len(of_servers),
+            FLOATING_IPS: sum(ip.port_id not in of_servers for ip in ips),
+            VOLUMES: len(loose),
+            VOLUME_GB: sum(volume.size for volume in loose),
+        })  # fmt: skip
+
+    async def need(self, pool: OpenStackPool, label: OpenStackLabel) -> Usage:
+        """What one node takes. Raises: DriverError, as LabelUnusableError where there is no flavor for it."""
+        flavor = await self._catalog.flavor(label)
+        names = pool.networks_of(label)
+        has_floating_ip = pool.auto_floating_ip and self._expects_floating_ip(await self._catalog.networks.get(), names)
+        return self._usage(
+            flavor,
+            volumes=int(label.boot_from_volume),
+            volume_gb=label.volume_size if label.boot_from_volume else 0,
+            ports=max(1, len(names)),
+            floating_ips=int(has_floating_ip),
+        )
+
+    async def of_server(self, server: Server, floating_ip: str | None = None) -> Usage:
+        """What *server* takes, whoever made it; with *floating_ip*, which its listing may not show yet.
+
+        Raises: DriverError.
+        """
+        floating = {each.ip for each in server.addresses if each.is_floating} | (
+            {floating_ip} if floating_ip else set()
+        )
+        sizes = {v.id: v.size for v in await self._volumes.get()} if server.volume_ids else {}
+        return self._usage(
+            server.flavor or await self._flavor(server),
+            volumes=len(server.volume_ids),
+            volume_gb=sum(sizes.get(volume_id, 0) for volume_id in server.volume_ids),
+            ports=len({each.mac for each in server.addresses if not each.is_floating}),
+            floating_ips=len(floating),
+        )
+
+    async def _flavor(self, server: Server) -> Flavor | None:
+        if not server.flavor_id:
+            return None
+        flavor = await self._catalog.flavor_of_id(server.flavor_id)
+        if flavor is None and server.flavor_id not in self._told:
+            self._told.add(server.flavor_id)
+            log.warning(
+                "flavor_unknown", provider=self._client.provider, external_id=server.id, flavor=server.flavor_id,
+                detail="the flavor is gone: of this server only the instance is counted, no cores, no memory",
+            )  # fmt: skip
+        return flavor
+
+    def _usage(self, flavor: Flavor | None, *, volumes: int, volume_gb: int, ports: int, floating_ips: int) -> Usage:
+        of_network = {PORTS: ports, FLOATING_IPS: floating_ips}
+        return Usage({
+            INSTANCES: 1,
+            CORES: flavor.vcpus if flavor else 0,
+            RAM: flavor.ram if flavor else 0,
+            VOLUMES: volumes,
+            VOLUME_GB: volume_gb,
+            **{name: count for name, count in of_network.items() if name in self._limited},
+        })  # fmt: skip
+
+    def _expects_floating_ip(self, networks: Networks, names: tuple[str, ...]) -> bool:
+        """Whether a server in the networks called *names* will need one, as far as can be told before it is there."""
+        if not networks.has_floating_ips or networks.is_private or floating_source(networks) is None:
+            return False
+        found = [network for name in names if (network := networks.find(name))]
+        if any(network.is_external for network in found):
+            return False
+        return not found or any(network.id not in self._floating_ips.inside for network in found)

@@ -1,0 +1,181 @@
+"""Watches the cloud's servers for all who wait: one listing at a time, shared, quick or slow as things change.
+
+Nobody asks for a single server. Whoever waits gets each listing that began after they started to wait. While nobody
+waits, nothing is asked. What does *not* belong here: what a server's state means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+
+from nodelaunch.drivers.openstack.model import Server
+from nodelaunch.errors import ProviderUnavailableError
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+QUICK_S, SLOW_S = 1.0, 8.0
+"""Pause between listings while servers change, and the longest one while they don't."""
+SLOWING: Final = 1.5
+"""By what the pause grows with each listing that shows no change."""
+SHARE: Final = 3.0
+"""The pause is at least so many times what a listing takes: a cloud that is slow to list is not asked all the time."""
+PATIENCE_S: Final = 60.0
+"""How long listings may fail before those who wait are told."""
+
+
+class SharedRead(Generic[T]):
+    """One reading for all who want the same at the same time."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
+        self._read = read
+        self._reading: asyncio.Task[T] | None = None
+
+    async def fresh(self) -> T:
+        """What a reading found that began now or later."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])  # what it finds may be from before now
+        if self._reading is None:
+            self._reading = _shared(self._once())
+        return await asyncio.shield(self._reading)
+
+    async def _once(self) -> T:
+        try:
+            return await self._read()
+        finally:
+            self._reading = None
+
+    def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+
+
+def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """*work* as a task that is nobody's own: it may fail when all who waited for it are gone."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All servers, as a listing that began at ``began_at`` (by the loop's clock) found them."""
+
+    servers: Mapping[str, Server]
+    began_at: float
+
+    def get(self, server_id: str) -> Server | None:
+        """None when it is not there, or not any more."""
+        server = self.servers.get(server_id)
+        return None if server is None or server.is_gone else server
+
+    def __iter__(self) -> Iterator[Server]:
+        return (server for server in self.servers.values() if not server.is_gone)
+
+
+class ServerWatch:
+    """The servers of one account."""
+
+    def __init__(self, provider: str, read: Callable[[], Awaitable[list[Server]]]) -> None:
+        self.last: Listing | None = None
+        self.listeners: list[Callable[[Listing], None]] = []
+        """Told of each listing."""
+        self._provider = provider
+        self._read = SharedRead(self._list)
+        self._list_servers = read
+        self._pause_s = QUICK_S
+        self._due_at = self._not_before = 0.0
+        """By the loop's clock: when the next listing is to begin, and when it may begin at the soonest."""
+        self._hurry = asyncio.Event()
+        self._turn: asyncio.Task[Listing] | None = None
+        self._failing_since: float | None = None
+
+    async def fresh(self) -> Listing:
+        """A listing that began now or later. Raises: DriverError."""
+        return await self._read.fresh()
+
+    async def until(self, judge: Callable[[Listing], T | None]) -> T:
+        """Listing after listing, what *judge* says of the first it says something of. Raises: what *judge* raises;
+        ProviderUnavailableError when the cloud can't be asked for `PATIENCE_S`, other DriverErrors at once."""
+        since = asyncio.get_running_loop().time()
+        self._pause_s = QUICK_S
+        self._due_at = min(self._due_at, max(self._not_before, since + QUICK_S))
+        self._hurry.set()
+        while True:
+            listing = await self._next(since)
+            if (verdict := judge(listing)) is not None:
+                return verdict
+            since = listing.began_at
+
+    async def _next(self, since: float) -> Listing:
+        """The next listing after the pause, for everybody who waits; it began after *since*."""
+        while True:
+            if self._turn is None or self._turn.done():
+                self._turn = _shared(self._after_pause())
+            listing = await asyncio.shield(self._turn)
+            if listing.began_at > since:
+                return listing
+
+    async def _after_pause(self) -> Listing:
+        while True:
+            await self._until_due()
+            try:
+                return await self.fresh()
+            except ProviderUnavailableError as error:
+                self._failed(error)
+
+    async def _until_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        while (pause_s := self._due_at - loop.time()) > 0:
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._hurry.wait()
+
+    def _failed(self, error: ProviderUnavailableError) -> None:
+        """Look again later. Raises: *error* when that has gone on for long."""
+        now = asyncio.get_running_loop().time()
+        if self._failing_since is None:
+            self._failing_since = now
+            log.warning("servers_not_listed", provider=self._provider, detail=str(error))
+        self._slow_down()
+        self._due_at = self._not_before = now + (error.retry_after_s or self._pause_s)
+        if now - self._failing_since >= PATIENCE_S:
+            raise error
+
+    async def _list(self) -> Listing:
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        servers = {server.id: server for server in await self._list_servers()}
+        took_s = loop.time() - began_at
+        if self.last is None or _states(self.last.servers) != _states(servers):
+            self._pause_s = QUICK_S
+        else:
+            self._slow_down()
+        self._not_before = loop.time() + SHARE * took_s
+        self._due_at = max(self._not_before, loop.time() + self._pause_s)
+        self._failing_since = None
+        self.last = Listing(servers, began_at)
+        for listener in self.listeners:
+            listener(self.last)
+        return self.last
+
+    def _slow_down(self) -> None:
+        self._pause_s = min(SLOW_S, self._pause_s * SLOWING)
+
+    async def aclose(self) -> None:
+        self._read.close()
+        if self._turn is not None:
+            self._turn.cancel()
+            await asyncio.wait([self._turn])
+
+
+def _states(servers: Mapping[str, Server]) -> set[tuple[str, str, str | None]]:
+    return {(server.id, server.status, server.task_state) for server in servers.values()}

@@ -1,0 +1,65 @@
+"""Finds what carries a provider's name in its cloud, but belongs to no node: instances, and what they left behind.
+
+What does *not* belong here: deleting it, and how often it has to be seen first (sweeper.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nodelaunch.protocol.driver import (
+    METADATA_NODE_ID,
+    METADATA_PROVIDER,
+    Driver,
+    ExternalId,
+    Resource,
+    SupportsInventory,
+    SupportsLeftovers,
+)
+
+INSTANCE = "instance"
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """One thing nobody owns. ``resource`` None: an instance."""
+
+    kind: str
+    external_id: str
+    node_id: str
+    """Of the node it was made for; empty where that is not known."""
+    detail: str = ""
+    resource: Resource | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Tells it from every other of the provider's."""
+        return (self.kind, self.external_id)
+
+
+async def find_leaks(driver: Driver, provider: str, is_recorded: Callable[[str], bool]) -> list[Leak]:
+    """Everything of *provider* without a node. *is_recorded* is asked when the cloud has answered: a record is older
+    than what is made for it. Raises: DriverError."""
+    if isinstance(driver, SupportsInventory):
+        return []
+    found = [
+        Leak(INSTANCE, instance.external_id, instance.metadata.get(METADATA_NODE_ID, ""))
+        async for instance in driver.list_instances()
+        if instance.metadata.get(METADATA_PROVIDER) == provider
+    ]
+    if isinstance(driver, SupportsLeftovers):
+        found += [
+            Leak(each.kind, each.external_id, each.metadata.get(METADATA_NODE_ID, ""), each.detail, each)
+            for each in await driver.resources()
+            if each.metadata.get(METADATA_PROVIDER) == provider
+        ]
+    return [leak for leak in found if not is_recorded(leak.node_id)]
+
+
+async def delete_leak(driver: Driver, leak: Leak) -> None:
+    """Raises: DriverError."""
+    if leak.resource is None:
+        await driver.delete_instance(ExternalId(leak.external_id))
+    elif isinstance(driver, SupportsLeftovers):
+        await driver.delete_resource(leak.resource)
