@@ -172,6 +172,18 @@ async def test_instance_whose_id_was_never_recorded_is_found_again(tmp_path: Pat
         assert len([entry for entry in site.cloud.log() if entry["what"] == "create"]) == 1
 
 
+async def test_instance_that_its_first_launcher_gave_up_is_made_anew_and_spends_no_retry(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=20.0, delete_time=30.0) as site:
+        handle = await site.client.submit(["small"])
+        await site.until(lambda: [node.external_id is not None for node in site.nodes()] == [True])
+        (node,) = site.nodes()
+        site.cloud.fail("boot", times=1)  # the launch that is tried twice may not fail once more
+        site.cloud.delete(node.external_id, delete_time=30.0)
+        await site.store.expire_session()
+        request = await handle.finished()
+        assert (request.state, request.nodes) == (RequestState.FULFILLED, (node.id,))
+
+
 async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:
     async with running(tmp_path, min_ready=2) as site:
         await site.until(lambda: len([node for node in site.nodes() if node.is_idle]) == 2)

@@ -23,6 +23,7 @@ from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import (
     DriverError,
+    InstanceNotFoundError,
     LabelUnusableError,
     LaunchFailedError,
     LaunchTimeoutError,
@@ -274,6 +275,11 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             backoff = min(LAST_BACKOFF_S, backoff * 2)
             if held.external_id is None and error.external_id is not None:
                 await save(ctx, held, replace(held.node, external_id=error.external_id))
+        except InstanceNotFoundError:
+            if not held.is_resumed:
+                raise
+            held.is_resumed = is_unsure = False  # whoever began the launch was giving its instance up
+            await save(ctx, held, replace(held.node, external_id=None))
 
 
 async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
