@@ -182,6 +182,7 @@ async def test_instance_that_its_first_launcher_gave_up_is_made_anew_and_spends_
         await site.store.expire_session()
         request = await handle.finished()
         assert (request.state, request.nodes) == (RequestState.FULFILLED, (node.id,))
+        assert site.cloud.peak()["instances"] == 1
 
 
 async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:

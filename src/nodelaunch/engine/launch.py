@@ -276,9 +276,10 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             if held.external_id is None and error.external_id is not None:
                 await save(ctx, held, replace(held.node, external_id=error.external_id))
         except InstanceNotFoundError:
-            if not held.is_resumed:
+            if not held.is_resumed or held.external_id is None:
                 raise
-            held.is_resumed = is_unsure = False  # whoever began the launch was giving its instance up
+            await delete_instance(ctx.provider, held.external_id)  # whoever began the launch was giving it up
+            held.is_resumed = is_unsure = False
             await save(ctx, held, replace(held.node, external_id=None))
 
 
