@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "simulation", "integration", "upstream"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "simulation", "integration", "upstream", "nodepool"]
 
 
 @nox.session

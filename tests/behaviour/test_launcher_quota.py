@@ -21,7 +21,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.quota import CORES, Limits
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import Defer, TenantFull
+from nodelaunch.protocol.verdicts import Defer, TenantFull
 from support.sites import Site, config, is_paused, label, launched, pool, provider
 
 pytestmark = pytest.mark.looptime

@@ -19,7 +19,7 @@ from nodelaunch.launcher import load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import NoFreeMachine
+from nodelaunch.protocol.verdicts import NoFreeMachine
 from nodelaunch.store.embedded import EmbeddedStore
 from support.sites import (
     KEY,

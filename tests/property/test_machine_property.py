@@ -18,7 +18,7 @@ from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import Accept, Decline, HandlerFailed, LabelNotOffered
+from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed, LabelNotOffered
 from support.builders import a_request
 
 Stepper = Callable[..., m.Step]

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 
 from nodelaunch.engine.handler import RequestHandler
+from nodelaunch.engine.launch import to_the_end
+from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import Node, PoolRegistration
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import Accept, triage
+from nodelaunch.protocol.triage import triage
+from nodelaunch.protocol.verdicts import Accept
 from nodelaunch.store.embedded import EmbeddedStore
 from support.builders import POOL_ID, a_peer, a_pool_view, a_request
-from support.launchers import Running, running
+from support.launchers import CONFIG, Running, running
 
 pytestmark = pytest.mark.looptime
 
@@ -74,7 +77,7 @@ async def test_idle_node_gives_way_to_an_accepted_request_that_waits(tmp_path: P
         idle = await _idle_node(site)
         site.cloud.fail("create", kind="quota")
         handle = await site.client.submit(["big"])
-        await site.until(lambda: bool(site.launcher.pools["cloud", "main"]._waiters))
+        await site.until(lambda: bool(site.launcher.pools["cloud", "main"]._waiting_room.waiters))
         await site.store.create(paths.NEW_NODE, idle.to_bytes(), sequence=True)
         async with asyncio.timeout(100):
             assert (await handle.finished()).state is RequestState.FULFILLED
@@ -195,3 +198,57 @@ async def test_task_cancelled_before_its_first_step_answers_all_the_same(
         async with asyncio.timeout(600):
             assert (await site.finished("small")).state is RequestState.FULFILLED
         assert withdrawn
+
+
+async def test_launch_refused_for_quota_spends_no_retry_even_if_its_instance_can_not_be_deleted(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("boot", kind="quota", times=3)
+        site.cloud.fail("delete", times=5)
+        async with asyncio.timeout(600):
+            assert (await site.finished("small")).state is RequestState.FULFILLED
+        await site.until(lambda: len(site.cloud.servers()) == 1)
+
+
+@pytest.mark.parametrize("delete_time", [0.0, 30.0])
+async def test_tenant_keeps_to_its_limit_while_a_refused_launch_is_made_up_for(
+    tmp_path: Path, delete_time: float
+) -> None:
+    """Neither does another request get the share meanwhile, nor does the next launch begin beside what is left."""
+    config = CONFIG.replace(
+        "providers:", "tenant-resource-limits: [{{tenant-name: limited, max-servers: 1}}]\nproviders:", 1
+    )
+    async with running(tmp_path, config, delete_time=delete_time) as site:
+        most = 0
+
+        def count(_note: object) -> None:
+            nonlocal most
+            most = max(most, sum(not node.is_idle for node in site.nodes()))
+
+        site.launcher.view.subscribe(count)
+        site.cloud.fail("boot", kind="quota", times=1)
+        site.cloud.fail("delete", times=1)
+        asked = [await site.client.submit(["small"], tenant="limited") for _ in range(2)]
+        for handle in asked:
+            async with asyncio.timeout(600), site.client.hold(await handle.finished()):
+                pass
+        assert most == 1
+
+
+async def test_work_that_must_end_ends_however_often_its_caller_is_cancelled() -> None:
+    gate, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await gate.wait()
+        ended.set()
+        raise SessionLostError
+
+    caller = asyncio.ensure_future(to_the_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(1)
+        caller.cancel()
+    await asyncio.sleep(1)
+    assert not caller.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended.is_set()

@@ -16,7 +16,7 @@ from nodelaunch.engine.sweeper import STALE_LOCK_S
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import Defer
+from nodelaunch.protocol.verdicts import Defer
 from nodelaunch.store.embedded import EmbeddedStore
 from support.launchers import CONFIG, DEFAULTS, LoopClock, running
 
@@ -170,6 +170,19 @@ async def test_instance_whose_id_was_never_recorded_is_found_again(tmp_path: Pat
         request = await handle.finished()
         assert request.state is RequestState.FULFILLED
         assert len([entry for entry in site.cloud.log() if entry["what"] == "create"]) == 1
+
+
+async def test_instance_that_its_first_launcher_gave_up_is_made_anew_and_spends_no_retry(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=20.0, delete_time=30.0) as site:
+        handle = await site.client.submit(["small"])
+        await site.until(lambda: [node.external_id is not None for node in site.nodes()] == [True])
+        (node,) = site.nodes()
+        site.cloud.fail("boot", times=1)  # the launch that is tried twice may not fail once more
+        site.cloud.delete(node.external_id, delete_time=30.0)
+        await site.store.expire_session()
+        request = await handle.finished()
+        assert (request.state, request.nodes) == (RequestState.FULFILLED, (node.id,))
+        assert site.cloud.peak()["instances"] == 1
 
 
 async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from nodelaunch.protocol.quota import NOTHING, Usage
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import ReleaseLock
-from nodelaunch.protocol.triage import Verdict, triage
+from nodelaunch.protocol.triage import triage
+from nodelaunch.protocol.verdicts import Verdict
 from nodelaunch.store.znodes import Put
 
 
@@ -184,9 +185,10 @@ def _last_come_first_served() -> AbstractContextManager[Any]:
     "a node has one server", "capacity is never exceeded", "a record goes after its server",
 )  # fmt: skip
 def _no_clean_up() -> AbstractContextManager[Any]:
-    async def forget(ctx: Any, held: HeldNode, _error: Any) -> None:
+    async def forget(ctx: Any, held: HeldNode, _error: Any) -> bool:
         if held.external_id is not None:
             await launch.save(ctx, held, replace(held.node, external_id=None))
+        return True
 
     return mock.patch.object(launch, "_clean_up_attempt", forget)
 
@@ -248,7 +250,7 @@ def _quota_fails() -> AbstractContextManager[Any]:
 
 @_bug("one decline fails the request", "a request fails when all pools declined")
 def _fails_at_once() -> AbstractContextManager[Any]:
-    def after(request: NodeRequest, pool_id: str, _registered: Any, now: float) -> NodeRequest:
+    def after(request: NodeRequest, pool_id: str, _registered: Any, now: float, _absent: Any) -> NodeRequest:
         return request.into(RequestState.FAILED, now, declined_by=(*request.declined_by, pool_id), nodes=())
 
     return mock.patch.object(handler, "after_decline", after)

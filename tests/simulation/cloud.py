@@ -102,6 +102,9 @@ class SlowDriver(FakeDriver):
         return external_id
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
+        server = self.cloud.server(external_id)
+        if server is not None:  # it may have been found by listing
+            self._node_of[external_id] = server.metadata.get("nodepool_node_id", "")
         try:
             return await super().wait_until_active(external_id)
         except DriverError as error:

@@ -59,6 +59,15 @@ class Overtaken:
 
 
 @dataclass(slots=True)
+class Accusation:
+    """Requests that had to wait, it seems, for one that came later."""
+
+    at: float
+    overtaken: list[RequestId]
+    detail: str
+
+
+@dataclass(slots=True)
 class Rules:
     """``broken(rule, detail)`` is called where one does not hold, ``note(who, text)`` with what happened."""
 
@@ -90,6 +99,7 @@ class Rules:
     """By pool id, while it is registered."""
     _touched: dict[RequestId, float] = field(default_factory=dict)
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
+    _accused: list[Accusation] = field(default_factory=list)
     _foreign_peak: Counter[str] = field(default_factory=Counter)
 
     # -- what the world knows ---------------------------------------------------------------------------------------
@@ -124,6 +134,10 @@ class Rules:
     def is_calm(self, launcher: str) -> bool:
         return self.now() - self.calm_since.get(launcher, 0.0) > 10 * self.lag
 
+    def touched_at(self, request_id: RequestId) -> float:
+        """When the request, or its lock, last changed."""
+        return self._touched.get(request_id, 0.0)
+
     # -- transactions -----------------------------------------------------------------------------------------------
 
     def on_transaction(self, transaction: Transaction) -> None:
@@ -140,6 +154,7 @@ class Rules:
                 records.append(change)
         for change in records:
             self._on_record(change, transaction, before)
+        self._judge()
 
     def _on_contender(self, change: Change, directory: str, transaction: Transaction) -> None:
         if change.new is not None:
@@ -331,8 +346,16 @@ class Rules:
             if home == (who, node.provider, node.pool) and any(p.id == pool_id for p in self.pools.values())
         }
         unjustly = [request.id for request in overtaken.waiting if not mine & set(request.declined_by)]
-        rule = "first come, first served"
-        self.must(not unjustly, rule, f"{node.allocated_to} got {node.provider}/{node.pool} before {unjustly}")
+        if unjustly:
+            detail = f"{node.allocated_to} got {node.provider}/{node.pool} before {unjustly}"
+            self._accused.append(Accusation(self.now(), unjustly, detail))
+
+    def _judge(self) -> None:
+        """A request that is taken with the one that got a node before it was not overtaken: only messages were."""
+        while self._accused and self._accused[0].at < self.now() - self.lag:
+            accusation = self._accused.pop(0)
+            left = [i for i in accusation.overtaken if i in self.requests and self._touched[i] <= accusation.at]
+            self.must(not left, "first come, first served", accusation.detail)
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 

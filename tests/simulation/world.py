@@ -22,7 +22,7 @@ from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.errors import DriverError, InsufficientCapacityError, LabelUnusableError, QuotaExceededError, StoreError
 from nodelaunch.launcher import Launcher
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.paths import NodeId, RequestId
 from simulation.actors import Zuul, operate
 from simulation.clock import NothingToDoError, StandstillError, VirtualLoop
 from simulation.cloud import CloudEvent, Process, SlowDriver, ToldCloud
@@ -284,14 +284,18 @@ class World:
         return problems
 
     def _lock_directories(self) -> list[str]:
-        """Those whose requests a launcher has seen: of others it can't tell that they are gone, but by their age."""
-        watched_from = self.clock.now() - self.now() + min(plan.starts_at for plan in self.scenario.launchers)
-        made = {
-            name: entry.stat.created_at
-            for name in self.server.znodes.children(paths.REQUEST_LOCKS)
-            if (entry := self.server.znodes.find(f"{paths.REQUEST_LOCKS}/{name}")) is not None
-        }
-        return [name for name, created_at in made.items() if created_at > watched_from]
+        """Those whose requests a launcher has seen vanish: of others it can't tell that they are gone, but by their
+        age, if no launcher ran yet or the directory was made, by whoever was about to lock it, even later."""
+        began = self.clock.now() - self.now()
+        watched_from = min(plan.starts_at for plan in self.scenario.launchers)
+        left = []
+        for name in self.server.znodes.children(paths.REQUEST_LOCKS):
+            entry = self.server.znodes.find(f"{paths.REQUEST_LOCKS}/{name}")
+            if entry is not None:
+                made_at = entry.stat.created_at - began
+                if watched_from < made_at < self.rules.touched_at(RequestId(name)):
+                    left.append(name)
+        return left
 
     # -- launchers --------------------------------------------------------------------------------------------------
 

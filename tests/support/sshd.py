@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ KEYGEN_ARGUMENTS = {
     "ecdsa-sha2-nistp521": ("-t", "ecdsa", "-b", "521"),
     "ssh-rsa": ("-t", "rsa", "-b", "2048"),
 }
+STOP_TIMEOUT_S = 10.0
 DEFAULT_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 
@@ -90,12 +91,21 @@ class Sshd:
             )  # fmt: skip
 
     async def stop(self) -> None:
-        """End the server and wait until it is gone; asked twice is fine."""
+        """End the server and wait until connections are refused; asked twice is fine."""
         process, self._process = self._process, None
         if process is not None:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+            await self._refusing()
+
+    async def _refusing(self) -> None:
+        """A child that was just forked for a connection has the listening socket for a moment longer."""
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            with suppress(ConnectionError):
+                while True:
+                    _, writer = await asyncio.open_connection(self.host, self.port)
+                    writer.close()
 
     async def aclose(self) -> None:
         """`stop`, and let go of the port."""

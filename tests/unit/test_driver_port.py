@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodelaunch.protocol.driver import Instance, LabelTraits, Machine
+from nodelaunch.protocol.driver import Instance, LabelTraits, Machine, Resource
 
 
 def test_a_machine_slot_is_known_by_name_user_port_and_slot() -> None:
@@ -15,3 +15,8 @@ def test_defaults_are_nodepools() -> None:
     assert (traits.connection_type, traits.connection_port, traits.python_path) == ("ssh", 22, "auto")
     assert traits.host_key_checking
     assert not Instance("i").is_active  # type: ignore[arg-type]
+
+
+def test_resource_says_what_it_is() -> None:
+    assert str(Resource("port", "1234")) == "port 1234"
+    assert str(Resource("floating IP", "1234", detail="192.0.2.7")) == "floating IP 1234 (192.0.2.7)"

@@ -42,7 +42,7 @@ from nodelaunch.protocol.machine import (
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import Accept, AtCapacity, Decline, HandlerFailed, LabelNotOffered, LaunchesFailed
+from nodelaunch.protocol.verdicts import Accept, AtCapacity, Decline, HandlerFailed, LabelNotOffered, LaunchesFailed
 from support.builders import a_request
 
 A, B, C = NodeId("0000000001"), NodeId("0000000002"), NodeId("0000000003")

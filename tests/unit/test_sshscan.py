@@ -29,7 +29,7 @@ def packet(payload: bytes) -> bytes:
 
 
 def offer(*host_key_algorithms: str) -> bytes:
-    rest = [name_list("none")] * 8
+    rest = [name_list(name) for name in ("aes256-ctr", "hmac-sha2-256", "none", "") for _ in ("to server", "to client")]
     return packet(
         bytes([20]) + bytes(16) + name_list("curve25519-sha256") + name_list(*host_key_algorithms) + b"".join(rest)
         + bytes(5)

@@ -11,6 +11,16 @@ from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.triage import (
     Absentee,
+    LabelView,
+    PoolView,
+    Tenant,
+    Waiting,
+    after_decline,
+    make_room,
+    match_labels,
+    triage,
+)
+from nodelaunch.protocol.verdicts import (
     Accept,
     AtCapacity,
     BetterPool,
@@ -22,7 +32,6 @@ from nodelaunch.protocol.triage import (
     ImageOnTheWay,
     LabelNotOffered,
     LabelUnusable,
-    LabelView,
     LaunchesFailed,
     LeftToOthers,
     NeverFits,
@@ -31,20 +40,13 @@ from nodelaunch.protocol.triage import (
     NoRoom,
     OffererAway,
     PoolDisabled,
-    PoolView,
     ProviderDown,
     ProviderWanted,
     Reason,
-    Tenant,
     TenantFull,
     TenantNeverFits,
     TooFewMachines,
     Verdict,
-    Waiting,
-    after_decline,
-    make_room,
-    match_labels,
-    triage,
 )
 from support.builders import POOL_ID, a_peer, a_pool_view, a_request, an_idle_node
 

@@ -64,7 +64,10 @@ class Site:
         for one in chosen:
             if one["driver"] == "fake":
                 one["cloud-file"] = str(self._folder / f"{one['name']}.sqlite")
-        offered = {label["name"] for one in chosen for each in one["pools"] for label in each.get("labels", [])}
+        pools = [each for one in chosen for each in one["pools"]]
+        offered = {
+            label if isinstance(label, str) else label["name"] for each in pools for label in each.get("labels", [])
+        }
         config = {
             "zookeeper-servers": [
                 {"host": self._server.host, "port": port or self._server.tls_port, "chroot": self.chroot}

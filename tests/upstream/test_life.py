@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from support import namespaces
 from support.upstream import ZuulPeer
 from support.zookeeper import ZooKeeperServer
 from upstream.site import Site, pool, provider
@@ -169,3 +171,24 @@ def test_c12_removing_an_autohold_deletes_its_nodes(site: Site, zuul: ZuulPeer) 
     assert site.client.exists(f"/zuul/hold-requests/{hold_id}") is None
     with site.cloud() as cloud:
         assert cloud.servers() == []
+
+
+def test_c19_credentials_in_place_of_a_port_go_to_zuul_and_a_node_without_them_is_deleted(
+    site: Site, zuul: ZuulPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = [namespaces.install(tmp_path / "outside"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    spaces = {"name": "cluster", "driver": namespaces.NAME, "pools": [{"name": "main", "labels": ["space"]}]}
+    launcher = site.serve(spaces, labels=[{"name": "space"}])
+    request_id = zuul.ask("space")
+    (node_id,) = zuul.answer(request_id)["nodes"]
+    (node,) = zuul("accept", request_id=request_id)
+    zuul("use", request_id=request_id)
+    secret = namespaces.credentials(node["external_id"])
+    assert zuul("prepare", request_id=request_id) == [secret]
+    assert (node["connection_type"], node["connection_port"]) == ("namespace", secret)
+    zuul("give_back", request_id=request_id)
+    zuul("await_no_node", node_id=node_id)
+    launcher.await_log("node_deleted", external_id=node["external_id"])
+    written = [write.record for write in site.history().of(f"/nodepool/nodes/{node_id}") if write.data]
+    assert [record["connection_port"] for record in written if record["state"] == "used"] == [None]

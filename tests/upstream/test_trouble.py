@@ -76,19 +76,35 @@ def test_c07_cancelled_while_it_waits_for_room_leaves_the_pool_open(site: Site, 
 
 
 def test_c08_request_of_a_killed_launcher_is_served_by_another(site: Site, zuul: ZuulPeer) -> None:
+    """Nodepool's launchers delete what was building and begin anew; ours goes on with it."""
     first = site.serve()
     (idle,) = zuul.spare("small")
     servers = {server.await_log("pool_registered")["pool_id"]: server for server in (first, site.serve())}
     request_id, building = half_way(site, zuul, idle)
-    servers[site.requestor.node(building)["launcher"]].kill()
+    killed = site.requestor.node(building)["launcher"]
+    servers.pop(killed).kill()
+    (left,) = servers.values()
+    left.await_log("launch_resumed", node_id=building)
+    site.boot_all()
     answer = zuul.answer(request_id)
-    assert answer["state"] == "fulfilled"
-    assert answer["nodes"][0] == idle
-    zuul("await_no_node", node_id=building)
+    assert (answer["state"], answer["nodes"]) == ("fulfilled", [idle, building])
     nodes = zuul.take(request_id)
     with site.cloud() as cloud:
         assert {server.id for server in cloud.servers()} == {node["external_id"] for node in nodes}
     assert_taken_over(site, request_id, idle)
+
+
+def test_c08_building_node_whose_request_is_gone_with_its_launcher_is_deleted(site: Site, zuul: ZuulPeer) -> None:
+    first = site.serve()
+    (idle,) = zuul.spare("small")
+    request_id, building = half_way(site, zuul, idle)
+    first.kill()
+    zuul("cancel", request_id=request_id)
+    site.serve()
+    zuul("await_no_node", node_id=building)
+    zuul("await_idle", count=1)
+    with site.cloud() as cloud:
+        assert len(cloud.servers()) == 1
 
 
 @pytest.mark.newest_zuul

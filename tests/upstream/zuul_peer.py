@@ -310,6 +310,14 @@ class Peer:
         self.executor.use(request_id)
         return self.executor.nodes(request_id)
 
+    def do_prepare(self, request_id: str) -> list[Any]:
+        """What the executor does with nodes of Kubernetes before a job: it takes the credentials out of them."""
+        nodes = self.executor.builds[request_id][1].getNodes()
+        taken = [node.connection_port for node in nodes]
+        for node in nodes:
+            node.connection_port = None
+        return taken
+
     def do_give_back(self, request_id: str) -> None:
         self.executor.give_back(request_id)
 

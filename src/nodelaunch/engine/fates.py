@@ -1,7 +1,7 @@
 """What became of requests in one pool: kept for a while after they ended, so that an operator can ask why.
 
 Nothing is decided by it. What does *not* belong here: how the question comes and the answer goes (questions.py), and
-the reasons themselves (protocol/triage.py).
+the reasons themselves (protocol/verdicts.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nodelaunch.clock import Clock
 from nodelaunch.engine.launch import PoolContext
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.triage import Accept, Decline, Defer, Reason, Verdict
+from nodelaunch.protocol.verdicts import Accept, Decline, Defer, Reason, Verdict
 
 REMEMBERED = 1000
 """Requests a pool remembers; the one that was longest without news is forgotten first."""

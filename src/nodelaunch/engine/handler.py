@@ -46,7 +46,8 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, TakeLock, Unsubscribe
-from nodelaunch.protocol.triage import Absentee, Accept, Decline, HandlerFailed, after_decline
+from nodelaunch.protocol.triage import Absentee, after_decline
+from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
 log = structlog.get_logger(__name__)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import (
     DriverError,
+    InstanceNotFoundError,
     LabelUnusableError,
     LaunchFailedError,
     LaunchTimeoutError,
@@ -129,7 +131,7 @@ async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile.
+    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile, and again.
 
     It is a few calls to the store, so the delay is bounded by the session timeout.
     """
@@ -137,7 +139,9 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         task.exception()
         raise
 
@@ -215,8 +219,8 @@ async def launch_node(
 ) -> None:
     """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``.
 
-    Whatever an unsuccessful attempt left is deleted before its error comes out. ``launch-timeout`` covers all from the
-    first call until the machine can be used.
+    Whatever an unsuccessful attempt left is deleted, if possible, before its error comes out. ``launch-timeout`` covers
+    all from the first call until the machine can be used.
     Raises: DriverError as the launch ended; StoreError.
     """
     started = asyncio.get_running_loop().time()
@@ -239,9 +243,8 @@ async def launch_node(
             external_id=error.external_id, took_s=round(asyncio.get_running_loop().time() - started, 3),
         )  # fmt: skip
         await _console(ctx, held, label)
-        held.is_clean = False
-        await _clean_up_attempt(ctx, held, error)
-        held.is_clean, held.is_resumed = True, False
+        held.is_clean = await _clean_up_attempt(ctx, held, error)
+        held.is_resumed = held.is_resumed and not held.is_clean
         raise
     ctx.provider.quota_granted()
     log_.info(
@@ -276,6 +279,12 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             backoff = min(LAST_BACKOFF_S, backoff * 2)
             if held.external_id is None and error.external_id is not None:
                 await save(ctx, held, replace(held.node, external_id=error.external_id))
+        except InstanceNotFoundError:
+            if not held.is_resumed or held.external_id is None:
+                raise
+            await delete_instance(ctx.provider, held.external_id)  # whoever began the launch was giving it up
+            held.is_resumed = is_unsure = False
+            await save(ctx, held, replace(held.node, external_id=None))
 
 
 async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
@@ -373,16 +382,26 @@ async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
         log.warning("console", node_id=held.id, external_id=held.external_id, text=text)
 
 
-async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> None:
-    """Delete what the failed attempt left, so that the next one starts from nothing."""
+async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> bool:
+    """Delete what the failed attempt left, so that the next one starts from nothing; whether nothing is left.
+
+    What can't be deleted now stays with the node's record, for the sweeper. Raises: StoreError.
+    """
     external_id = held.external_id or (ExternalId(error.external_id) if error.external_id else None)
     leftovers = [external_id] if external_id else []
-    if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
-        leftovers = (await _instances_by_node(ctx)).get(held.id, [])
-    for leftover in leftovers:
-        await delete_instance(ctx.provider, leftover)
+    try:
+        if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
+            leftovers = (await _instances_by_node(ctx)).get(held.id, [])
+        for leftover in leftovers:
+            await delete_instance(ctx.provider, leftover)
+    except DriverError as problem:
+        log.warning("launch_not_cleaned_up", node_id=held.id, external_id=external_id, detail=str(problem))
+        if external_id != held.external_id:
+            await save(ctx, held, replace(held.node, external_id=external_id))
+        return False
     if held.external_id is not None:
         await save(ctx, held, replace(held.node, external_id=None))
+    return True
 
 
 async def _instances_by_node(ctx: PoolContext) -> dict[str, list[ExternalId]]:

@@ -8,13 +8,15 @@ is carried out (handler.py).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
 from nodelaunch.config.models import PoolConfig
+from nodelaunch.engine import outlook
 from nodelaunch.engine.fates import Fates, Standing
 from nodelaunch.engine.handler import RequestHandler, handler_failed
 from nodelaunch.engine.launch import PoolContext, discard_node
@@ -28,31 +30,25 @@ from nodelaunch.engine.view import (
     RequestSeen,
     RequestUnlocked,
 )
+from nodelaunch.engine.waiting import ROOM_WAIT_S, Waiter, WaitingRoom
 from nodelaunch.errors import LockLostError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import SupportsInventory
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
+from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import ComponentState, NodeState, RequestState
 from nodelaunch.protocol.store import Entry, SessionState
 from nodelaunch.protocol.triage import (
     Absentee,
-    Accept,
-    Decline,
-    Defer,
-    HandlerFailed,
     IdleNode,
-    Peer,
     PoolView,
-    Tenant,
-    Verdict,
     Waiting,
     make_room,
     reasons_to_decline,
     triage,
 )
+from nodelaunch.protocol.verdicts import Accept, Decline, Defer, HandlerFailed, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -61,20 +57,6 @@ BEFORE_ALL = ("", 0, "")
 ALARM_SLACK_S = 0.05
 """Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
 ON_THE_WAY_OUT = frozenset({NodeState.USED, NodeState.DELETING, NodeState.DELETED, NodeState.FAILED, NodeState.ABORTED})
-
-ROOM_WAIT_S = 120.0
-"""How long an accepted request may wait for room before it is handed back, with the nodes it already has."""
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    """A slot of an accepted request that waits for room."""
-
-    request: NodeRequest
-    slot: int
-    need: Usage
-    reservation: Reservation
-    granted: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +103,8 @@ class Pool:
         self._tenants = tenants
         self._wake = asyncio.Event()
         self._handling: dict[RequestId, _Handling] = {}
-        self._waiters: list[_Waiter] = []
-        self._evicting: dict[NodeId, Usage] = {}
+        self._waiting_room = WaitingRoom(self._wake.set, self._hand_back)
+        self._evicting: set[NodeId] = set()
         self._looked_at: set[RequestId] = set()
         """Requests that were open when all were last decided on, those declined here among them."""
         self._broken: dict[RequestId, HandlerFailed] = {}
@@ -241,7 +223,7 @@ class Pool:
         """Whether requests wait here for room, or for a provider that fails; tells peers of lower priority that they
         may step in."""
         deferred = (v for v in self.verdicts.values() if isinstance(v, Defer))
-        is_full = bool(self._waiters) or any(verdict.waits_for_room for verdict in deferred)
+        is_full = bool(self._waiting_room.waiters) or any(verdict.waits_for_room for verdict in deferred)
         return is_full or (self.ctx.provider.is_failing and self.ctx.provider.down is not None)
 
     async def _register(self) -> None:
@@ -316,14 +298,15 @@ class Pool:
         """Decide on every open request, all at once and without waiting for anything."""
         if not self.ctx.view.is_warm or not self.is_registered:
             return
-        self._grant_room()
+        self._waiting_room.grant(partial(outlook.room, self.ctx), self._tenant_allows)
         open_requests = self._open_requests()
         known, self._looked_at = self._looked_at, {request.id for request in open_requests}
         self.verdicts = {}
-        view = self._view() if open_requests or self._waiters else None
+        view = self._view() if open_requests or self._waiting_room.waiters else None
         if view is not None:
             self._give_up_hopeless(view)
-        starved = self._needed_first()
+        first = self._waiting_room.first
+        starved = first.need if first is not None else None
         for request, decided in triage(open_requests, view) if view else ():
             verdict: Verdict = decided
             if request.id in self._broken:
@@ -357,7 +340,7 @@ class Pool:
 
     def _tell_siblings(self, *, has_new: bool) -> None:
         """Other pools of the provider leave alone what is waited for here, and go on with what is not."""
-        accepted = [Waiting(waiter.request.id, BEFORE_ALL, waiter.need) for waiter in self._waiters]
+        accepted = [Waiting(waiter.request.id, BEFORE_ALL, waiter.need) for waiter in self._waiting_room.waiters]
         deferred = [
             Waiting(request_id, self.ctx.view.requests[request_id].record.order, verdict.need)
             for request_id, verdict in self.verdicts.items()
@@ -393,24 +376,24 @@ class Pool:
 
     def _view(self) -> PoolView:
         provider, pool = self.ctx.provider, self.ctx.pool
-        waited_for = Usage.total(waiter.need for waiter in self._waiters)
+        waited_for = self._waiting_room.need
         shares = not pool.ignores_provider_quota
         return PoolView(
             pool_id=self.ctx.pool_id,
             provider=provider.name,
             priority=provider.config.pool_priority(pool),
             labels=provider.label_views(pool, self.ctx.driver),
-            peers=self._peers(),
+            peers=outlook.peers(self.ctx),
             is_enabled=pool.max_servers is None or pool.max_servers > 0,
             can_launch=provider.can_launch,
-            ceiling=self._ceiling(),
-            room=self._pool_room().minus(waited_for),
-            provider_room=self._provider_room().minus(waited_for),
+            ceiling=outlook.ceiling(self.ctx),
+            room=outlook.pool_room(self.ctx).minus(waited_for),
+            provider_room=outlook.provider_room(self.ctx).minus(waited_for),
             ahead=[waiting for pool in self.siblings() for waiting in pool.claims()] if shares else (),
             idle=self._idle(),
-            begun=self._begun(),
-            machines=self._machines(),
-            tenants={name: self._tenant(name, limits) for name, limits in self._tenants.items()},
+            begun=outlook.begun(self.ctx),
+            machines=outlook.machines(self.ctx),
+            tenants={name: outlook.tenant(self.ctx, name, limits) for name, limits in self._tenants.items()},
             launching=provider.running_launches + self.ctx.reservations.launches_of(provider.name),
             max_concurrency=provider.config.max_concurrency,
             down=provider.down,
@@ -418,70 +401,9 @@ class Pool:
             now=self.ctx.clock.now(),
         )
 
-    def _peers(self) -> list[Peer]:
-        return [
-            Peer(r.id or "", r.provider_name or "", r.priority, r.paused, frozenset(r.supported_labels))
-            for r in (seen.record for seen in self.ctx.view.pools.values())
-        ]
-
-    def _ceiling(self) -> Limits:
-        limits = self.ctx.pool.limits()
-        if self.ctx.pool.ignores_provider_quota:
-            return limits
-        return limits.tightest(self.ctx.provider.limits.minus(self.ctx.provider.foreign))
-
-    def _room(self) -> Limits:
-        return self._pool_room().tightest(self._provider_room())
-
-    def _pool_room(self) -> Limits:
-        """What the pool can give now, with all that is recorded or reserved taken off."""
-        provider, pool = self.ctx.provider.name, self.ctx.pool.name
-        used = self.ctx.view.used(provider, pool) + self.ctx.reservations.of_pool(provider, pool)
-        return self.ctx.pool.limits().minus(used)
-
-    def _provider_room(self) -> Limits:
-        """What the provider can give now to all its pools; nothing while it refuses."""
-        provider = self.ctx.provider
-        if provider.is_refused:
-            return Limits({INSTANCES: 0})
-        if self.ctx.pool.ignores_provider_quota:
-            return NO_LIMITS
-        taken = provider.unmanaged + self.ctx.view.used(provider.name)
-        return provider.limits.minus(taken + self.ctx.reservations.of_provider(provider.name))
-
     def _idle(self) -> list[IdleNode]:
         planned = {node_id for handling in self._handling.values() for node_id in handling.planned}
-        is_together = self.ctx.pool.zoning == "together"
-        return [
-            IdleNode(
-                node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, node.az if is_together else None
-            )
-            for node in (seen.record for seen in self.ctx.view.nodes_of(self.ctx.provider.name))
-            if node.is_idle
-            and node.pool == self.ctx.pool.name
-            and node.id not in planned
-            and node.id not in self._evicting
-            and not self.ctx.view.is_node_locked(node.id)
-        ]
-
-    def _begun(self) -> dict[RequestId, list[str]]:
-        """By request, labels of nodes of this pool whose launch broke off."""
-        found: defaultdict[RequestId, list[str]] = defaultdict(list)
-        for node in self.ctx.view.interrupted_nodes():
-            is_here = (node.provider, node.pool) == (self.ctx.provider.name, self.ctx.pool.name)
-            if is_here and node.allocated_to and len(node.type) == 1:
-                found[RequestId(node.allocated_to)].append(node.type[0])
-        return found
-
-    def _machines(self) -> list[frozenset[str]]:
-        driver = self.ctx.driver
-        if not isinstance(driver, SupportsInventory):
-            return []
-        return [frozenset(machine.labels) for machine in driver.machines() if machine.pool == self.ctx.pool.name]
-
-    def _tenant(self, name: str, limits: Limits) -> Tenant:
-        used = self.ctx.view.used_by_tenant(name) + self.ctx.reservations.of_tenant(name)
-        return Tenant(limits, limits.minus(used))
+        return outlook.idle_nodes(self.ctx, but_not=planned | self._evicting)
 
     # -- acting -----------------------------------------------------------------------------------------------------
 
@@ -533,62 +455,35 @@ class Pool:
         return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state, waits)
 
     async def _await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(request, slot, self._need(label), reservation, future)
-        self._waiters.append(waiter)
-        self._wake.set()
-        too_long = asyncio.get_running_loop().call_later(ROOM_WAIT_S, self._hand_back, request.id)
-        try:
-            await waiter.granted
-        finally:
-            too_long.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        await self._waiting_room.wait(request, slot, self._need(label), reservation)
 
     def _hand_back(self, request_id: RequestId) -> None:
-        """Two requests that have some of their nodes, and wait for what the other has, would wait for ever."""
         if request_id in self._handling:
             self._log.info("room_waited_for_in_vain", request_id=request_id, waited_s=ROOM_WAIT_S)
             self._handling[request_id].handler.post(m.Withdrawn())
 
-    def _grant_room(self) -> None:
-        """Give what room there is to accepted requests that wait for it, in the order of requests."""
-        for waiter in sorted(self._waiters, key=lambda w: (w.request.order, w.slot)):
-            if waiter.granted.done() or not self._room().allows(waiter.need):
-                break
-            waiter.reservation.add(waiter.slot, waiter.need)
-            self._waiters.remove(waiter)
-            waiter.granted.set_result(None)
+    def _tenant_allows(self, waiter: Waiter) -> bool:
+        """Whether the tenant has its share by now: what a refused launch left counts until it is gone."""
+        name = waiter.request.tenant_name
+        if name is None or name not in self._tenants:
+            return True
+        taken = self.ctx.view.used_by_tenant(name) + self.ctx.reservations.of_tenant(name) - waiter.need
+        return self._tenants[name].minus(taken).allows(waiter.need)
 
     def _give_up_hopeless(self, view: PoolView) -> None:
         """Decline accepted requests that wait for what, as things are by now, there will never be."""
-        for request in {waiter.request.id: waiter.request for waiter in self._waiters}.values():
+        for request in self._waiting_room.requests:
             for reason in reasons_to_decline(request, view)[:1]:
                 self._handling[request.id].handler.post(m.Failed(reason))
-
-    def _needed_first(self) -> Usage | None:
-        """What the accepted request needs that waits for room and is served next; None when none waits."""
-        first = min(self._waiters, key=lambda w: (w.request.order, w.slot), default=None)
-        return first.need if first is not None else None
 
     def _make_room(self, group: asyncio.TaskGroup, need: Usage) -> None:
         """Let idle nodes go when a request waits for what they take, no more of them than that takes."""
         if not self.ctx.provider.can_launch or self.ctx.provider.is_refused:
             return
-        going = Usage.total(self._going())
-        for node_id in make_room(need, self._room(), going, self._idle()):
-            seen = self.ctx.view.nodes[node_id]
-            self._evicting[node_id] = seen.record.usage or NOTHING
+        going = outlook.going(self.ctx, and_also=self._evicting)
+        for node_id in make_room(need, outlook.room(self.ctx), going, self._idle()):
+            self._evicting.add(node_id)
             group.create_task(self._evict(node_id), name=f"evict {node_id}")
-
-    def _going(self) -> Iterable[Usage]:
-        """What nodes that are being deleted, or soon will be, give back."""
-        for seen in self.ctx.view.nodes_of(self.ctx.provider.name):
-            node = seen.record
-            if node.pool == self.ctx.pool.name and node.state in ON_THE_WAY_OUT:
-                yield node.usage or NOTHING
-            elif node.id in self._evicting:
-                yield self._evicting[node.id]
 
     async def _evict(self, node_id: NodeId) -> None:
         try:
@@ -598,5 +493,5 @@ class Pool:
         except StoreError as error:
             self._log.info("evict_failed", node_id=node_id, detail=str(error))
         finally:
-            del self._evicting[node_id]
+            self._evicting.discard(node_id)
             self._wake.set()

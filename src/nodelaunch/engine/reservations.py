@@ -44,6 +44,10 @@ class Reservation:
         """Reserve *room* for the slot's node to be launched."""
         self._room[slot] = room
 
+    def keep_share(self, slot: int, need: Usage) -> None:
+        """Keep the tenant's share for the slot's next node, which waits for room."""
+        self._tenant_share[slot] = need
+
     def settle(self, slot: int) -> None:
         """The slot's node has a record, or won't come: from here on the record counts."""
         gave_room_back = self._room.pop(slot, None) is not None

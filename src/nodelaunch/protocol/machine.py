@@ -26,7 +26,7 @@ from nodelaunch.errors import InvalidTransitionError
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import Accept, AtCapacity, Decline, LaunchesFailed, Reason
+from nodelaunch.protocol.verdicts import Accept, AtCapacity, Decline, LaunchesFailed, Reason
 
 
 class Phase(Enum):

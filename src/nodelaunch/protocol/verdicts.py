@@ -1,0 +1,242 @@
+"""What a pool decides on a node request, and why: reasons to decline it or to let it wait, and what would change that.
+
+Each reason is a class with the facts as fields, a clause and a remedy for people. What does *not* belong here: when one
+holds (protocol/triage.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.quota import NOTHING, Usage
+
+# -- reasons --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a request is declined or deferred. ``str()`` is one clause for people; the fields are for programs."""
+
+    CLAUSE: ClassVar[str] = ""
+    REMEDY: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        return self.CLAUSE.format(self=self)
+
+    @property
+    def remedy(self) -> str:
+        """What would have to change for the reason to go away."""
+        return self.REMEDY.format(self=self)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDisabled(Reason):
+    CLAUSE = "the pool is switched off (max-servers is 0)"
+    REMEDY = "raise the pool's max-servers above 0"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelNotOffered(Reason):
+    label: str
+    CLAUSE = "the pool does not offer label {self.label}"
+    REMEDY = "add label {self.label} to the pool"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelUnusable(Reason):
+    label: str
+    detail: str
+    CLAUSE = "label {self.label} can't be launched here: {self.detail}"
+    REMEDY = "mend what the label's configuration or the cloud lacks"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMissing(Reason):
+    label: str
+    CLAUSE = "the image of label {self.label} is not available"
+    REMEDY = "build and upload the image, or name one that the cloud has"
+
+
+@dataclass(frozen=True, slots=True)
+class NeverFits(Reason):
+    """More is wanted than the provider or pool could ever give."""
+
+    resource: str
+    wanted: float
+    limit: float
+    CLAUSE = "{self.wanted:g} {self.resource} wanted, the limit is {self.limit:g}"
+    REMEDY = "raise the limit of {self.resource} to {self.wanted:g}, or ask for less at once"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantNeverFits(Reason):
+    tenant: str
+    resource: str
+    wanted: float
+    limit: float
+    CLAUSE = "{self.wanted:g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:g}"
+    REMEDY = "raise the tenant's limit of {self.resource} to {self.wanted:g}, or ask for less at once"
+
+
+@dataclass(frozen=True, slots=True)
+class TooFewMachines(Reason):
+    label: str
+    CLAUSE = "there are not as many machines of label {self.label} as the request wants at once"
+    REMEDY = "add machines with label {self.label}, or ask for fewer at once"
+
+
+@dataclass(frozen=True, slots=True)
+class AtCapacity(Reason):
+    """Only spare capacity is spent on nodes to be kept ready."""
+
+    resource: str
+    CLAUSE = "no {self.resource} to spare for keeping nodes ready"
+    REMEDY = "free {self.resource}, or raise its limit"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchesFailed(Reason):
+    detail: str
+    CLAUSE = "its nodes could not be launched: {self.detail}"
+    REMEDY = "see the launch errors; other pools may still serve it"
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerFailed(Reason):
+    detail: str
+    CLAUSE = "handling it failed: {self.detail}"
+    REMEDY = "see the log for the traceback; it is a defect worth a report"
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderWanted(Reason):
+    provider: str
+    CLAUSE = "it asks for provider {self.provider}, which is there"
+    REMEDY = "pools of provider {self.provider} have to serve or decline it first"
+
+
+@dataclass(frozen=True, slots=True)
+class BetterPool(Reason):
+    pool_id: str
+    priority: int
+    CLAUSE = "pool {self.pool_id} has priority {self.priority}, which goes first"
+    REMEDY = "that pool has to decline it, or run out of room"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftToOthers(Reason):
+    label: str
+    CLAUSE = "the pool does not offer label {self.label}, others do"
+    REMEDY = "those have to serve or decline it first"
+
+
+@dataclass(frozen=True, slots=True)
+class NoFreeMachine(Reason):
+    label: str
+    CLAUSE = "no machine of label {self.label} is free"
+    REMEDY = "a machine with label {self.label} has to be given back"
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom(Reason):
+    resource: str
+    wanted: float
+    left: float
+    CLAUSE = "{self.wanted:g} {self.resource} wanted, {self.left:g} left (what earlier requests wait for set apart)"
+    REMEDY = "nodes with {self.wanted:g} {self.resource} in all have to go, or the limit has to rise"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantFull(Reason):
+    tenant: str
+    resource: str
+    wanted: float
+    left: float
+    CLAUSE = "{self.wanted:g} {self.resource} wanted, tenant {self.tenant} has {self.left:g} left"
+    REMEDY = "the tenant has to give nodes back, or its limit has to rise"
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyReached(Reason):
+    limit: int
+    CLAUSE = "the provider launches as many nodes at once as max-concurrency allows ({self.limit})"
+    REMEDY = "running launches have to end, or max-concurrency has to rise"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOnTheWay(Reason):
+    """Its first image is being built or uploaded."""
+
+    label: str
+    until: float
+    CLAUSE = "the image of label {self.label} is not there yet, a builder is at it"
+    REMEDY = "the upload has to finish; a request waits for it for a limited time"
+
+
+@dataclass(frozen=True, slots=True)
+class OffererAway(Reason):
+    """A pool that offers all of it is not registered just now, as during a restart."""
+
+    provider: str
+    pool: str
+    until: float
+    CLAUSE = "pool {self.pool} of provider {self.provider}, which offers it, is away; its return is waited for"
+    REMEDY = "its launcher has to come back; otherwise the request is declined after a while"
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyLeft(Reason):
+    CLAUSE = "every registered pool has declined it"
+    REMEDY = "a pool that can serve it has to register"
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderDown(Reason):
+    detail: str
+    CLAUSE = "the provider can't be asked: {self.detail}"
+    REMEDY = "the provider has to answer again; it is asked with growing pauses"
+
+
+# -- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Take it. ``reuse[i]`` is the idle node for the i-th label, None where one has to be launched."""
+
+    reuse: tuple[NodeId | None, ...]
+    need: Usage
+    """What the nodes to be launched take together."""
+    zone: str | None = None
+    """Where the reused nodes are; the others have to be there too."""
+    resumed: frozenset[int] = frozenset()
+    """Indexes of labels whose nodes are being launched already, for this request: nothing more is taken for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Never, for this pool."""
+
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Not now; look again when something changes."""
+
+    reasons: tuple[Reason, ...]
+    need: Usage = NOTHING
+    """What the nodes that would have to be launched take, where it waits for room."""
+    waits_for_provider: bool = False
+    """Whether it is the provider's room that it waits for, which the provider's other pools share."""
+    until: float | None = None
+    """When to look again, by the wall clock, even if nothing changes."""
+
+    @property
+    def waits_for_room(self) -> bool:
+        return any(isinstance(reason, NoRoom) for reason in self.reasons)
+
+
+Verdict = Accept | Decline | Defer
