@@ -21,14 +21,21 @@ async def bridge() -> AsyncIterator[Bridge]:
         await made.aclose()
 
 
+@pytest.fixture
+async def release(bridge: Bridge) -> AsyncIterator[threading.Event]:
+    """Set at the end of a test, whatever its end is: threads can't be stopped."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 async def test_outcome_and_error_of_a_call_come_through(bridge: Bridge) -> None:
     assert await bridge.run(Lane.READ, lambda: 7, timeout_s=DEADLINE_S) == 7
     with pytest.raises(ZeroDivisionError):
         await bridge.run(Lane.READ, lambda: 1 // 0, timeout_s=DEADLINE_S)
 
 
-async def test_full_lane_holds_up_no_other(bridge: Bridge) -> None:
-    release = threading.Event()
+async def test_full_lane_holds_up_no_other(bridge: Bridge, release: threading.Event) -> None:
     deletes = [
         asyncio.ensure_future(bridge.run(Lane.DELETE, release.wait, timeout_s=DEADLINE_S))
         for _ in range(THREADS[Lane.DELETE] * 3)
@@ -40,8 +47,8 @@ async def test_full_lane_holds_up_no_other(bridge: Bridge) -> None:
     await asyncio.gather(*deletes)
 
 
-async def test_lane_has_no_more_calls_at_a_time_than_threads(bridge: Bridge) -> None:
-    release, began = threading.Event(), threading.Semaphore(0)
+async def test_lane_has_no_more_calls_at_a_time_than_threads(bridge: Bridge, release: threading.Event) -> None:
+    began = threading.Semaphore(0)
 
     def call() -> None:
         began.release()
@@ -56,9 +63,9 @@ async def test_lane_has_no_more_calls_at_a_time_than_threads(bridge: Bridge) -> 
     await asyncio.gather(*calls)
 
 
-async def test_call_whose_caller_is_gone_is_waited_for(bridge: Bridge) -> None:
+async def test_call_whose_caller_is_gone_is_waited_for(bridge: Bridge, release: threading.Event) -> None:
     """Its effect can be seen once `settled` returns."""
-    release, began, effect = threading.Event(), threading.Event(), []
+    began, effect = threading.Event(), []
 
     def create() -> None:
         began.set()
@@ -78,8 +85,9 @@ async def test_call_whose_caller_is_gone_is_waited_for(bridge: Bridge) -> None:
     assert effect == ["server"]
 
 
-async def test_call_that_takes_too_long_is_given_up_and_keeps_its_thread(bridge: Bridge) -> None:
-    release = threading.Event()
+async def test_call_that_takes_too_long_is_given_up_and_keeps_its_thread(
+    bridge: Bridge, release: threading.Event
+) -> None:
     with pytest.raises(TimeoutError):
         await bridge.run(Lane.READ, release.wait, timeout_s=0.01)
     for _ in range(THREADS[Lane.READ] - 1):

@@ -108,6 +108,17 @@ async def test_who_waits_is_told_by_a_list_that_began_afterwards(cloud: Cloud, w
     await earlier
 
 
+async def test_who_begins_to_wait_while_a_list_is_read_is_told_by_the_next(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.takes_s = 10.0
+    cloud.servers["a"] = "ACTIVE"
+    other = asyncio.ensure_future(watch.until(active("b")))
+    await asyncio.sleep(5)
+    began = asyncio.get_running_loop().time()
+    told = await watch.until(lambda listing: listing)
+    assert told.began_at >= began
+    other.cancel()
+
+
 async def test_passing_failures_of_the_list_are_waited_out(cloud: Cloud, watch: ServerWatch) -> None:
     cloud.error = ProviderUnavailableError("away")
     waiting = asyncio.ensure_future(watch.until(active("a")))
