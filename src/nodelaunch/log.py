@@ -36,7 +36,16 @@ def configure(*, level: str = "info", as_json: bool = False, stream: TextIO | No
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
-    # Libraries that log through the standard library: only what an operator has to know.
-    logging.basicConfig(
-        stream=out, level=max(number, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(handlers=[LibraryHandler()], level=max(number, logging.WARNING), force=True)
+
+
+class LibraryHandler(logging.Handler):
+    """Passes on what libraries log through the standard library, so that all of the log has one form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            structlog.get_logger().log(
+                record.levelno, "library", logger=record.name, detail=record.getMessage(), exc_info=record.exc_info
+            )
+        except Exception:  # noqa: BLE001  as every handler of the standard library
+            self.handleError(record)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import asyncssh
@@ -96,6 +96,39 @@ class SshScanner:
                 (await scan.connect()).close()
         except TimeoutError:
             raise scan.error(f"within {timeout_s:g} s") from None
+
+    async def log_in(
+        self, host: str, port: int, *, username: str, key_file: str, host_keys: Sequence[str], timeout_s: float
+    ) -> None:
+        """Return when *username* could log in, at a server that has one of *host_keys*, with the private key in
+        *key_file*; tried until it can.
+
+        Raises: KeyScanError after *timeout_s*, at once when the file can't be read as a key without a passphrase.
+        """
+        try:
+            key = asyncssh.read_private_key(key_file)
+        except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+            raise KeyScanError(f"login key {key_file} can't be used: {error}") from None
+        trusted = [asyncssh.import_public_key(each) for each in host_keys]
+        options = asyncssh.SSHClientConnectionOptions(
+            self._options,
+            username=username,
+            client_keys=[key],
+            known_hosts=(trusted, [], []),
+            login_timeout=TRY_TIMEOUT_S,
+        )
+        last = _NO_ANSWER
+        try:
+            async with asyncio.timeout(timeout_s):
+                for pause in _pauses():
+                    try:
+                        async with await asyncssh.connect(host, port, options=options):
+                            return
+                    except (OSError, asyncssh.Error) as error:
+                        last = str(error) or type(error).__name__
+                    await asyncio.sleep(pause)
+        except TimeoutError:
+            raise KeyScanError(f"{host} port {port}: {username} could not log in in time: {last}") from None
 
 
 class FakeHostsScanner:

@@ -74,7 +74,7 @@ async def test_killed_while_it_deletes(lab: Lab, launcher: Start, when: str, cal
 
 
 async def test_killed_with_a_server_building_goes_on_with_it(lab: Lab, launcher: Start) -> None:
-    lab.fault("set", "spawn_delay=20")
+    await lab.fault("set", "spawn_delay=20")
     site = await launcher(provider(pool(["plain"])))
     handle = await site.client.submit(["plain", "plain"])
     nodes: list[Node] = []

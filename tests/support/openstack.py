@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from nodelaunch.client import NodeClient
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -76,6 +78,19 @@ class Lab:
     def clouds(self) -> Path:
         return self.state / "clouds.yaml"
 
+    def clouds_with(self, more: Mapping[str, Any], folder: Path) -> Path:
+        """A copy of ``clouds.yaml``, with *more* in each entry."""
+        content = YAML(typ="safe").load(self.clouds)
+        for entry in content["clouds"].values():
+            entry.update(more)
+        path = folder / "clouds.yaml"
+        path.write_text(json.dumps(content))
+        return path
+
+    def endpoint(self, service: str) -> str:
+        """Where a service is, "compute" or another type."""
+        return str(self.cloud().endpoint_for(service))
+
     def start(self) -> None:
         """Have everything run, with volumes and with guests."""
         self.has_started = self.command("openstack-status", check=False).returncode != 0
@@ -100,15 +115,16 @@ class Lab:
         assert not check or done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done
 
-    def fault(self, *arguments: str) -> None:
-        self.command("openstack-fault", *arguments)
+    async def fault(self, *arguments: str) -> None:
+        """Have it misbehave; starting a service takes longer than the session of a client that stands still lives."""
+        await asyncio.to_thread(self.command, "openstack-fault", *arguments)
 
     def mend(self) -> None:
         """Have it behave again."""
         for service in self.paused:
-            self.fault("resume", service)
-        self.fault("clear")
-        self.fault("start")
+            self.command("openstack-fault", "resume", service)
+        self.command("openstack-fault", "clear")
+        self.command("openstack-fault", "start")
 
     @property
     def paused(self) -> list[str]:
@@ -217,7 +233,8 @@ LABELS = {
         label("volume", boot_from_volume=True, volume_size=1),
         label("everything", networks=["private"], boot_from_volume=True, volume_size=1),
         label("sshd", host_key_checking=True, instance_properties={"guest": "sshd"}),
-        label("rekey", host_key_checking=True, instance_properties={"guest": "rekey"}),
+        label("rekey", host_key_checking=True, instance_properties={"guest": "rekey", "rekey_after": "2"}),
+        label("key", host_key_checking=True, key_name="launcher-key", instance_properties={"guest": "sshd"}),
         label("silent", host_key_checking=True, console_log=True),
         label("nofit", flavor_name="lab.nofit"),
         label("huge", flavor_name="lab.huge"),
@@ -251,7 +268,7 @@ class Beside:
     lab: Lab
     folder: Path
     client: NodeClient
-    environment: Mapping[str, str]
+    clouds: Path
     serve: Serve | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
     """Of processes that are gone."""
@@ -262,8 +279,7 @@ class Beside:
 
     async def start(self, *python: str) -> Serve:
         """Start it, and wait until it works. *python*: what Python is given to become the command."""
-        os.environ["OS_CLIENT_CONFIG_FILE"] = str(self.lab.clouds)
-        os.environ.update(self.environment)
+        os.environ["OS_CLIENT_CONFIG_FILE"] = str(self.clouds)
         self.serve = Serve(self.config, "--drain-timeout", "5", python=python or ("-m", "nodelaunch"))
         return self.serve
 
@@ -336,9 +352,16 @@ Start = Callable[..., Awaitable[Beside]]
 
 @asynccontextmanager
 async def beside(
-    lab: Lab, server: ZooKeeperServer, chroot: str, folder: Path, *providers: dict[str, Any], **more: Any
+    lab: Lab,
+    server: ZooKeeperServer,
+    chroot: str,
+    folder: Path,
+    *providers: dict[str, Any],
+    cloud: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> AsyncIterator[Beside]:
-    """A launcher that is not started yet. *more*: keys of the configuration's top."""
+    """A launcher that is not started yet. *cloud*: more keys of the cloud's entry in ``clouds.yaml``. *more*: of the
+    configuration's top."""
     providers = providers or (provider(),)
     names = dict.fromkeys(label["name"] for each in providers for pool in each["pools"] for label in pool["labels"])
     content = {
@@ -356,7 +379,7 @@ async def beside(
         ZooKeeperStore([(server.host, server.port)], chroot=chroot) as store,
         NodeClient(store) as client,
     ):
-        made = Beside(lab, folder, client, {})
+        made = Beside(lab, folder, client, lab.clouds if cloud is None else lab.clouds_with(cloud, folder))
         try:
             yield made
         finally:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from nodelaunch.engine.keyscan import scan_node
 from nodelaunch.errors import KeyScanError
+from nodelaunch.protocol.driver import LabelTraits
 
 
 class Scanner:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, int, float]] = []
         self.error: KeyScanError | None = None
+        self.keys = ["ssh-ed25519 AAAA"]
+        """One after the other; the last for ever."""
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
-        self.answer("keys", host, port, timeout_s)
-        return ("ssh-ed25519 AAAA",)
+        self.answer("keys", host, port, round(timeout_s))
+        return (self.keys.pop(0) if len(self.keys) > 1 else self.keys[0],)
+
+    async def log_in(self, host: str, port: int, **options: Any) -> None:
+        self.answer("log in", options["username"], options["key_file"], tuple(options["host_keys"]))
 
     async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
         self.answer("reach", host, port, timeout_s)
@@ -28,16 +35,10 @@ class Scanner:
             raise self.error
 
 
-async def scan(scanner: Scanner, connection_type: str | None, *, host_key_checking: bool = True) -> tuple[str, ...]:
-    async with asyncio.timeout(10):
-        return await scan_node(
-            scanner,
-            "192.0.2.1",
-            2022,
-            connection_type=connection_type,
-            host_key_checking=host_key_checking,
-            timeout_s=60,
-        )
+async def scan(scanner: Scanner, connection_type: str | None, **traits: Any) -> tuple[str, ...]:
+    async with asyncio.timeout(1000):
+        wanted = LabelTraits(connection_type=connection_type, **traits)
+        return await scan_node(scanner, "192.0.2.1", 2022, wanted, timeout_s=60)
 
 
 @pytest.mark.parametrize("connection_type", ["ssh", "network_cli"])
@@ -67,3 +68,27 @@ async def test_failed_scan_is_passed_on(connection_type: str) -> None:
     scanner.error = KeyScanError("no SSH banner")
     with pytest.raises(KeyScanError, match=r"no SSH banner"):
         await scan(scanner, connection_type)
+
+
+@pytest.mark.looptime
+async def test_keys_that_change_are_scanned_until_they_stay_the_same() -> None:
+    scanner = Scanner()
+    scanner.keys = ["ssh-ed25519 IMAGE", "ssh-ed25519 OWN"]
+    assert await scan(scanner, "ssh", settle_s=5.0) == ("ssh-ed25519 OWN",)
+    assert [asked[0] for asked in scanner.asked] == ["keys", "keys", "keys"]
+    assert asyncio.get_running_loop().time() == pytest.approx(10.0)
+
+
+@pytest.mark.looptime
+async def test_keys_that_never_stay_the_same_are_not_believed() -> None:
+    scanner = Scanner()
+    scanner.keys = [f"ssh-ed25519 {number}" for number in range(1000)]
+    with pytest.raises(KeyScanError, match="host keys did not stay the same for 5 s in time"):
+        await scan(scanner, "ssh", settle_s=5.0)
+    assert asyncio.get_running_loop().time() < 60
+
+
+async def test_login_is_tried_where_there_is_a_key_for_it() -> None:
+    scanner = Scanner()
+    assert await scan(scanner, "ssh", probe_key="/key", username="zuul") == ("ssh-ed25519 AAAA",)
+    assert scanner.asked[1:] == [("log in", "zuul", "/key", ("ssh-ed25519 AAAA",))]

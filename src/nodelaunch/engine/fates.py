@@ -7,7 +7,7 @@ the reasons themselves (protocol/verdicts.py).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,9 +102,15 @@ class Fates:
             self._add(self._fates[request_id], "deleted by its requestor")
 
     def standing(
-        self, ctx: PoolContext, request_id: RequestId, verdict: Verdict | None, state: m.State | None
+        self,
+        ctx: PoolContext,
+        request_id: RequestId,
+        verdict: Verdict | None,
+        state: m.State | None,
+        waits: Mapping[int, str],
     ) -> Standing:
-        """How the request stands, given the last *verdict* on it and the *state* of its handling, if there are any."""
+        """How the request stands, given the last *verdict* on it and the *state* of its handling, if there are any, and
+        why launches of it stand still, by slot."""
         fate = self._fates.get(request_id, _Fate())
         status, reasons = _status(verdict, state, fate)
         return Standing(
@@ -113,7 +119,7 @@ class Fates:
             pool=ctx.pool.name,
             status=status,
             reasons=tuple(reasons),
-            nodes=tuple(_nodes(state)) if state else (),
+            nodes=tuple(_nodes(state, waits)) if state else (),
             history=tuple(fate.events),
         )
 
@@ -168,12 +174,13 @@ def _status(verdict: Verdict | None, state: m.State | None, fate: _Fate) -> tupl
             return "not known", ()
 
 
-def _nodes(state: m.State) -> list[str]:
+def _nodes(state: m.State, waits: Mapping[int, str]) -> list[str]:
     lines = []
     for index, slot in enumerate(state.slots):
         failures = [e.detail for e in state.story if isinstance(e, m.NodeFailed) and e.slot == index]
         line = f"{state.request.node_types[index]}: {slot.state.value}"
         if slot.attempt > 1:
             line += f", attempt {slot.attempt}"
+        line += f", waits for the provider: {waits[index]}" if index in waits else ""
         lines.append(line + (f", last failure: {failures[-1]}" if failures else ""))
     return lines

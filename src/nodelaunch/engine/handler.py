@@ -98,6 +98,11 @@ class RequestHandler:
         """The provider's configuration and driver it works with to its end."""
         return self._ctx.generation
 
+    @property
+    def waits(self) -> dict[int, str]:
+        """Why launches stand still, by slot."""
+        return {slot: held.waits_for for slot, held in self._held.items() if held.waits_for is not None}
+
     def post(self, event: m.Event) -> None:
         """Tell the machine that *event* happened."""
         self._events.put_nowait(event)

@@ -98,6 +98,8 @@ class HeldNode:
     lock: Lock
     is_clean: bool = True
     """Whether nothing is left in the cloud of attempts that failed."""
+    waits_for: str | None = None
+    """Why its launch stands still, while the provider can't be asked."""
     is_resumed: bool = False
     """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
 
@@ -232,7 +234,7 @@ async def launch_node(
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
         except TimeoutError:
-            raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s} s)") from None
+            raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s:g} s)") from None
         await save(ctx, held, _ready(ctx, held.node, instance, keys))
     except DriverError as error:
         error.external_id = error.external_id or held.external_id
@@ -270,8 +272,10 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             assert held.external_id is not None  # noqa: S101
             return await driver.wait_until_active(held.external_id)
         except ProviderUnavailableError as error:
+            held.waits_for = str(error)
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
             await asyncio.sleep(error.retry_after_s or backoff)
+            held.waits_for = None
             backoff = min(LAST_BACKOFF_S, backoff * 2)
             if held.external_id is None and error.external_id is not None:
                 await save(ctx, held, replace(held.node, external_id=error.external_id))
@@ -318,15 +322,10 @@ async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequen
         is_ssh = traits.connection_type in ("ssh", "network_cli")
         return await driver.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
     port = instance.connection_port if instance.connection_port is not None else traits.connection_port
-    if not traits.host_key_checking or instance.interface_ip is None or not isinstance(port, int):
+    if instance.interface_ip is None or not isinstance(port, int):
         return ()
     return await scan_node(
-        ctx.scanner,
-        instance.interface_ip,
-        port,
-        connection_type=traits.connection_type,
-        host_key_checking=traits.host_key_checking,
-        timeout_s=ctx.launching.boot_timeout_s,
+        ctx.scanner, instance.interface_ip, port, traits, timeout_s=float(ctx.launching.boot_timeout_s)
     )
 
 

@@ -351,6 +351,7 @@ class Pool:
     def _set_waiting(self, waiting: tuple[Waiting, ...], *, has_news: bool = False) -> None:
         if has_news or waiting != self.waiting:
             self.waiting = waiting
+            self.ctx.provider.room_is_awaited(self.ctx.pool.name, is_awaited=bool(waiting))
             for pool in self.siblings():
                 pool.wake()
 
@@ -450,8 +451,8 @@ class Pool:
     def explain(self, request_id: RequestId) -> Standing:
         """How the request stands with this pool."""
         handling = self._handling.get(request_id)
-        state = handling.handler.state if handling else None
-        return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state)
+        state, waits = (handling.handler.state, handling.handler.waits) if handling else (None, {})
+        return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state, waits)
 
     async def _await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         await self._waiting_room.wait(request, slot, self._need(label), reservation)

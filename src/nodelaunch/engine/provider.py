@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 REFRESH_S = 300.0
 """How old limits and foreign usage may get while all goes well."""
+AWAITED_REFRESH_S = 30.0
+"""How old they may get while requests wait for room: others who share the account may make some."""
 CALL_TIMEOUT_S = 60.0
 """For each call that asks the cloud about itself."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
@@ -79,6 +81,9 @@ class ProviderRuntime:
         self._refusals = 0
         self._refused_until: float | None = None
         self._resume: asyncio.TimerHandle | None = None
+        self._awaited_by: set[str] = set()
+        """Names of pools in which requests wait for room that the cloud has not got."""
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def config(self) -> ProviderConfig:
@@ -172,6 +177,21 @@ class ProviderRuntime:
     @property
     def is_refused(self) -> bool:
         return self._refused_until is not None
+
+    def room_is_awaited(self, pool: str, *, is_awaited: bool) -> None:
+        """Whether requests wait in *pool* for what the cloud has not got."""
+        if is_awaited:
+            self._awaited_by.add(pool)
+        else:
+            self._awaited_by.discard(pool)
+        if self._awaited_by and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(AWAITED_REFRESH_S, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        self._look = None
+        if self._awaited_by:
+            self.invalidate()
+            self._look = asyncio.get_running_loop().call_later(AWAITED_REFRESH_S, self._look_for_room)
 
     # -- knowing ----------------------------------------------------------------------------------------------------
 
@@ -276,8 +296,9 @@ class ProviderRuntime:
 
     async def aclose(self) -> None:
         """Close the current driver. Raises: TimeoutError."""
-        if self._resume is not None:
-            self._resume.cancel()
+        for timer in (self._resume, self._look):
+            if timer is not None:
+                timer.cancel()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()
 

@@ -112,6 +112,10 @@ class LabelTraits:
     shell_type: str | None = None
     python_path: str | None = "auto"
     host_key_checking: bool = True
+    settle_s: float = 0.0
+    """For how long host keys have to stay the same before they are believed; 0: they are scanned once."""
+    probe_key: str | None = None
+    """File of a private key: the machine counts as ready once ``username`` gets in with it. None: not tried."""
     console_log: bool = False
 
 
@@ -271,6 +275,17 @@ class HostScanner(Protocol):
         """Return when a TCP connection could be made. Raises: KeyScanError after *timeout_s*."""
 
 
+@runtime_checkable
+class TriesLogin(Protocol):
+    """A scanner that can also find out whether a user gets in."""
+
+    async def log_in(
+        self, host: str, port: int, *, username: str, key_file: str, host_keys: Sequence[str], timeout_s: float
+    ) -> None:
+        """Return when *username* could log in, at a server that has one of *host_keys*, with the private key in
+        *key_file*. Raises: KeyScanError after *timeout_s*, at once when the file is no such key."""
+
+
 @dataclass(frozen=True, slots=True)
 class DriverContext:
     """What a driver's factory is handed besides its provider's configuration."""
@@ -286,5 +301,5 @@ __all__ = [
     "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS", "Driver", "DriverContext", "ExternalId",
     "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine",
     "ReportsZones", "Resource", "ScansHostKeys", "SupportsConsoleLog", "SupportsInventory", "SupportsLeftovers",
-    "SupportsUpkeep", "Usage",
+    "SupportsUpkeep", "TriesLogin", "Usage",
 ]  # fmt: skip

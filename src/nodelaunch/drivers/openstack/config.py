@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
-from nodelaunch.config.models import Text
+from nodelaunch.config.models import Count, Text
 from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, CloudProvider
 
 CONFIG_FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE")
@@ -33,6 +33,11 @@ class OpenStackLabel(CloudLabel):
 
 class OpenStackPool(CloudPool):
     labels: tuple[OpenStackLabel, ...] = ()
+    host_key_settle_time: Count = 2
+    """Seconds for which host keys have to stay the same before they are recorded; 0: they are scanned once. Images with
+    keys of their own replace them as they boot."""
+    login_key: Text | None = None
+    """File of a private key with which the image's user has to get in before a node counts as ready."""
     floating_ip_network: Text | None = None
     """Name or id of the network floating IPs come from; none: the cloud's external network."""
     use_internal_ip: StrictBool = False

@@ -8,6 +8,7 @@ Source of options and behaviour: Nodepool 11, OpenStack driver.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -61,7 +62,9 @@ class OpenStackDriver:
         self._pools = {pool.name: pool for pool in config.pools}
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:
-        return self._book.traits(pool, label)
+        in_pool, _ = self._book.label(pool, label)
+        traits = self._book.traits(pool, label)
+        return replace(traits, settle_s=float(in_pool.host_key_settle_time), probe_key=in_pool.login_key)
 
     # -- creating ---------------------------------------------------------------------------------------------------
 

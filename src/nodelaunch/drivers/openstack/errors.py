@@ -8,6 +8,8 @@ Source: openstacksdk 4, openstack/exceptions.py; Nova, Neutron and Cinder API re
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +33,9 @@ MAX_RETRY_S: Final = 300.0
 """Longest time a cloud can have us wait by ``Retry-After``."""
 DETAIL_LENGTH: Final = 300
 """Characters shown of what a cloud says."""
+
+_POOL: Final = re.compile(r": (HTTPS?ConnectionPool)?\(")
+"""Begins what urllib3 says of a connection that failed, in which its errors are nested as they are in Python."""
 
 QUOTA_CODES: Final = frozenset({"OverQuota", "overLimit"})
 CAPACITY_CODES: Final = frozenset({"IpAddressGenerationFailure", "ExternalIpAddressExhausted", "NoNetworkAvailable"})
@@ -170,4 +175,21 @@ def _has_any(text: str, words: tuple[str, ...]) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:DETAIL_LENGTH] or type(error).__name__
+    """What *error* says, in one line. Of a connection that failed: where to, and what the system said."""
+    text = " ".join(str(error).split())
+    cause = _system_error(error)
+    if cause is not None:
+        text = f"{_POOL.split(text)[0]}: {os.strerror(cause.errno or 0)}"
+    return text[:DETAIL_LENGTH] or type(error).__name__
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the operating system said, under the errors of all the libraries above it."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        if isinstance(found, OSError) and found.errno and found.strerror:
+            return found
+        found = found.__cause__ or found.__context__
+    return None

@@ -25,7 +25,7 @@ QUICK_S, SLOW_S = 1.0, 8.0
 """Pause between listings while servers change, and the longest one while they don't."""
 SLOWING: Final = 1.5
 """By what the pause grows with each listing that shows no change."""
-SHARE: Final = 3.0
+SHARE: Final = 1.0
 """The pause is at least so many times what a listing takes: a cloud that is slow to list is not asked all the time."""
 PATIENCE_S: Final = 60.0
 """How long listings may fail before those who wait are told."""

@@ -1,6 +1,6 @@
 """How long a one-node request takes on a real ZooKeeper, beside a bare set and a bare create, and what it costs.
 
-    PYTHONPATH=tests python bench/requests.py [--count 200] [--tls]
+    PYTHONPATH=tests python bench/one_request.py [--count 200] [--tls]
 
 Starts a ZooKeeper server (Debian package zookeeper) and ``nodelaunch serve`` with a fake cloud that boots at once, then
 asks for one node at a time: submit, wait until fulfilled, lock, use, return, wait until it is gone. Times are the

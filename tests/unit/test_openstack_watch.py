@@ -1,0 +1,148 @@
+"""One list of servers for all who wait: quick while things change, slow when they don't, patient when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from nodelaunch.drivers.openstack.model import Server
+from nodelaunch.drivers.openstack.watch import PATIENCE_S, QUICK_S, SLOW_S, Listing, ServerWatch
+from nodelaunch.errors import LaunchFailedError, ProviderUnavailableError
+
+pytestmark = pytest.mark.looptime
+
+
+class Cloud:
+    """Servers by id with their status, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, str] = {}
+        self.takes_s = 0.1
+        self.error: Exception | None = None
+        self.asked_at: list[float] = []
+
+    async def list(self) -> list[Server]:
+        self.asked_at.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.takes_s)
+        if self.error is not None:
+            raise self.error
+        return [Server(id=name, status=status) for name, status in self.servers.items()]
+
+    @property
+    def pauses(self) -> list[float]:
+        return [after - before for before, after in zip(self.asked_at, self.asked_at[1:], strict=False)]
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    return Cloud()
+
+
+@pytest.fixture
+async def watch(cloud: Cloud) -> AsyncIterator[ServerWatch]:
+    made = ServerWatch("lab", cloud.list)
+    yield made
+    await made.aclose()
+
+
+def active(name: str):
+    def judge(listing: Listing) -> Server | None:
+        server = listing.get(name)
+        return server if server is not None and server.status == "ACTIVE" else None
+
+    return judge
+
+
+async def test_nothing_is_asked_while_nobody_waits(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.servers["a"] = "ACTIVE"
+    await watch.until(active("a"))
+    await asyncio.sleep(1000)
+    assert len(cloud.asked_at) <= 2
+
+
+async def test_one_list_serves_all_who_wait(cloud: Cloud, watch: ServerWatch) -> None:
+    names = [str(number) for number in range(50)]
+    waiting = [asyncio.ensure_future(watch.until(active(name))) for name in names]
+    await asyncio.sleep(5)
+    cloud.servers = dict.fromkeys(names, "ACTIVE")
+    await asyncio.gather(*waiting)
+    assert len(cloud.asked_at) < 10
+
+
+async def test_pause_grows_while_nothing_changes_and_shrinks_when_something_does(
+    cloud: Cloud, watch: ServerWatch
+) -> None:
+    cloud.servers["a"] = "BUILD"
+    waiting = asyncio.ensure_future(watch.until(active("a")))
+    await asyncio.sleep(120)
+    assert cloud.pauses[0] < 2 * QUICK_S
+    assert cloud.pauses[-1] == pytest.approx(SLOW_S + cloud.takes_s)
+    cloud.servers["b"] = "BUILD"
+    await asyncio.sleep(2 * SLOW_S)
+    assert min(cloud.pauses[-6:]) == pytest.approx(QUICK_S + cloud.takes_s)
+    cloud.servers["a"] = "ACTIVE"
+    await waiting
+
+
+async def test_cloud_that_is_slow_to_list_is_left_alone_half_of_the_time(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.takes_s = 20.0
+    cloud.servers["a"] = "BUILD"
+    waiting = asyncio.ensure_future(watch.until(active("a")))
+    await asyncio.sleep(300)
+    assert min(cloud.pauses) >= 40.0
+    cloud.servers["a"] = "ACTIVE"
+    await waiting
+
+
+async def test_who_waits_is_told_by_a_list_that_began_afterwards(cloud: Cloud, watch: ServerWatch) -> None:
+    """A list under way may show how it was before."""
+    cloud.takes_s = 10.0
+    cloud.servers["a"] = "ACTIVE"
+    earlier = asyncio.ensure_future(watch.fresh())
+    await asyncio.sleep(5)
+    began = asyncio.get_running_loop().time()
+    listing = await watch.fresh()
+    assert listing.began_at >= began
+    await earlier
+
+
+async def test_passing_failures_of_the_list_are_waited_out(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.error = ProviderUnavailableError("away")
+    waiting = asyncio.ensure_future(watch.until(active("a")))
+    await asyncio.sleep(PATIENCE_S / 2)
+    cloud.error = None
+    cloud.servers["a"] = "ACTIVE"
+    assert (await waiting).id == "a"
+
+
+async def test_who_waits_is_told_of_a_cloud_that_stays_away(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.error = ProviderUnavailableError("away")
+    with pytest.raises(ProviderUnavailableError, match="away"):
+        await watch.until(active("a"))
+    assert asyncio.get_running_loop().time() >= PATIENCE_S
+
+
+async def test_list_is_not_asked_for_sooner_than_the_cloud_says(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.error = ProviderUnavailableError("busy", retry_after_s=30.0)
+    waiting = asyncio.ensure_future(watch.until(active("a")))
+    await asyncio.sleep(40)
+    assert min(cloud.pauses) >= 30.0
+    cloud.error = None
+    cloud.servers["a"] = "ACTIVE"
+    await waiting
+
+
+async def test_other_errors_are_told_of_at_once(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.error = LaunchFailedError("forbidden")
+    with pytest.raises(LaunchFailedError, match="forbidden"):
+        await watch.until(active("a"))
+    assert len(cloud.asked_at) == 1
+
+
+async def test_server_that_is_listed_as_deleted_is_gone(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.servers = {"a": "DELETED", "b": "SOFT_DELETED", "c": "ACTIVE"}
+    listing = await watch.fresh()
+    assert [server.id for server in listing] == ["c"]
+    assert listing.get("a") is None
