@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
 import time
 from collections import Counter
@@ -81,7 +82,8 @@ def until(holds: Callable[[], bool]) -> None:
 async def load(client: NodeClient, count: int) -> None:
     async def job() -> None:
         request: NodeRequest = await (await client.submit(["node"])).finished()
-        assert request.state is RequestState.FULFILLED
+        if request.state is not RequestState.FULFILLED:
+            raise RuntimeError(f"request {request.id} is {request.state}")
         async with client.hold(request):
             pass
 
@@ -117,6 +119,9 @@ async def measure(
     try:
         await load(client, args.count)
         report(name, calls, base, args.count, time.monotonic() - started)
+    except RuntimeError:
+        print(*process.log[-args.log_lines :], sep="\n")
+        raise
     finally:
         await asyncio.to_thread(process.kill)
 
@@ -134,7 +139,9 @@ async def main(args: argparse.Namespace) -> None:
         server = ZooKeeperServer(folder, make_certificates(folder))
         server.start()
         programs = nodepool.Nodepool(nodepool.installed(), folder)
-        programs.environment["OS_CLIENT_CONFIG_FILE"] = str(lab.clouds)
+        # Nodepool connects to none but public addresses, unless the cloud is said to be private.
+        clouds = str(lab.clouds_with({"private": True}, folder))
+        programs.environment["OS_CLIENT_CONFIG_FILE"] = os.environ["OS_CLIENT_CONFIG_FILE"] = clouds
         try:
             for launcher in args.launchers:
                 site = nodepool.Site(server, f"/{launcher}", programs)
@@ -153,5 +160,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=30)
+    parser.add_argument("--log-lines", type=int, default=20, help="of a launcher that fails")
     parser.add_argument("launchers", nargs="*", default=["nodelaunch", "nodepool"])
     asyncio.run(main(parser.parse_args()))

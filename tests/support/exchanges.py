@@ -6,6 +6,7 @@ What does *not* belong here: which exchanges (tests/controlplane/record.py), and
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,9 +47,13 @@ class Recorder(HTTPAdapter):
             headers["X-Subject-Token"] = "token"
         self.exchanges.append({
             "method": request.method, "url": address_of(request), "status": response.status_code, "headers": headers,
-            "body": response.json() if "json" in headers.get("Content-Type", "") else response.text,
+            "body": _without_secrets(response) if "json" in headers.get("Content-Type", "") else response.text,
         })  # fmt: skip
         return response
+
+
+def _without_secrets(response: requests.Response) -> Any:
+    return json.loads(re.sub(r'("adminPass": )"[^"]*"', r'\1"secret"', response.text))
 
 
 class Player(BaseAdapter):
