@@ -234,6 +234,16 @@ async def test_leaked_instance_is_deleted_and_a_foreign_one_is_not(tmp_path: Pat
         assert site.cloud.server(foreign) is not None
 
 
+async def test_second_instance_of_a_node_is_a_leak(tmp_path: Path) -> None:
+    """A create may have its effect after its launcher was cut off, and another has gone on with the launch."""
+    async with running(tmp_path) as site:
+        await site.finished("small")
+        (node,) = site.nodes()
+        twin = site.cloud.add(metadata={"nodepool_provider_name": "cloud", "nodepool_node_id": node.id})
+        await site.until(lambda: site.cloud.server(twin) is None, within_s=300)
+        assert site.cloud.server(node.external_id) is not None
+
+
 async def test_drain_lets_short_work_finish_and_hands_the_rest_back(tmp_path: Path) -> None:
     async with running(tmp_path, boot_time=5.0) as site:
         short = await site.client.submit(["small"])

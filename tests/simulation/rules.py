@@ -98,6 +98,8 @@ class Rules:
     _registered_at: dict[str, float] = field(default_factory=dict)
     """By pool id, while it is registered."""
     _touched: dict[RequestId, float] = field(default_factory=dict)
+    _written_under: dict[NodeId, str] = field(default_factory=dict)
+    """By node, the contender that had its lock when the launcher that holds it wrote it last."""
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
     _accused: list[Accusation] = field(default_factory=list)
     _foreign_peak: Counter[str] = field(default_factory=Counter)
@@ -291,7 +293,8 @@ class Rules:
                 node.state is N.READY, "nodes of a fulfilled request are ready", f"{where}: {node.id} {node.state}"
             )
             self.must(node.allocated_to == request.id, "nodes are allocated when given", f"{where}: {node.id}")
-            free = self.holder(paths.node_lock(node.id)) != session  # others may look, and leave
+            lock = self._contenders.get(paths.node_lock(node.id), {})
+            free = self._written_under.get(node.id) not in lock  # others may look, and leave; the sweeper may, too
             self.must(free, "nodes are unlocked when given", f"{where}: {node.id}")
         labels = [set(node.type) for node in there]
         in_order = len(labels) == len(request.node_types) and all(
@@ -382,6 +385,8 @@ class Rules:
         if old is None:
             self.must(new.state is N.INIT and new.allocated_to, "nodes begin as init, for a request", node_id)
         else:
+            if lock := self._contenders.get(paths.node_lock(node_id)):
+                self._written_under[node_id] = min(lock, key=_sequence)
             is_over = old.state in (N.DELETING, N.DELETED)  # whoever removes it removes the locks of others with it
             under_lock = has_lock or (is_over and self.is_launcher(who))
             self.must(under_lock, "a node is written under its lock", f"{who} wrote {node_id} ({old.state.value})")
@@ -438,7 +443,7 @@ class Rules:
         if event.what == "create" and event.id is not None:
             where = (event.metadata.get("nodepool_provider_name", ""), event.metadata.get("nodepool_pool_name", ""))
             self.servers[event.id] = Server(event.cloud, node_id, *where)
-            self._check_room(self.servers[event.id])
+            self._check_room(self.servers[event.id], event.by or "")
             self._count_foreign()
         elif event.what == "deleting" and event.id is not None:
             self._check_unused(event.id, event.by)
@@ -449,7 +454,8 @@ class Rules:
         users = [n.id for n in self.nodes.values() if n.external_id == server_id and n.state in KEPT]
         self.must(not users, "no server in use is deleted", f"{server_id} of {users} by {by}")
 
-    def _check_room(self, server: Server) -> None:
+    def _check_room(self, server: Server, by: str) -> None:
+        may_have_twin = self.unruly or not self.is_calm(by)  # it may be cut off, and not know that another goes on
         if server.node_id not in self.nodes:
             return
         alike = [
@@ -457,13 +463,13 @@ class Rules:
             for other in self.servers.values()
             if (other.provider, other.pool) == (server.provider, server.pool) and other.node_id in self.nodes
         ]
-        if not self.unruly:
+        if not may_have_twin:
             twins = [other for other in alike if other.node_id == server.node_id]
             self.must(len(twins) == 1, "a node has one server", f"{server.node_id} has {len(twins)}")
         if len(self.scenario.launchers_of(server.provider)) > 1:
             return  # each counts the others' records, but both may count before either writes
         _, pool = self.plans(server.provider, server.pool)
-        if self.unruly:  # no launcher can count what a failed create left
+        if may_have_twin:  # no launcher can count what a failed create left
             alike = list({other.node_id: other for other in alike}.values())
         disks = sum("disk" in self.nodes[other.node_id].type for other in alike)
         detail = f"{server.provider}/{server.pool}: {len(alike)} servers, {disks} volumes, {pool}"

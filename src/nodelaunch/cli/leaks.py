@@ -65,7 +65,7 @@ async def _leaks_of(config: Config, provider: ProviderConfig, store: Store, view
     cluster = StoreCluster(store, view, WallClock())
     driver = open_driver(config, provider, cluster, scanner=SshScanner(), drivers=DriverRegistry())
     try:
-        return await find_leaks(driver, provider.name, lambda node_id: node_id in view.nodes)
+        return await find_leaks(driver, provider.name, view.node)
     finally:
         await driver.aclose()
 

@@ -17,6 +17,8 @@ from nodelaunch.protocol.driver import (
     SupportsInventory,
     SupportsLeftovers,
 )
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
 
 INSTANCE = "instance"
 
@@ -38,9 +40,10 @@ class Leak:
         return (self.kind, self.external_id)
 
 
-async def find_leaks(driver: Driver, provider: str, is_recorded: Callable[[str], bool]) -> list[Leak]:
-    """Everything of *provider* without a node. *is_recorded* is asked when the cloud has answered: a record is older
-    than what is made for it. Raises: DriverError."""
+async def find_leaks(driver: Driver, provider: str, node_of: Callable[[str], Node | None]) -> list[Leak]:
+    """All of *provider* without a node, and instances whose node has got another one: a create may have its effect
+    after its launcher was cut off. *node_of* is asked when the cloud has answered: a record is older than what is made
+    for it. Raises: DriverError."""
     if isinstance(driver, SupportsInventory):
         return []
     found = [
@@ -54,7 +57,15 @@ async def find_leaks(driver: Driver, provider: str, is_recorded: Callable[[str],
             for each in await driver.resources()
             if each.metadata.get(METADATA_PROVIDER) == provider
         ]
-    return [leak for leak in found if not is_recorded(leak.node_id)]
+    return [leak for leak in found if not _is_owned(leak, node_of(leak.node_id))]
+
+
+def _is_owned(leak: Leak, node: Node | None) -> bool:
+    if node is None:
+        return False
+    has_another = isinstance(node.external_id, str) and node.external_id != leak.external_id
+    is_settled = bool(node.external_id) and node.state not in (NodeState.INIT, NodeState.BUILDING)
+    return not (leak.resource is None and has_another and is_settled)
 
 
 async def delete_leak(driver: Driver, leak: Leak) -> None:

@@ -491,7 +491,7 @@ class Sweeper:
         for provider in list(self._providers.values()):
             try:
                 async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
-                    leaks = await find_leaks(driver, provider.name, lambda node_id: node_id in self._view.nodes)
+                    leaks = await find_leaks(driver, provider.name, self._view.node)
             except (DriverError, TimeoutError) as error:
                 log.warning("leaks_unknown", provider=provider.name, detail=str(error))
                 continue

@@ -176,6 +176,10 @@ class ClusterView:
         """The nodes of *provider*; those without any for None."""
         return [self.nodes[node_id] for node_id in self._nodes_of[provider]]
 
+    def node(self, node_id: str) -> Node | None:
+        seen = self.nodes.get(NodeId(node_id))
+        return seen.record if seen is not None else None
+
     def nodes_allocated_to(self, request_id: RequestId) -> list[Seen[Node]]:
         return [seen for seen in self.nodes.values() if seen.record.allocated_to == request_id]
 
