@@ -85,9 +85,7 @@ async def test_call_whose_caller_is_gone_is_waited_for(bridge: Bridge, release: 
     assert effect == ["server"]
 
 
-async def test_call_that_takes_too_long_is_given_up_and_keeps_its_thread(
-    bridge: Bridge, release: threading.Event
-) -> None:
+async def test_call_that_takes_too_long_keeps_its_thread(bridge: Bridge, release: threading.Event) -> None:
     with pytest.raises(TimeoutError):
         await bridge.run(Lane.READ, release.wait, timeout_s=0.01)
     for _ in range(THREADS[Lane.READ] - 1):

@@ -23,7 +23,7 @@ from nodelaunch.drivers.openstack.model import (
     Share,
     Volume,
 )
-from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError
+from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_POOL,
@@ -270,6 +270,35 @@ async def test_server_gets_a_floating_ip_that_says_whose_it_is(cloud: PlainCloud
     assert len(cloud.ips) == 1
     await driver.delete_instance(instance.external_id)
     assert cloud.deleted == ["f0", "s1"]
+
+
+async def test_floating_ip_of_another_process_that_no_list_of_servers_shows_goes_with_the_server(
+    cloud: PlainCloud, opened: Any
+) -> None:
+    first, second = opened(), opened()
+    instance = await first.wait_until_active(await first.create_instance(a_spec()))
+    await second.delete_instance(instance.external_id)
+    assert cloud.deleted == ["f0", "s1"]
+
+
+async def test_deletion_that_nova_is_at_already_is_no_trouble(
+    cloud: PlainCloud, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = opened(pool={"auto-floating-ip": False})
+    server_id = await driver.create_instance(a_spec())
+
+    async def refuse(_: str) -> None:
+        raise ProviderUnavailableError("HTTP 500: Unexpected API Error")
+
+    monkeypatch.setattr(cloud, "delete_server", refuse)
+    with pytest.raises(ProviderUnavailableError):
+        await driver.delete_instance(server_id)
+    cloud.servers_[server_id] = replace(cloud.servers_[server_id], task_state="deleting")
+    deletion = asyncio.ensure_future(driver.delete_instance(server_id))
+    await asyncio.sleep(5)
+    assert not deletion.done()
+    del cloud.servers_[server_id]
+    await deletion
 
 
 async def test_no_floating_ip_where_none_is_wanted(cloud: PlainCloud, opened: Any) -> None:

@@ -24,7 +24,7 @@ from nodelaunch.drivers.openstack.leftovers import Leftovers
 from nodelaunch.drivers.openstack.model import FloatingIp, Networks, Server
 from nodelaunch.drivers.openstack.quota import Quota
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
-from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError
+from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
 from nodelaunch.protocol.driver import (
     METADATA_POOL,
     DriverContext,
@@ -153,8 +153,13 @@ class OpenStackDriver:
 
     async def _floating_ip(self, server: Server, networks: Networks, pool: OpenStackPool | None) -> FloatingIp | None:
         if pool is None or not pool.auto_floating_ip or not needs_floating_ip(server, networks):
+            self._floating_ips.not_needed(server.id)
             return None
         return await self._floating_ips.ensure(server, networks, pool.floating_ip_network)
+
+    @property
+    def _gives_floating_ips(self) -> bool:
+        return any(pool.auto_floating_ip for pool in self.config.pools)
 
     async def console_log(self, external_id: ExternalId) -> str | None:
         return await self._client.console(external_id)
@@ -164,13 +169,24 @@ class OpenStackDriver:
     async def delete_instance(self, external_id: ExternalId) -> None:
         fault = ""
         for _ in range(DELETE_TRIES):
-            await self._floating_ips.release(external_id, await self._as_last_seen(external_id))
-            await self._client.delete_server(external_id)
+            await self._floating_ips.release(
+                external_id, await self._as_last_seen(external_id), may_have_one=self._gives_floating_ips
+            )
+            await self._ask_to_delete(external_id)
             left = await self._watch.until(_Deleting(external_id))
             if left.server is None:
                 return
             fault = left.server.fault or "it is in ERROR again"
         raise LaunchFailedError(f"deletion failed: {fault}", provider=self.config.name, external_id=external_id)
+
+    async def _ask_to_delete(self, server_id: str) -> None:
+        """Nova may answer with an error of its own when it is asked while it deletes the server already."""
+        try:
+            await self._client.delete_server(server_id)
+        except ProviderUnavailableError:
+            server = (await self._watch.fresh()).get(server_id)
+            if server is not None and not server.is_being_deleted:
+                raise
 
     async def _as_last_seen(self, server_id: str) -> Server | None:
         last = self._watch.last

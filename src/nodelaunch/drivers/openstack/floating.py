@@ -50,6 +50,8 @@ class FloatingIps:
         """Ids of networks that no router connects to the outside."""
         self._given: set[str] = set()
         """Ids of servers that have one of us, which the list of servers may not show yet."""
+        self._without: set[str] = set()
+        """Ids of servers we know not to have one."""
 
     async def ensure(self, server: Server, networks: Networks, source: str | None) -> FloatingIp | None:
         """The floating IP of *server*; made, of network *source* if that is given, if there is none. None where its
@@ -58,6 +60,7 @@ class FloatingIps:
         Raises: DriverError.
         """
         async with self._having.setdefault(server.id, asyncio.Lock()):
+            self._without.discard(server.id)
             ports, ips = await self._of(server.id)
             if ips:
                 return ips[0]
@@ -66,6 +69,7 @@ class FloatingIps:
                 raise LabelUnusableError(f"no network is called {source}", provider=self._client.provider)
             port, fixed_ip = self._target(server, ports, networks)
             if port.network_id in self.inside:
+                self._without.add(server.id)
                 return None
             self._given.add(server.id)
             try:
@@ -73,6 +77,8 @@ class FloatingIps:
                     outside.id, port, fixed_ip, description_of(server.metadata)
                 )
                 if made is None:
+                    self._given.discard(server.id)
+                    self._without.add(server.id)
                     self.inside.add(port.network_id)
                     log.info("network_without_floating_ips", provider=self._client.provider, network=port.network_id)
                 return made
@@ -100,14 +106,21 @@ class FloatingIps:
         ids = {port.id for port in own}
         return own, [ip for ip in ips if ip.port_id in ids]
 
-    async def release(self, server_id: str, server: Server | None) -> None:
-        """Delete what leads to the server, which is *server* if it was ever listed. Raises: DriverError."""
+    def not_needed(self, server_id: str) -> None:
+        """Take note that the server has none."""
+        self._without.add(server_id)
+
+    async def release(self, server_id: str, server: Server | None, *, may_have_one: bool) -> None:
+        """Delete what leads to the server, which is *server* if it was ever listed. *may_have_one*: whether another
+        process may have given it one. Raises: DriverError."""
         is_shown = server is not None and any(address.is_floating for address in server.addresses)
-        if is_shown or server_id in self._given:
+        may_have_one = may_have_one and server is not None and server_id not in self._without
+        if is_shown or may_have_one or server_id in self._given:
             _, ips = await self._of(server_id)
             for ip in ips:
                 await self._client.delete_floating_ip(ip.id)
         self._given.discard(server_id)
+        self._without.discard(server_id)
         self._having.pop(server_id, None)
 
     def close(self) -> None:
