@@ -46,7 +46,15 @@ _FOR_LABEL: Final[Mapping[ErrorKind, type[DriverError]]] = {
     ErrorKind.NOT_FOUND: LabelUnusableError,
     ErrorKind.PERMANENT: LabelUnusableError,
 }
-_FOR_ALL: Final[Mapping[ErrorKind, type[DriverError]]] = dict.fromkeys((ErrorKind.AUTH, ErrorKind.CONFIG, ErrorKind.PERMANENT, ErrorKind.UNSUPPORTED, ErrorKind.DEADLINE, ErrorKind.NOT_FOUND, ErrorKind.INTERNAL), ProviderUnavailableError)  # fmt: skip
+_FOR_ALL: Final[Mapping[ErrorKind, type[DriverError]]] = {
+    ErrorKind.AUTH: ProviderUnavailableError,
+    ErrorKind.CONFIG: ProviderUnavailableError,
+    ErrorKind.DEADLINE: ProviderUnavailableError,
+    ErrorKind.INTERNAL: ProviderUnavailableError,
+    ErrorKind.NOT_FOUND: ProviderUnavailableError,
+    ErrorKind.PERMANENT: ProviderUnavailableError,
+    ErrorKind.UNSUPPORTED: ProviderUnavailableError,
+}
 """What an error is that would meet every other launch as well."""
 
 
