@@ -38,6 +38,7 @@ from nodelaunch.drivers.wire.handshake import (
 from nodelaunch.drivers.wire.messages import (
     AUTHENTICATE,
     HELLO,
+    LOCAL_PROCESSES,
     MAX_LINE,
     AuthenticateParams,
     HelloParams,
@@ -173,6 +174,11 @@ class Child:
     def last_words(self) -> str:
         return " | ".join(line for line in self.tail.lines if line.strip())
 
+    def spare_sessions(self) -> None:
+        """Have what the driver started in sessions of their own left alone at its end: these are its instances."""
+        with suppress(BrokenPipeError):  # it has ended already
+            os.write(self._lifeline, b"s")
+
     async def aclose(self) -> None:
         """End it, by itself or by force; nothing of it is left when this returns. Once is enough."""
         if self._peer is not None:
@@ -304,6 +310,8 @@ async def _shake_hands(child: Child, token: str, versions: VersionRange) -> None
     child.version = choose_version(versions, answer.protocol, driver=child.name)
     ours = AuthenticateParams(protocol=child.version, proof=proof(token, "launcher", nonce, answer.nonce))
     child.identity = AUTHENTICATE.result.model_validate(await _ask(child, AUTHENTICATE.name, ours.model_dump()))
+    if LOCAL_PROCESSES in child.identity.capabilities:
+        child.spare_sessions()
 
 
 async def _ask(child: Child, method: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@
 
 LIFELINE is a descriptor of a pipe whose other end only the launcher has: its end of file says that the driver has to
 go, or that the launcher is dead. The driver then has GRACE seconds to go by itself, since its connection has ended too;
-what is left of it afterwards is killed, its whole process group, and whatever left the group. TOKEN is a descriptor
-that the driver gets as number 3. It is the driver's parent and its descendants' reaper, and ends with the driver's exit
+what is left of it afterwards is killed, its whole process group, and whatever left the group. Only if a byte came
+before, because the driver's instances are processes of this machine, sessions of their own are spared. TOKEN is a
+descriptor that the driver gets as number 3. It is the driver's parent and its descendants' reaper, and ends with the driver's exit
 code; killed, it takes the driver with it.
 
 It is a process of its own because a parent-death signal follows the thread that forked, and because setting one in a
@@ -69,8 +70,8 @@ def reap(driver: int) -> int | None:
             found = os.waitstatus_to_exitcode(status)
 
 
-def children() -> list[int]:
-    """Processes whose parent this is."""
+def children(*, of_session: int | None = None) -> list[int]:
+    """Processes whose parent this is; those of one session only, if it is given."""
     found, me = [], str(os.getpid())
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -78,7 +79,8 @@ def children() -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue  # it ended meanwhile
-            if fields[1] == me and fields[0] != "Z":
+            state, parent, _, session = fields[:4]
+            if parent == me and state != "Z" and of_session in (None, int(session)):
                 found.append(int(entry.name))
     return found
 
@@ -88,10 +90,11 @@ def signal_group(driver: int, number: int) -> None:
         os.killpg(driver, number)
 
 
-def kill_all(driver: int) -> None:
+def kill_all(driver: int, *, spares_sessions: bool) -> None:
     """Kill the group, and then every descendant: as their parents die they become children of this process."""
+    session = os.getsid(0) if spares_sessions else None
     signal_group(driver, signal.SIGKILL)
-    while left := children():
+    while left := children(of_session=session):
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -100,10 +103,11 @@ def kill_all(driver: int) -> None:
     reap(driver)
 
 
-def watch(driver: int, lifeline: int, wakeup: int, grace_s: float) -> int:
-    """Wait for the driver's end, or bring it about; its exit code."""
+def watch(driver: int, lifeline: int, wakeup: int, grace_s: float) -> tuple[int, bool]:
+    """Wait for the driver's end, or bring it about; its exit code, and whether sessions of their own are spared."""
     steps = [(grace_s, signal.SIGTERM), (TERMINATE_S, signal.SIGKILL)]
     timeout: float | None = None
+    spares_sessions = False
     poll = select.poll()
     for descriptor in (lifeline, wakeup):
         poll.register(descriptor, select.POLLIN)
@@ -113,10 +117,13 @@ def watch(driver: int, lifeline: int, wakeup: int, grace_s: float) -> int:
             os.read(wakeup, 512)
             code = reap(driver)
             if code is not None:
-                return code
+                return code, spares_sessions
         if lifeline in ready:
-            poll.unregister(lifeline)
-            timeout = steps[0][0]
+            if os.read(lifeline, 1):
+                spares_sessions = True
+            else:
+                poll.unregister(lifeline)
+                timeout = steps[0][0]
         elif not ready and steps:
             signal_group(driver, steps.pop(0)[1])
             timeout = steps[0][0] if steps else None
@@ -136,8 +143,8 @@ def main() -> int:
     os.close(token)
     with suppress(PermissionError, ProcessLookupError):  # it did so itself
         os.setpgid(driver, driver)
-    code = watch(driver, lifeline, wakeup, grace_s)
-    kill_all(driver)
+    code, spares_sessions = watch(driver, lifeline, wakeup, grace_s)
+    kill_all(driver, spares_sessions=spares_sessions)
     return code if code >= 0 else 128 - code
 
 

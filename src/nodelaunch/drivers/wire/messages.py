@@ -402,6 +402,10 @@ CAPABILITIES: Final[Mapping[str, type]] = {
 """What a driver in this process has instead of a capability's name."""
 
 
+LOCAL_PROCESSES = "local_processes"
+"""A capability without methods: what the driver started in a session of its own is an instance, and outlives it."""
+
+
 # -- to and from the port -------------------------------------------------------------------------------------------
 
 
