@@ -31,6 +31,9 @@ TOKEN_FD = 3
 MAX_LINE = 1 << 20
 PAGE_BYTES = 256 << 10
 
+_call = threading.local()
+"""What the running thread answers."""
+
 
 class DriverError(Exception):
     """What went wrong, as the launcher is to understand it; kinds and scopes are in docs/driver-contract.md."""
@@ -50,34 +53,32 @@ class Driver:
     """Override what your cloud can do. Results are dictionaries as in the contract, errors DriverError."""
 
     name = version = summary = maintainer = licence = ""
-    capabilities: tuple = ()
-    """Any of host_keys, console_log, zones: each has a method of that name below."""
-    schemas: dict = {}
+    capabilities = ()
+    """Any of host_keys, console_log, zones: each has a method of that name below. And local_processes: what you start
+    in a session of its own is an instance, and outlives you."""
+    schemas = None
     """JSON Schemas of your own options: ``provider``, ``pool`` and ``label``."""
-
-    config: dict = {}
+    config = None
     """The provider's configuration, from `open` on."""
-
-    _call = threading.local()
 
     # -- for your use -----------------------------------------------------------------------------------------------
 
     def cancelled(self):
         """Whether the launcher gave the running call up, or hung up."""
-        return self._call.cancelled.is_set()
+        return _call.cancelled.is_set()
 
     def pause(self, seconds):
         """Sleep; shorter when the call is given up. Raises: DriverError then."""
-        if self._call.cancelled.wait(seconds):
+        if _call.cancelled.wait(seconds):
             raise DriverError("cancelled", "the launcher gave the call up")
 
     def progress(self, stage, external_id=None):
         """Tell how far the running call has come: the id of an instance as soon as there is one."""
-        self._call.link.note("progress", {"call": self._call.id, "stage": stage, "external_id": external_id})
+        _call.link.note("progress", {"call": _call.id, "stage": stage, "external_id": external_id})
 
     def log(self, event, level="info", **fields):
         """Say something in the launcher's log. Never a secret."""
-        self._call.link.note("log", {"level": level, "event": event, "fields": fields})
+        _call.link.note("log", {"level": level, "event": event, "fields": fields})
 
     def label(self, pool, label):
         """The configuration of a label. Raises: DriverError when there is none."""
@@ -195,13 +196,12 @@ class _Link:
 
     def answer(self, message):
         number, params = message["id"], message.get("params", {})
-        call = Driver._call
-        call.link, call.id, call.cancelled = self, number, self.calls[number]
+        _call.link, _call.id, _call.cancelled = self, number, self.calls[number]
         try:
             self.send({"id": number, "result": self.perform(message["method"], params)})
         except DriverError as error:
             self.send({"id": number, "error": {"code": -32000, "message": str(error), "data": error.data}})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the top of a thread
             traceback.print_exc()
             data = {"kind": "internal", "may_exist": message["method"] == "instance.create"}
             text = f"{type(error).__name__}: {error}"
@@ -221,7 +221,7 @@ class _Link:
         simple = {
             "driver.open": lambda: self.open(params),
             "driver.close": lambda: driver.close() or {},
-            "ping": lambda: {},
+            "ping": dict,
             "instance.create": lambda: {"external_id": driver.create(params["spec"])},
             "instance.wait": lambda: {"instance": driver.wait(params["external_id"])},
             "instance.delete": lambda: driver.delete(params["external_id"]) or {},
@@ -246,7 +246,7 @@ class _Link:
             raise DriverError("auth", "the launcher did not prove to have the token")
         self.is_proved = True
         names = ("name", "version", "summary", "maintainer", "licence", "capabilities", "schemas")
-        return {name: getattr(self.driver, name) for name in names}
+        return {name: getattr(self.driver, name) for name in names if getattr(self.driver, name)}
 
     def open(self, params):
         self.driver.config = params["provider"]

@@ -6,8 +6,8 @@ LIFELINE is a descriptor of a pipe whose other end only the launcher has: its en
 go, or that the launcher is dead. The driver then has GRACE seconds to go by itself, since its connection has ended too;
 what is left of it afterwards is killed, its whole process group, and whatever left the group. Only if a byte came
 before, because the driver's instances are processes of this machine, sessions of their own are spared. TOKEN is a
-descriptor that the driver gets as number 3. It is the driver's parent and its descendants' reaper, and ends with the driver's exit
-code; killed, it takes the driver with it.
+descriptor that the driver gets as number 3. The keeper is the driver's parent and its descendants' reaper, and ends
+with the driver's exit code; killed, it takes the driver with it.
 
 It is a process of its own because a parent-death signal follows the thread that forked, and because setting one in a
 fork of a program with threads is not safe. It needs nothing but the standard library, on Linux.
