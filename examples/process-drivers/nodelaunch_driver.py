@@ -80,6 +80,10 @@ class Driver:
         """Say something in the launcher's log. Never a secret."""
         _call.link.note("log", {"level": level, "event": event, "fields": fields})
 
+    def driver_data(self):
+        """What you gave with the instance of the running call last, as far as the launcher still has it."""
+        return _call.params.get("driver_data")
+
     def label(self, pool, label):
         """The configuration of a label. Raises: DriverError when there is none."""
         for in_pool in self.config.get("pools", []):
@@ -196,7 +200,7 @@ class _Link:
 
     def answer(self, message):
         number, params = message["id"], message.get("params", {})
-        _call.link, _call.id, _call.cancelled = self, number, self.calls[number]
+        _call.link, _call.id, _call.params, _call.cancelled = self, number, params, self.calls[number]
         try:
             self.send({"id": number, "result": self.perform(message["method"], params)})
         except DriverError as error:
