@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import stat
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.process.child import ENVIRONMENT
 from nodelaunch.drivers.process.driver import ProcessDriver
 from nodelaunch.errors import ConfigError, DriverError, ErrorKind
 from nodelaunch.launcher import load_config
@@ -22,6 +24,7 @@ from support.process import run
 from support.processes import example
 
 DEADLINE_S = 60.0
+MANUAL = Path(__file__).parents[2] / "docs" / "drivers" / "process.md"
 CONFIG = """
 webapp: {{port: 0, listen_address: 127.0.0.1}}
 labels: [{{name: small}}]
@@ -123,6 +126,18 @@ async def test_isolation_takes_nothing_but_a_key(tmp_path: Path) -> None:
     driver = DriverRegistry().open(config.providers[0], DriverContext(NoScanner()))
     assert isinstance(driver, ProcessDriver)
     await driver.aclose()
+
+
+def test_documented_configuration_loads(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    (provider,) = load_config(written(tmp_path, block)).providers
+    assert provider.isolation == "process"
+
+
+def test_documented_environment_is_what_is_passed() -> None:
+    (words,) = re.findall(r"Without it a process gets (.*?)nothing else", MANUAL.read_text(), re.DOTALL)
+    named = set(re.findall(r"[A-Z_]{2,}", words)) - {"XDG"}
+    assert named == {name for name in ENVIRONMENT if not name.startswith("XDG")}
 
 
 async def test_launcher_serves_nodes_of_an_executable(tmp_path: Path) -> None:
