@@ -205,7 +205,7 @@ async def test_driver_that_keeps_ending_is_degraded(tmp_path: Path) -> None:
 
 async def test_driver_without_the_token_is_refused(tmp_path: Path) -> None:
     async with driver("has no token", tmp_path) as made:
-        with pytest.raises(ProviderUnavailableError, match="did not prove to have the token"):
+        with pytest.raises(ProviderUnavailableError, match="failed: it did not prove to have the token"):
             await made.quota_limits()
 
 

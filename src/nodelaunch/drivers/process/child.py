@@ -158,8 +158,13 @@ class Child:
             log.warning("driver_broke_protocol", driver=self.name, detail=self.garbage)
 
     async def ended(self) -> str:
-        """Wait until it is over; in words, how it ended."""
+        """Wait until it is over; in words, how it ended. Without its keeper it is over in any case."""
         if self._talking is not None:
+            exited = asyncio.ensure_future(self.exited())
+            await asyncio.wait({self._talking, exited}, return_when=asyncio.FIRST_COMPLETED)
+            exited.cancel()
+            await asyncio.wait([self._talking], timeout=END_GRACE_S)  # what it said last is on its way
+            self.peer.end("its process ended")
             await asyncio.wait([self._talking])
         if self.garbage is not None:
             return self.garbage
