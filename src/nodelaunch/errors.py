@@ -6,6 +6,7 @@ Fields are data (``path``, ``provider``, ``external_id``), never prose; ``str(er
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,46 +42,39 @@ class ConfigError(NodelaunchError):
 # -- drivers --------------------------------------------------------------------------------------------------------
 
 
+class ErrorKind(enum.StrEnum):
+    """What is the matter, in a driver's words; ``protocol/faults.py`` says which class it comes out as."""
+
+    QUOTA = "quota"
+    CAPACITY = "capacity"
+    RATE_LIMIT = "rate_limit"
+    AUTH = "auth"
+    CONFIG = "config"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    TRANSIENT = "transient"
+    PERMANENT = "permanent"
+    UNSUPPORTED = "unsupported"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    INTERNAL = "internal"
+
+
+class Scope(enum.StrEnum):
+    """How much an error concerns: what else would fail the same way just now."""
+
+    REQUEST = "request"
+    LABEL = "label"
+    POOL = "pool"
+    ZONE = "zone"
+    PROVIDER = "provider"
+
+
 class DriverError(NodelaunchError):
     """A driver could not do what it was asked; the subclass says what follows."""
 
-    def __init__(self, message: str, *, provider: str | None = None, external_id: str | None = None) -> None:
-        super().__init__(message)
-        self.provider = provider
-        self.external_id = external_id
-        """The instance the failed call may have left behind, where the cloud named one."""
-
-
-class QuotaExceededError(DriverError):
-    """The cloud has no quota left: the node is aborted, no retry is spent, quota is read again, the request waits."""
-
-
-class InsufficientCapacityError(DriverError):
-    """The cloud has quota but no room: decline, another launcher may have some."""
-
-
-class LaunchFailedError(DriverError):
-    """This instance did not come up: delete it, spend one launch-retry, then decline."""
-
-
-class LaunchTimeoutError(LaunchFailedError):
-    """The instance was not active within ``launch-timeout``."""
-
-
-class KeyScanError(LaunchFailedError):
-    """The instance runs, but its SSH port did not answer within ``boot-timeout``."""
-
-
-class InstanceNotFoundError(LaunchFailedError):
-    """The instance vanished while it was waited for."""
-
-
-class LabelUnusableError(DriverError):
-    """The label can't be launched at all: decline; the label is off until its configuration or image changes."""
-
-
-class ProviderUnavailableError(DriverError):
-    """The cloud does not answer, or not now: back off, no retry is spent."""
+    default_kind = ErrorKind.INTERNAL
+    default_scope = Scope.REQUEST
 
     def __init__(
         self,
@@ -88,10 +82,73 @@ class ProviderUnavailableError(DriverError):
         *,
         provider: str | None = None,
         external_id: str | None = None,
+        kind: ErrorKind | None = None,
+        scope: Scope | None = None,
         retry_after_s: float | None = None,
+        may_exist: bool | None = None,
     ) -> None:
-        super().__init__(message, provider=provider, external_id=external_id)
+        super().__init__(message)
+        self.provider = provider
+        self.external_id = external_id
+        """The instance the failed call may have left behind, where the cloud named one."""
+        self.kind = kind or self.default_kind
+        self.scope = scope or self.default_scope
         self.retry_after_s = retry_after_s
+        """Seconds after which it may go better, where the cloud said so."""
+        self.may_exist = external_id is not None if may_exist is None else may_exist
+        """Whether the failed call may have made something all the same, whether or not it has a name."""
+
+
+class QuotaExceededError(DriverError):
+    """The cloud has no quota left: the node is aborted, no retry is spent, quota is read again, the request waits."""
+
+    default_kind = ErrorKind.QUOTA
+    default_scope = Scope.PROVIDER
+
+
+class InsufficientCapacityError(DriverError):
+    """The cloud has quota but no room: decline, another launcher may have some."""
+
+    default_kind = ErrorKind.CAPACITY
+    default_scope = Scope.ZONE
+
+
+class LaunchFailedError(DriverError):
+    """This instance did not come up: delete it, spend one launch-retry, then decline."""
+
+    default_kind = ErrorKind.PERMANENT
+
+
+class LaunchTimeoutError(LaunchFailedError):
+    """The instance was not active within ``launch-timeout``."""
+
+    default_kind = ErrorKind.DEADLINE
+
+
+class KeyScanError(LaunchFailedError):
+    """The instance runs, but its SSH port did not answer within ``boot-timeout``."""
+
+    default_kind = ErrorKind.AUTH
+
+
+class InstanceNotFoundError(LaunchFailedError):
+    """The instance vanished while it was waited for."""
+
+    default_kind = ErrorKind.NOT_FOUND
+
+
+class LabelUnusableError(DriverError):
+    """The label can't be launched at all: decline; the label is off until its configuration or image changes."""
+
+    default_kind = ErrorKind.CONFIG
+    default_scope = Scope.LABEL
+
+
+class ProviderUnavailableError(DriverError):
+    """The cloud does not answer, or not now: back off, no retry is spent."""
+
+    default_kind = ErrorKind.TRANSIENT
+    default_scope = Scope.PROVIDER
 
 
 # -- the store ------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def open_driver(
     """The driver of *provider*, one of *config*'s. Raises: DriverError."""
     images = {image.name: image for image in config.diskimages}
     context = DriverContext(scanner=scanner, diskimages=images, cluster=cluster)
-    return drivers.get(provider.driver).open(provider, context)
+    return drivers.open(provider, context)
 
 
 def build_client_store(config: Config) -> Store:

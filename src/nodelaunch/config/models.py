@@ -331,6 +331,10 @@ class ProviderConfig(Model):
     max_concurrency: StrictInt = -1
     """Launches at a time; negative: any number. 0: the provider takes no requests, and declines none."""
     priority: StrictInt | None = None
+    isolation: Literal["inline", "process"] = "inline"
+    """Whether a driver written in Python runs in the launcher, or in a process of its own."""
+    pass_environment: Texts = ()
+    """Names of environment variables that a driver's process gets besides a few usual ones."""
     pools: tuple[PoolConfig, ...] = ()
 
     @property

@@ -1,4 +1,4 @@
-"""Drivers by name: found by entry point, imported only when a provider names them.
+"""Drivers by name: found by entry point or as an executable, imported or started only when a provider names them.
 
 What does *not* belong here: any driver.
 """
@@ -32,6 +32,14 @@ class DriverPlugin:
     """Makes the driver of one provider from its configuration (an instance of ``config_model``); quick, no I/O.
     Raises: DriverError."""
     summary: str = ""
+    version: str = ""
+    """The driver's own."""
+    maintainer: str = ""
+    licence: str = ""
+    is_process: bool = False
+    """Whether its drivers are in processes of their own whatever the provider's ``isolation``."""
+    needs_cluster: bool = False
+    """Whether its drivers work with ``DriverContext.cluster``, which is to be had in the launcher's process only."""
 
 
 class DriverRegistry:
@@ -47,10 +55,23 @@ class DriverRegistry:
         return sorted({*self._plugins, *self._entry_points()})
 
     def get(self, name: str) -> DriverPlugin:
-        """The driver called *name*. Raises: DriverNotFoundError."""
+        """The driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError.
+
+        An executable is started for it, once, to say what it is; that may take a moment.
+        """
         if name not in self._plugins:
             self._plugins[name] = self._load(name)
         return self._plugins[name]
+
+    def open(self, config: ProviderConfig, context: DriverContext) -> Driver:
+        """The driver of one provider, in this process or in one of its own. Raises: DriverError,
+        DriverNotFoundError."""
+        plugin = self.get(config.driver)
+        if config.isolation == "process" and not plugin.is_process:
+            from nodelaunch.drivers.process.plugin import isolated
+
+            plugin = isolated(plugin)
+        return plugin.open(config, context)
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._installed is None:
@@ -59,6 +80,8 @@ class DriverRegistry:
 
     def _load(self, name: str) -> DriverPlugin:
         point = self._entry_points().get(name)
+        if point is None and (found := _executable(name)) is not None:
+            return found
         if point is None:
             close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -76,3 +99,12 @@ class DriverRegistry:
         if not isinstance(plugin, DriverPlugin):
             raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
         return plugin
+
+
+def _executable(name: str) -> DriverPlugin | None:
+    """The driver that is an executable of that name. Raises: DriverNotFoundError when it is none."""
+    from nodelaunch.drivers.process.executables import find_executable
+    from nodelaunch.drivers.process.plugin import executable_plugin
+
+    command = find_executable(name)
+    return None if command is None else executable_plugin(command)

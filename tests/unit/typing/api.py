@@ -9,6 +9,8 @@ from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake import PLUGIN as FAKE
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.drivers.metastatic.driver import MetastaticDriver
+from nodelaunch.drivers.process.driver import ProcessDriver
+from nodelaunch.drivers.sdk import serve
 from nodelaunch.drivers.static.driver import StaticDriver
 from nodelaunch.drivers.test.driver import TestDriver
 from nodelaunch.leases import StoreCluster
@@ -49,9 +51,15 @@ def stores() -> list[Store]:
     return [EmbeddedStore(None), SocketStore("/path"), ZooKeeperStore([("host", 2281)])]
 
 
-def drivers(fake: FakeDriver, static: StaticDriver, test: TestDriver, metastatic: MetastaticDriver) -> list[Driver]:
+def drivers(
+    fake: FakeDriver, static: StaticDriver, test: TestDriver, metastatic: MetastaticDriver, process: ProcessDriver
+) -> list[Driver]:
     """Each keeps the port."""
-    return [fake, static, test, metastatic]
+    return [fake, static, test, metastatic, process]
+
+
+def executable() -> int:
+    return serve(FAKE)
 
 
 def client_of(cluster: StoreCluster, metastatic: MetastaticDriver) -> tuple[Cluster, SupportsUpkeep]:

@@ -7,7 +7,11 @@ from nodelaunch.drivers.metastatic.config import MetastaticProvider
 from nodelaunch.drivers.metastatic.driver import MetastaticDriver
 
 PLUGIN = DriverPlugin(
-    "metastatic", MetastaticProvider, MetastaticDriver.open, summary="several nodes on one node of another provider"
+    "metastatic",
+    MetastaticProvider,
+    MetastaticDriver.open,
+    summary="several nodes on one node of another provider",
+    needs_cluster=True,
 )
 
 __all__ = ["PLUGIN", "MetastaticDriver", "MetastaticProvider"]

@@ -1,0 +1,275 @@
+"""One end of the nodelaunch driver contract, version 1, in one file without dependencies: copy it beside your driver.
+
+    from nodelaunch_driver import Driver, DriverError, serve
+
+    class MyCloud(Driver):
+        name, version, summary = "mycloud", "1.0", "machines of my cloud"
+        def create(self, spec): ...
+        def wait(self, external_id): ...
+
+    if __name__ == "__main__":
+        serve(MyCloud())
+
+Every method runs in a thread of its own, so that it may block; `self.cancelled()` says whether anybody still waits for
+its answer. Written from docs/driver-contract.md, for Python 3.9 and later on Linux.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import traceback
+
+CONTRACT = {"min": 1, "max": 1}
+TOKEN_FD = 3
+MAX_LINE = 1 << 20
+PAGE_BYTES = 256 << 10
+
+_call = threading.local()
+"""What the running thread answers."""
+
+
+class DriverError(Exception):
+    """What went wrong, as the launcher is to understand it; kinds and scopes are in docs/driver-contract.md."""
+
+    def __init__(self, kind, message, scope="request", retry_after_s=None, external_id=None, may_exist=False):
+        super().__init__(message)
+        self.data = {
+            "kind": kind,
+            "scope": scope,
+            "retry_after_s": retry_after_s,
+            "external_id": external_id,
+            "may_exist": may_exist or external_id is not None,
+        }
+
+
+class Driver:
+    """Override what your cloud can do. Results are dictionaries as in the contract, errors DriverError."""
+
+    name = version = summary = maintainer = licence = ""
+    capabilities = ()
+    """Any of host_keys, console_log, zones: each has a method of that name below. And local_processes: what you start
+    in a session of its own is an instance, and outlives you."""
+    schemas = None
+    """JSON Schemas of your own options: ``provider``, ``pool`` and ``label``."""
+    config = None
+    """The provider's configuration, from `open` on."""
+
+    # -- for your use -----------------------------------------------------------------------------------------------
+
+    def cancelled(self):
+        """Whether the launcher gave the running call up, or hung up."""
+        return _call.cancelled.is_set()
+
+    def pause(self, seconds):
+        """Sleep; shorter when the call is given up. Raises: DriverError then."""
+        if _call.cancelled.wait(seconds):
+            raise DriverError("cancelled", "the launcher gave the call up")
+
+    def progress(self, stage, external_id=None):
+        """Tell how far the running call has come: the id of an instance as soon as there is one."""
+        _call.link.note("progress", {"call": _call.id, "stage": stage, "external_id": external_id})
+
+    def log(self, event, level="info", **fields):
+        """Say something in the launcher's log. Never a secret."""
+        _call.link.note("log", {"level": level, "event": event, "fields": fields})
+
+    def driver_data(self):
+        """What you gave with the instance of the running call last, as far as the launcher still has it."""
+        return _call.params.get("driver_data")
+
+    def label(self, pool, label):
+        """The configuration of a label. Raises: DriverError when there is none."""
+        for in_pool in self.config.get("pools", []):
+            for each in in_pool.get("labels", []):
+                if (in_pool["name"], each["name"]) == (pool, label):
+                    return each
+        raise DriverError("config", f"pool {pool} has no label {label}", scope="label")
+
+    # -- to be overridden -------------------------------------------------------------------------------------------
+
+    def open(self, config):
+        """Work for the provider with this configuration from now on. Called once, before anything else."""
+
+    def traits(self, _label):
+        """How to log in to nodes of a label, given its configuration."""
+        return {}
+
+    def create(self, _spec):
+        """Ask for an instance with ``spec["metadata"]`` on it, and return its id without waiting for it to run."""
+        raise DriverError("unsupported", "this driver makes nothing", scope="label")
+
+    def wait(self, _external_id):
+        """Wait until it runs; the instance."""
+        raise DriverError("not_found", "there is no such instance")
+
+    def delete(self, external_id):
+        """Delete it and wait until it is gone; if there is none, it is gone."""
+
+    def list(self):
+        """All instances there are, ours or not."""
+        return []
+
+    def limits(self):
+        """By resource: instances, cores, ram; one that is not named has no limit."""
+        return {}
+
+    def usage(self, pool, label):
+        """What a node of the label takes."""
+        self.label(pool, label)
+        return {"instances": 1}
+
+    def ready(self, pool, label):
+        """Whether the cloud has what the label needs."""
+        self.label(pool, label)
+        return True
+
+    def host_keys(self, _external_id):
+        return []
+
+    def console_log(self, _external_id):
+        return None
+
+    def zones(self):
+        return []
+
+    def close(self):
+        """Let go of connections; instances stay."""
+
+
+def serve(driver):
+    """Be the executable: serve the launcher that started us until it hangs up. Never returns."""
+    path = os.environ.get("NODELAUNCH_DRIVER_SOCKET")
+    if path is None:
+        print(f"nodelaunch-driver-{driver.name} {driver.version}\n{driver.summary}\n")
+        print("This is a driver of nodelaunch, which starts it by itself for each provider that says")
+        print(f"    driver: {driver.name}")
+        print("It has to be on the PATH, or its absolute path stands there in place of the name.")
+        sys.exit(0)
+    with os.fdopen(TOKEN_FD) as handed_over:
+        token = handed_over.read().strip()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    _Link(driver, connection, token).run()
+    os._exit(0)  # threads that are in the middle of something don't keep us
+
+
+class _Link:
+    """The connection: requests in, each answered by a thread."""
+
+    def __init__(self, driver, connection, token):
+        self.driver = driver
+        self.stream = connection.makefile("rb")
+        self.connection = connection
+        self.token = token
+        self.sending = threading.Lock()
+        self.calls = {}
+        self.nonces = None
+        self.is_proved = False
+        self.lists = {}
+
+    def run(self):
+        while True:
+            line = self.stream.readline(MAX_LINE + 1)
+            if not line.endswith(b"\n"):
+                return  # end of file, or a line that is too long: both are the end
+            message = json.loads(line)
+            if message.get("method") == "$/cancel":
+                if message["params"]["id"] in self.calls:
+                    self.calls[message["params"]["id"]].set()
+            elif "method" in message and "id" in message:
+                self.calls[message["id"]] = threading.Event()
+                threading.Thread(target=self.answer, args=(message,), daemon=True).start()
+
+    def send(self, message):
+        data = json.dumps(dict(message, jsonrpc="2.0"), separators=(",", ":")).encode() + b"\n"
+        with self.sending:
+            try:
+                self.connection.sendall(data)
+            except OSError:
+                os._exit(0)  # the launcher is gone
+
+    def note(self, method, params):
+        self.send({"method": method, "params": params})
+
+    def answer(self, message):
+        number, params = message["id"], message.get("params", {})
+        _call.link, _call.id, _call.params, _call.cancelled = self, number, params, self.calls[number]
+        try:
+            self.send({"id": number, "result": self.perform(message["method"], params)})
+        except DriverError as error:
+            self.send({"id": number, "error": {"code": -32000, "message": str(error), "data": error.data}})
+        except Exception as error:  # noqa: BLE001  the top of a thread
+            traceback.print_exc()
+            data = {"kind": "internal", "may_exist": message["method"] == "instance.create"}
+            text = f"{type(error).__name__}: {error}"
+            self.send({"id": number, "error": {"code": -32000, "message": text, "data": data}})
+        finally:
+            del self.calls[number]
+
+    def perform(self, method, params):
+        driver = self.driver
+        if method == "handshake.hello":
+            self.nonces = (params["nonce"], secrets.token_hex(16))
+            return {"protocol": CONTRACT, "nonce": self.nonces[1], "proof": self.proof("driver")}
+        if method == "handshake.authenticate":
+            return self.authenticate(params)
+        if not self.is_proved:
+            raise DriverError("auth", "the handshake comes first")
+        simple = {
+            "driver.open": lambda: self.open(params),
+            "driver.close": lambda: driver.close() or {},
+            "ping": dict,
+            "instance.create": lambda: {"external_id": driver.create(params["spec"])},
+            "instance.wait": lambda: {"instance": driver.wait(params["external_id"])},
+            "instance.delete": lambda: driver.delete(params["external_id"]) or {},
+            "instance.list": lambda: self.page(params.get("cursor")),
+            "instance.host_keys": lambda: {"host_keys": driver.host_keys(params["external_id"])},
+            "instance.console_log": lambda: {"text": driver.console_log(params["external_id"])},
+            "cloud.zones": lambda: {"zones": driver.zones()},
+            "quota.limits": lambda: {"amounts": driver.limits()},
+            "label.usage": lambda: {"amounts": driver.usage(params["pool"], params["label"])},
+            "label.ready": lambda: {"is_ready": driver.ready(params["pool"], params["label"])},
+        }
+        if method not in simple:
+            raise DriverError("unsupported", f"there is no method {method}", scope="provider")
+        return simple[method]()
+
+    def proof(self, role):
+        text = ":".join((role, *self.nonces))
+        return hmac.new(self.token.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+    def authenticate(self, params):
+        if self.nonces is None or not hmac.compare_digest(params["proof"], self.proof("launcher")):
+            raise DriverError("auth", "the launcher did not prove to have the token")
+        self.is_proved = True
+        names = ("name", "version", "summary", "maintainer", "licence", "capabilities", "schemas")
+        return {name: getattr(self.driver, name) for name in names if getattr(self.driver, name)}
+
+    def open(self, params):
+        self.driver.config = params["provider"]
+        self.driver.open(params["provider"])
+        labels = [
+            {"pool": pool["name"], "label": label["name"], "traits": self.driver.traits(label)}
+            for pool in params["provider"].get("pools", [])
+            for label in pool.get("labels", [])
+        ]
+        return {"labels": labels}
+
+    def page(self, cursor):
+        """One page of the list; the rest is kept under a cursor."""
+        rest = self.driver.list() if cursor is None else self.lists.pop(cursor, [])
+        size = count = 0
+        while count < len(rest) and size < PAGE_BYTES:
+            size += len(json.dumps(rest[count]))
+            count += 1
+        following = secrets.token_hex(8) if count < len(rest) else None
+        if following:
+            self.lists[following] = rest[count:]
+        return {"instances": rest[:count], "next_cursor": following}

@@ -1,0 +1,30 @@
+"""Where the executables of drivers are: ``nodelaunch-driver-NAME`` on the PATH, beside the interpreter, or by its path.
+
+What does *not* belong here: starting them. Looking starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from nodelaunch.drivers.process.child import Command
+
+PREFIX: Final = "nodelaunch-driver-"
+
+
+def find_executable(name: str) -> Command | None:
+    """The executable of driver *name*, which may be a path; None: there is none that can be run.
+
+    A package that is installed where we are has its executables beside the interpreter.
+    """
+    if "/" in name:
+        path = Path(name).expanduser()
+        found = str(path.absolute()) if path.is_file() and os.access(path, os.X_OK) else None
+    else:
+        search = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+        found = shutil.which(PREFIX + name, path=search)
+    return None if found is None else Command(Path(name).name.removeprefix(PREFIX), (str(Path(found).absolute()),))

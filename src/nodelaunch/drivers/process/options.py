@@ -1,0 +1,146 @@
+"""Configuration models of drivers that say what their options are as JSON Schemas.
+
+A schema becomes a pydantic model, so that a mistake in such an option is found, placed and worded as any other. Of JSON
+Schema 2020-12 that takes in: ``type``, ``properties``, ``required``, ``additionalProperties``, ``items``, ``enum``,
+``const``, ``anyOf``, ``oneOf``, ``$ref`` to ``$defs``, ``minimum``, ``maximum``, ``minLength``, ``maxLength``,
+``pattern``, ``description``, ``default``. Whatever else a schema says is left to the driver, which checks all in any
+case. What does *not* belong here: options of drivers written in Python; they have models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
+
+from nodelaunch.config.models import (
+    TOP_LABELS,
+    AnyCount,
+    LaunchingProviderConfig,
+    Model,
+    PoolConfig,
+    Reference,
+    Text,
+    Unique,
+)
+from nodelaunch.drivers.wire.messages import Schemas
+from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
+
+ModelT = TypeVar("ModelT", bound=Model)
+Schema = Mapping[str, Any]
+MAX_DEPTH = 12
+"""Of schemas within schemas; what is deeper is left to the driver."""
+
+
+class OpenLabel(Model):
+    """What every label of such a driver has."""
+
+    name: Text
+
+
+class OpenPool(PoolConfig):
+    """What every pool of such a driver has."""
+
+    labels: tuple[OpenLabel, ...] = ()
+    max_cores: AnyCount | None = None
+    max_ram: AnyCount | None = None
+    """MiB."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(label.name for label in self.labels))
+
+    def limits(self) -> Limits:
+        return Limits({INSTANCES: self.max_servers, CORES: self.max_cores, RAM: self.max_ram})
+
+
+class OpenProvider(LaunchingProviderConfig):
+    """What every provider of such a driver has."""
+
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        *LaunchingProviderConfig.must_differ,
+        Unique("label", "labels[]", scope="pools[]"),
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("label", "pools[].labels[].name", TOP_LABELS),)
+
+    pools: tuple[OpenPool, ...] = ()
+
+
+def provider_model(schemas: Schemas) -> type[OpenProvider]:
+    """The model of a driver's providers."""
+    label = _model("Label", schemas.label, OpenLabel, {})
+    pool = _model("Pool", schemas.pool, OpenPool, {"labels": (_tuple_of(label), ())})
+    return _model("Provider", schemas.provider, OpenProvider, {"pools": (_tuple_of(pool), ())})
+
+
+def _tuple_of(item: Any) -> Any:
+    return tuple[item, ...]
+
+
+def _model(name: str, schema: Schema, base: type[ModelT], fields: dict[str, Any]) -> type[ModelT]:
+    """*base* with the properties of *schema*; a property that *base* has already stays as it is there."""
+    known = {info.alias or field for field, info in base.model_fields.items()}
+    required = schema.get("required", ())
+    for key, each in (schema.get("properties") or {}).items():
+        if key not in known and isinstance(each, dict):
+            fields[_attribute(key)] = _field(key, each, schema.get("$defs", {}), is_required=key in required)
+    extra: Any = "forbid" if schema.get("additionalProperties") is False else "allow"
+    made = create_model(name, __base__=base, **fields)
+    made.model_config = ConfigDict(**{**base.model_config, "extra": extra})
+    made.model_rebuild(force=True)
+    return made
+
+
+def _attribute(key: str) -> str:
+    """A field's name for *key*: it is the alias that counts."""
+    return "option_" + "".join(letter if letter.isalnum() else "_" for letter in key)
+
+
+def _field(key: str, schema: Schema, defs: Schema, *, is_required: bool) -> tuple[Any, Any]:
+    annotation, default = _annotation(schema, defs, 0), schema.get("default")
+    if is_required:
+        return annotation, Field(alias=key, description=schema.get("description"))
+    return annotation, Field(default=default, alias=key, description=schema.get("description"))
+
+
+def _annotation(schema: Any, defs: Schema, depth: int) -> Any:
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        return Any
+    if isinstance(schema.get("$ref"), str):
+        return _annotation(defs.get(schema["$ref"].rpartition("/")[2]), defs, depth + 1)
+    for word in ("anyOf", "oneOf"):
+        if schema.get(word):
+            return reduce(or_, (Annotated[_annotation(each, defs, depth + 1), None] for each in schema[word]))
+    if "const" in schema or schema.get("enum"):
+        return Literal[tuple(schema.get("enum", [schema.get("const")]))]
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return reduce(or_, (Annotated[_annotation({**schema, "type": each}, defs, depth + 1), None] for each in kind))
+    return _typed(kind, schema, defs, depth)
+
+
+def _typed(kind: Any, schema: Schema, defs: Schema, depth: int) -> Any:
+    bounds = Field(ge=schema.get("minimum"), le=schema.get("maximum"))
+    match kind:
+        case "string":
+            shortest, longest, pattern = (schema.get(name) for name in ("minLength", "maxLength", "pattern"))
+            return Annotated[StrictStr, Field(min_length=shortest, max_length=longest, pattern=pattern)]
+        case "integer":
+            return Annotated[StrictInt, bounds]
+        case "number":
+            return Annotated[StrictFloat, bounds]
+        case "boolean":
+            return StrictBool
+        case "null":
+            return None
+        case "array":
+            return _tuple_of(_annotation(schema.get("items"), defs, depth + 1))
+        case "object" if schema.get("properties"):
+            return _model("Options", {**schema, "$defs": defs}, Model, {})
+        case "object":
+            return dict[StrictStr, Any]
+        case _:
+            return Any

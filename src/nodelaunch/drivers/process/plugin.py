@@ -1,0 +1,103 @@
+"""Drivers in processes as plugins, like those that run here.
+
+What does *not* belong here: which names there are (drivers/__init__.py asks), and running the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from nodelaunch.config.models import ProviderConfig
+from nodelaunch.drivers import DriverNotFoundError, DriverPlugin
+from nodelaunch.drivers.process.child import Command, start
+from nodelaunch.drivers.process.driver import ProcessDriver, class_with
+from nodelaunch.drivers.process.options import provider_model
+from nodelaunch.drivers.process.supervisor import Restarts
+from nodelaunch.drivers.sdk.schemas import capabilities_of
+from nodelaunch.drivers.wire.handshake import CONTRACT
+from nodelaunch.drivers.wire.messages import Identity, VersionRange
+from nodelaunch.errors import DriverError, ErrorKind, ProviderUnavailableError
+from nodelaunch.protocol.driver import Driver, DriverContext
+
+DESCRIBE_TIMEOUT_S = 20.0
+"""For an executable to start and say what it is."""
+PYTHON_ENVIRONMENT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+"""What a driver of our own interpreter needs besides."""
+
+
+def executable_plugin(command: Command, *, versions: VersionRange = CONTRACT) -> DriverPlugin:
+    """The driver that *command* is; it is started once, asked, and ended. Raises: DriverNotFoundError.
+
+    Blocks for as long as that takes.
+    """
+    identity = describe(command, versions=versions)
+    model: type[ProviderConfig] = provider_model(identity.schemas)
+    kind = class_with(identity.capabilities)
+    return DriverPlugin(
+        name=command.name,
+        config_model=model,
+        open=partial(_open, kind, command, versions),
+        summary=identity.summary,
+        version=identity.version,
+        maintainer=identity.maintainer,
+        licence=identity.licence,
+        is_process=True,
+    )
+
+
+def _open(
+    kind: type[ProcessDriver], command: Command, versions: VersionRange, config: Any, context: DriverContext
+) -> Driver:
+    passed = replace(command, environment=(*command.environment, *config.pass_environment))
+    return kind(passed, config, context, versions=versions)
+
+
+def isolated(plugin: DriverPlugin, *, restarts: Restarts | None = None) -> DriverPlugin:
+    """*plugin*, which is installed here under its name, with its drivers in processes of their own."""
+    command = Command(
+        plugin.name, (sys.executable, "-m", "nodelaunch.drivers.sdk", plugin.name), environment=PYTHON_ENVIRONMENT
+    )
+    kind = class_with(capabilities_of(plugin))
+
+    def open_(config: ProviderConfig, context: DriverContext) -> Driver:
+        if plugin.needs_cluster:
+            raise ProviderUnavailableError(
+                f"driver {plugin.name} works on the launcher's own store; isolation: process is not for it",
+                provider=config.name,
+                kind=ErrorKind.UNSUPPORTED,
+            )
+        passed = replace(command, environment=(*command.environment, *config.pass_environment))
+        return kind(passed, config, context, restarts=restarts)
+
+    return replace(plugin, open=open_, is_process=True)
+
+
+def describe(command: Command, *, versions: VersionRange = CONTRACT) -> Identity:
+    """What the driver says of itself. Raises: DriverNotFoundError. Blocks, and may be called with or without a loop."""
+    outcome: list[Identity | DriverError] = []
+
+    def run() -> None:
+        # A loop of its own: this one's caller has none, or is blocked by us.
+        with asyncio.Runner() as runner:
+            outcome.append(runner.run(_describe(command, versions)))
+
+    thread = threading.Thread(target=run, name=f"describe {command.name}")
+    thread.start()
+    thread.join()
+    if not outcome or isinstance(outcome[0], DriverError):
+        raise DriverNotFoundError(str(outcome[0] if outcome else f"driver {command.name} could not be asked"))
+    return outcome[0]
+
+
+async def _describe(command: Command, versions: VersionRange) -> Identity | DriverError:
+    try:
+        child = await start(command, lambda _method, _params: None, versions=versions, timeout_s=DESCRIBE_TIMEOUT_S)
+    except DriverError as error:
+        return error
+    await child.aclose()
+    return child.identity

@@ -1,0 +1,51 @@
+"""The worked drivers in shell, JavaScript and Python keep the rules, on real processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.conformance import Verdict, run
+from support.processes import NEEDED, example, example_subject, running, why_not
+
+DEADLINE_S = 240.0
+
+
+@pytest.fixture(params=sorted(NEEDED))
+def driver(request: pytest.FixtureRequest) -> str:
+    """The path of an example's executable."""
+    if reason := why_not(request.param):
+        pytest.skip(reason)
+    return example(request.param)
+
+
+async def test_example_keeps_the_rules(driver: str, tmp_path: Path) -> None:
+    plugin = await asyncio.to_thread(DriverRegistry().get, driver)
+    async with asyncio.timeout(DEADLINE_S):
+        report = await run(example_subject(plugin, driver, tmp_path))
+    assert report.ok, str(report)
+    skipped = {result.detail for result in report.results if result.verdict is Verdict.SKIPPED}
+    assert skipped == {"needs the hook 'faults'"}, str(report)
+    assert list(tmp_path.iterdir()) == []
+    assert running(str(tmp_path)) == {}
+
+
+def test_started_by_hand_it_says_what_it_is(driver: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NODELAUNCH")}
+    done = subprocess.run([driver], capture_output=True, text=True, check=True, timeout=60, env=environment)
+    name = driver.rpartition("-")[2]
+    assert done.stdout.startswith(f"nodelaunch-driver-{name} 1.0\n")
+    assert f"driver: {name}" in done.stdout
+
+
+def test_driver_of_the_sdk_says_what_it_is_too() -> None:
+    command = [sys.executable, "-m", "nodelaunch.drivers.sdk", "fake"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("nodelaunch-driver-fake")
+    assert "It speaks versions 1 to 1 of the driver contract." in done.stdout

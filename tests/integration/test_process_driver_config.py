@@ -1,0 +1,171 @@
+"""Drivers in processes are named in a configuration like any other, and are started only then."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.process.child import ENVIRONMENT
+from nodelaunch.drivers.process.driver import ProcessDriver
+from nodelaunch.errors import ConfigError, DriverError, ErrorKind
+from nodelaunch.launcher import load_config
+from nodelaunch.protocol.driver import DriverContext
+from nodelaunch.protocol.states import NodeState
+from support import mischief
+from support.fakeclouds import NoScanner
+from support.launchers import running
+from support.process import run
+from support.processes import example
+
+DEADLINE_S = 60.0
+MANUAL = Path(__file__).parents[2] / "docs" / "drivers" / "process.md"
+CONFIG = """
+webapp: {{port: 0, listen_address: 127.0.0.1}}
+labels: [{{name: small}}]
+providers:
+  - name: cloud
+    driver: {driver}
+    state-dir: {state}
+    launch-timeout: 60
+    pools: [{{name: main, max-servers: 2, labels: [{{name: small, command: exec sleep 1000}}]}}]
+"""
+
+
+def installed(folder: Path, name: str, fault: str = "") -> Path:
+    """An executable ``nodelaunch-driver-NAME``; whenever it is started it leaves a file in *folder*."""
+    path = folder / f"nodelaunch-driver-{name}"
+    path.write_text(f"#!/bin/sh\nexec {sys.executable} {mischief.__file__} '{fault}' {folder}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def starts(folder: Path) -> int:
+    return len(list(folder.glob("pid-*")))
+
+
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "nodepool.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_executable_on_the_path_is_found_by_its_name(on_path: Path) -> None:
+    installed(on_path, "mine")
+    plugin = DriverRegistry().get("mine")
+    assert (plugin.name, plugin.version, plugin.maintainer, plugin.licence) == ("mine", "1.0", "somebody", "Apache-2.0")
+    assert starts(on_path) == 1
+
+
+def test_executable_is_found_by_its_path(tmp_path: Path) -> None:
+    plugin = DriverRegistry().get(str(installed(tmp_path, "mine")))
+    assert plugin.name == "mine"
+
+
+def test_what_is_not_executable_is_no_driver(tmp_path: Path) -> None:
+    path = installed(tmp_path, "mine")
+    path.chmod(0o644)
+    with pytest.raises(Exception, match="unknown driver"):
+        DriverRegistry().get(str(path))
+
+
+def test_executable_is_started_only_when_a_provider_names_it(on_path: Path) -> None:
+    installed(on_path, "mine")
+    quiet = written(on_path, "providers: [{name: cloud, driver: test}]")
+    assert run("config", "check", str(quiet)).returncode == 0
+    assert starts(on_path) == 0
+    asking = written(on_path, "providers: [{name: cloud, driver: mine, size: 3}]")
+    assert run("config", "check", str(asking)).returncode == 0
+    assert starts(on_path) == 1
+
+
+def test_mistake_in_its_options_is_placed(on_path: Path) -> None:
+    installed(on_path, "mine")
+    path = written(on_path, "providers:\n  - name: cloud\n    driver: mine\n    sise: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (4, 5)
+    assert "did you mean 'size'" in problem.message
+
+
+def test_driver_that_does_not_come_up_is_a_problem_of_its_provider(on_path: Path) -> None:
+    installed(on_path, "mine", "exits at once")
+    path = written(on_path, "providers:\n  - name: cloud\n    driver: mine\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    (problem,) = caught.value.problems
+    assert problem.line == 3
+    assert "exited with code 7: there is no cloud" in problem.message
+
+
+async def test_driver_with_the_launchers_store_stays_inline() -> None:
+    registry = DriverRegistry()
+    config = registry.get("metastatic").config_model.model_validate(
+        {"name": "shares", "driver": "metastatic", "isolation": "process"}
+    )
+    with pytest.raises(DriverError, match="isolation: process is not for it") as caught:
+        registry.open(config, DriverContext(NoScanner()))
+    assert caught.value.kind is ErrorKind.UNSUPPORTED
+
+
+async def test_isolation_takes_nothing_but_a_key(tmp_path: Path) -> None:
+    path = written(tmp_path, "providers: [{name: cloud, driver: test, isolation: process}]")
+    config = await asyncio.to_thread(load_config, path)
+    driver = DriverRegistry().open(config.providers[0], DriverContext(NoScanner()))
+    assert isinstance(driver, ProcessDriver)
+    await driver.aclose()
+
+
+def test_documented_configuration_loads(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    (provider,) = load_config(written(tmp_path, block)).providers
+    assert provider.isolation == "process"
+
+
+def test_documented_environment_is_what_is_passed() -> None:
+    (words,) = re.findall(r"Without it a process gets (.*?)nothing else", MANUAL.read_text(), re.DOTALL)
+    named = set(re.findall(r"[A-Z_]{2,}", words)) - {"XDG"}
+    assert named == {name for name in ENVIRONMENT if not name.startswith("XDG")}
+
+
+async def test_launcher_serves_nodes_of_an_executable(tmp_path: Path) -> None:
+    state = tmp_path / "nodes"
+    async with asyncio.timeout(DEADLINE_S), running(tmp_path, CONFIG, driver=example("command"), state=state) as made:
+        (node,) = await made.job("small")
+        assert (node.connection_type, node.hostname) == (None, node.hostname)
+        assert node.state is NodeState.IN_USE
+        await made.until_empty()
+    assert list(state.iterdir()) == []
+
+
+async def test_why_a_driver_is_down_is_told(tmp_path: Path, on_path: Path) -> None:
+    """What ``nodelaunch explain`` says of its provider's pools has the last lines of its output."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    path = installed(on_path, "mine")
+    config = CONFIG.replace("    state-dir: {state}\n", "").replace("command: exec sleep 1000", "kind: a")
+    async with asyncio.timeout(DEADLINE_S), running(folder, config, driver="mine") as made:
+        provider = made.launcher.providers["cloud"]
+        path.write_text("#!/bin/sh\necho the disk is full\nexit 3\n")
+        assert isinstance(provider.driver, ProcessDriver)
+        child = provider.driver.supervisor.child
+        assert child is not None
+        child.peer.end("killed by the test")
+        provider.invalidate()
+        await made.until(lambda: "the disk is full" in (provider.down or ""))
+        asked = await made.client.submit(["small"])
+        pool = made.launcher.pools["cloud", "main"]
+        await made.until(lambda: "the disk is full" in str(pool.explain(asked.id)))
+        await asked.cancel()

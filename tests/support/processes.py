@@ -1,0 +1,130 @@
+"""Processes of this machine as /proc has them, and the example drivers that make nodes of such."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.conformance import Hooks, Resources, Subject
+from nodelaunch.protocol.driver import DriverContext, ExternalId
+from support.fakeclouds import NoScanner
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "process-drivers"
+NEEDED = {
+    "sshd": ("jq", "socat", "flock", "setsid", "ssh-keygen"),
+    "sandbox": ("node", "ssh-keygen"),
+    "command": ("python3",),
+}
+"""Programs the examples need; sshd besides."""
+PACKAGES = "Debian packages jq, socat, nodejs, openssh-server"
+
+
+def example(name: str) -> str:
+    """The path of an example's executable."""
+    return str(EXAMPLES / f"nodelaunch-driver-{name}")
+
+
+def why_not(name: str) -> str | None:
+    """What keeps an example from running here; None: nothing."""
+    missing = [program for program in NEEDED[name] if shutil.which(program) is None]
+    if name != "command" and shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
+        missing.append("sshd")
+    return f"{', '.join(missing)} not installed ({PACKAGES})" if missing else None
+
+
+def provider_content(driver: str, state: Path) -> dict[str, Any]:
+    """The configuration of a provider of an example, as in a file."""
+    label = {"name": "small", **({"command": "exec sleep 1000"} if driver.endswith("command") else {})}
+    return {
+        "name": "local", "driver": driver, "state-dir": str(state), "pools": [{"name": "main", "labels": [label]}],
+    }  # fmt: skip
+
+
+def commands() -> Iterator[tuple[int, str]]:
+    """Of every process that is no zombie: its id, and its command line with spaces for NULs."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if state != "Z":
+                yield int(entry.name), command
+
+
+def running(text: str) -> dict[int, str]:
+    """The processes whose command line has *text*."""
+    return {pid: command for pid, command in commands() if text in command}
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for pid, _ in commands():
+        try:
+            if parent_of(pid) == parent:
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
+    """An example's driver as a subject of the conformance checks, with its nodes in *state*."""
+    config = plugin.config_model.model_validate(provider_content(driver, state))
+    return Subject(
+        name=plugin.name,
+        open=lambda: plugin.open(config, DriverContext(NoScanner())),
+        pool="main",
+        label="small",
+        hooks=_hooks(state),
+        deadline_s=60.0,
+    )
+
+
+def _hooks(state: Path) -> Hooks:
+    """Nodes are files or directories there, and processes that are given their names."""
+
+    def names() -> set[str]:
+        return {path.name.removeprefix(".gone-").partition(".")[0] for path in state.iterdir()} - {"hold", ""}
+
+    async def resources() -> Resources:
+        owners = {name: name for name in names()}
+        processes = running(str(state))
+        return {**owners, **{f"process {pid}": _owner(command, state) for pid, command in processes.items()}}
+
+    @asynccontextmanager
+    async def foreign_instance() -> AsyncIterator[ExternalId]:
+        content = json.dumps({"external_id": "foreign"})
+        folder, file = state / "foreign", state / "foreign.json"
+        folder.mkdir()
+        (folder / "instance.json").write_text(content)
+        file.write_text(content)
+        yield ExternalId("foreign")
+        file.unlink()
+        shutil.rmtree(folder)
+
+    @asynccontextmanager
+    async def boot_held() -> AsyncIterator[None]:
+        hold = state / "hold"
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
+    return Hooks(resources=resources, foreign_instance=foreign_instance, boot_held=boot_held)
+
+
+def _owner(command: str, state: Path) -> str:
+    """The node whose name follows that of the folder in a command line."""
+    return command.partition(f"{state}/")[2].split()[0].removeprefix(".gone-").split("/")[0].partition(".")[0]
