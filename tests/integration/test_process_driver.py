@@ -334,7 +334,7 @@ async def test_notifications_are_logged_and_unknown_ones_passed_over(
     async with driver("notes", tmp_path) as made:
         await made.quota_limits()
     (said,) = [entry for entry in entries if entry["event"] == "driver_says"]
-    assert (said["what"], said["driver"], said["driver_driver"]) == ("hello", "mischief", "me")
+    assert (said["what"], said["driver"], said["said"]) == ("hello", "mischief", {"secret": False, "driver": "me"})
 
 
 async def test_idle_driver_that_does_not_answer_is_replaced(
