@@ -30,7 +30,15 @@ messages = st.fixed_dictionaries(
         "error": st.fixed_dictionaries({"code": values, "message": values}, optional={"data": values}) | values,
     },
 )
-lines = st.lists(messages.map(lambda each: json.dumps(each).encode()) | st.binary(max_size=20), max_size=6)
+notes = st.builds(
+    lambda method, params: {"jsonrpc": "2.0", "method": method, "params": params},
+    st.sampled_from(list(m.NOTES)),
+    st.fixed_dictionaries({"id": values}, optional={"call": values}),
+)
+answers = st.fixed_dictionaries({"jsonrpc": st.just("2.0"), "id": st.just(1) | values, "error": messages | values})
+lines = st.lists(
+    st.one_of(messages, notes, answers).map(lambda each: json.dumps(each).encode()) | st.binary(max_size=20), max_size=6
+)
 
 
 class Wire:
