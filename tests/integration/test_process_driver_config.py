@@ -14,6 +14,7 @@ from nodelaunch.config.changes import differences
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.process.child import ENVIRONMENT
 from nodelaunch.drivers.process.driver import ProcessDriver
+from nodelaunch.drivers.process.executables import executables
 from nodelaunch.errors import ConfigError, DriverError, ErrorKind
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol.driver import DriverContext
@@ -67,6 +68,15 @@ def test_executable_on_the_path_is_found_by_its_name(on_path: Path) -> None:
     plugin = DriverRegistry().get("mine")
     assert (plugin.name, plugin.version, plugin.maintainer, plugin.licence) == ("mine", "1.0", "somebody", "Apache-2.0")
     assert starts(on_path) == 1
+
+
+def test_those_on_the_path_are_listed_and_not_started(on_path: Path) -> None:
+    path = installed(on_path, "mine")
+    installed(on_path, "other").chmod(0o644)
+    found = executables()
+    assert found["mine"].argv == (str(path),)
+    assert "other" not in found
+    assert starts(on_path) == 0
 
 
 def test_executable_is_found_by_its_path(tmp_path: Path) -> None:
