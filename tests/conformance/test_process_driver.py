@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.conformance import Subject, run
+from nodelaunch.drivers.conformance import CHECKS, Subject, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
-from nodelaunch.drivers.process.plugin import isolated
+from nodelaunch.drivers.process.child import Command
+from nodelaunch.drivers.process.plugin import executable_plugin, isolated
 from nodelaunch.errors import ProviderUnavailableError
 from nodelaunch.protocol.driver import DriverContext, SupportsInventory
 from nodelaunch.sshscan import SshScanner
+from support import mischief
 from support.fakeclouds import NoScanner, fake_provider, fake_subject
 
 DEADLINE_S = 300.0
@@ -78,3 +81,19 @@ async def test_machines_that_are_not_known_yet_are_not_none() -> None:
     with pytest.raises(ProviderUnavailableError, match="not told its machines yet"):
         driver.machines()
     await driver.aclose()
+
+
+async def test_exception_of_a_driver_elsewhere_breaks_the_rule_it_breaks_here(tmp_path: Path) -> None:
+    """It comes out as an error of kind ``internal``, which is no way to fail."""
+    command = Command("mischief", (sys.executable, mischief.__file__, "", str(tmp_path)))
+    plugin = await asyncio.to_thread(executable_plugin, command)
+    label = {"name": "small", "kind": "a"}
+    content = {"name": "cloud", "driver": "mischief", "pools": [{"name": "main", "labels": [label]}]}
+    config = plugin.config_model.model_validate(content)
+    subject = Subject(
+        name="mischief", open=lambda: plugin.open(config, DriverContext(NoScanner())), pool="main", label="small"
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        report = await run(subject, [check for check in CHECKS if check.name == "nonsense_gives_driver_errors"])
+    assert report.broken_rules == {"D7"}, str(report)
+    assert "KeyError" in str(report)

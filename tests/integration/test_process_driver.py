@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -334,7 +336,7 @@ async def test_notifications_are_logged_and_unknown_ones_passed_over(
     async with driver("notes", tmp_path) as made:
         await made.quota_limits()
     (said,) = [entry for entry in entries if entry["event"] == "driver_says"]
-    assert (said["what"], said["driver"], said["driver_driver"]) == ("hello", "mischief", "me")
+    assert (said["what"], said["driver"], said["said"]) == ("hello", "mischief", {"secret": False, "driver": "me"})
 
 
 async def test_idle_driver_that_does_not_answer_is_replaced(
@@ -347,3 +349,24 @@ async def test_idle_driver_that_does_not_answer_is_replaced(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: any(entry["event"] == "driver_ended" for entry in entries))
+
+
+async def test_stranger_at_the_socket_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[MutableMapping[str, Any]]
+) -> None:
+    """Somebody of our own user, but not the process that was started."""
+    with tempfile.TemporaryDirectory(prefix="np-") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        async with driver("never connects", tmp_path) as made:
+            asking = asyncio.ensure_future(made.quota_limits())
+            await until(lambda: any(Path(short).glob("nodelaunch-*/driver")) and any(tmp_path.glob("pid-*")))
+            (path,) = Path(short).glob("nodelaunch-*/driver")
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            reader, writer = await asyncio.open_unix_connection(path)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            assert any(entry["event"] == "driver_connection_refused" for entry in entries)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert list(Path(short).iterdir()) == []

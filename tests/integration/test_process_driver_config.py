@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.config.changes import differences
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.process.child import ENVIRONMENT
 from nodelaunch.drivers.process.driver import ProcessDriver
+from nodelaunch.drivers.process.executables import executables
 from nodelaunch.errors import ConfigError, DriverError, ErrorKind
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol.driver import DriverContext
@@ -68,6 +70,15 @@ def test_executable_on_the_path_is_found_by_its_name(on_path: Path) -> None:
     assert starts(on_path) == 1
 
 
+def test_those_on_the_path_are_listed_and_not_started(on_path: Path) -> None:
+    path = installed(on_path, "mine")
+    installed(on_path, "other").chmod(0o644)
+    found = executables()
+    assert found["mine"].argv == (str(path),)
+    assert "other" not in found
+    assert starts(on_path) == 0
+
+
 def test_executable_is_found_by_its_path(tmp_path: Path) -> None:
     plugin = DriverRegistry().get(str(installed(tmp_path, "mine")))
     assert plugin.name == "mine"
@@ -108,6 +119,26 @@ def test_driver_that_does_not_come_up_is_a_problem_of_its_provider(on_path: Path
     (problem,) = caught.value.problems
     assert problem.line == 3
     assert "exited with code 7: there is no cloud" in problem.message
+
+
+async def test_it_is_asked_when_the_configuration_is_read_and_never_on_the_event_loop(on_path: Path) -> None:
+    installed(on_path, "mine")
+    path = written(on_path, "providers: [{name: cloud, driver: mine, size: 3}]")
+    config = await asyncio.to_thread(load_config, path)
+    assert starts(on_path) == 1
+    driver = DriverRegistry().open(config.providers[0], DriverContext(NoScanner()))
+    assert starts(on_path) == 1
+    await driver.aclose()
+
+
+def test_same_configuration_read_again_is_the_same(on_path: Path) -> None:
+    """So a reload leaves the provider alone, unless its executable says something else of itself by now."""
+    installed(on_path, "mine")
+    path = written(on_path, "providers: [{name: cloud, driver: mine, pools: [{name: main}]}]")
+    first = load_config(path)
+    assert not differences(first, load_config(path))
+    installed(on_path, "mine", "has zones")
+    assert differences(first, load_config(path)).changed == ("cloud",)
 
 
 async def test_driver_with_the_launchers_store_stays_inline() -> None:

@@ -64,9 +64,10 @@ class DriverRegistry:
         return self._plugins[name]
 
     def open(self, config: ProviderConfig, context: DriverContext) -> Driver:
-        """The driver of one provider, in this process or in one of its own. Raises: DriverError,
-        DriverNotFoundError."""
-        plugin = self.get(config.driver)
+        """The driver of one provider, in this process or in one of its own. Quick: an executable was asked when the
+        configuration was read. Raises: DriverError, DriverNotFoundError."""
+        asked = getattr(type(config), "made_by", None)
+        plugin = asked if isinstance(asked, DriverPlugin) else self.get(config.driver)
         if config.isolation == "process" and not plugin.is_process:
             from nodelaunch.drivers.process.plugin import isolated
 

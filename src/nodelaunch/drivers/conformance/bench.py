@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from nodelaunch.errors import DriverError
+from nodelaunch.errors import DriverError, ErrorKind
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_POOL,
@@ -155,7 +155,11 @@ class Bench:
         try:
             async with asyncio.timeout(self.subject.deadline_s) as deadline:
                 return await asked
-        except (DriverError, Violation, Skipped):
+        except (Violation, Skipped):
+            raise
+        except DriverError as error:
+            if error.kind is ErrorKind.INTERNAL:  # what an exception of a driver in another process comes out as
+                raise Violation(f"{what} failed by a fault of the driver's: {error}", rule="D7") from error
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():

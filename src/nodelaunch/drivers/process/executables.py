@@ -16,6 +16,17 @@ from nodelaunch.drivers.process.child import Command
 PREFIX: Final = "nodelaunch-driver-"
 
 
+def executables() -> dict[str, Command]:
+    """Those that can be found by a name, by that name, sorted."""
+    found = {
+        path.name.removeprefix(PREFIX)
+        for folder in _search_path().split(os.pathsep)
+        for path in Path(folder).glob(f"{PREFIX}*")
+    }
+    commands = {name: find_executable(name) for name in sorted(found)}
+    return {name: command for name, command in commands.items() if command is not None}
+
+
 def find_executable(name: str) -> Command | None:
     """The executable of driver *name*, which may be a path; None: there is none that can be run.
 
@@ -25,6 +36,9 @@ def find_executable(name: str) -> Command | None:
         path = Path(name).expanduser()
         found = str(path.absolute()) if path.is_file() and os.access(path, os.X_OK) else None
     else:
-        search = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
-        found = shutil.which(PREFIX + name, path=search)
+        found = shutil.which(PREFIX + name, path=_search_path())
     return None if found is None else Command(Path(name).name.removeprefix(PREFIX), (str(Path(found).absolute()),))
+
+
+def _search_path() -> str:
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))

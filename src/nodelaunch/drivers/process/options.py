@@ -66,6 +66,9 @@ class OpenProvider(LaunchingProviderConfig):
     )
     must_exist: ClassVar[tuple[Reference, ...]] = (Reference("label", "pools[].labels[].name", TOP_LABELS),)
 
+    made_by: ClassVar[Any] = None
+    """The plugin whose model it is: the driver is opened as it was when the configuration was read."""
+
     pools: tuple[OpenPool, ...] = ()
 
 

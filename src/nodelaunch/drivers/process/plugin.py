@@ -9,7 +9,7 @@ import asyncio
 import sys
 import threading
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from nodelaunch.config.models import ProviderConfig
@@ -33,21 +33,29 @@ PYTHON_ENVIRONMENT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 def executable_plugin(command: Command, *, versions: VersionRange = CONTRACT) -> DriverPlugin:
     """The driver that *command* is; it is started once, asked, and ended. Raises: DriverNotFoundError.
 
-    Blocks for as long as that takes.
+    Blocks for as long as that takes. As long as it says the same of itself it is the same plugin, so that the same
+    configuration, read again, is the same.
     """
-    identity = describe(command, versions=versions)
-    model: type[ProviderConfig] = provider_model(identity.schemas)
-    kind = class_with(identity.capabilities)
-    return DriverPlugin(
+    return _plugin(command, versions, describe(command, versions=versions).model_dump_json())
+
+
+@lru_cache(maxsize=64)
+def _plugin(command: Command, versions: VersionRange, said: str) -> DriverPlugin:
+    """*said*: the driver's identity as JSON."""
+    identity = Identity.model_validate_json(said)
+    model = provider_model(identity.schemas)
+    plugin = DriverPlugin(
         name=command.name,
         config_model=model,
-        open=partial(_open, kind, command, versions),
+        open=partial(_open, class_with(identity.capabilities), command, versions),
         summary=identity.summary,
         version=identity.version,
         maintainer=identity.maintainer,
         licence=identity.licence,
         is_process=True,
     )
+    model.made_by = plugin
+    return plugin
 
 
 def _open(

@@ -213,8 +213,7 @@ class Supervisor:
     def _on_note(self, runs: list[_Run], method: str, params: Json) -> None:
         """One that is not known, or not as it should be, is passed over."""
         if method == LOG and (note := _read(LogNote, params)) is not None:
-            fields = {f"driver_{key}" if key in _OURS else key: value for key, value in note.fields.items()}
-            getattr(self._log, note.level)("driver_says", what=note.event, **fields)
+            getattr(self._log, note.level)("driver_says", what=note.event, said=note.fields)
         elif method == PROGRESS and (progress := _read(ProgressNote, params)) is not None:
             if runs and progress.external_id is not None and runs[0].child.peer.awaits(progress.call):
                 runs[0].progress[progress.call] = progress.external_id
@@ -230,10 +229,6 @@ class Supervisor:
             await run.child.aclose()
             if run.watching is not None:
                 await asyncio.wait([run.watching])
-
-
-_OURS = frozenset({"driver", "provider", "event", "level", "timestamp", "what"})
-"""Keys of our own log entries."""
 
 
 def _read(model: type[Any], params: Json) -> Any:

@@ -118,10 +118,9 @@ class Peer:
         self._calls[number] = result
         try:
             self.send({"id": number, "method": method, "params": params})
-            await self._writer.drain()
-            await asyncio.wait([result], timeout=timeout_s)
-            if not result.done():
-                raise TimeoutError
+            async with asyncio.timeout(timeout_s):
+                await self._writer.drain()
+                await asyncio.wait([result])
             return result.result()
         except (asyncio.CancelledError, TimeoutError):
             if not result.done():
@@ -207,9 +206,9 @@ class Peer:
 
     def _take_note(self, method: str, params: Json) -> None:
         if method == CANCEL:
-            task = self._answering.get(params.get("id", 0))
-            if task is not None:
-                task.cancel()
+            number = params.get("id")
+            if isinstance(number, int) and number in self._answering:
+                self._answering[number].cancel()
         else:
             self._notice(method, params)
 

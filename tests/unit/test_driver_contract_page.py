@@ -1,0 +1,47 @@
+"""docs/driver-contract.md names checks and tests that there are, all kinds of errors, and all capabilities."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nodelaunch.drivers.conformance import CHECKS
+from nodelaunch.drivers.wire import messages as m
+from nodelaunch.drivers.wire.handshake import CONTRACT
+from nodelaunch.errors import ErrorKind
+
+TESTS = Path(__file__).parents[1]
+PAGE = (TESTS.parent / "docs" / "driver-contract.md").read_text()
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_every_check_is_named_and_there() -> None:
+    last_cells = re.findall(r"\| [^|]+\|$", section("Rules for every driver"), re.MULTILINE)
+    named = set(re.findall(r"`([a-z_]+)`", " ".join(last_cells)))
+    assert {check.name for check in CHECKS} == named
+
+
+def test_every_test_is_there() -> None:
+    there = {name for path in TESTS.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert set(re.findall(r"`(test_\w+)`", PAGE)) <= there
+
+
+def test_every_kind_and_capability_is_told() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", section("Errors"), re.MULTILINE)
+    assert sorted(rows) == sorted(ErrorKind)
+    rows = re.findall(r"^\| `(\w+)` \|", section("Capabilities"), re.MULTILINE)
+    assert rows == [*m.CAPABILITIES, m.LOCAL_PROCESSES]
+
+
+def test_methods_of_capabilities_are_told() -> None:
+    for name, method in m.METHODS.items():
+        if method.capability is not None:
+            (row,) = re.findall(rf"^\| `{method.capability}` \| (.*)$", section("Capabilities"), re.MULTILINE)
+            assert f"`{name}`" in row
+
+
+def test_version_is_told() -> None:
+    assert f"This is **version {CONTRACT.max}**." in PAGE
