@@ -119,6 +119,21 @@ async def test_who_begins_to_wait_while_a_list_is_read_is_told_by_the_next(cloud
     other.cancel()
 
 
+async def test_lists_that_others_have_made_serve_those_who_wait(cloud: Cloud, watch: ServerWatch) -> None:
+    """However often that is: each puts off the next, and so must be as good as it."""
+    cloud.servers["a"] = "BUILD"
+    waiting = asyncio.ensure_future(watch.until(active("a")))
+    await asyncio.sleep(60)
+    for _ in range(20):
+        await watch.fresh()
+        await asyncio.sleep(0.5)
+    cloud.servers["a"] = "ACTIVE"
+    for _ in range(4):
+        await watch.fresh()
+        await asyncio.sleep(0.5)
+    assert waiting.done()
+
+
 async def test_passing_failures_of_the_list_are_waited_out(cloud: Cloud, watch: ServerWatch) -> None:
     cloud.error = ProviderUnavailableError("away")
     waiting = asyncio.ensure_future(watch.until(active("a")))

@@ -84,6 +84,8 @@ class RequestHandler:
         self._held: dict[int, HeldNode] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[m.Event] = asyncio.Queue()
+        self._refusals: dict[int, str] = {}
+        """What the cloud said when it had no room, by the slot that waits for some since then."""
         self._zones = Zones(
             ctx.pool, ctx.provider,
             reused=verdict.zone if isinstance(verdict, Accept) else None,
@@ -101,7 +103,8 @@ class RequestHandler:
     @property
     def waits(self) -> dict[int, str]:
         """Why launches stand still, by slot."""
-        return {slot: held.waits_for for slot, held in self._held.items() if held.waits_for is not None}
+        away = {slot: held.waits_for for slot, held in self._held.items() if held.waits_for is not None}
+        return {**self._refusals, **away}
 
     def post(self, event: m.Event) -> None:
         """Tell the machine that *event* happened."""
@@ -321,6 +324,7 @@ class RequestHandler:
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
+            self._refusals[slot] = str(error)
             self._log.info("launch_aborted", slot=slot, detail=str(error))
             await self._give_up(slot, NodeState.ABORTED)
             provider.quota_refused()
@@ -336,6 +340,7 @@ class RequestHandler:
             self._reservation.settle(slot)
 
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
+        self._refusals.pop(slot, None)
         label = self.request.node_types[slot]
 
         async def resume() -> None:

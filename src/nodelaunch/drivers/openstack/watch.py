@@ -124,16 +124,21 @@ class ServerWatch:
                 return listing
 
     async def _after_pause(self) -> Listing:
+        """The next listing, whoever had it made."""
+        before = self.last
         while True:
-            await self._until_due()
+            await self._until_due(before)
+            if self.last is not None and self.last is not before:
+                return self.last
             try:
                 return await self.fresh()
             except ProviderUnavailableError as error:
                 self._failed(error)
 
-    async def _until_due(self) -> None:
+    async def _until_due(self, before: Listing | None) -> None:
+        """Until it is time to list again, or that was done since *before*."""
         loop = asyncio.get_running_loop()
-        while (pause_s := self._due_at - loop.time()) > 0:
+        while self.last is before and (pause_s := self._due_at - loop.time()) > 0:
             self._hurry.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -163,6 +168,7 @@ class ServerWatch:
         self._due_at = max(self._not_before, loop.time() + self._pause_s)
         self._failing_since = None
         self.last = Listing(servers, began_at)
+        self._hurry.set()
         for listener in self.listeners:
             listener(self.last)
         return self.last
