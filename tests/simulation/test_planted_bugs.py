@@ -7,7 +7,8 @@ import pytest
 from simulation.bugs import BUGS
 from simulation.world import run
 
-SEEDS = 60
+SEEDS = 400
+"""To look in for a bug; most show within the first ten from where theirs begin."""
 """Within which each has to be found."""
 
 
