@@ -8,8 +8,7 @@ from simulation.bugs import BUGS
 from simulation.world import run
 
 SEEDS = 400
-"""To look in for a bug; most show within the first ten from where theirs begin."""
-"""Within which each has to be found."""
+"""Within which each has to be found; most show within the first ten."""
 
 
 @pytest.mark.parametrize("name", BUGS)
