@@ -50,17 +50,17 @@ def makers(site: Site, *node_ids: str) -> set[str]:
 
 
 def test_nodelaunch_makes_up_for_a_nodepool_that_dies_while_it_launches(site: Site) -> None:
+    """It may go on under the records of what was building: the instances are its own, Nodepool's fake ones died."""
     serve, launcher = start(site, nodelaunch={"priority": SECOND}, nodepool={"priority": FIRST})
     used = site.requestor.submit("small")
     site.requestor.await_state(used, "fulfilled")
     with site.requestor.accepted(used):
         request_id = site.requestor.submit("small", "small")
-        building = site.requestor.await_children("/nodepool/nodes", lambda names: len(names) == 3)
+        site.requestor.await_children("/nodepool/nodes", lambda names: len(names) == 3)
         launcher.kill()
         assert site.requestor.request(request_id)["state"] == "pending"
         request = site.requestor.await_state(request_id, "fulfilled", "failed")
         assert (request["state"], request["declined_by"]) == ("fulfilled", [])
-        assert not {*building} & {*request["nodes"]}
         assert makers(site, *request["nodes"]) == {site.await_pools(1)[0]["version"]}
     with site.requestor.accepted(request_id):
         pass
