@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from nodelaunch.drivers.wire.handshake import (
 )
 from nodelaunch.drivers.wire.peer import ConnectionEndedError, GarbageError, Json, Outcome, Peer, RpcError
 from nodelaunch.errors import ErrorKind, Scope
-from nodelaunch.protocol.driver import ExternalId, Instance, Login
+from nodelaunch.protocol.driver import ExternalId, Instance, InstanceSpec, LabelTraits, Login, Machine, Resource
 from nodelaunch.protocol.quota import Limits, Usage
 
 DEADLINE_S = 20.0
@@ -314,3 +315,27 @@ def test_fault_of_tomorrow_is_understood_as_far_as_possible() -> None:
 
 def test_unknown_fields_are_passed_over() -> None:
     assert m.CreateResult.model_validate({"external_id": "i-1", "mood": "good"}).external_id == "i-1"
+
+
+# -- the port's values ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (LabelTraits, m.Traits),
+        (Instance, m.InstanceInfo),
+        (InstanceSpec, m.Spec),
+        (Login, m.LoginInfo),
+        (Machine, m.MachineInfo),
+        (Resource, m.ResourceInfo),
+    ],
+)
+def test_nothing_that_a_driver_can_say_is_lost_on_the_wire(value: type[Any], message: type[m.Message]) -> None:
+    assert {field.name for field in fields(value)} == message.model_fields.keys()
+
+
+def test_traits_come_out_as_they_went_in() -> None:
+    traits = LabelTraits(username="zuul", settle_s=3.5, probe_key="/etc/key", host_key_checking=False)
+    sent = m.Traits.model_validate(traits).model_dump_json()
+    assert LabelTraits(**m.plain(m.Traits.model_validate_json(sent))) == traits

@@ -122,6 +122,8 @@ class Traits(Message):
     shell_type: str | None = None
     python_path: str | None = "auto"
     host_key_checking: bool = True
+    settle_s: float = 0.0
+    probe_key: str | None = None
     console_log: bool = False
 
 
