@@ -1,8 +1,8 @@
 """A real OpenStack control plane on loopback: started, broken and mended, looked at by its own means; and a launcher
 beside it.
 
-The scripts that run the control plane are no part of this project. ``NODELAUNCH_OPENSTACK_LAB`` names the folder they
-are in, by default ``../shared/openstack`` beside the project. What does *not* belong here: what is tested.
+The scripts that run the control plane are no part of this project: ``NODELAUNCH_OPENSTACK_LAB`` names the folder they
+are in. What does *not* belong here: what is tested.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ PROVIDER = "lab"
 
 
 def scripts() -> Path:
-    return Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "openstack")
+    return Path(os.environ[VARIABLE])
 
 
 def why_not() -> str | None:
     """Why there is no control plane to test with; None: there is."""
+    if not os.environ.get(VARIABLE):
+        return f"{VARIABLE} is not set: it names the folder of openstack-up and its fellows"
     if not (scripts() / "openstack-up").exists():
-        return f"no scripts of a control plane in {scripts()}; {VARIABLE} says where they are"
+        return f"no openstack-up in {scripts()}, which {VARIABLE} names"
     return None
 
 
