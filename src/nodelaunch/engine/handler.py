@@ -326,6 +326,7 @@ class RequestHandler:
         except QuotaExceededError as error:
             self._refusals[slot] = str(error)
             self._log.info("launch_aborted", slot=slot, detail=str(error))
+            self._ctx.tell(self.request, f"launch of node {slot + 1} put off, the cloud has no room: {error}")
             await self._give_up(slot, NodeState.ABORTED)
             provider.quota_refused()
             return m.NodeAborted(slot)
@@ -366,6 +367,7 @@ class RequestHandler:
         return m.NodeReady(slot, held.id)
 
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
+        self._ctx.tell(self.request, f"launch of node {slot + 1} failed, attempt {attempt}: {error}")
         has_alternative = self._zones.leave(slot, is_alone=not self._held.keys() - {slot})
         is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
         is_final = isinstance(error, LabelUnusableError) or is_full

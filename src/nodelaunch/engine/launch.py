@@ -88,6 +88,10 @@ class PoolContext:
     def launching(self) -> Launching:
         return self.generation.config.launching
 
+    def tell(self, request: NodeRequest, what: str) -> None:
+        """Let it be known what happened to *request* in this pool."""
+        self.provider.tell(self.pool.name, request.id, what)
+
 
 @dataclass(slots=True)
 class HeldNode:
@@ -273,6 +277,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             return await driver.wait_until_active(held.external_id)
         except ProviderUnavailableError as error:
             held.waits_for = str(error)
+            ctx.tell(request, f"node {held.id} waits for the provider: {error}")
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
             await asyncio.sleep(error.retry_after_s or backoff)
             held.waits_for = None

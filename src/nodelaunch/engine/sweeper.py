@@ -309,6 +309,7 @@ class Sweeper:
                 return
         except (DriverError, TimeoutError) as error:
             log_.warning("delete_failed", detail=str(error), retry_in_s=self._retry_later(node_id))
+            provider.tell(node.pool, node.allocated_to, f"deletion of node {node_id} failed: {error}")
             return
         self._failures.pop(node_id, None)
         self._not_before.pop(node_id, None)
