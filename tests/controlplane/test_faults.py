@@ -226,6 +226,26 @@ async def test_token_that_is_refused_is_renewed(lab: Lab, launcher: Start) -> No
         assert [status for _, status in proxy.given] == [401, 401]
 
 
+async def test_token_that_is_revoked_meanwhile_is_renewed(lab: Lab, launcher: Start) -> None:
+    """Once while nothing goes on, once while a server boots."""
+    with Proxy(lab.endpoint("compute")) as proxy:
+        site = await launcher(
+            provider(pool(["plain"]), launch_retries=1), cloud={"compute_endpoint_override": proxy.url}
+        )
+        await served(site, await site.client.submit(["plain"]))
+        revoked = set(proxy.tokens)
+        await asyncio.to_thread(lab.revoke, sorted(revoked))
+        await served(site, await site.client.submit(["plain"]))
+        refused = [call for call, status in proxy.passed if status == 401]
+        assert refused
+        await lab.fault("set", "spawn_delay=10")
+        handle = await site.client.submit(["plain"])
+        await until(lambda: lab.found().servers)
+        await asyncio.to_thread(lab.revoke, sorted(proxy.tokens - revoked))
+        await served(site, handle)
+        assert len([call for call, status in proxy.passed if status == 401]) > len(refused)
+
+
 async def test_project_that_is_locked_out_is_waited_for(lab: Lab, launcher: Start) -> None:
     with Proxy(lab.endpoint("compute")) as proxy:
         site = await launcher(provider(pool(["plain"])), cloud={"compute_endpoint_override": proxy.url})
