@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import PoolContext
+from nodelaunch.engine.holding import PoolContext
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, Reason, Verdict

@@ -13,17 +13,8 @@ from functools import partial
 
 import structlog
 
-from nodelaunch.engine.launch import (
-    HeldNode,
-    PoolContext,
-    claim_node,
-    create_node,
-    give_up,
-    launch_node,
-    resumable,
-    resume_node,
-    to_the_end,
-)
+from nodelaunch.engine.holding import HeldNode, PoolContext, claim_node, give_up, to_the_end
+from nodelaunch.engine.launch import create_node, launch_node, resumable, resume_node
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen

@@ -19,7 +19,7 @@ from nodelaunch.config.models import PoolConfig
 from nodelaunch.engine import outlook
 from nodelaunch.engine.fates import Fates, Standing
 from nodelaunch.engine.handler import RequestHandler, handler_failed
-from nodelaunch.engine.launch import PoolContext, discard_node
+from nodelaunch.engine.holding import PoolContext, discard_node
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import (
     NodeRemoved,

@@ -16,7 +16,8 @@ from functools import partial
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import DELETE_TIMEOUT_S, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.deletion import DELETE_TIMEOUT_S, delete_node
+from nodelaunch.engine.holding import discard_node, rewrite_node
 from nodelaunch.engine.leaks import Leak, delete_leak, find_leaks
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import (
