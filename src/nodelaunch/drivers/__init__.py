@@ -6,7 +6,7 @@ What does *not* belong here: any driver.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -36,6 +36,9 @@ class DriverPlugin:
     """The driver's own."""
     maintainer: str = ""
     licence: str = ""
+    example: Mapping[str, Any] | None = None
+    """A provider's mapping, without ``name`` and ``driver``, with which it works on any machine, for trying it out and
+    for checks; ``{folder}`` in a text stands for a fresh directory. None: it needs what only its user has."""
     is_process: bool = False
     """Whether its drivers are in processes of their own whatever the provider's ``isolation``."""
     needs_cluster: bool = False

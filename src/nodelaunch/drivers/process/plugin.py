@@ -52,6 +52,7 @@ def _plugin(command: Command, versions: VersionRange, said: str) -> DriverPlugin
         version=identity.version,
         maintainer=identity.maintainer,
         licence=identity.licence,
+        example=None if identity.example is None else identity.example.provider,
         is_process=True,
     )
     model.made_by = plugin
