@@ -37,6 +37,9 @@ class DriverPlugin:
     """The driver's own."""
     maintainer: str = ""
     licence: str = ""
+    example: Mapping[str, Any] | None = None
+    """A provider's mapping, without ``name`` and ``driver``, with which it works on any machine, for trying it out and
+    for checks; ``{folder}`` in a text stands for a fresh directory. None: it needs what only its user has."""
     is_process: bool = False
     """Whether its drivers are in processes of their own whatever the provider's ``isolation``."""
     contract: tuple[int, int] = (1, 1)

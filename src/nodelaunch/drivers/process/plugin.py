@@ -57,6 +57,7 @@ def _plugin(command: Command, versions: VersionRange, said: str, contract: tuple
         version=identity.version,
         maintainer=identity.maintainer,
         licence=identity.licence,
+        example=None if identity.example is None else identity.example.provider,
         is_process=True,
         contract=contract,
         capabilities=identity.capabilities,
