@@ -50,6 +50,10 @@ class Found:
     """The package with its version, or the path of the executable."""
     source: EntryPoint | Command
 
+    @property
+    def in_words(self) -> str:
+        return str(self.origin) if self.origin is Origin.BUILT_IN else f"{self.origin} {self.place}"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -61,6 +65,8 @@ class Facts:
     version: str = ""
     contract: VersionRange | None = None
     """Versions of the contract it keeps."""
+    maintainer: str = ""
+    licence: str = ""
     capabilities: tuple[str, ...] = ()
     digest: str = ""
     """SHA-256 of its executable, or of the sources of its package; empty where they can't be read."""
@@ -68,6 +74,30 @@ class Facts:
     """Found by the last check of just this digest; None: it was not checked since it is what it is."""
     problem: str = ""
     """What keeps it from being used, and what to do about it."""
+
+    @property
+    def origin(self) -> str:
+        """In words."""
+        return self.found.in_words
+
+    @property
+    def spoken(self) -> str:
+        """The versions of the contract, in words; empty: not known."""
+        if self.contract is None:
+            return ""
+        first, last = self.contract.min, self.contract.max
+        return str(first) if first == last else f"{first} to {last}"
+
+    @property
+    def isolation(self) -> str:
+        """How it runs, in words; empty: not known."""
+        if self.plugin is None:
+            return ""
+        if self.plugin.is_process:
+            return "in a process of its own"
+        if self.plugin.needs_cluster:
+            return "in the launcher"
+        return "in the launcher, or with isolation: process in a process of its own"
 
     @property
     def options(self) -> DriverOptions | None:
@@ -111,6 +141,8 @@ class Catalogue:
             plugin,
             version=_version_of(found, plugin.version),
             contract=VersionRange(min=plugin.contract[0], max=plugin.contract[1]),
+            maintainer=plugin.maintainer or _said_by_package(found, "Maintainer", "Author", "Author-email"),
+            licence=plugin.licence or _said_by_package(found, "License-Expression", "License"),
             capabilities=plugin.capabilities if plugin.is_process else capabilities_of(plugin),
             digest=digest,
             level=level,
@@ -135,6 +167,14 @@ def _of_executable(name: str, command: Command) -> Found:
 def _version_of(found: Found, said: str) -> str:
     """What the driver says, else its package's version."""
     return said or (found.place.rpartition(" ")[2] if isinstance(found.source, EntryPoint) else "")
+
+
+def _said_by_package(found: Found, *keys: str) -> str:
+    """The first of the *keys* that the metadata of the driver's package has."""
+    if not isinstance(found.source, EntryPoint) or found.source.dist is None:
+        return ""
+    metadata = found.source.dist.metadata
+    return next((metadata[key] for key in keys if key in metadata), "")
 
 
 # -- digests --------------------------------------------------------------------------------------------------------
