@@ -275,7 +275,7 @@ async def test_zone_under_maintenance_is_left_for_another(lab: Lab, launcher: St
         for _ in range(3):
             handle = await site.client.submit(["plain"])
             request = await ended(handle)
-            assert request.state is RequestState.FULFILLED
+            assert request.state is RequestState.FULFILLED, await site.explain(request)
             async with site.client.hold(request) as (node,):
                 assert node.az == "az-a"
         await site.until_empty()
