@@ -156,7 +156,7 @@ class Catalogue:
             contract=VersionRange(min=plugin.contract[0], max=plugin.contract[1]),
             maintainer=plugin.maintainer or _said_by_package(found, "Maintainer", "Author", "Author-email"),
             licence=plugin.licence or _said_by_package(found, "License-Expression", "License"),
-            capabilities=plugin.capabilities if plugin.is_process else capabilities_of(plugin),
+            capabilities=capabilities_of(plugin),
             digest=digest,
             level=level,
         )
