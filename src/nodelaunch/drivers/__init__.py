@@ -6,7 +6,7 @@ What does *not* belong here: any driver.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -20,6 +20,11 @@ ENTRY_POINT_GROUP = "nodelaunch.drivers"
 
 class DriverNotFoundError(NodelaunchError):
     """No such driver, or it can't be imported; the message says what to do."""
+
+    def __init__(self, message: str, *, key: str = "driver") -> None:
+        super().__init__(message)
+        self.key = key
+        """Of the provider's keys, the one to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,9 @@ class DriverPlugin:
     """Whether its drivers are in processes of their own whatever the provider's ``isolation``."""
     needs_cluster: bool = False
     """Whether its drivers work with ``DriverContext.cluster``, which is to be had in the launcher's process only."""
+    model_for: Callable[[Mapping[str, Any]], type[ProviderConfig]] | None = None
+    """Narrows ``config_model`` to what one provider, given as its mapping, can have; not before it is checked, so its
+    values may be anything. The same options make the same class. Raises: DriverNotFoundError."""
 
 
 class DriverRegistry:
