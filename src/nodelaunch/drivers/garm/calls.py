@@ -9,10 +9,10 @@ What does *not* belong here: what the commands mean.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,51 +50,70 @@ async def run(
 
     Nothing of the run is left when this returns, however it does. Raises: TimeoutError, TooMuchOutputError.
     """
-    process, lifeline = await _start(argv, told, passed)
-    tail = Tail(name)
-    assert process.stdout is not None  # noqa: S101  they were asked for
-    assert process.stderr is not None  # noqa: S101
-    output = bytearray()
-    reading = [
-        asyncio.ensure_future(_collect(process.stdout, output)),
-        asyncio.ensure_future(tail.read(process.stderr)),
-        asyncio.ensure_future(_give(process, given)),
-    ]
-    try:
-        async with asyncio.timeout(timeout_s):
-            await _exited(process, reading[0])
-            await asyncio.wait(reading, timeout=LEAVE_S)
-            if reading[0].done():
-                reading[0].result()
-    finally:
-        os.close(lifeline)
-        for task in reading:
-            task.cancel()
-        await _to_the_end(process)
+    async with contextlib.AsyncExitStack() as stack:
+        # Not asyncio's own pipes: its wait() lasts until nobody has them open, and an instance may.
+        output, said = await _pipe(stack), await _pipe(stack)
+        process, lifeline = await _start(argv, told, passed, given, output.write_end, said.write_end)
+        answer, tail = bytearray(), Tail(name)
+        reading = [
+            asyncio.ensure_future(_collect(output.reader, answer)),
+            asyncio.ensure_future(tail.read(said.reader)),
+        ]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _exited(process, reading[0])
+                await asyncio.wait(reading, timeout=LEAVE_S)
+                if reading[0].done():
+                    reading[0].result()
+        finally:
+            os.close(lifeline)
+            for task in reading:
+                task.cancel()
+            await _to_the_end(process)
+            await asyncio.gather(*reading, return_exceptions=True)
     code = process.returncode if process.returncode is not None and process.returncode >= 0 else 128
-    return Done(code, bytes(output), " | ".join(line for line in tail.lines if line.strip()))
+    return Done(code, bytes(answer), " | ".join(line for line in tail.lines if line.strip()))
+
+
+@dataclass(slots=True)
+class _Pipe:
+    reader: asyncio.StreamReader
+    write_end: int
+
+
+async def _pipe(stack: contextlib.AsyncExitStack) -> _Pipe:
+    """A pipe that is closed with *stack*; its write end by `_start`."""
+    theirs, ours = os.pipe()
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(theirs, "rb", 0)
+    )
+    stack.callback(transport.close)
+    return _Pipe(reader, ours)
 
 
 async def _start(
-    argv: Sequence[str], told: Mapping[str, str], passed: Sequence[str]
+    argv: Sequence[str], told: Mapping[str, str], passed: Sequence[str], given: bytes, output: int, said: int
 ) -> tuple[asyncio.subprocess.Process, int]:
     """The keeper, and the descriptor whose closing ends it and what it keeps."""
     inherited = {name: os.environ[name] for name in (*ENVIRONMENT, *passed) if name in os.environ}
     theirs, ours = os.pipe()
     os.write(ours, b"s")  # sessions of their own are spared
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing, standard_input = os.open(os.devnull, os.O_RDONLY), os.memfd_create("standard input")
     try:
+        os.write(standard_input, given)
+        os.lseek(standard_input, 0, os.SEEK_SET)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", keeper.__file__, str(theirs), str(nothing), "0", *argv,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdin=standard_input, stdout=output, stderr=said,
             env={**inherited, **told}, pass_fds=(theirs, nothing), start_new_session=True,
         )  # fmt: skip
     except BaseException:
         os.close(ours)
         raise
     finally:
-        os.close(theirs)
-        os.close(nothing)
+        for descriptor in (theirs, nothing, standard_input, output, said):
+            os.close(descriptor)
     return process, ours
 
 
@@ -118,14 +137,6 @@ async def _collect(stream: asyncio.StreamReader, into: bytearray) -> None:
             raise TooMuchOutputError
 
 
-async def _give(process: asyncio.subprocess.Process, given: bytes) -> None:
-    assert process.stdin is not None  # noqa: S101  it was asked for
-    with suppress(ConnectionError):  # it may have ended, or not care
-        process.stdin.write(given)
-        await process.stdin.drain()
-    process.stdin.close()
-
-
 async def _to_the_end(process: asyncio.subprocess.Process) -> None:
     """Wait until the keeper is gone, which by now it soon is, even if we are cancelled meanwhile."""
     waiting = asyncio.ensure_future(process.wait())
@@ -133,7 +144,7 @@ async def _to_the_end(process: asyncio.subprocess.Process) -> None:
     while not waiting.done():
         left = patience - asyncio.get_running_loop().time()
         if left < 0:
-            with suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):
                 process.kill()
-        with suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([waiting], timeout=max(left, 0.1))

@@ -168,7 +168,7 @@ def _instance(found: Any) -> Remote:
     wrong += [key for key in ("provider_id", "name", "status") if key not in wrong and not texts[key]]
     if wrong:
         raise AnswerError(f"an instance is expected to have text as its {', '.join(wrong)}")
-    addresses = found.get("addresses") or ()
+    addresses = found.get("addresses") or []
     if not isinstance(addresses, list) or not all(isinstance(each, dict) for each in addresses):
         raise AnswerError("an instance's addresses are expected to be a list of objects")
     known = [(str(each.get("address", "")), each.get("type") == "public") for each in addresses]
