@@ -54,17 +54,20 @@ class Driver:
 
     name = version = summary = maintainer = licence = ""
     capabilities = ()
-    """Any of host_keys, console_log, zones: each has a method of that name below. And local_processes: what you start
-    in a session of its own is an instance, and outlives you."""
+    """Any of host_keys, console_log, zones: each has a method of that name below. local_processes: what you start in a
+    session of its own is an instance, and outlives you. faults: the last methods below let `nodelaunch driver check`
+    break your cloud."""
     schemas = None
     """JSON Schemas of your own options: ``provider``, ``pool`` and ``label``."""
+    example = None
+    """A provider's options with which you work on any machine, if there are such; {folder} is a fresh directory."""
     config = None
     """The provider's configuration, from `open` on."""
 
     # -- for your use -----------------------------------------------------------------------------------------------
 
     def cancelled(self):
-        """Whether the launcher gave the running call up, or hung up."""
+        """Whether nobody waits for the running call any more: it was given up, or its time is over."""
         return _call.cancelled.is_set()
 
     def pause(self, seconds):
@@ -139,6 +142,21 @@ class Driver:
     def zones(self):
         return []
 
+    def faults(self):
+        """Ways to break your cloud: by name the ``call`` that fails and the ``kind`` it fails with, if that can be
+        said."""
+        return {}
+
+    def set_fault(self, name):
+        """Have it so, for every process with this configuration; the id of the instance for foreign-instance."""
+
+    def clear_fault(self, name):
+        """Have it so no longer."""
+
+    def resources(self):
+        """All there is in your cloud, by its name, and the instance each belongs to; not what you know, what there is."""
+        return {}
+
     def close(self):
         """Let go of connections; instances stay."""
 
@@ -201,6 +219,9 @@ class _Link:
     def answer(self, message):
         number, params = message["id"], message.get("params", {})
         _call.link, _call.id, _call.params, _call.cancelled = self, number, params, self.calls[number]
+        deadline = threading.Timer(min(params.get("deadline_s", 3600.0), threading.TIMEOUT_MAX), _call.cancelled.set)
+        deadline.daemon = True
+        deadline.start()
         try:
             self.send({"id": number, "result": self.perform(message["method"], params)})
         except DriverError as error:
@@ -211,6 +232,7 @@ class _Link:
             text = f"{type(error).__name__}: {error}"
             self.send({"id": number, "error": {"code": -32000, "message": text, "data": data}})
         finally:
+            deadline.cancel()
             del self.calls[number]
 
     def perform(self, method, params):
@@ -236,6 +258,10 @@ class _Link:
             "quota.limits": lambda: {"amounts": driver.limits()},
             "label.usage": lambda: {"amounts": driver.usage(params["pool"], params["label"])},
             "label.ready": lambda: {"is_ready": driver.ready(params["pool"], params["label"])},
+            "fault.list": lambda: {"faults": [{"name": name, **more} for name, more in driver.faults().items()]},
+            "fault.set": lambda: {"external_id": driver.set_fault(params["name"])},
+            "fault.clear": lambda: driver.clear_fault(params["name"]) or {},
+            "cloud.resources": lambda: {"resources": driver.resources()},
         }
         if method not in simple:
             raise DriverError("unsupported", f"there is no method {method}", scope="provider")
@@ -250,7 +276,10 @@ class _Link:
             raise DriverError("auth", "the launcher did not prove to have the token")
         self.is_proved = True
         names = ("name", "version", "summary", "maintainer", "licence", "capabilities", "schemas")
-        return {name: getattr(self.driver, name) for name in names if getattr(self.driver, name)}
+        identity = {name: getattr(self.driver, name) for name in names if getattr(self.driver, name)}
+        if self.driver.example is not None:
+            identity["example"] = {"provider": self.driver.example}
+        return identity
 
     def open(self, params):
         self.driver.config = params["provider"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import stat
 import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from nodelaunch.config.changes import differences
 from nodelaunch.drivers import DriverRegistry
@@ -109,6 +111,41 @@ def test_mistake_in_its_options_is_placed(on_path: Path) -> None:
     (problem,) = caught.value.problems
     assert (problem.line, problem.column) == (4, 5)
     assert "did you mean 'size'" in problem.message
+
+
+def test_its_options_are_in_the_schema_for_editors(on_path: Path) -> None:
+    installed(on_path, "mine")
+    asked = run("config", "schema", "--output", str(on_path / "schema.json"))
+    assert (asked.returncode, asked.stderr) == (0, "")
+    schema = json.loads((on_path / "schema.json").read_text())
+    right = {"providers": [{"name": "x", "driver": "mine", "size": 3, "pools": [{"name": "p", "labels": []}]}]}
+    assert Draft202012Validator(schema).is_valid(right)
+    wrong = {"providers": [{"name": "x", "driver": "mine", "size": 0}]}
+    assert not Draft202012Validator(schema).is_valid(wrong)
+    assert "fake" in schema["$defs"]
+
+
+def test_driver_that_cannot_be_asked_is_left_out_of_the_schema(on_path: Path) -> None:
+    installed(on_path, "mine", "exits at once")
+    asked = run("config", "schema")
+    assert asked.returncode == 0
+    assert "mine" not in json.loads(asked.stdout)["$defs"]
+    assert "left out: driver mine: " in asked.stderr
+    assert "there is no cloud" in asked.stderr
+
+
+def test_schema_of_one_driver_only(on_path: Path) -> None:
+    installed(on_path, "mine", "exits at once")
+    only = run("config", "schema", "--driver", "test")
+    assert json.loads(only.stdout)["properties"]["providers"]["items"]["properties"]["driver"]["anyOf"][0] == {
+        "enum": ["test"]
+    }
+    failed = run("config", "schema", "--driver", "mine")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "there is no cloud" in failed.stderr
+    assert "unknown driver 'mien'" in run("config", "schema", "--driver", "mien").stderr
+    unwritable = run("config", "schema", "--driver", "test", "--output", str(on_path))
+    assert "can't be written: Is a directory" in unwritable.stderr
 
 
 def test_driver_that_does_not_come_up_is_a_problem_of_its_provider(on_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from nodelaunch import __version__, log
-from nodelaunch.cli import config, demo, explain, fakecloud, leaks, lists, request, serve
+from nodelaunch.cli import config, demo, driver, explain, fakecloud, leaks, lists, request, serve
 from nodelaunch.errors import ConfigError, NodelaunchError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=None)
     parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for family in (serve, request, lists, leaks, explain, config, demo, fakecloud):
+    for family in (serve, request, lists, leaks, explain, config, driver, demo, fakecloud):
         family.add_parser(commands)
     return parser
 

@@ -15,13 +15,18 @@ from pydantic import BaseModel, ValidationError
 
 from nodelaunch.config import rules
 from nodelaunch.config.messages import close_to, explain, kind, unknown_key
-from nodelaunch.config.models import Config, Place, ProviderConfig, TenantLimits
+from nodelaunch.config.models import (
+    DEFAULT_DRIVER,
+    FAKE_DRIVER,
+    FAKE_PREFIX,
+    Config,
+    Place,
+    ProviderConfig,
+    TenantLimits,
+)
 from nodelaunch.config.positions import Source, read_source
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
-DEFAULT_DRIVER = "openstack"
-"""Of a provider that names none. Source: Nodepool 11."""
-FAKE_DRIVER, FAKE_PREFIX = "fake", "fake"
 _TLS_PORT = 2281
 _SECURE_KEYS = ("zookeeper-servers", "zookeeper-tls", "diskimages")
 
@@ -271,6 +276,8 @@ class _Checker:
         """Put one complaint of a model into words, at its place."""
         at: Place = (*place, *complaint["loc"])
         match complaint["type"]:
+            case "too_short" if len(complaint["input"]) >= complaint["ctx"]["min_length"]:
+                pass  # it has an item that is wrong, which is told of by itself
             case "extra_forbidden":
                 steps = [step for step in complaint["loc"][:-1] if isinstance(step, str)]
                 line = _models_on_the_way(model, steps)
@@ -281,9 +288,18 @@ class _Checker:
             case "missing":
                 self.source.complain(at[:-1], f"the key {at[-1]!r} is missing")
             case _:
+                at = self._in_file(at)
                 key_place = next((at[:end] for end in range(len(at), 0, -1) if isinstance(at[end - 1], str)), ())
                 key = str(key_place[-1]) if key_place and key_place not in self.source.hidden_keys else None
                 self.source.complain(at, explain(complaint, key, is_hidden=self.source.is_hidden(at)))
+
+    def _in_file(self, place: Place) -> Place:
+        """*place* without what only the model has: where several kinds of values are allowed, the name of a kind."""
+        found: Place = ()
+        for step in place:
+            if (*found, step) in self.source.values:
+                found = (*found, step)
+        return found or place
 
     # -- warnings ---------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ _EXPECTED: Final = {
     "model_type": "a mapping of keys and values",
     "model_attributes_type": "a mapping of keys and values",
     "path_type": "a path",
+    "none_required": "nothing",
 }
 _BOUNDS: Final = {
     "greater_than_equal": ("at least", "ge"),
@@ -106,8 +107,12 @@ def explain(complaint: Any, key: str | None, *, is_hidden: bool) -> str:
     elif name == "literal_error":
         allowed = str(context["expected"]).replace("'", "")
         text = f"must be {allowed}" + ("" if is_hidden else f", found {found}")
-    elif name in ("string_too_short", "too_short"):
+    elif name in ("string_too_short", "too_short") and context["min_length"] == 1:
         text = "must not be empty"
+    elif name == "string_pattern_mismatch":
+        text = f"must match {context['pattern']}" + ("" if is_hidden else f", found {found}")
+    elif name == "multiple_of":
+        text = f"must be a multiple of {context['multiple_of']:g}" + ("" if is_hidden else f", found {found}")
     elif is_hidden:
         text = "not allowed here; the value is not shown"
     else:

@@ -33,6 +33,9 @@ from pydantic_core import PydanticCustomError
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
 VOLUMES, VOLUME_GB = "volumes", "volume-gb"
+DEFAULT_DRIVER = "openstack"
+"""Of a provider that names none, unless its name has this beginning. Source: Nodepool 11."""
+FAKE_PREFIX, FAKE_DRIVER = "fake", "fake"
 
 Place = tuple[str | int, ...]
 """Where something is in a file's data: the keys and list indexes on the way to it."""
@@ -61,7 +64,7 @@ def _path_part(name: str) -> str:
 
 
 Text = Annotated[StrictStr, Field(min_length=1)]
-Name = Annotated[Text, AfterValidator(_path_part)]
+Name = Annotated[Text, AfterValidator(_path_part), Field(json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^/\n]+$"})]
 """Part of a path in the store."""
 Count = Annotated[StrictInt, Field(ge=0)]
 AnyCount = StrictInt
@@ -70,7 +73,11 @@ Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Seconds = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
 Texts = tuple[Text, ...]
-OneOrMoreTexts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+OneOrMoreTexts = Annotated[
+    tuple[Text, ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_more, json_schema_input_type=Text | Annotated[tuple[Text, ...], Field(min_length=1)]),
+]
 Attributes = dict[StrictStr, Any]
 LocalPath = Annotated[Path, AfterValidator(_expanded)]
 """``~`` is the user's home; a relative one starts at the working directory of the process."""
@@ -240,7 +247,7 @@ class DiskImageConfig(Model):
     keep_formats: Texts = ()
     delete_after_upload: StrictBool = False
     pause: StrictBool = False
-    release: Annotated[Text | None, BeforeValidator(_release)] = None
+    release: Annotated[Text | None, BeforeValidator(_release, json_schema_input_type=Text | int | None)] = None
     rebuild_age: Count = 86400
     """Seconds."""
     build_timeout: Count = 28800

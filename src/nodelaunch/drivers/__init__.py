@@ -16,6 +16,7 @@ from nodelaunch.errors import NodelaunchError
 from nodelaunch.protocol.driver import Driver, DriverContext
 
 ENTRY_POINT_GROUP = "nodelaunch.drivers"
+OWN_PACKAGE = "nodelaunch"
 
 
 class DriverNotFoundError(NodelaunchError):
@@ -41,8 +42,15 @@ class DriverPlugin:
     """The driver's own."""
     maintainer: str = ""
     licence: str = ""
+    example: Mapping[str, Any] | None = None
+    """A provider's mapping, without ``name`` and ``driver``, with which it works on any machine, for trying it out and
+    for checks; ``{folder}`` in a text stands for a fresh directory. None: it needs what only its user has."""
     is_process: bool = False
     """Whether its drivers are in processes of their own whatever the provider's ``isolation``."""
+    contract: tuple[int, int] = (1, 1)
+    """First and last version of the driver contract that the driver keeps."""
+    capabilities: tuple[str, ...] = ()
+    """Of a driver in a process of its own: what it says it can do. Those of others are told by their class."""
     needs_cluster: bool = False
     """Whether its drivers work with ``DriverContext.cluster``, which is to be had in the launcher's process only."""
     model_for: Callable[[Mapping[str, Any]], type[ProviderConfig]] | None = None
@@ -60,7 +68,14 @@ class DriverRegistry:
     @property
     def names(self) -> list[str]:
         """All names, sorted; nothing is imported for it."""
-        return sorted({*self._plugins, *self._entry_points()})
+        return sorted({*self._plugins, *self.entry_points})
+
+    @property
+    def entry_points(self) -> Mapping[str, EntryPoint]:
+        """Those of installed packages, by name; nothing is imported for it."""
+        if self._installed is None:
+            self._installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        return self._installed
 
     def get(self, name: str) -> DriverPlugin:
         """The driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError.
@@ -82,32 +97,61 @@ class DriverRegistry:
             plugin = isolated(plugin)
         return plugin.open(config, context)
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        if self._installed is None:
-            self._installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-        return self._installed
+    def unknown(self, name: str) -> DriverNotFoundError:
+        """The error that says that there is no driver *name*."""
+        close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}")
 
     def _load(self, name: str) -> DriverPlugin:
-        point = self._entry_points().get(name)
-        if point is None and (found := _executable(name)) is not None:
-            return found
+        point = self.entry_points.get(name)
         if point is None:
-            close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}")
-        try:
-            plugin = point.load()
-        except ImportError as error:
-            extra = point.extras[0] if point.extras else name
-            raise DriverNotFoundError(
-                f"driver {name!r} needs a library that is not installed ({error.name or error}); "
-                f"try: pip install 'nodelaunch[{extra}]'"
-            ) from None
-        except AttributeError:
-            raise DriverNotFoundError(f"driver {name!r}: there is no {point.value}") from None
-        if not isinstance(plugin, DriverPlugin):
-            raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
+            if (found := _executable(name)) is not None:
+                return found
+            raise self.unknown(name)
+        plugin = _imported(point)
+        _check_contract(plugin)
         return plugin
+
+
+def _imported(point: EntryPoint) -> DriverPlugin:
+    """What a package offers. Raises: DriverNotFoundError, whatever goes wrong: it is one driver's trouble only."""
+    name = point.name
+    try:
+        plugin = point.load()
+    except ImportError as error:
+        missing = error.name or str(error)
+        remedy = f"try: pip install {_remedy(point, missing)}"
+        raise DriverNotFoundError(
+            f"driver {name!r} needs a library that is not installed ({missing}); {remedy}"
+        ) from None
+    except AttributeError:
+        raise DriverNotFoundError(f"driver {name!r}: there is no {point.value}") from None
+    except Exception as error:  # somebody else's code
+        raise DriverNotFoundError(f"driver {name!r} can't be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(plugin, DriverPlugin):
+        raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
+    return plugin
+
+
+def _remedy(point: EntryPoint, missing: str) -> str:
+    """What to install when the library *missing* is: the extra of the driver's package, if it names one."""
+    package = point.dist.name if point.dist is not None else OWN_PACKAGE
+    if point.extras or package == OWN_PACKAGE:
+        return f"'{package}[{point.extras[0] if point.extras else point.name}]'"
+    return missing.partition(".")[0]
+
+
+def _check_contract(plugin: DriverPlugin) -> None:
+    """Raises: DriverNotFoundError when the driver keeps no version of the contract that is spoken here."""
+    from nodelaunch.drivers.wire.handshake import CONTRACT, VersionMismatchError, choose_version
+    from nodelaunch.drivers.wire.messages import VersionRange
+
+    first, last = plugin.contract
+    try:
+        choose_version(CONTRACT, VersionRange(min=first, max=last), driver=plugin.name)
+    except VersionMismatchError as error:
+        raise DriverNotFoundError(str(error)) from None
 
 
 def _executable(name: str) -> DriverPlugin | None:

@@ -48,7 +48,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number, json_schema_input_type=float | str)]
 """Seconds per call to the cloud."""
 
 

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NewType, Protocol, runtime_checkable
 
+from nodelaunch.errors import ErrorKind
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
 
@@ -213,6 +214,42 @@ class SupportsUpkeep(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FaultOffer:
+    """A way in which a driver's cloud can be made to fail, or to be as it seldom is."""
+
+    name: str
+    call: str | None = None
+    """What fails meanwhile, as the driver's method is called (``create_instance``); None: that differs."""
+    kind: ErrorKind | None = None
+    """How it has to fail."""
+
+
+BOOT_HELD, FOREIGN_INSTANCE, LIST_LAGS = "boot-held", "foreign-instance", "list-lags"
+"""Names of faults that mean the same for every driver: instances made meanwhile boot only afterwards; there is one more
+instance, which somebody else made; the cloud lists what is made meanwhile only afterwards."""
+
+
+@runtime_checkable
+class SupportsFaults(Protocol):
+    """A driver whose cloud can be looked at, and broken, by the conformance kit. Nobody else calls these, and nothing
+    of it has an effect before it is asked for. A fault is the cloud's: every driver with the same configuration, in
+    whatever process, meets it until it is cleared."""
+
+    async def faults(self) -> Sequence[FaultOffer]:
+        """Those there are."""
+
+    async def set_fault(self, name: str) -> ExternalId | None:
+        """Have it so from now on; the instance's id for FOREIGN_INSTANCE. Raises DriverError for one not known."""
+
+    async def clear_fault(self, name: str) -> None:
+        """Have it so no longer; one that is not set is cleared."""
+
+    async def cloud_resources(self) -> Mapping[str, str | None]:
+        """Everything there is in the cloud by its name (instances, volumes, addresses, processes), by the cloud's own
+        account, and the external id of the instance each belongs to; an instance belongs to itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A machine that exists without being launched: one slot of it is one node record.
 
@@ -298,8 +335,8 @@ class DriverContext:
 
 
 __all__ = [
-    "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS", "Driver", "DriverContext", "ExternalId",
-    "HostScanner", "Inspection", "Instance", "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine",
-    "ReportsZones", "Resource", "ScansHostKeys", "SupportsConsoleLog", "SupportsInventory", "SupportsLeftovers",
-    "SupportsUpkeep", "TriesLogin", "Usage",
+    "BOOT_HELD", "FOREIGN_INSTANCE", "LIST_LAGS", "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS",
+    "Driver", "DriverContext", "ExternalId", "FaultOffer", "HostScanner", "Inspection", "Instance", "InstanceSpec",
+    "LabelTraits", "Limits", "Login", "Machine", "ReportsZones", "Resource", "ScansHostKeys", "SupportsConsoleLog",
+    "SupportsFaults", "SupportsInventory", "SupportsLeftovers", "SupportsUpkeep", "TriesLogin", "Usage",
 ]  # fmt: skip

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
+from nodelaunch.drivers.conformance.hooks import Hooks
+from nodelaunch.drivers.conformance.probe import Probe, Program
 from nodelaunch.errors import DriverError, ErrorKind
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
@@ -27,22 +30,10 @@ from nodelaunch.protocol.driver import (
 
 T = TypeVar("T")
 
-Resources = Mapping[str, str | None]
-"""Everything there is in a cloud by its name (instances, volumes, addresses), and the instance each belongs to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
-    """Ways to the subject's cloud besides its driver. All are optional; a context manager undoes what it did."""
-
-    resources: Callable[[], Awaitable[Resources]] | None = None
-    """What there is just now, by the cloud's own account."""
-    foreign_instance: Callable[[], AbstractAsyncContextManager[ExternalId]] | None = None
-    """An instance that somebody else made, without metadata of ours."""
-    boot_held: Callable[[], AbstractAsyncContextManager[None]] | None = None
-    """Instances made meanwhile boot only when it is left."""
-    faults: Mapping[str, Callable[[], AbstractAsyncContextManager[None]]] = field(default_factory=dict)
-    """Named ways in which the cloud fails meanwhile: some calls are refused, none hangs."""
+PROBE_S: Final = 20.0
+"""For one answer of a process that is spoken with word by word."""
+TIMED: Final = ("create_instance", "wait_until_active", "delete_instance", "list_instances")
+"""Calls whose latencies are reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +54,10 @@ class Subject:
     """How long a call may hold up the event loop before it counts as blocking it."""
     concurrency: int = 3
     """Calls of a kind at a time."""
+    program: Program | None = None
+    """How to start it, if it is a driver in a process of its own."""
+    secrets: tuple[str, ...] = ()
+    """What it is given that nobody else may see."""
 
 
 class Violation(Exception):  # noqa: N818  it is a finding
@@ -77,23 +72,42 @@ class Skipped(Exception):  # noqa: N818  it is an outcome
     """The check can't be made; the message says what it would take."""
 
 
+class Inapplicable(Exception):  # noqa: N818  it is an outcome
+    """The check is about something that such a driver doesn't do."""
+
+
 def require(holds: bool, fault: str) -> None:
     if not holds:
         raise Violation(fault)
 
 
+@dataclass(slots=True)
+class Round:
+    """What all checks of one run share."""
+
+    run_id: str
+    hooks: Hooks
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    shared: Driver | None = None
+    """The driver that most checks work with, where each is a process that takes its time to start."""
+    shared_upkeep: asyncio.Task[None] | None = None
+    took_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """How long each call took that went well, by the call."""
+
+
 class Bench:
     """One check's workplace. Whatever it makes through here is deleted, and closed, by `clean_up`."""
 
-    def __init__(self, subject: Subject, run_id: str, numbers: itertools.count[int]) -> None:
+    def __init__(self, subject: Subject, this: Round) -> None:
         self.subject = subject
-        self.hooks = subject.hooks
-        self.run_id = run_id
-        self._numbers = numbers
+        self.hooks = this.hooks
+        self.run_id = this.run_id
+        self._round = this
         self._drivers: list[Driver] = []
+        self._probes: list[Probe] = []
         self._upkeep: dict[Driver, asyncio.Task[None]] = {}
         self._made: dict[ExternalId, None] = {}
-        self.driver = self.open()
+        self.driver = self.open() if subject.program is None else self._shared()
 
     @property
     def makes_instances(self) -> bool:
@@ -109,11 +123,33 @@ class Bench:
             self._upkeep[driver] = asyncio.create_task(driver.upkeep())
         return driver
 
+    @property
+    def program(self) -> Program:
+        """How the driver is started. Raises: Inapplicable for one in this process."""
+        if self.subject.program is None:
+            raise Inapplicable("the driver is in this process")
+        return self.subject.program
+
+    async def probe(self, **how: Any) -> Probe:
+        """A process of the driver, to be spoken with word by word; *how*: as for a `Probe`."""
+        probe = Probe(self.program, answer_s=min(PROBE_S, self.subject.deadline_s), **how)
+        self._probes.append(probe)
+        await probe.start()
+        return probe
+
+    def _shared(self) -> Driver:
+        """One driver for check after check, until one fails."""
+        if self._round.shared is None:
+            self._round.shared = self.open()
+            self._drivers.remove(self._round.shared)
+            self._round.shared_upkeep = self._upkeep.pop(self._round.shared, None)
+        return self._round.shared
+
     def spec(self) -> InstanceSpec:
-        """What the engine would ask for, for a node that never was before. Raises: Skipped for an inventory."""
+        """What the engine would ask for, for a node that never was before. Raises: Inapplicable for an inventory."""
         if not self.makes_instances:
-            raise Skipped("the driver makes no instances")
-        node_id = f"{next(self._numbers):010d}"
+            raise Inapplicable("the driver makes no instances")
+        node_id = f"{next(self._round.numbers):010d}"
         metadata = {
             METADATA_NODE_ID: node_id,
             METADATA_POOL: self.subject.pool,
@@ -152,19 +188,23 @@ class Bench:
 
     async def call(self, what: str, asked: Awaitable[T]) -> T:
         """The outcome of a call. Raises: Violation when it hangs or raises what no driver may; DriverError."""
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self.subject.deadline_s) as deadline:
-                return await asked
-        except (Violation, Skipped):
+                outcome = await asked
+            if what in TIMED:
+                self._round.took_s[what].append(asyncio.get_running_loop().time() - began)
+            return outcome
+        except (Violation, Skipped, Inapplicable):
             raise
         except DriverError as error:
             if error.kind is ErrorKind.INTERNAL:  # what an exception of a driver in another process comes out as
-                raise Violation(f"{what} failed by a fault of the driver's: {error}", rule="D7") from error
+                raise Violation(f"{what} failed by a fault of the driver's: {error}", rule="D7.1") from error
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise Violation(f"{what} did not return within {self.subject.deadline_s:g} s") from None
-            raise Violation(f"{what} raised {type(error).__name__}: {error}", rule="D7") from error
+            raise Violation(f"{what} raised {type(error).__name__}: {error}", rule="D7.1") from error
 
     async def attempt(self, what: str, asked: Awaitable[T]) -> T | DriverError:
         """As `call`, with a DriverError as an outcome like any other."""
@@ -192,21 +232,37 @@ class Bench:
         by_metadata = [i for i, x in instances.items() if x.metadata.get(METADATA_PROVIDER) == self.run_id]
         return list(reversed(list(dict.fromkeys((*by_id, *by_metadata)))))
 
-    async def clean_up(self) -> None:
-        """Delete what is left, as far as the driver can; what it can't shows in the report as left over."""
+    async def clean_up(self, *, is_last: bool = True) -> None:
+        """Delete what is left, as far as the driver can; what it can't shows in the report as left over.
+
+        Unless it *is_last* the shared driver is kept for the next check.
+        """
+        cleaner = self.open() if self._round.shared is None else self._round.shared
         try:
-            for external_id in await self.ours(self.open()):
-                await self.attempt("delete_instance", self.delete(external_id, driver=self._drivers[-1]))
+            for external_id in await self.ours(cleaner):
+                await self.attempt("delete_instance", self.delete(external_id, driver=cleaner))
         except (DriverError, Violation):
             pass  # the checks tell what is wrong with it
         finally:
+            for probe in self._probes:
+                await probe.aclose()
             for driver in tuple(self._drivers):
                 with suppress(DriverError, Violation):  # as above
                     await self.close(driver)
+            if is_last and self._round.shared is not None:
+                with suppress(DriverError, Violation):  # as above
+                    await self._close_shared(self._round.shared)
+
+    async def _close_shared(self, driver: Driver) -> None:
+        upkeep, self._round.shared, self._round.shared_upkeep = self._round.shared_upkeep, None, None
+        await self._finish(driver, upkeep)
 
     async def close(self, driver: Driver) -> None:
         self._drivers.remove(driver)
-        if (upkeep := self._upkeep.pop(driver, None)) is not None:
+        await self._finish(driver, self._upkeep.pop(driver, None))
+
+    async def _finish(self, driver: Driver, upkeep: asyncio.Task[None] | None) -> None:
+        if upkeep is not None:
             upkeep.cancel()
             await asyncio.gather(upkeep, return_exceptions=True)
         await self.call("aclose", driver.aclose())

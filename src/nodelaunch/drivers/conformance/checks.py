@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from nodelaunch.drivers.conformance.bench import Bench, Skipped, Violation, require
+from nodelaunch.drivers.conformance.bench import Bench, Inapplicable, Skipped, Violation, require
+from nodelaunch.drivers.conformance.levels import Level
 from nodelaunch.drivers.conformance.loopwatch import LoopWatch
+from nodelaunch.drivers.conformance.registry import Check, check
 from nodelaunch.errors import DriverError, InstanceNotFoundError
 from nodelaunch.protocol.driver import METADATA_NODE_ID, ExternalId, Instance, InstanceSpec
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM
@@ -26,33 +28,17 @@ CANCEL_POINTS = 12
 """A create is cancelled after each number of turns of the loop up to this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """``rule`` is D1 to D9; ``promise`` what a driver that passes does."""
-
-    rule: str
-    name: str
-    promise: str
-    run: Callable[[Bench], Awaitable[None]]
-
-
-_checks: list[Check] = []
-
-
-def _check(rule: str) -> Callable[[Callable[[Bench], Awaitable[None]]], Callable[[Bench], Awaitable[None]]]:
-    def add(run: Callable[[Bench], Awaitable[None]]) -> Callable[[Bench], Awaitable[None]]:
-        _checks.append(Check(rule, run.__name__, run.__doc__ or "", run))
-        return run
-
-    return add
+CHECKS: list[Check] = []
+_check = partial(check, CHECKS)
 
 
 # -- D1: create returns as soon as there is an id ---------------------------------------------------------------------
 
 
-@_check("D1")
+@_check("D1", Level.SILVER)
 async def create_does_not_wait_for_boot(bench: Bench) -> None:
     """An instance that doesn't boot is no reason for create not to return its id."""
+    _makes_instances(bench)
     if bench.hooks.boot_held is None:
         raise Skipped("needs the hook 'boot_held'")
     async with bench.hooks.boot_held():
@@ -63,7 +49,7 @@ async def create_does_not_wait_for_boot(bench: Bench) -> None:
 # -- D2: metadata ------------------------------------------------------------------------------------------------------
 
 
-@_check("D2")
+@_check("D2.1", Level.BRONZE)
 async def metadata_is_listed_unchanged(bench: Bench) -> None:
     """What create was given is listed, while the instance boots and when it runs."""
     spec = bench.spec()
@@ -73,7 +59,7 @@ async def metadata_is_listed_unchanged(bench: Bench) -> None:
     _require_metadata(await bench.listed(), external_id, spec)
 
 
-@_check("D2")
+@_check("D2.1", Level.SILVER)
 async def metadata_is_there_from_the_start(bench: Bench) -> None:
     """However often one looks during the create, the instance is never seen without it."""
     spec = bench.spec()
@@ -88,7 +74,7 @@ async def metadata_is_there_from_the_start(bench: Bench) -> None:
             _require_metadata(listing, external_id, spec)
 
 
-@_check("D2")
+@_check("D2.2", Level.SILVER)
 async def what_a_failed_create_leaves_has_metadata(bench: Bench) -> None:
     """A leftover can be told from other people's instances."""
     for name, fault in _faults(bench).items():
@@ -114,7 +100,7 @@ def _require_metadata(
 # -- D3: failed and cancelled creates ----------------------------------------------------------------------------------
 
 
-@_check("D3")
+@_check("D3.1", Level.SILVER)
 async def a_failed_create_leaves_nothing_hidden(bench: Bench) -> None:
     """Whatever a failed create leaves in the cloud, the list shows."""
     faults = _faults(bench)
@@ -126,9 +112,10 @@ async def a_failed_create_leaves_nothing_hidden(bench: Bench) -> None:
         require(not hidden, f"a create that failed by '{name}' left what is not listed: {', '.join(hidden)}")
 
 
-@_check("D3")
+@_check("D3.2", Level.SILVER)
 async def a_cancelled_create_leaves_nothing_hidden(bench: Bench) -> None:
     """So it does when the caller goes away, at whatever moment."""
+    _makes_instances(bench)
     known = set(await bench.unaccounted())
     for turns in range(CANCEL_POINTS):
         await _cancelled_after(turns, bench.create())
@@ -152,7 +139,7 @@ async def _cancelled_after(turns: int, call: Awaitable[object]) -> None:
 # -- D4: waiting -------------------------------------------------------------------------------------------------------
 
 
-@_check("D4")
+@_check("D4.1", Level.BRONZE)
 async def anybody_may_wait_again(bench: Bench) -> None:
     """Waiting works twice, by several at once, and by another driver; all get the same running instance."""
     external_id = await bench.create()
@@ -164,7 +151,7 @@ async def anybody_may_wait_again(bench: Bench) -> None:
         require(instance.is_active, f"wait_until_active gave {external_id} while it was not active")
 
 
-@_check("D4")
+@_check("D4.1", Level.SILVER)
 async def a_cancelled_wait_can_be_taken_up(bench: Bench) -> None:
     """A caller's deadline ends the wait, and the wait only."""
     async with _held(bench):
@@ -174,7 +161,7 @@ async def a_cancelled_wait_can_be_taken_up(bench: Bench) -> None:
     require(instance.is_active, f"wait_until_active gave {external_id} while it was not active")
 
 
-@_check("D4")
+@_check("D4.2", Level.BRONZE)
 async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
     """Whoever waits for an instance that is deleted, or was, gets InstanceNotFoundError."""
     external_id = await bench.create()
@@ -199,7 +186,7 @@ async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
 # -- D5: deleting ------------------------------------------------------------------------------------------------------
 
 
-@_check("D5")
+@_check("D5.1", Level.BRONZE)
 async def gone_when_delete_returns(bench: Bench) -> None:
     """Neither the list nor the cloud has it then; one that is still booting included."""
     running, booting = await bench.create(), await bench.create()
@@ -209,7 +196,7 @@ async def gone_when_delete_returns(bench: Bench) -> None:
         await _require_gone(bench, external_id)
 
 
-@_check("D5")
+@_check("D5.2", Level.BRONZE)
 async def deleting_twice_is_fine(bench: Bench) -> None:
     """One after the other, by another driver, and both at once."""
     external_id = await bench.create()
@@ -225,7 +212,7 @@ async def deleting_twice_is_fine(bench: Bench) -> None:
     await _require_gone(bench, external_id)
 
 
-@_check("D5")
+@_check("D5.2", Level.SILVER)
 async def a_cancelled_delete_can_be_taken_up(bench: Bench) -> None:
     """Deleting again finishes what was begun."""
     external_id = await bench.create()
@@ -249,7 +236,7 @@ async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
 # -- D6: listing -------------------------------------------------------------------------------------------------------
 
 
-@_check("D6")
+@_check("D6.1", Level.BRONZE)
 async def ours_are_listed_once(bench: Bench) -> None:
     """Each instance from the moment create returns, once, with the resources its label is said to take."""
     spec = bench.spec()
@@ -263,9 +250,10 @@ async def ours_are_listed_once(bench: Bench) -> None:
         require(not wrong, f"it is listed with {listed!r}, while its label takes {need!r}")
 
 
-@_check("D6")
+@_check("D6.2", Level.SILVER)
 async def other_peoples_are_listed(bench: Bench) -> None:
     """What the driver didn't make takes quota all the same."""
+    _makes_instances(bench)
     if bench.hooks.foreign_instance is None:
         raise Skipped("needs the hook 'foreign_instance'")
     async with bench.hooks.foreign_instance() as external_id:
@@ -275,7 +263,7 @@ async def other_peoples_are_listed(bench: Bench) -> None:
 # -- D7: errors --------------------------------------------------------------------------------------------------------
 
 
-@_check("D7")
+@_check("D7.1", Level.BRONZE)
 async def nonsense_gives_driver_errors(bench: Bench) -> None:
     """Labels and instances that don't exist raise nothing but DriverError, if anything."""
     nowhere = ExternalId("00000000-0000-4000-8000-000000000000")
@@ -289,7 +277,7 @@ async def nonsense_gives_driver_errors(bench: Bench) -> None:
         await bench.attempt("create_instance of an unknown label", bench.create(spec))
 
 
-@_check("D7")
+@_check("D7.1", Level.SILVER)
 async def a_failing_cloud_gives_driver_errors(bench: Bench) -> None:
     """Under each fault every call ends, and raises nothing but DriverError; afterwards all is well again."""
     driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
@@ -314,7 +302,7 @@ async def a_failing_cloud_gives_driver_errors(bench: Bench) -> None:
 # -- D8: rebuilding ----------------------------------------------------------------------------------------------------
 
 
-@_check("D8")
+@_check("D8.1", Level.SILVER)
 async def another_driver_takes_over(bench: Bench) -> None:
     """A driver that is closed leaves its instances; the next lists them alike, waits for them and deletes them."""
     first, second = bench.open(), bench.open()
@@ -337,7 +325,7 @@ async def another_driver_takes_over(bench: Bench) -> None:
 # -- D9: concurrency ---------------------------------------------------------------------------------------------------
 
 
-@_check("D9")
+@_check("D9.1", Level.SILVER)
 async def calls_run_side_by_side(bench: Bench) -> None:
     """Several creates, waits, lists and deletes at once don't get into each other's way."""
     specs = [bench.spec() for _ in range(bench.subject.concurrency)]
@@ -354,7 +342,7 @@ async def calls_run_side_by_side(bench: Bench) -> None:
     await _together(bench.delete(external_id) for external_id in created)
 
 
-@_check("D9")
+@_check("D9.2", Level.SILVER)
 async def the_loop_is_never_held_up(bench: Bench) -> None:
     """While any call runs the event loop keeps turning."""
     driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
@@ -375,9 +363,15 @@ async def the_loop_is_never_held_up(bench: Bench) -> None:
 
 
 def _faults(bench: Bench) -> Mapping[str, Callable[[], AbstractAsyncContextManager[None]]]:
+    _makes_instances(bench)
     if not bench.hooks.faults:
         raise Skipped("needs the hook 'faults'")
     return bench.hooks.faults
+
+
+def _makes_instances(bench: Bench) -> None:
+    if not bench.makes_instances:
+        raise Inapplicable("the driver makes no instances")
 
 
 @asynccontextmanager
@@ -422,6 +416,3 @@ def _brief(outcome: object) -> str:
     if isinstance(outcome, BaseException):
         return f"{type(outcome).__name__}: {outcome}"
     return "an instance" if isinstance(outcome, Instance) else repr(outcome)
-
-
-CHECKS: tuple[Check, ...] = tuple(_checks)

@@ -1,41 +1,90 @@
 """Runs checks, each on a bench of its own that is cleaned up after it.
 
-What does *not* belong here: the checks themselves (checks.py).
+What does *not* belong here: the checks themselves (catalogue.py).
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
-from nodelaunch.drivers.conformance.bench import Bench, Skipped, Subject, Violation
-from nodelaunch.drivers.conformance.checks import CHECKS, Check
-from nodelaunch.drivers.conformance.report import Report, Result, Verdict
+from nodelaunch.drivers.conformance.bench import Bench, Inapplicable, Round, Skipped, Subject, Violation
+from nodelaunch.drivers.conformance.catalogue import checks_for
+from nodelaunch.drivers.conformance.hooks import Hooks, hooks_of
+from nodelaunch.drivers.conformance.probe import ProbeError, Refusal
+from nodelaunch.drivers.conformance.registry import Check
+from nodelaunch.drivers.conformance.report import Latency, Report, Result, Verdict
 from nodelaunch.errors import DriverError
-from nodelaunch.protocol.driver import ExternalId
+from nodelaunch.protocol.driver import ExternalId, SupportsFaults
 
 
-async def run(subject: Subject, checks: Iterable[Check] = CHECKS) -> Report:
-    """Make *checks* one after the other. Nothing a driver does makes it raise, if its factory and hooks don't."""
-    run_id = f"conformance-{uuid.uuid4().hex[:12]}"
-    numbers = itertools.count(1)
-    results = [await _perform(check, Bench(subject, run_id, numbers)) for check in checks]
-    return Report(subject.name, tuple(results), await _leftovers(Bench(subject, run_id, numbers)))
+async def run(
+    subject: Subject, checks: Iterable[Check] | None = None, *, on_result: Callable[[Result], None] = lambda _: None
+) -> Report:
+    """Make *checks*, or all that there are for such a driver, one after the other; *on_result* hears of each at once.
+
+    Hooks that the subject does not have are the driver's own, if it offers any. Nothing a driver does makes it raise,
+    if its factory and the subject's hooks don't.
+    """
+    chosen = checks_for(is_process=subject.program is not None) if checks is None else tuple(checks)
+    async with _hooks(subject) as hooks:
+        this = Round(f"conformance-{uuid.uuid4().hex[:12]}", hooks)
+        results: list[Result] = []
+        broken: Check | None = None
+        for check in chosen:
+            result = await _perform(check, subject, this) if broken is None else _pointless(check, broken)
+            if check.is_basic and result.verdict is Verdict.FAILED and broken is None:
+                broken = check
+            results.append(result)
+            on_result(result)
+        leftovers = await _leftovers(Bench(subject, this)) if broken is None else ()
+    latencies = {call: Latency.of(took_s) for call, took_s in sorted(this.took_s.items())}
+    return Report(subject.name, tuple(results), leftovers, latencies)
 
 
-async def _perform(check: Check, bench: Bench) -> Result:
+@asynccontextmanager
+async def _hooks(subject: Subject) -> AsyncIterator[Hooks]:
+    """The subject's, or the driver's own; a driver that can't be asked offers none."""
+    driver = subject.open()
+    try:
+        hooks = subject.hooks
+        if hooks == Hooks() and isinstance(driver, SupportsFaults):
+            with suppress(DriverError):  # the checks tell what is wrong with it
+                hooks = await hooks_of(driver)
+        yield hooks
+    finally:
+        with suppress(DriverError):  # as above
+            await driver.aclose()
+
+
+async def _perform(check: Check, subject: Subject, this: Round) -> Result:
+    began = asyncio.get_running_loop().time()
+    bench = Bench(subject, this)
+    outcome = Result(check.rule, check.name, Verdict.PASSED, level=check.level, promise=check.promise)
     try:
         await check.run(bench)
     except Skipped as skipped:
-        return Result(check.rule, check.name, Verdict.SKIPPED, str(skipped))
+        outcome = replace(outcome, verdict=Verdict.SKIPPED, detail=str(skipped))
+    except Inapplicable as reason:
+        outcome = replace(outcome, verdict=Verdict.INAPPLICABLE, detail=str(reason))
     except Violation as violation:
-        return Result(violation.rule or check.rule, check.name, Verdict.FAILED, str(violation))
+        rule = violation.rule or check.rule
+        outcome = replace(outcome, verdict=Verdict.FAILED, rule=rule, detail=str(violation))
     except DriverError as error:
-        return Result(check.rule, check.name, Verdict.FAILED, f"{type(error).__name__}: {error}")
+        outcome = replace(outcome, verdict=Verdict.FAILED, detail=f"{type(error).__name__}: {error}")
+    except (ProbeError, Refusal) as error:
+        outcome = replace(outcome, verdict=Verdict.FAILED, detail=str(error))
     finally:
-        await bench.clean_up()
-    return Result(check.rule, check.name, Verdict.PASSED)
+        await bench.clean_up(is_last=outcome.verdict is Verdict.FAILED)
+    return replace(outcome, took_s=round(asyncio.get_running_loop().time() - began, 3))
+
+
+def _pointless(check: Check, broken: Check) -> Result:
+    detail = f"not made, as {broken.name} failed"
+    return Result(check.rule, check.name, Verdict.SKIPPED, detail, check.level, check.promise)
 
 
 async def _leftovers(bench: Bench) -> tuple[ExternalId, ...]:

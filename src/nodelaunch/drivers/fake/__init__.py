@@ -8,4 +8,15 @@ from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
 
-PLUGIN = DriverPlugin("fake", FakeProvider, FakeDriver, summary="a cloud that isn't there, for trying out and testing")
+EXAMPLE = {
+    "cloud-file": "{folder}/cloud.sqlite",
+    "boot-time": 0.03,
+    "delete-time": 0.03,
+    "limits": {"max-servers": 1000, "max-cores": 100_000, "max-ram": 100_000_000},
+    "cloud-images": [{"name": "debian"}],
+    "pools": [{"name": "main", "labels": [{"name": "small", "cloud-image": "debian", "min-ram": 4096}]}],
+}
+
+PLUGIN = DriverPlugin(
+    "fake", FakeProvider, FakeDriver, summary="a cloud that isn't there, for trying out and testing", example=EXAMPLE
+)

@@ -100,6 +100,7 @@ SETTINGS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "boot-time": (_number, "seconds until an instance is active"),
     "delete-time": (_number, "seconds until a deleted instance is gone"),
     "create-time": (_number, "seconds until a create is answered; the instance exists from the start"),
+    "list-lag": (_number, "seconds until an instance that is made is listed"),
     "failure-rate": (_share, "share of creates that fail, 0 to 1"),
     "failure-kind": (_kind, f"how they fail: {', '.join(CREATE_FAILURES)}"),
     "max-servers": (_count, "limit of instances"),

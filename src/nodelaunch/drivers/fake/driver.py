@@ -19,6 +19,7 @@ from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelBook
 from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud, Server
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.controls import CloudBusyError, CloudRefusedError
+from nodelaunch.drivers.fake.faults import Faults
 from nodelaunch.drivers.fake.watch import CloudWatch, Waiter
 from nodelaunch.errors import (
     DriverError,
@@ -47,7 +48,7 @@ PAGE = 100
 IPV6_NETWORK, NO_ADDRESS_NETWORK = "fake-ipv6-network-name", "no-auto-ip-network-name"
 
 
-class FakeDriver:
+class FakeDriver(Faults):
     """One provider's view of its fake cloud. *cloud*: to share one between providers or with a test."""
 
     def __init__(self, config: FakeProvider, context: DriverContext, *, cloud: FakeCloud | None = None) -> None:
@@ -151,9 +152,12 @@ class FakeDriver:
 
     async def list_instances(self) -> AsyncIterator[Instance]:
         await self._ask(lambda: self.cloud.check("list"))
+        lag_s = (await self._settings()).get("list-lag", 0)
         seen = 0
         while servers := await self._ask(partial(self.cloud.servers, after=seen, limit=PAGE)):
             for server in servers:
+                if lag_s and server.created_at > self.cloud.now - lag_s:
+                    continue
                 yield self._instance(server)
             seen = servers[-1].number
             await asyncio.sleep(0)  # a cloud of thousands doesn't hold up the loop

@@ -121,6 +121,9 @@ class Child:
         self.name = command.name
         self.identity = Identity(name=command.name)
         self.version = 0
+        """Of the contract, that is spoken."""
+        self.contract = VersionRange(min=0, max=0)
+        """Versions that the driver speaks."""
         self.tail = Tail(command.name)
         self.garbage: str | None = None
         """What it sent that is no message, which ended the connection."""
@@ -312,6 +315,7 @@ async def _shake_hands(child: Child, token: str, versions: VersionRange) -> None
     answer = HELLO.result.model_validate(await _ask(child, HELLO.name, hello.model_dump()))
     if not is_proof(answer.proof, token, "driver", (nonce, answer.nonce)):
         raise PermissionError("it did not prove to have the token")
+    child.contract = answer.protocol
     child.version = choose_version(versions, answer.protocol, driver=child.name)
     ours = AuthenticateParams(protocol=child.version, proof=proof(token, "launcher", nonce, answer.nonce))
     child.identity = AUTHENTICATE.result.model_validate(await _ask(child, AUTHENTICATE.name, ours.model_dump()))

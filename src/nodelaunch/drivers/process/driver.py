@@ -27,6 +27,7 @@ from nodelaunch.errors import DriverError, ErrorKind, ProviderUnavailableError, 
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
+    FaultOffer,
     Inspection,
     Instance,
     InstanceSpec,
@@ -284,6 +285,21 @@ class _Upkeep(ProcessDriver):
         await self._call(m.EMPTIED, m.Call(deadline_s=FOREVER_S))
 
 
+class _Faults(ProcessDriver):
+    async def faults(self) -> Sequence[FaultOffer]:
+        return [m.offer_from(each) for each in (await self._call(m.FAULTS, m.Call(deadline_s=QUESTION_S))).faults]
+
+    async def set_fault(self, name: str) -> ExternalId | None:
+        found = await self._call(m.SET_FAULT, m.FaultParams(name=name, deadline_s=QUESTION_S))
+        return None if found.external_id is None else ExternalId(found.external_id)
+
+    async def clear_fault(self, name: str) -> None:
+        await self._call(m.CLEAR_FAULT, m.FaultParams(name=name, deadline_s=QUESTION_S))
+
+    async def cloud_resources(self) -> Mapping[str, str | None]:
+        return (await self._call(m.CLOUD_RESOURCES, m.Call(deadline_s=QUESTION_S))).resources
+
+
 _PARTS: Final[Mapping[str, type[ProcessDriver]]] = {
     "host_keys": _HostKeys,
     "console_log": _ConsoleLog,
@@ -291,6 +307,7 @@ _PARTS: Final[Mapping[str, type[ProcessDriver]]] = {
     "leftovers": _Leftovers,
     "inventory": _Inventory,
     "upkeep": _Upkeep,
+    "faults": _Faults,
 }
 
 

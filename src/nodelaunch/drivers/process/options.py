@@ -2,13 +2,16 @@
 
 A schema becomes a pydantic model, so that a mistake in such an option is found, placed and worded as any other. Of JSON
 Schema 2020-12 that takes in: ``type``, ``properties``, ``required``, ``additionalProperties``, ``items``, ``enum``,
-``const``, ``anyOf``, ``oneOf``, ``$ref`` to ``$defs``, ``minimum``, ``maximum``, ``minLength``, ``maxLength``,
-``pattern``, ``description``, ``default``. Whatever else a schema says is left to the driver, which checks all in any
-case. What does *not* belong here: options of drivers written in Python; they have models.
+``const``, ``anyOf``, ``oneOf``, ``$ref`` to ``$defs``, ``minimum``, ``maximum``, ``exclusiveMinimum``,
+``exclusiveMaximum``, ``multipleOf``, ``minLength``, ``maxLength``, ``pattern``, ``minItems``, ``maxItems``,
+``description``, ``default``. Whatever else a schema says of an option is shown to editors, and left to the driver,
+which checks all in any case.
+What does *not* belong here: options of drivers written in Python; they have models.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -33,16 +36,36 @@ ModelT = TypeVar("ModelT", bound=Model)
 Schema = Mapping[str, Any]
 MAX_DEPTH = 12
 """Of schemas within schemas; what is deeper is left to the driver."""
+TRANSLATED = frozenset({
+    "$ref", "$defs", "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf",
+    "oneOf", "allOf", "not", "if", "then", "else", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems", "description", "default", "title",
+})  # fmt: skip
+"""Words of a schema that become part of a model, or that could refer to what is not there any more."""
+
+
+PATTERNS = ConfigDict(regex_engine="python-re")
+"""Python's regular expressions are nearer to those of JSON Schema than pydantic's own."""
+
+
+class Options(Model):
+    """A mapping among a driver's options."""
+
+    model_config = PATTERNS
 
 
 class OpenLabel(Model):
     """What every label of such a driver has."""
+
+    model_config = PATTERNS
 
     name: Text
 
 
 class OpenPool(PoolConfig):
     """What every pool of such a driver has."""
+
+    model_config = PATTERNS
 
     labels: tuple[OpenLabel, ...] = ()
     max_cores: AnyCount | None = None
@@ -59,6 +82,8 @@ class OpenPool(PoolConfig):
 
 class OpenProvider(LaunchingProviderConfig):
     """What every provider of such a driver has."""
+
+    model_config = PATTERNS
 
     must_differ: ClassVar[tuple[Unique, ...]] = (
         *LaunchingProviderConfig.must_differ,
@@ -108,10 +133,10 @@ def _attribute(key: str) -> str:
 
 
 def _field(key: str, schema: Schema, defs: Schema, *, is_required: bool) -> tuple[Any, Any]:
-    annotation, default = _annotation(schema, defs, 0), schema.get("default")
-    if is_required:
-        return annotation, Field(alias=key, description=schema.get("description"))
-    return annotation, Field(default=default, alias=key, description=schema.get("description"))
+    annotation = _annotation(schema, defs, 0)
+    shown = {name: value for name, value in schema.items() if name not in TRANSLATED}
+    default = ... if is_required else schema.get("default")
+    return annotation, Field(default=default, alias=key, description=schema.get("description"), json_schema_extra=shown)
 
 
 def _annotation(schema: Any, defs: Schema, depth: int) -> Any:
@@ -131,24 +156,45 @@ def _annotation(schema: Any, defs: Schema, depth: int) -> Any:
 
 
 def _typed(kind: Any, schema: Schema, defs: Schema, depth: int) -> Any:
-    bounds = Field(ge=schema.get("minimum"), le=schema.get("maximum"))
     match kind:
         case "string":
-            shortest, longest, pattern = (schema.get(name) for name in ("minLength", "maxLength", "pattern"))
-            return Annotated[StrictStr, Field(min_length=shortest, max_length=longest, pattern=pattern)]
+            shortest, longest = schema.get("minLength"), schema.get("maxLength")
+            return Annotated[StrictStr, Field(min_length=shortest, max_length=longest, pattern=_pattern(schema))]
         case "integer":
-            return Annotated[StrictInt, bounds]
+            return Annotated[StrictInt, _bounds(schema)]
         case "number":
-            return Annotated[StrictFloat, bounds]
+            return Annotated[StrictFloat, _bounds(schema)]
         case "boolean":
             return StrictBool
         case "null":
             return None
         case "array":
-            return _tuple_of(_annotation(schema.get("items"), defs, depth + 1))
+            fewest, most = schema.get("minItems"), schema.get("maxItems")
+            items = _tuple_of(_annotation(schema.get("items"), defs, depth + 1))
+            return Annotated[items, Field(min_length=fewest, max_length=most)]
         case "object" if schema.get("properties"):
-            return _model("Options", {**schema, "$defs": defs}, Model, {})
+            return _model("Options", {**schema, "$defs": defs}, Options, {})
         case "object":
-            return dict[StrictStr, Any]
+            return dict[StrictStr, _annotation(schema.get("additionalProperties"), defs, depth + 1)]  # type: ignore[misc]
         case _:
             return Any
+
+
+def _bounds(schema: Schema) -> Any:
+    return Field(
+        ge=schema.get("minimum"),
+        gt=schema.get("exclusiveMinimum"),
+        le=schema.get("maximum"),
+        lt=schema.get("exclusiveMaximum"),
+        multiple_of=schema.get("multipleOf"),
+    )
+
+
+def _pattern(schema: Schema) -> str | None:
+    """One that is no regular expression here is left to the driver."""
+    pattern = schema.get("pattern")
+    try:
+        re.compile(pattern or "")
+    except (re.error, TypeError):
+        return None
+    return pattern

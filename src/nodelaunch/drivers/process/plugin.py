@@ -36,14 +36,19 @@ def executable_plugin(command: Command, *, versions: VersionRange = CONTRACT) ->
     Blocks for as long as that takes. As long as it says the same of itself it is the same plugin, so that the same
     configuration, read again, is the same.
     """
-    return _plugin(command, versions, describe(command, versions=versions).model_dump_json())
+    identity, contract = _ask(command, versions)
+    return _plugin(command, versions, identity.model_dump_json(), (contract.min, contract.max))
 
 
 @lru_cache(maxsize=64)
-def _plugin(command: Command, versions: VersionRange, said: str) -> DriverPlugin:
+def _plugin(command: Command, versions: VersionRange, said: str, contract: tuple[int, int]) -> DriverPlugin:
     """*said*: the driver's identity as JSON."""
     identity = Identity.model_validate_json(said)
-    model = provider_model(identity.schemas)
+    try:
+        model = provider_model(identity.schemas)
+    except Exception as error:  # there is no end of ways in which a schema can be wrong
+        text = f"driver {command.name}: the schemas of its options can't be used: {type(error).__name__}: {error}"
+        raise DriverNotFoundError(text) from error
     plugin = DriverPlugin(
         name=command.name,
         config_model=model,
@@ -52,7 +57,10 @@ def _plugin(command: Command, versions: VersionRange, said: str) -> DriverPlugin
         version=identity.version,
         maintainer=identity.maintainer,
         licence=identity.licence,
+        example=None if identity.example is None else identity.example.provider,
         is_process=True,
+        contract=contract,
+        capabilities=identity.capabilities,
     )
     model.made_by = plugin
     return plugin
@@ -87,7 +95,12 @@ def isolated(plugin: DriverPlugin, *, restarts: Restarts | None = None) -> Drive
 
 def describe(command: Command, *, versions: VersionRange = CONTRACT) -> Identity:
     """What the driver says of itself. Raises: DriverNotFoundError. Blocks, and may be called with or without a loop."""
-    outcome: list[Identity | DriverError] = []
+    return _ask(command, versions)[0]
+
+
+def _ask(command: Command, versions: VersionRange) -> tuple[Identity, VersionRange]:
+    """What the driver says of itself, and the versions of the contract it speaks. Raises: DriverNotFoundError."""
+    outcome: list[tuple[Identity, VersionRange] | DriverError] = []
 
     def run() -> None:
         # A loop of its own: this one's caller has none, or is blocked by us.
@@ -102,10 +115,10 @@ def describe(command: Command, *, versions: VersionRange = CONTRACT) -> Identity
     return outcome[0]
 
 
-async def _describe(command: Command, versions: VersionRange) -> Identity | DriverError:
+async def _describe(command: Command, versions: VersionRange) -> tuple[Identity, VersionRange] | DriverError:
     try:
         child = await start(command, lambda _method, _params: None, versions=versions, timeout_s=DESCRIBE_TIMEOUT_S)
     except DriverError as error:
         return error
     await child.aclose()
-    return child.identity
+    return child.identity, child.contract

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel
 
 from nodelaunch.config.models import LaunchingProviderConfig, PoolConfig, ProviderConfig
+from nodelaunch.config.schema import schema_of, without_unused
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.wire.messages import CAPABILITIES, Schemas
 
@@ -44,8 +45,8 @@ def _item(model: type[BaseModel], field: str) -> type[BaseModel] | None:
 
 
 def _own(model: type[BaseModel], common: type[BaseModel] | None, *besides: str) -> dict[str, Any]:
-    schema = model.model_json_schema(by_alias=True)
+    schema = schema_of(model)
     known = {*besides, *(info.alias or name for name, info in (common.model_fields if common else {}).items())}
     schema["properties"] = {name: each for name, each in schema.get("properties", {}).items() if name not in known}
     schema["required"] = [name for name in schema.get("required", ()) if name not in known]
-    return schema
+    return without_unused(schema)

@@ -34,6 +34,7 @@ from nodelaunch.protocol.driver import (
     Resource,
     ScansHostKeys,
     SupportsConsoleLog,
+    SupportsFaults,
     SupportsInventory,
     SupportsLeftovers,
     SupportsUpkeep,
@@ -105,6 +106,10 @@ class Server:
             m.IS_ALIVE.name: self._is_alive,
             m.UPKEEP.name: self._upkeep,
             m.EMPTIED.name: self._emptied,
+            m.FAULTS.name: self._faults,
+            m.SET_FAULT.name: self._set_fault,
+            m.CLEAR_FAULT.name: self._clear_fault,
+            m.CLOUD_RESOURCES.name: self._cloud_resources,
         }
 
     async def answer(self, name: str, params: Json, number: int) -> Json:
@@ -164,6 +169,7 @@ class Server:
             licence=plugin.licence,
             capabilities=self._capabilities,
             schemas=schemas_of(plugin.config_model),
+            example=None if plugin.example is None else m.Example(provider=dict(plugin.example)),
         )
 
     # -- the driver -------------------------------------------------------------------------------------------------
@@ -283,6 +289,22 @@ class Server:
     async def _emptied(self, _params: m.Call) -> m.Empty:
         await cast("SupportsUpkeep", self._open_driver).emptied()
         return m.Empty()
+
+    async def _faults(self, _params: m.Call) -> m.FaultsResult:
+        offers = await cast("SupportsFaults", self._open_driver).faults()
+        return m.FaultsResult(faults=tuple(map(m.offer_to, offers)))
+
+    async def _set_fault(self, params: m.FaultParams) -> m.FaultSetResult:
+        driver = cast("SupportsFaults", self._open_driver)
+        return m.FaultSetResult(external_id=await driver.set_fault(params.name))
+
+    async def _clear_fault(self, params: m.FaultParams) -> m.Empty:
+        await cast("SupportsFaults", self._open_driver).clear_fault(params.name)
+        return m.Empty()
+
+    async def _cloud_resources(self, _params: m.Call) -> m.CloudResourcesResult:
+        found = await cast("SupportsFaults", self._open_driver).cloud_resources()
+        return m.CloudResourcesResult(resources=dict(found))
 
 
 def _traits(driver: Driver, pool: str, label: str) -> LabelTraits:

@@ -18,6 +18,7 @@ from nodelaunch.config.models import (
     Reference,
     Seconds,
     Text,
+    Texts,
     Unique,
 )
 
@@ -51,7 +52,7 @@ class StaticNode(Model):
     username: Text = "zuul"
     connection_port: Port = 22
     connection_type: Text = "ssh"
-    host_key: Annotated[tuple[Text, ...], BeforeValidator(_keys)] = ()
+    host_key: Annotated[tuple[Text, ...], BeforeValidator(_keys, json_schema_input_type=str | Texts)] = ()
     """``<type> <base64>`` each; all of them must be among the scanned ones. Empty: any key will do."""
     host_key_checking: StrictBool = True
     timeout: Seconds = 5.0

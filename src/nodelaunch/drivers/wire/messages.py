@@ -32,6 +32,9 @@ Amounts = Annotated[dict[str, float], BeforeValidator(_amounts)]
 """By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A limit that is not named is none."""
 
 
+Kind = Annotated[ErrorKind, BeforeValidator(lambda value: value if value in list(ErrorKind) else "internal")]
+
+
 class Message(BaseModel):
     """Base of all models here."""
 
@@ -87,6 +90,13 @@ class Schemas(Message):
     label: dict[str, Any] = Field(default_factory=dict)
 
 
+class Example(Message):
+    """A configuration with which the driver works on any machine, for trying it out and for checks."""
+
+    provider: dict[str, Any]
+    """A provider's mapping, without ``name`` and ``driver``; ``{folder}`` in a text stands for a fresh directory."""
+
+
 class Identity(Message):
     """What the driver is."""
 
@@ -98,6 +108,7 @@ class Identity(Message):
     capabilities: tuple[str, ...] = ()
     """Methods beyond the ones every driver has; unknown ones are ignored."""
     schemas: Schemas = Field(default_factory=Schemas)
+    example: Example | None = None
 
 
 # -- parts of messages ----------------------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ class ResourceInfo(Message):
 class FaultInfo(Message):
     """``data`` of an error. An unknown kind counts as internal, an unknown scope as request."""
 
-    kind: Annotated[ErrorKind, BeforeValidator(lambda value: value if value in list(ErrorKind) else "internal")]
+    kind: Kind
     scope: Annotated[Scope, BeforeValidator(lambda value: value if value in list(Scope) else "request")] = Scope.REQUEST
     retry_after_s: float | None = None
     external_id: str | None = None
@@ -310,6 +321,32 @@ class AliveResult(Message):
     is_alive: bool
 
 
+class FaultOfferInfo(Message):
+    """As `nodelaunch.protocol.driver.FaultOffer`; a ``call`` is a method's name."""
+
+    name: str
+    call: str | None = None
+    kind: Kind | None = None
+
+
+class FaultsResult(Message):
+    faults: tuple[FaultOfferInfo, ...]
+
+
+class FaultParams(Call):
+    name: str
+
+
+class FaultSetResult(Message):
+    external_id: str | None = None
+    """Of the instance, for ``foreign-instance``."""
+
+
+class CloudResourcesResult(Message):
+    resources: dict[str, str | None]
+    """By its name each thing there is in the cloud, and the external id of the instance it belongs to."""
+
+
 # -- notifications --------------------------------------------------------------------------------------------------
 
 
@@ -377,12 +414,17 @@ INSPECT = Method("machine.inspect", MachineParams, InspectResult, "Look at a mac
 IS_ALIVE = Method("machine.is_alive", MachineParams, AliveResult, "Whether the machine answers.", "inventory")
 UPKEEP = Method("driver.upkeep", Call, Empty, "The driver's own work, until it is cancelled.", "upkeep")
 EMPTIED = Method("driver.emptied", Call, Empty, "Wait until only this driver's own is left.", "upkeep")
+FAULTS = Method("fault.list", Call, FaultsResult, "For the conformance kit: how the cloud can be broken.", "faults")
+SET_FAULT = Method("fault.set", FaultParams, FaultSetResult, "Have it so, for all drivers of this cloud.", "faults")
+CLEAR_FAULT = Method("fault.clear", FaultParams, Empty, "Have it so no longer.", "faults")
+CLOUD_RESOURCES = Method("cloud.resources", Call, CloudResourcesResult, "What there is, by the cloud.", "faults")
 
 METHODS: Final[Mapping[str, Method[Any, Any]]] = {
     method.name: method
     for method in (
         HELLO, AUTHENTICATE, OPEN, CLOSE, PING, CREATE, WAIT, DELETE, LIST, LIMITS, LABEL_USAGE, LABEL_READY,
         HOST_KEYS, CONSOLE_LOG, ZONES, RESOURCES, DELETE_RESOURCE, INSPECT, IS_ALIVE, UPKEEP, EMPTIED,
+        FAULTS, SET_FAULT, CLEAR_FAULT, CLOUD_RESOURCES,
     )
 }  # fmt: skip
 
@@ -400,12 +442,25 @@ CAPABILITIES: Final[Mapping[str, type]] = {
     "leftovers": port.SupportsLeftovers,
     "inventory": port.SupportsInventory,
     "upkeep": port.SupportsUpkeep,
+    "faults": port.SupportsFaults,
 }
 """What a driver in this process has instead of a capability's name."""
 
 
 LOCAL_PROCESSES = "local_processes"
 """A capability without methods: what the driver started in a session of its own is an instance, and outlives it."""
+
+
+FAULTY_CALLS: Final[Mapping[str, str]] = {
+    "create_instance": CREATE.name,
+    "wait_until_active": WAIT.name,
+    "delete_instance": DELETE.name,
+    "list_instances": LIST.name,
+    "quota_limits": LIMITS.name,
+    "quota_for_label": LABEL_USAGE.name,
+    "label_ready": LABEL_READY.name,
+}
+"""Methods that a fault may name, as the port calls them and on the wire."""
 
 
 # -- to and from the port -------------------------------------------------------------------------------------------
@@ -424,3 +479,13 @@ def instance_from(info: InstanceInfo) -> port.Instance:
 
 def fault_from(message: str, info: FaultInfo) -> Fault:
     return Fault(message=message, **plain(info))
+
+
+def offer_to(offer: port.FaultOffer) -> FaultOfferInfo:
+    return FaultOfferInfo(name=offer.name, call=FAULTY_CALLS.get(offer.call or ""), kind=offer.kind)
+
+
+def offer_from(info: FaultOfferInfo) -> port.FaultOffer:
+    """A call that is not known is that of none."""
+    calls = {method: call for call, method in FAULTY_CALLS.items()}
+    return port.FaultOffer(info.name, calls.get(info.call or ""), info.kind)

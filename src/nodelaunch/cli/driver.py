@@ -1,0 +1,142 @@
+"""``nodelaunch driver``: which drivers there are, and what is known of each.
+
+What does *not* belong here: finding that out (nodelaunch.drivers.installed).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nodelaunch.cli import drivercheck
+from nodelaunch.cli.common import say, say_json
+from nodelaunch.drivers.installed import Catalogue, Facts
+from nodelaunch.drivers.optionlist import options_in
+from nodelaunch.drivers.sdk.schemas import schemas_of
+
+DIGEST_SHOWN = 12
+"""Characters of a digest in the list."""
+NOT_KNOWN = "-"
+MAPPINGS = {"provider": "a provider", "pool": "a pool", "label": "a label"}
+
+
+def add_parser(commands: Any) -> None:
+    family = commands.add_parser("driver", help="look at drivers")
+    verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
+    listing = verbs.add_parser("list", help="all drivers that can be used here; executables are started to be asked")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list, default_log_level="error")
+    info = verbs.add_parser("info", help="all that is known of one driver, its options included")
+    info.add_argument("name", metavar="NAME", help="of a driver, or the path of its executable")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=run_info, default_log_level="error")
+    drivercheck.add_verb(verbs)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    every = Catalogue().facts()
+    if args.json:
+        say_json([summary_of(facts) for facts in every])
+        return 0
+    head = ("NAME", "ORIGIN", "VERSION", "CONTRACT", "LEVEL", "DIGEST")
+    say(aligned([head, *map(_row, every)]))
+    for facts in every:
+        if facts.problem:
+            say(f"\n{facts.found.name} can't be used: {facts.problem}")
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    catalogue = Catalogue()
+    facts = catalogue.facts_of(catalogue.find(args.name))
+    if args.json:
+        say_json({**summary_of(facts), **_details(facts)})
+    else:
+        say(_page(facts))
+    return 0 if facts.plugin is not None else 1
+
+
+# -- for programs ---------------------------------------------------------------------------------------------------
+
+
+def summary_of(facts: Facts) -> dict[str, Any]:
+    """What the list has of a driver; None: not known."""
+    return {
+        "name": facts.found.name,
+        "origin": facts.found.origin.value,
+        "place": facts.found.place,
+        "version": facts.version or None,
+        "contract": facts.contract and {"min": facts.contract.min, "max": facts.contract.max},
+        "level": facts.level and facts.level.value,
+        "digest": facts.digest or None,
+        "problem": facts.problem or None,
+    }
+
+
+def _details(facts: Facts) -> dict[str, Any]:
+    plugin = facts.plugin
+    if plugin is None:
+        return {}
+    return {
+        "summary": plugin.summary,
+        "maintainer": facts.maintainer or None,
+        "licence": facts.licence or None,
+        "capabilities": list(facts.capabilities),
+        "isolation": facts.isolation,
+        "options": schemas_of(plugin.config_model).model_dump(),
+    }
+
+
+# -- for people -----------------------------------------------------------------------------------------------------
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """*rows* in columns, as wide as they have to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(facts: Facts) -> tuple[str, ...]:
+    level = facts.level.value if facts.level is not None else ""
+    cells = (facts.found.name, facts.origin, facts.version, facts.spoken, level, facts.digest[:DIGEST_SHOWN])
+    return tuple(cell or NOT_KNOWN for cell in cells)
+
+
+def _page(facts: Facts) -> str:
+    plugin = facts.plugin
+    known = [("name", facts.found.name), ("origin", facts.origin), ("version", facts.version)]
+    if plugin is not None:
+        known += [
+            ("summary", plugin.summary),
+            ("maintainer", facts.maintainer),
+            ("licence", facts.licence),
+            ("contract", facts.spoken),
+            ("capabilities", ", ".join(facts.capabilities) or "none"),
+            ("runs", facts.isolation),
+        ]
+    known += [("digest", facts.digest), ("level", _level(facts))]
+    text = aligned([(name, value or NOT_KNOWN) for name, value in known])
+    if plugin is None:
+        return f"{text}\n\nIt can't be used: {facts.problem}"
+    return "\n".join([text, *_option_tables(facts)])
+
+
+def _level(facts: Facts) -> str:
+    if facts.level is None:
+        return f"not checked as it is now; try: nodelaunch driver check {facts.found.name}"
+    return f"{facts.level.value}, when it was checked last"
+
+
+def _option_tables(facts: Facts) -> list[str]:
+    """The driver's own options, by where they stand."""
+    assert facts.plugin is not None  # noqa: S101  asked for by the caller
+    tables = []
+    for which, schema in schemas_of(facts.plugin.config_model).model_dump().items():
+        rows = [tuple(asdict(option).values()) for option in options_in(schema)]
+        if rows:
+            cells = [("OPTION", "VALUE", "DEFAULT", "MEANING"), *rows]
+            tables.append(f"\nOwn options of {MAPPINGS[which]}:\n{aligned(cells)}")
+    return tables

@@ -1,0 +1,153 @@
+"""``nodelaunch driver check TARGET``: how far a driver keeps its contract, and what the next level would take.
+
+What does *not* belong here: the checks, and what is checked (nodelaunch.drivers.conformance).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime as dt
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nodelaunch.cli.common import say
+from nodelaunch.drivers import DriverNotFoundError
+from nodelaunch.drivers.conformance import LEVELS, Level, Report, Result, Subject, Verdict, checks_for, run
+from nodelaunch.drivers.conformance.catalogue import BY_NAME
+from nodelaunch.drivers.conformance.formats import as_json, as_junit
+from nodelaunch.drivers.conformance.remembered import remember
+from nodelaunch.drivers.conformance.targets import TargetError, Wanted, subject_of
+from nodelaunch.drivers.conformance.waivers import read_waivers, waived
+from nodelaunch.drivers.installed import Catalogue, digest_of
+from nodelaunch.sshscan import SshScanner
+
+WIDTH = max(map(len, BY_NAME))
+SHOWN = {
+    Verdict.PASSED: "ok", Verdict.FAILED: "FAILED", Verdict.SKIPPED: "skipped", Verdict.INAPPLICABLE: "-",
+    Verdict.WAIVED: "waived",
+}  # fmt: skip
+
+
+def add_verb(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "check",
+        help="check how far a driver keeps the contract",
+        description="Makes and deletes instances with the driver, breaks its cloud where it offers a way to, and says "
+        "which level it reaches: bronze, silver or gold. Exit code: 0 the wanted level is reached, 1 it is not, 2 it "
+        "could not be checked as asked.",
+    )
+    verb.add_argument("target", metavar="TARGET", help="name of a driver, or path of an executable")
+    verb.add_argument("--config", metavar="FILE", help="YAML with a 'provider', or a whole configuration")
+    verb.add_argument("--provider", metavar="NAME", help="which of several in FILE")
+    verb.add_argument("--pool", metavar="NAME", help="default: the first")
+    verb.add_argument("--label", metavar="NAME", help="default: the first")
+    levels = [level.value for level in LEVELS]
+    verb.add_argument("--level", choices=levels, default=levels[0], help="which has to be reached (default: bronze)")
+    verb.add_argument("--isolation", choices=("inline", "process"), help="how a driver written in Python is run")
+    verb.add_argument("--concurrency", type=_positive, default=3, metavar="N", help="instances at once (default: 3)")
+    verb.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of a call (default: 600)")
+    verb.add_argument("--waivers", metavar="FILE", help="YAML of failures that are accepted for a time")
+    verb.add_argument("--report", metavar="FILE", help="write a report as JSON; - prints it, and nothing else")
+    verb.add_argument("--junit", metavar="FILE", help="write a report as JUnit's XML")
+    verb.set_defaults(run=run_check, default_log_level="error")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("1 or more is expected")
+    return number
+
+
+def run_check(args: argparse.Namespace) -> int:
+    wanted = Wanted(
+        target=args.target, config=args.config, provider=args.provider, pool=args.pool, label=args.label,
+        isolation=args.isolation, concurrency=args.concurrency, deadline_s=args.timeout,
+    )  # fmt: skip
+    try:
+        waivers = read_waivers(args.waivers) if args.waivers else ()
+        with tempfile.TemporaryDirectory(prefix="nodelaunch-check-") as folder:
+            subject = subject_of(wanted, Path(folder), SshScanner())
+            show = (lambda _: None) if args.report == "-" else _show
+            report = asyncio.run(run(subject, on_result=show))
+    except (TargetError, DriverNotFoundError) as error:
+        print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    report = waived(report, waivers, dt.datetime.now(tz=dt.UTC).date())
+    _keep(args, subject, report)
+    level = Level(args.level)
+    if args.report != "-":
+        say(summary(report, level, is_process=subject.program is not None))
+    return 0 if report.level >= level else 1
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def _show(result: Result) -> None:
+    """One line a check, and below what went wrong."""
+    note = "" if result.verdict in (Verdict.PASSED, Verdict.FAILED) else f"  {result.detail}"
+    line = f"{result.rule:<5} {result.level.value:<7} {result.check:<{WIDTH}}  {SHOWN[result.verdict]:<8}"
+    say(f"{line}{result.took_s:7.2f} s{note}" if result.took_s else f"{line}{note}".rstrip())
+    if result.verdict is Verdict.FAILED:
+        say(f"      rule {result.rule} promises: {result.promise}")
+        say(f"      seen: {result.detail}")
+
+
+def summary(report: Report, wanted: Level, *, is_process: bool) -> str:
+    """The level that was reached, and what keeps the driver from the next."""
+    lines = ["", f"driver {report.subject}: {report.level_in_words}"]
+    if report.leftovers:
+        lines.append(f"  could not be deleted, look after them by hand: {', '.join(report.leftovers)}")
+    lines += [f"  waived: {each.check}: {each.detail}" for each in report.waived]
+    beyond = next((level for level in LEVELS if level > report.level), None)
+    if beyond is not None:
+        lines.append(f"  {beyond.value} would take:")
+        lines += [f"    {_what_it_takes(each)}" for each in report.in_the_way_of(beyond)]
+    if not is_process:
+        lines.append(f"  checked inline; with --isolation process {_more_checks()} more checks are made")
+    if report.latencies:
+        lines.append(f"  {'call':<20}{'times':>6}{'median':>10}{'p99':>10}{'longest':>10}")
+        lines += [
+            f"  {call:<20}{each.count:>6}{each.median_s:>9.3f}s{each.p99_s:>9.3f}s{each.longest_s:>9.3f}s"
+            for call, each in report.latencies.items()
+        ]
+    if report.level < wanted:
+        lines.append(f"{wanted.value} was wanted; {report.level.value} is what it reaches")
+    return "\n".join(lines)
+
+
+def _what_it_takes(result: Result) -> str:
+    if result.verdict is Verdict.SKIPPED:
+        return f"{result.check}: {result.detail}"
+    return f"{result.check}: rule {result.rule}, {result.detail}"
+
+
+def _more_checks() -> int:
+    return len(checks_for(is_process=True)) - len(checks_for(is_process=False))
+
+
+# -- for programs ------------------------------------------------------------------------------------------------------
+
+
+def _keep(args: argparse.Namespace, subject: Subject, report: Report) -> None:
+    """Write the reports that are wanted, and remember the level for ``nodelaunch driver list``."""
+    isolation = "inline" if subject.program is None else "process"
+    digest = ""
+    try:
+        found = Catalogue().find(args.target)
+        digest = digest_of(found)
+        remember(found.name, digest, report.level, waived=len(report.waived), details={"isolation": isolation})
+    except (OSError, DriverNotFoundError) as error:
+        print(f"nodelaunch: the outcome could not be remembered: {error}", file=sys.stderr)  # noqa: T201
+    content = json.dumps(as_json(report, isolation=isolation, digest=digest), indent=2)
+    if args.report == "-":
+        say(content)
+    elif args.report:
+        Path(args.report).write_text(content + "\n", encoding="utf-8")
+    if args.junit:
+        Path(args.junit).write_text(as_junit(report), encoding="utf-8")

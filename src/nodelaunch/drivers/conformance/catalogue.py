@@ -1,0 +1,22 @@
+"""All checks, in the order they are made.
+
+What does *not* belong here: any check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from nodelaunch.drivers.conformance import checks, crashes, secrecy, truthchecks, wirechecks
+from nodelaunch.drivers.conformance.registry import Check
+
+CHECKS: Final[Sequence[Check]] = (
+    *wirechecks.CHECKS, *checks.CHECKS, *truthchecks.CHECKS, *secrecy.CHECKS, *crashes.CHECKS,
+)  # fmt: skip
+BY_NAME: Final = {check.name: check for check in CHECKS}
+
+
+def checks_for(*, is_process: bool) -> tuple[Check, ...]:
+    """Those there are for a driver in a process of its own, or for one in this."""
+    return tuple(check for check in CHECKS if is_process or not check.of_processes)

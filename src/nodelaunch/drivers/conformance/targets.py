@@ -1,0 +1,243 @@
+"""What ``nodelaunch driver check`` is told to check, made into a subject: a driver by its name, or an executable.
+
+Its provider's configuration comes from a YAML file, or is the example that the driver gives with itself.
+What does *not* belong here: the command line (cli/drivercheck.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from nodelaunch.config.messages import explain, unknown_key
+from nodelaunch.config.models import DiskImageLogin, Place, ProviderConfig
+from nodelaunch.config.positions import Source, read_source
+from nodelaunch.drivers import DriverNotFoundError, DriverPlugin, DriverRegistry
+from nodelaunch.drivers.conformance.bench import Subject
+from nodelaunch.drivers.conformance.probe import Program
+from nodelaunch.drivers.process.child import Command
+from nodelaunch.drivers.process.executables import find_executable
+from nodelaunch.drivers.process.plugin import PYTHON_ENVIRONMENT, describe, isolated
+from nodelaunch.drivers.sdk.schemas import capabilities_of, schemas_of
+from nodelaunch.drivers.wire.messages import LOCAL_PROCESSES, Schemas
+from nodelaunch.errors import ConfigError, NodelaunchError
+from nodelaunch.protocol.driver import DriverContext, HostScanner
+
+PROVIDER: Final = "conformance"
+"""Name of a provider whose configuration does not say."""
+FOLDER: Final = "{folder}"
+SHORTEST_SECRET: Final = 6
+"""Characters; what is shorter is found in any text."""
+
+
+class TargetError(NodelaunchError):
+    """It can't be checked as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be checked, and how."""
+
+    target: str
+    """Name of a driver, or path of an executable."""
+    config: str | None = None
+    """YAML file with a ``provider``, or a whole configuration with ``providers``."""
+    provider: str | None = None
+    """Which of several."""
+    pool: str | None = None
+    label: str | None = None
+    isolation: str | None = None
+    concurrency: int = 3
+    deadline_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    plugin: DriverPlugin
+    command: Command | None
+    """How to start it in a process of its own, if it is to be."""
+    schemas: Schemas
+    has_local_processes: bool = False
+
+
+def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
+    """The subject, whose nodes are in *folder* if the driver's own example is used. Starts executables; blocks.
+
+    Raises: TargetError, DriverNotFoundError, ConfigError with every problem of the configuration.
+    """
+    driver = _driver(wanted)
+    source = _source(wanted, driver.plugin, folder)
+    place, content = _section(source, wanted)
+    content = {**content, "name": content.get("name") or PROVIDER, "driver": wanted.target}
+    config = _validated(driver.plugin, source, place, content)
+    pool, label = _pool_and_label(config, wanted)
+    context = DriverContext(scanner, diskimages=_images(source))
+    plugin = driver.plugin if driver.command is None or driver.plugin.is_process else isolated(driver.plugin)
+    program = None
+    if driver.command is not None:
+        named = tuple(config.pass_environment)
+        command = replace(driver.command, environment=(*driver.command.environment, *named))
+        program = Program(command, content, has_local_processes=driver.has_local_processes)
+    return Subject(
+        name=driver.plugin.name, open=partial(plugin.open, config, context), pool=pool, label=label,
+        concurrency=wanted.concurrency, deadline_s=wanted.deadline_s, program=program,
+        secrets=tuple(_secrets(driver.schemas, content)),
+    )  # fmt: skip
+
+
+# -- the driver --------------------------------------------------------------------------------------------------------
+
+
+def _driver(wanted: Wanted) -> _Driver:
+    registry = DriverRegistry()
+    plugin = registry.get(wanted.target)
+    if plugin.is_process:
+        if wanted.isolation == "inline":
+            raise TargetError(f"driver {plugin.name} is an executable; it can't run inline")
+        command = find_executable(wanted.target)
+        if command is None:
+            raise DriverNotFoundError(f"there is no executable {wanted.target}")
+        identity = describe(command)
+        return _Driver(plugin, command, identity.schemas, LOCAL_PROCESSES in identity.capabilities)
+    if plugin.needs_cluster:
+        raise TargetError(
+            f"driver {plugin.name} works on the launcher's own store, which the kit has none of; "
+            "its tests check it with nodelaunch.testing"
+        )
+    command = None
+    if wanted.isolation == "process":
+        argv = (sys.executable, "-m", "nodelaunch.drivers.sdk", plugin.name)
+        command = Command(plugin.name, argv, environment=PYTHON_ENVIRONMENT)
+    return _Driver(plugin, command, schemas_of(plugin.config_model), LOCAL_PROCESSES in capabilities_of(plugin))
+
+
+# -- its configuration -------------------------------------------------------------------------------------------------
+
+
+def _source(wanted: Wanted, plugin: DriverPlugin, folder: Path) -> Source:
+    """The configuration's file as read, or the driver's example in place of one. Raises: ConfigError, TargetError."""
+    if wanted.config is not None:
+        source = read_source(wanted.config, os.environ)
+        if source.problems:
+            raise ConfigError(source.problems)
+        return source
+    if plugin.example is None:
+        raise TargetError(
+            f"driver {plugin.name} gives no example of a configuration; "
+            "name a YAML file with a 'provider' that it can work for: --config FILE"
+        )
+    return Source(f"the example of driver {plugin.name}", data={"provider": filled_in(plugin.example, folder)})
+
+
+def filled_in(example: Any, folder: Path) -> Any:
+    """*example* with *folder* in place of ``{folder}``."""
+    if isinstance(example, str):
+        return example.replace(FOLDER, str(folder))
+    if isinstance(example, Mapping):
+        return {key: filled_in(value, folder) for key, value in example.items()}
+    return [filled_in(each, folder) for each in example] if isinstance(example, (list, tuple)) else example
+
+
+def _section(source: Source, wanted: Wanted) -> tuple[Place, Mapping[str, Any]]:
+    """The provider's mapping, and where it is. Raises: TargetError."""
+    data = source.data or {}
+    single = data.get("provider")
+    several = data.get("providers")
+    sections: dict[Place, Any] = {("provider",): single} if isinstance(single, dict) else {}
+    if isinstance(several, list):
+        sections.update({("providers", index): each for index, each in enumerate(several) if isinstance(each, dict)})
+    names = [str(each.get("name", PROVIDER)) for each in sections.values()]
+    if wanted.provider is not None:
+        sections = {place: each for place, each in sections.items() if each.get("name") == wanted.provider}
+    elif len(sections) > 1:
+        sections = {place: each for place, each in sections.items() if each.get("driver") == wanted.target}
+    if len(sections) == 1:
+        return next(iter(sections.items()))
+    if not names:
+        raise TargetError(f"{source.path}: there is no 'provider' in it: a mapping of the provider's options")
+    what = f"no provider {wanted.provider!r}" if wanted.provider else f"not just one provider of {wanted.target}"
+    raise TargetError(f"{source.path}: {what}; choose one of {', '.join(names)} by --provider")
+
+
+def _validated(plugin: DriverPlugin, source: Source, place: Place, content: Mapping[str, Any]) -> ProviderConfig:
+    """Raises: ConfigError."""
+    try:
+        return plugin.config_model.model_validate(content, by_alias=True, by_name=False)
+    except ValidationError as error:
+        for complaint in error.errors(include_url=False):
+            _complain(source, place, complaint)
+    raise ConfigError(source.problems)
+
+
+def _complain(source: Source, place: Place, complaint: Any) -> None:
+    at: Place = (*place, *complaint["loc"])
+    if complaint["type"] == "extra_forbidden":
+        source.complain(at, unknown_key(str(at[-1]), (), home=None, is_hidden=False).partition(";")[0], of_key=True)
+    elif complaint["type"] == "missing":
+        source.complain(at[:-1], f"the key {at[-1]!r} is missing")
+    else:
+        key = next((str(step) for step in reversed(at) if isinstance(step, str)), None)
+        source.complain(at, explain(complaint, key, is_hidden=source.is_hidden(at)))
+
+
+def _pool_and_label(config: ProviderConfig, wanted: Wanted) -> tuple[str, str]:
+    """Those asked for, or the first there are. Raises: TargetError."""
+    offered = [(pool.name, label) for pool in config.pools for label in _labels(pool)]
+    for pool, label in offered:
+        if wanted.pool in (None, pool) and wanted.label in (None, label):
+            return pool, label
+    asked = " ".join(f"--{what} {name}" for what, name in (("pool", wanted.pool), ("label", wanted.label)) if name)
+    known = ", ".join(f"{pool}/{label}" for pool, label in offered) or "none"
+    raise TargetError(f"the provider has no such pool and label ({asked or 'any'}); it has: {known}")
+
+
+def _labels(pool: Any) -> tuple[str, ...]:
+    found: tuple[str, ...] = tuple(pool.label_names)
+    return found or tuple(dict.fromkeys(label for node in getattr(pool, "nodes", ()) for label in node.labels))
+
+
+def _images(source: Source) -> dict[str, DiskImageLogin]:
+    images = (source.data or {}).get("diskimages", ())
+    known = [each for each in images if isinstance(each, dict) and isinstance(each.get("name"), str)]
+    return {each["name"]: DiskImageLogin(username=str(each.get("username", "zuul"))) for each in known}
+
+
+# -- its secrets -------------------------------------------------------------------------------------------------------
+
+
+def _secrets(schemas: Schemas, content: Mapping[str, Any]) -> Iterator[str]:
+    """Values of options whose schema says ``format: password`` or ``writeOnly``, and of ``pass-environment``."""
+    yield from _secret_in(schemas.provider, content, schemas.provider)
+    for pool in content.get("pools") or ():
+        yield from _secret_in(schemas.pool, pool, schemas.pool)
+        for label in pool.get("labels") or () if isinstance(pool, Mapping) else ():
+            yield from _secret_in(schemas.label, label, schemas.label)
+    for name in content.get("pass-environment") or ():
+        if len(value := os.environ.get(name, "")) >= SHORTEST_SECRET:
+            yield value
+
+
+def _secret_in(schema: Any, value: Any, root: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(schema, Mapping):
+        return
+    if isinstance(reference := schema.get("$ref"), str):
+        yield from _secret_in(root.get("$defs", {}).get(reference.rpartition("/")[2]), value, root)
+    is_secret = schema.get("format") == "password" or schema.get("writeOnly") is True
+    if is_secret and isinstance(value, str) and len(value) >= SHORTEST_SECRET:
+        yield value
+    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        yield from _secret_in(each, value, root)
+    if isinstance(value, Mapping):
+        for key, inner in (schema.get("properties") or {}).items():
+            if key in value:
+                yield from _secret_in(inner, value[key], root)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _secret_in(schema.get("items"), each, root)
