@@ -13,16 +13,18 @@ from pydantic import BaseModel
 from nodelaunch.config.models import LaunchingProviderConfig, PoolConfig, ProviderConfig
 from nodelaunch.config.schema import schema_of, without_unused
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.wire.messages import CAPABILITIES, Schemas
+from nodelaunch.drivers.wire.messages import CAPABILITIES, CLUSTER, LOCAL_PROCESSES, Schemas
 
 
 def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
     """What the plugin's driver can do beyond what all can: told by the class its ``open`` is, or is said to return."""
     opens = plugin.open
     kind = opens if isinstance(opens, type) else get_type_hints(opens).get("return")
-    return tuple(
+    found = tuple(
         name for name, protocol in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, protocol)
     )
+    more = {CLUSTER: plugin.needs_cluster, LOCAL_PROCESSES: plugin.has_local_processes}
+    return (*found, *(name for name, has_it in more.items() if has_it))
 
 
 def schemas_of(model: type[ProviderConfig]) -> Schemas:
