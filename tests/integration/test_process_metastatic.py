@@ -1,4 +1,4 @@
-"""The metastatic driver in a process of its own, on a real store; killed at its work, nothing is given twice or lost."""
+"""The metastatic driver in a process of its own, on a real store; killed, nothing is given twice or lost."""
 
 from __future__ import annotations
 
