@@ -46,7 +46,7 @@ from nodelaunch.drivers.wire.messages import (
     Program,
     VersionRange,
 )
-from nodelaunch.drivers.wire.peer import ConnectionEndedError, GarbageError, Notice, Peer, RpcError
+from nodelaunch.drivers.wire.peer import Answer, ConnectionEndedError, GarbageError, Notice, Peer, RpcError, no_answer
 from nodelaunch.errors import ErrorKind, ProviderUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -208,9 +208,10 @@ class Child:
 
 
 async def start(
-    command: Command, notice: Notice, *, versions: VersionRange = CONTRACT, timeout_s: float = START_TIMEOUT_S
-) -> Child:
-    """Start the driver and know who it is. *notice* takes its notifications.
+    command: Command, notice: Notice, *, answer: Answer = no_answer, versions: VersionRange = CONTRACT,
+    timeout_s: float = START_TIMEOUT_S,
+) -> Child:  # fmt: skip
+    """Start the driver and know who it is. *notice* takes its notifications, *answer* its calls.
 
     Raises: ProviderUnavailableError when it doesn't come up, of kind ``config`` when it speaks no version we do.
     """
@@ -224,7 +225,7 @@ async def start(
             child = await _spawn(command, path, token)
             try:
                 async with asyncio.timeout(timeout_s):
-                    child.talk(await _connected(child, listening, notice))
+                    child.talk(await _connected(child, listening, notice, answer))
                     await _shake_hands(child, token, versions)
             except _FAILURES as error:
                 words = await _ended_early(child, isinstance(error, ConnectionEndedError))
@@ -266,7 +267,7 @@ async def _spawn(command: Command, path: str, token: str) -> Child:
     return Child(command, process, ours)
 
 
-async def _connected(child: Child, listening: socket.socket, notice: Notice) -> Peer:
+async def _connected(child: Child, listening: socket.socket, notice: Notice, answer: Answer) -> Peer:
     """A connection from a descendant of *child*. Raises: ConnectionEndedError when it ends before."""
     exited = asyncio.ensure_future(child.exited())
     try:
@@ -282,7 +283,7 @@ async def _connected(child: Child, listening: socket.socket, notice: Notice) -> 
             connection, _ = accepting.result()
             if _is_ours(connection, child.pid):
                 reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
-                return Peer(reader, writer, notice=notice)
+                return Peer(reader, writer, answer=answer, notice=notice)
             log.warning("driver_connection_refused", driver=child.name, detail="it is not the process started for it")
             connection.close()
     finally:

@@ -66,7 +66,13 @@ class ProcessDriver:
         versions: m.VersionRange = CONTRACT,
     ) -> None:
         self.supervisor = Supervisor(
-            command, config.name, self._prepare, restarts=restarts, pings=pings, versions=versions
+            command,
+            config.name,
+            self._prepare,
+            restarts=restarts,
+            pings=pings,
+            versions=versions,
+            cluster=context.cluster,
         )
         self._command = command
         self._config = config

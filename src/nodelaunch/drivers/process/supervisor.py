@@ -18,10 +18,12 @@ from typing import Any, Final
 import structlog
 
 from nodelaunch.drivers.process.child import Child, Command, start
+from nodelaunch.drivers.process.clusterdesk import ClusterDesk
 from nodelaunch.drivers.wire.handshake import CONTRACT
-from nodelaunch.drivers.wire.messages import LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
+from nodelaunch.drivers.wire.messages import CLUSTER, LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
 from nodelaunch.drivers.wire.peer import ConnectionEndedError, Json, RpcError
 from nodelaunch.errors import DriverError, ProviderUnavailableError
+from nodelaunch.protocol.cluster import Cluster
 
 log = structlog.get_logger(__name__)
 
@@ -79,13 +81,16 @@ class Supervisor:
         restarts: Restarts | None = None,
         pings: Pings | None = None,
         versions: VersionRange = CONTRACT,
+        cluster: Cluster | None = None,
     ) -> None:
+        """*cluster*: for a driver that asks the launcher of it."""
         self._command = command
         self._provider = provider
         self._prepare = prepare
         self._restarts = restarts or Restarts()
         self._pings = pings or Pings()
         self._versions = versions
+        self._cluster = cluster
         self._run: _Run | None = None
         self._starting = asyncio.Lock()
         self._ends = 0
@@ -142,13 +147,17 @@ class Supervisor:
     async def _start(self) -> Child:
         loop = asyncio.get_running_loop()
         runs: list[_Run] = []
+        desk = ClusterDesk(self._provider, self._cluster)
         try:
             child = await start(
-                self._command, lambda method, params: self._on_note(runs, method, params), versions=self._versions
-            )
+                self._command, lambda method, params: self._on_note(runs, method, params), answer=desk.answer,
+                versions=self._versions,
+            )  # fmt: skip
         except DriverError as error:
             self._count_end(str(error))
             raise
+        if CLUSTER in child.identity.capabilities:
+            desk.open(child.peer.note)
         run = _Run(child, loop.time())
         runs.append(run)
         try:

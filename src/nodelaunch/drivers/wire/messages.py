@@ -375,9 +375,13 @@ ParamsT = TypeVar("ParamsT", bound=Message)
 ResultT = TypeVar("ResultT", bound=Message)
 
 
+CLUSTER: Final = "cluster"
+"""A capability by which the driver asks the launcher: see `wire/cluster.py`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method(Generic[ParamsT, ResultT]):
-    """One method that a driver answers. *capability*: None for those that every driver has."""
+    """One method that a driver answers, or its launcher. *capability*: None for those that every driver has."""
 
     name: str
     params: type[ParamsT]
