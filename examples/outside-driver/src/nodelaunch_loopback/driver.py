@@ -38,8 +38,7 @@ class LoopbackDriver(Faults):
         self.fail_if(NO_ROOM)
         keys = self._config.authorized_keys
         try:
-            machine = await asyncio.to_thread(
-                self.site.add,
+            machine = self.site.add(  # at once, and not in a thread: a create that is cancelled leaves it listed (D3)
                 spec.name,
                 dict(spec.metadata),  # on the machine from its first moment on (D2)
                 self._config.network,
