@@ -45,7 +45,8 @@ class DriverPlugin:
     contract: tuple[int, int] = (1, 1)
     """First and last version of the driver contract that the driver keeps."""
     capabilities: tuple[str, ...] = ()
-    """Of a driver in a process of its own: what it says it can do. Those of others are told by their class."""
+    """What it can do beyond what all can, where its class does not tell: ``local_processes``, for one that starts
+    instances as processes in sessions of their own, which have to outlive it where it runs in a process itself."""
     needs_cluster: bool = False
     """Whether its drivers work with ``DriverContext.cluster``, which is to be had in the launcher's process only."""
 

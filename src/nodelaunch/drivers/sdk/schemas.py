@@ -17,12 +17,14 @@ from nodelaunch.drivers.wire.messages import CAPABILITIES, Schemas
 
 
 def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
-    """What the plugin's driver can do beyond what all can: told by the class its ``open`` is, or is said to return."""
+    """What the plugin's driver can do beyond what all can: what the plugin says, and what the class tells that its
+    ``open`` is, or is said to return."""
+    if plugin.is_process:
+        return plugin.capabilities
     opens = plugin.open
     kind = opens if isinstance(opens, type) else get_type_hints(opens).get("return")
-    return tuple(
-        name for name, protocol in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, protocol)
-    )
+    by_class = (name for name, each in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, each))
+    return tuple(dict.fromkeys((*plugin.capabilities, *by_class)))
 
 
 def schemas_of(model: type[ProviderConfig]) -> Schemas:
