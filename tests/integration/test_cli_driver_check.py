@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from conformance.mutants import process
-from nodelaunch.cli.main import main
+from nodelaunch.cli.main import main, make_parser
 from nodelaunch.drivers.conformance.targets import Wanted, subject_of
 from support.fakeclouds import NoScanner
 
@@ -58,6 +60,16 @@ def test_failure_is_shown_with_its_rule_promise_and_what_was_seen(
     assert "not made, as its_lines_are_messages failed" in printed
     assert "driver speaksintongues: none\n  bronze would take:" in printed
     assert '<failure message="it sent what is no JSON' in junit.read_text()
+
+
+def test_executable_that_can_not_even_say_what_it_is_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(an_executable("HasAnotherToken", tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "it_proves_to_have_the_token               FAILED" in printed
+    assert "seen: its proof of the token is wrong" in printed
+    assert check(an_executable("HasAnIdeaOfSchemas", tmp_path)) in (1, 2)
 
 
 def test_waived_level_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +137,17 @@ def test_what_can_not_be_checked_is_told(
 def test_executable_can_not_run_inline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(an_executable("Healthy", tmp_path), "--isolation", "inline") == 2
     assert "is an executable; it can't run inline" in capsys.readouterr().err
+
+
+def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
+    lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        assert make_parser().parse_args(shlex.split(line)[1:]).target
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        compile(block, str(PAGE), "exec")
 
 
 def test_configuration_of_the_policy_page_will_do(tmp_path: Path) -> None:
