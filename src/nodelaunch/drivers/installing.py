@@ -167,7 +167,17 @@ class Installer:
         lock = place / "drivers.lock"
         write_lock(lock, wheels, python=PYTHON)
         local = Sources(is_offline=True, folders=(place / "wheels",))
-        environment.pip("install", "--no-deps", "--require-hashes", *local.arguments, "-r", str(lock), sources=local)
+        # A package that the launcher has as well is to be in the driver's environment all the same.
+        environment.pip(
+            "install",
+            "--no-deps",
+            "--ignore-installed",
+            "--require-hashes",
+            *local.arguments,
+            "-r",
+            str(lock),
+            sources=local,
+        )
         drivers = _drivers_of(environment, own)
         installation = Installation(place, Record(own.name, own.version, drivers, requested, PYTHON))
         for driver in drivers:
