@@ -92,7 +92,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_guide_is_followed_from_top_to_bottom(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "guide"
     folder.mkdir()
-    before = ["trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
+    before = ["trap 'kill $(jobs -p) 2>/dev/null || :' EXIT"]
     output = ""
     for block in blocks():
         if block.file is not None:

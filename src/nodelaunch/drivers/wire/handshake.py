@@ -57,7 +57,7 @@ def choose_version(ours: VersionRange, theirs: VersionRange, *, driver: str) -> 
 
 
 def spoken_with(ours: VersionRange, kept: VersionRange, *, driver: str) -> VersionRange:
-    """The versions that an SDK of range *ours* speaks for *driver*, which keeps *kept*. Raises: VersionMismatchError."""
+    """What an SDK of range *ours* speaks for *driver*, which keeps *kept*. Raises: VersionMismatchError."""
     choose_version(ours, kept, driver=driver)
     return VersionRange(min=max(ours.min, kept.min), max=min(ours.max, kept.max))
 
