@@ -144,5 +144,9 @@ async def test_metastatic_driver_keeps_every_rule(tmp_path: Path) -> None:
         at_work.cancel()
         await asyncio.gather(at_work, return_exceptions=True)
         assert report.ok, str(report)
-        assert {result.verdict for result in report.results} == {Verdict.PASSED}, str(report)
+        skipped = {each.detail for each in report.results if each.verdict is Verdict.SKIPPED}
+        assert skipped == {
+            "needs the hook 'list_lags'", "needs the hook 'offers', faults with calls and kinds",
+            "needs a process to kill: check it with isolation 'process'",
+        }, str(report)  # fmt: skip
         assert await store.children(paths.claims("meta")) == []

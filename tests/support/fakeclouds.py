@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.drivers.conformance import Hooks, Resources, Subject
+from nodelaunch.drivers.conformance import Subject
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
-from nodelaunch.protocol.driver import DriverContext, ExternalId
+from nodelaunch.protocol.driver import DriverContext
 
 POOL, LABEL = "main", "small"
 
@@ -64,65 +63,4 @@ def fake_subject(
     }.items():
         cloud.set(name, value)
     settings = {"deadline_s": 20.0, **more}
-    return Subject(
-        name="fake", open=open_driver, pool=POOL, label=LABEL, hooks=hooks_of(cloud), **settings
-    )  # fmt: skip
-
-
-def hooks_of(cloud: FakeCloud) -> Hooks:
-    async def resources() -> Resources:
-        return {server.id: server.id for server in cloud.servers()}
-
-    @asynccontextmanager
-    async def foreign_instance() -> AsyncIterator[ExternalId]:
-        instance_id = cloud.add()
-        yield ExternalId(instance_id)
-        cloud.remove(instance_id)
-
-    @asynccontextmanager
-    async def boot_held() -> AsyncIterator[None]:
-        boot_time = cloud.settings().get("boot-time")
-        cloud.set("boot-time", 3600)
-        try:
-            yield
-        finally:
-            cloud.set("boot-time", boot_time)
-            for server in cloud.servers():
-                if server.state == "building":
-                    cloud.set_state(server.id, "active")
-
-    return Hooks(resources=resources, foreign_instance=foreign_instance, boot_held=boot_held, faults=faults_of(cloud))
-
-
-def faults_of(cloud: FakeCloud) -> dict[str, Callable[[], AbstractAsyncContextManager[None]]]:
-    def failing(call: str, **how: Any) -> Callable[[], AbstractAsyncContextManager[None]]:
-        @asynccontextmanager
-        async def fault() -> AsyncIterator[None]:
-            cloud.fail(call, times=1000, **how)
-            try:
-                yield
-            finally:
-                cloud.clear_faults()
-
-        return fault
-
-    @asynccontextmanager
-    async def down() -> AsyncIterator[None]:
-        cloud.set("unavailable", True)
-        try:
-            yield
-        finally:
-            cloud.set("unavailable", None)
-
-    creates = {f"create fails ({k})": failing("create", kind=k) for k in ("error", "quota", "capacity", "timeout")}
-    return {
-        **creates,
-        "create fails and leaves an instance": failing("create", leave=True),
-        "create's answer is lost": failing("create", kind="unavailable", leave=True, with_id=False),
-        "boot fails": failing("boot"),
-        "wait fails": failing("wait"),
-        "delete fails": failing("delete"),
-        "list fails": failing("list"),
-        "limits fail": failing("limits"),
-        "the cloud is down": down,
-    }
+    return Subject(name="fake", open=open_driver, pool=POOL, label=LABEL, **settings)

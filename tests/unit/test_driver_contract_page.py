@@ -18,10 +18,20 @@ def section(title: str) -> str:
     return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_every_check_is_named_and_there() -> None:
-    last_cells = re.findall(r"\| [^|]+\|$", section("Rules for every driver"), re.MULTILINE)
-    named = set(re.findall(r"`([a-z_]+)`", " ".join(last_cells)))
-    assert {check.name for check in CHECKS} == named
+def rows() -> dict[str, str]:
+    """Of both tables of rules, by the rule."""
+    tables = section("Rules for every driver") + section("Rules for drivers in processes")
+    return dict(re.findall(r"^\| ([DP]\d+(?:\.\d)?) (\|.*)$", tables, re.MULTILINE))
+
+
+def test_every_check_is_named_with_its_level_in_the_row_of_its_rule() -> None:
+    for check in CHECKS:
+        assert f"`{check.name}` ({check.level.value})" in rows()[check.rule], check
+
+
+def test_tables_name_no_other_check_or_level() -> None:
+    named = re.findall(r"`([a-z_]+)` \((\w+)\)", " ".join(rows().values()))
+    assert set(named) == {(check.name, check.level.value) for check in CHECKS}
 
 
 def test_every_test_is_there() -> None:

@@ -231,11 +231,14 @@ class _Checker:
             self.source.complain((*place, "driver"), f"driver: the name of one is expected, found {found}")
             return None
         try:
-            model: type[ProviderConfig] = self.drivers.get(driver).config_model
+            plugin = self.drivers.get(driver)
+            narrowed = getattr(plugin, "model_for", None)
+            model: type[ProviderConfig] = plugin.config_model if narrowed is None else narrowed(item)
         except NodelaunchError as error:
-            is_hidden = self.source.is_hidden((*place, "driver"))
-            text = f"unknown driver; installed: {', '.join(self.drivers.names)}" if is_hidden else str(error)
-            self.source.complain((*place, "driver"), f"{excuse}; {text}" if excuse else text)
+            at = (*place, getattr(error, "key", "driver"))
+            text = f"unknown driver; installed: {', '.join(self.drivers.names)}"
+            text = text if self.source.is_hidden(at) else str(error)
+            self.source.complain(at, f"{excuse}; {text}" if excuse else text)
             return None
         if excuse:
             self.source.warn(place, f"{excuse}; write driver: {driver}")

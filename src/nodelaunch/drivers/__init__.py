@@ -22,6 +22,11 @@ OWN_PACKAGE = "nodelaunch"
 class DriverNotFoundError(NodelaunchError):
     """No such driver, or it can't be imported; the message says what to do."""
 
+    def __init__(self, message: str, *, key: str = "driver") -> None:
+        super().__init__(message)
+        self.key = key
+        """Of the provider's keys, the one to look at."""
+
 
 @dataclass(frozen=True, slots=True)
 class DriverPlugin:
@@ -49,6 +54,9 @@ class DriverPlugin:
     instances as processes in sessions of their own, which have to outlive it where it runs in a process itself."""
     needs_cluster: bool = False
     """Whether its drivers work with ``DriverContext.cluster``, which is to be had in the launcher's process only."""
+    model_for: Callable[[Mapping[str, Any]], type[ProviderConfig]] | None = None
+    """Narrows ``config_model`` to what one provider, given as its mapping, can have; not before it is checked, so its
+    values may be anything. The same options make the same class. Raises: DriverNotFoundError."""
 
 
 class DriverRegistry:

@@ -76,9 +76,10 @@ class Inapplicable(Exception):  # noqa: N818  it is an outcome
     """The check is about something that such a driver doesn't do."""
 
 
-def require(holds: bool, fault: str) -> None:
+def require(holds: bool, fault: str, *, rule: str | None = None) -> None:
+    """Raises: Violation."""
     if not holds:
-        raise Violation(fault)
+        raise Violation(fault, rule=rule)
 
 
 @dataclass(slots=True)

@@ -247,7 +247,7 @@ async def ours_are_listed_once(bench: Bench) -> None:
     if listed is not None:
         need = await bench.call("quota_for_label", bench.driver.quota_for_label(spec.pool, spec.label))
         wrong = [name for name in (INSTANCES, CORES, RAM) if listed[name] != need[name]]
-        require(not wrong, f"it is listed with {listed!r}, while its label takes {need!r}")
+        require(not wrong, f"it is listed with {listed!r}, while its label takes {need!r}", rule="D11")
 
 
 @_check("D6.2", Level.SILVER)

@@ -66,7 +66,8 @@ async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> As
 async def it_connects_once(bench: Bench) -> None:
     """It connects to the socket it is told, takes its token from descriptor 3, and comes but once."""
     async with _speaking(bench) as probe:
-        await probe.shake_hands()
+        await probe.connected()
+        await probe.hello()
         connections = probe.heard.connections
         require(connections == 1, f"it connected {connections} times")
 
@@ -155,7 +156,7 @@ async def its_lines_are_messages(bench: Bench) -> None:
         trouble = str(error)
     wrong = probe.heard.against("P4")
     require(not wrong, "; ".join(dict.fromkeys(wrong)))
-    require(not trouble, f"an instance's life could not be gone through: {trouble}")
+    require(not trouble, f"an instance's life could not be gone through: {trouble}", rule="P8")
 
 
 @_check("P19", Level.BRONZE, is_basic=True)

@@ -104,6 +104,11 @@ def provider_model(schemas: Schemas) -> type[OpenProvider]:
     return _model("Provider", schemas.provider, OpenProvider, {"pools": (_tuple_of(pool), ())})
 
 
+def options_model(name: str, schema: Schema, base: type[ModelT], fields: dict[str, Any] | None = None) -> type[ModelT]:
+    """A model of the options that *schema* has, besides those of *base*; *fields* go over these."""
+    return _model(name, schema, base, dict(fields or {}))
+
+
 def _tuple_of(item: Any) -> Any:
     return tuple[item, ...]
 
