@@ -28,7 +28,7 @@ def _amounts(value: Any) -> Any:
     return {name: value[name] for name in value} if isinstance(value, (Usage, Limits)) else value
 
 
-Amounts = Annotated[dict[str, float], BeforeValidator(_amounts)]
+Amounts = Annotated[dict[str, int | float], BeforeValidator(_amounts)]
 """By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A limit that is not named is none."""
 
 
