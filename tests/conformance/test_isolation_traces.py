@@ -95,8 +95,9 @@ async def test_trace_of_metastatic_is_the_same(tmp_path: Path) -> None:
 async def test_trace_of_static_is_the_same_with_a_real_machine(sshd: SshdFactory) -> None:
     """One machine that answers, one whose keys are others, and one that is away."""
     server = sshd(["ssh-ed25519"])
-    answers = {"name": server.host, "labels": ["small"], "connection-port": server.port, "max-parallel-jobs": 2}
-    strange = {**answers, "username": "other", "host-key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "timeout": 5}
+    await server.start()
+    answers = {"name": server.host, "labels": ["small"], "connection-port": server.port, "timeout": 40}
+    strange = {**answers, "username": "other", "host-key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "timeout": 20}
     away = {**answers, "connection-port": 1, "timeout": 1}
     content = {"pools": [{"name": "main", "nodes": [answers, strange, away]}]}
     async with asyncio.timeout(DEADLINE_S):

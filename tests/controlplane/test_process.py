@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from test_conformance import subject_of
 
 from nodelaunch.drivers.conformance import run
 from nodelaunch.drivers.openstack import PLUGIN
@@ -15,6 +14,7 @@ from nodelaunch.drivers.process.plugin import isolated
 from nodelaunch.protocol.driver import DriverContext
 from support.fakeclouds import NoScanner
 from support.openstack import Found, Lab, pool, provider
+from support.openstacksubject import subject_of
 from support.traces import trace_of
 
 pytestmark = pytest.mark.openstack
