@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.drivers.conformance import Hooks, Resources, Subject, Verdict, run
-from nodelaunch.drivers.metastatic import MetastaticDriver, MetastaticProvider
+from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.conformance import Hooks, Report, Resources, Subject, Verdict, run
+from nodelaunch.drivers.metastatic import PLUGIN, MetastaticProvider
+from nodelaunch.drivers.process.plugin import isolated
 from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.leases import StoreCluster
@@ -24,8 +26,8 @@ from nodelaunch.store.embedded import EmbeddedStore
 from support.fakeclouds import NoScanner
 from support.launchers import LoopClock
 
-pytestmark = pytest.mark.looptime
 DEADLINE_S = 3600.0
+PROCESS_DEADLINE_S = 900.0
 BACKING = """
 webapp: {port: 0, listen_address: 127.0.0.1}
 labels: [{name: backing}]
@@ -122,31 +124,48 @@ def hooks(store: EmbeddedStore, cluster: Rough) -> Hooks:
     )  # fmt: skip
 
 
-async def test_metastatic_driver_keeps_every_rule(tmp_path: Path) -> None:
-    path = tmp_path / "nodelaunch.yaml"
+@asynccontextmanager
+async def site(folder: Path) -> AsyncIterator[tuple[EmbeddedStore, Rough]]:
+    """A store, and the cluster of a launcher that makes backing nodes."""
+    path = folder / "nodelaunch.yaml"
     path.write_text(BACKING)
-    config = MetastaticProvider.model_validate(META)
     async with (
-        asyncio.timeout(DEADLINE_S),
         EmbeddedStore(None, clock=LoopClock().now) as store,
         Launcher(load_config(path), store=store.connect(), clock=LoopClock()) as launcher,
     ):
         at_work = asyncio.create_task(launcher.run())
-        cluster = Rough(StoreCluster(launcher.store, launcher.view, LoopClock()))
+        try:
+            yield store, Rough(StoreCluster(launcher.store, launcher.view, LoopClock()))
+        finally:
+            at_work.cancel()
+            await asyncio.gather(at_work, return_exceptions=True)
 
-        def driver() -> MetastaticDriver:
-            return MetastaticDriver.open(config, DriverContext(NoScanner(), cluster=cluster))
 
-        subject = Subject(
-            name="metastatic", open=driver, pool="main", label="slot", hooks=hooks(store, cluster), deadline_s=300
-        )
-        report = await run(subject)
-        at_work.cancel()
-        await asyncio.gather(at_work, return_exceptions=True)
-        assert report.ok, str(report)
-        skipped = {each.detail for each in report.results if each.verdict is Verdict.SKIPPED}
-        assert skipped == {
-            "needs the hook 'list_lags'", "needs the hook 'offers', faults with calls and kinds",
-            "needs a process to kill: check it with isolation 'process'",
-        }, str(report)  # fmt: skip
-        assert await store.children(paths.claims("meta")) == []
+async def graded(store: EmbeddedStore, cluster: Rough, plugin: DriverPlugin) -> Report:
+    """What the checks say of *plugin*'s driver, which has to pass all of them; it leaves nothing."""
+    config = MetastaticProvider.model_validate(META)
+    context = DriverContext(NoScanner(), cluster=cluster)
+    subject = Subject(
+        name="metastatic", open=lambda: plugin.open(config, context), pool="main", label="slot",
+        hooks=hooks(store, cluster), deadline_s=300,
+    )  # fmt: skip
+    report = await run(subject)
+    assert report.ok, str(report)
+    skipped = {result.detail for result in report.results if result.verdict is Verdict.SKIPPED}
+    assert skipped == {
+        "needs the hook 'list_lags'", "needs the hook 'offers', faults with calls and kinds",
+        "needs a process to kill: check it with isolation 'process'",
+    }, str(report)  # fmt: skip
+    assert await store.children(paths.claims("meta")) == []
+    return report
+
+
+@pytest.mark.looptime
+async def test_metastatic_driver_keeps_every_rule(tmp_path: Path) -> None:
+    async with asyncio.timeout(DEADLINE_S), site(tmp_path) as (store, cluster):
+        await graded(store, cluster, PLUGIN)
+
+
+async def test_metastatic_driver_keeps_every_rule_in_a_process_of_its_own(tmp_path: Path) -> None:
+    async with asyncio.timeout(PROCESS_DEADLINE_S), site(tmp_path) as (store, cluster):
+        await graded(store, cluster, isolated(PLUGIN))

@@ -81,6 +81,12 @@ def test_mistake_in_the_extra_specs_is_placed(tmp_path: Path, specs: str, column
     assert words in found.message
 
 
+def test_unknown_key_beside_them_is_refused_all_the_same(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("flavor: tiny", "flavor: tiny\n            flavour: tiny"))
+    assert "did you mean 'flavor'" in problem(path).message
+
+
 def test_with_the_older_interface_extra_specs_are_the_providers_matter(tmp_path: Path) -> None:
     garm.break_with(tmp_path, "hangs")  # it is not even started
     assert load_config(written(tmp_path, specs="max_session: 3", version="v0.1.0")).providers

@@ -17,9 +17,9 @@ from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.process.child import ENVIRONMENT
 from nodelaunch.drivers.process.driver import ProcessDriver
 from nodelaunch.drivers.process.executables import executables
-from nodelaunch.errors import ConfigError, DriverError, ErrorKind
+from nodelaunch.errors import ConfigError, DriverError
 from nodelaunch.launcher import load_config
-from nodelaunch.protocol.driver import DriverContext
+from nodelaunch.protocol.driver import DriverContext, SupportsUpkeep
 from nodelaunch.protocol.states import NodeState
 from support import mischief
 from support.fakeclouds import NoScanner
@@ -178,14 +178,17 @@ def test_same_configuration_read_again_is_the_same(on_path: Path) -> None:
     assert differences(first, load_config(path)).changed == ("cloud",)
 
 
-async def test_driver_with_the_launchers_store_stays_inline() -> None:
+async def test_driver_that_needs_the_cluster_says_so_where_there_is_none() -> None:
     registry = DriverRegistry()
     config = registry.get("metastatic").config_model.model_validate(
         {"name": "shares", "driver": "metastatic", "isolation": "process"}
     )
-    with pytest.raises(DriverError, match="isolation: process is not for it") as caught:
-        registry.open(config, DriverContext(NoScanner()))
-    assert caught.value.kind is ErrorKind.UNSUPPORTED
+    driver = registry.open(config, DriverContext(NoScanner()))
+    assert isinstance(driver, SupportsUpkeep)
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(DriverError, match="no cluster for this driver"):
+            await driver.upkeep()
+        await driver.aclose()
 
 
 async def test_isolation_takes_nothing_but_a_key(tmp_path: Path) -> None:

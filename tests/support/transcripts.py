@@ -1,7 +1,8 @@
 """Golden transcripts of the driver contract on the wire: what a launcher says, and what a driver answers.
 
 A line is ``> `` and a message of the launcher's, or ``< `` and one of the driver's. Nonces, token and version of the
-launcher are fixed ones. ``python -m support.transcripts`` (with tests on the path) records them anew.
+launcher are fixed ones. In ``cluster`` it is the driver that asks. ``python -m support.transcripts`` (with tests on the
+path) records them anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nodelaunch.drivers.wire.handshake import CONTRACT, proof
 from nodelaunch.drivers.wire.peer import Peer
 from nodelaunch.errors import ErrorKind, QuotaExceededError, Scope
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec
+from support import clusters
 
 FOLDER = Path(__file__).parents[1] / "data" / "driver-transcripts"
 TOKEN, LAUNCHER_NONCE, DRIVER_NONCE = "0123456789abcdef" * 4, "nonce-of-launcher", "nonce-of-driver"
@@ -150,5 +152,6 @@ def recorded(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for each in SCRIPTS:
-        (FOLDER / f"{each}.txt").write_text("\n".join(asyncio.run(record(each))) + "\n")
+    made = {**{each: asyncio.run(record(each)) for each in SCRIPTS}, "cluster": asyncio.run(clusters.record())}
+    for each, lines in made.items():
+        (FOLDER / f"{each}.txt").write_text("\n".join(lines) + "\n")

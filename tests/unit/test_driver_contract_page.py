@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nodelaunch.drivers.conformance import CHECKS
 from nodelaunch.drivers.wire import messages as m
+from nodelaunch.drivers.wire.cluster import CLUSTER_METHODS
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.errors import ErrorKind
 
@@ -43,11 +44,11 @@ def test_every_kind_and_capability_is_told() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", section("Errors"), re.MULTILINE)
     assert sorted(rows) == sorted(ErrorKind)
     rows = re.findall(r"^\| `(\w+)` \|", section("Capabilities"), re.MULTILINE)
-    assert rows == [*m.CAPABILITIES, m.LOCAL_PROCESSES]
+    assert rows == [*m.CAPABILITIES, m.LOCAL_PROCESSES, m.CLUSTER]
 
 
 def test_methods_of_capabilities_are_told() -> None:
-    for name, method in m.METHODS.items():
+    for name, method in {**m.METHODS, **CLUSTER_METHODS}.items():
         if method.capability is not None:
             (row,) = re.findall(rf"^\| `{method.capability}` \| (.*)$", section("Capabilities"), re.MULTILINE)
             assert f"`{name}`" in row

@@ -16,6 +16,7 @@ from nodelaunch.drivers.process.supervisor import Restarts
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire import openrpc
+from nodelaunch.drivers.wire.cluster import CLUSTER_METHODS, CLUSTER_NOTES
 from nodelaunch.errors import InstanceNotFoundError
 from nodelaunch.protocol.driver import DriverContext, Instance, LabelTraits
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Usage
@@ -62,7 +63,7 @@ def test_document_is_up_to_date() -> None:
 
 def test_document_names_every_message_once() -> None:
     names = [method["name"] for method in json.loads(DOCUMENT.read_text())["methods"]]
-    assert names == [*m.METHODS, *m.NOTES]
+    assert names == [*m.METHODS, *CLUSTER_METHODS, *m.NOTES, *CLUSTER_NOTES]
 
 
 def test_every_method_is_in_a_transcript_or_behind_a_capability() -> None:

@@ -53,7 +53,8 @@ class DriverPlugin:
     """What it can do beyond what all can, where its class does not tell: ``local_processes``, for one that starts
     instances as processes in sessions of their own, which have to outlive it where it runs in a process itself."""
     needs_cluster: bool = False
-    """Whether its drivers work with ``DriverContext.cluster``, which is to be had in the launcher's process only."""
+    """Whether its drivers work with ``DriverContext.cluster``; in a process of their own that is the capability
+    ``cluster``."""
     model_for: Callable[[Mapping[str, Any]], type[ProviderConfig]] | None = None
     """Narrows ``config_model`` to what one provider, given as its mapping, can have; not before it is checked, so its
     values may be anything. The same options make the same class. Raises: DriverNotFoundError."""

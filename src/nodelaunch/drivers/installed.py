@@ -100,8 +100,6 @@ class Facts:
             return ""
         if self.plugin.is_process:
             return "in a process of its own"
-        if self.plugin.needs_cluster:
-            return "in the launcher"
         return "in the launcher, or with isolation: process in a process of its own"
 
     @property

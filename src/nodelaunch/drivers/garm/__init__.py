@@ -11,5 +11,10 @@ from nodelaunch.drivers.garm.config import GarmProvider, model_for
 from nodelaunch.drivers.garm.driver import GarmDriver
 
 PLUGIN = DriverPlugin(
-    "garm", GarmProvider, GarmDriver, summary="executables made for GARM, as a provider", model_for=model_for
+    "garm",
+    GarmProvider,
+    GarmDriver,
+    summary="executables made for GARM, as a provider",
+    capabilities=("local_processes",),
+    model_for=model_for,
 )

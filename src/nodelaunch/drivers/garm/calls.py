@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from nodelaunch.drivers.process import keeper
 from nodelaunch.drivers.process.child import ENVIRONMENT, Tail
+from nodelaunch.drivers.process.redaction import NOTHING, Redactor
 
 MAX_OUTPUT: Final = 8 << 20
 """Bytes of an answer: a list of some 20,000 instances."""
@@ -43,10 +44,10 @@ class Done:
 
 async def run(
     argv: Sequence[str], told: Mapping[str, str], *, name: str, passed: Sequence[str] = (), given: bytes = b"",
-    timeout_s: float,
+    timeout_s: float, redact: Redactor = NOTHING,
 ) -> Done:  # fmt: skip
     """The outcome of one run of *argv*. *told*: its variables, besides the usual ones and those *passed* on;
-    *given*: its standard input; *name*: the driver's, for the log.
+    *given*: its standard input; *name*: the driver's, for the log; *redact*: done to what it says there.
 
     Nothing of the run is left when this returns, however it does. Raises: TimeoutError, TooMuchOutputError.
     """
@@ -54,7 +55,7 @@ async def run(
         # Not asyncio's own pipes: its wait() lasts until nobody has them open, and an instance may.
         output, said = await _pipe(stack), await _pipe(stack)
         process, lifeline = await _start(argv, told, passed, given, output.write_end, said.write_end)
-        answer, tail = bytearray(), Tail(name)
+        answer, tail = bytearray(), Tail(name, redact)
         reading = [
             asyncio.ensure_future(_collect(output.reader, answer)),
             asyncio.ensure_future(tail.read(said.reader)),

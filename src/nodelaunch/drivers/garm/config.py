@@ -53,6 +53,10 @@ INSTALL_SCRIPT = "runner_install_template"
 """The extra spec by which the script that sets a machine up is replaced. Source: garm-provider-common, cloudconfig."""
 
 
+STRICT: Mapping[str, Any] = {"additionalProperties": False}
+"""A schema without keys: ours are all there are."""
+
+
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise PydanticCustomError("not_absolute", "must be an absolute path, as GARM wants it")
@@ -191,12 +195,12 @@ def _model(config: str | None, extra_specs: str | None) -> type[GarmProvider]:
     label = GarmLabel
     if schemas.extra_specs is not None:
         specs = options_model("ExtraSpecs", schemas.extra_specs, Model)
-        label = options_model("Label", {}, GarmLabel, {"extra_specs": (specs, Field(default_factory=specs))})
-    pool = options_model("Pool", {}, GarmPool, {"labels": (tuple[label, ...], ())})  # type: ignore[valid-type]
+        label = options_model("Label", STRICT, GarmLabel, {"extra_specs": (specs, Field(default_factory=specs))})
+    pool = options_model("Pool", STRICT, GarmPool, {"labels": (tuple[label, ...], ())})  # type: ignore[valid-type]
     file_model = None if schemas.config is None else options_model("ConfigFile", schemas.config, Model)
     path = Annotated[AbsolutePath, AfterValidator(lambda path: _checked_file(path, file_model))]
     fields: dict[str, Any] = {"pools": (tuple[pool, ...], ()), "config_file": (path, Path(os.devnull))}  # type: ignore[valid-type]
-    return options_model("Provider", {}, GarmProvider, fields)
+    return options_model("Provider", STRICT, GarmProvider, fields)
 
 
 def _checked_file(path: Path, model: type[Model] | None) -> Path:

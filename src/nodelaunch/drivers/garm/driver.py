@@ -18,6 +18,7 @@ from nodelaunch.drivers.garm import calls, naming
 from nodelaunch.drivers.garm import interface as garm
 from nodelaunch.drivers.garm.config import GarmLabel, GarmPool, GarmProvider
 from nodelaunch.drivers.garm.interface import Command, Remote
+from nodelaunch.drivers.process.redaction import redactor_of
 from nodelaunch.errors import (
     DriverError,
     ErrorKind,
@@ -47,6 +48,7 @@ class GarmDriver:
         }
         self._pools = {self._pool_id(*names): pair for names, pair in self._labels.items()}
         """By GARM's ids of pools, each a label of a pool of ours."""
+        self._redact = redactor_of(config)
         self._processes = asyncio.Semaphore(config.max_processes)
         self._log = log.bind(driver="garm", provider=config.name)
 
@@ -98,7 +100,7 @@ class GarmDriver:
         while True:
             found = await self._get(external_id)
             if found.is_failed:
-                text = f"the provider says of {found.name}: {found.fault or 'error'}"
+                text = f"the provider says of {found.name}: {self._redact(found.fault) or 'error'}"
                 raise LaunchFailedError(text, provider=self._config.name, external_id=external_id)
             instance = self._instance(found, external_id)
             if instance.is_active:
@@ -162,7 +164,7 @@ class GarmDriver:
             await self._undo(made.provider_id, wanted.pool_id)
             raise LaunchFailedError(text, provider=self._config.name)
         if made.is_failed:
-            text = f"the provider says of {made.name}: {made.fault or 'error'}"
+            text = f"the provider says of {made.name}: {self._redact(made.fault) or 'error'}"
             raise LaunchFailedError(text, provider=self._config.name)
         return made
 
@@ -245,7 +247,7 @@ class GarmDriver:
             async with self._processes:
                 done = await calls.run(
                     [str(config.executable)], told, name=Path(config.executable).name, passed=config.pass_environment,
-                    given=given, timeout_s=limit_s,
+                    given=given, timeout_s=limit_s, redact=self._redact,
                 )  # fmt: skip
         except TimeoutError:
             raise self._away(f"{command} did not end within {limit_s:g} s", ErrorKind.DEADLINE) from None
@@ -267,7 +269,7 @@ class GarmDriver:
         try:
             return read(done.output)
         except garm.AnswerError as wrong:
-            text = f"{self._config.executable}: {command} printed {wrong}"
+            text = self._redact(f"{self._config.executable}: {command} printed {wrong}")
             raise error(text, provider=self._config.name, kind=ErrorKind.PERMANENT) from None
 
     # -- instances --------------------------------------------------------------------------------------------------

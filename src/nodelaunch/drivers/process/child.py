@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from nodelaunch import __version__
 from nodelaunch.drivers.process import keeper
+from nodelaunch.drivers.process.redaction import NOTHING, Redactor
 from nodelaunch.drivers.wire.handshake import (
     CONTRACT,
     SOCKET_VARIABLE,
@@ -46,7 +47,7 @@ from nodelaunch.drivers.wire.messages import (
     Program,
     VersionRange,
 )
-from nodelaunch.drivers.wire.peer import ConnectionEndedError, GarbageError, Notice, Peer, RpcError
+from nodelaunch.drivers.wire.peer import Answer, ConnectionEndedError, GarbageError, Notice, Peer, RpcError, no_answer
 from nodelaunch.errors import ErrorKind, ProviderUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -83,8 +84,9 @@ class Command:
 class Tail:
     """The output of one run: logged line by line, its end kept."""
 
-    def __init__(self, driver: str) -> None:
+    def __init__(self, driver: str, redact: Redactor = NOTHING) -> None:
         self.lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self._redact = redact
         self._log = log.bind(driver=driver)
         self._second, self._count = 0, 0
 
@@ -102,7 +104,7 @@ class Tail:
             self._take(line)
 
     def _take(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r\n")[:LINE_LIMIT]
+        text = self._redact(line.decode(errors="replace").rstrip("\r\n"))[:LINE_LIMIT]
         self.lines.append(text)
         second = int(asyncio.get_running_loop().time())
         if second != self._second:
@@ -117,16 +119,19 @@ class Tail:
 class Child:
     """A running driver whose peer is connected. Made by `start`; `aclose` it."""
 
-    def __init__(self, command: Command, process: asyncio.subprocess.Process, lifeline: int) -> None:
+    def __init__(
+        self, command: Command, process: asyncio.subprocess.Process, lifeline: int, redact: Redactor = NOTHING
+    ) -> None:
         self.name = command.name
         self.identity = Identity(name=command.name)
         self.version = 0
         """Of the contract, that is spoken."""
         self.contract = VersionRange(min=0, max=0)
         """Versions that the driver speaks."""
-        self.tail = Tail(command.name)
+        self.tail = Tail(command.name, redact)
         self.garbage: str | None = None
         """What it sent that is no message, which ended the connection."""
+        self._redact = redact
         self._process = process
         self._lifeline = lifeline
         self._peer: Peer | None = None
@@ -157,7 +162,7 @@ class Child:
         try:
             await peer.run()
         except GarbageError as error:
-            self.garbage = str(error)
+            self.garbage = self._redact(str(error))
             log.warning("driver_broke_protocol", driver=self.name, detail=self.garbage)
 
     async def ended(self) -> str:
@@ -208,9 +213,11 @@ class Child:
 
 
 async def start(
-    command: Command, notice: Notice, *, versions: VersionRange = CONTRACT, timeout_s: float = START_TIMEOUT_S
-) -> Child:
-    """Start the driver and know who it is. *notice* takes its notifications.
+    command: Command, notice: Notice, *, answer: Answer = no_answer, versions: VersionRange = CONTRACT,
+    timeout_s: float = START_TIMEOUT_S, redact: Redactor = NOTHING,
+) -> Child:  # fmt: skip
+    """Start the driver and know who it is. *notice* takes its notifications, *answer* its calls;
+    *redact* is done to its output before anybody sees it.
 
     Raises: ProviderUnavailableError when it doesn't come up, of kind ``config`` when it speaks no version we do.
     """
@@ -221,14 +228,14 @@ async def start(
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listening:
             listening.bind(path)
             listening.listen(4)
-            child = await _spawn(command, path, token)
+            child = await _spawn(command, path, token, redact)
             try:
                 async with asyncio.timeout(timeout_s):
-                    child.talk(await _connected(child, listening, notice))
+                    child.talk(await _connected(child, listening, notice, answer))
                     await _shake_hands(child, token, versions)
             except _FAILURES as error:
                 words = await _ended_early(child, isinstance(error, ConnectionEndedError))
-                raise _in_words(command, error, words, timeout_s) from None
+                raise _in_words(command, error, words, timeout_s, redact) from None
             except BaseException:
                 await child.aclose()
                 raise
@@ -245,7 +252,7 @@ def _short_folder() -> str | None:
     return None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108  the directory made there is 0700
 
 
-async def _spawn(command: Command, path: str, token: str) -> Child:
+async def _spawn(command: Command, path: str, token: str, redact: Redactor) -> Child:
     theirs, ours = os.pipe()
     given, filled = os.pipe()
     os.write(filled, token.encode())
@@ -263,10 +270,10 @@ async def _spawn(command: Command, path: str, token: str) -> Child:
     finally:
         os.close(theirs)
         os.close(given)
-    return Child(command, process, ours)
+    return Child(command, process, ours, redact)
 
 
-async def _connected(child: Child, listening: socket.socket, notice: Notice) -> Peer:
+async def _connected(child: Child, listening: socket.socket, notice: Notice, answer: Answer) -> Peer:
     """A connection from a descendant of *child*. Raises: ConnectionEndedError when it ends before."""
     exited = asyncio.ensure_future(child.exited())
     try:
@@ -282,7 +289,7 @@ async def _connected(child: Child, listening: socket.socket, notice: Notice) -> 
             connection, _ = accepting.result()
             if _is_ours(connection, child.pid):
                 reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
-                return Peer(reader, writer, notice=notice)
+                return Peer(reader, writer, answer=answer, notice=notice)
             log.warning("driver_connection_refused", driver=child.name, detail="it is not the process started for it")
             connection.close()
     finally:
@@ -340,7 +347,9 @@ _FAILURES = (
 """Ways in which a start fails."""
 
 
-def _in_words(command: Command, error: Exception, words: str, timeout_s: float) -> ProviderUnavailableError:
+def _in_words(
+    command: Command, error: Exception, words: str, timeout_s: float, redact: Redactor
+) -> ProviderUnavailableError:
     """*error* of a start as what a caller may see."""
     match error:
         case VersionMismatchError():
@@ -348,7 +357,7 @@ def _in_words(command: Command, error: Exception, words: str, timeout_s: float) 
         case TimeoutError():
             text = f"it has not connected and shaken hands within {timeout_s:g} s"
         case PermissionError() | RpcError():
-            text = f"the handshake failed: {error}"
+            text = redact(f"the handshake failed: {error}")
         case ConnectionEndedError():
             text = "it ended before it was ready"
         case ValidationError():

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from nodelaunch.config.models import DiskImageLogin, ProviderConfig
 from nodelaunch.drivers.process.child import Child, Command
+from nodelaunch.drivers.process.redaction import content_of, redactor_of
 from nodelaunch.drivers.process.supervisor import Pings, Restarts, Supervisor
 from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.handshake import CONTRACT
@@ -65,8 +66,16 @@ class ProcessDriver:
         pings: Pings | None = None,
         versions: m.VersionRange = CONTRACT,
     ) -> None:
+        self._redact = redactor_of(config)
         self.supervisor = Supervisor(
-            command, config.name, self._prepare, restarts=restarts, pings=pings, versions=versions
+            command,
+            config.name,
+            self._prepare,
+            restarts=restarts,
+            pings=pings,
+            versions=versions,
+            cluster=context.cluster,
+            redact=self._redact,
         )
         self._command = command
         self._config = config
@@ -85,8 +94,7 @@ class ProcessDriver:
 
     async def _prepare(self, child: Child) -> None:
         """Have a new process work for our provider. Raises: DriverError, ConnectionEndedError, TimeoutError."""
-        content = self._config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        params = m.OpenParams(deadline_s=QUESTION_S, provider=content, diskimages=self._images)
+        params = m.OpenParams(deadline_s=QUESTION_S, provider=content_of(self._config), diskimages=self._images)
         opened = await self._ask(child, m.OPEN, params, lambda _number: None)
         self._traits = {(each.pool, each.label): LabelTraits(**m.plain(each.traits)) for each in opened.labels}
         self._machines = tuple(Machine(**m.plain(machine)) for machine in opened.machines)
@@ -108,7 +116,7 @@ class ProcessDriver:
         is_late = isinstance(error, TimeoutError)
         what = "did not answer in time" if is_late else f"is gone: {error}"
         return ProviderUnavailableError(
-            f"driver {self._command.name} {what} ({method.name})",
+            self._redact(f"driver {self._command.name} {what} ({method.name})"),
             provider=self._config.name,
             external_id=external_id,
             kind=ErrorKind.DEADLINE if is_late else ErrorKind.TRANSIENT,
@@ -156,7 +164,7 @@ class ProcessDriver:
 
     def _error(self, error: RpcError) -> DriverError:
         """What the driver refused with, as the port has it."""
-        text = f"{error}"
+        text = self._redact(str(error))
         if "kind" not in error.data:
             kind = ErrorKind.UNSUPPORTED if error.code == METHOD_NOT_FOUND else ErrorKind.INTERNAL
             return error_of(m.fault_from(text, m.FaultInfo(kind=kind)), provider=self._config.name)

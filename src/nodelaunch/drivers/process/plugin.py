@@ -21,7 +21,7 @@ from nodelaunch.drivers.process.supervisor import Restarts
 from nodelaunch.drivers.sdk.schemas import capabilities_of
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.messages import Identity, VersionRange
-from nodelaunch.errors import DriverError, ErrorKind, ProviderUnavailableError
+from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import Driver, DriverContext
 
 DESCRIBE_TIMEOUT_S = 20.0
@@ -81,12 +81,6 @@ def isolated(plugin: DriverPlugin, *, restarts: Restarts | None = None) -> Drive
     kind = class_with(capabilities_of(plugin))
 
     def open_(config: ProviderConfig, context: DriverContext) -> Driver:
-        if plugin.needs_cluster:
-            raise ProviderUnavailableError(
-                f"driver {plugin.name} works on the launcher's own store; isolation: process is not for it",
-                provider=config.name,
-                kind=ErrorKind.UNSUPPORTED,
-            )
         passed = replace(command, environment=(*command.environment, *config.pass_environment))
         return kind(passed, config, context, restarts=restarts)
 

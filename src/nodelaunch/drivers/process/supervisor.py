@@ -18,10 +18,13 @@ from typing import Any, Final
 import structlog
 
 from nodelaunch.drivers.process.child import Child, Command, start
+from nodelaunch.drivers.process.clusterdesk import ClusterDesk
+from nodelaunch.drivers.process.redaction import NOTHING, Redactor
 from nodelaunch.drivers.wire.handshake import CONTRACT
-from nodelaunch.drivers.wire.messages import LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
+from nodelaunch.drivers.wire.messages import CLUSTER, LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
 from nodelaunch.drivers.wire.peer import ConnectionEndedError, Json, RpcError
 from nodelaunch.errors import DriverError, ProviderUnavailableError
+from nodelaunch.protocol.cluster import Cluster
 
 log = structlog.get_logger(__name__)
 
@@ -79,13 +82,18 @@ class Supervisor:
         restarts: Restarts | None = None,
         pings: Pings | None = None,
         versions: VersionRange = CONTRACT,
+        cluster: Cluster | None = None,
+        redact: Redactor = NOTHING,
     ) -> None:
+        """*cluster*: for a driver that asks the launcher of it; *redact*: done to all it says."""
         self._command = command
         self._provider = provider
         self._prepare = prepare
         self._restarts = restarts or Restarts()
         self._pings = pings or Pings()
         self._versions = versions
+        self._cluster = cluster
+        self._redact = redact
         self._run: _Run | None = None
         self._starting = asyncio.Lock()
         self._ends = 0
@@ -142,13 +150,17 @@ class Supervisor:
     async def _start(self) -> Child:
         loop = asyncio.get_running_loop()
         runs: list[_Run] = []
+        desk = ClusterDesk(self._provider, self._cluster)
         try:
             child = await start(
-                self._command, lambda method, params: self._on_note(runs, method, params), versions=self._versions
-            )
+                self._command, lambda method, params: self._on_note(runs, method, params), answer=desk.answer,
+                versions=self._versions, redact=self._redact,
+            )  # fmt: skip
         except DriverError as error:
             self._count_end(str(error))
             raise
+        if CLUSTER in child.identity.capabilities:
+            desk.open(child.peer.note)
         run = _Run(child, loop.time())
         runs.append(run)
         try:
@@ -213,7 +225,9 @@ class Supervisor:
     def _on_note(self, runs: list[_Run], method: str, params: Json) -> None:
         """One that is not known, or not as it should be, is passed over."""
         if method == LOG and (note := _read(LogNote, params)) is not None:
-            getattr(self._log, note.level)("driver_says", what=note.event, said=note.fields)
+            getattr(self._log, note.level)(
+                "driver_says", what=self._redact(note.event), said=self._redact.entry(note.fields)
+            )
         elif method == PROGRESS and (progress := _read(ProgressNote, params)) is not None:
             if runs and progress.external_id is not None and runs[0].child.peer.awaits(progress.call):
                 runs[0].progress[progress.call] = progress.external_id

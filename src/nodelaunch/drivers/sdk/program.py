@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.sdk.cluster import RemoteCluster
 from nodelaunch.drivers.sdk.server import Server
 from nodelaunch.drivers.wire.handshake import CONTRACT, SOCKET_VARIABLE, TOKEN_FD, VersionMismatchError, spoken_with
 from nodelaunch.drivers.wire.messages import LOG, MAX_LINE, VersionRange
@@ -59,7 +60,8 @@ def serve(plugin: DriverPlugin, *, versions: VersionRange = CONTRACT) -> int:
 async def _serve(plugin: DriverPlugin, path: str, token: str, versions: VersionRange) -> int:
     reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
     server = Server(plugin, token, versions)
-    peer = Peer(reader, writer, answer=server.answer)
+    server.cluster = cluster = RemoteCluster()
+    cluster.peer = peer = Peer(reader, writer, answer=server.answer, notice=cluster.on_note)
     server.note = peer.note
     _log_to(peer)
     try:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from nodelaunch.config.models import LaunchingProviderConfig, PoolConfig, ProviderConfig
 from nodelaunch.config.schema import schema_of, without_unused
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.wire.messages import CAPABILITIES, Schemas
+from nodelaunch.drivers.wire.messages import CAPABILITIES, CLUSTER, Schemas
 
 
 def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
@@ -24,7 +24,8 @@ def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
     opens = plugin.open
     kind = opens if isinstance(opens, type) else get_type_hints(opens).get("return")
     by_class = (name for name, each in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, each))
-    return tuple(dict.fromkeys((*plugin.capabilities, *by_class)))
+    by_need = (CLUSTER,) if plugin.needs_cluster else ()
+    return tuple(dict.fromkeys((*plugin.capabilities, *by_class, *by_need)))
 
 
 def schemas_of(model: type[ProviderConfig]) -> Schemas:

@@ -22,6 +22,7 @@ from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.handshake import is_proof, new_nonce, proof
 from nodelaunch.drivers.wire.peer import DRIVER_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Json, RpcError
 from nodelaunch.errors import DriverError, ErrorKind, LabelUnusableError, Scope
+from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import (
     Driver,
     DriverContext,
@@ -74,6 +75,8 @@ class Server:
 
     def __init__(self, plugin: DriverPlugin, token: str, versions: m.VersionRange) -> None:
         self.note: Callable[[str, Json], None] = lambda _method, _params: None
+        self.cluster: Cluster | None = None
+        """The launcher's, for a driver that needs one; set it, too."""
         self.is_proved = False
         """Whether the launcher is the one that started us."""
         self._plugin = plugin
@@ -189,7 +192,8 @@ class Server:
         except ValidationError as error:
             raise _refused(ErrorKind.CONFIG, _complaint(error), scope=Scope.PROVIDER) from None
         images = {name: DiskImageLogin(**m.plain(login)) for name, login in params.diskimages.items()}
-        driver = self._plugin.open(config, DriverContext(scanner=LateScanner(), diskimages=images))
+        cluster = self.cluster if self._plugin.needs_cluster else None
+        driver = self._plugin.open(config, DriverContext(scanner=LateScanner(), diskimages=images, cluster=cluster))
         self._driver = driver
         machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
         labels = [

@@ -28,7 +28,7 @@ def _amounts(value: Any) -> Any:
     return {name: value[name] for name in value} if isinstance(value, (Usage, Limits)) else value
 
 
-Amounts = Annotated[dict[str, float], BeforeValidator(_amounts)]
+Amounts = Annotated[dict[str, int | float], BeforeValidator(_amounts)]
 """By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A limit that is not named is none."""
 
 
@@ -375,9 +375,13 @@ ParamsT = TypeVar("ParamsT", bound=Message)
 ResultT = TypeVar("ResultT", bound=Message)
 
 
+CLUSTER: Final = "cluster"
+"""A capability by which the driver asks the launcher: see `wire/cluster.py`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method(Generic[ParamsT, ResultT]):
-    """One method that a driver answers. *capability*: None for those that every driver has."""
+    """One method that a driver answers, or its launcher. *capability*: None for those that every driver has."""
 
     name: str
     params: type[ParamsT]

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from nodelaunch.drivers.wire.cluster import CLUSTER_ERROR, CLUSTER_METHODS, CLUSTER_NOTES, ClusterFault
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.messages import METHODS, NOTES, FaultInfo, Method
 from nodelaunch.drivers.wire.peer import DRIVER_ERROR
@@ -24,9 +25,10 @@ _SCHEMAS = "#/components/schemas/"
 
 
 def document() -> Json:
-    """Methods, which a driver answers, then notifications, which have no result."""
-    carried: list[type[BaseModel]] = [each for m in METHODS.values() for each in (m.params, m.result)]
-    models: list[type[BaseModel]] = [*carried, *(params for params, _ in NOTES.values()), FaultInfo]
+    """Methods that a driver answers, those that the launcher does, and notifications, which have no result."""
+    methods, notes = {**METHODS, **CLUSTER_METHODS}, {**NOTES, **CLUSTER_NOTES}
+    carried: list[type[BaseModel]] = [each for m in methods.values() for each in (m.params, m.result)]
+    models: list[type[BaseModel]] = [*carried, *(params for params, _ in notes.values()), FaultInfo, ClusterFault]
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}")
     definitions = schemas["$defs"]
     return {
@@ -38,8 +40,8 @@ def document() -> Json:
             "license": {"name": "Apache-2.0"},
         },
         "methods": [
-            *(_method(method, definitions) for method in METHODS.values()),
-            *(_note(name, params, about, definitions) for name, (params, about) in NOTES.items()),
+            *(_method(method, definitions) for method in methods.values()),
+            *(_note(name, params, about, definitions) for name, (params, about) in notes.items()),
         ],
         "components": {
             "schemas": definitions,
@@ -48,21 +50,29 @@ def document() -> Json:
                     "code": DRIVER_ERROR,
                     "message": "what people read",
                     "data": {"$ref": _SCHEMAS + "FaultInfo"},
-                }
+                },
+                "cluster": {
+                    "code": CLUSTER_ERROR,
+                    "message": "what people read",
+                    "data": {"$ref": _SCHEMAS + "ClusterFault"},
+                },
             },
         },
     }
 
 
 def _method(method: Method[Any, Any], definitions: Mapping[str, Json]) -> Json:
+    is_launchers = method.name in CLUSTER_METHODS
     described: Json = {
         "name": method.name,
         "summary": method.summary,
         "paramStructure": "by-name",
         "params": _params(method.params, definitions),
         "result": {"name": method.result.__name__, "schema": {"$ref": _SCHEMAS + method.result.__name__}},
-        "errors": [{"$ref": "#/components/errors/driver"}],
+        "errors": [{"$ref": "#/components/errors/" + ("cluster" if is_launchers else "driver")}],
     }
+    if is_launchers:
+        described["x-answered-by"] = "launcher"
     return {**described, "x-capability": method.capability} if method.capability else described
 
 

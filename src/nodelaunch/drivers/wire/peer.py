@@ -48,7 +48,8 @@ Outcome = Json | RpcError | None
 """What became of a call that was given up: its result, its error, or None when it was not heard of again."""
 
 
-async def _no_answer(method: str, _params: Json, _id: int) -> Json:
+async def no_answer(method: str, _params: Json, _id: int) -> Json:
+    """For an end that is asked nothing."""
     raise RpcError(METHOD_NOT_FOUND, f"there is no method {method} here")
 
 
@@ -60,7 +61,7 @@ class Peer:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
-        answer: Answer = _no_answer,
+        answer: Answer = no_answer,
         notice: Notice = lambda _method, _params: None,
     ) -> None:
         self._reader = reader

@@ -1,0 +1,145 @@
+"""Keeps what a driver was given in confidence out of what is shown of it: logs, and the texts of errors.
+
+Secret are the values of options whose schema says so (``writeOnly: true``, or ``format: password``), and the values of
+the variables that ``pass-environment`` hands on. A driver is not to say them (rule D10); this is for those that do.
+What does *not* belong here: where it is used (child.py, supervisor.py, driver.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from nodelaunch.config.models import ProviderConfig
+
+STAND_IN: Final = "***"
+MIN_LENGTH: Final = 6
+"""Characters of a value: a shorter one would be found everywhere, and is no secret to speak of."""
+MAX_SECRETS: Final = 200
+"""Texts looked for at most, the longest of them."""
+MAX_PARTS: Final = 1000
+"""Of one structured entry that are looked at; what is beyond is left out."""
+
+
+class Redactor:
+    """Replaces *secrets*, each also as JSON and URLs have it, and each line of one that has several."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        forms = {form for secret in secrets for form in _forms(secret) if len(form) >= MIN_LENGTH}
+        longest_first = sorted(forms, key=lambda form: (-len(form), form))[:MAX_SECRETS]
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def __call__(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(STAND_IN, text)
+
+    def entry(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """*fields*, keys and texts within included."""
+        if self._pattern is None:
+            return dict(fields)
+        left = [MAX_PARTS]
+        return {self(key): self._part(value, left) for key, value in fields.items()}
+
+    def _part(self, value: Any, left: list[int]) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            return STAND_IN
+        match value:
+            case str():
+                return self(value)
+            case dict():
+                return {self(str(key)): self._part(each, left) for key, each in value.items()}
+            case list() | tuple():
+                return [self._part(each, left) for each in value]
+            case _:
+                return value
+
+
+def content_of(config: ProviderConfig) -> dict[str, Any]:
+    """*config* as the driver's process gets it, its secrets included."""
+    plain = _revealed(config.model_dump(by_alias=True, exclude_unset=True))
+    content: dict[str, Any] = to_jsonable_python(plain)
+    return content
+
+
+def _revealed(value: Any) -> Any:
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case dict():
+            return {key: _revealed(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_revealed(each) for each in value]
+        case _:
+            return value
+
+
+NOTHING: Final = Redactor()
+
+
+def redactor_of(config: ProviderConfig) -> Redactor:
+    """For what a driver of this provider says."""
+    passed = (os.environ.get(name, "") for name in config.pass_environment)
+    return Redactor((*passed, *_secrets(config)))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    yield secret
+    yield json.dumps(secret)[1:-1]
+    yield quote(secret, safe="")
+    lines = secret.splitlines()
+    if len(lines) > 1:
+        yield from (line.strip() for line in lines)
+
+
+def _secrets(model: BaseModel) -> Iterator[str]:
+    """The secret texts in *model*, however deep."""
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        if _is_secret(info):
+            yield from _texts(value)
+        else:
+            yield from _secrets_within(value)
+
+
+def _secrets_within(value: Any) -> Iterator[str]:
+    match value:
+        case BaseModel():
+            yield from _secrets(value)
+        case SecretStr():
+            yield value.get_secret_value()
+        case dict():
+            for each in value.values():
+                yield from _secrets_within(each)
+        case list() | tuple():
+            for each in value:
+                yield from _secrets_within(each)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in what is secret as a whole."""
+    match value:
+        case str():
+            yield value
+        case SecretStr():
+            yield value.get_secret_value()
+        case BaseModel():
+            yield from _texts(value.model_dump(mode="python"))
+        case dict():
+            for each in value.values():
+                yield from _texts(each)
+        case list() | tuple():
+            for each in value:
+                yield from _texts(each)
+
+
+def _is_secret(info: FieldInfo) -> bool:
+    said = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    return said.get("writeOnly") is True or said.get("format") == "password"

@@ -1,0 +1,96 @@
+"""What a driver was given in confidence is replaced in whatever is shown of it, and nothing else is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import Field, SecretStr
+
+from nodelaunch.config.models import Model, ProviderConfig
+from nodelaunch.drivers.process.options import provider_model
+from nodelaunch.drivers.process.redaction import MAX_PARTS, Redactor, content_of, redactor_of
+from nodelaunch.drivers.wire.messages import Schemas
+
+SCHEMAS = Schemas(
+    provider={
+        "properties": {
+            "password": {"type": "string", "writeOnly": True},
+            "login": {
+                "type": "object",
+                "properties": {"token": {"type": "string", "format": "password"}, "user": {"type": "string"}},
+            },
+            "keys": {"type": "array", "items": {"type": "string"}, "writeOnly": True},
+        }
+    },
+    label={"properties": {"pin": {"type": "string", "writeOnly": True}}},
+)
+
+
+def provider(**more: Any) -> ProviderConfig:
+    content = {
+        "name": "cloud", "driver": "mine", "password": "hunter2-hunter2", "keys": ["first-key", "second-key"],
+        "login": {"token": "tok-123456", "user": "somebody"},
+        "pools": [{"name": "main", "labels": [{"name": "small", "pin": "pin-987654"}]}], **more,
+    }  # fmt: skip
+    return provider_model(SCHEMAS).model_validate(content)
+
+
+def test_options_that_the_schema_calls_secret_are_replaced_wherever_they_are() -> None:
+    redact = redactor_of(provider())
+    said = "hunter2-hunter2 tok-123456 first-key second-key pin-987654 somebody cloud"
+    assert redact(said) == "*** *** *** *** *** somebody cloud"
+
+
+def test_values_of_variables_that_are_passed_on_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_TOKEN", "from-the-environment")
+    redact = redactor_of(provider(**{"pass-environment": ["CLOUD_TOKEN", "NOT_THERE"]}))
+    assert redact("it is from-the-environment") == "it is ***"
+
+
+def test_short_values_are_left_alone() -> None:
+    assert Redactor(["12345", "no", ""])("12345 is no number") == "12345 is no number"
+
+
+def test_secret_is_found_as_json_and_urls_have_it_and_line_by_line() -> None:
+    redact = Redactor(['a"quoted" one', "first line\nsecond line\n"])
+    assert redact('{"password": "a\\"quoted\\" one"}') == '{"password": "***"}'
+    assert redact("GET /?p=a%22quoted%22%20one") == "GET /?p=***"
+    assert redact("got: second line") == "got: ***"
+
+
+def test_longer_secret_goes_before_one_that_it_begins_with() -> None:
+    assert Redactor(["secret", "secret-and-more"])("secret-and-more") == "***"
+
+
+def test_structured_entries_are_gone_through() -> None:
+    redact = Redactor(["hunter2"])
+    entry = {"a": "hunter2", "hunter2": 1, "b": [{"c": "x hunter2"}, 5, None, True]}
+    assert redact.entry(entry) == {"a": "***", "***": 1, "b": [{"c": "x ***"}, 5, None, True]}
+
+
+def test_what_is_too_much_to_look_at_is_left_out() -> None:
+    told = Redactor(["hunter2"]).entry({"all": ["x"] * (2 * MAX_PARTS)})
+    assert told["all"].count("x") < MAX_PARTS
+    assert set(told["all"]) == {"x", "***"}
+
+
+def test_without_secrets_all_stays_as_it_is() -> None:
+    redact = Redactor()
+    assert redact("anything") == "anything"
+    assert redact.entry({"a": ["b"]}) == {"a": ["b"]}
+
+
+class Login(Model):
+    password: SecretStr = Field(default=SecretStr(""))
+
+
+class SecretiveProvider(ProviderConfig):
+    login: Login = Field(default_factory=Login)
+
+
+def test_secrets_of_python_drivers_are_replaced_and_still_reach_their_process() -> None:
+    content = {"name": "cloud", "driver": "mine", "login": {"password": "hunter2-hunter2"}}
+    config = SecretiveProvider.model_validate(content)
+    assert redactor_of(config)("hunter2-hunter2") == "***"
+    assert content_of(config) == content
