@@ -58,6 +58,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 def inside(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``python`` of the environment with *arguments*, to its end; only its own packages on the path."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # it is to do without our own tests' plugins
     variables["PATH"] = f"{environment.folder / 'bin'}:{variables['PATH']}"
     return subprocess.run(
         [str(environment.python), *arguments],

@@ -37,8 +37,11 @@ class TestContract(DriverConformance):
         return Subject(name="loopback", open=lambda: LoopbackDriver(made, CONTEXT), pool="main", label="small")
 
 
-async def test_its_machines_speak_ssh_with_the_keys_it_tells_of(tmp_path: Path) -> None:
-    driver = LoopbackDriver(config(tmp_path, port=2322), CONTEXT)
+def test_its_machines_speak_ssh_with_the_keys_it_tells_of(tmp_path: Path) -> None:
+    asyncio.run(_compare_keys(LoopbackDriver(config(tmp_path, port=2322), CONTEXT)))
+
+
+async def _compare_keys(driver: LoopbackDriver) -> None:
     async with asyncio.timeout(DEADLINE_S):
         external_id = await driver.create_instance(SPEC)
         try:
@@ -50,10 +53,10 @@ async def test_its_machines_speak_ssh_with_the_keys_it_tells_of(tmp_path: Path) 
             await driver.delete_instance(external_id)
 
 
-async def test_no_more_machines_than_allowed(tmp_path: Path) -> None:
+def test_no_more_machines_than_allowed(tmp_path: Path) -> None:
     driver = LoopbackDriver(config(tmp_path, **{"max-machines": 0}), CONTEXT)
     with pytest.raises(QuotaExceededError):
-        await driver.create_instance(SPEC)
+        asyncio.run(driver.create_instance(SPEC))
 
 
 def test_addresses_have_to_be_loopback_ones(tmp_path: Path) -> None:
