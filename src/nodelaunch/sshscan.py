@@ -80,7 +80,7 @@ class SshScanner:
                     await scan.run()
             except TimeoutError:
                 if not scan.keys:
-                    raise scan.error(f"within {timeout_s:g} s") from None
+                    raise scan.error(f"within {round(timeout_s, 1):g} s") from None
             if scan.missing:
                 log.warning("host_keys_incomplete", host=host, port=port, missing=scan.missing, detail=scan.last)
             return tuple(scan.keys[key_type] for key_type in KEY_TYPES if key_type in scan.keys)
@@ -95,7 +95,7 @@ class SshScanner:
             async with asyncio.timeout(timeout_s):
                 (await scan.connect()).close()
         except TimeoutError:
-            raise scan.error(f"within {timeout_s:g} s") from None
+            raise scan.error(f"within {round(timeout_s, 1):g} s") from None
 
     async def log_in(
         self, host: str, port: int, *, username: str, key_file: str, host_keys: Sequence[str], timeout_s: float

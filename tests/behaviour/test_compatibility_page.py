@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from nodelaunch import launcher, sshscan
 from nodelaunch.config.models import Config, PoolConfig, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine import inventory, launch, peers, provider, sweeper
+from nodelaunch.engine import deletion, inventory, peers, provider, sweeper
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 
@@ -148,7 +148,7 @@ def test_every_state_is_there(heading: str, states: type[StrEnum]) -> None:
         ("a launch that broke off left to who serves its request next", sweeper.GRACE_S[NodeState.BUILDING]),
         ("a `deleted` node left to whoever deletes it", sweeper.GRACE_S[NodeState.DELETED]),
         ("age of an `init` node left behind", sweeper.ORPHAN_S),
-        ("one deletion", launch.DELETE_TIMEOUT_S),
+        ("one deletion", deletion.DELETE_TIMEOUT_S),
         ("pause after a failed deletion", sweeper.FIRST_BACKOFF_S),
         ("deletions at once", sweeper.MAX_DELETIONS),
         ("age of limits and foreign usage", provider.REFRESH_S),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.conformance import Verdict, run
+from nodelaunch.drivers.conformance import Level, Verdict, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from support.fakeclouds import fake_subject
 
@@ -29,6 +29,10 @@ async def test_fake_driver_keeps_every_rule(cloud: FakeCloud, times: dict[str, f
     async with asyncio.timeout(DEADLINE_S):
         report = await run(subject)
     assert report.ok, str(report)
-    assert {result.verdict for result in report.results} == {Verdict.PASSED}, str(report)
+    assert report.level is Level.SILVER, str(report)  # gold takes a process to kill
+    passed_over = {result.check for result in report.results if result.verdict is not Verdict.PASSED}
+    assert passed_over == {
+        "machines_are_named_alike", "a_killed_create_leaves_nothing_hidden", "what_was_begun_is_gone_on_with",
+    }, str(report)  # fmt: skip
     assert cloud.servers() == []
     assert cloud.used() == {}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from conformance.mutants.inline import MUTANTS, Mutant
-from nodelaunch.drivers.conformance import Report, run
+from conformance.mutants.process import MUTANTS as PROCESS_MUTANTS
+from nodelaunch.drivers.conformance import CHECKS, Report, Subject, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.static import PLUGIN
+from nodelaunch.drivers.static.driver import StaticDriver
+from nodelaunch.protocol.driver import DriverContext, Machine
+from nodelaunch.sshscan import SshScanner
 from support.fakeclouds import fake_subject
 
 DEADLINE_S = 120.0
@@ -32,3 +40,38 @@ async def test_broken_driver_is_caught_by_its_rule(mutant: Mutant) -> None:
     assert report.broken_rules == set(mutant.rules.split()), str(report)
     assert {result.check for result in report.failures} == set(mutant.checks), str(report)
     assert all(result.detail for result in report.failures)
+
+
+@pytest.mark.parametrize("fault", ["others each time", "a slot twice", "none"])
+async def test_inventory_that_names_its_machines_wrongly_is_caught(fault: str) -> None:
+    class Forgetful(StaticDriver):
+        numbers = itertools.count(1)
+
+        def machines(self) -> Sequence[Machine]:
+            (machine,) = super().machines()
+            match fault:
+                case "others each time":
+                    return [replace(machine, slot=next(self.numbers))]
+                case "a slot twice":
+                    return [machine, machine]
+                case _:
+                    return []
+
+    node = {"name": "127.0.0.1", "labels": ["small"], "connection-port": 1, "timeout": 1}
+    content = {"name": "racks", "driver": "static", "pools": [{"name": "main", "nodes": [node]}]}
+    config = PLUGIN.config_model.model_validate(content)
+    subject = Subject(
+        name="static", open=lambda: Forgetful(config, DriverContext(SshScanner())), pool="main", label="small",
+        deadline_s=30.0,
+    )  # fmt: skip
+    async with asyncio.timeout(DEADLINE_S):
+        report = await run(subject)
+    assert [result.check for result in report.failures] == ["machines_are_named_alike"], str(report)
+
+
+def test_every_check_has_a_mutant() -> None:
+    named = {name for mutant in MUTANTS for name in mutant.checks} | {check for _, _, check in PROCESS_MUTANTS.values()}
+    assert {check.name for check in CHECKS} == named | {"machines_are_named_alike"}
+    assert len(MUTANTS) + len(PROCESS_MUTANTS) >= 60
+    assert all(check.promise for check in CHECKS)
+    assert len({check.name for check in CHECKS}) == len(CHECKS)

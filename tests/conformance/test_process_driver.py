@@ -95,5 +95,5 @@ async def test_exception_of_a_driver_elsewhere_breaks_the_rule_it_breaks_here(tm
     )
     async with asyncio.timeout(DEADLINE_S):
         report = await run(subject, [check for check in CHECKS if check.name == "nonsense_gives_driver_errors"])
-    assert report.broken_rules == {"D7"}, str(report)
+    assert report.broken_rules == {"D7.1"}, str(report)
     assert "KeyError" in str(report)

@@ -1,5 +1,5 @@
 """What an OpenStack can do to a launcher: each ends as the driver's contract says, with a line in the log that tells
-what it was; ``nodelaunch explain`` tells of it while a request waits, and when it failed."""
+what it was, and an entry in what ``nodelaunch explain`` says of the request."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ async def ended(handle: RequestHandle) -> NodeRequest:
         return await handle.finished()
 
 
-async def served(site: Beside, handle: RequestHandle) -> None:
-    """The request is fulfilled, its nodes used and given back, and nothing is left."""
+async def served(site: Beside, handle: RequestHandle, *, told: str | None = None) -> None:
+    """The request is fulfilled, its nodes used and given back, and nothing is left. *told*: what explain tells of it
+    when all is over."""
     request = await ended(handle)
-    assert request.state is RequestState.FULFILLED
+    assert request.state is RequestState.FULFILLED, await site.explain(request)
     async with site.client.hold(request) as nodes:
         assert nodes
     await site.until_empty()
     assert await asyncio.to_thread(site.lab.found) == Found()
     assert site.complaints == []
+    assert told is None or told in await site.explain(request)
 
 
 async def failed(site: Beside, handle: RequestHandle) -> str:
@@ -77,7 +79,7 @@ async def test_boot_that_fails_once_is_tried_again(lab: Lab, launcher: Start) ->
     handle = await site.client.submit(["plain"])
     await site.logged("launch_failed")
     await lab.fault("clear")
-    await served(site, handle)
+    await served(site, handle, told="launch of node 1 failed, attempt 1: server went to ERROR: ")
 
 
 async def test_slow_boot_and_slow_deletion_are_waited_for(lab: Lab, launcher: Start) -> None:
@@ -88,16 +90,13 @@ async def test_slow_boot_and_slow_deletion_are_waited_for(lab: Lab, launcher: St
     assert (await site.logged("node_deleted"))["took_s"] >= 8
 
 
-async def test_deletion_that_fails_twice_is_done_the_third_time(lab: Lab, launcher: Start) -> None:
-    site = await launcher(provider(pool([broken(lab_destroy_fail_times="2")])))
-    await served(site, await site.client.submit(["broken"]))
-
-
-async def test_deletion_that_keeps_failing_is_told_of_and_done_later(lab: Lab, launcher: Start) -> None:
-    site = await launcher(provider(pool([broken(lab_destroy_fail_times="4")])))
-    await served(site, await site.client.submit(["broken"]))
-    entry = await site.logged("delete_failed")
+@pytest.mark.parametrize("times", [2, 4])
+async def test_deletion_that_fails_is_told_of_and_done_later(lab: Lab, launcher: Start, times: int) -> None:
+    site = await launcher(provider(pool([broken(lab_destroy_fail_times=str(times))])))
+    await served(site, await site.client.submit(["broken"]), told="deletion failed: ")
+    entry = await site.logged("delete_failed", times)
     assert "deletion failed: " in entry["detail"]
+    assert entry["retry_in_s"] > 5
 
 
 async def test_server_that_halts_in_use_is_deleted_like_any_other(lab: Lab, launcher: Start) -> None:
@@ -126,7 +125,7 @@ async def test_hosts_that_hang_end_at_the_launch_timeout(lab: Lab, launcher: Sta
     assert entry["detail"] == "not ready within launch-timeout (15 s)"
     for host in ("a1", "a2", "b1"):
         await lab.fault("resume", f"nova-compute-compute-{host}")
-    await served(site, handle)
+    await served(site, handle, told=f"failed, attempt 1: {entry['detail']}")
 
 
 # -- services that are away -----------------------------------------------------------------------------------------
@@ -143,7 +142,7 @@ async def test_service_that_is_down_is_waited_for(lab: Lab, launcher: Start, ser
         assert entry["provider"] == PROVIDER
         assert "HTTP 5" in entry["detail"] or "Connection re" in entry["detail"], entry
     await lab.fault("start")
-    await served(site, handle)
+    await served(site, handle, told="waits for the provider: " if service in ("nova", "neutron") else None)
 
 
 async def test_cloud_that_is_away_for_a_minute(lab: Lab, launcher: Start) -> None:
@@ -174,7 +173,7 @@ async def test_requests_that_hang_end_at_the_api_timeout(lab: Lab, launcher: Sta
     entry = await site.logged("provider_unavailable")
     assert "timed out" in entry["detail"] or "no answer within" in entry["detail"]
     await lab.fault("resume", "nova")
-    await served(site, handle)
+    await served(site, handle, told=f"waits for the provider: {entry['detail']}")
 
 
 async def test_answers_that_take_20_seconds_are_waited_for(lab: Lab, launcher: Start) -> None:
@@ -200,7 +199,7 @@ async def test_retry_after_is_kept_to(lab: Lab, launcher: Start) -> None:
         entry = await site.logged("provider_unavailable")
         assert "HTTP 503" in entry["detail"]
         proxy.answers = []
-        await served(site, handle)
+        await served(site, handle, told=f"waits for the provider: {entry['detail']}")
         assert (await site.logged("node_ready"))["took_s"] >= 4
 
 
@@ -212,8 +211,9 @@ async def test_passing_error_spends_no_retry(lab: Lab, launcher: Start, status: 
         )
         proxy.answers = [Answer("POST", "/servers$", status)]
         handle = await site.client.submit(["plain"])
-        assert f"HTTP {status}" in (await site.logged("provider_unavailable"))["detail"]
-        await served(site, handle)
+        entry = await site.logged("provider_unavailable")
+        assert f"HTTP {status}" in entry["detail"]
+        await served(site, handle, told=f"waits for the provider: {entry['detail']}")
 
 
 async def test_token_that_is_refused_is_renewed(lab: Lab, launcher: Start) -> None:
@@ -226,13 +226,35 @@ async def test_token_that_is_refused_is_renewed(lab: Lab, launcher: Start) -> No
         assert [status for _, status in proxy.given] == [401, 401]
 
 
+async def test_token_that_is_revoked_meanwhile_is_renewed(lab: Lab, launcher: Start) -> None:
+    """Once while nothing goes on, once while a server boots. That server may break: Nova boots it in the name of the
+    same token."""
+    with Proxy(lab.endpoint("compute")) as proxy:
+        site = await launcher(
+            provider(pool(["plain"]), launch_retries=2), cloud={"compute_endpoint_override": proxy.url}
+        )
+        await served(site, await site.client.submit(["plain"]))
+        revoked = set(proxy.tokens)
+        await asyncio.to_thread(lab.revoke, sorted(revoked))
+        await served(site, await site.client.submit(["plain"]))
+        refused = [call for call, status in proxy.passed if status == 401]
+        assert refused
+        await lab.fault("set", "spawn_delay=10")
+        handle = await site.client.submit(["plain"])
+        await until(lambda: lab.found().servers)
+        await asyncio.to_thread(lab.revoke, sorted(proxy.tokens - revoked))
+        await served(site, handle)
+        assert len([call for call, status in proxy.passed if status == 401]) > len(refused)
+
+
 async def test_project_that_is_locked_out_is_waited_for(lab: Lab, launcher: Start) -> None:
     with Proxy(lab.endpoint("compute")) as proxy:
         site = await launcher(provider(pool(["plain"])), cloud={"compute_endpoint_override": proxy.url})
         proxy.answers = [Answer("POST", "/servers$", 401, times=2)]
         handle = await site.client.submit(["plain"])
-        assert "HTTP 401" in (await site.logged("provider_unavailable"))["detail"]
-        await served(site, handle)
+        entry = await site.logged("provider_unavailable")
+        assert "HTTP 401" in entry["detail"]
+        await served(site, handle, told=f"waits for the provider: {entry['detail']}")
 
 
 # -- capacity and quota ---------------------------------------------------------------------------------------------
@@ -254,7 +276,7 @@ async def test_zone_under_maintenance_is_left_for_another(lab: Lab, launcher: St
         for _ in range(3):
             handle = await site.client.submit(["plain"])
             request = await ended(handle)
-            assert request.state is RequestState.FULFILLED
+            assert request.state is RequestState.FULFILLED, await site.explain(request)
             async with site.client.hold(request) as (node,):
                 assert node.az == "az-a"
         await site.until_empty()
@@ -365,7 +387,7 @@ async def test_server_that_vanishes_while_it_boots_is_made_again(lab: Lab, launc
     for server in lab.cloud().compute.servers():
         lab.cloud().compute.delete_server(server)
     assert "it was deleted" in (await site.logged("launch_failed"))["detail"]
-    await served(site, handle)
+    await served(site, handle, told="it was deleted")
 
 
 async def test_server_that_goes_to_error_while_it_boots_is_made_again(lab: Lab, launcher: Start) -> None:
@@ -377,7 +399,7 @@ async def test_server_that_goes_to_error_while_it_boots_is_made_again(lab: Lab, 
     for server in lab.cloud().compute.servers():
         lab.cloud("devcloud-admin").compute.reset_server_state(server.id, "error")
     assert "server went to ERROR" in (await site.logged("launch_failed"))["detail"]
-    await served(site, handle)
+    await served(site, handle, told="server went to ERROR")
 
 
 async def test_image_replaced_under_its_name_is_booted_from_then_on(lab: Lab, launcher: Start) -> None:

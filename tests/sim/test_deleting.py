@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.engine.launch import delete_node
+from nodelaunch.engine.deletion import delete_node
 from nodelaunch.protocol.states import NodeState
 from support.launchers import LoopClock, running
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.engine.handler import RequestHandler
-from nodelaunch.engine.launch import to_the_end
+from nodelaunch.engine.holding import to_the_end
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from nodelaunch.client import NodeClient
-from nodelaunch.engine.launch import delete_node
+from nodelaunch.engine.deletion import delete_node
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.sweeper import STALE_LOCK_S
 from nodelaunch.launcher import Launcher, load_config

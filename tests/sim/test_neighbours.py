@@ -195,8 +195,34 @@ async def test_ended_request_is_remembered_with_its_failures(tmp_path: Path) -> 
         history = [event["what"] for event in pool["history"]]
         assert history[0] == "accepted"
         assert history[-1] == "declined"
-        assert any(what.startswith("launch of node 1 failed: ") for what in history)
+        attempts = [what.partition(": ")[0] for what in history[1:-1]]
+        assert attempts == [f"launch of node 1 failed, attempt {number}" for number in (1, 2)]
         assert [reason["kind"] for reason in pool["history"][-1]["reasons"]] == ["LaunchesFailed"]
+
+
+async def test_trouble_that_passed_is_remembered_with_its_request(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", times=1, kind="unavailable")
+        site.cloud.fail("delete", times=1)
+        request = await site.finished("small")
+        async with site.client.hold(request) as (node,):
+            pass
+        await site.until(lambda: not site.cloud.servers())
+        (pool,) = (await ask(site.client.store, request.id, [_only_id(site)])).pools
+        accepted, waited, fulfilled, *deletion = [event["what"] for event in pool["history"]]
+        assert (accepted, fulfilled) == ("accepted", "fulfilled")
+        assert waited.startswith(f"node {node.id} waits for the provider: ")
+        assert any(what.startswith(f"deletion of node {node.id} failed: ") for what in deletion)
+
+
+async def test_refusal_for_want_of_quota_is_remembered_with_its_request(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", times=1, kind="quota")
+        request = await site.finished("small")
+        (pool,) = (await ask(site.client.store, request.id, [_only_id(site)])).pools
+        _, refused, fulfilled = [event["what"] for event in pool["history"]]
+        assert refused.startswith("launch of node 1 put off, the cloud has no room: ")
+        assert fulfilled == "fulfilled"
 
 
 async def test_request_being_worked_on_shows_its_nodes(tmp_path: Path) -> None:

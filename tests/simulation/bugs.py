@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from nodelaunch.engine import handler, launch, pool, sweeper
+from nodelaunch.engine import deletion, handler, holding, launch, pool, sweeper
 from nodelaunch.engine.handler import RequestHandler
-from nodelaunch.engine.launch import HeldNode
+from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.sweeper import Sweeper
@@ -88,7 +88,7 @@ def _reserved_is_free() -> AbstractContextManager[Any]:
     first_seed=150,
 )  # fmt: skip
 def _no_second_look() -> AbstractContextManager[Any]:
-    return mock.patch.object(launch, "Put", lambda path, data, _version: Put(path, data))
+    return mock.patch.object(holding, "Put", lambda path, data, _version: Put(path, data))
 
 
 @_bug("nodes given back stay allocated", "a request handed back leaves its nodes free", "what was given stays given")
@@ -187,7 +187,7 @@ def _last_come_first_served() -> AbstractContextManager[Any]:
 def _no_clean_up() -> AbstractContextManager[Any]:
     async def forget(ctx: Any, held: HeldNode, _error: Any) -> bool:
         if held.external_id is not None:
-            await launch.save(ctx, held, replace(held.node, external_id=None))
+            await holding.save(ctx, held, replace(held.node, external_id=None))
         return True
 
     return mock.patch.object(launch, "_clean_up_attempt", forget)
@@ -201,7 +201,7 @@ def _leaks_by_a_cold_view() -> AbstractContextManager[Any]:
                 seen = self._view.nodes.get(node_id)  # type: ignore[call-overload]
                 if seen is None or seen.record.external_id not in ids:
                     for external_id in ids:
-                        await launch.delete_instance(provider, ExternalId(external_id))
+                        await deletion.delete_instance(provider, ExternalId(external_id))
 
     @contextmanager
     def planted() -> Iterator[None]:
@@ -222,7 +222,7 @@ def _free_too_early() -> AbstractContextManager[Any]:
     async def deallocate(self: Sweeper, node_id: Any) -> None:
         seen = self._view.nodes.get(node_id)
         if seen is not None:
-            await launch.rewrite_node(self._store, seen, seen.record.deallocated())
+            await holding.rewrite_node(self._store, seen, seen.record.deallocated())
 
     @contextmanager
     def planted() -> Iterator[None]:
@@ -277,7 +277,7 @@ def _record_first() -> AbstractContextManager[Any]:
     async def nothing(*_: Any) -> bool:
         return True
 
-    return mock.patch.object(launch, "_delete_instances", nothing)
+    return mock.patch.object(deletion, "_delete_instances", nothing)
 
 
 @_bug("nodes come in another order", "nodes come in the order of labels")

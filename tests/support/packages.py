@@ -66,7 +66,9 @@ def wheel(
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for inner, text in {**content, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
-            archive.writestr(inner, text)
+            entry = zipfile.ZipInfo(inner)
+            entry.external_attr = (0o100755 if inner.startswith(scripts) else 0o100644) << 16
+            archive.writestr(entry, text)
     return path
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.conformance import Hooks, Resources, Subject
+from nodelaunch.drivers.conformance import Hooks, Program, Resources, Subject
+from nodelaunch.drivers.process.child import Command
 from nodelaunch.protocol.driver import DriverContext, ExternalId
 from support.fakeclouds import NoScanner
 
@@ -88,6 +89,7 @@ def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
         label="small",
         hooks=_hooks(state),
         deadline_s=60.0,
+        program=Program(Command(plugin.name, (driver,)), provider_content(driver, state), has_local_processes=True),
     )
 
 

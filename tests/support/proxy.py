@@ -40,6 +40,10 @@ class Proxy:
         """Before each request is passed on."""
         self.given: list[tuple[str, int]] = []
         """Requests that were answered in the service's place, and how."""
+        self.passed: list[tuple[str, int]] = []
+        """Requests that the service answered, and how."""
+        self.tokens: set[str] = set()
+        """All that were shown to the service."""
         self._lock = threading.Lock()
         proxy = self
 
@@ -88,7 +92,10 @@ class Proxy:
                 self._say(request, answer.status, answer.headers, answer.body)
             else:
                 time.sleep(self.delay_s)
-                self._say(request, *self._passed_on(request, body))
+                self.tokens |= {token for token in [request.headers.get("X-Auth-Token")] if token}
+                status, headers, reply = self._passed_on(request, body)
+                self.passed.append((f"{request.command} {request.path}", status))
+                self._say(request, status, headers, reply)
         except (BrokenPipeError, ConnectionResetError):
             request.close_connection = True
 

@@ -103,6 +103,8 @@ async def _demo(*, keep: bool) -> int:
             except TimeoutError:
                 board.problems.append(f"not done within {LIMIT_S:g} s")
             await _settle(launcher, board)
+        if not console.is_terminal:
+            console.print()  # the board, shown for good, has no end of line there
         console.print(board.summary())
         leaks = await _leaks(launcher)
         board.problems += leaks

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nodelaunch.cli import drivercheck
+from nodelaunch.cli import drivercheck, driverinstall
 from nodelaunch.cli.common import say, say_json
 from nodelaunch.drivers.installed import Catalogue, Facts
 from nodelaunch.drivers.optionlist import options_in
@@ -32,6 +32,7 @@ def add_parser(commands: Any) -> None:
     info.add_argument("name", metavar="NAME", help="of a driver, or the path of its executable")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=run_info, default_log_level="error")
+    driverinstall.add_parser(verbs)
     drivercheck.add_verb(verbs)
 
 

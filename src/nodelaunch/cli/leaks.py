@@ -7,10 +7,8 @@ import asyncio
 import sys
 from typing import Any
 
-from rich.console import Console
-
 from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
-from nodelaunch.cli.lists import table_of
+from nodelaunch.cli.lists import show, table_of
 from nodelaunch.clock import WallClock
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
@@ -55,7 +53,7 @@ async def _leaks(config: Config, args: argparse.Namespace) -> int:
     if args.json:
         say_json(rows)
     else:
-        Console().print(table_of(rows, "leaks"))
+        show(table_of(rows, "leaks"))
     for failure in failures:
         print(f"nodelaunch: {failure}", file=sys.stderr)  # noqa: T201
     return 1 if failures else 0

@@ -8,12 +8,16 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
 from nodelaunch.config.models import Config
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node, NodeRequest
+
+UNLIMITED = 10_000
+"""Columns of a terminal that is wide enough for anything."""
 
 
 def add_parser(commands: Any) -> None:
@@ -34,8 +38,17 @@ async def _list(config: Config, args: argparse.Namespace) -> int:
     if args.json:
         say_json(rows)
     else:
-        Console().print(table_of(rows, "requests" if args.requests else "nodes"))
+        show(table_of(rows, "requests" if args.requests else "nodes"))
     return 0
+
+
+def show(table: Table | str) -> None:
+    """Print *table* with each row on one line, however narrow the terminal: an id that is broken can't be searched."""
+    console = Console()
+    if isinstance(table, Table):
+        natural = console.options.update(max_width=UNLIMITED)
+        console.width = max(console.width, Measurement.get(console, natural, table).maximum)
+    console.print(table)
 
 
 def node_rows(view: ClusterView) -> list[dict[str, Any]]:
@@ -86,7 +99,7 @@ def table_of(rows: list[dict[str, Any]], what: str) -> Table | str:
         return f"no {what}"
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name.replace("_", " "), overflow="fold")
+        table.add_column(name.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     return table

@@ -50,13 +50,11 @@ class DriverPlugin:
     contract: tuple[int, int] = (1, 1)
     """First and last version of the driver contract that the driver keeps."""
     capabilities: tuple[str, ...] = ()
-    """Of a driver in a process of its own: what it says it can do. Those of others are told by their class."""
+    """What it can do beyond what all can, where its class does not tell: ``local_processes``, for one that starts
+    instances as processes in sessions of their own, which have to outlive it where it runs in a process itself."""
     needs_cluster: bool = False
     """Whether its drivers work with ``DriverContext.cluster``; in a process of their own that is the capability
     ``cluster``."""
-    has_local_processes: bool = False
-    """Whether what its drivers start in a session of its own may be an instance, which outlives them: the capability
-    ``local_processes``."""
     model_for: Callable[[Mapping[str, Any]], type[ProviderConfig]] | None = None
     """Narrows ``config_model`` to what one provider, given as its mapping, can have; not before it is checked, so its
     values may be anything. The same options make the same class. Raises: DriverNotFoundError."""

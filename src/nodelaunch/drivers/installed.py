@@ -21,6 +21,7 @@ from nodelaunch.config.schema import DriverOptions
 from nodelaunch.drivers import OWN_PACKAGE, DriverNotFoundError, DriverPlugin, DriverRegistry
 from nodelaunch.drivers.conformance.levels import Level
 from nodelaunch.drivers.conformance.remembered import remembered
+from nodelaunch.drivers.home import installations
 from nodelaunch.drivers.process.child import Command
 from nodelaunch.drivers.process.executables import executables, find_executable
 from nodelaunch.drivers.sdk.schemas import capabilities_of
@@ -37,6 +38,8 @@ class Origin(enum.StrEnum):
     PACKAGE = "package"
     """Of a Python package in the launcher's own environment; it can run in the launcher."""
     EXECUTABLE = "executable"
+    INSTALLED = "installed"
+    """Of a Python package that ``nodelaunch driver install`` put into an environment of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Found:
     place: str
     """The package with its version, or the path of the executable."""
     source: EntryPoint | Command
+    lock: Path | None = None
+    """That of its environment, if it has one of its own."""
 
     @property
     def in_words(self) -> str:
@@ -114,7 +119,7 @@ class Catalogue:
     def found(self) -> list[Found]:
         """All of them, by name; of several of one name the one that a configuration gets. Starts nothing."""
         packages = {name: _of_package(point) for name, point in self.registry.entry_points.items()}
-        programs = {name: _of_executable(name, command) for name, command in executables().items()}
+        programs = {name: self._of_executable(name, command) for name, command in executables().items()}
         return [found for _, found in sorted({**programs, **packages}.items())]
 
     def find(self, name: str) -> Found:
@@ -123,8 +128,16 @@ class Catalogue:
             if found.name == name:
                 return found
         if (command := find_executable(name)) is not None:
-            return _of_executable(name, command)
+            return self._of_executable(name, command)
         raise self.registry.unknown(name)
+
+    def _of_executable(self, name: str, command: Command) -> Found:
+        path = Path(command.argv[0])
+        for made in installations():
+            if path.parent == made.programs:
+                place = f"{made.record.package} {made.record.version}"
+                return Found(name, Origin.INSTALLED, place, command, lock=made.lock)
+        return Found(name, Origin.EXECUTABLE, command.argv[0], command)
 
     def facts_of(self, found: Found) -> Facts:
         """What is known of one; imports it, or starts it to be asked, with a deadline."""
@@ -141,7 +154,7 @@ class Catalogue:
             contract=VersionRange(min=plugin.contract[0], max=plugin.contract[1]),
             maintainer=plugin.maintainer or _said_by_package(found, "Maintainer", "Author", "Author-email"),
             licence=plugin.licence or _said_by_package(found, "License-Expression", "License"),
-            capabilities=plugin.capabilities if plugin.is_process else capabilities_of(plugin),
+            capabilities=capabilities_of(plugin),
             digest=digest,
             level=level,
         )
@@ -158,13 +171,9 @@ def _of_package(point: EntryPoint) -> Found:
     return Found(point.name, Origin.PACKAGE, f"{point.dist.name} {point.dist.version}", point)
 
 
-def _of_executable(name: str, command: Command) -> Found:
-    return Found(name, Origin.EXECUTABLE, command.argv[0], command)
-
-
 def _version_of(found: Found, said: str) -> str:
     """What the driver says, else its package's version."""
-    return said or (found.place.rpartition(" ")[2] if isinstance(found.source, EntryPoint) else "")
+    return said or ("" if found.origin is Origin.EXECUTABLE else found.place.rpartition(" ")[2])
 
 
 def _said_by_package(found: Found, *keys: str) -> str:
@@ -181,9 +190,11 @@ def _said_by_package(found: Found, *keys: str) -> str:
 def digest_of(found: Found) -> str:
     """SHA-256, in hexadecimal, of what the driver is made of; it is read, never imported. Empty: it can't be read.
 
-    That is its executable, or the sources of its package: of the subpackage its entry point names if it is built in,
-    else of the whole one.
+    That is its executable; the lock file of its environment, which has digests of all that is in there; or the sources
+    of its package: of the subpackage its entry point names if it is built in, else of the whole one.
     """
+    if found.lock is not None:
+        return digest_of_file(found.lock)
     if isinstance(found.source, Command):
         return digest_of_file(Path(found.source.argv[0]))
     module = found.source.module

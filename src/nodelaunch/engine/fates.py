@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import PoolContext
+from nodelaunch.engine.holding import PoolContext
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, Reason, Verdict
@@ -86,15 +86,17 @@ class Fates:
             self._add(fate, _named(verdict), getattr(verdict, "reasons", ()))
         fate.verdict = verdict
 
+    def happened(self, request_id: RequestId, what: str) -> None:
+        """Take note of *what* its cloud did to a request that was worked on here; the same again is no news."""
+        fate = self._fates.get(request_id)
+        if fate is not None and (not fate.events or fate.events[-1].what != what):
+            self._add(fate, what)
+
     def ended(self, request_id: RequestId, outcome: m.Outcome, state: m.State | None) -> None:
         """Take note of how working on the request ended. What was declined without work was noted as decided."""
         if outcome is m.Outcome.REFUSED or (state is not None and isinstance(state.plan, Decline)):
             return
-        fate = self._fate(request_id)
-        failures = [event for event in (state.story if state else ()) if isinstance(event, m.NodeFailed)]
-        for failure in failures:
-            self._add(fate, f"launch of node {failure.slot + 1} failed: {failure.detail}")
-        self._add(fate, _OUTCOMES[outcome], state.reasons if state else ())
+        self._add(self._fate(request_id), _OUTCOMES[outcome], state.reasons if state else ())
 
     def removed(self, request_id: RequestId) -> None:
         """The requestor deleted it."""

@@ -13,17 +13,8 @@ from functools import partial
 
 import structlog
 
-from nodelaunch.engine.launch import (
-    HeldNode,
-    PoolContext,
-    claim_node,
-    create_node,
-    give_up,
-    launch_node,
-    resumable,
-    resume_node,
-    to_the_end,
-)
+from nodelaunch.engine.holding import HeldNode, PoolContext, claim_node, give_up, to_the_end
+from nodelaunch.engine.launch import create_node, launch_node, resumable, resume_node
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
@@ -326,6 +317,7 @@ class RequestHandler:
         except QuotaExceededError as error:
             self._refusals[slot] = str(error)
             self._log.info("launch_aborted", slot=slot, detail=str(error))
+            self._ctx.tell(self.request, f"launch of node {slot + 1} put off, the cloud has no room: {error}")
             await self._give_up(slot, NodeState.ABORTED)
             provider.quota_refused()
             return m.NodeAborted(slot)
@@ -366,6 +358,7 @@ class RequestHandler:
         return m.NodeReady(slot, held.id)
 
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
+        self._ctx.tell(self.request, f"launch of node {slot + 1} failed, attempt {attempt}: {error}")
         has_alternative = self._zones.leave(slot, is_alone=not self._held.keys() - {slot})
         is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
         is_final = isinstance(error, LabelUnusableError) or is_full

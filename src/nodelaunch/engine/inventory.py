@@ -17,7 +17,7 @@ import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig
-from nodelaunch.engine.launch import discard_node, machine_of, rewrite_node
+from nodelaunch.engine.holding import discard_node, machine_of, rewrite_node
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, NodeUnlocked, Note, Seen, ViewWarmed
 from nodelaunch.errors import DriverError, LockBusyError, LockLostError, StoreError

@@ -1,26 +1,22 @@
-"""The life of one node, as straight-line code: make its record, launch, claim, give up, delete.
+"""The launch of one node, as straight-line code: make its record, create its instance, see it ready.
 
 Write before act: a record is stored before the cloud call that makes the thing, and the cloud's name for it right
-after. After a crash at any point either a record or a listed instance tells of it. Only the holder of a node's lock
-writes its record. What does *not* belong here: which node for which request, retries, quota.
+after. After a crash at any point either a record or a listed instance tells of it. What does *not* belong here: which
+node for which request, retries, quota.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
-from nodelaunch.clock import Clock
-from nodelaunch.config.models import Launching, PoolConfig
+from nodelaunch.engine.deletion import DELETE_TIMEOUT_S, delete_instance
+from nodelaunch.engine.holding import GIVE_UP_TIMEOUT_S, HeldNode, PoolContext, save, take_node
 from nodelaunch.engine.keyscan import scan_node
-from nodelaunch.engine.provider import Generation, ProviderRuntime
-from nodelaunch.engine.reservations import Reservations
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import Seen
 from nodelaunch.errors import (
     DriverError,
     InstanceNotFoundError,
@@ -28,125 +24,28 @@ from nodelaunch.errors import (
     LaunchFailedError,
     LaunchTimeoutError,
     LockBusyError,
-    NotEmptyError,
     ProviderUnavailableError,
-    RecordGoneError,
-    StoreError,
-    VersionConflictError,
 )
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_POOL,
     METADATA_PROVIDER,
-    Driver,
     ExternalId,
-    HostScanner,
     Instance,
     InstanceSpec,
     LabelTraits,
     Login,
-    Machine,
     ScansHostKeys,
     SupportsConsoleLog,
-    SupportsInventory,
 )
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
-from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
-from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
+from nodelaunch.protocol.states import NodeState
 
 log = structlog.get_logger(__name__)
 
-DELETE_TIMEOUT_S = 600.0
-"""How long one deletion may take before it is given up for now. Source: Nodepool 11."""
-GIVE_UP_TIMEOUT_S = 10.0
-"""How long the last write about a node may take when its launch is cancelled."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class PoolContext:
-    """What working for one pool takes. Shared by its handlers; a reload makes another for the next ones."""
-
-    store: Store
-    view: ClusterView
-    clock: Clock
-    scanner: HostScanner
-    provider: ProviderRuntime
-    generation: Generation
-    """What of the provider's may change in a reload, as it was when this was made."""
-    pool: PoolConfig
-    pool_id: str
-    reservations: Reservations
-
-    @property
-    def driver(self) -> Driver:
-        return self.generation.driver
-
-    @property
-    def launching(self) -> Launching:
-        return self.generation.config.launching
-
-
-@dataclass(slots=True)
-class HeldNode:
-    """A node whose lock we hold, as last written."""
-
-    node: Node
-    version: int
-    lock: Lock
-    is_clean: bool = True
-    """Whether nothing is left in the cloud of attempts that failed."""
-    waits_for: str | None = None
-    """Why its launch stands still, while the provider can't be asked."""
-    is_resumed: bool = False
-    """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
-
-    @property
-    def id(self) -> NodeId:
-        return self.node.id
-
-    @property
-    def external_id(self) -> ExternalId | None:
-        return ExternalId(self.node.external_id) if self.node.external_id else None
-
-    def put_op(self, node: Node) -> Put:
-        return Put(paths.node(node.id), node.to_bytes(), self.version)
-
-    def give_back_ops(self) -> list[Op]:
-        """Free for anybody, in one transaction with whatever else."""
-        return [self.put_op(self.node.deallocated()), ReleaseLock(self.lock)]
-
-
-async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
-    """Write *node* as the new version of *held*. Whether it was done is known even if we are cancelled meanwhile."""
-
-    async def write() -> None:
-        op = held.put_op(node)
-        entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
-        held.node, held.version = node, entry.stat.version
-
-    await to_the_end(write())
-
-
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile, and again.
-
-    It is a few calls to the store, so the delay is bounded by the session timeout.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        task.exception()
-        raise
-
-
-# -- making and launching -------------------------------------------------------------------------------------------
 
 
 async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: str | None) -> HeldNode:
@@ -273,6 +172,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             return await driver.wait_until_active(held.external_id)
         except ProviderUnavailableError as error:
             held.waits_for = str(error)
+            ctx.tell(request, f"node {held.id} waits for the provider: {error}")
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
             await asyncio.sleep(error.retry_after_s or backoff)
             held.waits_for = None
@@ -410,159 +310,3 @@ async def _instances_by_node(ctx: PoolContext) -> dict[str, list[ExternalId]]:
             return await ctx.provider.instances_by_node()
     except TimeoutError:
         raise LaunchTimeoutError("could not find out what a failed launch left") from None
-
-
-async def delete_instance(provider: ProviderRuntime, external_id: ExternalId) -> None:
-    """Delete one instance; when it returns the instance is gone.
-
-    Raises: DriverError, also when it takes longer than `DELETE_TIMEOUT_S`.
-    """
-    try:
-        async with asyncio.timeout(DELETE_TIMEOUT_S):
-            async with provider.using() as driver:
-                await driver.delete_instance(external_id)
-    except TimeoutError:
-        message = f"instance {external_id} not deleted within {DELETE_TIMEOUT_S:g} s"
-        raise LaunchFailedError(message, provider=provider.name, external_id=external_id) from None
-
-
-async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
-    """Record a node that won't be ready in *state* (failed or aborted) and unlock it: the sweeper deletes it.
-
-    What can't be written is left as it is: an unlocked building node is deleted all the same.
-    """
-    node = held.node.into(state, ctx.clock.now())
-    try:
-        async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
-            await ctx.store.commit([held.put_op(node), ReleaseLock(held.lock)], under=(held.lock,))
-    except (StoreError, TimeoutError) as error:
-        log.info("node_left_behind", node_id=held.id, state=state.value, detail=str(error))
-        await held.lock.release()
-
-
-# -- claiming -------------------------------------------------------------------------------------------------------
-
-
-async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) -> HeldNode | None:
-    """Lock an idle node and allocate it to *request*; None when it is not to be had, or does not answer."""
-    seen = ctx.view.nodes.get(node_id)
-    if seen is None or not seen.record.is_idle:
-        return None
-    if not await _is_alive(ctx, seen.record):
-        log.warning("machine_unreachable", provider=ctx.provider.name, node_id=node_id, hostname=seen.record.hostname)
-        await discard_node(ctx.store, ctx.view, seen, ctx.clock)
-        return None
-    return await take_node(ctx.store, seen, seen.record.allocated(request))
-
-
-async def _is_alive(ctx: PoolContext, node: Node) -> bool:
-    driver = ctx.driver
-    if not isinstance(driver, SupportsInventory):
-        return True
-    return await driver.is_alive(machine_of(node))
-
-
-def machine_of(node: Node) -> Machine:
-    """The machine slot a static node's record stands for."""
-    port: Any = node.connection_port
-    return Machine(
-        pool=node.pool or "",
-        name=node.hostname or node.interface_ip or "",
-        labels=node.type,
-        slot=node.slot or 0,
-        username=node.username,
-        connection_port=port if isinstance(port, int) else 22,
-        connection_type=node.connection_type or "ssh",
-        python_path=node.python_path,
-        shell_type=node.shell_type,
-    )
-
-
-async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
-    """Lock the node *seen* and write it as *node*; None when it is locked, changed or gone since it was seen.
-
-    Raises: StoreError.
-    """
-    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.entry.path, node.to_bytes(), seen.version)
-    try:
-        lock, entry = await store.commit([take, put])
-    except (LockBusyError, RecordGoneError, VersionConflictError):
-        return None
-    assert isinstance(entry, Entry) and lock is not None and not isinstance(lock, Entry)  # noqa: S101, PT018
-    return HeldNode(node, entry.stat.version, lock)
-
-
-async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
-    """Write the node *seen*, which nobody may hold, as *node*; whether that was still possible. Raises: StoreError."""
-    held = await take_node(store, seen, node)
-    if held is not None:
-        await held.lock.release()
-    return held is not None
-
-
-async def discard_node(store: Store, view: ClusterView, seen: Seen[Node], clock: Clock) -> bool:
-    """Mark a node that nobody holds for deletion; whether that was still possible. Raises: StoreError."""
-    node = seen.record.into(NodeState.DELETING, clock.now())
-    view.discarded.add(node.id)  # the change may be seen before the write is answered
-    is_done = await rewrite_node(store, seen, node)
-    if not is_done:
-        view.discarded.discard(node.id)
-    return is_done
-
-
-# -- deleting -------------------------------------------------------------------------------------------------------
-
-
-async def delete_node(
-    store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime, node_id: NodeId
-) -> bool:
-    """Delete an abandoned node: its instance, then its record. False when it is not ours to delete (any more).
-
-    Raises: DriverError when the instance could not be deleted (the record stays ``deleting``); StoreError.
-    """
-    try:
-        lock = await store.lock(paths.node_lock(node_id))
-    except (LockBusyError, RecordGoneError):
-        return False
-    try:
-        seen = view.nodes.get(node_id)
-        if seen is None or seen.record.state not in ABANDONED_WHEN_UNLOCKED:
-            return False  # its holder has let go of it, and not abandoned it
-        node, version = seen.record, seen.version
-        if node.state is not NodeState.DELETING:
-            node = node.into(NodeState.DELETING, clock.now())
-            version = (await store.put(seen.entry.path, node.to_bytes(), version=version, under=(lock,))).stat.version
-        had_any = await _delete_instances(provider, node)
-        await _remove_record(store, clock, node, version, lock)
-    except (VersionConflictError, RecordGoneError):
-        return False  # it changed under us: look again
-    finally:
-        await lock.release()
-    if had_any:  # else nothing was freed: a refusal by the cloud still stands
-        provider.capacity_freed()
-    return True
-
-
-async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
-    """Whether there was any."""
-    if not provider.can_launch:
-        return True
-    if node.external_id:
-        await delete_instance(provider, ExternalId(node.external_id))
-        return True
-    async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
-        leftovers = (await provider.instances_by_node()).get(node.id, [])
-    for leftover in leftovers:
-        await delete_instance(provider, leftover)
-    return bool(leftovers)
-
-
-async def _remove_record(store: Store, clock: Clock, node: Node, version: int, lock: Lock) -> None:
-    path = paths.node(node.id)
-    try:
-        await store.commit([ReleaseLock(lock), Delete(lock.path), Delete(path, version)], under=(lock,))
-    except NotEmptyError:
-        # Somebody contends meanwhile. The state tells them that it is over, whenever they get the lock.
-        gone = node.into(NodeState.DELETED, clock.now())
-        await store.put(path, gone.to_bytes(), version=version, under=(lock,))
-        await store.delete_tree(path)

@@ -16,7 +16,7 @@ from contextlib import suppress
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import rewrite_node
+from nodelaunch.engine.holding import rewrite_node
 from nodelaunch.engine.view import (
     ClusterView,
     NodeRemoved,

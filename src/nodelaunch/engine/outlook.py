@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container
 
-from nodelaunch.engine.launch import PoolContext
+from nodelaunch.engine.holding import PoolContext
 from nodelaunch.protocol.driver import SupportsInventory
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage

@@ -19,7 +19,7 @@ from nodelaunch.config.models import PoolConfig
 from nodelaunch.engine import outlook
 from nodelaunch.engine.fates import Fates, Standing
 from nodelaunch.engine.handler import RequestHandler, handler_failed
-from nodelaunch.engine.launch import PoolContext, discard_node
+from nodelaunch.engine.holding import PoolContext, discard_node
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import (
     NodeRemoved,
@@ -144,6 +144,7 @@ class Pool:
         ]
         self.ctx.provider.listeners.append(self._wake.set)
         self.ctx.reservations.listeners.append(self._wake.set)
+        self.ctx.provider.witnesses.append(self._happened)
         self._ended.clear()
         try:
             while not self._draining:
@@ -161,6 +162,7 @@ class Pool:
                 self._look_again.cancel()
             self.ctx.provider.listeners.remove(self._wake.set)
             self.ctx.reservations.listeners.remove(self._wake.set)
+            self.ctx.provider.witnesses.remove(self._happened)
             for stop in unsubscribe:
                 stop()
 
@@ -453,6 +455,10 @@ class Pool:
         handling = self._handling.get(request_id)
         state, waits = (handling.handler.state, handling.handler.waits) if handling else (None, {})
         return self.fates.standing(self.ctx, request_id, self.verdicts.get(request_id), state, waits)
+
+    def _happened(self, pool: str, request_id: RequestId, what: str) -> None:
+        if pool == self.ctx.pool.name:
+            self.fates.happened(request_id, what)
 
     async def _await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         await self._waiting_room.wait(request, slot, self._need(label), reservation)

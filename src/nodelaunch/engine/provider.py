@@ -26,6 +26,7 @@ from nodelaunch.protocol.driver import (
     ReportsZones,
     SupportsInventory,
 )
+from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.triage import LabelView
 
@@ -75,6 +76,8 @@ class ProviderRuntime:
         self.running_launches = 0
         self.listeners: list[Callable[[], None]] = []
         """Called when anything known here changed."""
+        self.witnesses: list[Callable[[str, RequestId, str], None]] = []
+        """Told what its cloud does to a request: the pool, the request, and what it was, in words."""
         self._view = view
         self._labels: dict[tuple[str, str], LabelView] = {}
         self._stale = asyncio.Event()
@@ -84,6 +87,12 @@ class ProviderRuntime:
         self._awaited_by: set[str] = set()
         """Names of pools in which requests wait for room that the cloud has not got."""
         self._look: asyncio.TimerHandle | None = None
+
+    def tell(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
+        """Let it be known what happened to a request in one of the provider's pools; nothing is decided by it."""
+        if pool is not None and request_id is not None:
+            for witness in self.witnesses:
+                witness(pool, RequestId(request_id), what)
 
     @property
     def config(self) -> ProviderConfig:

@@ -15,8 +15,8 @@ import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.engine.holding import PoolContext
 from nodelaunch.engine.inventory import Inventory
-from nodelaunch.engine.launch import PoolContext
 from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import Generation, ProviderRuntime

@@ -16,7 +16,8 @@ from functools import partial
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.launch import DELETE_TIMEOUT_S, delete_node, discard_node, rewrite_node
+from nodelaunch.engine.deletion import DELETE_TIMEOUT_S, delete_node
+from nodelaunch.engine.holding import discard_node, rewrite_node
 from nodelaunch.engine.leaks import Leak, delete_leak, find_leaks
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import (
@@ -309,6 +310,7 @@ class Sweeper:
                 return
         except (DriverError, TimeoutError) as error:
             log_.warning("delete_failed", detail=str(error), retry_in_s=self._retry_later(node_id))
+            provider.tell(node.pool, node.allocated_to, f"deletion of node {node_id} failed: {error}")
             return
         self._failures.pop(node_id, None)
         self._not_before.pop(node_id, None)

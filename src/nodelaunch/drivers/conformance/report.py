@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nodelaunch.drivers.conformance.levels import LEVELS, Level
@@ -115,10 +115,6 @@ class Report:
     def in_the_way_of(self, level: Level) -> tuple[Result, ...]:
         """What keeps the driver from *level*."""
         return tuple(result for result in self.results if result.level <= level and result.is_in_the_way)
-
-    def of(self, checks: Collection[str]) -> tuple[Result, ...]:
-        """The results of these checks."""
-        return tuple(result for result in self.results if result.check in checks)
 
     def __str__(self) -> str:
         left = (f"left over: {', '.join(self.leftovers)}",) if self.leftovers else ()

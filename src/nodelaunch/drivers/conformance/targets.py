@@ -23,7 +23,9 @@ from nodelaunch.drivers import DriverNotFoundError, DriverPlugin, DriverRegistry
 from nodelaunch.drivers.conformance.bench import Subject
 from nodelaunch.drivers.conformance.probe import Program
 from nodelaunch.drivers.process.child import Command
+from nodelaunch.drivers.process.driver import ProcessDriver
 from nodelaunch.drivers.process.executables import find_executable
+from nodelaunch.drivers.process.options import OpenProvider
 from nodelaunch.drivers.process.plugin import PYTHON_ENVIRONMENT, describe, isolated
 from nodelaunch.drivers.sdk.schemas import capabilities_of, schemas_of
 from nodelaunch.drivers.wire.messages import LOCAL_PROCESSES, Schemas
@@ -33,6 +35,8 @@ from nodelaunch.protocol.driver import DriverContext, HostScanner
 PROVIDER: Final = "conformance"
 """Name of a provider whose configuration does not say."""
 FOLDER: Final = "{folder}"
+SPEECHLESS_S: Final = 20.0
+"""Deadline of calls to a driver that may never answer any."""
 SHORTEST_SECRET: Final = 6
 """Characters; what is shorter is found in any text."""
 
@@ -72,7 +76,13 @@ def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
 
     Raises: TargetError, DriverNotFoundError, ConfigError with every problem of the configuration.
     """
-    driver = _driver(wanted)
+    try:
+        driver = _driver(wanted)
+    except DriverNotFoundError:
+        command = find_executable(wanted.target)
+        if command is None or wanted.target in DriverRegistry().names:
+            raise
+        return _speechless(command, wanted, DriverContext(scanner))
     source = _source(wanted, driver.plugin, folder)
     place, content = _section(source, wanted)
     content = {**content, "name": content.get("name") or PROVIDER, "driver": wanted.target}
@@ -108,14 +118,30 @@ def _driver(wanted: Wanted) -> _Driver:
         return _Driver(plugin, command, identity.schemas, LOCAL_PROCESSES in identity.capabilities)
     if plugin.needs_cluster:
         raise TargetError(
-            f"driver {plugin.name} works on the launcher's own store, which the kit has none of; "
-            "its tests check it with nodelaunch.testing"
+            f"driver {plugin.name} works on the launcher's own store, which the kit has none of; its own tests check it"
         )
     command = None
     if wanted.isolation == "process":
         argv = (sys.executable, "-m", "nodelaunch.drivers.sdk", plugin.name)
         command = Command(plugin.name, argv, environment=PYTHON_ENVIRONMENT)
     return _Driver(plugin, command, schemas_of(plugin.config_model), LOCAL_PROCESSES in capabilities_of(plugin))
+
+
+def _speechless(command: Command, wanted: Wanted, context: DriverContext) -> Subject:
+    """An executable that could not even say what it is, with a configuration as it stands, if one is given: the first
+    checks tell what is wrong with it."""
+    content: Mapping[str, Any] = {}
+    if wanted.config is not None:
+        source = read_source(wanted.config, os.environ)
+        if source.problems:
+            raise ConfigError(source.problems)
+        _, content = _section(source, wanted)
+    config = OpenProvider(name=PROVIDER, driver=wanted.target)
+    return Subject(
+        name=command.name, open=partial(ProcessDriver, command, config, context), pool=wanted.pool or "none",
+        label=wanted.label or "none", deadline_s=min(wanted.deadline_s, SPEECHLESS_S),
+        program=Program(command, {**content, "name": PROVIDER, "driver": wanted.target}),
+    )  # fmt: skip
 
 
 # -- its configuration -------------------------------------------------------------------------------------------------

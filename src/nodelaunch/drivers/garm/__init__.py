@@ -15,6 +15,6 @@ PLUGIN = DriverPlugin(
     GarmProvider,
     GarmDriver,
     summary="executables made for GARM, as a provider",
-    has_local_processes=True,
+    capabilities=("local_processes",),
     model_for=model_for,
 )

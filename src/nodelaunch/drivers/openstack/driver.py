@@ -40,8 +40,6 @@ log = structlog.get_logger(__name__)
 
 LISTINGS_WITHOUT: Final = 2
 """How many listings in a row don't have a server before it counts as gone while it is waited for."""
-DELETE_TRIES: Final = 3
-"""How often a server that goes to ERROR by its deletion is deleted before that is given up for now."""
 STOPPED: Final = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED", "SHELVED", "SHELVED_OFFLOADED", "RESCUE"})
 """Statuses from which a server doesn't become active by itself."""
 
@@ -167,17 +165,14 @@ class OpenStackDriver:
     # -- deleting ---------------------------------------------------------------------------------------------------
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        fault = ""
-        for _ in range(DELETE_TRIES):
-            await self._floating_ips.release(
-                external_id, await self._as_last_seen(external_id), may_have_one=self._gives_floating_ips
-            )
-            await self._ask_to_delete(external_id)
-            left = await self._watch.until(_Deleting(external_id))
-            if left.server is None:
-                return
-            fault = left.server.fault or "it is in ERROR again"
-        raise LaunchFailedError(f"deletion failed: {fault}", provider=self.config.name, external_id=external_id)
+        await self._floating_ips.release(
+            external_id, await self._as_last_seen(external_id), may_have_one=self._gives_floating_ips
+        )
+        await self._ask_to_delete(external_id)
+        left = (await self._watch.until(_Deleting(external_id))).server
+        if left is not None:
+            text = f"deletion failed: {left.fault or 'it went to ERROR'}"
+            raise LaunchFailedError(text, provider=self.config.name, external_id=external_id)
 
     async def _ask_to_delete(self, server_id: str) -> None:
         """Nova may answer with an error of its own when it is asked while it deletes the server already."""

@@ -52,6 +52,8 @@ CAPACITY_WORDS: Final = (
     "no valid host", "no more ip addresses", "no more fixed ip", "zero fixed ips", "insufficient",
     "not enough hosts", "no fixed ip addresses available",
 )  # fmt: skip
+ZONE_WORDS: Final = ("availability zone is not available",)
+"""Nova, of a zone all of whose hosts are away, and of one that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Refusal:
 
     @property
     def is_capacity(self) -> bool:
+        if self.status == 400:
+            return _has_any(self.message, ZONE_WORDS)
         return self.code in CAPACITY_CODES or (self.status == 409 and _has_any(self.message, CAPACITY_WORDS))
 
     @property

@@ -1,4 +1,5 @@
-"""Where the executables of drivers are: ``nodelaunch-driver-NAME`` on the PATH, beside the interpreter, or by its path.
+"""Where the executables of drivers are: ``nodelaunch-driver-NAME`` on the PATH, beside the interpreter, where
+``nodelaunch driver install`` puts them, or by its path.
 
 What does *not* belong here: starting them. Looking starts nothing.
 """
@@ -11,9 +12,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from nodelaunch.drivers.home import EXECUTABLE_PREFIX, installations
 from nodelaunch.drivers.process.child import Command
 
-PREFIX: Final = "nodelaunch-driver-"
+PREFIX: Final = EXECUTABLE_PREFIX
 
 
 def executables() -> dict[str, Command]:
@@ -41,4 +43,5 @@ def find_executable(name: str) -> Command | None:
 
 
 def _search_path() -> str:
-    return os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+    folders = (Path(sys.executable).parent, *(each.programs for each in installations()))
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), *map(str, folders)))

@@ -13,18 +13,19 @@ from pydantic import BaseModel
 from nodelaunch.config.models import LaunchingProviderConfig, PoolConfig, ProviderConfig
 from nodelaunch.config.schema import schema_of, without_unused
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.wire.messages import CAPABILITIES, CLUSTER, LOCAL_PROCESSES, Schemas
+from nodelaunch.drivers.wire.messages import CAPABILITIES, CLUSTER, Schemas
 
 
 def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
-    """What the plugin's driver can do beyond what all can: told by the class its ``open`` is, or is said to return."""
+    """What the plugin's driver can do beyond what all can: what the plugin says, and what the class tells that its
+    ``open`` is, or is said to return."""
+    if plugin.is_process:
+        return plugin.capabilities
     opens = plugin.open
     kind = opens if isinstance(opens, type) else get_type_hints(opens).get("return")
-    found = tuple(
-        name for name, protocol in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, protocol)
-    )
-    more = {CLUSTER: plugin.needs_cluster, LOCAL_PROCESSES: plugin.has_local_processes}
-    return (*found, *(name for name, has_it in more.items() if has_it))
+    by_class = (name for name, each in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, each))
+    cluster = (CLUSTER,) if plugin.needs_cluster else ()
+    return tuple(dict.fromkeys((*plugin.capabilities, *by_class, *cluster)))
 
 
 def schemas_of(model: type[ProviderConfig]) -> Schemas:

@@ -4,4 +4,10 @@ from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.test.config import TestProvider
 from nodelaunch.drivers.test.driver import TestDriver
 
-PLUGIN = DriverPlugin("test", TestProvider, TestDriver, summary="nodes that are ready at once, for tests")
+PLUGIN = DriverPlugin(
+    "test",
+    TestProvider,
+    TestDriver,
+    summary="nodes that are ready at once, for tests",
+    example={"pools": [{"name": "main", "max-servers": 10, "labels": ["small"]}]},
+)

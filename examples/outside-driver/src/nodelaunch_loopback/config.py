@@ -1,0 +1,61 @@
+"""The options of ``driver: loopback``. Docstrings below them are what editors and `nodelaunch driver info` show."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, ClassVar
+
+from nodelaunch.config.models import (
+    TOP_LABELS,
+    LaunchingProviderConfig,
+    LocalPath,
+    Model,
+    PoolConfig,
+    Reference,
+    Text,
+    Unique,
+)
+from pydantic import AfterValidator, Field, StrictInt
+
+
+def _loopback(text: str) -> str:
+    network = ipaddress.IPv4Network(text)
+    if not network.is_loopback:
+        raise ValueError("has to be a part of 127.0.0.0/8")
+    return text
+
+
+class LoopbackLabel(Model):
+    name: Text
+    username: Text | None = None
+    """Who jobs log in as; the launcher's own user can always."""
+
+
+class LoopbackPool(PoolConfig):
+    labels: tuple[LoopbackLabel, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+
+class LoopbackProvider(LaunchingProviderConfig):
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        *LaunchingProviderConfig.must_differ,
+        Unique("label", "labels[]", scope="pools[]"),
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("label", "pools[].labels[].name", TOP_LABELS),)
+
+    pools: tuple[LoopbackPool, ...] = ()
+    state_dir: LocalPath
+    """Where machines are kept, a directory each."""
+    network: Annotated[Text, AfterValidator(_loopback)] = "127.64.0.0/24"
+    """Addresses for machines."""
+    port: Annotated[StrictInt, Field(ge=1024, le=65535)] = 2222
+    """On which every machine listens, at its own address."""
+    max_machines: Annotated[StrictInt, Field(ge=0)] = 20
+    """How many there may be in state-dir, whoever made them."""
+    authorized_keys: LocalPath | None = None
+    """File with the public keys that may log in, besides those of the user's own authorized_keys."""
+    sshd: LocalPath = Field(default="/usr/sbin/sshd", validate_default=True)
+    """The server's program."""

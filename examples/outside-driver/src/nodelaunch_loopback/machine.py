@@ -1,0 +1,179 @@
+"""The machines: a directory each, with what is to be known of it and an sshd in a session of its own.
+
+A directory comes and goes by one rename, so that whoever looks, after any crash, sees a machine whole or not at all.
+What does *not* belong here: anything of nodelaunch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+BOOT = """\
+set -e
+cd "$1"
+echo $$ > pid
+while [ -e ../boot-held ]; do sleep 0.05; done
+ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
+exec "$2" -D -e -f /dev/null -o ListenAddress="$3" -o Port="$4" -o HostKey="$1/host_key" -o PidFile=none \\
+    -o UsePAM=no -o PasswordAuthentication=no -o StrictModes=no \\
+    -o AuthorizedKeysFile="$1/authorized_keys %h/.ssh/authorized_keys"
+"""
+"""Started in a session of its own. Without its directory it ends by itself."""
+STARTS_WITHIN_S = 10.0
+"""A machine that has no process by then never gets one: whoever made it was killed over it."""
+POLL_S = 0.03
+
+
+class NoAddressError(Exception):
+    """All addresses are taken."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine, as its directory has it."""
+
+    folder: Path
+    address: str
+    port: int
+    metadata: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def pid(self) -> int | None:
+        """Of its sshd; None: there is none yet, or no more."""
+        with suppress(OSError, ValueError):
+            pid = int((self.folder / "pid").read_text())
+            if str(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+                return pid
+        return None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it will never run."""
+        if (self.folder / "pid").exists():
+            return self.pid is None and self.folder.exists()
+        with suppress(OSError):
+            return time.time() - (self.folder / "machine.json").stat().st_mtime > STARTS_WITHIN_S
+        return False
+
+    async def boot(self, sshd: Path) -> None:
+        """Start its sshd, and don't wait for it. Raises: OSError."""
+        with (self.folder / "console").open("ab") as console:
+            starting = await asyncio.create_subprocess_exec(
+                "setsid", "--fork", "sh", "-c", BOOT, "sh", str(self.folder), str(sshd), self.address, str(self.port),
+                stdin=asyncio.subprocess.DEVNULL, stdout=console, stderr=console,
+            )  # fmt: skip
+        await starting.wait()
+
+    async def answers(self) -> bool:
+        """Whether an SSH server is at its address."""
+        try:
+            reader, writer = await asyncio.open_connection(self.address, self.port)
+        except OSError:
+            return False
+        try:
+            return (await reader.read(4)) == b"SSH-"
+        except OSError:
+            return False
+        finally:
+            writer.close()
+
+    def host_keys(self) -> tuple[str, ...]:
+        """``<type> <base64>`` each. Raises: OSError."""
+        lines = (self.folder / "host_key.pub").read_text().splitlines()
+        return tuple(" ".join(line.split()[:2]) for line in lines)
+
+    def console(self) -> str:
+        """What its sshd has said. Raises: OSError."""
+        return (self.folder / "console").read_text(errors="replace")[-4000:]
+
+    async def stop(self) -> None:
+        """End its sshd and all sessions; when this returns there is none."""
+        while (pid := self.pid) is not None:
+            for each in (*_descendants(pid), pid):
+                with suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+            await asyncio.sleep(POLL_S)
+
+
+@dataclass(frozen=True)
+class Site:
+    """All machines below one directory."""
+
+    folder: Path
+
+    def machines(self) -> Iterator[Machine]:
+        """Those there are. Raises: OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in sorted(self.folder.iterdir()):
+            if not folder.name.startswith(".") and (machine := self.machine(folder.name)) is not None:
+                yield machine
+
+    def machine(self, name: str) -> Machine | None:
+        folder = self.folder / name
+        try:
+            said = json.loads((folder / "machine.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return Machine(folder, said["address"], said["port"], said["metadata"])
+
+    def add(
+        self, name: str, metadata: dict[str, str], network: str, port: int, *, most: int, keys: str = ""
+    ) -> Machine:
+        """A new machine with a free address, not booted yet. Raises: OSError, NoAddressError when there are *most*."""
+        with self._alone():
+            taken = {machine.address for machine in self.machines()}
+            free = (str(host) for host in ipaddress.IPv4Network(network).hosts() if str(host) not in taken)
+            address = next(free, None) if len(taken) < most else None
+            if address is None:
+                raise NoAddressError(f"there are {len(taken)} machines in {self.folder}")
+            unique = f"{name}-{secrets.token_hex(3)}"
+            making = self.folder / f".new-{unique}"
+            making.mkdir()
+            (making / "authorized_keys").write_text(keys)
+            content = {"address": address, "port": port, "metadata": metadata}
+            (making / "machine.json").write_text(json.dumps(content))
+            made = making.rename(self.folder / unique)
+            return Machine(made, address, port, metadata)
+
+    def remove(self, name: str) -> None:
+        """Forget a stopped machine; one that is not there is forgotten. Raises: OSError."""
+        gone = self.folder / f".gone-{name}"
+        with suppress(FileNotFoundError):
+            (self.folder / name).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes that *pid* has started, directly or not."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]

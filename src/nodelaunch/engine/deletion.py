@@ -1,0 +1,92 @@
+"""Deleting: an instance, and a node whose record tells of it.
+
+The instance goes first, the record last: after a crash at any point a record tells of what is left. What does *not*
+belong here: which node is abandoned, and when to try again (sweeper.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.errors import LaunchFailedError, LockBusyError, NotEmptyError, RecordGoneError, VersionConflictError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.driver import ExternalId
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
+from nodelaunch.protocol.store import Delete, Lock, ReleaseLock, Store
+
+DELETE_TIMEOUT_S = 600.0
+"""How long one deletion may take before it is given up for now. Source: Nodepool 11."""
+
+
+async def delete_instance(provider: ProviderRuntime, external_id: ExternalId) -> None:
+    """Delete one instance; when it returns the instance is gone.
+
+    Raises: DriverError, also when it takes longer than `DELETE_TIMEOUT_S`.
+    """
+    try:
+        async with asyncio.timeout(DELETE_TIMEOUT_S):
+            async with provider.using() as driver:
+                await driver.delete_instance(external_id)
+    except TimeoutError:
+        message = f"instance {external_id} not deleted within {DELETE_TIMEOUT_S:g} s"
+        raise LaunchFailedError(message, provider=provider.name, external_id=external_id) from None
+
+
+async def delete_node(
+    store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime, node_id: NodeId
+) -> bool:
+    """Delete an abandoned node: its instance, then its record. False when it is not ours to delete (any more).
+
+    Raises: DriverError when the instance could not be deleted (the record stays ``deleting``); StoreError.
+    """
+    try:
+        lock = await store.lock(paths.node_lock(node_id))
+    except (LockBusyError, RecordGoneError):
+        return False
+    try:
+        seen = view.nodes.get(node_id)
+        if seen is None or seen.record.state not in ABANDONED_WHEN_UNLOCKED:
+            return False  # its holder has let go of it, and not abandoned it
+        node, version = seen.record, seen.version
+        if node.state is not NodeState.DELETING:
+            node = node.into(NodeState.DELETING, clock.now())
+            version = (await store.put(seen.entry.path, node.to_bytes(), version=version, under=(lock,))).stat.version
+        had_any = await _delete_instances(provider, node)
+        await _remove_record(store, clock, node, version, lock)
+    except (VersionConflictError, RecordGoneError):
+        return False  # it changed under us: look again
+    finally:
+        await lock.release()
+    if had_any:  # else nothing was freed: a refusal by the cloud still stands
+        provider.capacity_freed()
+    return True
+
+
+async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
+    """Whether there was any."""
+    if not provider.can_launch:
+        return True
+    if node.external_id:
+        await delete_instance(provider, ExternalId(node.external_id))
+        return True
+    async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
+        leftovers = (await provider.instances_by_node()).get(node.id, [])
+    for leftover in leftovers:
+        await delete_instance(provider, leftover)
+    return bool(leftovers)
+
+
+async def _remove_record(store: Store, clock: Clock, node: Node, version: int, lock: Lock) -> None:
+    path = paths.node(node.id)
+    try:
+        await store.commit([ReleaseLock(lock), Delete(lock.path), Delete(path, version)], under=(lock,))
+    except NotEmptyError:
+        # Somebody contends meanwhile. The state tells them that it is over, whenever they get the lock.
+        gone = node.into(NodeState.DELETED, clock.now())
+        await store.put(path, gone.to_bytes(), version=version, under=(lock,))
+        await store.delete_tree(path)

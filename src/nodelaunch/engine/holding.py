@@ -1,0 +1,199 @@
+"""Nodes in our hands: taking, claiming, writing and letting go of their records, under their locks.
+
+Only the holder of a node's lock writes its record. What does *not* belong here: clouds (launch.py, deletion.py), and
+which node for which request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from nodelaunch.clock import Clock
+from nodelaunch.config.models import Launching, PoolConfig
+from nodelaunch.engine.provider import Generation, ProviderRuntime
+from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.errors import LockBusyError, RecordGoneError, StoreError, VersionConflictError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.driver import Driver, ExternalId, HostScanner, Machine, SupportsInventory
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
+
+log = structlog.get_logger(__name__)
+
+GIVE_UP_TIMEOUT_S = 10.0
+"""How long the last write about a node may take when its launch is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolContext:
+    """What working for one pool takes. Shared by its handlers; a reload makes another for the next ones."""
+
+    store: Store
+    view: ClusterView
+    clock: Clock
+    scanner: HostScanner
+    provider: ProviderRuntime
+    generation: Generation
+    """What of the provider's may change in a reload, as it was when this was made."""
+    pool: PoolConfig
+    pool_id: str
+    reservations: Reservations
+
+    @property
+    def driver(self) -> Driver:
+        return self.generation.driver
+
+    @property
+    def launching(self) -> Launching:
+        return self.generation.config.launching
+
+    def tell(self, request: NodeRequest, what: str) -> None:
+        """Let it be known what happened to *request* in this pool."""
+        self.provider.tell(self.pool.name, request.id, what)
+
+
+@dataclass(slots=True)
+class HeldNode:
+    """A node whose lock we hold, as last written."""
+
+    node: Node
+    version: int
+    lock: Lock
+    is_clean: bool = True
+    """Whether nothing is left in the cloud of attempts that failed."""
+    waits_for: str | None = None
+    """Why its launch stands still, while the provider can't be asked."""
+    is_resumed: bool = False
+    """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
+
+    @property
+    def id(self) -> NodeId:
+        return self.node.id
+
+    @property
+    def external_id(self) -> ExternalId | None:
+        return ExternalId(self.node.external_id) if self.node.external_id else None
+
+    def put_op(self, node: Node) -> Put:
+        return Put(paths.node(node.id), node.to_bytes(), self.version)
+
+    def give_back_ops(self) -> list[Op]:
+        """Free for anybody, in one transaction with whatever else."""
+        return [self.put_op(self.node.deallocated()), ReleaseLock(self.lock)]
+
+
+async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
+    """Write *node* as the new version of *held*. Whether it was done is known even if we are cancelled meanwhile."""
+
+    async def write() -> None:
+        op = held.put_op(node)
+        entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
+        held.node, held.version = node, entry.stat.version
+
+    await to_the_end(write())
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile, and again.
+
+    It is a few calls to the store, so the delay is bounded by the session timeout.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        task.exception()
+        raise
+
+
+async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
+    """Record a node that won't be ready in *state* (failed or aborted) and unlock it: the sweeper deletes it.
+
+    What can't be written is left as it is: an unlocked building node is deleted all the same.
+    """
+    node = held.node.into(state, ctx.clock.now())
+    try:
+        async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
+            await ctx.store.commit([held.put_op(node), ReleaseLock(held.lock)], under=(held.lock,))
+    except (StoreError, TimeoutError) as error:
+        log.info("node_left_behind", node_id=held.id, state=state.value, detail=str(error))
+        await held.lock.release()
+
+
+async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) -> HeldNode | None:
+    """Lock an idle node and allocate it to *request*; None when it is not to be had, or does not answer."""
+    seen = ctx.view.nodes.get(node_id)
+    if seen is None or not seen.record.is_idle:
+        return None
+    if not await _is_alive(ctx, seen.record):
+        log.warning("machine_unreachable", provider=ctx.provider.name, node_id=node_id, hostname=seen.record.hostname)
+        await discard_node(ctx.store, ctx.view, seen, ctx.clock)
+        return None
+    return await take_node(ctx.store, seen, seen.record.allocated(request))
+
+
+async def _is_alive(ctx: PoolContext, node: Node) -> bool:
+    driver = ctx.driver
+    if not isinstance(driver, SupportsInventory):
+        return True
+    return await driver.is_alive(machine_of(node))
+
+
+def machine_of(node: Node) -> Machine:
+    """The machine slot a static node's record stands for."""
+    port: Any = node.connection_port
+    return Machine(
+        pool=node.pool or "",
+        name=node.hostname or node.interface_ip or "",
+        labels=node.type,
+        slot=node.slot or 0,
+        username=node.username,
+        connection_port=port if isinstance(port, int) else 22,
+        connection_type=node.connection_type or "ssh",
+        python_path=node.python_path,
+        shell_type=node.shell_type,
+    )
+
+
+async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
+    """Lock the node *seen* and write it as *node*; None when it is locked, changed or gone since it was seen.
+
+    Raises: StoreError.
+    """
+    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.entry.path, node.to_bytes(), seen.version)
+    try:
+        lock, entry = await store.commit([take, put])
+    except (LockBusyError, RecordGoneError, VersionConflictError):
+        return None
+    assert isinstance(entry, Entry) and lock is not None and not isinstance(lock, Entry)  # noqa: S101, PT018
+    return HeldNode(node, entry.stat.version, lock)
+
+
+async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
+    """Write the node *seen*, which nobody may hold, as *node*; whether that was still possible. Raises: StoreError."""
+    held = await take_node(store, seen, node)
+    if held is not None:
+        await held.lock.release()
+    return held is not None
+
+
+async def discard_node(store: Store, view: ClusterView, seen: Seen[Node], clock: Clock) -> bool:
+    """Mark a node that nobody holds for deletion; whether that was still possible. Raises: StoreError."""
+    node = seen.record.into(NodeState.DELETING, clock.now())
+    view.discarded.add(node.id)  # the change may be seen before the write is answered
+    is_done = await rewrite_node(store, seen, node)
+    if not is_done:
+        view.discarded.discard(node.id)
+    return is_done
