@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from nodelaunch.cli.main import make_parser
 from nodelaunch.drivers.home import installation_of
 from support.packages import entry_points, wheel
 from support.process import run
@@ -194,6 +197,16 @@ def test_index_that_is_not_reached_is_told(home: Path, monkeypatch: pytest.Monke
     done = run("driver", "install", "cloud-nothing", timeout_s=TIMEOUT_S)
     assert done.returncode == 1
     assert "the package index can't be reached; with --offline --index-dir DIR" in done.stderr
+
+
+def test_documented_commands_are_taken() -> None:
+    page = Path(__file__).parents[2] / "docs" / "drivers" / "installing.md"
+    lines = [
+        line for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL) for line in block.splitlines()
+    ]
+    assert len(lines) > 5
+    for line in lines:
+        assert make_parser().parse_args(shlex.split(line)[1:]).command == "driver"
 
 
 def test_what_somebody_who_was_killed_left_is_cleared(home: Path) -> None:

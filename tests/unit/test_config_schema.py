@@ -76,7 +76,17 @@ def test_example_is_taken(path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_documented_configurations_are_taken(page: Path) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-        assert complaints(parsed(re.sub(r"%\(\w+\)", "1234", block))) == []
+        data = parsed(re.sub(r"%\(\w+\)", "1234", block))
+        if data.keys() & SCHEMA["properties"].keys():  # else it is another kind of file
+            assert complaints(_with_drivers_of_readers_by_path(data)) == []
+
+
+def _with_drivers_of_readers_by_path(data: Any) -> Any:
+    """A page may use a driver that it shows how to write; of a path the schema knows nothing, either."""
+    for provider in data.get("providers", []):
+        if provider.get("driver", "fake") not in DRIVERS.names:
+            provider["driver"] = f"/{provider['driver']}"
+    return data
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ import structlog
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.sdk.cluster import RemoteCluster
 from nodelaunch.drivers.sdk.server import Server
-from nodelaunch.drivers.wire.handshake import CONTRACT, SOCKET_VARIABLE, TOKEN_FD
+from nodelaunch.drivers.wire.handshake import CONTRACT, SOCKET_VARIABLE, TOKEN_FD, VersionMismatchError, spoken_with
 from nodelaunch.drivers.wire.messages import LOG, MAX_LINE, VersionRange
 from nodelaunch.drivers.wire.peer import GarbageError, Peer
 
@@ -37,8 +37,15 @@ It speaks versions {contract.min} to {contract.max} of the driver contract.
 def serve(plugin: DriverPlugin, *, versions: VersionRange = CONTRACT) -> int:
     """Be the executable of *plugin*, to its end; the exit code. Started by hand it says what it is.
 
-    The main function of a program: it runs an event loop and sets up logging.
+    The main function of a program: it runs an event loop and sets up logging. *versions* of the contract are spoken as
+    far as the plugin keeps them.
     """
+    first, last = plugin.contract
+    try:
+        versions = spoken_with(versions, VersionRange(min=first, max=last), driver=plugin.name)
+    except VersionMismatchError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     path = os.environ.get(SOCKET_VARIABLE)
     if path is None:
         sys.stdout.write(

@@ -24,8 +24,8 @@ def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
     opens = plugin.open
     kind = opens if isinstance(opens, type) else get_type_hints(opens).get("return")
     by_class = (name for name, each in CAPABILITIES.items() if isinstance(kind, type) and issubclass(kind, each))
-    cluster = (CLUSTER,) if plugin.needs_cluster else ()
-    return tuple(dict.fromkeys((*plugin.capabilities, *by_class, *cluster)))
+    by_need = (CLUSTER,) if plugin.needs_cluster else ()
+    return tuple(dict.fromkeys((*plugin.capabilities, *by_class, *by_need)))
 
 
 def schemas_of(model: type[ProviderConfig]) -> Schemas:

@@ -163,6 +163,9 @@ class Server:
         self.is_proved = all(self._nonces) and is_proof(params.proof, self._token, "launcher", self._nonces)
         if not self.is_proved:
             raise _refused(ErrorKind.AUTH, "the launcher did not prove to have the token")
+        if not self._versions.min <= params.protocol <= self._versions.max:
+            self.is_proved = False
+            raise _refused(ErrorKind.UNSUPPORTED, f"version {params.protocol} of the contract was not offered")
         plugin = self._plugin
         return m.Identity(
             name=plugin.name,

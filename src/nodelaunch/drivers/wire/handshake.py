@@ -56,5 +56,11 @@ def choose_version(ours: VersionRange, theirs: VersionRange, *, driver: str) -> 
     )
 
 
+def spoken_with(ours: VersionRange, kept: VersionRange, *, driver: str) -> VersionRange:
+    """What an SDK of range *ours* speaks for *driver*, which keeps *kept*. Raises: VersionMismatchError."""
+    choose_version(ours, kept, driver=driver)
+    return VersionRange(min=max(ours.min, kept.min), max=min(ours.max, kept.max))
+
+
 def _in_words(versions: VersionRange) -> str:
     return f"version {versions.min}" if versions.min == versions.max else f"versions {versions.min} to {versions.max}"
