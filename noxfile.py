@@ -1,7 +1,8 @@
 """One session per check; a plain ``nox`` runs all that need nothing but packages.
 
 nox                 everything but openstack
-nox -s tests        unit, property and conformance tests, with coverage
+nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
+nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
@@ -15,7 +16,17 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "simulation", "integration", "upstream", "nodepool"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "layers",
+    "tests",
+    "conformance",
+    "simulation",
+    "integration",
+    "upstream",
+    "nodepool",
+]
 
 
 @nox.session
@@ -48,7 +59,14 @@ def tests(session: nox.Session) -> None:
     session.run(
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
-    session.run("pytest", "tests/property", "tests/conformance", "tests/sim", "tests/behaviour", *session.posargs)
+    session.run("pytest", "tests/property", "tests/sim", "tests/behaviour", *session.posargs)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Every store and driver keeps its contract, in this process and in others; broken ones are found out."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/conformance", *session.posargs)
 
 
 @nox.session
