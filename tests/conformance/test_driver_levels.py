@@ -12,10 +12,11 @@ import pytest
 from nodelaunch.cli.main import main
 from nodelaunch.drivers.conformance import Level
 from nodelaunch.drivers.conformance.remembered import folder
+from support import garm
 from support.processes import EXAMPLES, why_not
 
 PAGE = (Path(__file__).parents[2] / "docs" / "driver-policy.md").read_text()
-ROWS = re.findall(r"^\| `([\w-]+)` \| (\S+) \| (\S+) \|$", PAGE.partition("## The list")[2], re.MULTILINE)
+ROWS = re.findall(r"^\| `([\w-]+)`[^|]* \| (\S+) \| (\S+) \|$", PAGE.partition("## The list")[2], re.MULTILINE)
 CLAIMS = [
     (name, isolation, Level(level))
     for name, *levels in ROWS
@@ -33,8 +34,8 @@ provider:
 
 def test_table_has_every_driver_that_can_be_checked_here() -> None:
     examples = {path.name for path in EXAMPLES.glob("nodelaunch-driver-*")}
-    assert {name for name, *_ in ROWS} == {"fake", "static", "test", *examples}
-    assert len(CLAIMS) == 6 + len(examples)
+    assert {name for name, *_ in ROWS} == {"fake", "garm", "static", "test", *examples}
+    assert len(CLAIMS) == 8 + len(examples)
 
 
 @pytest.mark.parametrize(("name", "isolation", "level"), CLAIMS, ids=str)
@@ -49,6 +50,11 @@ def test_driver_reaches_just_the_level_it_is_listed_with(
         target, options = str(EXAMPLES / name), []
     elif name == "static":
         (tmp_path / "check.yaml").write_text(STATIC)
+        options += ["--config", str(tmp_path / "check.yaml")]
+    elif name == "garm":
+        if reason := garm.why_not():
+            pytest.skip(reason)
+        (tmp_path / "check.yaml").write_text(json.dumps({"provider": garm.provider_content(tmp_path)}))
         options += ["--config", str(tmp_path / "check.yaml")]
     report = tmp_path / "report.json"
     wanted = level if level > Level.NONE else Level.BRONZE
