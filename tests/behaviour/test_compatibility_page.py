@@ -53,6 +53,10 @@ KEY_TABLES = {
 """The model of each table of keys, by name: which there are, the installed drivers tell."""
 
 
+OURS_ALONE = {"garm"}
+"""Drivers that Nodepool has none like; their keys are on pages of their own."""
+
+
 def _rows(heading: str) -> list[list[str]]:
     """The cells of the rows of the first table below *heading*."""
     _, found, below = re.split(rf"^(#+ {re.escape(heading)})$", PAGE, maxsplit=1, flags=re.MULTILINE)
@@ -85,7 +89,7 @@ def _own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def _models() -> dict[str, type[BaseModel]]:
     """Every model with keys of its own that a configuration is made of, by name."""
     drivers = DriverRegistry()
-    tops = [Config, *(drivers.get(name).config_model for name in drivers.names)]
+    tops = [Config, *(drivers.get(name).config_model for name in drivers.names if name not in OURS_ALONE)]
     return {model.__name__: model for top in tops for model in _models_in(top) if _own_fields(model)}
 
 

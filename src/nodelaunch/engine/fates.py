@@ -15,7 +15,7 @@ from nodelaunch.clock import Clock
 from nodelaunch.engine.holding import PoolContext
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.verdicts import Accept, Decline, Defer, Reason, Verdict
+from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
 
 REMEMBERED = 1000
 """Requests a pool remembers; the one that was longest without news is forgotten first."""
@@ -138,7 +138,9 @@ class Fates:
 
 
 def _gist(verdict: Verdict) -> tuple[object, ...]:
-    return (type(verdict), *(type(reason) for reason in getattr(verdict, "reasons", ())))
+    """What makes a verdict news: the figures in a reason change all the time, what a cloud says when it fails does not."""
+    reasons = getattr(verdict, "reasons", ())
+    return (type(verdict), *(reason if isinstance(reason, ProviderDown) else type(reason) for reason in reasons))
 
 
 def _named(verdict: Verdict) -> str:
