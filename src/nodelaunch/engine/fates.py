@@ -138,7 +138,7 @@ class Fates:
 
 
 def _gist(verdict: Verdict) -> tuple[object, ...]:
-    """What makes a verdict news: the figures in a reason change all the time, what a cloud says when it fails does not."""
+    """What makes a verdict news: not the figures in its reasons, which change all the time, but what a cloud says."""
     reasons = getattr(verdict, "reasons", ())
     return (type(verdict), *(reason if isinstance(reason, ProviderDown) else type(reason) for reason in reasons))
 
