@@ -49,6 +49,8 @@ class Program:
     """Its mapping in a configuration, as the driver is told it."""
     has_local_processes: bool = False
     """Whether a process of it in a session of its own is an instance."""
+    is_remote: bool = False
+    """Whether the command only leads to a driver that somebody else started: there is a session, but no process."""
 
 
 class ProbeError(Exception):
