@@ -237,8 +237,10 @@ def _session(driver, connection):
             line = stream.readline(MAX_LINE)
             if not line:
                 return  # somebody looked whether there is anybody
-            token = json.loads(line)["token"].encode("ascii").decode()
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            token = json.loads(line)["token"]
+            if not isinstance(token, str) or not token:
+                raise ValueError("no token")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             print('a connection was refused: its first line is not {"token": "..."}', file=sys.stderr, flush=True)
             return
         connection.settimeout(None)

@@ -79,8 +79,9 @@ def main() -> int:
         with suppress(ConnectionError):  # it hung up, which is found out below
             driver.sendall(json.dumps({"token": token}).encode() + b"\n")
         fault = relay(launcher, driver)
-    if fault is not None:
-        sys.stderr.write(f"the driver at {path} {fault}\n")
+        if fault is not None:
+            sys.stderr.write(f"the driver at {path} {fault}\n")  # while there is a launcher to hear of it
+            sys.stderr.flush()
     return 0 if fault is None else 1
 
 
