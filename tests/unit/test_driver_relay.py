@@ -109,6 +109,16 @@ def test_driver_that_hangs_up_first_is_told(said: bytes, fault: str, tmp_path: P
     assert heard == [said]
 
 
+def test_who_hung_up_is_known_from_either_side() -> None:
+    for ends_first in (True, False):
+        source, launcher = socket.socketpair()
+        sink, driver = socket.socketpair()
+        with source, launcher, sink, driver:
+            launcher.sendall(b"a line\n")
+            (launcher if ends_first else driver).close()
+            assert relay.hand_on(source, sink) == (7 if ends_first else 0, ends_first)
+
+
 def test_started_by_hand_it_says_what_it_is() -> None:
     done = subprocess.run([sys.executable, relay.__file__], env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 2

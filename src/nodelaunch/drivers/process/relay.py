@@ -35,14 +35,23 @@ def connected(path: str) -> socket.socket:
     return connection
 
 
-def hand_on(source: socket.socket, sink: socket.socket) -> int:
-    """Until the end of *source*, or of *sink*; how many bytes there were."""
+def hand_on(source: socket.socket, sink: socket.socket) -> tuple[int, bool]:
+    """Until either hangs up: how many bytes there were, and whether it was *source*."""
     count = 0
-    with suppress(ConnectionError):
-        while chunk := source.recv(CHUNK):
+    while chunk := _next(source):
+        try:
             sink.sendall(chunk)
-            count += len(chunk)
-    return count
+        except ConnectionError:
+            return count, False
+        count += len(chunk)
+    return count, True
+
+
+def _next(source: socket.socket) -> bytes:
+    try:
+        return source.recv(CHUNK)
+    except ConnectionError:
+        return b""
 
 
 def relay(launcher: socket.socket, driver: socket.socket) -> str | None:
@@ -50,14 +59,14 @@ def relay(launcher: socket.socket, driver: socket.socket) -> str | None:
     is_over = threading.Event()
 
     def listen_to_launcher() -> None:
-        hand_on(launcher, driver)
-        is_over.set()
+        if hand_on(launcher, driver)[1]:
+            is_over.set()
         with suppress(OSError):  # the driver may have hung up meanwhile
             driver.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=listen_to_launcher, daemon=True).start()
-    count = hand_on(driver, launcher)
-    if is_over.is_set():
+    count, is_hung_up = hand_on(driver, launcher)
+    if is_over.is_set() or not is_hung_up:
         return None
     return "hung up" if count else "hung up without a word"
 
