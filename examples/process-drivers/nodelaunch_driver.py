@@ -186,7 +186,7 @@ def serve(driver):
         token = handed_over.read().strip()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(path)
-    _Link(driver, connection, connection.makefile("rb"), token, is_only=True).run()
+    _Link(driver, connection, token).run()
     os._exit(0)  # threads that are in the middle of something don't keep us
 
 
@@ -231,20 +231,21 @@ def _make_room(path):
 
 def _session(driver, connection):
     """Serve one connection; its first line has the token."""
-    with connection, connection.makefile("rb") as stream, contextlib.suppress(ConnectionError):
+    link = _Link(driver, connection, "")
+    link.is_only = False
+    with connection, link.stream, contextlib.suppress(ConnectionError):
         connection.settimeout(TOKEN_S)
         try:
-            line = stream.readline(MAX_LINE)
+            line = link.stream.readline(MAX_LINE)
             if not line:
                 return  # somebody looked whether there is anybody
-            token = json.loads(line)["token"]
-            if not isinstance(token, str) or not token:
+            link.token = json.loads(line)["token"]
+            if not isinstance(link.token, str) or not link.token:
                 raise ValueError("no token")
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             print('a connection was refused: its first line is not {"token": "..."}', file=sys.stderr, flush=True)
             return
         connection.settimeout(None)
-        link = _Link(driver, connection, stream, token)
         try:
             link.run()
         finally:
@@ -254,13 +255,15 @@ def _session(driver, connection):
 class _Link:
     """The connection: requests in, each answered by a thread."""
 
-    def __init__(self, driver, connection, stream, token, is_only=False):
+    is_only = True
+    """Whether there is no more to do for this process once the launcher is gone."""
+    is_open = False
+
+    def __init__(self, driver, connection, token):
         self.driver = driver
-        self.stream = stream
+        self.stream = connection.makefile("rb")
         self.connection = connection
         self.token = token
-        self.is_only = is_only
-        self.is_open = False
         self.sending = threading.Lock()
         self.calls = {}
         self.nonces = None

@@ -264,6 +264,7 @@ def test_started_by_hand_it_tells_of_listening(command: tuple[str, ...]) -> None
 CHATTY = """
 import structlog
 from dataclasses import replace
+from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.sdk import serve
 
 fake = DriverRegistry().get("fake")
