@@ -11,17 +11,22 @@
         serve(MyCloud())
 
 Every method runs in a thread of its own, so that it may block; `self.cancelled()` says whether anybody still waits for
-its answer. Written from docs/driver-contract.md, for Python 3.9 and later on Linux.
+its answer. Started with `--listen PATH` a driver serves sessions at a unix socket, side by side, each with a copy of the
+driver: where the launcher can't start it. Written from docs/driver-contract.md, for Python 3.9 and later on Linux.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import hmac
 import json
 import os
 import secrets
+import signal
 import socket
+import stat
 import sys
 import threading
 import traceback
@@ -30,6 +35,8 @@ CONTRACT = {"min": 1, "max": 1}
 TOKEN_FD = 3
 MAX_LINE = 1 << 20
 PAGE_BYTES = 256 << 10
+TOKEN_S = 10.0
+"""From a connection to its first line, where we listen."""
 
 _call = threading.local()
 """What the running thread answers."""
@@ -162,13 +169,18 @@ class Driver:
 
 
 def serve(driver):
-    """Be the executable: serve the launcher that started us until it hangs up. Never returns."""
+    """Be the executable: serve the launcher that started us until it hangs up, or listen. Never returns."""
+    if sys.argv[1:2] == ["--listen"] and len(sys.argv) == 3:
+        sys.exit(_listen(driver, sys.argv[2]))
     path = os.environ.get("NODELAUNCH_DRIVER_SOCKET")
     if path is None:
         print(f"nodelaunch-driver-{driver.name} {driver.version}\n{driver.summary}\n")
         print("This is a driver of nodelaunch, which starts it by itself for each provider that says")
         print(f"    driver: {driver.name}")
-        print("It has to be on the PATH, or its absolute path stands there in place of the name.")
+        print("It has to be on the PATH, or its absolute path stands there in place of the name.\n")
+        print("Where nodelaunch can't start it, in a container or under a debugger, start it with")
+        print("    --listen PATH")
+        print("to listen at the unix socket PATH until SIGTERM; nodelaunch driver check unix:PATH checks it there.")
         sys.exit(0)
     with os.fdopen(TOKEN_FD) as handed_over:
         token = handed_over.read().strip()
@@ -178,8 +190,74 @@ def serve(driver):
     os._exit(0)  # threads that are in the middle of something don't keep us
 
 
+def _listen(driver, path):
+    """A session for each connection, until SIGTERM or Ctrl-C; the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _make_room(path)
+        listening.bind(path)
+    except OSError as error:
+        print(f"{path}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    try:
+        os.chmod(path, 0o600)  # before anybody can connect
+        listening.listen()
+        print(f"listening at {path}", file=sys.stderr, flush=True)
+        while True:
+            connection, _ = listening.accept()
+            threading.Thread(target=_session, args=(copy.copy(driver), connection), daemon=True).start()
+    except (SystemExit, KeyboardInterrupt):
+        return 0
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _make_room(path):
+    """Take away the socket of one who listens no more. Raises: OSError when there is something else."""
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(0, "is there, and is no socket; choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
+        try:
+            trying.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(0, "somebody listens there already; end that one, or choose another path")
+
+
+def _session(driver, connection):
+    """Serve one connection; its first line has the token."""
+    link = _Link(driver, connection, "")
+    link.is_only = False
+    with connection, link.stream, contextlib.suppress(ConnectionError):
+        connection.settimeout(TOKEN_S)
+        try:
+            line = link.stream.readline(MAX_LINE)
+            if not line:
+                return  # somebody looked whether there is anybody
+            link.token = json.loads(line)["token"]
+            if not isinstance(link.token, str) or not link.token:
+                raise ValueError("no token")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            print('a connection was refused: its first line is not {"token": "..."}', file=sys.stderr, flush=True)
+            return
+        connection.settimeout(None)
+        try:
+            link.run()
+        finally:
+            link.end()
+
+
 class _Link:
     """The connection: requests in, each answered by a thread."""
+
+    is_only = True
+    """Whether there is no more to do for this process once the launcher is gone."""
+    is_open = False
 
     def __init__(self, driver, connection, token):
         self.driver = driver
@@ -205,13 +283,23 @@ class _Link:
                 self.calls[message["id"]] = threading.Event()
                 threading.Thread(target=self.answer, args=(message,), daemon=True).start()
 
+    def end(self):
+        """Give up what is under way, and let the driver go."""
+        for cancelled in list(self.calls.values()):
+            cancelled.set()
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)  # threads may still have something to say
+        if self.is_open:
+            self.driver.close()
+
     def send(self, message):
         data = json.dumps(dict(message, jsonrpc="2.0"), separators=(",", ":")).encode() + b"\n"
         with self.sending:
             try:
                 self.connection.sendall(data)
-            except OSError:
-                os._exit(0)  # the launcher is gone
+            except OSError:  # the launcher is gone
+                if self.is_only:
+                    os._exit(0)
 
     def note(self, method, params):
         self.send({"method": method, "params": params})
@@ -246,7 +334,7 @@ class _Link:
             raise DriverError("auth", "the handshake comes first")
         simple = {
             "driver.open": lambda: self.open(params),
-            "driver.close": lambda: driver.close() or {},
+            "driver.close": self.close,
             "ping": dict,
             "instance.create": lambda: {"external_id": driver.create(params["spec"])},
             "instance.wait": lambda: {"instance": driver.wait(params["external_id"])},
@@ -284,12 +372,18 @@ class _Link:
     def open(self, params):
         self.driver.config = params["provider"]
         self.driver.open(params["provider"])
+        self.is_open = True
         labels = [
             {"pool": pool["name"], "label": label["name"], "traits": self.driver.traits(label)}
             for pool in params["provider"].get("pools", [])
             for label in pool.get("labels", [])
         ]
         return {"labels": labels}
+
+    def close(self):
+        self.is_open = False
+        self.driver.close()
+        return {}
 
     def page(self, cursor):
         """One page of the list; the rest is kept under a cursor."""

@@ -142,7 +142,7 @@ def test_executable_can_not_run_inline(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
     lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         assert make_parser().parse_args(shlex.split(line)[1:]).target
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -40,7 +40,11 @@ def add_verb(verbs: Any) -> None:
         "which level it reaches: bronze, silver or gold. Exit code: 0 the wanted level is reached, 1 it is not, 2 it "
         "could not be checked as asked.",
     )
-    verb.add_argument("target", metavar="TARGET", help="name of a driver, or path of an executable")
+    verb.add_argument(
+        "target",
+        metavar="TARGET",
+        help="name of a driver, path of an executable, or unix:PATH: the socket at which it listens",
+    )
     verb.add_argument("--config", metavar="FILE", help="YAML with a 'provider', or a whole configuration")
     verb.add_argument("--provider", metavar="NAME", help="which of several in FILE")
     verb.add_argument("--pool", metavar="NAME", help="default: the first")
@@ -136,12 +140,13 @@ def _more_checks() -> int:
 
 def _keep(args: argparse.Namespace, subject: Subject, report: Report) -> None:
     """Write the reports that are wanted, and remember the level for ``nodelaunch driver list``."""
-    isolation = "inline" if subject.program is None else "process"
+    isolation = _isolation(subject)
     digest = ""
     try:
         found = Catalogue().find(args.target)
         digest = digest_of(found)
-        remember(found.name, digest, report.level, waived=len(report.waived), details={"isolation": isolation})
+        if digest:  # of what can't be read it is not known whether it stays the same
+            remember(found.name, digest, report.level, waived=len(report.waived), details={"isolation": isolation})
     except (OSError, DriverNotFoundError) as error:
         print(f"nodelaunch: the outcome could not be remembered: {error}", file=sys.stderr)  # noqa: T201
     content = json.dumps(as_json(report, isolation=isolation, digest=digest), indent=2)
@@ -151,3 +156,9 @@ def _keep(args: argparse.Namespace, subject: Subject, report: Report) -> None:
         Path(args.report).write_text(content + "\n", encoding="utf-8")
     if args.junit:
         Path(args.junit).write_text(as_junit(report), encoding="utf-8")
+
+
+def _isolation(subject: Subject) -> str:
+    if subject.program is None:
+        return "inline"
+    return "socket" if subject.program.is_remote else "process"

@@ -23,7 +23,7 @@ from nodelaunch.drivers.conformance.levels import Level
 from nodelaunch.drivers.conformance.remembered import remembered
 from nodelaunch.drivers.home import installations
 from nodelaunch.drivers.process.child import Command
-from nodelaunch.drivers.process.executables import executables, find_executable
+from nodelaunch.drivers.process.executables import executables, find_executable, socket_of
 from nodelaunch.drivers.sdk.schemas import capabilities_of
 from nodelaunch.drivers.wire.messages import VersionRange
 
@@ -40,6 +40,8 @@ class Origin(enum.StrEnum):
     EXECUTABLE = "executable"
     INSTALLED = "installed"
     """Of a Python package that ``nodelaunch driver install`` put into an environment of its own."""
+    SOCKET = "socket"
+    """Somebody started it, and it listens there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Found:
     """As a configuration names it."""
     origin: Origin
     place: str
-    """The package with its version, or the path of the executable."""
+    """The package with its version, or the path of the executable or socket."""
     source: EntryPoint | Command
     lock: Path | None = None
     """That of its environment, if it has one of its own."""
@@ -132,6 +134,8 @@ class Catalogue:
         raise self.registry.unknown(name)
 
     def _of_executable(self, name: str, command: Command) -> Found:
+        if (socket := socket_of(name)) is not None:
+            return Found(name, Origin.SOCKET, str(socket), command)
         path = Path(command.argv[0])
         for made in installations():
             if path.parent == made.programs:
@@ -173,7 +177,7 @@ def _of_package(point: EntryPoint) -> Found:
 
 def _version_of(found: Found, said: str) -> str:
     """What the driver says, else its package's version."""
-    return said or ("" if found.origin is Origin.EXECUTABLE else found.place.rpartition(" ")[2])
+    return said or ("" if found.origin in (Origin.EXECUTABLE, Origin.SOCKET) else found.place.rpartition(" ")[2])
 
 
 def _said_by_package(found: Found, *keys: str) -> str:
@@ -195,6 +199,8 @@ def digest_of(found: Found) -> str:
     """
     if found.lock is not None:
         return digest_of_file(found.lock)
+    if found.origin is Origin.SOCKET:
+        return ""
     if isinstance(found.source, Command):
         return digest_of_file(Path(found.source.argv[0]))
     module = found.source.module

@@ -131,6 +131,11 @@ class Bench:
             raise Inapplicable("the driver is in this process")
         return self.subject.program
 
+    def require_process(self) -> None:
+        """For checks that look at the driver's process. Raises: Inapplicable when it is not ours."""
+        if self.program.is_remote:
+            raise Inapplicable("needs a process to look at: the driver at the socket was started by somebody else")
+
     async def probe(self, **how: Any) -> Probe:
         """A process of the driver, to be spoken with word by word; *how*: as for a `Probe`."""
         probe = Probe(self.program, answer_s=min(PROBE_S, self.subject.deadline_s), **how)

@@ -34,6 +34,8 @@ def _needs(bench: Bench) -> None:
     bench.spec()  # tells of a driver that makes none
     if bench.subject.program is None:
         raise Skipped("needs a process to kill: check it with isolation 'process'")
+    if bench.subject.program.is_remote:
+        raise Skipped("needs a process to kill: check the driver's executable")
     if bench.hooks.resources is None:
         raise Skipped("needs the hook 'resources'")
 

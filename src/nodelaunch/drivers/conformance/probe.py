@@ -29,6 +29,8 @@ from nodelaunch.drivers.wire.handshake import CONTRACT, SOCKET_VARIABLE, new_non
 Json = dict[str, Any]
 
 START_S: Final = 30.0
+WORDS_S: Final = 0.2
+"""For the last output of a process whose connection ended."""
 ROOM: Final = 8 << 20
 """Bytes of a line that are read, to tell how much too long it is."""
 _HANDED_OVER: Final = """\
@@ -49,6 +51,8 @@ class Program:
     """Its mapping in a configuration, as the driver is told it."""
     has_local_processes: bool = False
     """Whether a process of it in a session of its own is an instance."""
+    is_remote: bool = False
+    """Whether the command only leads to a driver that somebody else started: there is a session, but no process."""
 
 
 class ProbeError(Exception):
@@ -126,7 +130,8 @@ class Probe:
             )  # fmt: skip
         finally:
             os.close(given)
-        self._tasks.append(asyncio.create_task(self._read_output(self._process)))
+        self._listening = asyncio.create_task(self._read_output(self._process))
+        self._tasks.append(self._listening)
 
     async def connected(self) -> None:
         """Wait until it has connected. Raises: ProbeError."""
@@ -213,6 +218,7 @@ class Probe:
         except (ConnectionError, ValueError) as error:
             if isinstance(error, ValueError):
                 self._fault("P4", f"it sent a line longer than {ROOM} bytes")
+        await asyncio.wait([self._listening], timeout=WORDS_S)
         self._ended.set()
         for future in self._asked.values():
             if not future.done():

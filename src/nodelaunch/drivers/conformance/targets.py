@@ -1,4 +1,5 @@
-"""What ``nodelaunch driver check`` is told to check, made into a subject: a driver by its name, or an executable.
+"""What ``nodelaunch driver check`` is told to check, made into a subject: a driver by its name, an executable, or a
+socket.
 
 Its provider's configuration comes from a YAML file, or is the example that the driver gives with itself.
 What does *not* belong here: the command line (cli/drivercheck.py).
@@ -7,6 +8,7 @@ What does *not* belong here: the command line (cli/drivercheck.py).
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from nodelaunch.drivers.conformance.bench import Subject
 from nodelaunch.drivers.conformance.probe import Program
 from nodelaunch.drivers.process.child import Command
 from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.process.executables import find_executable
+from nodelaunch.drivers.process.executables import find_executable, socket_of
 from nodelaunch.drivers.process.options import OpenProvider
 from nodelaunch.drivers.process.plugin import PYTHON_ENVIRONMENT, describe, isolated
 from nodelaunch.drivers.sdk.schemas import capabilities_of, schemas_of
@@ -50,7 +52,7 @@ class Wanted:
     """What is to be checked, and how."""
 
     target: str
-    """Name of a driver, or path of an executable."""
+    """Name of a driver, path of an executable, or ``unix:`` and the path of a socket."""
     config: str | None = None
     """YAML file with a ``provider``, or a whole configuration with ``providers``."""
     provider: str | None = None
@@ -76,6 +78,7 @@ def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
 
     Raises: TargetError, DriverNotFoundError, ConfigError with every problem of the configuration.
     """
+    _require_listener(wanted)
     try:
         driver = _driver(wanted)
     except DriverNotFoundError:
@@ -94,7 +97,9 @@ def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
     if driver.command is not None:
         named = tuple(config.pass_environment)
         command = replace(driver.command, environment=(*driver.command.environment, *named))
-        program = Program(command, content, has_local_processes=driver.has_local_processes)
+        program = Program(
+            command, content, has_local_processes=driver.has_local_processes, is_remote=_is_remote(wanted)
+        )
     return Subject(
         name=driver.plugin.name, open=partial(plugin.open, config, context), pool=pool, label=label,
         concurrency=wanted.concurrency, deadline_s=wanted.deadline_s, program=program,
@@ -105,12 +110,32 @@ def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
 # -- the driver --------------------------------------------------------------------------------------------------------
 
 
+def _is_remote(wanted: Wanted) -> bool:
+    return socket_of(wanted.target) is not None
+
+
+def _require_listener(wanted: Wanted) -> None:
+    """Raises: TargetError when the target is a socket at which nobody listens."""
+    path = socket_of(wanted.target)
+    if path is None:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
+        try:
+            trying.connect(str(path))
+        except OSError as error:
+            reason = error.strerror or error
+            raise TargetError(
+                f"no driver listens at {path}: {reason}; start it there, with --listen {path} if an SDK made it"
+            ) from None
+
+
 def _driver(wanted: Wanted) -> _Driver:
     registry = DriverRegistry()
     plugin = registry.get(wanted.target)
     if plugin.is_process:
         if wanted.isolation == "inline":
-            raise TargetError(f"driver {plugin.name} is an executable; it can't run inline")
+            what = "listens at a socket" if _is_remote(wanted) else "is an executable"
+            raise TargetError(f"driver {plugin.name} {what}; it can't run inline")
         command = find_executable(wanted.target)
         if command is None:
             raise DriverNotFoundError(f"there is no executable {wanted.target}")
@@ -140,7 +165,9 @@ def _speechless(command: Command, wanted: Wanted, context: DriverContext) -> Sub
     return Subject(
         name=command.name, open=partial(ProcessDriver, command, config, context), pool=wanted.pool or "none",
         label=wanted.label or "none", deadline_s=min(wanted.deadline_s, SPEECHLESS_S),
-        program=Program(command, {**content, "name": PROVIDER, "driver": wanted.target}),
+        program=Program(
+            command, {**content, "name": PROVIDER, "driver": wanted.target}, is_remote=_is_remote(wanted)
+        ),
     )  # fmt: skip
 
 

@@ -65,6 +65,7 @@ async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> As
 @_check("P1", Level.BRONZE, is_basic=True)
 async def it_connects_once(bench: Bench) -> None:
     """It connects to the socket it is told, takes its token from descriptor 3, and comes but once."""
+    bench.require_process()
     async with _speaking(bench) as probe:
         await probe.connected()
         await probe.hello()
@@ -317,6 +318,7 @@ async def it_ends_with_the_connection(bench: Bench) -> None:
 @_check("P13", Level.SILVER)
 async def it_leaves_no_process_behind(bench: Bench) -> None:
     """When it is gone so is all that it started, but for instances, in sessions of their own."""
+    bench.require_process()
     async with _speaking(bench, "an instance's life") as probe:
         await _live(bench, probe)
         probe.hang_up()
@@ -345,6 +347,7 @@ def _command(pid: int) -> str:
 @_check("P20", Level.SILVER)
 async def it_leaves_no_files_behind(bench: Bench) -> None:
     """Nothing is left in TMPDIR when it is gone, nor in HOME but in .cache, .config and .local."""
+    bench.require_process()
     with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as home:
         with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as scratch:
             async with _speaking(bench, environment={"HOME": home, "TMPDIR": scratch}) as probe:
@@ -381,6 +384,7 @@ async def it_does_not_flood(bench: Bench) -> None:
 @_check("P14", Level.BRONZE)
 async def by_hand_it_says_what_it_is(bench: Bench) -> None:
     """Started without a launcher it prints its name, and ends without an error."""
+    bench.require_process()
     command = bench.program.command
     process = await asyncio.create_subprocess_exec(
         *command.argv, env=environment_of(command), stdin=asyncio.subprocess.DEVNULL,

@@ -5,6 +5,6 @@ import sys
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.sdk import serve
 
-if len(sys.argv) != 2:
-    sys.exit("usage: python -m nodelaunch.drivers.sdk NAME")
-sys.exit(serve(DriverRegistry().get(sys.argv[1])))
+if len(sys.argv) not in (2, 4):
+    sys.exit("usage: python -m nodelaunch.drivers.sdk NAME [--listen PATH]")
+sys.exit(serve(DriverRegistry().get(sys.argv[1]), arguments=sys.argv[2:]))
