@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,10 @@ def outcome(folder: Path, *, level: str = "BRONZE", waived: str = "()") -> subpr
         "/dev/null",
         module,
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, check=False)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=folder, env=environment, check=False
+    )
 
 
 def test_broken_rule_fails_its_test_with_the_promise(tmp_path: Path) -> None:
