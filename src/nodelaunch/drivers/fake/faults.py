@@ -5,6 +5,7 @@ What does *not* belong here: what a fault does (cloud.py).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -47,14 +48,14 @@ _BY_NAME: Final = {offer.name: offer for offer in _OFFERS}
 _FOREIGN_NAME: Final = "somebody else's"
 
 
-class Faults:
+class Faults(ABC):
     """A part of the driver; whatever is set is in the cloud, and met by all its drivers."""
 
     cloud: FakeCloud
 
+    @abstractmethod
     async def _ask(self, call: Callable[[], T], external_id: str | None = None) -> T:
         """What the cloud answers to *call*. Raises: DriverError."""
-        raise NotImplementedError
 
     async def faults(self) -> Sequence[FaultOffer]:
         return _OFFERS
