@@ -12,7 +12,7 @@ import pytest
 
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.conformance import Verdict, run
-from support.processes import NEEDED, example, example_subject, running, why_not
+from support.processes import NEEDED, example, example_subject, running, slow_starts, why_not
 
 DEADLINE_S = 240.0
 LATE = {"sshd": {"a_deadline_is_kept"}}
@@ -27,6 +27,15 @@ def driver(request: pytest.FixtureRequest) -> str:
     return example(request.param)
 
 
+@pytest.fixture(params=["", "slow"])
+def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """How long the process of a node takes before it does anything: on a busy machine, longer than a call."""
+    if request.param:
+        slow = slow_starts(tmp_path_factory.mktemp("slow"))
+        request.getfixturevalue("monkeypatch").setenv("PATH", slow)
+
+
+@pytest.mark.usefixtures("start")
 async def test_example_keeps_the_rules(driver: str, tmp_path: Path) -> None:
     plugin = await asyncio.to_thread(DriverRegistry().get, driver)
     async with asyncio.timeout(DEADLINE_S):

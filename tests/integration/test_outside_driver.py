@@ -16,6 +16,7 @@ import nodelaunch
 from nodelaunch.drivers.pip import Environment, Sources
 from support.launchers import running
 from support.process import run
+from support.processes import slow_starts
 
 SOURCE = Path(__file__).parents[2] / "examples" / "outside-driver"
 TIMEOUT_S = 300.0
@@ -70,7 +71,13 @@ def inside(environment: Environment, *arguments: str) -> subprocess.CompletedPro
     )
 
 
-def test_its_own_tests_pass_where_it_is_installed(environment: Environment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_slow", [False, True], ids=["", "slow"])
+def test_its_own_tests_pass_where_it_is_installed(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    if is_slow:
+        (tmp_path / "slow").mkdir()
+        monkeypatch.setenv("PATH", slow_starts(tmp_path / "slow"))
     shutil.copytree(SOURCE / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(SOURCE / "pyproject.toml", tmp_path)
     done = inside(

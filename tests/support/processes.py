@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -91,6 +92,15 @@ def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
         deadline_s=60.0,
         program=Program(Command(plugin.name, (driver,)), provider_content(driver, state), has_local_processes=True),
     )
+
+
+def slow_starts(folder: Path) -> str:
+    """A PATH on which shells and sessions take a moment before they begin, as on a busy machine; made in *folder*."""
+    for name in ("sh", "setsid"):
+        shim = folder / name
+        shim.write_text(f'#!/bin/sh\nsleep 0.03\nexec {shutil.which(name)} "$@"\n')
+        shim.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 def _hooks(state: Path) -> Hooks:

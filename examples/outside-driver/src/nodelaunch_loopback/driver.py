@@ -74,7 +74,7 @@ class LoopbackDriver(Faults):
         if machine is not None:
             await machine.stop()
         try:
-            await asyncio.to_thread(self.site.remove, external_id)
+            await self.site.remove(external_id)
         except OSError as error:
             raise ProviderUnavailableError(f"{external_id} can't be removed: {error}") from None
 

@@ -54,7 +54,7 @@ class Faults:
         (self.site.folder / file).unlink(missing_ok=True)
         for machine in list(self.site.machines()) if name == FOREIGN_INSTANCE else ():
             if machine.name.startswith(f"{FOREIGN}-"):
-                self.site.remove(machine.name)
+                await self.site.remove(machine.name)
 
     async def cloud_resources(self) -> Mapping[str, str | None]:
         """Directories, half-made and half-removed ones included, and the processes that run in them."""

@@ -7,6 +7,7 @@ What does *not* belong here: anything of nodelaunch.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import ipaddress
 import json
@@ -14,16 +15,19 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 BOOT = """\
 set -e
 cd "$1"
-echo $$ > pid
+echo $$ > .pid
+mv .pid pid
 while [ -e ../boot-held ]; do sleep 0.05; done
 ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
 exec "$2" -D -e -f /dev/null -o ListenAddress="$3" -o Port="$4" -o HostKey="$1/host_key" -o PidFile=none \\
@@ -56,11 +60,7 @@ class Machine:
     @property
     def pid(self) -> int | None:
         """Of its sshd; None: there is none yet, or no more."""
-        with suppress(OSError, ValueError):
-            pid = int((self.folder / "pid").read_text())
-            if str(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
-                return pid
-        return None
+        return _pid(self.folder, self.folder)
 
     @property
     def is_broken(self) -> bool:
@@ -73,12 +73,12 @@ class Machine:
 
     async def boot(self, sshd: Path) -> None:
         """Start its sshd, and don't wait for it. Raises: OSError."""
+        script = ["sh", "-c", BOOT, "sh", str(self.folder), str(sshd), self.address, str(self.port)]
         with (self.folder / "console").open("ab") as console:
-            starting = await asyncio.create_subprocess_exec(
-                "setsid", "--fork", "sh", "-c", BOOT, "sh", str(self.folder), str(sshd), self.address, str(self.port),
-                stdin=asyncio.subprocess.DEVNULL, stdout=console, stderr=console,
-            )  # fmt: skip
-        await starting.wait()
+            starting = partial(
+                subprocess.run, ["setsid", "--fork", *script], stdin=subprocess.DEVNULL, stdout=console, stderr=console
+            )
+            await asyncio.to_thread(starting)  # to its end, which is near, though this be cancelled
 
     async def answers(self) -> bool:
         """Whether an SSH server is at its address."""
@@ -104,11 +104,7 @@ class Machine:
 
     async def stop(self) -> None:
         """End its sshd and all sessions; when this returns there is none."""
-        while (pid := self.pid) is not None:
-            for each in (*_descendants(pid), pid):
-                with suppress(ProcessLookupError):
-                    os.kill(each, signal.SIGKILL)
-            await asyncio.sleep(POLL_S)
+        await _stop(self.folder, self.folder)
 
 
 @dataclass(frozen=True)
@@ -151,12 +147,18 @@ class Site:
             made = making.rename(self.folder / unique)
             return Machine(made, address, port, metadata)
 
-    def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> None:
         """Forget a stopped machine; one that is not there is forgotten. Raises: OSError."""
-        gone = self.folder / f".gone-{name}"
+        started, gone = self.folder / name, self.folder / f".gone-{name}"
         with suppress(FileNotFoundError):
-            (self.folder / name).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            started.rename(gone)
+        while gone.exists():
+            await _stop(gone, started)  # it may have had no process yet when it was stopped
+            try:
+                await asyncio.to_thread(shutil.rmtree, gone)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # another is at it, or it began just now
+                    raise
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -164,6 +166,25 @@ class Site:
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _pid(folder: Path, started: Path) -> int | None:
+    """Of the process whose pid *folder* has, and that was told when it began that its machine is at *started*."""
+    with suppress(OSError, ValueError):
+        pid = int((folder / "pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if str(started) in command or (not command and state != "Z"):  # it has none for a moment while it becomes sshd
+            return pid
+    return None
+
+
+async def _stop(folder: Path, started: Path) -> None:
+    while (pid := _pid(folder, started)) is not None:
+        for each in (*_descendants(pid), pid):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        await asyncio.sleep(POLL_S)
 
 
 def _descendants(pid: int) -> list[int]:
