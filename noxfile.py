@@ -15,7 +15,9 @@ from pathlib import Path
 
 import nox
 
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv|venv"
+WORKERS = ("--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
+"""For tests that wait for other processes more than they work."""
 nox.options.sessions = [
     "lint",
     "types",
@@ -59,28 +61,28 @@ def tests(session: nox.Session) -> None:
     session.run(
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
-    session.run("pytest", "tests/property", "tests/sim", "tests/behaviour", *session.posargs)
+    session.run("pytest", "tests/property", "tests/sim", "tests/behaviour", *WORKERS, *session.posargs)
 
 
 @nox.session
 def conformance(session: nox.Session) -> None:
     """Every store and driver keeps its contract, in this process and in others; broken ones are found out."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "tests/conformance", *session.posargs)
+    session.run("pytest", "tests/conformance", *WORKERS, *session.posargs)
 
 
 @nox.session
 def simulation(session: nox.Session) -> None:
     """Whole launchers against a store and clouds that fail, and planted bugs that have to be found."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "tests/simulation", *session.posargs)
+    session.run("pytest", "tests/simulation", *WORKERS, *session.posargs)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Against real servers; skips with a reason what is not installed."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "tests/integration", *session.posargs)
+    session.run("pytest", "tests/integration", *WORKERS, *session.posargs)
 
 
 @nox.session
@@ -89,8 +91,9 @@ def upstream(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     home = Path(session.virtualenv.location).with_name("upstream-peers")
     session.run(
-        "pytest", "tests/upstream", "-m", "not nodepool", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)}
-    )
+        "pytest", "tests/upstream", "-m", "not nodepool", *WORKERS, *session.posargs,
+        env={"NODELAUNCH_UPSTREAM_HOME": str(home)},
+    )  # fmt: skip
 
 
 @nox.session
@@ -98,7 +101,7 @@ def nodepool(session: nox.Session) -> None:
     """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
-    session.run("pytest", "tests/upstream", "-m", "nodepool", *session.posargs)
+    session.run("pytest", "tests/upstream", "-m", "nodepool", *WORKERS, *session.posargs)
 
 
 @nox.session

@@ -35,5 +35,5 @@ if [ ${#missing[@]} -gt 0 ]; then
     python=$(find_python)
 fi
 
-[ -x .venv/bin/nox ] || { "$python" -m venv .venv && .venv/bin/pip install -q 'nox>=2024.10.9'; }
+[ -x .venv/bin/nox ] || { "$python" -m venv .venv && .venv/bin/pip install -q 'nox[uv]>=2024.10.9'; }
 exec .venv/bin/nox "$@"

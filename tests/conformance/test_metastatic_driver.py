@@ -166,6 +166,7 @@ async def test_metastatic_driver_keeps_every_rule(tmp_path: Path) -> None:
         await graded(store, cluster, PLUGIN)
 
 
+@pytest.mark.long
 async def test_metastatic_driver_keeps_every_rule_in_a_process_of_its_own(tmp_path: Path) -> None:
     async with asyncio.timeout(PROCESS_DEADLINE_S), site(tmp_path) as (store, cluster):
         await graded(store, cluster, isolated(PLUGIN))

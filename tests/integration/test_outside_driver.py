@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,14 @@ pytestmark = [
         not Path("/usr/sbin/sshd").exists(), reason="sshd not installed (Debian package openssh-server)"
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Whichever tests run side by side: two sites of loopback machines would have the same addresses."""
+    with (Path(tempfile.gettempdir()) / "nodelaunch-tests-loopback.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module")
