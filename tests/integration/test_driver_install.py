@@ -1,12 +1,18 @@
-"""``nodelaunch driver install``: real wheels, real environments, no network."""
+"""``nodelaunch driver install``: real wheels, real environments, no network but an index of its own."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -189,6 +195,57 @@ def test_what_can_not_be_installed_is_told(home: Path, index: Path, arguments: t
     assert done.stderr.startswith("nodelaunch: ")
     assert message in done.stderr
     assert not home.exists() or rubbish(home) == []
+
+
+@pytest.fixture
+def web_index(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The packages of *index* at a package index of the Simple API (PEP 503), the only one pip is told of; what is
+    asked of it."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    for path in index.glob("*.whl"):
+        project = tmp_path / "simple" / path.name.partition("-")[0].replace("_", "-")
+        project.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, project)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with (project / "index.html").open("a") as page:
+            page.write(f'<!DOCTYPE html><a href="{path.name}#sha256={digest}">{path.name}</a>\n')
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_driver_of_a_package_index(home: Path, web_index: list[str]) -> None:
+    """Taken from there with what it needs; afterwards nothing is asked of anybody, not even to make it anew."""
+    done = run("driver", "install", "cloud-painter", timeout_s=TIMEOUT_S)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "installed cloud-painter 1.0 with driver painted" in done.stdout
+    assert {"/simple/cloud-painter/", "/simple/brushes/"} <= set(web_index)
+    assert not [path for path in web_index if "nodelaunch" in path], "it has to go with the nodelaunch that installs it"
+    made = installation_of("painted", home)
+    assert made is not None
+    lock = made.lock.read_text()
+    web_index.clear()
+    again = run("driver", "install", "painted", "--locked", timeout_s=TIMEOUT_S)
+    assert (again.returncode, again.stderr, made.lock.read_text()) == (0, "", lock)
+    assert found("painted") is not None
+    assert web_index == []
+    missing = run("driver", "install", "cloud-sculptor", timeout_s=TIMEOUT_S)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "no package cloud-sculptor that this Python can use is in the package index" in missing.stderr
+    assert set(web_index) == {"/simple/cloud-sculptor/"}
 
 
 def test_index_that_is_not_reached_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 from nodelaunch.config.models import Model, ProviderConfig
 from nodelaunch.drivers.process.options import provider_model
 from nodelaunch.drivers.process.redaction import MAX_PARTS, Redactor, content_of, redactor_of
+from nodelaunch.drivers.process.secrets import secret_texts
 from nodelaunch.drivers.wire.messages import Schemas
 
 SCHEMAS = Schemas(
@@ -40,6 +41,36 @@ def test_options_that_the_schema_calls_secret_are_replaced_wherever_they_are() -
     redact = redactor_of(provider())
     said = "hunter2-hunter2 tok-123456 first-key second-key pin-987654 somebody cloud"
     assert redact(said) == "*** *** *** *** *** somebody cloud"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ({"type": "array", "items": {"type": "string", "writeOnly": True}}, ["hunter2-hunter2", "plain"]),
+        ({"type": "array", "items": {"$ref": "#/$defs/Key"}}, ["hunter2-hunter2"]),
+        ({"type": "array", "items": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Key"}]}}, ["hunter2-hunter2"]),
+        ({"type": "object", "additionalProperties": {"$ref": "#/$defs/Key"}}, {"a": "hunter2-hunter2"}),
+        ({"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/Key"}}}},
+         {"a": ["hunter2-hunter2"]}),
+        ({"$ref": "#/$defs/Key"}, "hunter2-hunter2"),
+        ({"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/Key"}]}, "hunter2-hunter2"),
+        ({"writeOnly": True}, {"anything": ["hunter2-hunter2"]}),
+    ],
+)  # fmt: skip
+def test_secrets_are_found_wherever_a_schema_has_them(option: dict[str, Any], value: Any) -> None:
+    defs = {"Key": {"type": "string", "format": "password"}}
+    schemas = Schemas(provider={"$defs": defs, "properties": {"option": option}})
+    config = provider_model(schemas).model_validate({"name": "cloud", "driver": "mine", "option": value})
+    assert redactor_of(config)("it is hunter2-hunter2") == "it is ***"
+
+
+def test_schema_that_refers_to_itself_is_gone_through_once() -> None:
+    defs = {"Tree": {"type": "object", "properties": {"key": {"type": "string", "writeOnly": True},
+                     "next": {"$ref": "#/$defs/Tree"}}},
+            "Circle": {"$ref": "#/$defs/Circle"}}  # fmt: skip
+    schema = {"$defs": defs, "properties": {"tree": {"$ref": "#/$defs/Tree"}, "circle": {"$ref": "#/$defs/Circle"}}}
+    value = {"tree": {"key": "first", "next": {"key": "second", "next": {}}}, "circle": "round"}
+    assert list(secret_texts(schema, value)) == ["first", "second"]
 
 
 def test_values_of_variables_that_are_passed_on_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

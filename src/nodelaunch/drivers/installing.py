@@ -9,13 +9,14 @@ What does *not* belong here: pip's ways (pip.py), and finding what is installed 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
@@ -78,6 +79,8 @@ class Installer:
         locked = read_lock(lock)
         kept = (before.wheels,) if before is not None else ()
         sources = replace(self.sources, folders=(*kept, *self.sources.folders))
+        if before is not None and _digests(locked) <= _files_in(before.wheels):
+            sources = Sources(is_offline=True, folders=kept)
         with self._alone(), self._workplace() as place:
             environment = Environment(place / "env")
             environment.create()
@@ -279,6 +282,15 @@ def _ask(installation: Installation, driver: str) -> None:
         describe(Command(driver, (str(installation.executable(driver)),)))
     except DriverNotFoundError as error:
         raise InstallError(f"package {installation.record.package} was not installed: {error}") from None
+
+
+def _digests(locked: Iterable[Locked]) -> set[str]:
+    return {each.digest for each in locked}
+
+
+def _files_in(folder: Path) -> set[str]:
+    """The SHA-256 of each."""
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.whl")}
 
 
 def installer(*, home: Path | None, is_offline: bool, index: Path | None) -> Installer:

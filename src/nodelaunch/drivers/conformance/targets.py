@@ -29,6 +29,7 @@ from nodelaunch.drivers.process.driver import ProcessDriver
 from nodelaunch.drivers.process.executables import find_executable, socket_of
 from nodelaunch.drivers.process.options import OpenProvider
 from nodelaunch.drivers.process.plugin import PYTHON_ENVIRONMENT, describe, isolated
+from nodelaunch.drivers.process.secrets import secret_texts
 from nodelaunch.drivers.sdk.schemas import capabilities_of, schemas_of
 from nodelaunch.drivers.wire.messages import LOCAL_PROCESSES, Schemas
 from nodelaunch.errors import ConfigError, NodelaunchError
@@ -266,31 +267,11 @@ def _images(source: Source) -> dict[str, DiskImageLogin]:
 
 
 def _secrets(schemas: Schemas, content: Mapping[str, Any]) -> Iterator[str]:
-    """Values of options whose schema says ``format: password`` or ``writeOnly``, and of ``pass-environment``."""
-    yield from _secret_in(schemas.provider, content, schemas.provider)
+    """Values that the schemas call secret, and of ``pass-environment``; long enough to be looked for."""
+    found = [*secret_texts(schemas.provider, content)]
     for pool in content.get("pools") or ():
-        yield from _secret_in(schemas.pool, pool, schemas.pool)
+        found += secret_texts(schemas.pool, pool)
         for label in pool.get("labels") or () if isinstance(pool, Mapping) else ():
-            yield from _secret_in(schemas.label, label, schemas.label)
-    for name in content.get("pass-environment") or ():
-        if len(value := os.environ.get(name, "")) >= SHORTEST_SECRET:
-            yield value
-
-
-def _secret_in(schema: Any, value: Any, root: Mapping[str, Any]) -> Iterator[str]:
-    if not isinstance(schema, Mapping):
-        return
-    if isinstance(reference := schema.get("$ref"), str):
-        yield from _secret_in(root.get("$defs", {}).get(reference.rpartition("/")[2]), value, root)
-    is_secret = schema.get("format") == "password" or schema.get("writeOnly") is True
-    if is_secret and isinstance(value, str) and len(value) >= SHORTEST_SECRET:
-        yield value
-    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
-        yield from _secret_in(each, value, root)
-    if isinstance(value, Mapping):
-        for key, inner in (schema.get("properties") or {}).items():
-            if key in value:
-                yield from _secret_in(inner, value[key], root)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _secret_in(schema.get("items"), each, root)
+            found += secret_texts(schemas.label, label)
+    found += (os.environ.get(name, "") for name in content.get("pass-environment") or ())
+    yield from (each for each in found if len(each) >= SHORTEST_SECRET)

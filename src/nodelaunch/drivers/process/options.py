@@ -29,6 +29,7 @@ from nodelaunch.config.models import (
     Text,
     Unique,
 )
+from nodelaunch.drivers.process.secrets import is_secret
 from nodelaunch.drivers.wire.messages import Schemas
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
@@ -140,6 +141,13 @@ def _field(key: str, schema: Schema, defs: Schema, *, is_required: bool) -> tupl
 
 
 def _annotation(schema: Any, defs: Schema, depth: int) -> Any:
+    made = _type(schema, defs, depth)
+    if isinstance(schema, dict) and is_secret(schema):
+        return Annotated[made, Field(json_schema_extra={"writeOnly": True})]
+    return made
+
+
+def _type(schema: Any, defs: Schema, depth: int) -> Any:
     if not isinstance(schema, dict) or depth > MAX_DEPTH:
         return Any
     if isinstance(schema.get("$ref"), str):

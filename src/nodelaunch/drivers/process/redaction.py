@@ -1,6 +1,6 @@
 """Keeps what a driver was given in confidence out of what is shown of it: logs, and the texts of errors.
 
-Secret are the values of options whose schema says so (``writeOnly: true``, or ``format: password``), and the values of
+Secret are the values of options whose schema says so (secrets.py), and the values of
 the variables that ``pass-environment`` hands on. A driver is not to say them (rule D10); this is for those that do.
 What does *not* belong here: where it is used (child.py, supervisor.py, driver.py).
 """
@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from pydantic import BaseModel, SecretStr
-from pydantic.fields import FieldInfo
+from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from nodelaunch.config.models import ProviderConfig
+from nodelaunch.config.schema import schema_of
+from nodelaunch.drivers.process.secrets import secret_texts
 
 STAND_IN: Final = "***"
 MIN_LENGTH: Final = 6
@@ -87,7 +88,7 @@ NOTHING: Final = Redactor()
 def redactor_of(config: ProviderConfig) -> Redactor:
     """For what a driver of this provider says."""
     passed = (os.environ.get(name, "") for name in config.pass_environment)
-    return Redactor((*passed, *_secrets(config)))
+    return Redactor((*passed, *secret_texts(schema_of(type(config)), content_of(config))))
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -97,49 +98,3 @@ def _forms(secret: str) -> Iterator[str]:
     lines = secret.splitlines()
     if len(lines) > 1:
         yield from (line.strip() for line in lines)
-
-
-def _secrets(model: BaseModel) -> Iterator[str]:
-    """The secret texts in *model*, however deep."""
-    for name, info in type(model).model_fields.items():
-        value = getattr(model, name)
-        if _is_secret(info):
-            yield from _texts(value)
-        else:
-            yield from _secrets_within(value)
-
-
-def _secrets_within(value: Any) -> Iterator[str]:
-    match value:
-        case BaseModel():
-            yield from _secrets(value)
-        case SecretStr():
-            yield value.get_secret_value()
-        case dict():
-            for each in value.values():
-                yield from _secrets_within(each)
-        case list() | tuple():
-            for each in value:
-                yield from _secrets_within(each)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in what is secret as a whole."""
-    match value:
-        case str():
-            yield value
-        case SecretStr():
-            yield value.get_secret_value()
-        case BaseModel():
-            yield from _texts(value.model_dump(mode="python"))
-        case dict():
-            for each in value.values():
-                yield from _texts(each)
-        case list() | tuple():
-            for each in value:
-                yield from _texts(each)
-
-
-def _is_secret(info: FieldInfo) -> bool:
-    said = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-    return said.get("writeOnly") is True or said.get("format") == "password"
