@@ -113,6 +113,23 @@ async def test_end_of_file_fails_every_call() -> None:
             await calling(made)
 
 
+async def test_end_of_file_ends_answers_that_wait_for_calls_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is left to say what became of them."""
+    monkeypatch.setattr(peers, "CANCEL_GRACE_S", 2 * DEADLINE_S)
+    outcomes: list[Outcome] = []
+
+    async def answer(_method: str, _params: Json, _number: int) -> Json:
+        return await made.peer.call("do", {"a": 1}, timeout_s=2 * DEADLINE_S, on_given_up=outcomes.append)
+
+    async with line(answer=answer) as made:
+        made.say(id=7, method="work", params={})
+        assert (await made.next())["method"] == "do"
+        made.hang_up()
+        await made.running
+    assert outcomes == [None]  # it can't be known
+    assert made.peer.ended == "the connection ended"
+
+
 async def test_cancelled_call_is_told_to_the_other_end() -> None:
     async with line() as made:
         call = calling(made)

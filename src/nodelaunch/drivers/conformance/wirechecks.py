@@ -311,6 +311,8 @@ async def it_ends_with_the_connection(bench: Bench) -> None:
     async with _speaking(bench) as probe:
         await probe.open()
         await probe.ask(m.LIMITS.name)
+        if m.UPKEEP.capability in probe.identity.capabilities:
+            probe.request(m.UPKEEP.name, {"deadline_s": HAND_S})
         probe.hang_up()
         require(await probe.ended(END_S), f"{END_S:g} s after the connection had ended it still ran")
 
