@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from nodelaunch.client import NodeClient
+from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S
 from nodelaunch.engine.deletion import delete_node
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.sweeper import STALE_LOCK_S
@@ -102,6 +103,18 @@ async def test_provider_that_is_away_is_waited_for(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
         site.cloud.fail("create", kind="unavailable", times=5)
         assert len(await site.job("small")) == 1
+        await site.until_empty()
+
+
+async def test_cloud_that_is_asked_too_often_is_asked_again_when_it_says_so(tmp_path: Path) -> None:
+    """On a virtual clock: to the moment, and as often as it takes, which is more than there are retries."""
+    async with running(tmp_path) as site:
+        begun = asyncio.get_running_loop().time()
+        site.cloud.fail("create", kind="rate-limit", times=10)
+        assert len(await site.job("small")) == 1
+        refused = [entry["at"] for entry in site.cloud.log() if entry["what"] == "refused"]
+        assert [round(at - refused[0], 3) for at in refused] == [RATE_LIMIT_RETRY_S * n for n in range(10)]
+        assert asyncio.get_running_loop().time() - begun == pytest.approx(10 * RATE_LIMIT_RETRY_S, abs=1)
         await site.until_empty()
 
 

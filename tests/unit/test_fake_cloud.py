@@ -20,6 +20,7 @@ from nodelaunch.drivers.fake.controls import FAULTS, CloudBusyError, CloudRefuse
 from nodelaunch.drivers.fake.driver import PAGE, FakeDriver
 from nodelaunch.errors import (
     DriverError,
+    ErrorKind,
     InstanceNotFoundError,
     InsufficientCapacityError,
     LaunchFailedError,
@@ -236,6 +237,7 @@ ERRORS = {
     "quota": QuotaExceededError,
     "capacity": InsufficientCapacityError,
     "timeout": LaunchTimeoutError,
+    "rate-limit": ProviderUnavailableError,
     "unavailable": ProviderUnavailableError,
 }
 
@@ -250,6 +252,7 @@ async def test_failed_create_comes_out_as_its_kind(cloud: FakeCloud, kind: str, 
             await driver.create_instance(a_spec())
         left = [instance async for instance in driver.list_instances()]
     assert type(caught.value) is ERRORS[kind]
+    assert (caught.value.kind is ErrorKind.RATE_LIMIT) == (kind == "rate-limit")
     assert len(left) == int(leave)
     assert caught.value.external_id == (left[0].external_id if leave and with_id else None)
     assert all(instance.metadata[METADATA_NODE_ID] == "0000000001" for instance in left)

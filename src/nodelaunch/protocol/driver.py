@@ -222,6 +222,8 @@ class FaultOffer:
     """What fails meanwhile, as the driver's method is called (``create_instance``); None: that differs."""
     kind: ErrorKind | None = None
     """How it has to fail."""
+    retry_after_s: float | None = None
+    """Seconds after which the cloud meanwhile asks to be asked again; None: it says nothing of that."""
 
 
 BOOT_HELD, FOREIGN_INSTANCE, LIST_LAGS = "boot-held", "foreign-instance", "list-lags"

@@ -314,6 +314,15 @@ class CallsAnythingTransient(FakeDriver):
             raise ProviderUnavailableError(str(error)) from None
 
 
+class KeepsTheTimeToItself(FakeDriver):
+    async def list_instances(self) -> AsyncIterator[Instance]:
+        try:
+            async for instance in super().list_instances():
+                yield instance
+        except ProviderUnavailableError as error:
+            raise ProviderUnavailableError(str(error), kind=error.kind) from None
+
+
 class LogsRequests(FakeDriver):
     """A log line for each create, with all there is."""
 
@@ -393,6 +402,7 @@ MUTANTS = (
     Mutant(TripsOverUnknownLabels, "D7.1", ["nonsense_gives_driver_errors"]),
     Mutant(CallsQuotaAFailure, "D7.2", ["errors_are_of_their_kind"]),
     Mutant(CallsAnythingTransient, "D7.2", ["errors_are_of_their_kind"]),
+    Mutant(KeepsTheTimeToItself, "D12", ["it_says_when_to_ask_again"]),
     Mutant(KnowsOnlyItsOwn, "D8.1", ["another_driver_takes_over"]),
     Mutant(DeletesOnlyItsOwn, "D8.1", ["another_driver_takes_over"]),
     Mutant(DeletesAllWhenClosed, "D8.1", ["another_driver_takes_over"]),

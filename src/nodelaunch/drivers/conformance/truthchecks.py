@@ -15,6 +15,9 @@ from nodelaunch.drivers.conformance.registry import Check, check
 from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import METADATA_NODE_ID, ExternalId, InstanceSpec, SupportsInventory
 
+RETRY_SLACK_S: Final = 1.0
+"""By which a time to ask again may differ from what the cloud says: some clouds say it in whole seconds."""
+
 CHECKS: list[Check] = []
 _check = partial(check, CHECKS)
 
@@ -108,6 +111,25 @@ async def errors_are_of_their_kind(bench: Bench) -> None:
         require(kind == offer.kind, f"{offer.call} failed with kind {kind} during '{name}', which is {offer.kind}")
         for external_id in await bench.ours(bench.driver):
             await bench.attempt("delete_instance", bench.delete(external_id))
+
+
+@_check("D12", Level.GOLD)
+async def it_says_when_to_ask_again(bench: Bench) -> None:
+    """What its cloud says of when to ask again comes out with the error."""
+    bench.spec()
+    known = [offer for offer in bench.hooks.offers.values() if offer.call in _CALLS and offer.retry_after_s is not None]
+    if not known:
+        raise Inapplicable("no fault that it offers comes with a time to ask again")
+    for offer in known:
+        ready = await bench.create() if offer.call == "delete_instance" else None
+        async with bench.hooks.faults[offer.name]():
+            outcome = await bench.attempt(offer.call or "", _CALLS[offer.call or ""](bench, ready))
+        require(isinstance(outcome, DriverError), f"{offer.call} went well during '{offer.name}'")
+        told, due = getattr(outcome, "retry_after_s", None), offer.retry_after_s or 0.0
+        require(
+            told is not None and abs(told - due) <= RETRY_SLACK_S,
+            f"{offer.call} failed with retry_after_s {told} during '{offer.name}', when its cloud says {due:g}",
+        )
 
 
 async def _wait_for_new(bench: Bench, _ready: ExternalId | None) -> object:

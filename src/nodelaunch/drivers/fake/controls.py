@@ -9,22 +9,25 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
-FaultKind = Literal["error", "quota", "capacity", "timeout", "unavailable", "never"]
+FaultKind = Literal["error", "quota", "capacity", "timeout", "rate-limit", "unavailable", "never"]
 FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
-CREATE_FAILURES: Final[tuple[FaultKind, ...]] = ("error", "quota", "capacity", "timeout", "unavailable")
+CREATE_FAILURES: Final[tuple[FaultKind, ...]] = ("error", "quota", "capacity", "timeout", "rate-limit", "unavailable")
 
 FAULTS: Final[Mapping[str, tuple[FaultKind, ...]]] = {
     "create": CREATE_FAILURES,
     "boot": ("error", "quota", "capacity", "never"),
     "wait": ("unavailable",),
     "delete": ("error", "unavailable", "never"),
-    "list": ("unavailable",),
+    "list": ("unavailable", "rate-limit"),
     "limits": ("unavailable",),
     "images": ("unavailable",),
 }
 """The kinds of failure of each call, the usual one first. ``boot`` is decided when the instance is created and comes
 true when its boot time is over: it goes to ERROR, for lack of quota or capacity maybe, or ``never`` becomes active.
 ``delete`` with ``never``: it stays in deletion until somebody asks again."""
+
+RATE_LIMIT_RETRY_S: Final = 2.0
+"""What a cloud that is asked too often says of when to ask again."""
 
 
 class CloudRefusedError(Exception):

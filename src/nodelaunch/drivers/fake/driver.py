@@ -18,11 +18,12 @@ from nodelaunch.config.models import VOLUME_GB, VOLUMES
 from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelBook
 from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud, Server
 from nodelaunch.drivers.fake.config import FakeProvider
-from nodelaunch.drivers.fake.controls import CloudBusyError, CloudRefusedError
+from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S, CloudBusyError, CloudRefusedError
 from nodelaunch.drivers.fake.faults import Faults
 from nodelaunch.drivers.fake.watch import CloudWatch, Waiter
 from nodelaunch.errors import (
     DriverError,
+    ErrorKind,
     InstanceNotFoundError,
     InsufficientCapacityError,
     LabelUnusableError,
@@ -252,6 +253,11 @@ class FakeDriver(Faults):
                 return InsufficientCapacityError(str(error), provider=name, external_id=left)
             case "timeout":
                 return LaunchTimeoutError(str(error), provider=name, external_id=left)
+            case "rate-limit":
+                return ProviderUnavailableError(
+                    str(error), provider=name, external_id=left, kind=ErrorKind.RATE_LIMIT,
+                    retry_after_s=RATE_LIMIT_RETRY_S,
+                )  # fmt: skip
             case "unavailable":
                 return ProviderUnavailableError(str(error), provider=name, external_id=left, retry_after_s=RETRY_S)
             case _:

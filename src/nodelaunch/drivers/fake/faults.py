@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from nodelaunch.drivers.fake.cloud import FakeCloud
+from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S
 from nodelaunch.errors import ErrorKind, ProviderUnavailableError
 from nodelaunch.protocol.driver import BOOT_HELD, FOREIGN_INSTANCE, LIST_LAGS, ExternalId, FaultOffer
 
@@ -26,6 +27,12 @@ _FAILURES: Final[Mapping[FaultOffer, Mapping[str, Any]]] = {
     FaultOffer("create fails (quota)", _CREATE, ErrorKind.QUOTA): {"call": "create", "kind": "quota"},
     FaultOffer("create fails (capacity)", _CREATE, ErrorKind.CAPACITY): {"call": "create", "kind": "capacity"},
     FaultOffer("create fails (timeout)", _CREATE, ErrorKind.DEADLINE): {"call": "create", "kind": "timeout"},
+    FaultOffer("create is asked too often", _CREATE, ErrorKind.RATE_LIMIT, RATE_LIMIT_RETRY_S): {
+        "call": "create", "kind": "rate-limit",
+    },
+    FaultOffer("list is asked too often", "list_instances", ErrorKind.RATE_LIMIT, RATE_LIMIT_RETRY_S): {
+        "call": "list", "kind": "rate-limit",
+    },
     FaultOffer("create fails and leaves an instance", _CREATE): {"call": "create", "leave": True},
     FaultOffer("create's answer is lost", _CREATE, ErrorKind.TRANSIENT): {
         "call": "create", "kind": "unavailable", "leave": True, "with_id": False,

@@ -327,6 +327,7 @@ class FaultOfferInfo(Message):
     name: str
     call: str | None = None
     kind: Kind | None = None
+    retry_after_s: float | None = None
 
 
 class FaultsResult(Message):
@@ -486,10 +487,11 @@ def fault_from(message: str, info: FaultInfo) -> Fault:
 
 
 def offer_to(offer: port.FaultOffer) -> FaultOfferInfo:
-    return FaultOfferInfo(name=offer.name, call=FAULTY_CALLS.get(offer.call or ""), kind=offer.kind)
+    call = FAULTY_CALLS.get(offer.call or "")
+    return FaultOfferInfo(name=offer.name, call=call, kind=offer.kind, retry_after_s=offer.retry_after_s)
 
 
 def offer_from(info: FaultOfferInfo) -> port.FaultOffer:
     """A call that is not known is that of none."""
     calls = {method: call for call, method in FAULTY_CALLS.items()}
-    return port.FaultOffer(info.name, calls.get(info.call or ""), info.kind)
+    return port.FaultOffer(info.name, calls.get(info.call or ""), info.kind, info.retry_after_s)
