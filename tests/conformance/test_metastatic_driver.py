@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.conformance import Hooks, Report, Resources, Subject, Verdict, run
+from nodelaunch.drivers.conformance import Hooks, Level, Report, Resources, Subject, Verdict, run
 from nodelaunch.drivers.metastatic import PLUGIN, MetastaticProvider
 from nodelaunch.drivers.process.plugin import isolated
-from nodelaunch.errors import StoreUnavailableError
+from nodelaunch.errors import ErrorKind, StoreUnavailableError
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Leases
-from nodelaunch.protocol.driver import DriverContext, ExternalId
+from nodelaunch.protocol.driver import DriverContext, ExternalId, FaultOffer
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim
 from nodelaunch.store.embedded import EmbeddedStore
@@ -118,9 +118,11 @@ def hooks(store: EmbeddedStore, cluster: Rough) -> Hooks:
         return fault
 
     calls = ("enter", "find", "place", "free", "obtain")
+    told = {"enter": "create_instance", "place": "wait_until_active", "free": "delete_instance"}
+    offers = [FaultOffer(f"{call} fails", method, ErrorKind.TRANSIENT) for call, method in told.items()]
     return Hooks(
         resources=resources, foreign_instance=foreign_instance, boot_held=boot_held,
-        faults={f"{call} fails": failing(call) for call in calls},
+        faults={f"{call} fails": failing(call) for call in calls}, offers={offer.name: offer for offer in offers},
     )  # fmt: skip
 
 
@@ -151,9 +153,10 @@ async def graded(store: EmbeddedStore, cluster: Rough, plugin: DriverPlugin) -> 
     )  # fmt: skip
     report = await run(subject)
     assert report.ok, str(report)
+    assert report.level is Level.SILVER
     skipped = {result.detail for result in report.results if result.verdict is Verdict.SKIPPED}
     assert skipped == {
-        "needs the hook 'list_lags'", "needs the hook 'offers', faults with calls and kinds",
+        "needs the hook 'list_lags'",
         "needs a process to kill: check it with isolation 'process'",
     }, str(report)  # fmt: skip
     assert await store.children(paths.claims("meta")) == []
