@@ -13,12 +13,15 @@ from keystoneauth1 import exceptions as keystone
 
 from nodelaunch.drivers.openstack.errors import Refusal, of_fault, refusal_of, retry_after_s, translated
 from nodelaunch.errors import (
+    DriverError,
+    ErrorKind,
     InsufficientCapacityError,
     LabelUnusableError,
     LaunchFailedError,
     ProviderUnavailableError,
     QuotaExceededError,
 )
+from nodelaunch.protocol.faults import error_of, fault_of
 
 
 def answered(status: int, body: Any = None, **headers: str) -> sdk.HttpException:
@@ -36,7 +39,7 @@ def answered(status: int, body: Any = None, **headers: str) -> sdk.HttpException
     raise AssertionError(status)
 
 
-def meant(error: Exception, *, is_create: bool = True) -> Exception:
+def meant(error: Exception, *, is_create: bool = True) -> DriverError:
     refusal = refusal_of(error)
     assert refusal is not None
     return translated(refusal, "create", provider="lab", is_create=is_create)
@@ -71,6 +74,27 @@ def test_answer_of_the_cloud(status: int, body: Any, follows: type[Exception]) -
     assert type(meant(answered(status, body))) is follows
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, ErrorKind.AUTH),
+        (408, ErrorKind.TRANSIENT),
+        (429, ErrorKind.RATE_LIMIT),
+        (500, ErrorKind.TRANSIENT),
+        (503, ErrorKind.TRANSIENT),
+    ],
+)
+def test_cloud_that_does_not_answer_now_says_why(status: int, kind: ErrorKind) -> None:
+    error = meant(answered(status, {}))
+    assert error.kind is kind
+    assert type(error_of(fault_of(error))) is ProviderUnavailableError  # in a process of its own, too
+
+
+def test_conflict_is_told_apart_from_other_failures() -> None:
+    error = meant(answered(409, {"conflictingRequest": {"code": 409, "message": "it is being resized"}}))
+    assert (type(error), error.kind) == (LaunchFailedError, ErrorKind.CONFLICT)
+
+
 def test_bad_request_is_the_labels_fault_only_where_something_is_created() -> None:
     assert type(meant(answered(400, NOVA_IMAGE), is_create=False)) is LaunchFailedError
 
@@ -103,6 +127,7 @@ def test_account_that_can_not_be_used_is_told_of() -> None:
     error = meant(sdk.ConfigException("Cloud nothing was not found."))
     assert isinstance(error, ProviderUnavailableError)
     assert str(error) == "create: clouds.yaml: Cloud nothing was not found."
+    assert error.kind is ErrorKind.CONFIG
 
 
 def test_connection_that_failed_is_told_of_in_the_systems_words() -> None:

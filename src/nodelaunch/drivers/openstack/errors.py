@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from nodelaunch.errors import (
     DriverError,
+    ErrorKind,
     InsufficientCapacityError,
     LabelUnusableError,
     LaunchFailedError,
@@ -25,6 +26,8 @@ from nodelaunch.errors import (
     QuotaExceededError,
 )
 
+KINDS: Final = {401: ErrorKind.AUTH, 429: ErrorKind.RATE_LIMIT}
+"""Of answers by which a cloud is away; any other such answer is transient."""
 AUTH_RETRY_S: Final = 30.0
 """After which a cloud that doesn't let us in is asked again; openstacksdk has tried with a new token by then."""
 CONFIG_RETRY_S: Final = 60.0
@@ -144,7 +147,9 @@ def translated(
     """
     text = f"{what}: {_status(refusal)}{refusal.message}"
     if refusal.is_misconfigured:
-        return ProviderUnavailableError(text, provider=provider, external_id=external_id, retry_after_s=CONFIG_RETRY_S)
+        return ProviderUnavailableError(
+            text, provider=provider, external_id=external_id, kind=ErrorKind.CONFIG, retry_after_s=CONFIG_RETRY_S
+        )
     if refusal.is_quota:
         return QuotaExceededError(text, provider=provider, external_id=external_id)
     if refusal.is_capacity:
@@ -153,10 +158,14 @@ def translated(
         delay = refusal.retry_after_s
         if delay is None and refusal.status == 401:
             delay = AUTH_RETRY_S
-        return ProviderUnavailableError(text, provider=provider, external_id=external_id, retry_after_s=delay)
+        return ProviderUnavailableError(
+            text, provider=provider, external_id=external_id, retry_after_s=delay,
+            kind=KINDS.get(refusal.status or 0, ErrorKind.TRANSIENT),
+        )  # fmt: skip
     if is_create and refusal.status == 400:
         return LabelUnusableError(text, provider=provider, external_id=external_id)
-    return LaunchFailedError(text, provider=provider, external_id=external_id)
+    kind = ErrorKind.CONFLICT if refusal.status == 409 else None
+    return LaunchFailedError(text, provider=provider, external_id=external_id, kind=kind)
 
 
 def of_fault(message: str, *, provider: str, external_id: str) -> DriverError:
