@@ -9,7 +9,7 @@ import http.client
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -28,6 +28,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
     times: int = 1
+    is_lie: bool = False
+    """Said when the service has done what it was asked."""
 
 
 class Proxy:
@@ -36,6 +38,8 @@ class Proxy:
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target)
         self.answers: list[Answer] = []
+        self.rewrite: Callable[[str, bytes], bytes] | None = None
+        """What is made of the body of a service's answer, by the method and path of the request."""
         self.delay_s = 0.0
         """Before each request is passed on."""
         self.given: list[tuple[str, int]] = []
@@ -89,12 +93,16 @@ class Proxy:
         answer = self._scripted(request.command, request.path)
         try:
             if answer is not None:
+                if answer.is_lie:
+                    self._passed_on(request, body)
                 self._say(request, answer.status, answer.headers, answer.body)
             else:
                 time.sleep(self.delay_s)
                 self.tokens |= {token for token in [request.headers.get("X-Auth-Token")] if token}
                 status, headers, reply = self._passed_on(request, body)
                 self.passed.append((f"{request.command} {request.path}", status))
+                if self.rewrite is not None:
+                    reply = self.rewrite(f"{request.command} {request.path}", reply)
                 self._say(request, status, headers, reply)
         except (BrokenPipeError, ConnectionResetError):
             request.close_connection = True

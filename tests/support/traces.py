@@ -65,6 +65,7 @@ class Trace:
         for external_id, name in self._ids.items():
             text = text.replace(external_id, name)
         text = re.sub(r"\b\d+\.\d+\.\d+\.\d+\b", "<IPv4>", text)
+        text = re.sub(r"('host_id': ')[^']+", r"\1<host>", text)  # the cloud's choice
         self.lines.append(f"{what}: {text}")
 
 

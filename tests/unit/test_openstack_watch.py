@@ -22,6 +22,14 @@ class Cloud:
         self.takes_s = 0.1
         self.error: Exception | None = None
         self.asked_at: list[float] = []
+        self.unlisted: dict[str, str] = {}
+        """Servers that the list lags behind with."""
+        self.looked_for: list[str] = []
+
+    async def look(self, name: str) -> Server | None:
+        self.looked_for.append(name)
+        status = {**self.servers, **self.unlisted}.get(name)
+        return None if status is None else Server(id=name, status=status)
 
     async def list(self) -> list[Server]:
         self.asked_at.append(asyncio.get_running_loop().time())
@@ -42,7 +50,7 @@ def cloud() -> Cloud:
 
 @pytest.fixture
 async def watch(cloud: Cloud) -> AsyncIterator[ServerWatch]:
-    made = ServerWatch("lab", cloud.list)
+    made = ServerWatch("lab", cloud.list, cloud.look)
     yield made
     await made.aclose()
 
@@ -172,3 +180,22 @@ async def test_server_that_is_listed_as_deleted_is_gone(cloud: Cloud, watch: Ser
     listing = await watch.fresh()
     assert [server.id for server in listing] == ["c"]
     assert listing.get("a") is None
+
+
+async def test_server_that_was_never_listed_is_asked_for_by_itself(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.unlisted["a"] = "ACTIVE"
+    assert (await watch.until(active("a"), about="a")).id == "a"
+    assert cloud.looked_for == ["a"]
+
+
+async def test_server_that_was_listed_is_not_asked_for(cloud: Cloud, watch: ServerWatch) -> None:
+    cloud.servers["a"] = "BUILD"
+    waiting = asyncio.ensure_future(
+        watch.until(lambda listing: listing if "a" not in listing.servers else None, about="a")
+    )
+    await asyncio.sleep(5)
+    del cloud.servers["a"]
+    await waiting
+    assert cloud.looked_for == []
+    await watch.until(lambda listing: listing, about="a")  # the last listing does not have it
+    assert cloud.looked_for == ["a"]

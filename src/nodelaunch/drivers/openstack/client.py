@@ -115,6 +115,19 @@ class Client:
     async def servers(self) -> list[Server]:
         return await self._call(Lane.READ, "list servers", lambda c: [_server(s) for s in c.compute.servers()])
 
+    async def server(self, server_id: str) -> Server | None:
+        """None when it is not there (any more)."""
+
+        def get(connection: Any) -> Server | None:
+            from openstack.exceptions import NotFoundException
+
+            try:
+                return _server(connection.compute.get_server(server_id))
+            except NotFoundException:
+                return None
+
+        return await self._call(Lane.READ, f"get server {server_id}", get, external_id=server_id)
+
     async def create_server(self, what: str, body: Mapping[str, Any]) -> str:
         """The new server's id. *body*: attributes as openstacksdk names them."""
         return await self._call(

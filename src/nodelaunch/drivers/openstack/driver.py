@@ -38,6 +38,9 @@ from nodelaunch.protocol.quota import Limits, Usage
 
 log = structlog.get_logger(__name__)
 
+LISTINGS_IN_ERROR: Final = 2
+"""How many listings in a row have a server in ERROR, and nobody at it, before its deletion counts as failed. A boot
+that a deletion breaks off ends so too, for a moment: the deletion goes on from there."""
 LISTINGS_WITHOUT: Final = 2
 """How many listings in a row don't have a server before it counts as gone while it is waited for."""
 STOPPED: Final = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED", "SHELVED", "SHELVED_OFFLOADED", "RESCUE"})
@@ -53,7 +56,7 @@ class OpenStackDriver:
         self._book: LabelBook[OpenStackPool, OpenStackLabel] = LabelBook(config, labels, context.diskimages)
         self._client = Client(config.name, cloud=config.cloud, region=config.region_name, interval_s=config.rate)
         self._catalog = Catalog(self._client)
-        self._watch = ServerWatch(config.name, self._client.servers)
+        self._watch = ServerWatch(config.name, self._client.servers, self._client.server)
         self._floating_ips = FloatingIps(self._client)
         self._quota = Quota(self._client, self._catalog, self._watch, self._floating_ips)
         self._leftovers = Leftovers(config, self._client, self._watch)
@@ -120,7 +123,7 @@ class OpenStackDriver:
     # -- waiting ----------------------------------------------------------------------------------------------------
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
-        server = await self._watch.until(_Waiting(self.config.name, external_id))
+        server = await self._watch.until(_Waiting(self.config.name, external_id), about=external_id)
         networks = await self._catalog.networks.get()
         pool = self._pools.get(server.metadata.get(METADATA_POOL, ""))
         floating = await self._floating_ip(server, networks, pool)
@@ -169,7 +172,7 @@ class OpenStackDriver:
             external_id, await self._as_last_seen(external_id), may_have_one=self._gives_floating_ips
         )
         await self._ask_to_delete(external_id)
-        left = (await self._watch.until(_Deleting(external_id))).server
+        left = (await self._watch.until(_Deleting(external_id), about=external_id)).server
         if left is not None:
             text = f"deletion failed: {left.fault or 'it went to ERROR'}"
             raise LaunchFailedError(text, provider=self.config.name, external_id=external_id)
@@ -179,8 +182,8 @@ class OpenStackDriver:
         try:
             await self._client.delete_server(server_id)
         except ProviderUnavailableError:
-            server = (await self._watch.fresh()).get(server_id)
-            if server is not None and not server.is_being_deleted:
+            server = await self._client.server(server_id)
+            if server is not None and not server.is_gone and not server.is_being_deleted:
                 raise
 
     async def _as_last_seen(self, server_id: str) -> Server | None:
@@ -271,10 +274,11 @@ class _Deleting:
 
     def __init__(self, server_id: str) -> None:
         self._id = server_id
+        self._in_error = 0
 
     def __call__(self, listing: Listing) -> _Left | None:
         server = listing.get(self._id)
         if server is None:
             return _Left(None)
-        has_failed = server.status == "ERROR" and server.task_state is None
-        return _Left(server) if has_failed else None
+        self._in_error = self._in_error + 1 if server.status == "ERROR" and server.task_state is None else 0
+        return _Left(server) if self._in_error >= LISTINGS_IN_ERROR else None

@@ -1,7 +1,8 @@
 """Watches the cloud's servers for all who wait: one listing at a time, shared, quick or slow as things change.
 
-Nobody asks for a single server. Whoever waits gets each listing that began after they started to wait. While nobody
-waits, nothing is asked. What does *not* belong here: what a server's state means.
+A single server is asked for only while no listing has ever had it, as lists may lag. Whoever waits gets each listing
+that began after they started to wait. While nobody waits, nothing is asked.
+What does *not* belong here: what a server's state means.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
@@ -76,6 +77,10 @@ class Listing:
         server = self.servers.get(server_id)
         return None if server is None or server.is_gone else server
 
+    def with_server(self, server: Server) -> Listing:
+        """As if it had been listed."""
+        return replace(self, servers={**self.servers, server.id: server})
+
     def __iter__(self) -> Iterator[Server]:
         return (server for server in self.servers.values() if not server.is_gone)
 
@@ -83,13 +88,20 @@ class Listing:
 class ServerWatch:
     """The servers of one account."""
 
-    def __init__(self, provider: str, read: Callable[[], Awaitable[list[Server]]]) -> None:
+    def __init__(
+        self,
+        provider: str,
+        read: Callable[[], Awaitable[list[Server]]],
+        look: Callable[[str], Awaitable[Server | None]],
+    ) -> None:
+        """*look*: for a single one, by its id; None when it is not there."""
         self.last: Listing | None = None
         self.listeners: list[Callable[[Listing], None]] = []
         """Told of each listing."""
         self._provider = provider
         self._read = SharedRead(self._list)
         self._list_servers = read
+        self._look = look
         self._pause_s = QUICK_S
         self._due_at = self._not_before = 0.0
         """By the loop's clock: when the next listing is to begin, and when it may begin at the soonest."""
@@ -101,15 +113,20 @@ class ServerWatch:
         """A listing that began now or later. Raises: DriverError."""
         return await self._read.fresh()
 
-    async def until(self, judge: Callable[[Listing], T | None]) -> T:
-        """Listing after listing, what *judge* says of the first it says something of. Raises: what *judge* raises;
+    async def until(self, judge: Callable[[Listing], T | None], *, about: str | None = None) -> T:
+        """Listing after listing, what *judge* says of the first it says something of. *about*: the id of the server
+        that it looks for; until a listing has had it, it is asked for by itself. Raises: what *judge* raises;
         ProviderUnavailableError when the cloud can't be asked for `PATIENCE_S`, other DriverErrors at once."""
+        is_listed = about is None or (self.last is not None and about in self.last.servers)
         since = asyncio.get_running_loop().time()
         self._pause_s = QUICK_S
         self._due_at = min(self._due_at, max(self._not_before, since + QUICK_S))
         self._hurry.set()
         while True:
             listing = await self._next(since)
+            is_listed = is_listed or about in listing.servers
+            if about is not None and not is_listed and (server := await self._look(about)) is not None:
+                listing = listing.with_server(server)
             if (verdict := judge(listing)) is not None:
                 return verdict
             since = listing.began_at
