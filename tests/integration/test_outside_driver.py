@@ -35,7 +35,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """Whichever tests run side by side: two sites of loopback machines would have the same addresses."""
-    with (Path(tempfile.gettempdir()) / "nodelaunch-tests-loopback.lock").open("w") as file:
+    with (Path(tempfile.gettempdir()) / f"nodelaunch-tests-loopback-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -113,7 +113,8 @@ async def test_end_of_file_fails_every_call() -> None:
             await calling(made)
 
 
-async def test_end_of_file_ends_answers_that_wait_for_calls_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["end of file", "cancelled"])
+async def test_end_ends_answers_that_wait_for_calls_of_their_own(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Nobody is left to say what became of them."""
     monkeypatch.setattr(peers, "CANCEL_GRACE_S", 2 * DEADLINE_S)
     outcomes: list[Outcome] = []
@@ -124,8 +125,11 @@ async def test_end_of_file_ends_answers_that_wait_for_calls_of_their_own(monkeyp
     async with line(answer=answer) as made:
         made.say(id=7, method="work", params={})
         assert (await made.next())["method"] == "do"
-        made.hang_up()
-        await made.running
+        if how == "cancelled":
+            made.running.cancel()
+        else:
+            made.hang_up()
+        await asyncio.wait([made.running])
     assert outcomes == [None]  # it can't be known
     assert made.peer.ended == "the connection ended"
 

@@ -25,9 +25,13 @@ class Cloud:
         self.unlisted: dict[str, str] = {}
         """Servers that the list lags behind with."""
         self.looked_for: list[str] = []
+        self.look_fails = 0
 
     async def look(self, name: str) -> Server | None:
         self.looked_for.append(name)
+        if self.look_fails:
+            self.look_fails -= 1
+            raise ProviderUnavailableError("HTTP 503")
         status = {**self.servers, **self.unlisted}.get(name)
         return None if status is None else Server(id=name, status=status)
 
@@ -199,3 +203,17 @@ async def test_server_that_was_listed_is_not_asked_for(cloud: Cloud, watch: Serv
     assert cloud.looked_for == []
     await watch.until(lambda listing: listing, about="a")  # the last listing does not have it
     assert cloud.looked_for == ["a"]
+
+
+async def test_failing_look_at_a_single_server_is_repeated_and_told_of_in_the_end(
+    cloud: Cloud, watch: ServerWatch
+) -> None:
+    cloud.unlisted["a"] = "ACTIVE"
+    cloud.look_fails = 3
+    assert (await watch.until(active("a"), about="a")).id == "a"
+    assert len(cloud.looked_for) == 4
+    cloud.look_fails = 1000
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(ProviderUnavailableError):
+        await watch.until(active("a"), about="a")
+    assert PATIENCE_S <= asyncio.get_running_loop().time() - begun < PATIENCE_S + 2 * SLOW_S

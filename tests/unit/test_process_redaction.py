@@ -53,6 +53,11 @@ def test_options_that_the_schema_calls_secret_are_replaced_wherever_they_are() -
         ({"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/Key"}}}},
          {"a": ["hunter2-hunter2"]}),
         ({"$ref": "#/$defs/Key"}, "hunter2-hunter2"),
+        ({"allOf": [{"$ref": "#/$defs/Key"}]}, "hunter2-hunter2"),
+        ({"items": {"$ref": "#/$defs/Key"}}, ["hunter2-hunter2"]),
+        ({"properties": {"a": {"$ref": "#/$defs/Key"}}}, {"a": "hunter2-hunter2"}),
+        ({"type": "object", "properties": {"b": {}}, "additionalProperties": {"$ref": "#/$defs/Key"}},
+         {"a": "hunter2-hunter2"}),
         ({"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/Key"}]}, "hunter2-hunter2"),
         ({"writeOnly": True}, {"anything": ["hunter2-hunter2"]}),
     ],
@@ -62,6 +67,15 @@ def test_secrets_are_found_wherever_a_schema_has_them(option: dict[str, Any], va
     schemas = Schemas(provider={"$defs": defs, "properties": {"option": option}})
     config = provider_model(schemas).model_validate({"name": "cloud", "driver": "mine", "option": value})
     assert redactor_of(config)("it is hunter2-hunter2") == "it is ***"
+
+
+def test_what_is_no_secret_stays_readable_beside_one() -> None:
+    defs = {"Key": {"type": "string", "format": "password"}}
+    option = {"type": "object", "properties": {"key": {"$ref": "#/$defs/Key"}, "user": {"type": "string"}}}
+    schemas = Schemas(provider={"$defs": defs, "properties": {"option": option, "any": {}}})
+    content = {"option": {"key": "hunter2-hunter2", "user": "somebody"}, "any": ["anything"]}
+    config = provider_model(schemas).model_validate({"name": "cloud", "driver": "mine", **content})
+    assert redactor_of(config)("hunter2-hunter2 somebody anything") == "*** somebody anything"
 
 
 def test_schema_that_refers_to_itself_is_gone_through_once() -> None:

@@ -79,9 +79,9 @@ class Installer:
         locked = read_lock(lock)
         kept = (before.wheels,) if before is not None else ()
         sources = replace(self.sources, folders=(*kept, *self.sources.folders))
-        if before is not None and _digests(locked) <= _files_in(before.wheels):
-            sources = Sources(is_offline=True, folders=kept)
         with self._alone(), self._workplace() as place:
+            if before is not None and _digests(locked) <= _files_in(before.wheels):
+                sources = Sources(is_offline=True, folders=kept)
             environment = Environment(place / "env")
             environment.create()
             wheels = self._fetched_locked(environment, locked, place, sources)
@@ -289,8 +289,11 @@ def _digests(locked: Iterable[Locked]) -> set[str]:
 
 
 def _files_in(folder: Path) -> set[str]:
-    """The SHA-256 of each."""
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.whl")}
+    """The SHA-256 of each wheel. Raises: InstallError."""
+    try:
+        return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.whl")}
+    except OSError as error:
+        raise InstallError(f"what is kept in {folder} can't be read: {error.strerror}") from None
 
 
 def installer(*, home: Path | None, is_offline: bool, index: Path | None) -> Installer:

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 BOOT = """\
@@ -38,6 +37,8 @@ exec "$2" -D -e -f /dev/null -o ListenAddress="$3" -o Port="$4" -o HostKey="$1/h
 STARTS_WITHIN_S = 10.0
 """A machine that has no process by then never gets one: whoever made it was killed over it."""
 POLL_S = 0.03
+KERNEL_THREAD = 0x200000
+"""Of a process's flags, proc(5): PF_KTHREAD. It has no command line either, and may have the pid after a reboot."""
 
 
 class NoAddressError(Exception):
@@ -74,11 +75,7 @@ class Machine:
     async def boot(self, sshd: Path) -> None:
         """Start its sshd, and don't wait for it. Raises: OSError."""
         script = ["sh", "-c", BOOT, "sh", str(self.folder), str(sshd), self.address, str(self.port)]
-        with (self.folder / "console").open("ab") as console:
-            starting = partial(
-                subprocess.run, ["setsid", "--fork", *script], stdin=subprocess.DEVNULL, stdout=console, stderr=console
-            )
-            await asyncio.to_thread(starting)  # to its end, which is near, though this be cancelled
+        await asyncio.to_thread(_start, script, self.folder / "console")  # to its end, though this be cancelled
 
     async def answers(self) -> bool:
         """Whether an SSH server is at its address."""
@@ -168,13 +165,19 @@ class Site:
             yield
 
 
+def _start(script: list[str], console: Path) -> None:
+    with console.open("ab") as file:
+        subprocess.run(["setsid", "--fork", *script], stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
+
+
 def _pid(folder: Path, started: Path) -> int | None:
     """Of the process whose pid *folder* has, and that was told when it began that its machine is at *started*."""
     with suppress(OSError, ValueError):
         pid = int((folder / "pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if str(started) in command or (not command and state != "Z"):  # it has none for a moment while it becomes sshd
+        about = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        becomes_sshd = not command and about[0] != "Z" and not int(about[6]) & KERNEL_THREAD  # it has none for a moment
+        if str(started) in command or becomes_sshd:
             return pid
     return None
 

@@ -38,9 +38,9 @@ from nodelaunch.protocol.quota import Limits, Usage
 
 log = structlog.get_logger(__name__)
 
-LISTINGS_IN_ERROR: Final = 2
-"""How many listings in a row have a server in ERROR, and nobody at it, before its deletion counts as failed. A boot
-that a deletion breaks off ends so too, for a moment: the deletion goes on from there."""
+IN_ERROR_S: Final = 1.0
+"""How long listings have a server in ERROR, and nobody at it, before its deletion counts as failed. A boot that a
+deletion breaks off ends so too, for a moment: the deletion goes on from there."""
 LISTINGS_WITHOUT: Final = 2
 """How many listings in a row don't have a server before it counts as gone while it is waited for."""
 STOPPED: Final = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED", "SHELVED", "SHELVED_OFFLOADED", "RESCUE"})
@@ -190,7 +190,7 @@ class OpenStackDriver:
         last = self._watch.last
         if last is None or server_id not in last.servers:
             last = await self._watch.fresh()
-        return last.servers.get(server_id)
+        return last.servers.get(server_id) or await self._client.server(server_id)
 
     # -- listing ----------------------------------------------------------------------------------------------------
 
@@ -274,11 +274,15 @@ class _Deleting:
 
     def __init__(self, server_id: str) -> None:
         self._id = server_id
-        self._in_error = 0
+        self._in_error_since: float | None = None
 
     def __call__(self, listing: Listing) -> _Left | None:
         server = listing.get(self._id)
         if server is None:
             return _Left(None)
-        self._in_error = self._in_error + 1 if server.status == "ERROR" and server.task_state is None else 0
-        return _Left(server) if self._in_error >= LISTINGS_IN_ERROR else None
+        if server.status != "ERROR" or server.task_state is not None:
+            self._in_error_since = None
+            return None
+        if self._in_error_since is None:
+            self._in_error_since = listing.began_at
+        return _Left(server) if listing.began_at - self._in_error_since >= IN_ERROR_S else None

@@ -1,6 +1,6 @@
 """Watches the cloud's servers for all who wait: one listing at a time, shared, quick or slow as things change.
 
-A single server is asked for only while no listing has ever had it, as lists may lag. Whoever waits gets each listing
+A single server is asked for only while no listing has had it yet, as lists may lag. Whoever waits gets each listing
 that began after they started to wait. While nobody waits, nothing is asked.
 What does *not* belong here: what a server's state means.
 """
@@ -115,21 +115,31 @@ class ServerWatch:
 
     async def until(self, judge: Callable[[Listing], T | None], *, about: str | None = None) -> T:
         """Listing after listing, what *judge* says of the first it says something of. *about*: the id of the server
-        that it looks for; until a listing has had it, it is asked for by itself. Raises: what *judge* raises;
-        ProviderUnavailableError when the cloud can't be asked for `PATIENCE_S`, other DriverErrors at once."""
+        that it looks for; until a listing, the last one or a later, has had it, it is asked for by itself.
+
+        Raises: what *judge* raises; ProviderUnavailableError when the cloud can't be asked for `PATIENCE_S`, other
+        DriverErrors at once.
+        """
         is_listed = about is None or (self.last is not None and about in self.last.servers)
-        since = asyncio.get_running_loop().time()
+        since = unseen_since = asyncio.get_running_loop().time()
         self._pause_s = QUICK_S
         self._due_at = min(self._due_at, max(self._not_before, since + QUICK_S))
         self._hurry.set()
         while True:
             listing = await self._next(since)
             is_listed = is_listed or about in listing.servers
-            if about is not None and not is_listed and (server := await self._look(about)) is not None:
-                listing = listing.with_server(server)
+            since = listing.began_at
+            if about is not None and not is_listed:
+                try:
+                    server = await self._look(about)
+                except ProviderUnavailableError:
+                    if since - unseen_since >= PATIENCE_S:
+                        raise
+                    continue
+                listing = listing if server is None else listing.with_server(server)
+                unseen_since = since
             if (verdict := judge(listing)) is not None:
                 return verdict
-            since = listing.began_at
 
     async def _next(self, since: float) -> Listing:
         """The next listing after the pause, for everybody who waits; it began after *since*."""

@@ -29,7 +29,7 @@ from nodelaunch.config.models import (
     Text,
     Unique,
 )
-from nodelaunch.drivers.process.secrets import is_secret
+from nodelaunch.drivers.process.secrets import has_secret, is_secret
 from nodelaunch.drivers.wire.messages import Schemas
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
@@ -121,9 +121,12 @@ def _model(name: str, schema: Schema, base: type[ModelT], fields: dict[str, Any]
     for key, each in (schema.get("properties") or {}).items():
         if key not in known and isinstance(each, dict):
             fields[_attribute(key)] = _field(key, each, schema.get("$defs", {}), is_required=key in required)
-    extra: Any = "forbid" if schema.get("additionalProperties") is False else "allow"
+    more = schema.get("additionalProperties")
+    extra: Any = "forbid" if more is False else "allow"
     made = create_model(name, __base__=base, **fields)
     made.model_config = ConfigDict(**{**base.model_config, "extra": extra})
+    if has_secret(more, schema.get("$defs", {})):
+        made.model_config["json_schema_extra"] = {"additionalProperties": {"writeOnly": True}}
     made.model_rebuild(force=True)
     return made
 
@@ -142,7 +145,7 @@ def _field(key: str, schema: Schema, defs: Schema, *, is_required: bool) -> tupl
 
 def _annotation(schema: Any, defs: Schema, depth: int) -> Any:
     made = _type(schema, defs, depth)
-    if isinstance(schema, dict) and is_secret(schema):
+    if isinstance(schema, dict) and (is_secret(schema) or (made is Any and has_secret(schema, defs))):
         return Annotated[made, Field(json_schema_extra={"writeOnly": True})]
     return made
 

@@ -54,3 +54,22 @@ def _texts(value: Any) -> Iterator[str]:
         case list() | tuple():
             for each in value:
                 yield from _texts(each)
+
+
+def has_secret(schema: Any, defs: Mapping[str, Any]) -> bool:
+    """Whether anything in *schema*, in whatever place, says so."""
+    waiting, followed = [schema], set[str]()
+    while waiting:
+        match waiting.pop():
+            case list() | tuple() as several:
+                waiting += several
+            case Mapping() as part:
+                if is_secret(part):
+                    return True
+                waiting += (value for key, value in part.items() if key != "$defs")
+                reference = part.get("$ref")
+                name = reference.rpartition("/")[2] if isinstance(reference, str) else ""
+                if name in defs and name not in followed:
+                    followed.add(name)
+                    waiting.append(defs[name])
+    return False

@@ -152,10 +152,11 @@ class Peer:
                     garbage = error
                 except ConnectionError:
                     pass
-                # Our own calls first: an answer that is cancelled may wait for what became of one.
-                self.end(str(garbage or "the connection ended"))
-                for task in self._answering.values():
-                    task.cancel()
+                finally:
+                    # Our own calls first: an answer that is cancelled may wait for what became of one.
+                    self.end(str(garbage or "the connection ended"))
+                    for task in self._answering.values():
+                        task.cancel()
         finally:
             self.end(str(garbage or "the connection ended"))
         if garbage is not None:
