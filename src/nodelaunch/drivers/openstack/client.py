@@ -117,15 +117,7 @@ class Client:
 
     async def server(self, server_id: str) -> Server | None:
         """None when it is not there (any more)."""
-
-        def get(connection: Any) -> Server | None:
-            from openstack.exceptions import NotFoundException
-
-            try:
-                return _server(connection.compute.get_server(server_id))
-            except NotFoundException:
-                return None
-
+        get = _if_there(lambda c: _server(c.compute.get_server(server_id)))
         return await self._call(Lane.READ, f"get server {server_id}", get, external_id=server_id)
 
     async def create_server(self, what: str, body: Mapping[str, Any]) -> str:
@@ -159,15 +151,7 @@ class Client:
 
     async def flavor(self, flavor_id: str) -> Flavor | None:
         """A flavor that is not listed; None when there is none (any more)."""
-
-        def get(connection: Any) -> Flavor | None:
-            from openstack.exceptions import NotFoundException
-
-            try:
-                return _flavor(connection.compute.get_flavor(flavor_id))
-            except NotFoundException:
-                return None
-
+        get = _if_there(lambda c: _flavor(c.compute.get_flavor(flavor_id)))
         return await self._call(Lane.READ, f"get flavor {flavor_id}", get)
 
     async def images(self, name: str) -> list[Image]:
@@ -328,6 +312,20 @@ def user_data(text: str) -> str:
 
 
 # -- openstacksdk's objects as ours ---------------------------------------------------------------------------------
+
+
+def _if_there(get: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """*get*, giving None where the cloud has no such thing."""
+
+    def tried(connection: Any) -> T | None:
+        from openstack.exceptions import NotFoundException
+
+        try:
+            return get(connection)
+        except NotFoundException:
+            return None
+
+    return tried
 
 
 def _server(server: Any) -> Server:

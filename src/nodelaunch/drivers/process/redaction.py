@@ -1,7 +1,7 @@
 """Keeps what a driver was given in confidence out of what is shown of it: logs, and the texts of errors.
 
-Secret are the values of options whose schema says so (secrets.py), and the values of
-the variables that ``pass-environment`` hands on. A driver is not to say them (rule D10); this is for those that do.
+Secret are the values of options whose schema says so (secrets.py), and the values of the variables that
+``pass-environment`` hands on. A driver is not to say them (rule D10); this is for those that do.
 What does *not* belong here: where it is used (child.py, supervisor.py, driver.py).
 """
 

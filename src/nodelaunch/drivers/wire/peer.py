@@ -142,23 +142,20 @@ class Peer:
     async def run(self) -> None:
         """Take in messages until the connection ends. Raises: GarbageError."""
         garbage: GarbageError | None = None
-        try:
-            async with asyncio.TaskGroup() as group:
-                try:
-                    while (message := await self._next()) is not None:
-                        self.heard += 1
-                        self._take(message, group)
-                except GarbageError as error:
-                    garbage = error
-                except ConnectionError:
-                    pass
-                finally:
-                    # Our own calls first: an answer that is cancelled may wait for what became of one.
-                    self.end(str(garbage or "the connection ended"))
-                    for task in self._answering.values():
-                        task.cancel()
-        finally:
-            self.end(str(garbage or "the connection ended"))
+        async with asyncio.TaskGroup() as group:
+            try:
+                while (message := await self._next()) is not None:
+                    self.heard += 1
+                    self._take(message, group)
+            except GarbageError as error:
+                garbage = error
+            except ConnectionError:
+                pass
+            finally:
+                # Our own calls first: an answer that is cancelled may wait for what became of one.
+                self.end(str(garbage or "the connection ended"))
+                for task in self._answering.values():
+                    task.cancel()
         if garbage is not None:
             raise garbage
 
