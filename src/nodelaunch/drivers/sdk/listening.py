@@ -32,6 +32,9 @@ class ListenError(Exception):
 
 async def listen(path: str, session: Session) -> None:
     """Have a *session* for each connection, side by side, until SIGTERM or SIGINT. Raises: ListenError."""
+    told_to_end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # before there is a socket to take away
+        asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
     listening = await asyncio.to_thread(_bound, path)
     sessions: set[asyncio.Task[None]] = set()
 
@@ -44,7 +47,7 @@ async def listen(path: str, session: Session) -> None:
         server = await asyncio.start_unix_server(accept, sock=listening, limit=MAX_LINE)
         try:
             sys.stderr.write(f"listening at {path}\n")
-            await _told_to_end()
+            await told_to_end.wait()
         finally:
             server.close()
             for task in sessions:
@@ -52,13 +55,6 @@ async def listen(path: str, session: Session) -> None:
             await asyncio.gather(*sessions, return_exceptions=True)
     finally:
         await asyncio.to_thread(Path(path).unlink, missing_ok=True)
-
-
-async def _told_to_end() -> None:
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()
 
 
 def _bound(path: str) -> socket.socket:
