@@ -536,7 +536,12 @@ class SimStore:
     # -- trees ------------------------------------------------------------------------------------------------------
 
     def tree(
-        self, root: str, *, wants_data: Callable[[str], bool] = lambda _path: True
+        self,
+        root: str,
+        *,
+        wants_data: Callable[[str], bool] = lambda _path: True,
+        may_lag: Callable[[str], bool] = lambda _path: False,
+        keeps_data: bool = True,
     ) -> AbstractAsyncContextManager[Tree]:
         return self._tree(root, wants_data)
 

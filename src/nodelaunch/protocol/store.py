@@ -26,12 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, Self
 
 ANY_VERSION = -1
 """Write or delete whatever version is there."""
+
+LAG_S = 2.0
+"""How late a tree may tell of a change it may lag behind with, in seconds."""
 
 Unsubscribe = Callable[[], None]
 
@@ -56,6 +59,8 @@ class Entry:
     path: str
     data: bytes
     stat: Stat
+    record: object = field(default=None, compare=False, repr=False)
+    """What *data* was made from, where this process wrote it and said so: nobody here has to decode it again."""
 
 
 # -- transactions ---------------------------------------------------------------------------------------------------
@@ -69,6 +74,8 @@ class Create:
     data: bytes = b""
     ephemeral: bool = False
     sequence: bool = False
+    record: object = field(default=None, compare=False, repr=False)
+    """What *data* was made from; handed on in `Entry.record`. For a sequential create it lacks the id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class Put:
     path: str
     data: bytes
     version: int = ANY_VERSION
+    record: object = field(default=None, compare=False, repr=False)
+    """What *data* was made from; handed on in `Entry.record`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,10 +310,20 @@ class Store(Protocol):
         directory."""
 
     def tree(
-        self, root: str, *, wants_data: Callable[[str], bool] = lambda _path: True
+        self,
+        root: str,
+        *,
+        wants_data: Callable[[str], bool] = lambda _path: True,
+        may_lag: Callable[[str], bool] = lambda _path: False,
+        keeps_data: bool = True,
     ) -> AbstractAsyncContextManager[Tree]:
-        """Open a live copy of everything below *root*, which need not exist yet. Entries whose path *wants_data*
-        refuses are known to exist, with empty data, without being read. Entering doesn't wait for `Tree.warm`."""
+        """Open a live copy of everything below *root*, which need not exist yet. Entering doesn't wait for `Tree.warm`.
+
+        Entries whose path *wants_data* refuses are known to exist, with empty data, without being read. Where
+        *may_lag* is true of a path at the time its data changes, the change may be told up to `LAG_S` later, but is
+        told before any later event below the same path; several changes may then be told as one. Without *keeps_data*
+        the entries of events carry their data, those the tree keeps may be empty, as may ``Changed.old``.
+        """
 
     @property
     def operations(self) -> Mapping[str, int]:
@@ -313,6 +332,7 @@ class Store(Protocol):
 
 
 __all__ = [
-    "ANY_VERSION", "Changed", "Check", "Cooled", "Create", "Delete", "Entry", "Lock", "Op", "Put", "ReleaseLock",
+    "ANY_VERSION", "LAG_S", "Changed", "Check", "Cooled", "Create", "Delete", "Entry", "Lock", "Op", "Put",
+    "ReleaseLock",
     "Removed", "Session", "SessionState", "Stat", "Store", "TakeLock", "Tree", "TreeEvent", "Unsubscribe", "Warmed",
 ]  # fmt: skip

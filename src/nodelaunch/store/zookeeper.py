@@ -583,7 +583,12 @@ class ZooKeeperStore:
     # -- trees --------------------------------------------------------------------------------------------------------
 
     def tree(
-        self, root: str, *, wants_data: Callable[[str], bool] = lambda _path: True
+        self,
+        root: str,
+        *,
+        wants_data: Callable[[str], bool] = lambda _path: True,
+        may_lag: Callable[[str], bool] = lambda _path: False,  # noqa: ARG002  it never has to
+        keeps_data: bool = True,  # noqa: ARG002  they are there anyway
     ) -> AbstractAsyncContextManager[Tree]:
         return self._tree(root, wants_data)
 
