@@ -12,7 +12,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any, Self
 
 from nodelaunch.clock import Clock, WallClock
@@ -149,7 +148,7 @@ class NodeClient:
         )
         where = paths.new_request(priority)
         entry = await self.store.create(where, request.to_bytes(), ephemeral=True, sequence=True, parents=True)
-        return RequestHandle(self, replace(request, id=paths.request_id_at(entry.path) or RequestId("")))
+        return RequestHandle(self, request.changed(id=paths.request_id_at(entry.path) or RequestId("")))
 
     async def follow(self, request_id: RequestId) -> AsyncIterator[NodeRequest]:
         """The request in its every version that is seen, the present one first.
@@ -224,7 +223,7 @@ class NodeClient:
         (node_id,) = request.nodes
         node, version, lock = await self._lock(node_id, request)
         try:
-            kept = replace(node.into(NodeState.IN_USE, self._clock.now()), user_data=user_data)
+            kept = node.into(NodeState.IN_USE, self._clock.now(), user_data=user_data)
             where = paths.contender(lock.path, uuid.uuid4().hex)
             ops = [
                 Create(where, self.requestor.encode(), sequence=True),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
 
 import structlog
 
@@ -186,7 +185,7 @@ class StoreLeases:
         entry, seen = self._tree.get(path), self._view.nodes.get(backing.id)
         if entry is None or self._claim(entry) != claim or seen is None or not self._is_ours(seen.record):
             return None
-        placed = replace(claim, backing=backing.id, slot=slot)
+        placed = claim.changed(backing=backing.id, slot=slot)
         ops: list[Op] = [
             Check(seen.entry.path, seen.version),
             Create(paths.slot(self._provider, backing.id, slot), claim.node_id.encode()),
@@ -216,7 +215,7 @@ class StoreLeases:
         ops: list[Op] = [Delete(slot_path, slot.stat.version)]
         lease = self._lease(entry)
         if lease is not None:
-            used = replace(lease, used_at=self._clock.now())
+            used = lease.changed(used_at=self._clock.now())
             ops.append(Put(lease_path, used.to_bytes(), entry.stat.version))
         return ops
 
@@ -256,12 +255,12 @@ class StoreLeases:
             lease = self._lease(entry) if entry is not None else None
             if entry is None or lease is None or lease.is_failed:
                 return
-            failed = replace(lease, is_failed=True)
+            failed = lease.changed(is_failed=True)
             ops: list[Op] = [Put(path, failed.to_bytes(), entry.stat.version)]
             contender = await self._contender(backing.id)
             if node is not None and contender is not None:
                 record = Node.from_bytes(node.path, node.data, node_id=backing.id)
-                record = replace(record, user_data=failed.user_data(self._owner))
+                record = record.changed(user_data=failed.user_data(self._owner))
                 ops += [Check(contender), Put(node.path, record.to_bytes(), node.stat.version)]
             if await self._done(ops):
                 return

@@ -3,7 +3,6 @@ test of the same behaviour."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ async def test_lost_requests(tmp_path: Path) -> None:
     """A request whose launcher is gone gets the node that launcher had allocated to it."""
     async with shared_store() as store, store.connect() as user, NodeClient(user, clock=LoopClock()) as client:
         handle = await client.submit(["small"])
-        pending = replace(handle.request, state=RequestState.PENDING)
+        pending = handle.request.changed(state=RequestState.PENDING)
         await user.put(paths.request(handle.id), pending.to_bytes())
         await user.ensure(paths.NODES)
         entry = await user.create(paths.NEW_NODE, _ready_node(allocated_to=handle.id).to_bytes(), sequence=True)

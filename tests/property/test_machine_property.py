@@ -191,7 +191,7 @@ def play(step: Stepper, seed: int, reuse: int, launches: int, *, declines: bool,
     choose = random.Random(seed).randrange
 
     plan = tuple(NodeId(f"{n:010d}") for n in range(reuse)) + (None,) * launches
-    request = replace(a_request(), node_types=("small",) * len(plan))
+    request = a_request().changed(node_types=("small",) * len(plan))
     verdict = Decline((LabelNotOffered("x"),)) if declines else Accept(plan, Usage())
     state, effects = m.start(request, verdict)
     world = World(step, state, choose, can_launch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def test_wanted_provider_does_not_wait_for_better_pools_of_others() -> None:
 
 def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
     """It gets what is to spare; while it waited it would be served before requests somebody waits for."""
-    request = replace(a_request(), requestor=paths.MIN_READY_REQUESTOR)
+    request = a_request().changed(requestor=paths.MIN_READY_REQUESTOR)
     state, _ = m.start(request, Accept((None,), Usage(instances=1)))
     state, _ = m.step(state, m.LockGranted(), retries=3)
     state, effects = m.step(state, m.NodeAborted(0), retries=3)

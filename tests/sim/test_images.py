@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,7 @@ async def finish(site: Running, path: str, external_id: str) -> None:
     parts = paths.upload_at(path)
     assert parts is not None
     record = ImageUpload.from_bytes(path, entry.data, parts=parts)
-    done = replace(record, state=ImageState.READY, external_id=external_id, state_time=site.launcher._clock.now())
+    done = record.changed(state=ImageState.READY, external_id=external_id, state_time=site.launcher._clock.now())
     await site.client.store.put(path, done.to_bytes())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -315,7 +314,7 @@ async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
         request = await site.finished("small")
         (node,) = site.nodes()
-        orphan = replace(node, state=NodeState.INIT, allocated_to=request.id)
+        orphan = node.changed(state=NodeState.INIT, allocated_to=request.id)
         await site.store.create(paths.NEW_NODE, orphan.to_bytes(), sequence=True)
         debris = await site.store.create(paths.NEW_NODE, b"", sequence=True)
         await site.store.ensure(debris.path + "/lock")

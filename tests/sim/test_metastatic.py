@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -441,8 +440,8 @@ async def test_backing_node_of_nodepools_launcher_is_adopted(tmp_path: Path, sto
             paths.contender(paths.node_lock(ids[-1]), "0" * 32), name.encode(), sequence=True, parents=True
         )
     ours, _others = ids
-    user = replace(
-        backing, provider="meta", type=("slot",), user_data=None,
+    user = backing.changed(
+        provider="meta", type=("slot",), user_data=None,
         driver_data={"metadata": {"nodepool_provider_name": "meta"}, "backing_node": ours, "slot": 0, "node": "x"},
     )  # fmt: skip
     entry = await store.create(paths.NEW_NODE, user.to_bytes(), sequence=True)

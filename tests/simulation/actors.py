@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nodelaunch.errors import LockBusyError, RecordGoneError, VersionConflictError
 from nodelaunch.protocol import paths
@@ -112,7 +112,7 @@ class Zuul:
         with suppress(LockBusyError, RecordGoneError, VersionConflictError):
             lock = await self.store.lock(paths.request_lock(request_id))
             try:
-                revised = replace(_request(entry, request_id), relative_priority=plan.relative_priority + 1)
+                revised = _request(entry, request_id).changed(relative_priority=plan.relative_priority + 1)
                 await self.store.put(entry.path, revised.to_bytes(), version=entry.stat.version)
             finally:
                 await lock.release()

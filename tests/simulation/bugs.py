@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -172,7 +172,7 @@ def _min_ready_forgets() -> AbstractContextManager[Any]:
 def _last_come_first_served() -> AbstractContextManager[Any]:
     def reverse(requests: Iterable[NodeRequest], view: Any) -> Iterator[tuple[NodeRequest, Verdict]]:
         latest = max((int(request.id[-10:]) for request in requests), default=0)
-        turned = {r.id: replace(r, id=f"{r.id[:4]}{latest - int(r.id[-10:]):010d}") for r in requests}
+        turned = {r.id: r.changed(id=f"{r.id[:4]}{latest - int(r.id[-10:]):010d}") for r in requests}
         back = {turned[r.id].id: r for r in requests}
         for request, verdict in triage(turned.values(), view):
             yield back[request.id], verdict
@@ -187,7 +187,7 @@ def _last_come_first_served() -> AbstractContextManager[Any]:
 def _no_clean_up() -> AbstractContextManager[Any]:
     async def forget(ctx: Any, held: HeldNode, _error: Any) -> bool:
         if held.external_id is not None:
-            await holding.save(ctx, held, replace(held.node, external_id=None))
+            await holding.save(ctx, held, held.node.changed(external_id=None))
         return True
 
     return mock.patch.object(launch, "_clean_up_attempt", forget)

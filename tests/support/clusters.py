@@ -7,7 +7,6 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 from nodelaunch.drivers.process.clusterdesk import ClusterDesk
@@ -78,7 +77,7 @@ class OneNode:
 
     async def place(self, claim: Claim, backing: Backing, slot: int) -> Claim | None:
         self._do("place", claim, backing, slot)
-        return None if slot in backing.taken else replace(claim, backing=backing.id, slot=slot)
+        return None if slot in backing.taken else claim.changed(backing=backing.id, slot=slot)
 
     async def free(self, node_id: NodeId) -> None:
         self._do("free", node_id)

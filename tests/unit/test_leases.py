@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -62,7 +62,7 @@ async def answer(store: EmbeddedStore, **changes: object) -> NodeId:
         await asyncio.sleep(1)
     entry = await store.get(paths.request(RequestId(names[0])))
     request = NodeRequest.from_bytes(entry.path, entry.data, request_id=RequestId(names[0]))
-    node = replace(a_node(0, type=("backing",)).allocated(request), **changes)
+    node = a_node(0, type=("backing",)).allocated(request).changed(**changes)
     made = await store.create(paths.NEW_NODE, node.to_bytes(), sequence=True)
     node_id = NodeId(made.path[-10:])
     fulfilled = request.into(RequestState.FULFILLED, 0.0, nodes=(node_id,))
@@ -96,7 +96,7 @@ async def test_one_slot_is_given_once(parties: tuple[Party, Party]) -> None:
     given = await asyncio.gather(one.leases.place(first, backing, 0), two.leases.place(second, two.backing, 0))
     assert [claim is not None for claim in given] == [True, False]
     assert two.backing.taken == {0: first.node_id}
-    assert (await two.leases.place(second, backing, 1)) == replace(second, backing=backing.id, slot=1)
+    assert (await two.leases.place(second, backing, 1)) == second.changed(backing=backing.id, slot=1)
 
 
 async def test_one_claim_gets_one_slot(parties: tuple[Party, Party]) -> None:
@@ -211,7 +211,7 @@ async def test_failed_request_is_told_and_deleted(parties: tuple[Party, Party]) 
     entry = await one.store.get(paths.request(RequestId(names[0])))
     request = NodeRequest.from_bytes(entry.path, entry.data, request_id=RequestId(names[0]))
     assert request.requestor == OWNER
-    failed = replace(request.into(RequestState.FAILED, 0.0), declined_by=("a", "b"))
+    failed = request.into(RequestState.FAILED, 0.0, declined_by=("a", "b"))
     await one.store.put(entry.path, failed.to_bytes())
     with pytest.raises(RequestFailedError) as caught:
         await obtaining

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -301,7 +300,7 @@ def test_impossible_in_later_phases() -> None:
 
 
 def test_refused_quota_ends_a_request_for_a_node_to_be_kept_ready() -> None:
-    request = replace(a_request(), requestor=MIN_READY_REQUESTOR)
+    request = a_request().changed(requestor=MIN_READY_REQUESTOR)
     state, _ = m.start(request, Accept((None,), Usage(instances=1)))
     state, _ = m.step(state, LockGranted(), retries=3)
     state, effects = m.step(state, NodeAborted(0), retries=3)

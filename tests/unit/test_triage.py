@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import pytest
 
@@ -191,7 +191,7 @@ def test_what_is_accepted_is_not_there_for_the_next() -> None:
 
 def test_nodes_to_be_kept_ready_don_t_wait() -> None:
     view = a_pool_view(room=Limits(instances=0))
-    request = replace(a_request(), requestor=MIN_READY_REQUESTOR, reuse=False)
+    request = a_request().changed(requestor=MIN_READY_REQUESTOR, reuse=False)
     ((_, verdict),) = triage([request], view)
     assert verdict == Decline((AtCapacity("instances"),))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -221,8 +220,8 @@ class Inventory:
 
     async def _update(self, seen: Seen[Node], machine: Machine) -> None:
         found = await self._driver.inspect(machine)
-        node = _described(replace(seen.record, pool=machine.pool), machine, found)
-        node = replace(node, attributes=self._attributes(machine))
+        node = _described(seen.record.changed(pool=machine.pool), machine, found)
+        node = node.changed(attributes=self._attributes(machine))
         if node == seen.record or not await rewrite_node(self._store, seen, node):
             return  # nothing to change, or taken just now: then it is registered anew after use
         self._log.info("machine_updated", node_id=node.id, hostname=machine.name, slot=machine.slot)
@@ -230,8 +229,7 @@ class Inventory:
 
 def _described(node: Node, machine: Machine, found: Inspection) -> Node:
     """*node* as the configuration and a look at the machine have it."""
-    return replace(
-        node,
+    return node.changed(
         type=machine.labels,
         username=machine.username,
         connection_type=machine.connection_type,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 
@@ -70,8 +69,8 @@ async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: 
     ).allocated(request)
     created = await ctx.store.create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
     node_id = paths.node_id_at(created.path) or NodeId("")
-    building = _with_traits(ctx, replace(blank, id=node_id), label).into(NodeState.BUILDING, ctx.clock.now())
-    held = await take_node(ctx.store, Seen(replace(blank, id=node_id), created), building)
+    building = _with_traits(ctx, blank.changed(id=node_id), label).into(NodeState.BUILDING, ctx.clock.now())
+    held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building)
     if held is None:
         raise LockBusyError(created.path, "the new node was taken by somebody else")
     return held
@@ -88,7 +87,7 @@ async def resume_node(ctx: PoolContext, request: NodeRequest, label: str) -> Hel
     for node in resumable(ctx, request):
         seen = ctx.view.nodes[node.id]
         if node.type == (label,):
-            held = await take_node(ctx.store, seen, replace(node, launcher=ctx.pool_id))
+            held = await take_node(ctx.store, seen, node.changed(launcher=ctx.pool_id))
             if held is not None:
                 held.is_resumed = True
                 log.info("launch_resumed", provider=ctx.provider.name, node_id=held.id, external_id=held.external_id)
@@ -103,8 +102,7 @@ def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
     if traits.diskimage is not None:
         upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name)
         image_id = upload.path if upload else None
-    return replace(
-        node,
+    return node.changed(
         image_id=image_id,
         username=traits.username,
         connection_type=traits.connection_type,
@@ -129,7 +127,7 @@ async def launch_node(
         try:
             async with asyncio.timeout(limit_s):
                 if zone != held.node.az:
-                    await save(ctx, held, replace(held.node, az=zone))
+                    await save(ctx, held, held.node.changed(az=zone))
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
         except TimeoutError:
@@ -167,7 +165,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
                 is_unsure = True
                 if external_id is None:
                     external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
-                await save(ctx, held, replace(held.node, external_id=external_id))
+                await save(ctx, held, held.node.changed(external_id=external_id))
             assert held.external_id is not None  # noqa: S101
             return await driver.wait_until_active(held.external_id)
         except ProviderUnavailableError as error:
@@ -178,13 +176,13 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             held.waits_for = None
             backoff = min(LAST_BACKOFF_S, backoff * 2)
             if held.external_id is None and error.external_id is not None:
-                await save(ctx, held, replace(held.node, external_id=error.external_id))
+                await save(ctx, held, held.node.changed(external_id=error.external_id))
         except InstanceNotFoundError:
             if not held.is_resumed or held.external_id is None:
                 raise
             await delete_instance(ctx.provider, held.external_id)  # whoever began the launch was giving it up
             held.is_resumed = is_unsure = False
-            await save(ctx, held, replace(held.node, external_id=None))
+            await save(ctx, held, held.node.changed(external_id=None))
 
 
 async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
@@ -258,8 +256,7 @@ def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]
 
 
 def _logged_in_by(node: Node, login: Login) -> Node:
-    return replace(
-        node,
+    return node.changed(
         username=login.username,
         connection_type=login.connection_type,
         shell_type=login.shell_type,
@@ -297,10 +294,10 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
     except DriverError as problem:
         log.warning("launch_not_cleaned_up", node_id=held.id, external_id=external_id, detail=str(problem))
         if external_id != held.external_id:
-            await save(ctx, held, replace(held.node, external_id=external_id))
+            await save(ctx, held, held.node.changed(external_id=external_id))
         return False
     if held.external_id is not None:
-        await save(ctx, held, replace(held.node, external_id=None))
+        await save(ctx, held, held.node.changed(external_id=None))
     return True
 
 

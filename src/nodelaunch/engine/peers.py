@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 import structlog
 
@@ -54,11 +53,11 @@ class Herald:
         """Change what the others are told; what is left out stays as it is."""
         before = self._presence
         if min_ready is not None:
-            self._presence = replace(self._presence, min_ready={k: v for k, v in min_ready.items() if v > 0})
+            self._presence = self._presence.changed(min_ready={k: v for k, v in min_ready.items() if v > 0})
         if pools is not None:
-            self._presence = replace(self._presence, pools=tuple(sorted(pools)))
+            self._presence = self._presence.changed(pools=tuple(sorted(pools)))
         if state is not None:
-            self._presence = replace(self._presence, state=state)
+            self._presence = self._presence.changed(state=state)
         if self._presence != before:
             self._changed.set()
 

@@ -1,0 +1,94 @@
+"""What processes tell each other while they live, and what is remembered of a pool that does not.
+
+What does *not* belong here: who listens, and when a record is renewed.
+
+Source: Nodepool 11, its component registry; `Presence` and `KnownPool` are our own, outside Nodepool's tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Annotated, ClassVar, Self
+
+from nodelaunch.protocol.recordcoding import Amounts, Flag, Record, Text, Texts, Whole, Word, text
+from nodelaunch.protocol.states import ComponentState
+
+# -- components -----------------------------------------------------------------------------------------------------
+
+
+class Component(Record, frozen=True):
+    """A process, or a part of one, that is alive as long as its znode exists. Keys are written sorted."""
+
+    SORTED: ClassVar[bool] = True
+    hostname: Annotated[str, text] = ""
+    kind: Annotated[str, text] = ""
+    model_api: Whole = 0
+    """Must be 0: every Nodepool process takes the minimum over all components and refuses to go below its own."""
+    state: Annotated[ComponentState, ComponentState] = ComponentState.STOPPED
+    version: Text = None
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data)
+
+
+class LauncherComponent(Component, frozen=True):
+    kind: Annotated[str, text] = "launcher"
+
+
+class PoolRegistration(Component, frozen=True):
+    """What one provider-pool tells its peers; ``id`` is the token it puts into ``declined_by``."""
+
+    kind: Annotated[str, text] = "pool"
+    id: Text = None
+    name: Text = None
+    provider_name: Text = None
+    supported_labels: Texts = ()
+    priority: Whole = 100
+    paused: Flag = False
+
+
+# -- our own, outside Nodepool's tree -------------------------------------------------------------------------------
+
+
+class Presence(Record, frozen=True):
+    """What one nodelaunch process tells the others; ephemeral."""
+
+    id: Word = ""
+    """Differs from process to process."""
+    hostname: Word = ""
+    version: Text = None
+    state: Annotated[ComponentState, ComponentState] = ComponentState.RUNNING
+    min_ready: Amounts = None
+    """Label → how many nodes it would keep ready; labels without any are left out."""
+    pools: Texts = ()
+    """Ids of its pools, which it can be asked about."""
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes) -> Self:
+        """Raises: RecordInvalidError."""
+        return cls._read(path, data)
+
+
+class KnownPool(Record, frozen=True):
+    """What a pool offers, remembered while it is not registered, so that its return can be waited for."""
+
+    provider: str
+    pool: str
+    labels: Texts = ()
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes, *, names: tuple[str, str]) -> Self:
+        """*names*: provider and pool, as `paths.known_pool_at` finds them in *path*. Raises: RecordInvalidError."""
+        return cls._read(path, data, provider=names[0], pool=names[1])
+
+
+def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:
+    """Which of the running processes keeps *label*'s nodes ready: all that would, agree on one without asking.
+
+    Rendezvous hashing: when a process comes or goes, only the labels it gets or had change hands.
+    """
+    willing = [p for p in presences if p.state is ComponentState.RUNNING and (p.min_ready or {}).get(label, 0) > 0]
+    return max(willing, key=lambda p: sha256(f"{label}\0{p.id}".encode()).digest(), default=None)
