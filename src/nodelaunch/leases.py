@@ -63,7 +63,10 @@ class StoreCluster:
         client = NodeClient(self._store, requestor=paths.backing_requestor(provider), clock=self._clock)
         async with client, self._store.tree(paths.metastatic(provider)) as tree:
             leases = StoreLeases(provider, self._store, self._view, tree, client, self._clock)
-            stop = self._view.subscribe(leases.on_note), tree.subscribe(leases.on_event)
+            stop = (
+                self._view.subscribe(leases.on_note, NodeSeen, NodeRemoved, ViewWarmed),
+                tree.subscribe(leases.on_event),
+            )
             try:
                 yield leases
             finally:
@@ -187,7 +190,7 @@ class StoreLeases:
             return None
         placed = claim.changed(backing=backing.id, slot=slot)
         ops: list[Op] = [
-            Check(seen.entry.path, seen.version),
+            Check(seen.path, seen.version),
             Create(paths.slot(self._provider, backing.id, slot), claim.node_id.encode()),
             Put(path, placed.to_bytes(), entry.stat.version),
         ]
@@ -280,7 +283,7 @@ class StoreLeases:
         used = seen.record.into(NodeState.USED, self._clock.now())
         ops: list[Op] = [
             Delete(path, entry.stat.version),
-            Put(seen.entry.path, used.to_bytes(), seen.version),
+            Put(seen.path, used.to_bytes(), seen.version),
             Delete(contender),
         ]
         return await self._done(ops)
@@ -322,7 +325,7 @@ class StoreLeases:
             return
         if self._tree.get(paths.lease(self._provider, claim.backing)) is None:
             return
-        ops: list[Op] = [Check(seen.entry.path, seen.version), *self._as_taken(claim, claim.backing, claim.slot)]
+        ops: list[Op] = [Check(seen.path, seen.version), *self._as_taken(claim, claim.backing, claim.slot)]
         if await self._done(ops):
             self._log.info("slot_adopted", node_id=claim.node_id, backing=claim.backing, slot=claim.slot)
 
@@ -337,7 +340,7 @@ class StoreLeases:
         if contender is None:
             return
         ops: list[Op] = [
-            Check(seen.entry.path, seen.version),
+            Check(seen.path, seen.version),
             Check(contender),
             Create(paths.lease(self._provider, lease.node_id), lease.to_bytes()),
         ]

@@ -219,7 +219,7 @@ async def test_old_ready_node_is_deleted(tmp_path: Path) -> None:
     async with running(tmp_path, max_ready_age=300) as site:
         request = await site.finished("big")
         handle = site.view.requests[request.id]
-        await site.store.delete(handle.entry.path)
+        await site.store.delete(handle.path)
         await site.until(lambda: [node.is_idle for node in site.nodes()] == [True])
         await site.until(lambda: not site.view.nodes, within_s=500)
         assert asyncio.get_running_loop().time() > 300

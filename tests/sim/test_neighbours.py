@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
@@ -246,5 +245,5 @@ async def test_silent_process_is_named_and_strange_questions_are_passed_over(tmp
 
 def _only_id(site: Running) -> str:
     (presence,) = site.view.presences.values()
-    assert json.loads(presence.entry.data)["hostname"] == "here"
+    assert presence.record.hostname == "here"
     return presence.record.id

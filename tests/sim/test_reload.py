@@ -96,7 +96,7 @@ async def test_idle_node_of_a_pool_taken_out_is_deleted(tmp_path: Path) -> None:
     async with running(tmp_path, WITH_LABELS, more=SECOND_POOL) as site:
         await (await site.client.submit(["rare"])).finished()
         (request,) = site.view.requests.values()
-        await site.store.delete(request.entry.path)
+        await site.store.delete(request.path)
         await site.until(lambda: any(node.is_idle for node in site.nodes()))
         await reload(site, tmp_path)
         await site.until_empty()

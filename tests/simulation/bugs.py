@@ -102,7 +102,7 @@ def _delete_without_lock() -> AbstractContextManager[Any]:
         seen = view.nodes.get(node_id)
         if seen is not None:
             gone = seen.record.into(NodeState.DELETING, clock.now())
-            await store.put(seen.entry.path, gone.to_bytes(), version=seen.version)
+            await store.put(seen.path, gone.to_bytes(), version=seen.version)
         return seen is not None
 
     return mock.patch.object(sweeper, "delete_node", delete)

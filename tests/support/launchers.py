@@ -14,6 +14,7 @@ from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.store.embedded import EmbeddedStore
+from support.invariants import check_invariants
 
 EPOCH = 1_700_000_000.0
 CONFIG = """
@@ -138,3 +139,4 @@ async def at_work(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        check_invariants(launcher.view)

@@ -55,7 +55,7 @@ async def delete_node(
         node, version = seen.record, seen.version
         if node.state is not NodeState.DELETING:
             node = node.into(NodeState.DELETING, clock.now())
-            version = (await store.put(seen.entry.path, node.to_bytes(), version=version, under=(lock,))).stat.version
+            version = (await store.put(seen.path, node.to_bytes(), version=version, under=(lock,))).stat.version
         had_any = await _delete_instances(provider, node)
         await _remove_record(store, clock, node, version, lock)
     except (VersionConflictError, RecordGoneError):

@@ -172,7 +172,7 @@ async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | No
 
     Raises: StoreError.
     """
-    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.entry.path, node.to_bytes(), seen.version)
+    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.path, node.to_bytes(), seen.version)
     try:
         lock, entry = await store.commit([take, put])
     except (LockBusyError, RecordGoneError, VersionConflictError):

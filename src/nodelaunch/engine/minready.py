@@ -144,7 +144,7 @@ class MinReady:
         else:
             return
         with suppress(RecordGoneError):
-            await self._store.delete(seen.entry.path)
+            await self._store.delete(seen.path)
         self._mine.discard(request_id)
 
     async def _free_nodes(self, request: NodeRequest) -> None:

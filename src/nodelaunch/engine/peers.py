@@ -162,7 +162,7 @@ class Memory:
             if known is None:
                 await self._store.create(paths.known_pool(*name), record.to_bytes(), parents=True)
             elif known.record.labels != labels:
-                await self._store.put(known.entry.path, record.to_bytes(), version=known.version)
+                await self._store.put(known.path, record.to_bytes(), version=known.version)
         except (RecordExistsError, RecordGoneError, VersionConflictError):
             self._wake.set()  # another process did the same just now: see what it wrote
 

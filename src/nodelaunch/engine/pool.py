@@ -29,6 +29,7 @@ from nodelaunch.engine.view import (
     RequestRemoved,
     RequestSeen,
     RequestUnlocked,
+    ViewWarmed,
 )
 from nodelaunch.engine.waiting import ROOM_WAIT_S, Waiter, WaitingRoom
 from nodelaunch.errors import LockLostError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
@@ -264,6 +265,9 @@ class Pool:
                     return
             case RequestRemoved(request_id):
                 self._forget(request_id)
+            case ViewWarmed():
+                for request_id in [each for each in self._handling if each not in self.ctx.view.requests]:
+                    self._forget(request_id)
             case NodeSeen(node_id, old):
                 if not self._matters(old, self.ctx.view.nodes[node_id].record):
                     return

@@ -21,7 +21,7 @@ from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.reservations import Reservations
-from nodelaunch.engine.view import ClusterView, NodeRemoved
+from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
 from nodelaunch.protocol.quota import Limits
@@ -247,15 +247,18 @@ class ProviderService:
 
     async def _nodes_gone(self) -> None:
         changed = asyncio.Event()
-        unsubscribe = self._site.view.subscribe(
-            lambda note: changed.set() if isinstance(note, NodeRemoved) and note.node.provider == self.name else None
-        )
+        view = self._site.view
+        stops = [
+            view.subscribe_to_provider(self.name, lambda _note: changed.set()),
+            view.subscribe(lambda _note: changed.set(), ViewWarmed),
+        ]
         try:
-            while list(self._site.view.nodes_of(self.name)) or not self._site.view.is_warm:
+            while view.nodes_of(self.name) or not view.is_warm:
                 changed.clear()
                 await changed.wait()
         finally:
-            unsubscribe()
+            for stop in stops:
+                stop()
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, and let go of everything, in order."""

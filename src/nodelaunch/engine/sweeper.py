@@ -291,7 +291,7 @@ class Sweeper:
         """Whether really nobody is at the node. Only of a node just being made the lock may not be known yet."""
         if seen.record.state is not NodeState.BUILDING:
             return True
-        is_there = await self._is_there(seen.entry.path)
+        is_there = await self._is_there(seen.path)
         is_same = self._view.nodes.get(seen.record.id) is seen
         return is_there and is_same and not self._view.is_node_locked(seen.record.id)
 
@@ -336,8 +336,8 @@ class Sweeper:
         except (LockBusyError, RecordGoneError):
             return
         await lock.release()
-        log.info("debris_removed", path=seen.entry.path)
-        await self._store.delete_tree(seen.entry.path)
+        log.info("debris_removed", path=seen.path)
+        await self._store.delete_tree(seen.path)
 
     async def _deallocate(self, node_id: NodeId) -> None:
         """Free a ready node whose request is gone, asking the store itself whether it is."""
@@ -353,7 +353,7 @@ class Sweeper:
             return
         try:
             # In one step: who sees it free must not find it locked any more.
-            free = Put(seen.entry.path, seen.record.deallocated().to_bytes(), seen.version)
+            free = Put(seen.path, seen.record.deallocated().to_bytes(), seen.version)
             await self._store.commit([free, ReleaseLock(lock)], under=(lock,))
             log.info("node_deallocated", node_id=node_id, request_id=request_id)
         except (VersionConflictError, RecordGoneError):
@@ -381,7 +381,7 @@ class Sweeper:
                     self._reset_later(request_id)
                     return
             reset = current.record.into(RequestState.REQUESTED, self._clock.now(), nodes=())
-            await self._store.put(current.entry.path, reset.to_bytes(), version=current.version, under=(lock,))
+            await self._store.put(current.path, reset.to_bytes(), version=current.version, under=(lock,))
             log.info("lost_request_reset", request_id=request_id)
         except (VersionConflictError, RecordGoneError):
             pass  # it changed under us; what it is now is looked at when the change is seen
@@ -449,7 +449,7 @@ class Sweeper:
         for provider in list(self._providers):
             for seen in self._view.nodes_of(provider):
                 node = seen.record
-                is_old = node.state is NodeState.INIT and now - seen.entry.stat.modified_at > ORPHAN_S
+                is_old = node.state is NodeState.INIT and now - seen.modified_at > ORPHAN_S
                 if is_old and not self._view.is_node_locked(node.id):
                     log.info("orphan_found", node_id=node.id)
                     await discard_node(self._store, self._view, seen, self._clock)
@@ -480,8 +480,8 @@ class Sweeper:
         """Remove node znodes without data that were so already at the last sweep: a lock brought them back."""
         empty = {
             path
-            for path, entry in self._view.unreadable.items()
-            if not entry.data and (node_id := paths.node_id_at(path)) and not self._view.is_node_locked(node_id)
+            for path, is_empty in self._view.unreadable.items()
+            if is_empty and (node_id := paths.node_id_at(path)) and not self._view.is_node_locked(node_id)
         }
         for path in sorted(empty & self._empty):
             log.info("empty_node_removed", path=path)

@@ -1,0 +1,111 @@
+"""The whole view, and how the store's trees feed it.
+
+What does *not* belong here: what is known of each kind of thing (the other files of this package).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from nodelaunch.engine.view.images import ImageView, wants_image
+from nodelaunch.engine.view.nodes import NodeView
+from nodelaunch.engine.view.notes import ViewCooled, ViewWarmed
+from nodelaunch.engine.view.pools import PoolsView
+from nodelaunch.engine.view.requests import RequestView
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.store import Changed, Entry, Removed, Store, Tree, TreeEvent
+
+OnChanged = Callable[[Entry], None]
+OnRemoved = Callable[[str], None]
+
+
+class ClusterView(NodeView, RequestView, PoolsView, ImageView):
+    """The live copy. Open with `open_view`.
+
+    Invariant: ``is_warm`` exactly while all trees are attached and warm. The first note after a time without is
+    `ViewWarmed`, the last before one is `ViewCooled`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trees: list[Tree] = []
+        self._is_attached = False
+        self._warmed = asyncio.Event()
+
+    async def warm(self) -> None:
+        """Wait until warm."""
+        while not self.is_warm:
+            await self._warmed.wait()
+
+    def attach(self, tree: Tree, on_changed: OnChanged, on_removed: OnRemoved) -> None:
+        """Be fed from *tree*: by *on_changed* with each entry that is there, by *on_removed* with each path that is
+        gone."""
+
+        def on_event(event: TreeEvent) -> None:
+            if isinstance(event, Changed):
+                on_changed(event.entry)
+            elif isinstance(event, Removed):
+                on_removed(event.entry.path)
+            else:
+                self._see_warmth()
+
+        self._trees.append(tree)
+        tree.subscribe(on_event)
+        for entry in list(tree.entries()):
+            on_changed(entry)
+
+    def attached(self) -> None:
+        """There are no more trees to `attach`."""
+        self._is_attached = True
+        self._see_warmth()
+
+    def _see_warmth(self) -> None:
+        is_warm = self._is_attached and all(tree.is_warm for tree in self._trees)
+        if is_warm == self.is_warm:
+            return
+        self.is_warm = is_warm
+        if is_warm:
+            self._warmed.set()
+        else:
+            self._warmed.clear()
+        note = ViewWarmed() if is_warm else ViewCooled()
+        for listener in self._listeners[type(note)]:
+            listener(note)
+
+
+@asynccontextmanager
+async def open_view(store: Store) -> AsyncIterator[ClusterView]:
+    """A view fed from *store*; entering doesn't wait until it is warm."""
+    view = ClusterView()
+    async with AsyncExitStack() as stack:
+        for root, on_changed, on_removed, wants_data in (
+            (paths.REQUESTS, view.request_entry_changed, view.request_entry_removed, _always),
+            (paths.REQUEST_LOCKS, view.request_lock_entry_changed, view.request_lock_entry_removed, _never),
+            (paths.NODES, view.node_entry_changed, view.node_entry_removed, _is_node),
+            (paths.POOLS, view.pool_entry_changed, view.pool_entry_removed, _always),
+            (paths.PRESENCES, view.presence_entry_changed, view.presence_entry_removed, _always),
+            (paths.KNOWN_POOLS, view.known_pool_entry_changed, view.known_pool_entry_removed, _always),
+            (paths.IMAGES, view.image_entry_changed, view.image_entry_removed, wants_image),
+        ):
+            may_lag = view.may_lag if root == paths.NODES else _never
+            tree = await stack.enter_async_context(
+                store.tree(root, wants_data=wants_data, may_lag=may_lag, keeps_data=False)
+            )
+            view.attach(tree, on_changed, on_removed)
+        view.attached()
+        yield view
+
+
+def _always(_path: str) -> bool:
+    return True
+
+
+def _never(_path: str) -> bool:
+    return False
+
+
+def _is_node(path: str) -> bool:
+    """Lock directories and contenders are only counted, never read."""
+    return paths.node_id_at(path) is not None

@@ -1,0 +1,103 @@
+"""What is known of disk images: builds and uploads, written by builders.
+
+What does *not* belong here: any decision, any write.
+"""
+
+from __future__ import annotations
+
+from nodelaunch.engine.view.notes import ImagesChanged, Seen, Teller
+from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.records import ImageBuild, ImageUpload
+from nodelaunch.protocol.states import ImageState
+from nodelaunch.protocol.store import Entry
+
+
+class ImageView(Teller):
+    """The part of the view about images.
+
+    Invariant: answers that are kept are those that a look at all builds and uploads would give.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.builds: dict[str, Seen[ImageBuild]] = {}
+        """By path."""
+        self.uploads: dict[str, Seen[ImageUpload]] = {}
+        """By path."""
+        self._newest: dict[tuple[str, str], ImageUpload | None] = {}
+        """Answers since the last change, by image and provider."""
+        self._begun: dict[tuple[str, str], float | None] = {}
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def newest_upload(self, image: str, provider: str) -> ImageUpload | None:
+        """The upload to boot: ready, and made ready last."""
+        key = (image, provider)
+        if key not in self._newest:
+            ready = [upload for upload in self._uploads_of(key) if upload.state is ImageState.READY]
+            self._newest[key] = max(ready, key=lambda upload: upload.state_time, default=None)
+        return self._newest[key]
+
+    def image_begun_at(self, image: str, provider: str) -> float | None:
+        """When a builder last began what may become the first usable upload of *image*, by the wall clock, seconds;
+        None while nothing is under way."""
+        key = (image, provider)
+        if key not in self._begun:
+            self._begun[key] = self._find_begun(key)
+        return self._begun[key]
+
+    def _uploads_of(self, key: tuple[str, str]) -> list[ImageUpload]:
+        return [s.record for s in self.uploads.values() if (s.record.image, s.record.provider) == key]
+
+    def _find_begun(self, key: tuple[str, str]) -> float | None:
+        image, provider = key
+        uploading = [each.state_time for each in self._uploads_of(key) if each.state is ImageState.UPLOADING]
+        tried = {s.record.build_id for s in self.uploads.values() if s.record.provider == provider}
+        building = [
+            seen.record.state_time
+            for seen in self.builds.values()
+            if seen.record.image == image
+            and seen.record.state in (ImageState.BUILDING, ImageState.READY)
+            and seen.record.build_id not in tried
+        ]
+        return max(uploading + building, default=None)
+
+    # -- being fed --------------------------------------------------------------------------------------------------
+
+    def image_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.IMAGES` is there, new or changed."""
+        if not wants_image(entry.path):
+            return
+        self._readable(entry.path)
+        try:
+            self._keep(entry)
+        except RecordInvalidError as error:
+            self.builds.pop(entry.path, None)
+            self.uploads.pop(entry.path, None)
+            self._refuse(entry, error)
+        self._images_changed()
+
+    def _keep(self, entry: Entry) -> None:
+        path, data, at = entry.path, entry.data, entry.stat.modified_at
+        build, upload = paths.build_at(path), paths.upload_at(path)
+        if build is not None:
+            self.builds[path] = Seen(ImageBuild.from_bytes(path, data, parts=build, modified_at=at), entry)
+        elif upload is not None:
+            self.uploads[path] = Seen(ImageUpload.from_bytes(path, data, parts=upload, modified_at=at), entry)
+
+    def image_entry_removed(self, path: str) -> None:
+        """An entry below `paths.IMAGES` is gone."""
+        self._readable(path)
+        if self.builds.pop(path, None) is not None or self.uploads.pop(path, None) is not None:
+            self._images_changed()
+
+    def _images_changed(self) -> None:
+        self._newest.clear()
+        self._begun.clear()
+        self._tell(ImagesChanged())
+
+
+def wants_image(path: str) -> bool:
+    """Whether the data at *path* is a build or an upload."""
+    return paths.build_at(path) is not None or paths.upload_at(path) is not None

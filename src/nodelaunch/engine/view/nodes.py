@@ -1,0 +1,224 @@
+"""What is known of nodes: records, locks, and indexes by provider, request, pool and label.
+
+What does *not* belong here: any decision, any write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from nodelaunch.engine.view.notes import NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
+from nodelaunch.engine.view.sums import IdleIndex, NodeSums
+from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.quota import Usage
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Entry
+
+K = TypeVar("K")
+
+_BELOW = len(paths.NODES) + 1
+_NO_NODES: Mapping[NodeId, Seen[Node]] = {}
+
+
+class NodeView(Teller):
+    """The part of the view about nodes.
+
+    Invariants: every index lists exactly the nodes of ``nodes`` that it is about, in their present version; a node that
+    is gone is in none of them, nor in ``discarded`` or ``interrupted``; no container of an index is empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: dict[NodeId, Seen[Node]] = {}
+        self.discarded: set[NodeId] = set()
+        """Nodes that this process has marked for deletion, as far as they are still there."""
+        self.interrupted: dict[NodeId, int] = {}
+        """Nodes whose launch broke off with their launcher, by the version they have since then: whoever works on their
+        request next goes on with them. A node that changes is not among them any more."""
+        self._of_provider: dict[str | None, dict[NodeId, Seen[Node]]] = {}
+        self._of_request: dict[RequestId, dict[NodeId, Seen[Node]]] = {}
+        self._node_contenders: dict[NodeId, dict[str, bool]] = {}
+        """Paths of the contenders for a node's lock, and whether each is ours."""
+        self._sums = NodeSums()
+        self._idle = IdleIndex()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def node(self, node_id: str) -> Node | None:
+        seen = self.nodes.get(NodeId(node_id))
+        return seen.record if seen is not None else None
+
+    def nodes_of(self, provider: str | None) -> list[Seen[Node]]:
+        """The nodes of *provider*, those without any for None; in the order in which they were first seen."""
+        return list(self._of_provider.get(provider, _NO_NODES).values())
+
+    def nodes_allocated_to(self, request_id: RequestId) -> list[Seen[Node]]:
+        """In the order in which they were allocated."""
+        nodes = self._of_request.get(request_id)
+        return list(nodes.values()) if nodes is not None else []
+
+    def idle_nodes(self, provider: str, pool: str, label: str | None = None) -> Sequence[Seen[Node]]:
+        """The ready nodes of a pool that are nobody's, those with *label* if one is given; the longest ready first.
+
+        The sequence is the live one: take a copy before awaiting, or before changing anything. A node among them may
+        be locked.
+        """
+        return self._idle.of(provider, pool, label)
+
+    @property
+    def idle_by_label(self) -> Mapping[str, int]:
+        """How many idle nodes there are of each label, over all providers; live."""
+        return self._idle.by_label
+
+    def interrupted_nodes(self) -> list[Node]:
+        """Nodes whose launch broke off, and that nobody has gone on with."""
+        return [self.nodes[node_id].record for node_id in self.interrupted if node_id in self.nodes]
+
+    def interrupted_for(self, request_id: RequestId) -> list[Seen[Node]]:
+        """Of the nodes allocated to a request, those whose launch broke off."""
+        if not self.interrupted:
+            return []
+        nodes = self._of_request.get(request_id, _NO_NODES)
+        return [seen for node_id, seen in nodes.items() if node_id in self.interrupted]
+
+    def is_interrupted(self, seen: Seen[Node]) -> bool:
+        return self.interrupted.get(seen.record.id) == seen.version
+
+    def is_node_locked(self, node_id: NodeId) -> bool:
+        """Whether anybody contends for the node's lock."""
+        return node_id in self._node_contenders
+
+    def used(self, provider: str, pool: str | None = None) -> Usage:
+        """What the recorded nodes of a provider, or of one of its pools, take, in whatever state they are."""
+        return self._sums.of_provider.of(provider) if pool is None else self._sums.of_pool.of((provider, pool))
+
+    def used_by_tenant(self, tenant: str) -> Usage:
+        """What the nodes of a tenant take; idle nodes are nobody's."""
+        return self._sums.of_tenant.of(tenant)
+
+    def leaving(self, provider: str, pool: str) -> Usage:
+        """What nodes of a pool give back soon: those used, failed, aborted, deleting or deleted."""
+        return self._sums.leaving.of((provider, pool))
+
+    def may_lag(self, path: str) -> bool:
+        """Whether a change of the node record at *path* may be told late: somebody else has its lock, and only what it
+        is when it is unlocked matters.
+
+        A contender counts as ours where its owner is known: a tree over ZooKeeper does not read the contenders of
+        others.
+        """
+        contenders = self._node_contenders.get(NodeId(path[_BELOW:]))
+        return contenders is not None and True not in contenders.values()
+
+    # -- being fed --------------------------------------------------------------------------------------------------
+
+    def node_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.NODES` is there, new or changed."""
+        name = entry.path[_BELOW:]
+        if "/" in name:
+            self._contender_came(name, entry)
+            return
+        node_id = NodeId(name)
+        self._readable(entry.path)
+        try:
+            record = self._decode_node(node_id, entry)
+        except RecordInvalidError as error:
+            self._refuse(entry, error)
+            self._node_gone(node_id)
+            return
+        old = self.nodes.get(node_id)
+        seen = self.nodes[node_id] = Seen(record, entry)
+        before = old.record if old is not None else None
+        self._index(before, seen)
+        self._sums.change(before, record)
+        if self.interrupted and self.interrupted.get(node_id, seen.version) != seen.version:
+            del self.interrupted[node_id]
+        self._tell_of_node(NodeSeen(node_id, before), record.provider, before.provider if before is not None else None)
+
+    def node_entry_removed(self, path: str) -> None:
+        """An entry below `paths.NODES` is gone."""
+        name = path[_BELOW:]
+        if "/" in name:
+            self._contender_left(name, path)
+        else:
+            self._readable(path)
+            self._node_gone(NodeId(name))
+
+    @staticmethod
+    def _decode_node(node_id: NodeId, entry: Entry) -> Node:
+        """The node in *entry*, without decoding where this process wrote it. Raises: RecordInvalidError."""
+        record = entry.record
+        if isinstance(record, Node):
+            return record if record.id == node_id else replace(record, id=node_id)
+        return Node.from_bytes(entry.path, entry.data, node_id=node_id, modified_at=entry.stat.modified_at)
+
+    def _node_gone(self, node_id: NodeId) -> None:
+        self.discarded.discard(node_id)
+        self.interrupted.pop(node_id, None)
+        old = self.nodes.pop(node_id, None)
+        if old is None:
+            return
+        record = old.record
+        _drop(self._of_provider, record.provider, node_id)
+        if record.allocated_to:
+            _drop(self._of_request, record.allocated_to, node_id)
+        if record.state is NodeState.READY and not record.allocated_to:
+            self._idle.remove(record)
+        self._sums.change(record, None)
+        self._tell_of_node(NodeRemoved(node_id, record), record.provider, None)
+
+    def _index(self, old: Node | None, seen: Seen[Node]) -> None:
+        """List the node where it belongs, and nowhere else."""
+        new = seen.record
+        if old is not None:
+            if old.provider != new.provider:
+                _drop(self._of_provider, old.provider, new.id)
+            if old.allocated_to:
+                if old.allocated_to != new.allocated_to:
+                    _drop(self._of_request, old.allocated_to, new.id)
+            elif old.state is NodeState.READY:
+                self._idle.remove(old)
+        _put(self._of_provider, new.provider, seen)
+        if new.allocated_to:
+            _put(self._of_request, new.allocated_to, seen)
+        elif new.state is NodeState.READY:
+            self._idle.add(seen)
+
+    def _contender_came(self, name: str, entry: Entry) -> None:
+        """*name*: path below `paths.NODES`."""
+        node_id, _, rest = name.partition("/lock/")
+        if rest and paths.contender_sequence(rest) is not None:
+            contenders = self._node_contenders.get(NodeId(node_id))
+            if contenders is None:
+                self._node_contenders[NodeId(node_id)] = {entry.path: bool(entry.stat.owner)}
+            else:
+                contenders[entry.path] = bool(entry.stat.owner)
+
+    def _contender_left(self, name: str, path: str) -> None:
+        node_id = NodeId(name.partition("/")[0])
+        contenders = self._node_contenders.get(node_id)
+        if contenders is None or contenders.pop(path, None) is None or contenders:
+            return
+        del self._node_contenders[node_id]
+        seen = self.nodes.get(node_id)
+        self._tell_of_node(NodeUnlocked(node_id), seen.record.provider if seen is not None else None, None)
+
+
+def _put(index: dict[K, dict[NodeId, Seen[Node]]], key: K, seen: Seen[Node]) -> None:
+    nodes = index.get(key)
+    if nodes is None:
+        index[key] = {seen.record.id: seen}
+    else:
+        nodes[seen.record.id] = seen
+
+
+def _drop(index: dict[K, dict[NodeId, Seen[Node]]], key: K, node_id: NodeId) -> None:
+    nodes = index[key]
+    del nodes[node_id]
+    if not nodes:
+        del index[key]

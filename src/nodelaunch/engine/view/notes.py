@@ -1,0 +1,212 @@
+"""Records as of one version, and the notes by which listeners learn what changed.
+
+What does *not* belong here: what is known (the other files of this package), and what is done about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.records import (
+    ImageBuild,
+    ImageUpload,
+    KnownPool,
+    Node,
+    NodeRequest,
+    PoolRegistration,
+    Presence,
+)
+from nodelaunch.protocol.store import Entry, Unsubscribe
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool)
+
+
+class Seen(Generic[R]):
+    """A record as of one version of its znode. Immutable by agreement; compared by identity.
+
+    ``modified_zxid`` orders all changes of the store. ``created_at`` and ``modified_at`` are seconds since 1970.
+    """
+
+    __slots__ = ("created_at", "modified_at", "modified_zxid", "path", "record", "version")
+
+    def __init__(self, record: R, entry: Entry) -> None:
+        """*record* is what *entry* holds. The entry and its bytes are not kept."""
+        stat = entry.stat
+        self.record: R = record
+        self.path = entry.path
+        self.version = stat.version
+        self.modified_zxid = stat.modified_zxid
+        self.created_at = stat.created_at
+        self.modified_at = stat.modified_at
+
+    def __repr__(self) -> str:
+        return f"Seen({self.record!r}, version={self.version})"
+
+
+# -- what listeners are told ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RequestSeen:
+    """A request is new or changed."""
+
+    id: RequestId
+    old: NodeRequest | None
+    """As it was before; None when it is new."""
+
+
+@dataclass(slots=True)
+class RequestRemoved:
+    id: RequestId
+    request: NodeRequest
+
+
+@dataclass(slots=True)
+class RequestUnlocked:
+    """The last contender for a request's lock is gone."""
+
+    id: RequestId
+
+
+@dataclass(slots=True)
+class NodeSeen:
+    """A node is new or changed."""
+
+    id: NodeId
+    old: Node | None
+    """As it was before; None when it is new."""
+
+
+@dataclass(slots=True)
+class NodeRemoved:
+    id: NodeId
+    node: Node
+
+
+@dataclass(slots=True)
+class NodeUnlocked:
+    """The last contender for a node's lock is gone."""
+
+    id: NodeId
+
+
+@dataclass(slots=True)
+class PoolsChanged:
+    """A pool registered, changed or left; or what is remembered of a pool changed."""
+
+
+@dataclass(slots=True)
+class PresencesChanged:
+    """A nodelaunch process came, changed or left."""
+
+
+@dataclass(slots=True)
+class ImagesChanged:
+    """A build or upload of an image began, became usable, or stopped being so."""
+
+
+@dataclass(slots=True)
+class ViewWarmed:
+    """All is complete and current. Whoever follows changes looks at everything it follows once."""
+
+
+@dataclass(slots=True)
+class ViewCooled:
+    """What is known may be stale from here on. Nothing else is told until `ViewWarmed`."""
+
+
+Note = (
+    RequestSeen | RequestRemoved | RequestUnlocked | NodeSeen | NodeRemoved | NodeUnlocked | PoolsChanged
+    | PresencesChanged | ImagesChanged | ViewWarmed | ViewCooled
+)  # fmt: skip
+KINDS: tuple[type[Note], ...] = (
+    RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked, PoolsChanged,
+    PresencesChanged, ImagesChanged, ViewWarmed, ViewCooled,
+)  # fmt: skip
+Listener = Callable[[Note], None]
+Listeners = tuple[Listener, ...]
+
+
+class Teller:
+    """Tells listeners what changed, while the view is warm; what all parts of the view share.
+
+    Invariants: no listener is called for a kind it did not ask for; no entry is left where there is no listener.
+    """
+
+    def __init__(self) -> None:
+        self.is_warm = False
+        """Complete and current. While false, nothing may be concluded from what is missing."""
+        self.unreadable: dict[str, bool] = {}
+        """Paths of znodes whose data is no record, and whether there is no data at all."""
+        self._listeners: dict[type[Note], Listeners] = dict.fromkeys(KINDS, ())
+        self._by_provider: dict[str, Listeners] = {}
+
+    def subscribe(self, listener: Listener, *kinds: type[Note]) -> Unsubscribe:
+        """Call *listener* with each `Note` of these *kinds* from now on, of all kinds where none is named; it must not
+        block and must not raise."""
+        wanted = kinds or KINDS
+        for kind in wanted:
+            self._listeners[kind] += (listener,)
+
+        def stop() -> None:
+            for kind in wanted:
+                self._listeners[kind] = _without(self._listeners[kind], listener)
+
+        return stop
+
+    def subscribe_to_provider(self, provider: str, listener: Listener) -> Unsubscribe:
+        """Call *listener* with each `NodeSeen`, `NodeRemoved` and `NodeUnlocked` of a node that is, or just was,
+        *provider*'s; it must not block and must not raise."""
+        self._by_provider[provider] = (*self._by_provider.get(provider, ()), listener)
+
+        def stop() -> None:
+            rest = _without(self._by_provider[provider], listener)
+            if rest:
+                self._by_provider[provider] = rest
+            else:
+                del self._by_provider[provider]
+
+        return stop
+
+    def _tell(self, note: Note) -> None:
+        if self.is_warm:
+            for listener in self._listeners[type(note)]:
+                listener(note)
+
+    def _tell_of_node(self, note: Note, provider: str | None, before: str | None) -> None:
+        """Tell of a node of *provider* that was *before*'s until now."""
+        if not self.is_warm:
+            return
+        for listener in self._listeners[type(note)]:
+            listener(note)
+        if self._by_provider:
+            if provider is not None:
+                for listener in self._by_provider.get(provider, ()):
+                    listener(note)
+            if before != provider and before is not None:
+                for listener in self._by_provider.get(before, ()):
+                    listener(note)
+
+    def _readable(self, path: str) -> None:
+        """What is at *path* is a record, or gone."""
+        if self.unreadable:
+            self.unreadable.pop(path, None)
+
+    def _refuse(self, entry: Entry, error: RecordInvalidError) -> None:
+        """Leave an entry alone that is no record; it is logged once for each version."""
+        self.unreadable[entry.path] = not entry.data
+        log.warning("record_unreadable", path=error.path, detail=error.detail, version=entry.stat.version)
+
+
+def _without(listeners: Listeners, listener: Listener) -> Listeners:
+    rest = list(listeners)
+    rest.remove(listener)
+    return tuple(rest)

@@ -1,0 +1,152 @@
+"""What is known of launchers and their pools: registrations, what is remembered of pools, and processes.
+
+What does *not* belong here: any decision, any write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nodelaunch.engine.view.notes import PoolsChanged, PresencesChanged, Seen, Teller
+from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.records import KnownPool, PoolRegistration, Presence
+from nodelaunch.protocol.store import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPool:
+    """What decisions need of one registered pool, whoever's it is."""
+
+    pool_id: str
+    provider: str
+    priority: int
+    is_paused: bool
+    labels: frozenset[str]
+    pool: str
+    """Its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    """All registrations, as decisions need them."""
+
+    all: tuple[RegisteredPool, ...]
+    by_label: Mapping[str, tuple[RegisteredPool, ...]]
+    registered: frozenset[tuple[str, str]]
+
+
+class PoolsView(Teller):
+    """The part of the view about pools and launchers.
+
+    Invariant: ``peers``, ``peers_by_label`` and ``registered`` say what ``pools`` says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: dict[str, Seen[PoolRegistration]] = {}
+        """By path."""
+        self.presences: dict[str, Seen[Presence]] = {}
+        """By path."""
+        self.known_pools: dict[tuple[str, str], Seen[KnownPool]] = {}
+        """By provider and pool; registered or not."""
+        self._peers: _Peers | None = None
+        """None: the registrations changed since it was made."""
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def peers(self) -> tuple[RegisteredPool, ...]:
+        """All registered pools, our own among them. The same object until a registration changes."""
+        return (self._peers or self._find_peers()).all
+
+    @property
+    def peers_by_label(self) -> Mapping[str, tuple[RegisteredPool, ...]]:
+        """Registered pools by each label they offer. The same object until a registration changes."""
+        return (self._peers or self._find_peers()).by_label
+
+    @property
+    def registered(self) -> frozenset[tuple[str, str]]:
+        """Provider and pool of each registered pool. The same object until a registration changes."""
+        return (self._peers or self._find_peers()).registered
+
+    def _find_peers(self) -> _Peers:
+        records = [seen.record for seen in self.pools.values()]
+        peers = tuple(
+            RegisteredPool(
+                r.id or "", r.provider_name or "", r.priority, r.paused, frozenset(r.supported_labels), r.name or ""
+            )
+            for r in records
+        )
+        by_label: dict[str, list[RegisteredPool]] = {}
+        for peer in peers:
+            for label in peer.labels:
+                by_label.setdefault(label, []).append(peer)
+        self._peers = _Peers(
+            peers,
+            {label: tuple(offering) for label, offering in by_label.items()},
+            frozenset((peer.provider, peer.pool) for peer in peers),
+        )
+        return self._peers
+
+    # -- being fed --------------------------------------------------------------------------------------------------
+
+    def pool_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.POOLS` is there, new or changed."""
+        if not paths.is_child(entry.path, paths.POOLS):
+            return
+        self._readable(entry.path)
+        self._peers = None
+        try:
+            record = entry.record
+            if not isinstance(record, PoolRegistration):
+                record = PoolRegistration.from_bytes(entry.path, entry.data)
+            self.pools[entry.path] = Seen(record, entry)
+        except RecordInvalidError as error:
+            self.pools.pop(entry.path, None)
+            self._refuse(entry, error)
+        self._tell(PoolsChanged())
+
+    def pool_entry_removed(self, path: str) -> None:
+        """An entry below `paths.POOLS` is gone."""
+        self._readable(path)
+        if self.pools.pop(path, None) is not None:
+            self._peers = None
+            self._tell(PoolsChanged())
+
+    def presence_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.PRESENCES` is there, new or changed."""
+        self._readable(entry.path)
+        try:
+            self.presences[entry.path] = Seen(Presence.from_bytes(entry.path, entry.data), entry)
+        except RecordInvalidError as error:
+            self.presences.pop(entry.path, None)
+            self._refuse(entry, error)
+        self._tell(PresencesChanged())
+
+    def presence_entry_removed(self, path: str) -> None:
+        """An entry below `paths.PRESENCES` is gone."""
+        self._readable(path)
+        if self.presences.pop(path, None) is not None:
+            self._tell(PresencesChanged())
+
+    def known_pool_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.KNOWN_POOLS` is there, new or changed."""
+        names = paths.known_pool_at(entry.path)
+        if names is None:
+            return
+        self._readable(entry.path)
+        try:
+            self.known_pools[names] = Seen(KnownPool.from_bytes(entry.path, entry.data, names=names), entry)
+        except RecordInvalidError as error:
+            self.known_pools.pop(names, None)
+            self._refuse(entry, error)
+        self._tell(PoolsChanged())
+
+    def known_pool_entry_removed(self, path: str) -> None:
+        """An entry below `paths.KNOWN_POOLS` is gone."""
+        names = paths.known_pool_at(path)
+        self._readable(path)
+        if names is not None and self.known_pools.pop(names, None) is not None:
+            self._tell(PoolsChanged())

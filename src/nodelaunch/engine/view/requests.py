@@ -1,0 +1,149 @@
+"""What is known of node requests: records, locks, which are open, and what is asked for to be kept ready.
+
+What does *not* belong here: any decision, any write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from nodelaunch.engine.view.notes import RequestRemoved, RequestSeen, RequestUnlocked, Seen, Teller
+from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.store import Entry
+
+_BELOW = len(paths.REQUESTS) + 1
+_BELOW_LOCKS = len(paths.REQUEST_LOCKS) + 1
+
+
+class RequestView(Teller):
+    """The part of the view about requests.
+
+    Invariants: ``open_requests`` has exactly those of ``requests`` that are requested, in their present version;
+    ``min_ready_asked`` counts, by label, those that ask for nodes to be kept ready and have not failed; no count is 0
+    and no set of contenders is empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: dict[RequestId, Seen[NodeRequest]] = {}
+        self.open_requests: dict[RequestId, Seen[NodeRequest]] = {}
+        """Those in state requested, in the order in which they were first so."""
+        self.min_ready_asked: dict[str, int] = {}
+        """How many requests, whoever wrote them, ask for a node of a label to be kept ready and have not failed."""
+        self._request_contenders: dict[RequestId, set[str]] = {}
+        self._request_lock_dirs: dict[RequestId, float] = {}
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def request(self, request_id: RequestId | None) -> NodeRequest | None:
+        seen = self.requests.get(request_id) if request_id else None
+        return seen.record if seen is not None else None
+
+    def is_request_locked(self, request_id: RequestId) -> bool:
+        """Whether anybody contends for the request's lock."""
+        return request_id in self._request_contenders
+
+    @property
+    def request_lock_dirs(self) -> Mapping[RequestId, float]:
+        """Lock directories of requests, with the time each was made, seconds since 1970."""
+        return self._request_lock_dirs
+
+    # -- being fed --------------------------------------------------------------------------------------------------
+
+    def request_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.REQUESTS` is there, new or changed."""
+        request_id = RequestId(entry.path[_BELOW:])
+        if "/" in request_id:
+            return
+        self._readable(entry.path)
+        try:
+            record = self._decode_request(request_id, entry)
+        except RecordInvalidError as error:
+            self._refuse(entry, error)
+            self._request_gone(request_id)
+            return
+        old = self.requests.get(request_id)
+        if old is None and not paths.is_request_id(request_id):
+            return
+        seen = self.requests[request_id] = Seen(record, entry)
+        before = old.record if old is not None else None
+        if record.state is RequestState.REQUESTED:
+            self.open_requests[request_id] = seen
+        elif before is None or before.state is RequestState.REQUESTED:
+            self.open_requests.pop(request_id, None)
+        self._count(before, record)
+        self._tell(RequestSeen(request_id, before))
+
+    def request_entry_removed(self, path: str) -> None:
+        """An entry below `paths.REQUESTS` is gone."""
+        self._readable(path)
+        self._request_gone(RequestId(path[_BELOW:]))
+
+    @staticmethod
+    def _decode_request(request_id: RequestId, entry: Entry) -> NodeRequest:
+        """The request in *entry*, without decoding where this process wrote it. Raises: RecordInvalidError."""
+        record = entry.record
+        if isinstance(record, NodeRequest):
+            return record if record.id == request_id else replace(record, id=request_id)
+        return NodeRequest.from_bytes(entry.path, entry.data, request_id=request_id, modified_at=entry.stat.modified_at)
+
+    def _request_gone(self, request_id: RequestId) -> None:
+        old = self.requests.pop(request_id, None)
+        if old is not None:
+            self.open_requests.pop(request_id, None)
+            self._count(old.record, None)
+            self._tell(RequestRemoved(request_id, old.record))
+
+    def _count(self, old: NodeRequest | None, new: NodeRequest | None) -> None:
+        """Keep ``min_ready_asked``."""
+        was, now = _min_ready_labels(old), _min_ready_labels(new)
+        if was == now:
+            return
+        for label in was:
+            count = self.min_ready_asked.pop(label) - 1
+            if count:
+                self.min_ready_asked[label] = count
+        for label in now:
+            self.min_ready_asked[label] = self.min_ready_asked.get(label, 0) + 1
+
+    def request_lock_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.REQUEST_LOCKS` is there."""
+        directory, _, name = entry.path[_BELOW_LOCKS:].partition("/")
+        request_id = RequestId(directory)
+        if not name:
+            self._request_lock_dirs[request_id] = entry.stat.created_at
+        elif paths.contender_sequence(name) is not None:
+            contenders = self._request_contenders.get(request_id)
+            if contenders is None:
+                self._request_contenders[request_id] = {entry.path}
+            else:
+                contenders.add(entry.path)
+
+    def request_lock_entry_removed(self, path: str) -> None:
+        """An entry below `paths.REQUEST_LOCKS` is gone."""
+        directory, _, name = path[_BELOW_LOCKS:].partition("/")
+        request_id = RequestId(directory)
+        if not name:
+            self._request_lock_dirs.pop(request_id, None)
+            return
+        contenders = self._request_contenders.get(request_id)
+        if contenders is not None and path in contenders:
+            contenders.remove(path)
+            if not contenders:
+                del self._request_contenders[request_id]
+                self._tell(RequestUnlocked(request_id))
+
+
+def _min_ready_labels(request: NodeRequest | None) -> frozenset[str]:
+    """The labels a request asks to be kept ready."""
+    if request is None or request.requestor != paths.MIN_READY_REQUESTOR or request.state is RequestState.FAILED:
+        return _NO_LABELS
+    return frozenset(request.node_types)
+
+
+_NO_LABELS: frozenset[str] = frozenset()

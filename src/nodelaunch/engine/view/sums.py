@@ -1,0 +1,225 @@
+"""Running sums of what nodes take, and the idle ones in order.
+
+What does *not* belong here: decoding, and who is told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Final, Generic, TypeVar
+
+from nodelaunch.engine.view.notes import Seen
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.quota import INSTANCES, NOTHING, Usage
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+
+K = TypeVar("K")
+Amounts = Mapping[str, float]
+
+ON_THE_WAY_OUT: Final = frozenset(
+    {NodeState.USED, NodeState.DELETING, NodeState.DELETED, NodeState.FAILED, NodeState.ABORTED}
+)
+"""A node in one of these gives back what it takes, soon."""
+_DIGITS: Final = 6
+"""Decimals of an amount that are kept, so that errors of floating point don't add up."""
+_ONE: Final[Amounts] = {INSTANCES: 1}
+_NONE: Final[Amounts] = {}
+
+
+class Sums(Generic[K]):
+    """Sums of amounts by key.
+
+    Invariants: the sum of a key is that of all amounts added under it and not taken off; no entry is left for a key
+    under which nothing is.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[K, dict[str, float]] = {}
+        self._counts: dict[K, int] = {}
+        self._cached: dict[K, Usage] = {}
+        """Sums that were asked for since they last changed."""
+
+    def of(self, key: K) -> Usage:
+        cached = self._cached.get(key)
+        if cached is None:
+            sums = self._sums.get(key)
+            if sums is None:
+                return NOTHING
+            cached = self._cached[key] = Usage(sums)
+        return cached
+
+    def keys(self) -> set[K]:
+        return set(self._counts)
+
+    def add(self, key: K, amounts: Amounts) -> None:
+        count = self._counts.get(key, 0)
+        sums = self._sums[key] if count else self._sums.setdefault(key, {})
+        self._counts[key] = count + 1
+        for name, amount in amounts.items():
+            sums[name] = round(sums.get(name, 0) + amount, _DIGITS)
+        self._cached.pop(key, None)
+
+    def take_off(self, key: K, amounts: Amounts) -> None:
+        """Take off what was added under *key* before."""
+        count = self._counts[key] - 1
+        self._cached.pop(key, None)
+        if not count:
+            del self._sums[key], self._counts[key]
+            return
+        self._counts[key] = count
+        sums = self._sums[key]
+        for name, amount in amounts.items():
+            sums[name] = round(sums[name] - amount, _DIGITS)
+
+
+class NodeSums:
+    """What recorded nodes take: by provider, by pool, by tenant (idle nodes count for none), and what is on its way
+    out. Touched only by changes that count."""
+
+    def __init__(self) -> None:
+        self.of_provider: Sums[str] = Sums()
+        self.of_pool: Sums[tuple[str, str]] = Sums()
+        self.of_tenant: Sums[str] = Sums()
+        self.leaving: Sums[tuple[str, str]] = Sums()
+        """By pool; a record that doesn't say what it takes counts as nothing here."""
+
+    def change(self, old: Node | None, new: Node | None) -> None:
+        """*old* is *new* from now on; None: it was not there, or is gone."""
+        if old is not None and new is not None and _takes_the_same(old, new):
+            if old.state is new.state and old.tenant_name == new.tenant_name and old.allocated_to == new.allocated_to:
+                return
+            self._change_state(old, new)
+            return
+        if old is not None:
+            self._count(old, is_added=False)
+        if new is not None:
+            self._count(new, is_added=True)
+
+    def _count(self, node: Node, *, is_added: bool) -> None:
+        amounts = taken(node)
+        if node.provider:
+            key = (node.provider, node.pool or "")
+            if is_added:
+                self.of_provider.add(node.provider, amounts)
+                self.of_pool.add(key, amounts)
+            else:
+                self.of_provider.take_off(node.provider, amounts)
+                self.of_pool.take_off(key, amounts)
+        if is_added:
+            self._change_state(None, node)
+        else:
+            self._change_state(node, None)
+
+    def _change_state(self, old: Node | None, new: Node | None) -> None:
+        """Count what depends on a node's state: its tenant's share, and what is on its way out."""
+        was, now = tenant_of(old), tenant_of(new)
+        if was != now:
+            if was is not None and old is not None:
+                self.of_tenant.take_off(was, taken(old))
+            if now is not None and new is not None:
+                self.of_tenant.add(now, taken(new))
+        was_leaving = old is not None and old.state in ON_THE_WAY_OUT
+        is_leaving = new is not None and new.state in ON_THE_WAY_OUT
+        if was_leaving and old is not None and not is_leaving:
+            self.leaving.take_off((old.provider or "", old.pool or ""), old.resources or _NONE)
+        if is_leaving and new is not None and not was_leaving:
+            self.leaving.add((new.provider or "", new.pool or ""), new.resources or _NONE)
+
+
+def _takes_the_same(old: Node, new: Node) -> bool:
+    """Whether both take the same, of the same pool."""
+    return (
+        old.resources == new.resources
+        and old.provider == new.provider
+        and old.pool == new.pool
+        and (old.hostname is None) == (new.hostname is None)
+    )
+
+
+def taken(node: Node) -> Amounts:
+    """What a node takes. A record that doesn't say is at least one instance; static nodes never say."""
+    resources = node.resources
+    if resources is None:
+        return _ONE if node.hostname is None else _NONE
+    return resources
+
+
+def tenant_of(node: Node | None) -> str | None:
+    """Whose share the node counts for."""
+    if node is None or (node.state is NodeState.READY and not node.allocated_to):
+        return None
+    return node.tenant_name or None
+
+
+class IdleNodes:
+    """Idle nodes in order of readiness, the longest ready first.
+
+    Invariant: ``_keys[i]`` is (state time, id) of ``nodes[i]``, and the keys are sorted.
+    """
+
+    __slots__ = ("_keys", "nodes")
+
+    def __init__(self) -> None:
+        self._keys: list[tuple[float, NodeId]] = []
+        self.nodes: list[Seen[Node]] = []
+
+    def add(self, seen: Seen[Node]) -> None:
+        key = (seen.record.state_time, seen.record.id)
+        index = bisect_left(self._keys, key)
+        self._keys.insert(index, key)
+        self.nodes.insert(index, seen)
+
+    def remove(self, node: Node) -> None:
+        index = bisect_left(self._keys, (node.state_time, node.id))
+        del self._keys[index], self.nodes[index]
+
+
+Place = tuple[str | None, str | None, str | None]
+"""Provider, pool and label; label None: all of the pool's."""
+
+
+class IdleIndex:
+    """Idle nodes by pool, and by pool and label; and how many there are of each label.
+
+    Invariants: a node is in the list of its pool, and in that of each of its labels, exactly while it is idle; no
+    list is empty, no count is 0.
+    """
+
+    def __init__(self) -> None:
+        self.by_label: dict[str, int] = {}
+        """Of all providers."""
+        self._places: dict[Place, IdleNodes] = {}
+
+    def of(self, provider: str | None, pool: str | None, label: str | None) -> Sequence[Seen[Node]]:
+        nodes = self._places.get((provider, pool, label))
+        return nodes.nodes if nodes is not None else ()
+
+    def add(self, seen: Seen[Node]) -> None:
+        for place in _places(seen.record):
+            nodes = self._places.get(place)
+            if nodes is None:
+                nodes = self._places[place] = IdleNodes()
+            nodes.add(seen)
+        for label in set(seen.record.type):
+            self.by_label[label] = self.by_label.get(label, 0) + 1
+
+    def remove(self, node: Node) -> None:
+        """Take out *node*, as it was when it was added."""
+        for place in _places(node):
+            nodes = self._places[place]
+            nodes.remove(node)
+            if not nodes.nodes:
+                del self._places[place]
+        for label in set(node.type):
+            count = self.by_label.pop(label) - 1
+            if count:
+                self.by_label[label] = count
+
+
+def _places(node: Node) -> list[Place]:
+    provider, pool = node.provider, node.pool
+    places: list[Place] = [(provider, pool, None)]
+    places += [(provider, pool, label) for label in dict.fromkeys(node.type)]
+    return places
