@@ -30,13 +30,12 @@ from nodelaunch.config.file import load_config as read_config
 from nodelaunch.config.file import position_of
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine.fates import Standing
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.peers import Herald, Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.questions import Answerer
-from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
@@ -44,7 +43,6 @@ from nodelaunch.errors import ConfigProblem, NodelaunchError, SessionLostError, 
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
-from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Node, Presence
 from nodelaunch.protocol.states import ComponentState
@@ -183,6 +181,7 @@ class Launcher:
         self._stack = AsyncExitStack()
         self._view: ClusterView | None = None
         self._parts: _Parts | None = None
+        self._scheduler: Scheduler | None = None
         self._services: dict[str, ProviderService] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Of providers, by name."""
@@ -200,6 +199,13 @@ class Launcher:
             raise RuntimeError("the launcher is not open: use it with 'async with'")
         return self._view
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """What decides on requests. Raises: RuntimeError before the launcher is entered."""
+        if self._scheduler is None:
+            raise RuntimeError("the launcher is not open: use it with 'async with'")
+        return self._scheduler
+
     async def __aenter__(self) -> Self:
         """Connect. Raises: StoreUnavailableError."""
         async with AsyncExitStack() as stack:
@@ -215,6 +221,7 @@ class Launcher:
             stack.callback(self.store.session.subscribe(self._on_session))
             self._begin_grace()
             self._parts = self._make_parts(self._view)
+            stack.callback(self.scheduler.open())
             self._stack = stack.pop_all()
         return self
 
@@ -226,24 +233,25 @@ class Launcher:
         herald = Herald(self.store, presence)
         memory = Memory(self.store, view, self._clock)
         memory.listeners.append(self._wake_pools)
+        self._scheduler = Scheduler(self.store, view, self._clock, may_decline=self._may_decline, absent=memory.absent)
+        self._scheduler.configure(_tenants(self.config))
         sweeper = Sweeper(self.store, view, self._clock, self.providers, _age_limits(self.config), self._is_served)
         return _Parts(
             herald=herald,
             memory=memory,
             sweeper=sweeper,
             min_ready=MinReady(self.store, view, self._clock, herald.id),
-            answerer=Answerer(self.store, herald.id, self._explain),
+            answerer=Answerer(self.store, herald.id, self._scheduler.explain),
             site=Site(
                 store=self.store,
                 view=view,
                 clock=self._clock,
                 scanner=self._scanner,
-                reservations=Reservations(),
+                scheduler=self._scheduler,
                 memory=memory,
                 identity=PoolIdentity(self._hostname, __version__),
                 open_driver=self._open_driver,
                 new_pool_id=lambda provider, pool: f"{self._hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
-                may_decline=self._may_decline,
                 supervise=self._supervise,
                 changed=self._on_pools_changed,
             ),
@@ -264,9 +272,6 @@ class Launcher:
             return True
         absent = self._parts.memory.absent() if self._parts else []
         return any((a.provider, a.pool) == name and not labels.isdisjoint(a.labels) for a in absent)
-
-    def _explain(self, request_id: RequestId) -> list[Standing]:
-        return [pool.explain(request_id) for pool in self.pools.values()]
 
     def _on_pools_changed(self) -> None:
         """Providers or pools came or went: have the tables of them right, and tell the other launchers."""
@@ -317,8 +322,8 @@ class Launcher:
         loop.call_at(self._grace_ends, self._wake_pools)
 
     def _wake_pools(self) -> None:
-        for pool in self.pools.values():
-            pool.wake()
+        if self._scheduler is not None:
+            self._scheduler.wake_all()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -364,7 +369,7 @@ class Launcher:
         if self._group is None:
             return
         name = config.name
-        service = ProviderService(self._open_parts().site, config, _tenants(self.config))
+        service = ProviderService(self._open_parts().site, config)
         self._services[name] = service
         self._tasks[name] = self._group.create_task(self._supervise(f"provider {name}", service.run), name=name)
 
@@ -408,6 +413,7 @@ class Launcher:
             self.config = config
             parts = self._open_parts()
             parts.sweeper.ages = _age_limits(config)
+            self.scheduler.configure(_tenants(config))
             if isinstance(self.store, ZooKeeperStore) and "zookeeper-servers" in changes.settings:
                 self.store.session.use_servers(_addresses(config))
             self._tell_labels()
@@ -430,7 +436,7 @@ class Launcher:
             self._start_provider(provider)
         else:
             is_changed = provider.name in (*changes.changed, *changes.added)
-            await service.apply(provider, _tenants(self.config), is_changed=is_changed, grace_s=grace_s)
+            await service.apply(provider, is_changed=is_changed, grace_s=grace_s)
 
     def _retire_provider(self, name: str, grace_s: float) -> None:
         """Let a provider that is not configured any more finish, in the background."""

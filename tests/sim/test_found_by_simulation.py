@@ -17,23 +17,12 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import Node, PoolRegistration
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import triage
 from nodelaunch.protocol.verdicts import Accept
 from nodelaunch.store.embedded import EmbeddedStore
-from support.builders import POOL_ID, a_peer, a_pool_view, a_request
+from support.builders import a_request
 from support.launchers import CONFIG, Running, running
 
 pytestmark = pytest.mark.looptime
-
-
-def test_wanted_provider_does_not_wait_for_better_pools_of_others() -> None:
-    """The better pool leaves the request to the wanted provider: if that one yielded in turn, nobody would serve it."""
-    view = a_pool_view(priority=100, more_peers=[a_peer("better", provider="elsewhere", priority=50)])
-    ((_, verdict),) = triage([a_request(provider="cloud")], view)
-    assert isinstance(verdict, Accept)
-    ((_, verdict),) = triage([a_request()], view)
-    assert not isinstance(verdict, Accept)
-    assert view.pool_id == POOL_ID
 
 
 def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
@@ -76,7 +65,7 @@ async def test_idle_node_gives_way_to_an_accepted_request_that_waits(tmp_path: P
         idle = await _idle_node(site)
         site.cloud.fail("create", kind="quota")
         handle = await site.client.submit(["big"])
-        await site.until(lambda: bool(site.launcher.pools["cloud", "main"]._waiting_room.waiters))
+        await site.until(lambda: bool(site.launcher.scheduler.queue.waiters))
         await site.store.create(paths.NEW_NODE, idle.to_bytes(), sequence=True)
         async with asyncio.timeout(100):
             assert (await handle.finished()).state is RequestState.FULFILLED

@@ -9,8 +9,8 @@ import pytest
 
 from nodelaunch.client import NodeClient
 from nodelaunch.engine.peers import RETURN_GRACE_S
-from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.questions import ask
+from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -142,13 +142,13 @@ async def test_pools_of_a_provider_leave_each_other_in_peace(tmp_path: Path, mon
           - {name: big, cloud-image: image, min-ram: 8192}
 """
     passes = 0
-    really_pass = Pool._pass
+    really_pass = Scheduler._pass
 
-    def counted(pool: Pool, group: asyncio.TaskGroup) -> None:
+    def counted(scheduler: Scheduler) -> None:
         nonlocal passes
         passes += 1
         assert passes < 1000, "round and round"
-        really_pass(pool, group)
+        really_pass(scheduler)
 
     async with running(tmp_path, more=more, max_servers=1) as site:
         await site.finished("small")
@@ -156,7 +156,7 @@ async def test_pools_of_a_provider_leave_each_other_in_peace(tmp_path: Path, mon
         waiting = [await site.client.submit(["small"]), await site.client.submit(["big", "big"])]
         requests = site.view.requests
         await site.until(lambda: all(len(requests[handle.id].record.declined_by) == 1 for handle in waiting))
-        monkeypatch.setattr(Pool, "_pass", counted)
+        monkeypatch.setattr(Scheduler, "_pass", counted)
         await asyncio.sleep(300)
         assert {requests[handle.id].record.state for handle in waiting} == {RequestState.REQUESTED}
         assert passes < 20

@@ -6,13 +6,13 @@ What does *not* belong here: looking for them (test_planted_bugs.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from nodelaunch.engine import deletion, handler, holding, launch, pool, sweeper
+from nodelaunch.engine import deletion, handler, holding, launch, sweeper
 from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
@@ -24,11 +24,9 @@ from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.quota import NOTHING, Usage
-from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.records import NodeRequest, RequestOrder
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import ReleaseLock
-from nodelaunch.protocol.triage import triage
-from nodelaunch.protocol.verdicts import Verdict
 from nodelaunch.store.znodes import Put
 
 
@@ -170,14 +168,11 @@ def _min_ready_forgets() -> AbstractContextManager[Any]:
 
 @_bug("later requests are served first", "first come, first served")
 def _last_come_first_served() -> AbstractContextManager[Any]:
-    def reverse(requests: Iterable[NodeRequest], view: Any) -> Iterator[tuple[NodeRequest, Verdict]]:
-        latest = max((int(request.id[-10:]) for request in requests), default=0)
-        turned = {r.id: r.changed(id=f"{r.id[:4]}{latest - int(r.id[-10:]):010d}") for r in requests}
-        back = {turned[r.id].id: r for r in requests}
-        for request, verdict in triage(turned.values(), view):
-            yield back[request.id], verdict
+    def reverse(request: NodeRequest) -> RequestOrder:
+        priority, _, sequence = request.id.partition("-")
+        return (priority, request.relative_priority, f"{9_999_999_999 - int(sequence)}")
 
-    return mock.patch.object(pool, "triage", reverse)
+    return mock.patch.object(NodeRequest, "order", property(reverse))
 
 
 @_bug(
@@ -250,8 +245,8 @@ def _quota_fails() -> AbstractContextManager[Any]:
 
 @_bug("one decline fails the request", "a request fails when all pools declined")
 def _fails_at_once() -> AbstractContextManager[Any]:
-    def after(request: NodeRequest, pool_id: str, _registered: Any, now: float, _absent: Any) -> NodeRequest:
-        return request.into(RequestState.FAILED, now, declined_by=(*request.declined_by, pool_id), nodes=())
+    def after(request: NodeRequest, pool_ids: Any, _registered: Any, now: float, _absent: Any) -> NodeRequest:
+        return request.into(RequestState.FAILED, now, declined_by=(*request.declined_by, *pool_ids), nodes=())
 
     return mock.patch.object(handler, "after_decline", after)
 

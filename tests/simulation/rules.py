@@ -250,8 +250,9 @@ class Rules:
 
     def _check_decline(self, who: str, old: NodeRequest, new: NodeRequest) -> None:
         more = [pool_id for pool_id in new.declined_by if pool_id not in old.declined_by]
-        kept = new.declined_by[: len(old.declined_by)] == old.declined_by and len(more) <= 1
-        self.must(kept, "declined-by grows by one", f"{new.id}: {old.declined_by} -> {new.declined_by}")
+        is_longer = new.declined_by[: len(old.declined_by)] == old.declined_by
+        is_once = len(set(new.declined_by)) == len(new.declined_by)
+        self.must(is_longer and is_once, "declined-by only grows", f"{new.id}: {old.declined_by} -> {new.declined_by}")
         for pool_id in more:
             launcher, provider, pool = self.pool_home.get(pool_id, ("?", "?", "?"))
             self.must(launcher == who, "pools decline for themselves", f"{new.id}: {pool_id} by {who}")

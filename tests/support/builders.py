@@ -8,7 +8,7 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import IdleNode, LabelView, Peer, PoolView
+from nodelaunch.protocol.triage import IdleNode, LabelView, PoolView, RegisteredPool
 
 POOL_ID = "host-PoolWorker.cloud-main-1"
 
@@ -28,9 +28,9 @@ def an_idle_node(number: int = 1, *labels: str, **fields: Any) -> IdleNode:
     return IdleNode(NodeId(f"{number:010d}"), frozenset(labels or ("small",)), Usage(instances=1), **fields)
 
 
-def a_peer(name: str = "other", *labels: str, **fields: Any) -> Peer:
+def a_peer(name: str = "other", *labels: str, **fields: Any) -> RegisteredPool:
     known = {"provider": "elsewhere", "priority": 100, "is_paused": False, **fields}
-    return Peer(name, labels=frozenset(labels or ("small", "big")), **known)
+    return RegisteredPool(name, labels=frozenset(labels or ("small", "big")), **known)
 
 
 def a_pool_view(**fields: Any) -> PoolView:

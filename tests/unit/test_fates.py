@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nodelaunch.clock import WallClock
 from nodelaunch.engine.fates import EVENTS_KEPT, Fates
+
+from nodelaunch.clock import WallClock
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.verdicts import Defer, NoRoom, ProviderDown
 

@@ -60,7 +60,9 @@ class RequestHandler:
         reservation: Reservation,
         await_room: RoomWaiter,
         absent: Callable[[], Sequence[Absentee]],
+        declining: Sequence[str] = (),
     ) -> None:
+        """*declining*: ids of the pools that give the request up together; by default, this one."""
         self.request = seen.record
         self.state: m.State | None = None
         """The machine's, as of now; None before `run`."""
@@ -70,6 +72,7 @@ class RequestHandler:
         self._reservation = reservation
         self._await_room = await_room
         self._absent = absent
+        self._declining = declining or (ctx.pool_id,)
         self._lock: Lock | None = None
         self._stop_watching: Unsubscribe | None = None
         self._held: dict[int, HeldNode] = {}
@@ -231,8 +234,8 @@ class RequestHandler:
     def _as_saved(self, save: m.Save) -> NodeRequest:
         now = self._ctx.clock.now()
         if save.declined:
-            registered = [seen.record.id or "" for seen in self._ctx.view.pools.values()]
-            return after_decline(self.request, self._ctx.pool_id, registered, now, self._absent())
+            registered = [peer.pool_id for peer in self._ctx.view.peers]
+            return after_decline(self.request, self._declining, registered, now, self._absent())
         return self.request.into(save.state, now, nodes=save.nodes)
 
     def _opened(self, results: list[Entry | Lock | None]) -> None:

@@ -17,7 +17,6 @@ import structlog
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import Launching, PoolConfig
 from nodelaunch.engine.provider import Generation, ProviderRuntime
-from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import LockBusyError, RecordGoneError, StoreError, VersionConflictError
 from nodelaunch.protocol import paths
@@ -46,7 +45,6 @@ class PoolContext:
     """What of the provider's may change in a reload, as it was when this was made."""
     pool: PoolConfig
     pool_id: str
-    reservations: Reservations
 
     @property
     def driver(self) -> Driver:

@@ -177,6 +177,8 @@ class ProviderRuntime:
 
     def capacity_freed(self) -> None:
         """Something of ours is gone, or the time to try again has come."""
+        if self._refused_until is None:
+            return  # what is gone from the records is counted from there
         self._refused_until = None
         if self._resume is not None:
             self._resume.cancel()

@@ -1,7 +1,7 @@
 """How anybody may ask all launchers how a request stands: a question is a znode, each process adds its answer below.
 
 It needs nothing but the store, costs nothing while nobody asks, and reaches every launcher on every machine. What does
-*not* belong here: what the answer is (fates.py).
+*not* belong here: what the answer is (scheduler.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from nodelaunch.engine.fates import Standing
+from nodelaunch.engine.history import Standing
 from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId

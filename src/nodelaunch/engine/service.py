@@ -7,7 +7,7 @@ when it is not configured any more. What does *not* belong here: which providers
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,11 +20,10 @@ from nodelaunch.engine.inventory import Inventory
 from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import Generation, ProviderRuntime
-from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
-from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.store import Store
 
 log = structlog.get_logger(__name__)
@@ -41,14 +40,13 @@ class Site:
     view: ClusterView
     clock: Clock
     scanner: HostScanner
-    reservations: Reservations
+    scheduler: Scheduler
     memory: Memory
     identity: PoolIdentity
     open_driver: Callable[[ProviderConfig], Driver]
     """Raises: DriverError."""
     new_pool_id: Callable[[str, str], str]
     """Of provider and pool."""
-    may_decline: Callable[[], bool]
     supervise: Supervise
     changed: Callable[[], None]
     """Told when pools came or went."""
@@ -57,13 +55,12 @@ class Site:
 class ProviderService:
     """One provider of one launcher."""
 
-    def __init__(self, site: Site, config: ProviderConfig, tenants: Mapping[str, Limits]) -> None:
+    def __init__(self, site: Site, config: ProviderConfig) -> None:
         self.config = config
         """As configured; what is in force may lag behind while its driver can't be made."""
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
-        self._tenants = tenants
         self._inventory: Inventory | None = None
         self._group: asyncio.TaskGroup | None = None
         self._revived = asyncio.Event()
@@ -123,27 +120,14 @@ class ProviderService:
             generation=runtime.current,
             pool=config,
             pool_id=self._site.new_pool_id(self.name, config.name),
-            reservations=self._site.reservations,
         )
-        pool = Pool(
-            ctx,
-            self._site.identity,
-            self._tenants,
-            may_decline=self._site.may_decline,
-            absent=self._site.memory.absent,
-        )
-        pool.siblings = lambda: self._siblings(pool)
+        pool = Pool(ctx, self._site.identity, self._site.scheduler, absent=self._site.memory.absent)
         self.pools[config.name] = pool
         self._start(f"pool {config.name} of", pool.run)
 
-    def _siblings(self, pool: Pool) -> Iterable[Pool]:
-        return [other for other in self.pools.values() if other is not pool]
-
     # -- changing ---------------------------------------------------------------------------------------------------
 
-    async def apply(
-        self, config: ProviderConfig, tenants: Mapping[str, Limits], *, is_changed: bool, grace_s: float
-    ) -> None:
+    async def apply(self, config: ProviderConfig, *, is_changed: bool, grace_s: float) -> None:
         """Go on with *config*: pools that are new are begun, those that are gone are drained within *grace_s*, others
         go on with what they are now. Work under way ends under the old configuration.
 
@@ -151,7 +135,7 @@ class ProviderService:
         *is_changed*: whether anything its driver is made from changed.
         """
         self._revived.set()
-        self.config, self._tenants = config, tenants
+        self.config = config
         runtime = self.runtime
         if runtime is None:
             return  # between two tries of `run`, which begins with what is configured then
@@ -178,7 +162,7 @@ class ProviderService:
             self._drain_pool(name, grace_s)
         for name, config in wanted.items():
             if name in self.pools:
-                self.pools[name].renew(config, self._tenants)
+                self.pools[name].renew(config)
             else:
                 self._add_pool(config)
 

@@ -1,27 +1,24 @@
-"""What a pool does with the node requests it sees: accept, decline, or defer, each with typed reasons.
+"""What one pool says to one node request: accept, decline or defer, each with typed reasons.
 
-`triage` goes through the requests in the order they are served by and keeps account as it goes: what it accepts is no
-longer there for the next one, and what a deferred request waits for is kept for it. So nothing is over-committed, a
-request that fits is not held up by one that does not, and the one that does not fit is never starved: strict order
-holds within each resource somebody waits for, and nowhere else.
+`judge` decides on one request and one pool, given what is free there. The order of requests, the choice among pools and
+what earlier requests wait for are the schedule's (protocol/scheduling.py).
 
-What does *not* belong here: how the `PoolView` is known, and how a verdict is carried out.
 Source of the rules: Nodepool 11's request algorithm, without its pool-wide pause.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
-from nodelaunch.protocol.records import NodeRequest, RequestOrder
+from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.verdicts import (
     Accept,
     AtCapacity,
-    BetterPool,
     ConcurrencyReached,
     Decline,
     Defer,
@@ -29,15 +26,12 @@ from nodelaunch.protocol.verdicts import (
     ImageOnTheWay,
     LabelNotOffered,
     LabelUnusable,
-    LeftToOthers,
     NeverFits,
-    NobodyLeft,
     NoFreeMachine,
     NoRoom,
     OffererAway,
     PoolDisabled,
     ProviderDown,
-    ProviderWanted,
     Reason,
     TenantFull,
     TenantNeverFits,
@@ -46,13 +40,15 @@ from nodelaunch.protocol.verdicts import (
 )
 
 ONE_INSTANCE = Usage({INSTANCES: 1})
+PoolKey = tuple[str, str]
+"""Provider and pool."""
 
 
 # -- what is known --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class RegisteredPool:
     """A registered pool, our own included."""
 
     pool_id: str
@@ -60,6 +56,8 @@ class Peer:
     priority: int
     is_paused: bool
     labels: frozenset[str]
+    pool: str = ""
+    """Its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +94,6 @@ class Absentee:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A request that waits in another pool of the same provider for room both share."""
-
-    request_id: RequestId
-    order: RequestOrder
-    need: Usage
-
-
-@dataclass(frozen=True, slots=True)
 class Tenant:
     ceiling: Limits = NO_LIMITS
     room: Limits = NO_LIMITS
@@ -112,81 +101,147 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """All a pool goes by when it decides, as of one moment."""
+    """What is known of one pool of this process, apart from what is free in it."""
 
+    key: PoolKey
     pool_id: str
-    provider: str
     priority: int
     labels: Mapping[str, LabelView]
-    peers: Sequence[Peer]
     is_enabled: bool = True
+    takes_requests: bool = True
+    """False where ``max-concurrency`` is 0: the pool takes no request and declines none."""
     can_launch: bool = True
     """False where all machines exist already."""
+    shares_provider_quota: bool = True
+    limits: Limits = NO_LIMITS
+    """The pool's own."""
     ceiling: Limits = NO_LIMITS
     """What provider and pool could give if nothing of ours were there."""
-    room: Limits = NO_LIMITS
-    """What the pool can give now by its own limits."""
-    provider_room: Limits = NO_LIMITS
-    """What the provider can give now, to all its pools together."""
-    ahead: Sequence[Waiting] = ()
-    """What waits for the provider's room in its other pools."""
-    idle: Sequence[IdleNode] = ()
-    begun: Mapping[RequestId, Sequence[str]] = field(default_factory=dict)
-    """By request, labels of nodes whose launch for it broke off, to be gone on with."""
     machines: Sequence[frozenset[str]] = ()
     """Labels of each machine there is, where machines exist already."""
-    tenants: Mapping[str, Tenant] = field(default_factory=dict)
-    launching: int = 0
-    """Launches that run or are about to."""
     max_concurrency: int = -1
-    """How many may run at once; negative: any number."""
+    """How many launches may run at once at the provider; negative: any number."""
     down: str | None = None
     """Why the provider can't be asked at the moment."""
+
+
+class IdleNodes(Protocol):
+    """The ready, unallocated, unlocked nodes of one pool, the longest ready first."""
+
+    def first(self, label: str, count: int) -> Sequence[IdleNode]:
+        """For each zone, at most *count* nodes with *label*."""
+
+
+class NoIdleNodes:
+    """A pool without any."""
+
+    def first(self, label: str, count: int) -> Sequence[IdleNode]:  # noqa: ARG002
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is free for one request in one pool, with what earlier requests wait for set apart."""
+
+    pool: Limits = NO_LIMITS
+    provider: Limits = NO_LIMITS
+    tenant: Limits = NO_LIMITS
+    """What the request's tenant has left."""
+    tenant_ceiling: Limits = NO_LIMITS
+    launching: int = 0
+    """Launches that run, or are about to, at the provider."""
+    is_overtaking: bool = False
+    """An earlier request waits until fewer launches run: nothing is launched before it."""
+    idle: IdleNodes = field(default_factory=NoIdleNodes)
+    begun: Sequence[str] = ()
+    """Labels of nodes whose launch for the request broke off in the pool, to be resumed."""
     absent: Sequence[Absentee] = ()
     now: float = 0.0
     """By the wall clock, seconds since 1970."""
 
 
-# -- deciding -------------------------------------------------------------------------------------------------------
+# -- judging --------------------------------------------------------------------------------------------------------
 
 
-def triage(requests: Iterable[NodeRequest], view: PoolView) -> Iterator[tuple[NodeRequest, Verdict]]:
-    """The pool's verdict on each of *requests* that is open, in the order of service.
+def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool = False) -> Verdict:
+    """The verdict of *pool* on *request*, which no other pool goes before.
 
-    What the pool has declined already is passed over, unless all the others have too and it is left to nobody.
+    *is_possible*: an earlier verdict of the same *pool* on an equal request was neither a decline nor about images.
     """
-    if view.max_concurrency == 0:
-        return
-    account = _Account(view)
-    is_open = [request for request in requests if request.state is RequestState.REQUESTED]
-    offered = view.labels.keys()
-    is_open.sort(key=lambda request: (len(set(request.node_types) - offered), request.order))
-    for request in is_open:
-        if view.pool_id not in request.declined_by:
-            yield request, _yielding(request, view) or account.judge(request)
-        elif {peer.pool_id for peer in view.peers} <= set(request.declined_by):
-            yield request, _wait_for_absentee(request, view) or Decline((NobodyLeft(),))
+    if not is_possible:
+        if impossible := reasons_to_decline(request, pool, room.tenant_ceiling, room.now):
+            return wait_for_absentee(request, room.absent, room.now) or Decline(impossible)
+        if awaited := images_on_the_way(request, pool):
+            return Defer(awaited, until=min(reason.until for reason in awaited))
+    if pool.down is not None:
+        return Defer((ProviderDown(pool.down),))
+    total = need_of(request.node_types, pool)
+    if room.begun:
+        total = total - need_of(room.begun, pool)
+    if full := _tenant_shortage(request, total, room.tenant):
+        return Defer(full, total)
+    reuse, zone = _match(request, pool, room.idle)
+    resumed = _resumed(request.node_types, reuse, room.begun) if room.begun else frozenset()
+    to_launch = [label for i, label in enumerate(request.node_types) if reuse[i] is None and i not in resumed]
+    need = total if len(to_launch) == len(request.node_types) else need_of(to_launch, pool)
+    if to_launch and (missing := _missing(to_launch, need, pool, room)):
+        return _refuse(request, missing, reuse, need, room)
+    return Accept(tuple(reuse), need, zone, resumed)
 
 
-def _yielding(request: NodeRequest, view: PoolView) -> Defer | None:
-    """Whether the request is somebody else's to take."""
-    wanted = frozenset(request.node_types)
-    candidates = [peer for peer in view.peers if wanted <= peer.labels and peer.pool_id not in request.declined_by]
-    wanted_there = [peer for peer in candidates if peer.provider == request.provider]
-    if wanted_there and request.provider != view.provider:
-        return Defer((ProviderWanted(request.provider or ""),))
-    for peer in wanted_there or candidates:  # the others leave it to those, whatever their priority
-        if peer.priority < view.priority and not peer.is_paused:
-            return Defer((BetterPool(peer.pool_id, peer.priority),))
-    missing = wanted - view.labels.keys()
-    if missing and candidates:
-        return Defer(tuple(LeftToOthers(label) for label in sorted(missing)))
-    return None
+def _missing(to_launch: Sequence[str], need: Usage, pool: PoolView, room: Room) -> tuple[Reason, ...]:
+    """What keeps the nodes that are not there from being launched."""
+    if not pool.can_launch:
+        return tuple(NoFreeMachine(label) for label in sorted(set(to_launch)))
+    short = {*room.pool.shortages(need), *room.provider.shortages(need)}
+    if short:
+        left = {name: max(0.0, min(room.pool[name], room.provider[name])) for name in sorted(short)}
+        return tuple(NoRoom(name, need[name], left[name]) for name in left)
+    limit = pool.max_concurrency
+    is_too_much = limit >= 0 and room.launching > 0 and room.launching + len(to_launch) > limit
+    if is_too_much or room.is_overtaking:  # a node set that is larger than the limit has to be alone
+        return (ConcurrencyReached(limit),)
+    return ()
 
 
-def _wait_for_absentee(request: NodeRequest, view: PoolView) -> Defer | None:
+def _refuse(
+    request: NodeRequest, missing: tuple[Reason, ...], reuse: Sequence[NodeId | None], need: Usage, room: Room
+) -> Verdict:
+    """Let it wait, and say what is to be kept for it meanwhile; nodes to be kept ready don't wait."""
+    if request.requestor == MIN_READY_REQUESTOR:
+        return Decline(tuple(AtCapacity(getattr(reason, "resource", "room")) for reason in missing))
+    kept = tuple(node_id for node_id in reuse if node_id is not None)
+    return Defer(missing, need, waits_for_provider=bool(room.provider.shortages(need)), kept=kept)
+
+
+def _tenant_shortage(request: NodeRequest, total: Usage, left: Limits) -> tuple[Reason, ...]:
+    name = request.tenant_name
+    if name is None or not (short := left.shortages(total)):
+        return ()
+    return tuple(TenantFull(name, resource, total[resource], max(0.0, left[resource])) for resource in short)
+
+
+def _match(request: NodeRequest, pool: PoolView, idle: IdleNodes) -> tuple[list[NodeId | None], str | None]:
+    """Idle nodes for the request, all in one zone, as many as can be; and that zone."""
+    best: tuple[list[NodeId | None], str | None] = ([None] * len(request.node_types), None)
+    if not request.reuse and pool.can_launch:
+        return best
+    # A label that is wanted n times in a request of n nodes never needs more than the first n nodes that have it.
+    found = {node.id: node for label in set(request.node_types) for node in idle.first(label, len(request.node_types))}
+    fitting = sorted(found.values(), key=lambda node: (node.ready_at, node.id))
+    most = 0
+    for zone in dict.fromkeys(node.zone for node in fitting):
+        together = [node for node in fitting if node.zone in (zone, None)]
+        matched = match_labels(request.node_types, [node.labels for node in together])
+        count = sum(i is not None for i in matched)
+        if count > most:
+            most, best = count, ([None if i is None else together[i].id for i in matched], zone)
+    return best
+
+
+def wait_for_absentee(request: NodeRequest, absent: Sequence[Absentee], now: float) -> Defer | None:
     """Whether a pool that offers all the request wants is away, and may come back in time."""
-    if away := absentees(request, view.absent, view.now):
+    if away := absentees(request, absent, now):
         reasons = tuple(OffererAway(pool.provider, pool.pool, pool.until) for pool in away)
         return Defer(reasons, until=min(reason.until for reason in reasons))
     return None
@@ -198,136 +253,9 @@ def absentees(request: NodeRequest, absent: Iterable[Absentee], now: float) -> l
     return [pool for pool in absent if wanted <= pool.labels and pool.until > now]
 
 
-class _Account:
-    """What is left while requests are gone through one by one."""
-
-    def __init__(self, view: PoolView) -> None:
-        self.view = view
-        self.counted: set[RequestId] = set()
-        """Requests whose need is off our room already."""
-        self.room = view.room
-        self.provider_room = view.provider_room
-        self.ahead = sorted(view.ahead, key=lambda waiting: waiting.order, reverse=True)
-        self.idle = {node.id: node for node in view.idle}
-        self.tenants = {name: tenant.room for name, tenant in view.tenants.items()}
-        self.launching = view.launching
-        self._needs: dict[tuple[str, ...], Usage] = {}
-        self._impossible: dict[tuple[tuple[str, ...], str | None], tuple[Reason, ...]] = {}
-        """Requests of a long queue are mostly alike: what holds for one holds for the next."""
-
-    def _need(self, labels: tuple[str, ...]) -> Usage:
-        if labels not in self._needs:
-            self._needs[labels] = _need(labels, self.view)
-        return self._needs[labels]
-
-    def _reasons_to_decline(self, request: NodeRequest) -> tuple[Reason, ...]:
-        key = (request.node_types, request.tenant_name)
-        if key not in self._impossible:
-            self._impossible[key] = reasons_to_decline(request, self.view)
-        return self._impossible[key]
-
-    def judge(self, request: NodeRequest) -> Verdict:
-        if impossible := self._reasons_to_decline(request):
-            return _wait_for_absentee(request, self.view) or Decline(impossible)
-        if awaited := images_on_the_way(request, self.view):
-            return Defer(awaited, until=min(reason.until for reason in awaited))
-        if self.view.down is not None:
-            return Defer((ProviderDown(self.view.down),))
-        self._let_pass_before(request)
-        begun = self.view.begun.get(request.id, ())
-        total = self._need(request.node_types) - self._need(tuple(begun))
-        if full := self._tenant_shortage(request, total):
-            self._take_share(request, total)
-            return Defer(full)
-        reuse, zone = self._match(request)
-        resumed = _resumed(request.node_types, reuse, begun)
-        to_launch = tuple(label for i, label in enumerate(request.node_types) if reuse[i] is None and i not in resumed)
-        need = self._need(to_launch)
-        if to_launch and (missing := self._missing(to_launch, need)):
-            return self._refuse(request, missing, reuse, need)
-        self._take(request, reuse, need)
-        self._take_share(request, total)
-        self.launching += len(to_launch)
-        return Accept(tuple(reuse), need, zone, resumed)
-
-    def _let_pass_before(self, request: NodeRequest) -> None:
-        """Set apart what earlier requests wait for in other pools of the provider."""
-        while self.ahead and self.ahead[-1].order < request.order:
-            waiting = self.ahead.pop()
-            if waiting.request_id not in self.counted:
-                self.provider_room = self.provider_room.minus(waiting.need)
-
-    def _missing(self, to_launch: Sequence[str], need: Usage) -> tuple[Reason, ...]:
-        """What keeps the nodes that are not there from being launched."""
-        if not self.view.can_launch:
-            return tuple(NoFreeMachine(label) for label in sorted(set(to_launch)))
-        short = {*self.room.shortages(need), *self.provider_room.shortages(need)}
-        if short:
-            left = {name: max(0.0, min(self.room[name], self.provider_room[name])) for name in sorted(short)}
-            return tuple(NoRoom(name, need[name], left[name]) for name in left)
-        if self._is_too_much_at_once(len(to_launch)):
-            return (ConcurrencyReached(self.view.max_concurrency),)
-        return ()
-
-    def _is_too_much_at_once(self, launches: int) -> bool:
-        """More launches than may run at once; a node set that is larger than that has to be alone."""
-        limit = self.view.max_concurrency
-        return limit >= 0 and self.launching > 0 and self.launching + launches > limit
-
-    def _refuse(
-        self, request: NodeRequest, missing: tuple[Reason, ...], reuse: Sequence[NodeId | None], need: Usage
-    ) -> Verdict:
-        """Let it wait, and keep for it what it waits for; nodes to be kept ready don't wait."""
-        if request.requestor == MIN_READY_REQUESTOR:
-            return Decline(tuple(AtCapacity(getattr(reason, "resource", "room")) for reason in missing))
-        if isinstance(missing[0], ConcurrencyReached):
-            self.launching = max(self.launching, self.view.max_concurrency)
-            return Defer(missing, need)
-        waits_for_provider = bool(self.provider_room.shortages(need))
-        self._take(request, reuse, need)
-        return Defer(missing, need, waits_for_provider)
-
-    def _take(self, request: NodeRequest, reuse: Iterable[NodeId | None], need: Usage) -> None:
-        self.counted.add(request.id)
-        self.room = self.room.minus(need)
-        self.provider_room = self.provider_room.minus(need)
-        for node_id in reuse:
-            if node_id is not None:
-                del self.idle[node_id]
-
-    def _take_share(self, request: NodeRequest, total: Usage) -> None:
-        if request.tenant_name in self.tenants:
-            self.tenants[request.tenant_name] = self.tenants[request.tenant_name].minus(total)
-
-    def _tenant_shortage(self, request: NodeRequest, total: Usage) -> tuple[Reason, ...]:
-        name = request.tenant_name
-        if name is None or name not in self.tenants:
-            return ()
-        room = self.tenants[name]
-        return tuple(
-            TenantFull(name, resource, total[resource], max(0.0, room[resource])) for resource in room.shortages(total)
-        )
-
-    def _match(self, request: NodeRequest) -> tuple[list[NodeId | None], str | None]:
-        """Idle nodes for the request, all in one zone, as many as can be; and that zone."""
-        if not request.reuse and self.view.can_launch:
-            return [None] * len(request.node_types), None
-        if not self.idle:
-            return [None] * len(request.node_types), None
-        oldest_first = sorted(self.idle.values(), key=lambda node: (node.ready_at, node.id))
-        fitting = [node for node in oldest_first if not node.labels.isdisjoint(request.node_types)]
-        best: tuple[list[NodeId | None], str | None] = ([None] * len(request.node_types), None)
-        for zone in dict.fromkeys(node.zone for node in fitting):
-            together = [node for node in fitting if node.zone in (zone, None)]
-            matched = match_labels(request.node_types, [node.labels for node in together])
-            if sum(i is not None for i in matched) > sum(node_id is not None for node_id in best[0]):
-                best = ([None if i is None else together[i].id for i in matched], zone)
-        return best
-
-
-def images_on_the_way(request: NodeRequest, view: PoolView) -> tuple[ImageOnTheWay, ...]:
+def images_on_the_way(request: NodeRequest, pool: PoolView) -> tuple[ImageOnTheWay, ...]:
     """Which labels of *request* have no image yet, but soon will."""
-    labels = ((label, view.labels[label]) for label in sorted(set(request.node_types)))
+    labels = ((label, pool.labels[label]) for label in sorted(set(request.node_types)))
     return tuple(
         ImageOnTheWay(label, known.arrives_by)
         for label, known in labels
@@ -335,42 +263,40 @@ def images_on_the_way(request: NodeRequest, view: PoolView) -> tuple[ImageOnTheW
     )
 
 
-def reasons_to_decline(request: NodeRequest, view: PoolView) -> tuple[Reason, ...]:
-    """Why *view*'s pool can never serve *request*; empty: it could."""
-    if not view.is_enabled:
+def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Limits, now: float) -> tuple[Reason, ...]:
+    """Why *pool* can never serve *request*; empty: it could."""
+    if not pool.is_enabled:
         return (PoolDisabled(),)
     wanted = sorted(set(request.node_types))
-    if missing := [label for label in wanted if label not in view.labels]:
+    if missing := [label for label in wanted if label not in pool.labels]:
         return tuple(LabelNotOffered(label) for label in missing)
-    labels = [(label, view.labels[label]) for label in wanted]
+    labels = [(label, pool.labels[label]) for label in wanted]
     if broken := [LabelUnusable(label, known.broken) for label, known in labels if known.broken is not None]:
         return tuple(broken)
-    if missing := [label for label, known in labels if not known.is_ready and not _arrives(known, view.now)]:
+    if missing := [label for label, known in labels if not known.is_ready and not _arrives(known, now)]:
         return tuple(ImageMissing(label) for label in missing)
-    need = _need(request.node_types, view)
-    if over := view.ceiling.shortages(need):
-        return tuple(NeverFits(name, need[name], view.ceiling[name]) for name in over)
-    if not view.can_launch:
-        matched = match_labels(request.node_types, view.machines)
+    need = need_of(request.node_types, pool)
+    if over := pool.ceiling.shortages(need):
+        return tuple(NeverFits(name, need[name], pool.ceiling[name]) for name in over)
+    if not pool.can_launch:
+        matched = match_labels(request.node_types, pool.machines)
         lacking = sorted({label for label, i in zip(request.node_types, matched, strict=True) if i is None})
         return tuple(TooFewMachines(label) for label in lacking)
-    return _beyond_tenant(request, need, view)
+    over = tenant_ceiling.shortages(need)
+    return tuple(TenantNeverFits(request.tenant_name or "", name, need[name], tenant_ceiling[name]) for name in over)
 
 
 def _arrives(label: LabelView, now: float) -> bool:
     return label.arrives_by is not None and label.arrives_by > now
 
 
-def _beyond_tenant(request: NodeRequest, need: Usage, view: PoolView) -> tuple[Reason, ...]:
-    name = request.tenant_name
-    if name is None or name not in view.tenants:
-        return ()
-    ceiling = view.tenants[name].ceiling
-    return tuple(TenantNeverFits(name, r, need[r], ceiling[r]) for r in ceiling.shortages(need))
-
-
-def _need(labels: Iterable[str], view: PoolView) -> Usage:
-    return Usage.total(view.labels[label].need for label in labels)
+def need_of(labels: Collection[str], pool: PoolView) -> Usage:
+    """What a node of each of *labels* takes in all; labels that the pool does not offer take nothing."""
+    known = pool.labels
+    if len(labels) == 1:
+        (label,) = labels
+        return known[label].need if label in known else NOTHING
+    return Usage.total(known[label].need for label in labels if label in known)
 
 
 def _resumed(labels: Sequence[str], reuse: Sequence[NodeId | None], begun: Iterable[str]) -> frozenset[int]:
@@ -407,14 +333,18 @@ def match_labels(wanted: Sequence[str], offers: Sequence[frozenset[str]]) -> lis
 
 
 def after_decline(
-    request: NodeRequest, pool_id: str, registered: Iterable[str], now: float, absent: Iterable[Absentee] = ()
+    request: NodeRequest,
+    pool_ids: Iterable[str],
+    registered: Iterable[str],
+    now: float,
+    absent: Iterable[Absentee] = (),
 ) -> NodeRequest:
-    """*request* as it is written when pool *pool_id* gives up: failed if no registered pool is left to try, and none
-    that is away could.
+    """*request* as it is written when the pools *pool_ids* give up: failed if no registered pool is left to try, and
+    none that is away could.
 
     The ids of pools that are gone don't matter and stay. A failed request lists no nodes.
     """
-    declined_by = request.declined_by if pool_id in request.declined_by else (*request.declined_by, pool_id)
+    declined_by = tuple(dict.fromkeys((*request.declined_by, *pool_ids)))
     is_last = set(registered) <= set(declined_by) and not absentees(request, absent, now)
     state = RequestState.FAILED if is_last else RequestState.REQUESTED
     return request.into(state, now, declined_by=declined_by, nodes=())

@@ -228,15 +228,26 @@ class Defer:
 
     reasons: tuple[Reason, ...]
     need: Usage = NOTHING
-    """What the nodes that would have to be launched take, where it waits for room."""
+    """What the nodes that would have to be launched take, where it waits for room; where it waits for its tenant, what
+    they all take."""
     waits_for_provider: bool = False
     """Whether it is the provider's room that it waits for, which the provider's other pools share."""
     until: float | None = None
     """When to look again, by the wall clock, even if nothing changes."""
+    kept: tuple[NodeId, ...] = ()
+    """Idle nodes that are kept for it meanwhile."""
 
     @property
     def waits_for_room(self) -> bool:
         return any(isinstance(reason, NoRoom) for reason in self.reasons)
+
+    @property
+    def holds_others_back(self) -> bool:
+        """Whether pools of larger priority numbers yield although this one can't serve the request yet.
+
+        They don't while it is full or away. Source: Nodepool 11, where only a paused pool is passed over.
+        """
+        return not any(isinstance(reason, NoRoom | ProviderDown) for reason in self.reasons)
 
 
 Verdict = Accept | Decline | Defer

@@ -24,11 +24,10 @@ from nodelaunch.engine.view.notes import (
     ViewCooled,
     ViewWarmed,
 )
-from nodelaunch.engine.view.pools import RegisteredPool
 from nodelaunch.engine.view.sums import ON_THE_WAY_OUT
 
 __all__ = [
     "ON_THE_WAY_OUT", "ClusterView", "ImagesChanged", "Listener", "NodeRemoved", "NodeSeen", "NodeUnlocked", "Note",
-    "PoolsChanged", "PresencesChanged", "RegisteredPool", "RequestRemoved", "RequestSeen", "RequestUnlocked", "Seen",
+    "PoolsChanged", "PresencesChanged", "RequestRemoved", "RequestSeen", "RequestUnlocked", "Seen",
     "ViewCooled", "ViewWarmed", "open_view",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ What does *not* belong here: any decision, any write.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from nodelaunch.engine.view.notes import NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
@@ -154,7 +153,7 @@ class NodeView(Teller):
         """The node in *entry*, without decoding where this process wrote it. Raises: RecordInvalidError."""
         record = entry.record
         if isinstance(record, Node):
-            return record if record.id == node_id else replace(record, id=node_id)
+            return record if record.id == node_id else record.changed(id=node_id)
         return Node.from_bytes(entry.path, entry.data, node_id=node_id, modified_at=entry.stat.modified_at)
 
     def _node_gone(self, node_id: NodeId) -> None:

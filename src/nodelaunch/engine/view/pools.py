@@ -13,19 +13,7 @@ from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import KnownPool, PoolRegistration, Presence
 from nodelaunch.protocol.store import Entry
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredPool:
-    """What decisions need of one registered pool, whoever's it is."""
-
-    pool_id: str
-    provider: str
-    priority: int
-    is_paused: bool
-    labels: frozenset[str]
-    pool: str
-    """Its name."""
+from nodelaunch.protocol.triage import RegisteredPool
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ What does *not* belong here: any decision, any write.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from nodelaunch.engine.view.notes import RequestRemoved, RequestSeen, RequestUnlocked, Seen, Teller
 from nodelaunch.errors import RecordInvalidError
@@ -89,7 +88,7 @@ class RequestView(Teller):
         """The request in *entry*, without decoding where this process wrote it. Raises: RecordInvalidError."""
         record = entry.record
         if isinstance(record, NodeRequest):
-            return record if record.id == request_id else replace(record, id=request_id)
+            return record if record.id == request_id else record.changed(id=request_id)
         return NodeRequest.from_bytes(entry.path, entry.data, request_id=request_id, modified_at=entry.stat.modified_at)
 
     def _request_gone(self, request_id: RequestId) -> None:

@@ -1,0 +1,280 @@
+"""What the schedule decides on: the pools of this process, the registered pools of all, and what is free where.
+
+Everything is taken from the view, the providers and the reservations as they are at the moment. What changes rarely is
+kept until it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.reservations import Reservation, Reservations
+from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.waiting import CapacityQueue
+from nodelaunch.protocol.driver import SupportsInventory
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits
+from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.triage import Absentee, IdleNode, PoolKey, PoolView, RegisteredPool, Tenant
+from nodelaunch.protocol.verdicts import Accept, Verdict
+
+if TYPE_CHECKING:
+    from nodelaunch.engine.pool import Pool
+
+NO_INSTANCES = Limits({INSTANCES: 0})
+MAX_LOOKED_AT = 256
+"""Idle nodes looked at for one label, in the hope of filling a request from one zone."""
+
+
+class OwnPools:
+    """The pools of this process, as the schedule sees them.
+
+    Invariants: ``views`` has the view of every pool; ``registered`` has those that may be given requests.
+    """
+
+    def __init__(self, view: ClusterView) -> None:
+        self.pools: dict[PoolKey, Pool] = {}
+        self.views: dict[PoolKey, PoolView] = {}
+        self.registered: dict[str, PoolView] = {}
+        """By pool id."""
+        self.generation = 0
+        self.pauses = 0
+        self._view = view
+        self._peers: tuple[RegisteredPool, ...] = ()
+
+    def renew(self, key: PoolKey) -> bool:
+        """Have what is known of the pool as of now; whether it differs from before."""
+        pool = self.pools[key]
+        known, before = pool_view(pool), self.views.get(key)
+        if known == before:
+            return False
+        self.views[key] = known
+        if known.pool_id in self.registered:
+            self.registered[known.pool_id] = known
+        return True
+
+    def find_registered(self) -> bool:
+        """See which pools may be given requests; whether they are others than before."""
+        registered = {
+            view.pool_id: view for key, view in self.views.items() if view.takes_requests and self.pools[key].may_start
+        }
+        if registered.keys() == self.registered.keys():
+            return False
+        self.registered = registered
+        self.generation += 1
+        return True
+
+    def find_peers(self) -> bool:
+        """See what changed among all registered pools; whether that may matter to any request."""
+        peers = self._view.peers
+        if peers is self._peers:
+            return False
+        before, self._peers = self._peers, peers
+        if {_offer(peer) for peer in before} != {_offer(peer) for peer in peers}:
+            self.generation += 1
+            return True
+        if self._paused_elsewhere(before) != self._paused_elsewhere(peers):
+            self.pauses += 1
+            return True
+        return False
+
+    def _paused_elsewhere(self, peers: Sequence[RegisteredPool]) -> set[str]:
+        return {peer.pool_id for peer in peers if peer.is_paused and peer.pool_id not in self.registered}
+
+
+def _offer(peer: RegisteredPool) -> tuple[str, str, int, frozenset[str]]:
+    return (peer.pool_id, peer.provider, peer.priority, peer.labels)
+
+
+def pool_view(pool: Pool) -> PoolView:
+    """What is known of *pool*, apart from what is free in it."""
+    ctx = pool.ctx
+    provider, config = ctx.provider, ctx.pool
+    ceiling = config.limits()
+    if not config.ignores_provider_quota:
+        ceiling = ceiling.tightest(provider.limits.minus(provider.foreign))
+    driver = ctx.driver
+    machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
+    return PoolView(
+        key=pool.key,
+        pool_id=ctx.pool_id,
+        priority=provider.config.pool_priority(config),
+        labels=provider.label_views(config, driver),
+        is_enabled=config.max_servers is None or config.max_servers > 0,
+        takes_requests=provider.config.max_concurrency != 0,
+        can_launch=provider.can_launch,
+        shares_provider_quota=not config.ignores_provider_quota,
+        limits=config.limits(),
+        ceiling=ceiling,
+        machines=tuple(frozenset(machine.labels) for machine in machines if machine.pool == config.name),
+        max_concurrency=provider.config.max_concurrency,
+        down=provider.down,
+    )
+
+
+class EngineFacts:
+    """The facts of one launcher. *on_decided* is told of each verdict."""
+
+    def __init__(
+        self,
+        view: ClusterView,
+        clock: Clock,
+        own_pools: OwnPools,
+        reservations: Reservations,
+        queue: CapacityQueue,
+        on_decided: Callable[[NodeRequest, PoolKey, Verdict], None],
+    ) -> None:
+        self.absent: list[Absentee] = []
+        self.now = 0.0
+        self.may_decline = False
+        self.tenants: Mapping[str, Limits] = {}
+        self.taken: set[NodeId] = set()
+        """Idle nodes that are about to be claimed or deleted by this launcher."""
+        self.reserved: dict[RequestId, Reservation] = {}
+        """Of requests that were accepted in this pass."""
+        self.decided = on_decided
+        self._view = view
+        self._clock = clock
+        self._own_pools = own_pools
+        self._reservations = reservations
+        self._queue = queue
+
+    def look(self, absent: Sequence[Absentee], *, may_decline: bool) -> None:
+        """Take the time, and what holds for a whole pass."""
+        self.absent, self.now, self.may_decline = list(absent), self._clock.now(), may_decline
+
+    # -- pools ------------------------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int:
+        return self._own_pools.generation
+
+    @property
+    def pauses(self) -> int:
+        return self._own_pools.pauses
+
+    @property
+    def peers(self) -> Sequence[RegisteredPool]:
+        return self._view.peers
+
+    def peers_offering(self, label: str) -> Sequence[RegisteredPool]:
+        return self._view.peers_by_label.get(label, ())
+
+    @property
+    def own(self) -> Mapping[str, PoolView]:
+        return self._own_pools.registered
+
+    def view(self, key: PoolKey) -> PoolView:
+        return self._own_pools.views[key]
+
+    # -- room -------------------------------------------------------------------------------------------------------
+
+    def pool_left(self, key: PoolKey) -> Limits:
+        limits = self._own_pools.views[key].limits
+        left = limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
+        return left.minus(self._queue.need(key)) if self._queue.waiters else left
+
+    def provider_left(self, key: PoolKey) -> Limits:
+        left = self.provider_room(key)
+        return left.minus(self._queue.need_of_provider(key[0])) if self._queue.waiters else left
+
+    def pool_room(self, key: PoolKey) -> Limits:
+        """What the pool can give now, what accepted requests wait for included."""
+        limits = self._own_pools.views[key].limits
+        return limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
+
+    def provider_room(self, key: PoolKey) -> Limits:
+        """What the provider can give the pool now, with what accepted requests wait for; nothing while it refuses."""
+        provider = self._own_pools.pools[key].ctx.provider
+        if provider.is_refused:
+            return NO_INSTANCES
+        if not self._own_pools.views[key].shares_provider_quota:
+            return NO_LIMITS
+        name = key[0]
+        left = provider.limits.minus(self._view.used(name)).minus(self._reservations.of_provider(name))
+        return left if provider.unmanaged == NOTHING else left.minus(provider.unmanaged)
+
+    def used(self, key: PoolKey) -> float:
+        return self._view.used(*key)[INSTANCES] + self._reservations.of_pool(key)[INSTANCES]
+
+    def tenant(self, name: str) -> Tenant | None:
+        limits = self.tenants.get(name)
+        if limits is None:
+            return None
+        used = self._view.used_by_tenant(name)
+        return Tenant(limits, limits.minus(used).minus(self._reservations.of_tenant(name)))
+
+    def launching(self, provider: str) -> int:
+        pools = self._own_pools.pools
+        running = next((pool.ctx.provider.running_launches for key, pool in pools.items() if key[0] == provider), 0)
+        return running + self._reservations.launches_of(provider)
+
+    # -- nodes ------------------------------------------------------------------------------------------------------
+
+    def idle(self, key: PoolKey, kept: frozenset[NodeId]) -> PoolIdleNodes:
+        pool = self._own_pools.pools[key]
+        return PoolIdleNodes(self._view, pool, self.taken, kept)
+
+    def idle_count(self, key: PoolKey, label: str) -> int:
+        return len(self._view.idle_nodes(*key, label))
+
+    def has_idle(self, key: PoolKey) -> bool:
+        return bool(self._view.idle_nodes(*key))
+
+    def begun(self, request_id: RequestId, key: PoolKey) -> Sequence[str]:
+        nodes = (seen.record for seen in self._view.interrupted_for(request_id))
+        return [node.type[0] for node in nodes if (node.provider, node.pool) == key and len(node.type) == 1]
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+
+    def reserve(self, request: NodeRequest, key: PoolKey, verdict: Accept) -> None:
+        labels = self._own_pools.views[key].labels
+        needs = {slot: labels[label].need for slot, label in enumerate(request.node_types)}
+        launches = {
+            slot: need for slot, need in needs.items() if verdict.reuse[slot] is None and slot not in verdict.resumed
+        }
+        tenant = request.tenant_name if request.tenant_name in self.tenants else None
+        self.reserved[request.id] = self._reservations.open(key, tenant, launches, needs)
+        self.taken.update(node_id for node_id in verdict.reuse if node_id is not None)
+
+
+class PoolIdleNodes:
+    """The idle nodes of one pool that can be had now."""
+
+    def __init__(self, view: ClusterView, pool: Pool, taken: set[NodeId], kept: frozenset[NodeId]) -> None:
+        self._view = view
+        self._pool = pool
+        self._taken = taken
+        self._kept = kept
+
+    def first(self, label: str, count: int) -> Sequence[IdleNode]:
+        candidates = self._view.idle_nodes(*self._pool.key, label)
+        if not candidates:
+            return ()
+        has_zones = self._pool.ctx.pool.zoning == "together"
+        found: list[IdleNode] = []
+        in_zone: dict[str | None, int] = {}
+        for seen in candidates[: MAX_LOOKED_AT + 4 * count]:
+            node = seen.record
+            zone = node.az if has_zones else None
+            if in_zone.get(zone, 0) < count and self._can_be_had(node.id):
+                in_zone[zone] = in_zone.get(zone, 0) + 1
+                found.append(idle_node(seen, zone))
+                if not has_zones and len(found) == count:
+                    break
+        return found
+
+    def _can_be_had(self, node_id: NodeId) -> bool:
+        return node_id not in self._taken and node_id not in self._kept and not self._view.is_node_locked(node_id)
+
+    def all(self) -> list[IdleNode]:
+        """Every one of them."""
+        nodes = self._view.idle_nodes(*self._pool.key)
+        return [idle_node(seen, None) for seen in nodes if self._can_be_had(seen.record.id)]
+
+
+def idle_node(seen: Seen[Node], zone: str | None) -> IdleNode:
+    node = seen.record
+    return IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, zone)

@@ -1,0 +1,179 @@
+"""What became of requests: kept for a while after they ended, so that an operator can ask why.
+
+Nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nodelaunch.clock import Clock
+from nodelaunch.protocol import machine as m
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.triage import PoolKey
+from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
+
+REMEMBERED = 2000
+"""Requests a launcher remembers; the one that was longest without news is forgotten first."""
+EVENTS_KEPT = 20
+"""Events a request's history has at most; the first ones go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a request. ``at``: wall clock, seconds."""
+
+    at: float
+    what: str
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(slots=True)
+class _Record:
+    """What happened to one request in one pool."""
+
+    events: list[Event] = field(default_factory=list)
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a request stands with one pool, in words and typed reasons. ``to_json`` is what travels and is printed."""
+
+    pool_id: str
+    provider: str
+    pool: str
+    status: str
+    reasons: tuple[Reason, ...] = ()
+    nodes: tuple[str, ...] = ()
+    """A line for each node being obtained."""
+    history: tuple[Event, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pool_id": self.pool_id,
+            "provider": self.provider,
+            "pool": self.pool,
+            "status": self.status,
+            "reasons": _as_json(self.reasons),
+            "nodes": list(self.nodes),
+            "history": [{"at": e.at, "what": e.what, "reasons": _as_json(e.reasons)} for e in self.history],
+        }
+
+
+def _as_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
+    return [
+        {"kind": type(reason).__name__, "text": str(reason), "remedy": reason.remedy, "facts": asdict(reason)}
+        for reason in reasons
+    ]
+
+
+class History:
+    """A launcher's memory of requests, by request and pool."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._requests: OrderedDict[RequestId, dict[PoolKey, _Record]] = OrderedDict()
+
+    def decided(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
+        """Take note of *verdict* of pool *key*; the same kinds of reasons again are no news."""
+        record = self._record(request_id, key)
+        if record.verdict == verdict:
+            return
+        if record.verdict is None or _gist(record.verdict) != _gist(verdict):
+            self._add(record, _named(verdict), getattr(verdict, "reasons", ()))
+        record.verdict = verdict
+
+    def happened(self, request_id: RequestId, key: PoolKey, what: str) -> None:
+        """Take note of *what* a cloud did to a request that was worked on in pool *key*; the same again is no news."""
+        record = self._requests.get(request_id, {}).get(key)
+        if record is not None and (not record.events or record.events[-1].what != what):
+            self._add(record, what)
+
+    def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
+        """Take note of how working on the request ended. What was declined without work was noted as decided."""
+        if outcome is m.Outcome.REFUSED or (state is not None and isinstance(state.plan, Decline)):
+            return
+        self._add(self._record(request_id, key), _OUTCOMES[outcome], state.reasons if state else ())
+
+    def removed(self, request_id: RequestId) -> None:
+        """The requestor deleted it."""
+        for record in self._requests.get(request_id, {}).values():
+            self._add(record, "deleted by its requestor")
+
+    def events(self, request_id: RequestId, key: PoolKey) -> Sequence[Event]:
+        """What happened to the request in pool *key*, as far as it is remembered."""
+        return tuple(self._requests.get(request_id, {}).get(key, _Record()).events)
+
+    def _record(self, request_id: RequestId, key: PoolKey) -> _Record:
+        records = self._requests.get(request_id)
+        if records is None:
+            records = self._requests[request_id] = {}
+            if len(self._requests) > REMEMBERED:
+                self._requests.popitem(last=False)
+        else:
+            self._requests.move_to_end(request_id)
+        record = records.get(key)
+        if record is None:
+            record = records[key] = _Record()
+        return record
+
+    def _add(self, record: _Record, what: str, reasons: Iterable[Reason] = ()) -> None:
+        record.events.append(Event(self._clock.now(), what, tuple(reasons)))
+        del record.events[:-EVENTS_KEPT]
+
+
+def status_of(verdict: Verdict | None, state: m.State | None, events: Sequence[Event]) -> tuple[str, Sequence[Reason]]:
+    """How a request stands with a pool, in words and reasons: by the *state* of its handling there, the last *verdict*
+    on it, or else the last of *events*."""
+    if state is not None:
+        return ("declining" if isinstance(state.plan, Decline) else "being worked on"), state.reasons
+    match verdict:
+        case Defer(reasons):
+            return "deferred", reasons
+        case Decline(reasons):
+            return "declined", reasons
+        case Accept():
+            return "accepted", ()
+    return (events[-1].what, events[-1].reasons) if events else ("not known", ())
+
+
+def nodes_of(state: m.State, waits: Mapping[int, str]) -> list[str]:
+    """A line for each node of a request that is worked on. *waits*: why launches stand still, by slot."""
+    lines = []
+    for index, slot in enumerate(state.slots):
+        failures = [e.detail for e in state.story if isinstance(e, m.NodeFailed) and e.slot == index]
+        line = f"{state.request.node_types[index]}: {slot.state.value}"
+        if slot.attempt > 1:
+            line += f", attempt {slot.attempt}"
+        line += f", waits for the provider: {waits[index]}" if index in waits else ""
+        lines.append(line + (f", last failure: {failures[-1]}" if failures else ""))
+    return lines
+
+
+def _gist(verdict: Verdict) -> tuple[object, ...]:
+    """What makes a verdict news: not the figures in its reasons, which change all the time, but what a cloud says."""
+    reasons = getattr(verdict, "reasons", ())
+    return (type(verdict), *(reason if isinstance(reason, ProviderDown) else type(reason) for reason in reasons))
+
+
+def _named(verdict: Verdict) -> str:
+    match verdict:
+        case Accept():
+            return "accepted"
+        case Decline():
+            return "declined"
+        case Defer():
+            return "deferred"
+
+
+_OUTCOMES = {
+    m.Outcome.FULFILLED: "fulfilled",
+    m.Outcome.DECLINED: "declined",
+    m.Outcome.HANDED_BACK: "handed back",
+    m.Outcome.GONE: "given up: the requestor deleted it",
+    m.Outcome.LOST: "lost: its lock went with the session",
+}
