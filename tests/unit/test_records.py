@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodelaunch.errors import RecordInvalidError
+from nodelaunch.protocol.digests import NodeDigest, RequestDigest
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import (
@@ -110,6 +112,48 @@ def test_templates_see_the_safe_attributes() -> None:
     }  # fmt: skip
 
 
+def test_requestor_data_is_written_back_byte_for_byte() -> None:
+    sent = b'{"span_info" : {"trace_id":206015695541625575178169608723763992776,  "z": 1.50, "a": "\\u00e4"}}'
+    request = read_request(b'{"state": "requested", "requestor_data": ' + sent + b"}")
+    assert sent in request.into(RequestState.PENDING, 1.0).to_bytes()
+    assert request.requestor_data["span_info"]["trace_id"] == 206015695541625575178169608723763992776
+    assert request == read_request(b'{"requestor_data": ' + sent + b', "state": "requested"}')
+    assert request == request.changed(requestor_data=request.requestor_data)
+    assert request != request.changed(requestor_data={})
+    assert request.requestor_data == request.template_values["requestor_data"]
+    assert repr(request.requestor_data) in repr(request)
+
+
+@pytest.mark.parametrize("value", [None, "text", 2**127, {"a": [True]}])
+def test_requestor_data_may_be_anything(value: Any) -> None:
+    request = read_request(as_json(state="requested", requestor_data=value))
+    assert request.requestor_data == value
+    assert request == a_request(requestor_data=value).changed(
+        id=request.id, node_types=(), requestor=None, state_time=7.0
+    )
+    assert json.loads(request.to_bytes())["requestor_data"] == value
+
+
+def test_msgspec_keeps_integers_of_128_bits_and_raw_bytes() -> None:
+    number = 2**128 - 1
+    assert msgspec.json.decode(msgspec.json.encode({"a": [number, -number]})) == {"a": [number, -number]}
+    assert msgspec.json.decode(str(number).encode(), type=int | None) == number
+    raw = msgspec.json.decode(b'{"a": [ 1.0,%d ]}' % number, type=dict[str, msgspec.Raw])["a"]
+    assert msgspec.json.encode([raw]) == b"[[ 1.0,%d ]]" % number
+
+
+def test_a_changed_record_is_another() -> None:
+    request = a_request()
+    assert request.changed(reuse=False).reuse is False
+    assert request.reuse
+    assert request.changed() == request
+    assert repr(request) == repr(request.changed(extra={"secret": 1}))
+    with pytest.raises(TypeError, match="resue"):
+        request.changed(resue=False)
+    with pytest.raises(AttributeError):
+        request.reuse = False  # type: ignore[misc]
+
+
 # -- nodes ----------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +202,64 @@ def test_port_is_written_under_both_keys() -> None:
     body = json.loads(a_node().with_port(5986).to_bytes())
     assert (body["connection_port"], body["ssh_port"]) == (5986, 5986)
     assert a_node().into(NodeState.USED, 5.0).state_time == 5.0
+
+
+def test_a_node_is_written_as_json_even_where_msgspec_would_not() -> None:
+    odd = {"nan": float("nan"), 1: (2,), False: "\ud800"}
+    written = a_node(attributes=odd, comment="\u00e4", extra={"state": "x", "other": 1}).to_bytes()
+    body = json.loads(written)
+    assert json.dumps(body["attributes"]) == json.dumps(odd)
+    assert (body["state"], body["other"], body["comment"]) == ("ready", 1, "\u00e4")
+    assert written.isascii()
+    for value in ({1}, b"x", {"a": {"b": object()}}):
+        with pytest.raises(TypeError):
+            a_node(driver_data=value).to_bytes()
+
+
+# -- digests --------------------------------------------------------------------------------------------------------
+
+
+def test_a_digest_has_the_values_of_its_node_and_cannot_be_written() -> None:
+    node = a_node(resources={"cores": 4.0}, hostname="h", launcher="l", az="z", tenant_name="t", state_time=5.0)
+    digest = NodeDigest.from_bytes("/p", node.to_bytes(), node_id=node.id)
+    assert digest == NodeDigest.of(node)
+    assert (digest.usage, digest.is_idle, digest.type) == (Usage(cores=4), True, ("small",))
+    assert not NodeDigest.of(node.allocated(a_request())).is_idle
+    assert NodeDigest.of(a_node()).usage is None
+    assert not hasattr(digest, "to_bytes")
+
+
+def test_a_digest_reads_what_its_record_reads() -> None:
+    digest = NodeDigest.from_bytes("/p", as_json(state="ready", type="small", id="9"), node_id=NodeId("1"))
+    assert (digest.id, digest.type, digest.state_time) == ("1", ("small",), 0.0)
+    absent = NodeDigest.from_bytes("/p", as_json(state="ready"), node_id=NodeId("1"), modified_at=7.0)
+    assert (absent.state_time, absent.resources) == (7.0, None)
+    with pytest.raises(RecordInvalidError, match="state: missing"):
+        NodeDigest.from_bytes("/p", b"{}", node_id=NodeId("1"))
+    with pytest.raises(RecordInvalidError, match="empty"):
+        RequestDigest.from_bytes("/p", b"", request_id=RequestId("1"))
+
+
+def test_a_requests_digest() -> None:
+    request = a_request("a", "b", state=RequestState.FULFILLED, nodes=(NodeId("1"), NodeId("2")), state_time=5.0)
+    digest = RequestDigest.from_bytes("/p", request.to_bytes(), request_id=request.id)
+    assert digest == RequestDigest.of(request)
+    assert (digest.state, digest.nodes, digest.requestor) == (RequestState.FULFILLED, ("1", "2"), "someone")
+    late = RequestDigest.from_bytes("/p", as_json(state="failed"), request_id=request.id, modified_at=7.0)
+    assert late.state_time == 7.0
+    assert not hasattr(digest, "to_bytes")
+
+
+def test_equal_words_of_many_records_are_one_object() -> None:
+    one, two = (
+        NodeDigest.from_bytes("/p", a_node(n, resources={"cores": 4.0}).to_bytes(), node_id=NodeId(str(n)))
+        for n in (1, 2)
+    )
+    assert one.provider is two.provider
+    assert one.type is two.type
+    assert one.resources is two.resources
+    nodes = [read_node(a_node(n).to_bytes()) for n in (1, 2)]
+    assert nodes[0].pool is nodes[1].pool
 
 
 # -- components and images ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and whatever else a driver names.
 
 `Limits` and `Usage` are two types, so that a limit (missing: endless) can't be mixed with a usage (missing: none).
+Amounts are finite, and a usage is never negative. `UsageSum` adds up what comes and goes.
 What does *not* belong here: where the figures come from, and what to do when something does not fit.
 """
 
@@ -8,101 +9,210 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
-from types import MappingProxyType
 from typing import Final
 
 INSTANCES: Final = "instances"
 CORES: Final = "cores"
 RAM: Final = "ram"
+_new = object.__new__
 
 
 class Usage:
     """How much of each resource is, or would be, used. A resource not named is not used. Immutable."""
 
-    __slots__ = ("_amounts",)
+    __slots__ = ("amounts",)
+    amounts: Mapping[str, float]
+    """Resource → how much, never 0. Not to be changed."""
 
     def __init__(self, amounts: Mapping[str, float] | None = None, /, **more: float) -> None:
-        merged = {**(amounts or {}), **more}
-        self._amounts = MappingProxyType({name: value for name, value in merged.items() if value})
+        merged = {**(amounts or {}), **more} if more else dict(amounts or ())
+        self.amounts = merged if all(merged.values()) else {name: value for name, value in merged.items() if value}
 
     @classmethod
     def total(cls, usages: Iterable[Usage]) -> Usage:
         sums: dict[str, float] = {}
         for usage in usages:
-            for name in usage:
-                sums[name] = sums.get(name, 0) + usage[name]
+            for name, value in usage.amounts.items():
+                sums[name] = sums.get(name, 0) + value
         return cls(sums)
 
     def __getitem__(self, name: str) -> float:
-        return self._amounts.get(name, 0)
+        return self.amounts.get(name, 0)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._amounts)
+        return iter(self.amounts)
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage.total((self, other))
+        if not other.amounts:
+            return self
+        if not self.amounts:
+            return other
+        sums = dict(self.amounts)
+        for name, value in other.amounts.items():
+            sums[name] = sums.get(name, 0) + value
+        made = _new(Usage)
+        made.amounts = sums
+        return made
 
     def __sub__(self, other: Usage) -> Usage:
         """What remains when *other* is given back; never below zero."""
-        return Usage({name: max(0.0, value - other[name]) for name, value in self._amounts.items()})
+        if not other.amounts or not self.amounts:
+            return self
+        left = dict(self.amounts)
+        for name, value in other.amounts.items():
+            rest = left.get(name, 0) - value
+            if rest > 0:
+                left[name] = rest
+            elif name in left:
+                del left[name]
+        made = _new(Usage)
+        made.amounts = left
+        return made
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Usage) and self._amounts == other._amounts
+        return isinstance(other, Usage) and self.amounts == other.amounts
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._amounts.items()))
+        return hash(frozenset(self.amounts.items()))
 
     def __repr__(self) -> str:
-        return f"Usage({dict(self._amounts)!r})"
+        return f"Usage({self.amounts!r})"
 
     def to_resources(self) -> dict[str, float]:
         """As in a node record's ``resources``: cores, instances and ram always, others where used."""
-        return {CORES: 0, INSTANCES: 0, RAM: 0, **self._amounts}
+        return {CORES: 0, INSTANCES: 0, RAM: 0, **self.amounts}
+
+
+class UsageSum:
+    """The sum of usages that come and go, without drift: when all that was added is subtracted, nothing is left.
+
+    Whole amounts are added as integers, the rest of a fraction as an integer of 2**-64. Mutable.
+    """
+
+    __slots__ = ("_parts", "_total", "_whole")
+
+    def __init__(self) -> None:
+        self._whole: dict[str, int] = {}
+        self._parts: dict[str, int] = {}
+        self._total: Usage | None = NOTHING
+
+    def add(self, usage: Usage) -> None:
+        """Raises: OverflowError, ValueError on an amount that is not finite."""
+        if usage.amounts:
+            self._put(usage.amounts, 1)
+
+    def subtract(self, usage: Usage) -> None:
+        """Take back what was added. The order of additions and subtractions does not matter."""
+        if usage.amounts:
+            self._put(usage.amounts, -1)
+
+    def total(self) -> Usage:
+        """The sum now, the same object until it changes; a resource of which 0 or less is left is not in it."""
+        if self._total is None:
+            amounts = {name: value for name, value in self._whole.items() if value > 0}
+            for name in self._parts:
+                amounts.pop(name, None)
+            self._total = Usage(amounts | self._fractions()) if self._parts else Usage(amounts)
+        return self._total
+
+    def _put(self, amounts: Mapping[str, float], sign: int) -> None:
+        self._total = None
+        whole = self._whole
+        for name, value in amounts.items():
+            integer = int(value)
+            if integer != value:
+                self._put_part(name, sign * int((value - integer) * _SCALE))
+            count = whole.get(name, 0) + sign * integer
+            if count:
+                whole[name] = count
+            else:
+                whole.pop(name, None)
+
+    def _put_part(self, name: str, part: int) -> None:
+        parts = self._parts.get(name, 0) + part
+        if parts:
+            self._parts[name] = parts
+        else:
+            self._parts.pop(name, None)
+
+    def _fractions(self) -> dict[str, float]:
+        """The resources that are no whole number."""
+        sums = {name: self._whole.get(name, 0) * _SCALE + part for name, part in self._parts.items()}
+        return {name: value / _SCALE for name, value in sums.items() if value > 0}
+
+
+_SCALE: Final = 2**64
 
 
 class Limits:
     """How much of each resource may be used. A resource not named, or at infinity, has no limit. Immutable."""
 
-    __slots__ = ("_amounts",)
+    __slots__ = ("amounts",)
+    amounts: Mapping[str, float]
+    """Resource → how much may be used, never infinity. Not to be changed."""
 
     def __init__(self, amounts: Mapping[str, float | None] | None = None, /, **more: float | None) -> None:
         merged = {**(amounts or {}), **more}
-        self._amounts = MappingProxyType(
-            {name: value for name, value in merged.items() if value is not None and value != inf}
-        )
+        self.amounts = {name: value for name, value in merged.items() if value is not None and value != inf}
 
     def __getitem__(self, name: str) -> float:
-        return self._amounts.get(name, inf)
+        return self.amounts.get(name, inf)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._amounts)
+        return iter(self.amounts)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Limits) and self._amounts == other._amounts
+        return isinstance(other, Limits) and self.amounts == other.amounts
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._amounts.items()))
+        return hash(frozenset(self.amounts.items()))
 
     def __repr__(self) -> str:
-        return f"Limits({dict(self._amounts)!r})"
+        return f"Limits({self.amounts!r})"
 
     def minus(self, used: Usage) -> Limits:
         """What is left; negative where more is used than allowed."""
-        return Limits({name: value - used[name] for name, value in self._amounts.items()})
+        if not used.amounts or not self.amounts:
+            return self
+        left = dict(self.amounts)
+        for name, value in used.amounts.items():
+            if name in left:
+                left[name] -= value
+        made = _new(Limits)
+        made.amounts = left
+        return made
 
     def tightest(self, other: Limits) -> Limits:
         """The smaller of both, resource by resource."""
-        return Limits({name: min(self[name], other[name]) for name in {*self, *other}})
+        if not other.amounts:
+            return self
+        if not self.amounts:
+            return other
+        both = dict(self.amounts)
+        for name, value in other.amounts.items():
+            if value < both.get(name, inf):
+                both[name] = value
+        made = _new(Limits)
+        made.amounts = both
+        return made
 
     def shortages(self, need: Usage) -> tuple[str, ...]:
         """Names of the resources of which *need* wants more than there is, sorted; empty: it fits.
 
         A resource that is not needed is never short, however overdrawn it is.
         """
-        return tuple(sorted(name for name in need if need[name] > self[name]))
+        limits, short = self.amounts, []
+        for name, value in need.amounts.items():
+            if name in limits and value > limits[name]:
+                short.append(name)
+        return tuple(sorted(short)) if short else ()
 
     def allows(self, need: Usage) -> bool:
-        return not self.shortages(need)
+        limits = self.amounts
+        for name, value in need.amounts.items():  # noqa: SIM110  # any() of a generator is a call per resource
+            if name in limits and value > limits[name]:
+                return False
+        return True
 
 
 NO_LIMITS: Final = Limits()

@@ -139,7 +139,7 @@ WholeOrNone = Annotated[int | None, whole_or_none]
 Flag = Annotated[bool, flag]
 Amounts = Annotated[Mapping[str, float] | None, amounts]
 
-_LOOSE: Final = frozenset({anything, mapping, mapping_or_none, number, number_or_none, amounts})
+_LOOSE: Final = frozenset({anything, mapping, mapping_or_none})
 """Readers of values that may hold what msgspec writes differently, or not at all."""
 
 
@@ -261,21 +261,21 @@ class Unread:
 
 _ALIKE: Final = frozenset({str, int, bool, NoneType, Unread})
 _WORDS: Final = frozenset({str})
+_LISTS: Final = frozenset({list, tuple})
 
 
 def is_exact(values: Iterable[Any]) -> bool:
     """Whether msgspec writes *values* as ``json`` does: no NaN, no infinity, no keys but text, no types of its own."""
     for value in values:
-        kind = type(value)
-        if kind in _ALIKE:
+        if value is None or (kind := type(value)) in _ALIKE:
             continue
-        if kind is float:
-            is_same = isfinite(value)
-        elif kind is dict:
-            is_same = not value or (_WORDS.issuperset(map(type, value)) and is_exact(value.values()))
-        else:
-            is_same = kind in (list, tuple) and is_exact(value)
-        if not is_same:
+        if kind is dict:
+            if _WORDS.issuperset(map(type, value)) and (
+                _ALIKE.issuperset(map(type, value.values())) or is_exact(value.values())
+            ):
+                continue
+            return False
+        if not (isfinite(value) if kind is float else kind in _LISTS and is_exact(value)):
             return False
     return True
 
@@ -310,7 +310,9 @@ class Wire:
         )
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode
         self._encode = msgspec.json.Encoder(enc_hook=_write_unread).encode
-        self._loose = itemgetter(*[place for place, key in enumerate(keys, 1) if key.read in _LOOSE])
+        loose = [place for place, key in enumerate(keys, 1) if key.read in _LOOSE]
+        # the first one twice, since a getter of one place makes no tuple
+        self._loose: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*loose, *loose[:1]) if loose else tuple
 
     def encode(self, record: Record) -> bytes | None:
         """The JSON of *record*; None where only Python's ``json`` writes it as everybody expects."""

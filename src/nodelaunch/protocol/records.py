@@ -112,6 +112,7 @@ class NodeRequest(Record, frozen=True):
         if wire.state_time is UNSET:
             wire.state_time = modified_at
         wire.node_types = shared(wire.node_types)
+        wire.requestor = shared(wire.requestor)
         wire.tenant_name = shared(wire.tenant_name)
         return cls(request_id, *astuple(wire))
 
@@ -224,6 +225,8 @@ class Node(Record, frozen=True):
         wire.pool = shared(wire.pool)
         wire.type = shared(wire.type)
         wire.launcher = shared(wire.launcher)
+        wire.image_id = shared(wire.image_id)
+        wire.requestor = shared(wire.requestor)
         wire.tenant_name = shared(wire.tenant_name)
         return cls(node_id, *astuple(wire))
 
