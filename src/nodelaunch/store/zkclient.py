@@ -2,9 +2,10 @@
 
 Keeps a connection, pings, notices silence, and says honestly what is known: a broken connection suspends, two thirds
 of the timeout without an answer are doubtful, the whole timeout is the end of the session whatever the server thinks.
-A new session is never begun without saying first that the old one is lost. Time is counted from when a request that was
-answered was *sent*, so a process that was frozen knows on waking that its session may be over.
-What does *not* belong here: what requests mean, and what to do with one whose answer was lost (zookeeper.py).
+A new session never begins before the old one was reported lost, and takes nothing over from it. Locks are judged by
+when a request that was answered was *sent*, so a process that was frozen knows on waking that its session may be over.
+The connection is judged by when an answer *arrived*, so a long queue of requests is not taken for silence.
+What does *not* belong here: what requests mean, and what to do with one whose answer was lost (zkwrites.py).
 """
 
 from __future__ import annotations
@@ -14,27 +15,37 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
 
 import structlog
 
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol.store import SessionState
 from nodelaunch.store.shared import SessionStates
-from nodelaunch.store.zkwire import (
-    MAX_XID,
-    OP_CLOSE,
-    ConnectionBrokenError,
-    Greeting,
-    WireConnection,
-    store_error,
-)
+from nodelaunch.store.zkconnection import ConnectionBrokenError, OnReply, WireConnection
+from nodelaunch.store.zkdial import Dialer, Server
+from nodelaunch.store.zkwire import BROKEN, OP_CLOSE, Greeting, store_error
 
 log = structlog.get_logger(__name__)
 
-Server = tuple[str, int]
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
-"""Between attempts to connect, doubling, with jitter."""
+"""Between attempts to connect, doubling, with jitter; never more than a sixth of the session timeout."""
+STEADY_S = 1.0
+"""A connection that held this long was a good one: the next attempt comes without a pause."""
 CLOSE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who is told what happens on the connection."""
+
+    on_event: Callable[[int, str], None]
+    """A watch fired: its kind, and the path with the chroot."""
+    on_connected: Callable[[], None]
+    """There is a new connection, and nobody else has used it yet."""
+    on_suspended: Callable[[], None]
+    """The connection is gone; requests without a reply get BROKEN next."""
 
 
 class ZkSession(SessionStates):
@@ -42,32 +53,42 @@ class ZkSession(SessionStates):
 
     def __init__(self, servers: Sequence[Server], *, timeout_s: float, tls: ssl.SSLContext | None) -> None:
         super().__init__()
-        self.session_id = 0
-        self.timeout_s = timeout_s
         self.last_zxid = 0
         self.operations: Counter[str] = Counter()
-        self.on_event: Callable[[int, str], None] = lambda _kind, _path: None
-        self.on_connected: Callable[[], None] = lambda: None
-        """Called with every new connection, before anybody else may use it."""
-        self._wanted_timeout_s = timeout_s
-        self._servers = list(servers)
-        self._tls = tls
-        self._password = bytes(16)
+        self._audience: Audience | None = None
+        self._granted = Greeting(0, bytes(16), timeout_s)
+        self._dialer = Dialer(servers, tls, timeout_s)
+        self._zxid_before = 0
+        """The highest of the session before, until this one was compared with it."""
         self._heard_at = 0.0
-        self._xid = 0
+        self._arrived_at = 0.0
         self._connection: WireConnection | None = None
         self._runner: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._broken = asyncio.Event()
-        self._complained = False
+
+    @property
+    def session_id(self) -> int:
+        """0: there is no session."""
+        return self._granted.session_id
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether requests can be sent."""
+        return self._connection is not None
+
+    @property
+    def timeout_s(self) -> float:
+        """As the server granted it."""
+        return self._granted.timeout_s
 
     def use_servers(self, servers: Sequence[Server]) -> None:
         """Connect to one of *servers* from the next connection on; the one there is stays while it holds."""
-        self._servers = list(servers)
+        self._dialer.servers = list(servers)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, audience: Audience) -> None:
+        self._audience = audience
         self._runner = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
@@ -75,7 +96,7 @@ class ZkSession(SessionStates):
         if self.state is SessionState.CONNECTED:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self.request("close", OP_CLOSE, b"")
+                    await self.ask("close", OP_CLOSE, b"")
             except (TimeoutError, ConnectionBrokenError, SessionLostError):
                 pass  # the server will find out by itself
         if self._runner is not None:
@@ -83,6 +104,7 @@ class ZkSession(SessionStates):
             await asyncio.gather(self._runner, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
+        self._granted = Greeting(0, bytes(16), self.timeout_s)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -91,110 +113,129 @@ class ZkSession(SessionStates):
 
     async def _run(self) -> None:
         """Have a connection, again and again."""
-        pause = FIRST_PAUSE_S
+        pause = 0.0
         while True:
-            if await self._connect():
-                pause = FIRST_PAUSE_S
-                await self._broken.wait()
-            else:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
-                pause = min(LAST_PAUSE_S, pause * 2)
-
-    async def _connect(self) -> bool:
-        """Try every server once, in random order; whether one took us."""
-        for host, port in random.sample(self._servers, len(self._servers)):
+            held_s = 0.0
             try:
-                async with asyncio.timeout(max(1.0, self.timeout_s / 3)):
-                    await self._connect_to(host, port)
-            except (OSError, TimeoutError, ConnectionBrokenError, ssl.SSLError) as error:
-                if not self._complained:
-                    detail = str(error) or type(error).__name__
-                    log.warning("zookeeper_unreachable", host=host, port=port, detail=detail)
-                continue
-            self._complained = False
-            return True
-        self._complained = True
-        return False
+                timeout_s = max(1.0, self.timeout_s / 3)
+                if await self._dialer.dial(self._make_connection, self._greet, timeout_s=timeout_s):
+                    held_s = await self._hold()
+            except Exception:
+                log.exception("zookeeper_session_error")  # whatever broke one attempt, the session goes on
+            if held_s >= STEADY_S:
+                pause = 0.0
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            pause = min(max(FIRST_PAUSE_S, pause * 2), LAST_PAUSE_S, self.timeout_s / 6)
 
-    async def _connect_to(self, host: str, port: int) -> None:
-        loop = asyncio.get_running_loop()
-        self._broken = asyncio.Event()
-        broken = self._broken
+    async def _hold(self) -> float:
+        """Wait for the end of the connection; how long it held, in seconds."""
+        began = monotonic()
+        if self._connection is not None:
+            log.info(
+                "zookeeper_connected", server=self._dialer.server, session=f"{self.session_id:#x}", epoch=self.epoch
+            )
+            await self._connection.ended.wait()
+        return monotonic() - began
+
+    def _make_connection(self) -> WireConnection:
+        assert self._audience is not None  # noqa: S101
         connection = WireConnection(
-            on_event=self.on_event,
-            on_heard=self._heard,
-            on_broken=lambda: self._on_broken(connection, broken),
+            on_event=self._audience.on_event, on_heard=self._heard, on_broken=lambda: self._on_broken(connection)
         )
-        # No SNI and no check of the name: certificates of ZooKeeper servers need not name the host.
-        name = "" if self._tls is not None else None
-        await loop.create_connection(lambda: connection, host, port, ssl=self._tls, server_hostname=name)
-        asked_for, asked_at = self.session_id, loop.time()
+        return connection
+
+    async def _greet(self, connection: WireConnection) -> None:
+        """Have the server take our session, or give us one. Raises: ConnectionBrokenError."""
+        asked_for, asked_at = self._granted, monotonic()
         try:
             greeting = await connection.greet(
-                session_id=asked_for, password=self._password, last_zxid=self.last_zxid,
-                timeout_s=self._wanted_timeout_s,
+                session_id=asked_for.session_id, password=asked_for.password, last_zxid=self.last_zxid,
+                timeout_s=self._dialer.session_timeout_s,
             )  # fmt: skip
         except BaseException:
             connection.abort()
             raise
-        if asked_for != self.session_id:
+        if asked_for is not self._granted:
             # The session was given up for lost while the server took it back: end it, so that its locks don't linger.
-            connection.send(MAX_XID, OP_CLOSE, b"", lambda *_: None, lambda: None)
+            connection.send(OP_CLOSE, b"", lambda *_: None, None)
             connection.close()
-            raise ConnectionBrokenError
+            raise ConnectionBrokenError("the session timed out meanwhile")
         if self.session_id and greeting.session_id != self.session_id:
             self._lose("the server does not know the session any more")
             if not greeting.session_id:
                 connection.abort()
-                raise ConnectionBrokenError
+                raise ConnectionBrokenError("the session is over")
         elif self.session_id and self._silent_for() >= self.timeout_s:
             self._lose("no answer for the whole session timeout")
             connection.abort()
-            raise ConnectionBrokenError
+            raise ConnectionBrokenError("the session is over")
         self._begin(connection, greeting, asked_at)
-        log.info("zookeeper_connected", host=host, port=port, session=f"{self.session_id:#x}", epoch=self.epoch)
 
     def _begin(self, connection: WireConnection, greeting: Greeting, asked_at: float) -> None:
+        assert self._audience is not None  # noqa: S101
         if not self.session_id:
             self.epoch += 1
-        self.session_id, self._password = greeting.session_id, greeting.password
-        self.timeout_s = greeting.timeout_s
+        self._granted = greeting
         self._heard_at = asked_at
+        self._arrived_at = monotonic()
         self._connection = connection
         self._schedule()
-        self.on_connected()
+        self._audience.on_connected()
         self.enter(SessionState.CONNECTED)
 
-    def _on_broken(self, connection: WireConnection, broken: asyncio.Event) -> None:
-        if self._connection is connection:
-            self._connection = None
-            if self.state is SessionState.CONNECTED:
-                self.enter(SessionState.SUSPENDED)
-        broken.set()
+    def _on_broken(self, connection: WireConnection) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        if self._audience is not None:
+            self._audience.on_suspended()
+        if self.state is SessionState.CONNECTED:
+            self.enter(SessionState.SUSPENDED)
 
     def _lose(self, why: str) -> None:
-        """The session is over; say so before anything else happens."""
+        """The session is over; say so before anything else happens.
+
+        The next one begins from scratch: where ZooKeeper was wiped or restored, its servers refuse whoever has seen
+        more than they have.
+        """
         log.warning("zookeeper_session_lost", session=f"{self.session_id:#x}", detail=why)
-        self.session_id, self._password = 0, bytes(16)
+        self._granted = Greeting(0, bytes(16), self._dialer.session_timeout_s)
+        self._zxid_before, self.last_zxid = max(self._zxid_before, self.last_zxid), 0
         connection, self._connection = self._connection, None
-        self.enter(SessionState.LOST)
-        self.enter(SessionState.CONNECTING)
         if connection is not None:
             connection.abort()
+            if self._audience is not None:
+                self._audience.on_suspended()
+        self.enter(SessionState.LOST)
+        self.enter(SessionState.CONNECTING)
 
     # -- hearing and silence ----------------------------------------------------------------------------------------
 
     def _heard(self, sent_at: float, zxid: int) -> None:
         self._heard_at = max(self._heard_at, sent_at)
-        self.last_zxid = max(self.last_zxid, zxid)
+        self._arrived_at = monotonic()
+        if zxid > self.last_zxid:
+            self.last_zxid = zxid
+            if self._zxid_before:
+                self._compare_history(zxid)
+
+    def _compare_history(self, zxid: int) -> None:
+        """The first answer in a new session."""
+        if zxid < self._zxid_before:
+            log.error(
+                "zookeeper_history_went_back", seen=f"{self._zxid_before:#x}", now=f"{zxid:#x}",
+                detail="ZooKeeper has lost changes that we have seen: was it wiped, or restored from a backup?",
+            )  # fmt: skip
+        self._zxid_before = 0
 
     def _silent_for(self) -> float:
-        return asyncio.get_running_loop().time() - self._heard_at
+        return monotonic() - self._heard_at
 
     @property
     def may_hold(self) -> bool:
         """Whether what was taken in this session can still be ours: there is one, and it was heard of in time."""
-        return self.session_id != 0 and self.state is not SessionState.CLOSED and self._silent_for() < self.timeout_s
+        granted = self._granted
+        return granted.session_id != 0 and monotonic() - self._heard_at < granted.timeout_s
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -205,26 +246,36 @@ class ZkSession(SessionStates):
 
     def _tick(self) -> None:
         """Ping when it has been quiet, and draw the conclusions of silence."""
-        silent = self._silent_for()
-        if self.session_id and silent >= self.timeout_s:
+        try:
+            self._conclude()
+        finally:
+            self._schedule()
+
+    def _conclude(self) -> None:
+        if not self.session_id:
+            return
+        silent, timeout_s = self._silent_for(), self.timeout_s
+        nothing_came = monotonic() - self._arrived_at
+        connection = self._connection
+        if silent >= timeout_s:
             self._lose("no answer for the whole session timeout")
-        elif self.session_id and silent >= self.timeout_s * 2 / 3:
+        elif nothing_came >= timeout_s * 2 / 3:
             if self.state in (SessionState.CONNECTED, SessionState.SUSPENDED):
                 self.enter(SessionState.DOUBTFUL)
-            if self._connection is not None:
-                self._connection.abort()  # another server may answer
-        elif self._connection is not None:
-            quiet = asyncio.get_running_loop().time() - self._connection.last_sent_at
-            if quiet >= self.timeout_s / 3 or silent >= self.timeout_s / 3:
-                self.operations["ping"] += 1
-                self._connection.ping()
-        self._schedule()
+            if connection is not None:
+                self._dialer.fell_silent()
+                connection.abort()  # another server may answer
+        elif connection is not None and (
+            silent >= timeout_s / 3 or monotonic() - connection.last_sent_at >= timeout_s / 3
+        ):
+            self.operations["ping"] += 1
+            connection.ping()
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
     async def usable(self, epoch: int) -> None:
         """Wait until requests can be sent in session *epoch*. Raises: SessionLostError."""
-        while self.state is not SessionState.CONNECTED or self._connection is None:
+        while self._connection is None or self.state is not SessionState.CONNECTED:
             self.check(epoch)
             await self.changed()
         self.check(epoch)
@@ -236,65 +287,29 @@ class ZkSession(SessionStates):
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def request(
-        self,
-        name: str,
-        opcode: int,
-        body: bytes,
-        *,
-        path: str = "",
-        take_in: Callable[[int, bytes], object] | None = None,
-        on_failure: Callable[[], None] | None = None,
-    ) -> asyncio.Future[object]:
-        """Send one request on the present connection; the future has what *take_in* (zxid, body) makes of the reply.
-
-        *take_in* runs in the order of the stream, so before any later event is told; *on_failure* runs there too when
-        the reply is an error. The future raises StoreError, or ConnectionBrokenError when no reply came.
-        """
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    def send(self, name: str, opcode: int, body: bytes, on_reply: OnReply, context: object) -> None:
+        """Send one request on the present connection; *on_reply* is called once, in the order of the stream."""
         connection = self._connection
-        if connection is None or not connection.is_open:
-            future.set_exception(ConnectionBrokenError())
-            return future
-
-        def on_reply(zxid: int, error: int, reply: bytes) -> None:
-            try:
-                if error:
-                    raise store_error(error, path)
-                result = take_in(zxid, reply) if take_in is not None else None
-            except Exception as failure:  # noqa: BLE001  whoever waits is told, the stream goes on
-                if on_failure is not None:
-                    on_failure()
-                if not future.cancelled():
-                    future.set_exception(failure)
-            else:
-                if not future.cancelled():
-                    future.set_result(result)
-
-        def on_broken() -> None:
-            if not future.done():
-                future.set_exception(ConnectionBrokenError())
-
-        self._xid = self._xid % (MAX_XID - 1) + 1
+        if connection is None:
+            on_reply(context, BROKEN, 0, b"", 0)
+            return
         self.operations[name] += 1
-        connection.send(self._xid, opcode, body, on_reply, on_broken)
-        return future
+        connection.send(opcode, body, on_reply, context)
 
-    def post(
-        self,
-        name: str,
-        opcode: int,
-        body: bytes,
-        *,
-        path: str,
-        take_in: Callable[[int, bytes], object],
-        on_failure: Callable[[], None],
-    ) -> None:
-        """Send a request whose outcome only *take_in* or *on_failure* care for; a broken connection is neither."""
-        future = self.request(name, opcode, body, path=path, take_in=take_in, on_failure=on_failure)
-        future.add_done_callback(_retrieved)
+    async def ask(self, name: str, opcode: int, body: bytes, path: str = "") -> None:
+        """Send one request whose answer holds nothing. Raises: StoreError, ConnectionBrokenError."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.send(name, opcode, body, _answered, (future, path))
+        await future
 
 
-def _retrieved(future: asyncio.Future[object]) -> None:
-    if not future.cancelled():
-        future.exception()
+def _answered(context: tuple[asyncio.Future[None], str], error: int, _zxid: int, _data: bytes, _at: int) -> None:
+    future, path = context
+    if future.done():
+        return
+    if error == BROKEN:
+        future.set_exception(ConnectionBrokenError())
+    elif error:
+        future.set_exception(store_error(error, path))
+    else:
+        future.set_result(None)

@@ -1,65 +1,81 @@
-"""Locks with kazoo's znode names, that know their session.
+"""A lock with kazoo's znode names, that knows its session.
 
 A contender is ``<32 hex>__lock__`` plus a sequence number; the lowest holds the lock. The random part finds our own
 contender again when the reply to its creation was lost. A lock is held only while its session, for all that is known,
 is: no write goes out under it after that.
-What does *not* belong here: which lock protects what. Source: kazoo, its lock recipe.
+What does *not* belong here: how locks are taken (zklocks.py). Source: kazoo, its lock recipe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import uuid
+import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
-from nodelaunch.errors import StoreError
-from nodelaunch.protocol.store import SessionState, Unsubscribe
-from nodelaunch.store.shared import LossListeners
+from nodelaunch.protocol.store import Unsubscribe
 from nodelaunch.store.zkclient import ZkSession
+from nodelaunch.store.zkdoubt import CONTENDER_MARK
 
 
-class ZkLock(LossListeners):
+class ZkLock:
     """The port's lock."""
 
+    __slots__ = ("_drop", "_held", "_is_lost", "_listeners", "_session", "contender", "path")
+
     def __init__(
-        self, session: ZkSession, epoch: int, path: str, contender: str, drop: Callable[[str], Awaitable[None]]
+        self,
+        path: str,
+        contender: str,
+        session: ZkSession,
+        held: dict[str, ZkLock],
+        drop: Callable[[str], Awaitable[None]],
     ) -> None:
-        super().__init__()
         self.path = path
         self.contender = contender
         self._session = session
-        self._epoch = epoch
+        self._held = held
+        """The locks that are neither released nor lost, by contender."""
         self._drop = drop
-        self._is_released = False
-        self._stop: Unsubscribe = session.subscribe(self._on_state)
+        self._is_lost = False
+        self._listeners: list[Callable[[], None]] | None = None
+        held[contender] = self
 
     @property
     def is_held(self) -> bool:
-        return (
-            not self._is_released and not self.is_lost and self._session.epoch == self._epoch and self._session.may_hold
-        )
+        return self.contender in self._held and self._session.may_hold
 
-    def _on_state(self, state: SessionState) -> None:
-        if state in (SessionState.LOST, SessionState.CLOSED) and not self.is_lost:
-            self._stop()
-            self.lose()
+    def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
+        if self._is_lost:
+            asyncio.get_running_loop().call_soon(listener)
+            return lambda: None
+        listeners = self._listeners
+        if listeners is None:
+            listeners = self._listeners = []
+        listeners.append(listener)
+
+        def stop() -> None:
+            if listener in listeners:
+                listeners.remove(listener)
+
+        return stop
+
+    def lose(self) -> None:
+        """The session is over; everybody is told, once."""
+        self._is_lost = True
+        self._held.pop(self.contender, None)
+        listeners, self._listeners = self._listeners or (), None
+        for listener in tuple(listeners):
+            listener()
 
     def forget(self) -> None:
         """It was given back."""
-        if not self._is_released:
-            self._is_released = True
-            if not self.is_lost:
-                self._stop()
+        self._held.pop(self.contender, None)
 
     async def release(self) -> None:
-        if self._is_released or self.is_lost:
-            return
-        self.forget()
-        with suppress(StoreError):
-            await asyncio.shield(self._drop(self.contender))
+        if self._held.pop(self.contender, None) is not None:
+            await self._drop(self.contender)
 
 
 def new_contender(path: str) -> str:
     """Where to create, with a sequence number, a contender below lock directory *path*."""
-    return f"{path}/{uuid.uuid4().hex}__lock__"
+    return f"{path}/{os.urandom(16).hex()}{CONTENDER_MARK}"

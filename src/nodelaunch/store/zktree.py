@@ -1,9 +1,9 @@
-"""One cached tree on a persistent recursive watch.
+"""One cached tree, and the walk that fills it.
 
-With each connection the watch is set anew, then everything is walked in pipelined reads; what was not met on the walk
-is gone. Events and replies come in one order, and are told in that order (`EventLine`). An event is followed by a read,
-except where it tells of our own write (`OwnWrite`): then what was written is put in when the reply comes.
-What does *not* belong here: what the entries mean, and anything but reading.
+With each connection everything is walked anew; what was not met on the walk is gone. A znode is listed only where it
+may have children: its own stat says how many. All trees share one window of requests, so that other calls and pings
+get through. A tree whose watch or whose reads are refused stays cold, and is walked again later.
+What does *not* belong here: what events mean for a tree (zkforest.py), what the entries mean.
 """
 
 from __future__ import annotations
@@ -11,228 +11,277 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
 
 from nodelaunch.protocol.paths import contender_sequence
-from nodelaunch.protocol.store import Create, Entry, Put, Stat
-from nodelaunch.store.shared import TreeCopy
+from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, Stat, TreeEvent, Unsubscribe, Warmed
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkwire import (
-    EVENT_DELETED,
+    BROKEN,
+    NO_NODE,
     OP_ADD_WATCH,
     OP_CHILDREN2,
     OP_GET,
-    PlainOp,
     encode_add_watch,
     encode_path,
+    name_error,
+    read_child_count,
     read_children,
     read_entry,
 )
 
+log = structlog.get_logger(__name__)
 
-class _Place:
-    """A place in the line: something that is told in its turn, once it is known what."""
-
-    __slots__ = ("apply", "done")
-
-    def __init__(self, apply: Callable[[], None] | None) -> None:
-        self.apply = apply
-        self.done = asyncio.Event() if apply is None else None
+WINDOW: Final = 500
+"""Requests of walks in flight at a time."""
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
+"""Before a tree that was refused something is walked again; doubling."""
 
 
-class EventLine:
-    """What the trees are still to be told, in the order in which it happened.
-
-    An event that has to be followed by a read, and a write of ours whose reply is not here yet, hold their place until
-    it is known what they are; what comes after them waits. So nobody is told that a lock is free before being told what
-    was written under it.
-    """
-
-    def __init__(self) -> None:
-        self._places: deque[_Place] = deque()
-
-    def tell(self, apply: Callable[[], None]) -> None:
-        """Tell it after all that came before."""
-        self._places.append(_Place(apply))
-        self._advance()
-
-    def hold(self) -> _Place:
-        """A place for what is not known yet."""
-        place = _Place(None)
-        self._places.append(place)
-        return place
-
-    def fill(self, place: _Place, apply: Callable[[], None]) -> None:
-        """It is known now."""
-        place.apply = apply
-        self._advance()
-
-    def clear(self) -> None:
-        """A new connection begins with reading everything anew."""
-        places, self._places = self._places, deque()
-        for place in places:
-            if place.done is not None:
-                place.done.set()
-
-    def _advance(self) -> None:
-        while self._places and (apply := self._places[0].apply) is not None:
-            place = self._places.popleft()
-            apply()
-            if place.done is not None:
-                place.done.set()
-
-
-class OwnWrite:
-    """One write of ours that is under way, and the events taken to be its own.
-
-    Each change makes one event, which comes before the reply. So at most one event for each path we write is ours; if a
-    peer writes the same path meanwhile there is one event more, and that one is followed by a read.
-    """
-
-    def __init__(self, ops: Sequence[PlainOp]) -> None:
-        self._paths = {op.path for op in ops if isinstance(op, Put) or (isinstance(op, Create) and not op.sequence)}
-        self._prefixes = [op.path for op in ops if isinstance(op, Create) and op.sequence]
-        self.swallowed: list[str] = []
-        self.place: _Place | None = None
-
-    def is_own(self, kind: int, path: str) -> bool:
-        """Whether the event may be ours; then no read follows for now."""
-        if kind == EVENT_DELETED:
-            return False
-        if path in self._paths:
-            self._paths.discard(path)
-        elif not any(_is_numbered(path, prefix) for prefix in self._prefixes):
-            return False
-        self.swallowed.append(path)
-        return True
-
-    async def told(self) -> None:
-        """Wait until the trees have it."""
-        if self.place is not None and self.place.done is not None:
-            await self.place.done.wait()
-
-
-def _is_numbered(path: str, prefix: str) -> bool:
-    rest = path[len(prefix) :]
-    return path.startswith(prefix) and rest.isdigit()
-
-
-class ZkTree(TreeCopy):
+class ZkTree:
     """The port's tree."""
 
-    def __init__(self, session: ZkSession, root: str, chroot: str, wants_data: Callable[[str], bool]) -> None:
-        super().__init__(root, wants_data)
-        self._session = session
-        self._chroot = chroot
-        self._walk = 0
-        """Number of the present walk; answers to earlier ones are stale."""
-        self._outstanding = 0
-        self._met: set[str] = set()
+    def __init__(
+        self,
+        root: str,
+        *,
+        wants_data: Callable[[str], bool],
+        may_lag: Callable[[str], bool],
+        keeps_data: bool,
+    ) -> None:
+        self.root = root
+        self.prefix = root.rstrip("/") + "/"
+        """What every path in the tree begins with."""
+        self.is_warm = False
+        self.wants_data = wants_data
+        self.may_lag = may_lag
+        self.walk: Walk | None = None
+        """The walk under way."""
+        self.retry_s = 0.0
+        """Pause before the next walk, after a refusal."""
+        self._keeps_data = keeps_data
+        self._entries: dict[str, Entry] = {}
+        self._children: dict[str, set[str]] = {}
+        self._listeners: tuple[Callable[[TreeEvent], None], ...] = ()
+        self._warmed = asyncio.Event()
 
-    # -- walking ----------------------------------------------------------------------------------------------------
+    # -- the port ---------------------------------------------------------------------------------------------------
 
-    def cool(self) -> None:
-        """The connection broke."""
-        self._walk += 1
-        self.set_warm(False)
+    async def warm(self) -> None:
+        while not self.is_warm:
+            await self._warmed.wait()
 
-    def begin_walk(self) -> None:
-        """A new connection: watch, then read everything."""
-        self.cool()
-        self._met, self._outstanding = set(), 1
-        walk = self._walk
-        self._session.post(
-            "watch", OP_ADD_WATCH, encode_add_watch(self._chroot + self.root), path=self.root,
-            take_in=lambda _zxid, _body: self._answered(walk), on_failure=lambda: self._answered(walk),
-        )  # fmt: skip
-        self._list(self.root, walk)
+    def get(self, path: str) -> Entry | None:
+        return self._entries.get(path)
 
-    def _answered(self, walk: int) -> None:
-        """One read of the walk is done; after the last one all is known."""
-        if walk != self._walk:
-            return
-        self._outstanding -= 1
-        if self._outstanding == 0:
-            for path in sorted(self._entries.keys() - self._met, reverse=True):
-                self._drop(path)
-            self._met = set()
-            self.set_warm(True)
+    def children(self, path: str) -> Collection[str]:
+        return self._children.get(path, frozenset())
 
-    def _list(self, path: str, walk: int) -> None:
-        self._outstanding += 1
+    def entries(self) -> Iterable[Entry]:
+        return list(self._entries.values())
 
-        def take_in(_zxid: int, body: bytes) -> None:
-            if walk == self._walk:
-                names, stat = read_children(body)
-                if path != self.root and not self._wants_data(path):
-                    self._keep(Entry(path, b"", stat))
-                for name in names:
-                    self._visit(f"{path}/{name}", walk)
-            self._answered(walk)
+    def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
+        entry = _Listener(listener)
+        self._listeners = (*self._listeners, entry)
 
-        self._session.post(
-            "children", OP_CHILDREN2, encode_path(self._chroot + path), path=path,
-            take_in=take_in, on_failure=lambda: self._answered(walk),
-        )  # fmt: skip
+        def stop() -> None:
+            self._listeners = tuple(each for each in self._listeners if each is not entry)
 
-    def _visit(self, path: str, walk: int) -> None:
-        if not self._wants_data(path) and contender_sequence(path) is not None:
-            self._keep(Entry(path, b"", _unread()))
-            return
-        if self._wants_data(path):
-            self._read(path, walk)
-        self._list(path, walk)
-
-    def _read(self, path: str, walk: int) -> None:
-        self._outstanding += 1
-
-        def take_in(_zxid: int, body: bytes) -> None:
-            if walk == self._walk:
-                self._keep(read_entry(path, body))
-            self._answered(walk)
-
-        self._session.post(
-            "get", OP_GET, encode_path(self._chroot + path), path=path,
-            take_in=take_in, on_failure=lambda: self._answered(walk),
-        )  # fmt: skip
+        return stop
 
     # -- being told -------------------------------------------------------------------------------------------------
 
-    def wants(self, path: str) -> bool:
-        """Whether the tree has to know the data at *path*."""
-        return self.covers(path) and self._wants_data(path)
-
-    def on_gone(self, path: str) -> None:
-        """*path* was deleted."""
-        if self.covers(path):
-            self._drop(path)
-
-    def on_there(self, path: str) -> None:
-        """*path* is there; its data is not known, and not wanted."""
-        if self.covers(path):
-            self._keep(Entry(path, b"", _unread()))
-
-    def on_entry(self, entry: Entry) -> None:
-        """The entry was read, or written by us."""
-        if self.covers(entry.path):
-            self._keep(entry)
-
-    def _keep(self, entry: Entry) -> None:
-        if not self.is_warm:
-            self._met.add(entry.path)
-        old = self._entries.get(entry.path)
-        if old is not None and old.stat.modified_zxid >= entry.stat.modified_zxid and entry.stat.modified_zxid:
+    def put(self, entry: Entry, *, is_wanted: bool) -> None:
+        """The entry is there, new or with new data; data that is not wanted is left out."""
+        path = entry.path
+        entries = self._entries
+        old = entries.get(path)
+        if self.walk is not None:
+            self.walk.met.add(path)
+        if old is None:
+            parent, _, name = path.rpartition("/")
+            children = self._children.get(parent)
+            if children is None:
+                self._children[parent] = {name}
+            else:
+                children.add(name)
+        elif not is_wanted or _is_same(old.stat, entry.stat):
             return
-        if old is not None and not entry.stat.modified_zxid:
-            return  # known to be there already, and nothing new is known of it
-        self.put_entry(entry)
+        if not is_wanted:
+            entry = Entry(path, b"", entry.stat)
+        entries[path] = entry if self._keeps_data else Entry(path, b"", entry.stat)
+        self._tell(Changed(entry, old))
 
-    def _drop(self, path: str) -> None:
-        self._met.discard(path)
-        self.drop_entry(path)
+    def drop(self, path: str) -> None:
+        """The entry is gone, if it was there."""
+        if self.walk is not None:
+            self.walk.met.discard(path)
+        old = self._entries.pop(path, None)
+        if old is None:
+            return
+        parent, _, name = path.rpartition("/")
+        children = self._children.get(parent)
+        if children is not None:
+            children.discard(name)
+            if not children:
+                del self._children[parent]
+        self._tell(Removed(old))
+
+    def cool(self) -> None:
+        """What it has may be stale from here on."""
+        self.walk = None
+        if self.is_warm:
+            self.is_warm = False
+            self._tell(Cooled())
+
+    def complete(self, met: set[str]) -> None:
+        """The walk is over: what it has not *met* is gone, and the tree is warm."""
+        self.walk = None
+        self.retry_s = 0.0
+        for path in self._entries.keys() - met:
+            self.drop(path)
+        self.is_warm = True
+        self._warmed.set()
+        self._warmed = asyncio.Event()
+        self._tell(Warmed())
+
+    def _tell(self, event: TreeEvent) -> None:
+        for listener in self._listeners:
+            listener(event)
 
 
-def _unread() -> Stat:
-    """The stat of an entry that is known to be there, and no more."""
+class _Listener:
+    """One subscription; what it raises is logged, and harms nobody else."""
+
+    __slots__ = ("_listener",)
+
+    def __init__(self, listener: Callable[[TreeEvent], None]) -> None:
+        self._listener = listener
+
+    def __call__(self, event: TreeEvent) -> None:
+        try:
+            self._listener(event)
+        except Exception:
+            log.exception("tree_listener_failed", tree_event=type(event).__name__)
+
+
+def _is_same(old: Stat, new: Stat) -> bool:
+    return old.modified_zxid == new.modified_zxid and old.version == new.version
+
+
+def unread(path: str) -> Entry:
+    """An entry that is known to be there, and no more."""
     now = time.time()
-    return Stat(0, 0, 0, now, now)
+    return Entry(path, b"", Stat(0, 0, 0, now, now))
+
+
+# -- walking --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Walk:
+    """One walk through one tree."""
+
+    tree: ZkTree
+    met: set[str] = field(default_factory=set)
+    """Paths that are there."""
+    outstanding: int = 0
+    refusal: str = ""
+    """What the server refused, if it did."""
+
+    @property
+    def is_current(self) -> bool:
+        return self.tree.walk is self
+
+
+class Walker:
+    """Walks through trees, all in one window. *on_end*: told of each walk that came to its end."""
+
+    def __init__(self, session: ZkSession, prefix: bytes, on_end: Callable[[Walk], None]) -> None:
+        self._session = session
+        self._prefix = prefix
+        self._on_end = on_end
+        self._lists: deque[tuple[Walk, str]] = deque()
+        self._reads: deque[tuple[Walk, str]] = deque()
+        self._in_flight = 0
+
+    def begin(self, tree: ZkTree) -> None:
+        """Watch *tree*, then read everything."""
+        tree.cool()
+        walk = tree.walk = Walk(tree, outstanding=2)
+        body = encode_add_watch(self._prefix, tree.root)
+        self._session.send("watch", OP_ADD_WATCH, body, self._on_watched, walk)
+        self._lists.append((walk, tree.root))
+        self._pump()
+
+    def stop(self) -> None:
+        """The connection is gone."""
+        self._lists.clear()
+        self._reads.clear()
+        self._in_flight = 0
+
+    def _pump(self) -> None:
+        send, prefix, reads, lists = self._session.send, self._prefix, self._reads, self._lists
+        while self._in_flight < WINDOW and (reads or lists):
+            self._in_flight += 1
+            if reads:
+                step = reads.popleft()
+                send("get", OP_GET, encode_path(prefix, step[1]), self._on_read, step)
+            else:
+                step = lists.popleft()
+                send("children", OP_CHILDREN2, encode_path(prefix, step[1]), self._on_listed, step)
+
+    def _on_watched(self, walk: Walk, error: int, _zxid: int, _data: bytes, _at: int) -> None:
+        if error != BROKEN:
+            self._answered(walk, error, walk.tree.root, "to be watched")
+
+    def _on_read(self, step: tuple[Walk, str], error: int, _zxid: int, data: bytes, at: int) -> None:
+        if error == BROKEN:
+            return
+        self._in_flight -= 1
+        walk, path = step
+        if not error and walk.is_current:
+            walk.tree.put(read_entry(path, data, at), is_wanted=True)
+            if read_child_count(data, at):
+                walk.outstanding += 1
+                self._lists.append(step)
+        self._answered(walk, error, path, "to be read")
+        self._pump()
+
+    def _on_listed(self, step: tuple[Walk, str], error: int, _zxid: int, data: bytes, at: int) -> None:
+        if error == BROKEN:
+            return
+        self._in_flight -= 1
+        walk, path = step
+        if not error and walk.is_current:
+            names, stat = read_children(data, at)
+            if path != walk.tree.root and not walk.tree.wants_data(path):
+                walk.tree.put(Entry(path, b"", stat), is_wanted=False)
+            self._visit(walk, path.rstrip("/"), names)
+        self._answered(walk, error, path, "to be listed")
+        self._pump()
+
+    def _visit(self, walk: Walk, parent: str, names: Iterable[str]) -> None:
+        wants_data = walk.tree.wants_data
+        for name in names:
+            path = f"{parent}/{name}"
+            if wants_data(path):
+                walk.outstanding += 1
+                self._reads.append((walk, path))
+            elif contender_sequence(name) is not None:
+                walk.tree.put(unread(path), is_wanted=False)
+            else:
+                walk.outstanding += 1
+                self._lists.append((walk, path))
+
+    def _answered(self, walk: Walk, error: int, path: str, what: str) -> None:
+        """One request of the walk is done; after the last one all is known, unless something was refused."""
+        if error and error != NO_NODE:
+            walk.refusal = walk.refusal or f"{path} refuses {what}: {name_error(error)}"
+        walk.outstanding -= 1
+        if not walk.outstanding and walk.is_current:
+            self._on_end(walk)

@@ -1,0 +1,424 @@
+"""What the open trees are told, in the order in which it happened.
+
+An event is followed by a read, except where it tells of our own write (`OwnWrite`): then what was written is put in
+when the reply comes. A read, and a write of ours whose reply is not here yet, hold their place in a line until it is
+known what they are; what comes after them waits. So nobody is told that a lock is free before being told what was
+written under it. A path whose changes may lag is read once, later, or just before something below it is told.
+What does *not* belong here: what the trees hold (zktree.py), sending writes (zkwrites.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from nodelaunch.errors import StoreError
+from nodelaunch.protocol.store import LAG_S, Create, Delete, Entry, Lock, Put
+from nodelaunch.store.zkclient import ZkSession
+from nodelaunch.store.zkgrove import Grove
+from nodelaunch.store.zktree import FIRST_RETRY_S, LAST_RETRY_S, Walk, Walker, ZkTree, unread
+from nodelaunch.store.zkwire import (
+    BROKEN,
+    EVENT_CHANGED,
+    EVENT_DELETED,
+    NO_NODE,
+    OP_GET,
+    PlainOp,
+    encode_path,
+    name_error,
+    read_entry,
+)
+
+log = structlog.get_logger(__name__)
+
+DIGITS: Final = 10
+"""Of a sequence number, at the end of a name."""
+
+
+class OwnWrite:
+    """One write of ours that is under way, and its place in the line.
+
+    Each change makes one event, which comes before the reply. So at most one event for each path we write is ours; if a
+    peer writes the same path meanwhile there is one event more, and that one is followed by a read.
+    """
+
+    __slots__ = (
+        "body", "breaks", "code", "contender", "epoch", "error", "extra", "future", "in_line", "is_answered",
+        "is_found", "keys", "ops", "path", "pending", "ready", "released", "results", "since", "swallowed", "under",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        ops: Sequence[PlainOp],
+        code: int,
+        body: bytes,
+        epoch: int,
+        future: asyncio.Future[list[Entry | None]],
+        *,
+        under: Collection[Lock] = (),
+        released: Collection[Lock] = (),
+        contender: str = "",
+    ) -> None:
+        self.ops = ops
+        self.code = code
+        self.body = body
+        self.epoch = epoch
+        self.future = future
+        self.under = under
+        self.released = released
+        self.contender = contender
+        self.path = ops[0].path
+        self.breaks = self.since = 0
+        self.keys: list[str] = []
+        """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
+        self.swallowed: list[tuple[int, str]] = []
+        """Kind and path of the events that were taken to be ours."""
+        self.extra: list[ReadStep | TellStep] = []
+        """What was read since some of them were not."""
+        self.pending = 0
+        self.in_line = self.ready = self.is_answered = self.is_found = False
+        self.results: list[Entry | None] = []
+        self.error: StoreError | None = None
+
+    def reset(self) -> None:
+        """It is sent again: nothing of it is in the line, none of its events has come."""
+        self.keys, self.swallowed, self.extra = [], [], []
+        self.pending = 0
+        self.in_line = self.ready = False
+
+    def replaces(self, path: str) -> bool:
+        """Whether it deletes *path* to create it anew."""
+        first = self.ops[0]
+        return isinstance(first, Delete) and first.path == path
+
+
+class ReadStep:
+    """A place in the line for an event that is followed by a read."""
+
+    __slots__ = ("entry", "is_gone", "owner", "path", "ready")
+
+    def __init__(self, path: str, owner: OwnWrite | None = None) -> None:
+        self.path = path
+        self.owner = owner
+        self.entry: Entry | None = None
+        self.is_gone = False
+        self.ready = False
+
+
+class TellStep:
+    """A place in the line for what is known already: that a path is gone or there, or that a walk has ended."""
+
+    __slots__ = ("is_gone", "path", "ready", "walk")
+
+    def __init__(self, path: str, *, is_gone: bool, walk: Walk | None = None) -> None:
+        self.path = path
+        self.is_gone = is_gone
+        self.walk = walk
+        self.ready = True
+
+
+Step = OwnWrite | ReadStep | TellStep
+
+
+class Laggards:
+    """Paths that have changed and are to be read, by *read*, within `LAG_S`."""
+
+    def __init__(self, read: Callable[[str], None]) -> None:
+        self.paths: dict[str, None] = {}
+        self._read = read
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, path: str) -> None:
+        self.paths[path] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LAG_S, self._catch_up)
+
+    def hurry(self, kind: int, path: str) -> None:
+        """Something is about to be told of *path*: what lags above it is read first. One that is gone is not read."""
+        at = path.rfind("/")
+        while at > 0:
+            above = path[:at]
+            if above in self.paths:
+                del self.paths[above]
+                self._read(above)
+            at = path.rfind("/", 0, at)
+        if kind == EVENT_DELETED:
+            self.paths.pop(path, None)
+
+    def clear(self) -> None:
+        self.paths.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _catch_up(self) -> None:
+        self._timer = None
+        paths, self.paths = self.paths, {}
+        for path in paths:
+            self._read(path)
+
+
+class Forest:
+    """Tells the open trees of one store."""
+
+    def __init__(self, session: ZkSession, chroot: str) -> None:
+        self.grove = Grove()
+        self.waiters: dict[str, list[asyncio.Future[None]]] = {}
+        """Who waits for anything to happen to a path, told once; all of them are told when the connection changes."""
+        self._session = session
+        self._prefix = chroot.encode()
+        self._skip = len(chroot)
+        self._line: deque[Step] = deque()
+        self._own: dict[str, list[OwnWrite]] = {}
+        """Writes under way, by what their events' paths are or begin with."""
+        self._lagging = Laggards(self._read)
+        self._walker = Walker(session, self._prefix, self._on_walked)
+
+    def add(self, tree: ZkTree) -> None:
+        self.grove.add(tree)
+        if self._session.is_connected:
+            self._walker.begin(tree)
+
+    def remove(self, tree: ZkTree) -> None:
+        self.grove.remove(tree)
+        tree.cool()
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """A new connection begins with reading everything anew."""
+        for tree in self.grove.trees:
+            self._walker.begin(tree)
+
+    def on_suspended(self) -> None:
+        self._walker.stop()
+        self._own.clear()
+        self._lagging.clear()
+        line, self._line = self._line, deque()
+        for step in line:
+            if isinstance(step, OwnWrite) and step.is_answered:
+                self._finish(step)
+        for tree in tuple(self.grove.trees):
+            tree.cool()
+        for path in tuple(self.waiters):
+            self._wake(path)
+
+    def _wake(self, path: str) -> None:
+        for waiter in self.waiters.pop(path, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _on_walked(self, walk: Walk) -> None:
+        self._line.append(TellStep(walk.tree.root, is_gone=False, walk=walk))
+        self._advance()
+
+    def _complete(self, walk: Walk) -> None:
+        tree = walk.tree
+        if not walk.is_current:
+            return
+        if walk.refusal:
+            tree.cool()
+            self._retry(tree, walk.refusal)
+        else:
+            tree.complete(walk.met)
+
+    def _retry(self, tree: ZkTree, why: str) -> None:
+        """Walk again later; until then the tree is not complete, and does not say that it is."""
+        tree.retry_s = min(max(FIRST_RETRY_S, tree.retry_s * 2), LAST_RETRY_S)
+        log.error("zookeeper_tree_incomplete", root=tree.root, detail=why, retry_in_s=tree.retry_s)
+
+        def again() -> None:
+            if tree in self.grove.trees and self._session.is_connected and not tree.is_warm and tree.walk is None:
+                self._walker.begin(tree)
+
+        asyncio.get_running_loop().call_later(tree.retry_s, again)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def on_event(self, kind: int, path: str) -> None:
+        path = path[self._skip :]
+        if self.waiters:
+            self._wake(path)
+        trees = self.grove.covering(path)
+        if not trees:
+            return
+        if self._lagging.paths:
+            self._lagging.hurry(kind, path)
+        if self._own and self._is_own(kind, path):
+            return
+        if kind == EVENT_DELETED:
+            if self._line:
+                self._line.append(TellStep(path, is_gone=True))
+            else:
+                for tree in trees:
+                    tree.drop(path)
+            return
+        wanting = [tree for tree in trees if tree.wants_data(path)]
+        if wanting:
+            if kind == EVENT_CHANGED and all(tree.may_lag(path) for tree in wanting):
+                self._lagging.add(path)
+            else:
+                self._lagging.paths.pop(path, None)
+                self._read(path)
+        elif self._line:
+            self._line.append(TellStep(path, is_gone=False))
+        else:
+            for tree in trees:
+                tree.put(unread(path), is_wanted=False)
+
+    def _is_own(self, kind: int, path: str) -> bool:
+        """Whether the event may be of a write under way; then no read follows for now."""
+        writes = self._own.get(path)
+        if writes is not None:
+            write = writes[0]
+            if kind == EVENT_DELETED and not write.replaces(path):
+                return False
+            if len(writes) > 1:
+                del writes[0]
+            else:
+                del self._own[path]
+        else:
+            writes = self._own.get(path[:-DIGITS])
+            if writes is None or kind == EVENT_DELETED or not path[-DIGITS:].isdigit():
+                return False
+            write = writes[0]
+        write.swallowed.append((kind, path))
+        self._lagging.paths.pop(path, None)
+        if not write.in_line:
+            write.in_line = True
+            self._line.append(write)
+        return True
+
+    def _read(self, path: str, owner: OwnWrite | None = None) -> None:
+        """Read what an event was about; what comes after it is told after it."""
+        step = ReadStep(path, owner)
+        if owner is None:
+            self._line.append(step)
+        self._session.send("get", OP_GET, encode_path(self._prefix, path), self._on_read, step)
+
+    def _on_read(self, step: ReadStep, error: int, _zxid: int, data: bytes, at: int) -> None:
+        owner = step.owner
+        if error == BROKEN:
+            return
+        if not error:
+            step.entry = read_entry(step.path, data, at)
+        elif error == NO_NODE:
+            step.is_gone = owner is not None  # otherwise the event that says so is still to come
+        else:
+            self._refused(step.path, error)
+        step.ready = True
+        if owner is not None:
+            owner.extra.append(step)
+            owner.pending -= 1
+            owner.ready = not owner.pending
+        self._advance()
+
+    def _refused(self, path: str, error: int) -> None:
+        for tree in self.grove.covering(path):
+            tree.cool()
+            self._retry(tree, f"{path} refuses to be read: {name_error(error)}")
+
+    # -- own writes ---------------------------------------------------------------------------------------------------
+
+    def expect(self, write: OwnWrite) -> None:
+        """*write* is about to be sent: its events are on their way."""
+        if not self.grove.trees:
+            return
+        own, keys = self._own, write.keys
+        for op in write.ops:
+            if isinstance(op, Put | Create):
+                keys.append(op.path)
+        first = write.ops[0]
+        if isinstance(first, Delete) and first.path in keys:  # its directory made anew: one event for each of the two
+            keys.append(first.path)
+        for key in keys:
+            writes = own.get(key)
+            if writes is None:
+                own[key] = [write]
+            else:
+                writes.append(write)
+
+    def settle(self, write: OwnWrite) -> None:
+        """The reply to *write* is here: the trees are told in its turn, and what else its events may have told of."""
+        write.is_answered = True
+        own = self._own
+        for key in write.keys:
+            writes = own.get(key)
+            if writes is not None and write in writes:
+                writes.remove(write)
+                if not writes:
+                    del own[key]
+        if write.swallowed:
+            self._read_others(write)
+        write.ready = not write.pending
+        if write.in_line:
+            self._advance()
+        elif self._line:
+            self._line.append(write)
+        else:
+            self._finish(write)
+
+    def settle_found(self, write: OwnWrite) -> None:
+        """*write* was done, as was found out: others may have changed since what it wrote, so that is read."""
+        write.reset()
+        write.is_answered = write.is_found = True
+        self._read_for(write, [(0, entry.path) for entry in write.results if entry is not None])
+        write.ready = not write.pending
+        self._line.append(write)
+        self._advance()
+
+    def _read_others(self, write: OwnWrite) -> None:
+        """Read the paths whose events were taken to be the write's and were not."""
+        known = {entry.path for entry in write.results if entry is not None}
+        self._read_for(write, [event for event in write.swallowed if event[1] not in known])
+
+    def _read_for(self, write: OwnWrite, events: Iterable[tuple[int, str]]) -> None:
+        """What the events tell is told in the place of *write*."""
+        for kind, path in events:
+            if any(tree.wants_data(path) for tree in self.grove.covering(path)):
+                write.pending += 1
+                self._read(path, write)
+            else:
+                write.extra.append(TellStep(path, is_gone=kind == EVENT_DELETED))
+
+    def _finish(self, write: OwnWrite) -> None:
+        """Tell the trees, then whoever waits for the write."""
+        if self.grove.trees:
+            if not write.is_found:
+                for entry in write.results:
+                    if entry is not None:
+                        self.grove.put(entry)
+            for step in write.extra:
+                self._tell(step)
+        future = write.future
+        if not future.done():
+            if write.error is not None:
+                future.set_exception(write.error)
+            else:
+                future.set_result(write.results)
+
+    # -- the line -----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        line = self._line
+        while line and line[0].ready:
+            self._tell(line.popleft())
+
+    def _tell(self, step: Step) -> None:
+        if isinstance(step, OwnWrite):
+            self._finish(step)
+        elif isinstance(step, ReadStep):
+            if step.entry is not None:
+                self.grove.put(step.entry)
+            elif step.is_gone:
+                self.grove.drop(step.path)
+        elif step.walk is not None:
+            self._complete(step.walk)
+        elif step.is_gone:
+            self.grove.drop(step.path)
+        else:
+            self.grove.put_unread(step.path)

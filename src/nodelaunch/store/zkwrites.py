@@ -1,0 +1,142 @@
+"""Writes, each performed exactly once: sent, matched with their events, and answered when the trees know.
+
+A write whose reply was lost is handed to `Recovery`; until all of those are settled no new write goes out.
+What does *not* belong here: which lock a write is under (zklock.py), what the trees are told (zkforest.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from nodelaunch.errors import LockLostError, RecordGoneError, StoreError
+from nodelaunch.protocol.store import Delete, Entry, Lock
+from nodelaunch.store.zkclient import ZkSession
+from nodelaunch.store.zkforest import Forest, OwnWrite
+from nodelaunch.store.zklock import ZkLock
+from nodelaunch.store.zkreads import Reader
+from nodelaunch.store.zkrecovery import Recovery
+from nodelaunch.store.zkwire import (
+    BROKEN,
+    HEADER_SIZE,
+    MAX_PACKET,
+    OP_CHECK,
+    OP_CREATE2,
+    OP_DELETE,
+    OP_MULTI,
+    OP_SET,
+    PlainOp,
+    encode_write,
+    read_multi,
+    read_results,
+    store_error,
+)
+
+NAMES: Final = {OP_CREATE2: "create", OP_SET: "put", OP_DELETE: "delete", OP_CHECK: "check", OP_MULTI: "commit"}
+
+
+class Writer:
+    """Writes below the chroot."""
+
+    def __init__(self, session: ZkSession, forest: Forest, reader: Reader, chroot: str) -> None:
+        self._session = session
+        self._forest = forest
+        self._prefix = chroot.encode()
+        self._skip = len(chroot)
+        self.recovery = Recovery(session, reader, forest, self._send, self._done)
+
+    async def write(
+        self,
+        ops: Sequence[PlainOp],
+        under: Collection[Lock] = (),
+        *,
+        released: Collection[Lock] = (),
+        contender: str = "",
+    ) -> list[Entry | None]:
+        """Perform *ops* as one transaction, exactly once, while each of *under* and of *released* is held.
+
+        *released*: the locks whose contenders are deleted. *contender*: the path, without its number, of the contender
+        that is created; it is deleted again if the caller is cancelled meanwhile. Raises: StoreError.
+        """
+        session = self._session
+        epoch = session.epoch
+        code, body = encode_write(self._prefix, ops)
+        if len(body) > MAX_PACKET - HEADER_SIZE:
+            raise _too_large(ops, len(body) + HEADER_SIZE)
+        if not session.is_connected or self.recovery.is_on:
+            await self.recovery.over(epoch)
+        elif not session.may_hold:
+            session.check(epoch)
+        for lock in under:
+            if not lock.is_held:
+                raise LockLostError(lock.contender)
+        for lock in released:
+            if not lock.is_held:
+                raise LockLostError(lock.contender)
+        future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
+        self._send(OwnWrite(ops, code, body, epoch, future, under=under, released=released, contender=contender))
+        return await future
+
+    def _send(self, write: OwnWrite) -> None:
+        self._forest.expect(write)
+        self._session.send(NAMES[write.code], write.code, write.body, self._on_reply, write)
+
+    def _on_reply(self, write: OwnWrite, error: int, zxid: int, data: bytes, at: int) -> None:
+        if error == BROKEN:
+            self.recovery.add(write)
+            return
+        ops = write.ops
+        try:
+            if error:
+                raise store_error(error, write.path)
+            if write.code == OP_MULTI:
+                write.results = read_multi(
+                    ops, data, at,
+                    skip=self._skip, zxid=zxid, session_id=self._session.session_id, now=time.time(),
+                )  # fmt: skip
+            else:
+                write.results = read_results(ops, data, at, skip=self._skip)
+        except StoreError as failure:
+            write.error = _of_released(write, failure)
+        else:
+            if write.released or write.contender:
+                self._done(write)
+        self._forest.settle(write)
+
+    def _done(self, write: OwnWrite) -> None:
+        """*write* had its effect: locks it gave back are, and one that nobody waits for any more is given back."""
+        for lock in write.released:
+            if isinstance(lock, ZkLock):
+                lock.forget()
+        if write.contender and write.future.cancelled():
+            for entry in write.results:
+                if entry is not None and entry.path.startswith(write.contender):
+                    self._delete_some_time(entry.path, write.epoch)
+
+    def _delete_some_time(self, path: str, epoch: int) -> None:
+        """Delete *path*; nobody waits for it."""
+        future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieved)
+        ops = [Delete(path)]
+        self._send(OwnWrite(ops, *encode_write(self._prefix, ops), epoch, future))
+
+
+def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _of_released(write: OwnWrite, error: StoreError) -> StoreError:
+    """A contender that is gone was a lock that is lost."""
+    if isinstance(error, RecordGoneError) and any(lock.contender == error.path for lock in write.released):
+        return LockLostError(error.path)
+    return error
+
+
+def _too_large(ops: Sequence[PlainOp], size: int) -> StoreError:
+    return StoreError(
+        ops[0].path,
+        f"{size} bytes are more than a znode may hold, or one transaction: the limit is {MAX_PACKET} (jute.maxbuffer)",
+    )
