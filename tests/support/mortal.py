@@ -14,7 +14,7 @@ class MortalStore(EmbeddedStore):
     """Another session on *store*. Once dead it writes nothing, not even to tidy up; its ephemerals go at the end."""
 
     def __init__(self, store: EmbeddedStore) -> None:
-        super().__init__(None, _engine=store._engine)
+        super().__init__(None, _journal=store._journal)
         self.dead = asyncio.Event()
         self._left: int | None = None
 

@@ -10,9 +10,10 @@ import structlog
 
 from nodelaunch.config.models import DiskImageConfig
 from nodelaunch.drivers.fake import PLUGIN
-from nodelaunch.drivers.fake.cloud import FakeCloud, Server
+from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.fake.ledger import Server
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,

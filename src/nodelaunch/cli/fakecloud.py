@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nodelaunch.cli.common import say, say_json
-from nodelaunch.drivers.fake.cloud import FLAVORS, IMAGES, ZONES, FakeCloud, Server
+from nodelaunch.drivers.fake.cloud import FLAVORS, IMAGES, ZONES, FakeCloud
 from nodelaunch.drivers.fake.controls import FAULT_KINDS, FAULTS, SETTINGS, CloudRefusedError
+from nodelaunch.drivers.fake.ledger import Server
 from nodelaunch.errors import NodelaunchError
 from nodelaunch.protocol.quota import INSTANCES
 

@@ -1,12 +1,13 @@
 """The store in one SQLite file, or in memory, for a single process; the default where no ZooKeeper is named.
 
-All of it is held in memory; the file is written behind by one thread, in order, several transactions at a time where
-they come together. A change is seen, by its maker or anybody, only once it is on disk, so nothing acknowledged is lost
-when the process is killed or the power goes. Sessions end with the process: ephemerals and locks found at opening are
-removed. In memory there is no thread, no timer, and every call is done within the turn of the loop that makes it.
+All of it is held in memory. A change is seen, by its maker or anybody, only once it is on disk, so nothing acknowledged
+is lost when the process is killed or the power goes (journal.py). Sessions end with the process: ephemerals and locks
+found at opening are removed. In memory there is no thread, no timer, and every call is done within the turn of the loop
+that makes it.
 
 `EmbeddedStore` owns the data and is itself one session on it; `EmbeddedStore.connect` gives further ones, for other
-clients in this process (a server of the socket, a second launcher in a simulation).
+clients in this process (a server of the socket, a second launcher in a simulation). While the file can't be written,
+writes raise StoreUnavailableError, sessions are SUSPENDED and `EmbeddedStore.trouble` says why; reading goes on.
 What does *not* belong here: access from other processes (socket.py).
 """
 
@@ -17,20 +18,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from nodelaunch.errors import (
     LockBusyError,
     LockLostError,
-    RecordExistsError,
     RecordGoneError,
     SessionLostError,
     StoreError,
-    StoreUnavailableError,
 )
 from nodelaunch.protocol.store import (
     ANY_VERSION,
@@ -45,148 +43,22 @@ from nodelaunch.protocol.store import (
     TakeLock,
     Tree,
 )
+from nodelaunch.store.journal import Journal, Outcome
 from nodelaunch.store.shared import LossListeners, SessionStates, TreeCopy, contenders_in, in_order
-from nodelaunch.store.sqlite import SqliteFile
 from nodelaunch.store.znodes import Change, PlainOp, ZnodeTree, join, parents
 
 Result = Entry | Lock | None
 Clock = Callable[[], float]
 
-
-# -- the owner of the data ------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False, slots=True)
-class _Pending:
-    """A transaction on its way to disk."""
-
-    apply: Callable[[], tuple[list[Result], list[Change]]]
-    done: asyncio.Future[list[Result]]
-
-
-class _Engine:
-    """The tree, what is on its way to disk, and who listens. Shared by all sessions on one store."""
-
-    def __init__(self, path: Path | None, clock: Clock) -> None:
-        self.znodes = ZnodeTree()
-        self.clock = clock
-        self.listeners: list[Callable[[Sequence[Change]], None]] = []
-        self.next_session = 1
-        self._path = path
-        self._disk: SqliteFile | None = None
-        self._worker: ThreadPoolExecutor | None = None
-        self._queue: list[_Pending] = []
-        self._flusher: asyncio.Task[None] | None = None
-
-    @property
-    def is_persistent(self) -> bool:
-        return self._path is not None
-
-    async def open(self) -> None:
-        if self._path is not None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix="nodelaunch-store")
-            loop = asyncio.get_running_loop()
-            try:
-                self._disk = await loop.run_in_executor(self._worker, SqliteFile, self._path)
-            except OSError as error:
-                self._worker.shutdown()
-                raise StoreUnavailableError(str(self._path), f"can't be opened: {error.strerror}") from None
-            except StoreUnavailableError:
-                self._worker.shutdown()
-                raise
-            nodes, zxid = await loop.run_in_executor(self._worker, self._disk.load)
-            self.znodes.load(nodes, zxid)
-            self.next_session = zxid + 1  # never a number an earlier process used for its ephemerals
-        stale = self.znodes.ephemerals()
-        if stale:
-            await self.submit(lambda: self._remove(stale))
-
-    async def close(self) -> None:
-        while self._flusher is not None:
-            await asyncio.wait([self._flusher])
-        if self._worker is not None and self._disk is not None:
-            await asyncio.get_running_loop().run_in_executor(self._worker, self._disk.close)
-            self._worker.shutdown()
-            self._disk = self._worker = None
-
-    def _remove(self, paths: Iterable[str]) -> tuple[list[Result], list[Change]]:
-        ops = [Delete(path) for path in sorted(paths, reverse=True)]
-        _, changes = self.znodes.apply(ops, owner=0, now=self.clock())
-        return [], changes
-
-    async def end_session(self, session_id: int) -> None:
-        """Remove the ephemerals of a session that is over."""
-        owned = self.znodes.owned_by(session_id)
-        if owned:
-            await self.submit(lambda: self._remove(self.znodes.owned_by(session_id)))
-
-    def submit(self, apply: Callable[[], tuple[list[Result], list[Change]]]) -> asyncio.Future[list[Result]]:
-        """Apply a transaction after those submitted before it; done when it is visible."""
-        done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
-        if self._disk is None:
-            self._apply_now(_Pending(apply, done))
-        else:
-            self._queue.append(_Pending(apply, done))
-            if self._flusher is None:
-                self._flusher = asyncio.ensure_future(self._flush())
-        return done
-
-    def _apply_now(self, pending: _Pending) -> None:
-        try:
-            results, changes = pending.apply()
-        except StoreError as error:
-            pending.done.set_exception(error)
-        else:
-            self._tell(changes)
-            pending.done.set_result(results)
-
-    async def settled(self) -> None:
-        """Wait until what is in the tree is on disk, so that it may be read."""
-        while self._flusher is not None:
-            await asyncio.shield(self._flusher)
-
-    async def _flush(self) -> None:
-        """Bring what is queued to disk, all that has come together in one go, then let it be seen."""
-        try:
-            while self._queue:
-                batch, self._queue = self._queue, []
-                applied = [(pending, *self._try(pending)) for pending in batch]
-                changes = [change for _, _, made in applied for change in made]
-                if changes and self._worker is not None and self._disk is not None:
-                    loop = asyncio.get_running_loop()
-                    await loop.run_in_executor(self._worker, self._disk.write, changes, self.znodes.zxid)
-                for pending, outcome, made in applied:
-                    self._tell(made)
-                    _answer(pending.done, outcome)
-        finally:
-            self._flusher = None
-
-    @staticmethod
-    def _try(pending: _Pending) -> tuple[list[Result] | StoreError, list[Change]]:
-        try:
-            return pending.apply()
-        except StoreError as error:
-            return error, []
-
-    def _tell(self, changes: Sequence[Change]) -> None:
-        for listener in tuple(self.listeners):
-            listener(changes)
-
-
-def _answer(done: asyncio.Future[list[Result]], outcome: list[Result] | StoreError) -> None:
-    if done.cancelled():
-        return
-    if isinstance(outcome, StoreError):
-        done.set_exception(outcome)
-    else:
-        done.set_result(outcome)
+_ALIVE = (SessionState.CONNECTED, SessionState.SUSPENDED, SessionState.DOUBTFUL)
 
 
 # -- sessions and locks ---------------------------------------------------------------------------------------------
 
 
 class EmbeddedSession(SessionStates):
-    """The port's session. It is connected as long as the store is open, unless a simulation says otherwise."""
+    """The port's session. It is connected as long as the store is open and can be written, unless a simulation says
+    otherwise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,14 +67,15 @@ class EmbeddedSession(SessionStates):
 
 
 class EmbeddedLock(LossListeners):
-    """The port's lock."""
+    """The port's lock. Of the session's locks from the moment its contender is there, held or not."""
 
-    def __init__(self, store: EmbeddedStore, path: str, contender: str) -> None:
+    def __init__(self, store: EmbeddedStore, path: str, contender: str, *, is_held: bool = True) -> None:
         super().__init__()
         self.path = path
         self.contender = contender
-        self.is_held = True
+        self.is_held = is_held
         self._store = store
+        store.session.locks.add(self)
 
     def lose(self) -> None:
         self.is_held = False
@@ -218,14 +91,109 @@ class EmbeddedLock(LossListeners):
             return
         self.forget()
         with suppress(StoreError):
-            await asyncio.shield(self._store.drop(self.contender))
+            await self._store.drop(self.contender)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contend:
+    """Contend for the lock whose directory is *path*; its directory is made where missing. Result: `EmbeddedLock`."""
+
+    path: str
+    identifier: bytes
+    ephemeral: bool = True
+    waits: bool = False
+    """Contend even if others do."""
+
+
+class _Exchange:
+    """The locks that one transaction takes and gives back. It learns how the transaction ends, also when its caller
+    does not wait any more."""
+
+    def __init__(self, store: EmbeddedStore, znodes: ZnodeTree, ops: Sequence[Op | _Contend]) -> None:
+        """Raises: LockBusyError, LockLostError, by *znodes*."""
+        self.plain: list[PlainOp] = []
+        """What the transaction consists of."""
+        self.taken: EmbeddedLock | None = None
+        self._store = store
+        self._session_id = store.session.id
+        self._released: list[Lock] = []
+        self._contend: _Contend | None = None
+        self._ends: list[int] = []
+        """For each operation, where in `plain` its result is."""
+        self._is_abandoned = False
+        for op in ops:
+            self._add(op, znodes)
+            self._ends.append(len(self.plain) - 1)
+        for lock in self._released:
+            if isinstance(lock, EmbeddedLock):
+                lock.is_held = False
+
+    def _add(self, op: Op | _Contend, znodes: ZnodeTree) -> None:
+        match op:
+            case TakeLock(path, identifier):
+                self._take(_Contend(path, identifier), znodes)
+            case _Contend():
+                self._take(op, znodes)
+            case ReleaseLock(lock):
+                if not lock.is_held or znodes.find(lock.contender) is None:
+                    raise LockLostError(lock.contender)
+                self._released.append(lock)
+                self.plain.append(Delete(lock.contender))
+            case _:
+                self.plain.append(op)
+
+    def _take(self, op: _Contend, znodes: ZnodeTree) -> None:
+        if znodes.find(op.path) is None:
+            self.plain.append(Create(op.path))
+        elif not op.waits and in_order(znodes.children(op.path)):
+            raise LockBusyError(op.path)
+        self._contend = op
+        name = f"{op.path}/{uuid.uuid4().hex}__lock__"
+        self.plain.append(Create(name, op.identifier, op.ephemeral, sequence=True))
+
+    def settle(self, outcome: Outcome) -> None:
+        """The transaction ended, in the turn in which it becomes visible."""
+        for lock in self._released:
+            if isinstance(lock, EmbeddedLock):
+                self._give_back(lock, is_done=not isinstance(outcome, StoreError))
+        if self._contend is None or isinstance(outcome, StoreError):
+            return
+        contender = cast("Entry", outcome[self._ends[0]]).path
+        if self._is_abandoned:
+            self._store.drop(contender).add_done_callback(_swallow)
+        elif self._store.session.id == self._session_id:
+            is_held = not self._contend.waits
+            self.taken = EmbeddedLock(self._store, self._contend.path, contender, is_held=is_held)
+
+    @staticmethod
+    def _give_back(lock: EmbeddedLock, *, is_done: bool) -> None:
+        if is_done:
+            lock.forget()
+        else:
+            lock.is_held = not lock.is_lost
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        self._is_abandoned = True
+        if self.taken is not None:
+            self.taken.forget()
+            self._store.drop(self.taken.contender).add_done_callback(_swallow)
+
+    def results(self, plain: Sequence[Entry | None]) -> list[Result]:
+        """What the port promises for each operation."""
+        found: list[Result] = [plain[end] for end in self._ends]
+        if self._contend is not None:
+            if self.taken is None:
+                raise SessionLostError(self._contend.path)
+            found[0] = self.taken
+        return found
 
 
 # -- trees ----------------------------------------------------------------------------------------------------------
 
 
 class EmbeddedTree(TreeCopy):
-    """The port's tree. It is warm as long as the session is connected."""
+    """The port's tree. It is warm as long as the session lives."""
 
     def __init__(self, root: str, entries: Iterable[Entry], wants_data: Callable[[str], bool]) -> None:
         super().__init__(root, wants_data)
@@ -233,14 +201,11 @@ class EmbeddedTree(TreeCopy):
             self.put_entry(entry)
         self.set_warm(True)
 
-    def on_changes(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            if not self.covers(change.path):
-                continue
-            if change.new is None:
-                self.drop_entry(change.path)
-            elif change.old is None or change.old.entry != change.new.entry:
-                self.put_entry(change.new.entry)
+    def on_change(self, change: Change) -> None:
+        if change.new is None:
+            self.drop_entry(change.path)
+        else:
+            self.put_entry(change.new.entry)
 
 
 # -- the store ------------------------------------------------------------------------------------------------------
@@ -249,42 +214,53 @@ class EmbeddedTree(TreeCopy):
 class EmbeddedStore:
     """The port's store on one file, or in memory (*path* None). *clock* gives seconds since 1970."""
 
-    def __init__(self, path: Path | None, *, clock: Clock = time.time, _engine: _Engine | None = None) -> None:
+    def __init__(self, path: Path | None, *, clock: Clock = time.time, _journal: Journal | None = None) -> None:
         self.path = path
         self.session = EmbeddedSession()
-        self._engine = _engine or _Engine(path, clock)
-        self._owns_engine = _engine is None
+        self._journal = _journal or Journal(path, clock)
+        self._owns_journal = _journal is None
         self._trees: list[EmbeddedTree] = []
         self._operations: Counter[str] = Counter()
 
     def connect(self) -> EmbeddedStore:
         """Another session on the same data; use it as a context manager inside this one's."""
-        return EmbeddedStore(self.path, _engine=self._engine)
+        return EmbeddedStore(self.path, _journal=self._journal)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written, and what to do; None while all is well."""
+        return self._journal.trouble
 
     async def __aenter__(self) -> Self:
-        if self._owns_engine:
-            await self._engine.open()
+        """Raises: StoreUnavailableError when the file can't be used."""
+        if self._owns_journal:
+            await self._journal.open()
+        self._journal.trouble_listeners.append(self._on_trouble)
         self._begin_session()
+        self._on_trouble()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._end_session()
+        if self._on_trouble in self._journal.trouble_listeners:
+            self._journal.trouble_listeners.remove(self._on_trouble)
         self.session.enter(SessionState.CLOSED)
-        if self._owns_engine:
-            await self._engine.close()
+        if self._owns_journal:
+            await self._journal.close()
 
     def _begin_session(self) -> None:
-        self.session.id = self._engine.next_session
-        self._engine.next_session += 1
+        self.session.id = self._journal.next_session
+        self._journal.next_session += 1
         self.session.epoch += 1
         self.session.enter(SessionState.CONNECTED)
 
     async def _end_session(self) -> None:
+        ended, self.session.id = self.session.id, 0
         locks, self.session.locks = self.session.locks, set()
         for lock in locks:
             lock.lose()
         with suppress(StoreError):
-            await self._engine.end_session(self.session.id)
+            await self._journal.discard(self._journal.newest.owned_by(ended))
 
     async def expire_session(self) -> None:
         """Lose the session, as a ZooKeeper client may at any time, and begin a new one. For simulations and tests."""
@@ -296,10 +272,16 @@ class EmbeddedStore:
         for tree in self._trees:
             tree.set_warm(True)
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    def _on_trouble(self) -> None:
+        """The file can't be written, or can be again."""
+        before, after = SessionState.CONNECTED, SessionState.SUSPENDED
+        if self._journal.trouble is None:
+            before, after = after, before
+        if self.session.state is before:
+            self.session.enter(after)
 
     def _count(self, name: str) -> None:
-        if self.session.state not in (SessionState.CONNECTED, SessionState.SUSPENDED, SessionState.DOUBTFUL):
+        if self.session.state not in _ALIVE:
             raise SessionLostError(detail=f"the session is {self.session.state.value}")
         self._operations[name] += 1
 
@@ -307,10 +289,11 @@ class EmbeddedStore:
     def operations(self) -> Mapping[str, int]:
         return dict(self._operations)
 
+    # -- reading ----------------------------------------------------------------------------------------------------
+
     async def get(self, path: str) -> Entry:
         self._count("get")
-        await self._engine.settled()
-        entry = self._engine.znodes.find(path)
+        entry = self._journal.visible.find(path)
         if entry is None:
             raise RecordGoneError(path)
         return entry
@@ -318,13 +301,11 @@ class EmbeddedStore:
     async def get_many(self, paths: Sequence[str]) -> list[Entry | None]:
         for _ in paths:
             self._count("get")
-        await self._engine.settled()
-        return [self._engine.znodes.find(path) for path in paths]
+        return [self._journal.visible.find(path) for path in paths]
 
     async def children(self, path: str) -> list[str]:
         self._count("children")
-        await self._engine.settled()
-        return self._engine.znodes.children(path)
+        return self._journal.visible.children(path)
 
     async def contenders(self, path: str) -> list[str]:
         with suppress(RecordGoneError):
@@ -336,97 +317,59 @@ class EmbeddedStore:
     async def create(
         self, path: str, data: bytes = b"", *, ephemeral: bool = False, sequence: bool = False, parents: bool = False
     ) -> Entry:
-        if parents:
-            await self._ensure_parents(path)
         self._count("create")
-        (entry,) = await self._transact([Create(path, data, ephemeral, sequence)])
-        assert isinstance(entry, Entry)  # noqa: S101
-        return entry
+        ops = [*(self._missing(path) if parents else ()), Create(path, data, ephemeral, sequence)]
+        return cast("Entry", (await self._transact(ops))[-1])
 
     async def ensure(self, *paths: str) -> None:
-        for path in paths:
-            await self._ensure_parents(path)
-            await self._ensure(path)
+        self._count("create")
+        ops = list(dict.fromkeys(op for path in paths for op in self._missing(f"{path}/")))
+        if ops or any(self._journal.visible.find(path) is None for path in paths):
+            await self._transact(ops)
 
-    async def _ensure_parents(self, path: str) -> None:
-        for above in parents(path):
-            await self._ensure(above)
-
-    async def _ensure(self, path: str) -> None:
-        if self._engine.znodes.find(path) is None:
-            self._count("create")
-            with suppress(RecordExistsError):
-                await self._transact([Create(path)])
+    def _missing(self, path: str) -> list[Create]:
+        """To create what is missing above *path*."""
+        return [Create(above) for above in parents(path) if self._journal.newest.find(above) is None]
 
     async def put(self, path: str, data: bytes, *, version: int = ANY_VERSION, under: Collection[Lock] = ()) -> Entry:
         self._count("put")
-        (entry,) = await self._transact([Put(path, data, version)], under)
-        assert isinstance(entry, Entry)  # noqa: S101
-        return entry
+        return cast("Entry", (await self._transact([Put(path, data, version)], under))[0])
 
     async def delete(self, path: str, *, version: int = ANY_VERSION, under: Collection[Lock] = ()) -> None:
         self._count("delete")
         await self._transact([Delete(path, version)], under)
 
     async def delete_tree(self, path: str) -> None:
-        await self._engine.settled()
-        below = [entry.path for entry in self._engine.znodes.below(path)]
-        for each in [*reversed(below), path]:
-            with suppress(RecordGoneError):
-                await self.delete(each)
+        self._count("delete")
+        below = [Delete(entry.path) for entry in reversed(self._journal.newest.below(path))]
+        with suppress(RecordGoneError):
+            await self._transact([*below, Delete(path)])
 
     async def commit(self, ops: Sequence[Op], *, under: Collection[Lock] = ()) -> list[Result]:
         self._count("commit")
         return await self._transact(ops, under)
 
-    def drop(self, path: str) -> asyncio.Future[list[Result]]:
-        """Delete *path* whatever state the session is in; for locks that are given back."""
-        self._operations["delete"] += 1
-        return self._engine.submit(lambda: self._apply([Delete(path)], (), self.session.epoch))
-
-    async def _transact(self, ops: Sequence[Op], under: Collection[Lock] = ()) -> list[Result]:
-        epoch = self.session.epoch
-        return await asyncio.shield(self._engine.submit(lambda: self._apply(ops, under, epoch)))
-
-    def _apply(self, ops: Sequence[Op], under: Collection[Lock], epoch: int) -> tuple[list[Result], list[Change]]:
-        """One transaction, in the turn of the loop in which it takes effect."""
-        if self.session.epoch != epoch:
-            raise SessionLostError
+    async def _transact(self, ops: Sequence[Op | _Contend], under: Collection[Lock] = ()) -> list[Result]:
         for lock in under:
             if not lock.is_held:
                 raise LockLostError(lock.contender)
-        plain = [self._plain(op) for op in ops]
-        flat = [each for group in plain for each in group]
-        results, changes = self._engine.znodes.apply(flat, owner=self.session.id, now=self._engine.clock())
-        rest = iter(results)
-        answers = [self._answer(op, [next(rest) for _ in group]) for op, group in zip(ops, plain, strict=True)]
-        return answers, changes
+        journal, owner = self._journal, self.session.id
+        if not any(isinstance(op, TakeLock | ReleaseLock | _Contend) for op in ops):
+            return list(await journal.submit(cast("Sequence[PlainOp]", ops), owner=owner))
+        try:
+            exchange = _Exchange(self, journal.newest, ops)
+        except StoreError as error:
+            return list(await journal.refuse(error))
+        try:
+            return exchange.results(await journal.submit(exchange.plain, owner=owner, settle=exchange.settle))
+        except asyncio.CancelledError:
+            exchange.abandon()
+            raise
 
-    def _answer(self, op: Op, results: list[Entry | None]) -> Result:
-        """What the port promises for *op*; locks change hands here."""
-        last = results[-1]
-        if isinstance(op, TakeLock) and last is not None:
-            return self._hold(op.path, last.path)
-        if isinstance(op, ReleaseLock) and isinstance(op.lock, EmbeddedLock):
-            op.lock.forget()
-        return last
-
-    def _plain(self, op: Op) -> list[PlainOp]:
-        znodes = self._engine.znodes
-        match op:
-            case TakeLock(path, identifier):
-                directory: list[PlainOp] = []
-                if znodes.find(path) is None:
-                    directory.append(Create(path))
-                elif in_order(znodes.children(path)):
-                    raise LockBusyError(path)
-                return [*directory, Create(_new_contender(path), identifier, ephemeral=True, sequence=True)]
-            case ReleaseLock(lock):
-                if not lock.is_held or znodes.find(lock.contender) is None:
-                    raise LockLostError(lock.contender)
-                return [Delete(lock.contender)]
-            case _:
-                return [op]
+    def drop(self, path: str) -> asyncio.Future[list[Entry | None]]:
+        """Delete *path*, if it is there, whatever state the session is in; for locks that are given back."""
+        self._operations["delete"] += 1
+        return self._journal.discard([path])
 
     # -- locks ------------------------------------------------------------------------------------------------------
 
@@ -439,95 +382,71 @@ class EmbeddedStore:
         ephemeral: bool = True,
         parents: bool = False,
     ) -> Lock:
+        self._count("create")
         if parents:
-            await self._ensure_parents(path)
-        contending = asyncio.ensure_future(self._contend(path, identifier, ephemeral=ephemeral))
+            await self.ensure(path.rpartition("/")[0])
+        waits = timeout_s > 0
+        (lock,) = await self._transact([_Contend(path, identifier, ephemeral, waits)])
+        assert isinstance(lock, EmbeddedLock)  # noqa: S101
+        if not waits:
+            return lock
         try:
-            contender = await asyncio.shield(contending)
-        except asyncio.CancelledError:
-            contending.add_done_callback(self._drop_unclaimed)
-            raise
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._lead(path, contender)
+            await self._until_first(lock, timeout_s)
         except BaseException as error:
+            lock.forget()
             with suppress(StoreError):
-                await asyncio.shield(self.drop(contender))
+                await self.drop(lock.contender)
             if isinstance(error, TimeoutError):
                 raise LockBusyError(path) from None
             raise
-        return self._hold(path, contender)
-
-    def _drop_unclaimed(self, contending: asyncio.Future[str]) -> None:
-        """Remove the contender of somebody who was cancelled while it was made."""
-        if not contending.cancelled() and contending.exception() is None:
-            self.drop(contending.result()).add_done_callback(lambda done: done.exception())
-
-    async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> str:
-        with suppress(RecordExistsError):
-            if self._engine.znodes.find(path) is None:
-                self._count("create")
-                await self._transact([Create(path)])
-        self._count("create")
-        (entry,) = await self._transact([Create(_new_contender(path), identifier, ephemeral, sequence=True)])
-        assert isinstance(entry, Entry)  # noqa: S101
-        return entry.path
-
-    async def _lead(self, path: str, contender: str) -> None:
-        """Wait until *contender* is the first one."""
-        changed = asyncio.Event()
-        epoch = self.session.epoch
-        listener = _wake_for(path, changed)
-        self._engine.listeners.append(listener)
-        unsubscribe = self.session.subscribe(lambda _state: changed.set())
-        try:
-            while join(path, in_order(self._engine.znodes.children(path))[0]) != contender:
-                await changed.wait()
-                changed.clear()
-                if self.session.epoch != epoch:
-                    raise SessionLostError(path)
-        finally:
-            unsubscribe()
-            self._engine.listeners.remove(listener)
-
-    def _hold(self, path: str, contender: str) -> EmbeddedLock:
-        lock = EmbeddedLock(self, path, contender)
-        self.session.locks.add(lock)
+        lock.is_held = True
         return lock
+
+    async def _until_first(self, lock: EmbeddedLock, timeout_s: float) -> None:
+        """Wait until *lock* is the first in its line. Raises: TimeoutError, LockLostError, SessionLostError."""
+        if self._is_first(lock):
+            return
+        changed = asyncio.Event()
+        stop = lock.on_lost(changed.set)
+        try:
+            with self._journal.audience.vacant(lock.path, changed.set):
+                async with asyncio.timeout(timeout_s):
+                    while not self._is_first(lock):
+                        await changed.wait()
+                        changed.clear()
+        finally:
+            stop()
+
+    def _is_first(self, lock: EmbeddedLock) -> bool:
+        if lock.is_lost:
+            raise SessionLostError(lock.path)
+        znodes = self._journal.visible
+        if znodes.find(lock.contender) is None:
+            raise LockLostError(lock.contender)
+        return join(lock.path, in_order(znodes.children(lock.path))[0]) == lock.contender
 
     # -- trees ------------------------------------------------------------------------------------------------------
 
-    def tree(
+    @asynccontextmanager
+    async def tree(
         self,
         root: str,
         *,
         wants_data: Callable[[str], bool] = lambda _path: True,
         may_lag: Callable[[str], bool] = lambda _path: False,  # noqa: ARG002  it never has to
         keeps_data: bool = True,  # noqa: ARG002  they are there anyway
-    ) -> AbstractAsyncContextManager[Tree]:
-        return self._tree(root, wants_data)
-
-    @asynccontextmanager
-    async def _tree(self, root: str, wants_data: Callable[[str], bool]) -> AsyncIterator[Tree]:
+    ) -> AsyncIterator[Tree]:
         self._count("watch")
-        await self._engine.settled()
-        tree = EmbeddedTree(root, self._engine.znodes.below(root), wants_data)
+        tree = EmbeddedTree(root, self._journal.visible.below(root), wants_data)
         self._trees.append(tree)
-        self._engine.listeners.append(tree.on_changes)
         try:
-            yield tree
+            with self._journal.audience.below(root, tree.on_change):
+                yield tree
         finally:
-            self._engine.listeners.remove(tree.on_changes)
             self._trees.remove(tree)
 
 
-def _new_contender(path: str) -> str:
-    return f"{path}/{uuid.uuid4().hex}__lock__"
-
-
-def _wake_for(path: str, event: asyncio.Event) -> Callable[[Sequence[Change]], None]:
-    def listener(changes: Sequence[Change]) -> None:
-        if any(change.new is None and change.path.startswith(path + "/") for change in changes):
-            event.set()
-
-    return listener
+def _swallow(done: asyncio.Future[list[Entry | None]]) -> None:
+    """Its error is nobody's business."""
+    if not done.cancelled():
+        done.exception()

@@ -1,7 +1,7 @@
-"""The SQLite file under the embedded store: znodes as rows, written a transaction at a time, owned by one process.
+"""The SQLite file under the embedded store: znodes as rows, written a group of changes at a time, owned by one process.
 
-What does *not* belong here: what a transaction does (znodes.py), who waits for it (embedded.py). All of it blocks, and
-runs in one worker thread.
+What does *not* belong here: what a transaction does (znodes.py), who waits for it (journal.py). All of it blocks. The
+methods may be called from any thread, one at a time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -17,69 +18,151 @@ from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.protocol.store import Entry, Stat
 from nodelaunch.store.znodes import Change, Znode
 
+MODE = 0o600
+"""Of the file and those beside it: records hold what the users of nodes may know."""
+PROBE_BYTES = 1 << 16
+"""Room for some transactions; what must fit before the file counts as writable again."""
+CHUNK = 64
+"""Rows in one statement. Each statement gives up and takes back the interpreter lock once, whatever its rows."""
+_COLUMNS = (
+    "path", "data", "version", "created_zxid", "modified_zxid", "created_at", "modified_at", "owner", "cversion",
+)  # fmt: skip
+_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+_Row = tuple[object, ...]
+
 
 class SqliteFile:
-    """The SQLite file. Its methods block; they run in one worker thread."""
+    """The store's file at *path*, locked against every other process.
+
+    Raises: StoreUnavailableError when it can't be opened, is in use, or holds something else; OSError.
+    """
 
     def __init__(self, path: Path) -> None:
+        # By whatever name: symbolic links to one file must meet one lock.
+        self.path = path = path.resolve()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._guard = _own(path)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # acknowledged means safe from a power cut, too
-            self._db.execute(
+            with self._edge():
+                self._db = self._open()
+        except BaseException:
+            self._guard.close()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        _make_private(self.path)
+        # The files beside it get the mode of the file.
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")  # acknowledged means safe from a power cut, too
+            db.execute(
                 "CREATE TABLE IF NOT EXISTS znodes (path TEXT PRIMARY KEY, data BLOB NOT NULL, version INTEGER,"
                 " created_zxid INTEGER, modified_zxid INTEGER, created_at REAL, modified_at REAL, owner INTEGER,"
                 " cversion INTEGER) WITHOUT ROWID"
             )
-            self._db.execute("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER)")
+            db.execute("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER)")
+            self._check_columns(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check_columns(self, db: sqlite3.Connection) -> None:
+        found = tuple(row[1] for row in db.execute("PRAGMA table_info(znodes)"))
+        if found != _COLUMNS:
+            raise StoreUnavailableError(
+                str(self.path),
+                f"is a database of something else, or of another version: its table znodes has the columns"
+                f" {', '.join(found)}; name another file in embedded-store",
+            )
+
+    @contextmanager
+    def _edge(self) -> Iterator[None]:
+        """Translates SQLite's errors while the file is opened and read."""
+        try:
+            yield
         except sqlite3.Error as error:
-            self._guard.close()
-            raise StoreUnavailableError(str(path), f"not usable as a store: {error}") from None
+            raise StoreUnavailableError(
+                str(self.path),
+                f"can't be used as a store: {error}; if it is damaged, put back a copy or move it away, a new one is"
+                " made",
+            ) from None
 
     def load(self) -> tuple[list[Znode], int]:
-        """Everything stored, and the last zxid."""
-        rows = self._db.execute(
-            "SELECT path, data, version, created_zxid, modified_zxid, created_at, modified_at, owner, cversion"
-            " FROM znodes"
-        )
-        nodes = [Znode(Entry(path, bytes(data), Stat(*stat)), cversion) for path, data, *stat, cversion in rows]
-        row = self._db.execute("SELECT value FROM counters WHERE name = 'zxid'").fetchone()
+        """Everything stored, and the last zxid. Raises: StoreUnavailableError."""
+        with self._edge():
+            rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM znodes").fetchall()  # noqa: S608  only our own column names
+            row = self._db.execute("SELECT value FROM counters WHERE name = 'zxid'").fetchone()
+        try:
+            nodes = [Znode(Entry(path, bytes(data), Stat(*stat)), cversion) for path, data, *stat, cversion in rows]
+        except TypeError as error:
+            raise StoreUnavailableError(str(self.path), f"holds a row that is no znode: {error}") from None
         return nodes, row[0] if row else 0
 
     def write(self, changes: Sequence[Change], zxid: int) -> None:
-        """Store *changes*, all or none."""
+        """Store *changes* and the last *zxid*, all or none, safe from a power cut. Raises: sqlite3.Error."""
         last = {change.path: change.new for change in changes}
-        self._db.execute("BEGIN IMMEDIATE")
+        gone = [path for path, node in last.items() if node is None]
+        rows = [_row(node) for node in last.values() if node is not None]
+        execute = self._db.execute
+        execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("DELETE FROM znodes WHERE path = ?", [(p,) for p, new in last.items() if new is None])
-            self._db.executemany(
-                "INSERT OR REPLACE INTO znodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [_row(node) for node in last.values() if node is not None],
-            )
-            self._db.execute("INSERT OR REPLACE INTO counters VALUES ('zxid', ?)", (zxid,))
-            self._db.execute("COMMIT")
-        except sqlite3.Error:
-            self._db.execute("ROLLBACK")
+            for at in range(0, len(gone), CHUNK):
+                chunk = gone[at : at + CHUNK]
+                execute(f"DELETE FROM znodes WHERE path IN ({', '.join('?' * len(chunk))})", chunk)  # noqa: S608  only question marks
+            for at in range(0, len(rows), CHUNK):
+                group = rows[at : at + CHUNK]
+                values = ", ".join([_ROW] * len(group))
+                execute(f"INSERT OR REPLACE INTO znodes VALUES {values}", [value for row in group for value in row])  # noqa: S608  the same
+            execute("INSERT OR REPLACE INTO counters VALUES ('zxid', ?)", (zxid,))
+            execute("COMMIT")
+        except BaseException:
+            self._roll_back()
             raise
+
+    def probe(self) -> None:
+        """Find out whether the file can be written, by writing something of `PROBE_BYTES`. Raises: sqlite3.Error."""
+        try:
+            self._db.execute("INSERT OR REPLACE INTO counters VALUES ('probe', zeroblob(?))", (PROBE_BYTES,))
+            self._db.execute("DELETE FROM counters WHERE name = 'probe'")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # some errors end the transaction themselves
+            self._db.execute("ROLLBACK")
 
     def close(self) -> None:
         self._db.close()
         self._guard.close()
 
 
-def _row(node: Znode) -> tuple[object, ...]:
-    stat = node.entry.stat
+def _row(node: Znode) -> _Row:
+    entry = node.entry
+    stat = entry.stat
     return (
-        node.entry.path, node.entry.data, stat.version, stat.created_zxid, stat.modified_zxid, stat.created_at,
+        entry.path, entry.data, stat.version, stat.created_zxid, stat.modified_zxid, stat.created_at,
         stat.modified_at, stat.owner, node.cversion,
     )  # fmt: skip
 
 
+def _make_private(path: Path) -> None:
+    """Have the file, made if need be, and what older versions left beside it readable for its owner only."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, MODE))
+    for each in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        try:
+            if each.stat().st_mode & 0o077:
+                each.chmod(MODE)
+        except (FileNotFoundError, PermissionError):
+            continue  # not there, or another user's, who decides
+
+
 def _own(path: Path) -> IO[str]:
     """An open file that keeps every other process from opening the store at *path*."""
-    guard = path.with_name(path.name + ".lock").open("a+", encoding="ascii")
+    name = path.with_name(path.name + ".lock")
+    guard = os.fdopen(os.open(name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, MODE), "a+", encoding="ascii")
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -87,6 +170,8 @@ def _own(path: Path) -> IO[str]:
         owner = guard.read().strip() or "unknown"
         guard.close()
         raise StoreUnavailableError(str(path), f"is in use by process {owner}") from None
+    if os.fstat(guard.fileno()).st_mode & 0o077:
+        os.fchmod(guard.fileno(), MODE)
     guard.truncate(0)
     guard.write(str(os.getpid()))
     guard.flush()

@@ -1,13 +1,14 @@
 """A tree of znodes in memory, with ZooKeeper's rules for versions, sequence numbers and ephemerals.
 
 Pure bookkeeping: a transaction is applied whole or not at all, and says what it changed. What does *not* belong here:
-sessions, locks' holders, watching, persistence (embedded.py).
+sessions, locks' holders, watching, persistence (embedded.py, journal.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from nodelaunch.errors import NotEmptyError, RecordExistsError, RecordGoneError, StoreError, VersionConflictError
 from nodelaunch.protocol.store import ANY_VERSION, Check, Create, Delete, Entry, Put, Stat
@@ -16,19 +17,24 @@ MAX_DATA = 1 << 20
 """Bytes in one znode; ZooKeeper's own default limit, so that nothing works here that fails there."""
 
 PlainOp = Create | Put | Delete | Check
+_K = TypeVar("_K")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Znode:
-    """One znode as it is stored. ``cversion`` counts all children ever created below it."""
+    """One znode as it is stored; never changed, but replaced. ``cversion`` counts all children ever created below
+    it."""
 
     entry: Entry
     cversion: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
-    """What became of one path: ``new`` is None where it was deleted, ``old`` where it was created."""
+    """What became of one path: ``new`` is None where it was deleted, ``old`` where it was created.
+
+    A parent that got a child has the same entry in both.
+    """
 
     path: str
     old: Znode | None
@@ -42,6 +48,8 @@ class ZnodeTree:
     zxid: int = 0
     _nodes: dict[str, Znode] = field(default_factory=lambda: {"/": Znode(Entry("/", b"", Stat(0, 0, 0, 0.0, 0.0)))})
     _children: dict[str, set[str]] = field(default_factory=dict)
+    _owned: dict[int, set[str]] = field(default_factory=dict)
+    """Paths of ephemerals by the session that owns them."""
 
     def load(self, nodes: Iterable[Znode], zxid: int) -> None:
         """Take over what was stored."""
@@ -72,61 +80,78 @@ class ZnodeTree:
         return found
 
     def owned_by(self, owner: int) -> list[str]:
-        """Paths of the ephemerals of one session, or of any with *owner* 0 excluded."""
-        return [path for path, node in self._nodes.items() if node.entry.stat.owner == owner]
+        """Paths of the ephemerals of one session."""
+        return list(self._owned.get(owner, ()))
 
     def ephemerals(self) -> list[str]:
-        return [path for path, node in self._nodes.items() if node.entry.stat.owner]
+        return [path for paths in self._owned.values() for path in paths]
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
     def apply(self, ops: Sequence[PlainOp], *, owner: int, now: float) -> tuple[list[Entry | None], list[Change]]:
         """Perform *ops* in order; their results, and the changes. Raises the first one's error, nothing changed."""
-        undo: list[Change] = []
+        changes: list[Change] = []
         self.zxid += 1
         try:
-            results = [self._perform(op, owner, now, undo.append) for op in ops]
-        except StoreError:
-            for change in reversed(undo):
-                self._set(change.path, change.old)
+            results = [self._perform(op, owner, now, changes) for op in ops]
+        except BaseException:
+            self.undo(changes)
             self.zxid -= 1
             raise
-        return results, undo
+        return results, changes
 
-    def _perform(self, op: PlainOp, owner: int, now: float, note: Callable[[Change], None]) -> Entry | None:
-        match op:
-            case Create():
-                return self._create(op, owner, now, note)
-            case Put(path, data, version):
-                node = self._at_version(path, version)
-                _check_size(path, data)
-                stat = replace(
-                    node.entry.stat, version=node.entry.stat.version + 1, modified_zxid=self.zxid, modified_at=now
-                )
-                return self._change(path, replace(node, entry=Entry(path, data, stat)), note)
-            case Delete(path, version):
-                self._at_version(path, version)
-                if self._children.get(path) or path == "/":
-                    raise NotEmptyError(path)
-                self._change(path, None, note)
-            case Check(path, version):
-                self._at_version(path, version)
+    def redo(self, changes: Iterable[Change]) -> None:
+        """Make *changes* that were made in another copy."""
+        for change in changes:
+            self._set(change.path, change.new)
+
+    def undo(self, changes: Sequence[Change]) -> None:
+        """Take back *changes*, the newest ones."""
+        for change in reversed(changes):
+            self._set(change.path, change.old)
+
+    def _perform(self, op: PlainOp, owner: int, now: float, changes: list[Change]) -> Entry | None:
+        kind = type(op)
+        if kind is Create:
+            return self._create(op, owner, now, changes)  # type: ignore[arg-type]
+        node = self._at_version(op.path, op.version)  # type: ignore[union-attr]
+        if kind is Put:
+            return self._put(op, node, now, changes)  # type: ignore[arg-type]
+        if kind is Delete:
+            if self._children.get(op.path) or op.path == "/":
+                raise NotEmptyError(op.path)
+            self._change(op.path, node, None, changes)
         return None
 
-    def _create(self, op: Create, owner: int, now: float, note: Callable[[Change], None]) -> Entry | None:
-        _check_size(op.path, op.data)
-        parent, _ = split(op.path if not op.path.endswith("/") else op.path + "x")
+    def _put(self, op: Put, node: Znode, now: float, changes: list[Change]) -> Entry:
+        path, data, was = op.path, op.data, node.entry.stat
+        if len(data) > MAX_DATA:
+            raise _too_large(path, data)
+        stat = Stat(was.version + 1, was.created_zxid, self.zxid, was.created_at, now, was.owner)
+        entry = Entry(path, data, stat, op.record)
+        self._change(path, node, Znode(entry, node.cversion), changes)
+        return entry
+
+    def _create(self, op: Create, owner: int, now: float, changes: list[Change]) -> Entry:
+        path, data, zxid = op.path, op.data, self.zxid
+        if len(data) > MAX_DATA:
+            raise _too_large(path, data)
+        parent = path.rpartition("/")[0] or "/"
         above = self._nodes.get(parent)
         if above is None:
             raise RecordGoneError(parent, "the parent of the znode to be created does not exist")
         if above.entry.stat.owner:
             raise StoreError(parent, "an ephemeral znode can't have children")
-        path = f"{op.path}{above.cversion:010d}" if op.sequence else op.path
+        if op.sequence:
+            path = f"{path}{above.cversion:010d}"
         if path in self._nodes:
             raise RecordExistsError(path)
-        self._change(parent, replace(above, cversion=above.cversion + 1), note)
-        stat = Stat(0, self.zxid, self.zxid, now, now, owner if op.ephemeral else 0)
-        return self._change(path, Znode(Entry(path, op.data, stat)), note)
+        if not path.isascii():
+            _check_text(path)
+        self._change(parent, above, Znode(above.entry, above.cversion + 1), changes)
+        entry = Entry(path, data, Stat(0, zxid, zxid, now, now, owner if op.ephemeral else 0), op.record)
+        self._change(path, None, Znode(entry), changes)
+        return entry
 
     def _at_version(self, path: str, version: int) -> Znode:
         node = self._nodes.get(path)
@@ -136,31 +161,51 @@ class ZnodeTree:
             raise VersionConflictError(path, f"is at version {node.entry.stat.version}, not {version}")
         return node
 
-    def _change(self, path: str, new: Znode | None, note: Callable[[Change], None]) -> Entry | None:
-        note(Change(path, self._nodes.get(path), new))
+    def _change(self, path: str, old: Znode | None, new: Znode | None, changes: list[Change]) -> None:
+        changes.append(Change(path, old, new))
         self._set(path, new)
-        return new.entry if new else None
 
     def _set(self, path: str, node: Znode | None) -> None:
-        parent, name = split(path)
-        if node is None:
-            self._nodes.pop(path, None)
-            self._children.get(parent, set()).discard(name)
-        else:
+        was = self._nodes.get(path)
+        if node is not None:
             self._nodes[path] = node
-            if path != "/":
-                self._children.setdefault(parent, set()).add(name)
+            if was is not None:
+                return
+        elif self._nodes.pop(path, None) is None:
+            return
+        self._enter_or_leave(path, node, was)
+
+    def _enter_or_leave(self, path: str, node: Znode | None, was: Znode | None) -> None:
+        """Keep the indexes of what came or went."""
+        parent, _, name = path.rpartition("/")
+        parent = parent or "/"
+        if node is not None:
+            self._children.setdefault(parent, set()).add(name)
+            if owner := node.entry.stat.owner:
+                self._owned.setdefault(owner, set()).add(path)
+        elif was is not None:
+            _discard(self._children, parent, name)
+            if owner := was.entry.stat.owner:
+                _discard(self._owned, owner, path)
 
 
-def _check_size(path: str, data: bytes) -> None:
-    if len(data) > MAX_DATA:
-        raise StoreError(path, f"{len(data)} bytes are more than a znode may hold ({MAX_DATA})")
+def _discard(index: dict[_K, set[str]], key: _K, value: str) -> None:
+    values = index.get(key)
+    if values is not None:
+        values.discard(value)
+        if not values:
+            del index[key]
 
 
-def split(path: str) -> tuple[str, str]:
-    """Parent and name."""
-    parent, _, name = path.rpartition("/")
-    return parent or "/", name
+def _check_text(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise StoreError(ascii(path), "a path that is not Unicode text can't be stored") from None
+
+
+def _too_large(path: str, data: bytes) -> StoreError:
+    return StoreError(path, f"{len(data)} bytes are more than a znode may hold ({MAX_DATA})")
 
 
 def join(parent: str, name: str) -> str:

@@ -1,14 +1,15 @@
 """The fake cloud itself: instances, limits, faults to inject, and a log of everything that happened.
 
-Kept in SQLite, in memory or in a file. In a file it outlives the process, and other processes may read and change it at
+Kept in memory, or in a SQLite file. In a file it outlives the process, and other processes may read and change it at
 any time; a call sees what they did at its next look. Each step is one transaction, so a process killed at any moment
 leaves an instance created or not created, never half. What only takes time (booting, being deleted) is stored with the
 time it is due, and done by whoever looks next: an instance boots on while no process runs.
 
-A step takes some 0.1 ms: the log is written ahead (WAL) without waiting for the disk, which keeps it whole when a
-process is killed, if not when the power goes, and a busy file is never waited for unless asked (``patience_s``). So
-calls may run on the event loop.
-What does *not* belong here: pools, labels and waiting (driver.py), and what may be set and broken (controls.py).
+A step in a file takes some 0.1 ms: the log is written ahead (WAL) without waiting for the disk, which keeps it whole
+when a process is killed, if not when the power goes, and a busy file is never waited for unless asked
+(``patience_s``). So calls may run on the event loop.
+What does *not* belong here: pools, labels and waiting (driver.py), what may be set and broken (controls.py), how it is
+kept (ledger.py, filed.py).
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind, check_fault, check_setting
-from nodelaunch.drivers.fake.database import Database
-from nodelaunch.protocol.driver import METADATA_NODE_ID
+from nodelaunch.drivers.fake.filed import FileLedger
+from nodelaunch.drivers.fake.ledger import Fault, Ledger, LogEntry, MemoryLedger, Server, node_of
+from nodelaunch.drivers.fake.life import Life
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM
 
 FLAVORS: Mapping[str, Mapping[str, int]] = {
@@ -36,43 +36,10 @@ FLAVORS: Mapping[str, Mapping[str, int]] = {
 ZONES = ("az1", "az2")
 IMAGES = {"fake-image-id": "Fake Precise"}
 
-TICK_S = 1e-3
-"""What is due within this is due now: timers of an event loop may fire a hair early."""
 _Beginning = tuple[str, str | None, float | None, FaultKind | None]
 """A new instance's state, what follows when, and why if that is an error."""
 _BOOT_FAILURES: Mapping[str, FaultKind] = {"error": "error", "timeout": "never"}
 """Random failures that show only while the instance boots, and how."""
-_SELECT = (
-    "SELECT number, id, name, state, next_state, next_at, fault, created_at, flavor, image, zone, metadata, resources,"
-    " addresses, details FROM instances"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One instance as the cloud has it. Times are the cloud's: of the wall in a file, else of the event loop."""
-
-    number: int
-    """Grows with each instance made."""
-    id: str
-    name: str
-    state: str
-    """building, active, deleting or error; what was deleted is not there any more."""
-    next_state: str | None
-    next_at: float | None
-    """When the next state comes, or None if it never does."""
-    fault: FaultKind | None
-    """Why it is, or will be, in error."""
-    created_at: float
-    flavor: str | None
-    image: str | None
-    zone: str | None
-    metadata: Mapping[str, str]
-    resources: Mapping[str, float]
-    addresses: Mapping[str, str | None]
-    """``public_ipv4``, ``private_ipv4``, ``public_ipv6``."""
-    details: Mapping[str, Any]
-    """Whatever else it was created with: networks, security groups, key, user data."""
 
 
 class FakeCloud:
@@ -85,10 +52,9 @@ class FakeCloud:
 
     def __init__(self, path: Path | None = None, *, seed: int | None = None, patience_s: float = 0.0) -> None:
         self.path = path
-        self._db = Database(path, patience_s=patience_s)
         self._clock: Callable[[], float] = time.time if path else _loop_time
-        self._touched: set[str] = set()
-        self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._ledger: Ledger = MemoryLedger() if path is None else FileLedger(path, patience_s=patience_s)
+        self._life = Life(self._ledger, lambda: self.now)
         # Ids from a seed come again after a restart, when instances in a file still have them.
         self._ids = random.Random(seed if path is None else None)  # noqa: S311  nothing secret
 
@@ -98,93 +64,29 @@ class FakeCloud:
         return self._clock()
 
     def close(self) -> None:
-        """Close the file. In memory: forget everything."""
-        self._db.close()
-
-    # -- steps ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _step(self) -> Iterator[float]:
-        """One transaction, at the time it gives; what is due by then is done first. Listeners hear of it afterwards."""
-        self._touched = set()
-        try:
-            with self._db.transaction():
-                now = self.now
-                self._settle(now)
-                yield now
-        finally:
-            for instance_id in sorted(self._touched):
-                for listener in tuple(self._listeners.get(instance_id, ())):
-                    listener()
-
-    def _rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """What *query* gives, as of now. Not to be used within a step."""
-        if self._db.rows("SELECT 1 FROM instances WHERE next_at <= ? LIMIT 1", self.now + TICK_S):
-            with self._step():
-                pass
-        return self._db.rows(query, *parameters)
-
-    def _find(self, instance_id: str) -> Server | None:
-        """The instance as last stored."""
-        rows = self._db.rows(f"{_SELECT} WHERE id = ?", instance_id)
-        return _server(rows[0]) if rows else None
-
-    def _settle(self, now: float) -> None:
-        """Do what is due, in the order of its times."""
-        for server in map(
-            _server, self._db.rows(f"{_SELECT} WHERE next_at <= ? ORDER BY next_at, number", now + TICK_S)
-        ):
-            at = server.next_at or now
-            if server.next_state == "gone":
-                self._drop(server, at)
-            else:
-                self._move(server, server.next_state or server.state, at)
-
-    def _move(
-        self, server: Server, state: str, at: float, next_state: str | None = None, next_at: float | None = None
-    ) -> None:
-        query = "UPDATE instances SET state = ?, next_state = ?, next_at = ? WHERE number = ?"
-        self._db.run(query, state, next_state, next_at, server.number)
-        self._note(at, state, server.id, server.metadata)
-
-    def _drop(self, server: Server, at: float) -> None:
-        self._db.run("DELETE FROM instances WHERE number = ?", server.number)
-        self._count(server.resources, -1)
-        self._note(at, "gone", server.id, server.metadata)
-
-    def _count(self, resources: Mapping[str, float], sign: int) -> None:
-        query = "INSERT INTO used VALUES (?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
-        for name, amount in resources.items():
-            self._db.run(query, name, sign * amount)
-
-    def _note(
-        self, at: float, what: str, instance_id: str | None, metadata: Mapping[str, str], detail: Any = None
-    ) -> None:
-        if instance_id is not None:
-            self._touched.add(instance_id)
-        query = "INSERT INTO log (at, what, id, node_id, detail) VALUES (?, ?, ?, ?, ?)"
-        self._db.run(query, at, what, instance_id, metadata.get(METADATA_NODE_ID), json.dumps(detail))
+        """For good: later calls are refused."""
+        self._ledger.close()
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def servers(self, *, after: int = 0, limit: int = -1) -> list[Server]:
         """Instances, oldest first: those with a number above *after*, at most *limit* (negative: all)."""
-        return [_server(row) for row in self._rows(f"{_SELECT} WHERE number > ? ORDER BY number LIMIT ?", after, limit)]
+        self._life.catch_up()
+        return self._ledger.servers(after, limit)
 
     def server(self, instance_id: str) -> Server | None:
-        rows = self._rows(f"{_SELECT} WHERE id = ?", instance_id)
-        return _server(rows[0]) if rows else None
+        self._life.catch_up()
+        return self._ledger.find(instance_id)
 
     def settings(self) -> dict[str, Any]:
         """What was set from outside."""
-        return {name: json.loads(value) for name, value in self._rows("SELECT name, value FROM settings ORDER BY name")}
+        return self._ledger.settings()
 
     def faults(self) -> list[dict[str, Any]]:
         """Faults still to come: call, kind, times, leaves (an instance), names (it in the error)."""
-        rows = self._rows("SELECT call, kind, times, leaves, names FROM faults ORDER BY number")
         return [
-            {"call": call, "kind": kind, "times": times, "leaves": bool(leaves), "names": bool(names)}
-            for call, kind, times, leaves, names in rows
+            {"call": f.call, "kind": f.kind, "times": f.times, "leaves": f.leaves, "names": f.names}
+            for f in self._ledger.faults()
         ]
 
     def log(self) -> list[dict[str, Any]]:
@@ -192,45 +94,30 @@ class FakeCloud:
 
         What: create (its detail has metadata and resources), refused, active, error, deleting, gone.
         """
-        rows = self._rows("SELECT at, what, id, node_id, detail FROM log ORDER BY number")
-        names = ("at", "what", "id", "node_id")
-        return [{**dict(zip(names, row, strict=False)), "detail": json.loads(row[-1])} for row in rows]
+        self._life.catch_up()
+        return [
+            {"at": e.at, "what": e.what, "id": e.id, "node_id": e.node_id, "detail": e.detail}
+            for e in self._ledger.log()
+        ]
 
     def used(self) -> dict[str, float]:
         """What all instances take together."""
-        return dict(self._rows("SELECT resource, amount FROM used WHERE amount != 0 ORDER BY resource"))
+        self._life.catch_up()
+        return self._ledger.used()
 
     def peak(self) -> dict[str, float]:
         """The most that was ever taken of each resource, by the log: to check that capacity was never exceeded."""
-        taken: dict[str, Mapping[str, float]] = {}
-        used: dict[str, float] = {}
-        most: dict[str, float] = {}
-        for entry in self.log():
-            if entry["what"] == "create":
-                taken[entry["id"]] = entry["detail"]["resources"]
-                for name, amount in taken[entry["id"]].items():
-                    used[name] = used.get(name, 0) + amount
-                    most[name] = max(most.get(name, 0), used[name])
-            elif entry["what"] == "gone":
-                for name, amount in taken.pop(entry["id"]).items():
-                    used[name] -= amount
-        return most
+        self._life.catch_up()
+        return _peak(self._ledger.log())
 
     def version(self) -> int:
         """Differs after another process changed the file."""
-        return int(self._db.rows("PRAGMA data_version")[0][0])
+        return self._ledger.version()
 
     def subscribe(self, instance_id: str, listener: Callable[[], None]) -> Callable[[], None]:
         """Have *listener* called after each change of the instance through this object, at once, until the function
         given back is called."""
-        self._listeners.setdefault(instance_id, []).append(listener)
-
-        def unsubscribe() -> None:
-            self._listeners[instance_id].remove(listener)
-            if not self._listeners[instance_id]:
-                del self._listeners[instance_id]
-
-        return unsubscribe
+        return self._life.subscribe(instance_id, listener)
 
     # -- changing from outside --------------------------------------------------------------------------------------
 
@@ -241,11 +128,9 @@ class FakeCloud:
     def update(self, settings: Mapping[str, Any]) -> None:
         """`set` several, or none if one is wrong."""
         checked = {name: check_setting(name, value) for name, value in settings.items()}
-        with self._step():
+        with self._life.step():
             for name, value in checked.items():
-                self._db.run("DELETE FROM settings WHERE name = ?", name)
-                if value is not None:
-                    self._db.run("INSERT INTO settings VALUES (?, ?)", name, json.dumps(value))
+                self._ledger.set(name, value)
 
     def fail(
         self, call: str, *, kind: str | None = None, times: int = 1, leave: bool = False, with_id: bool = True
@@ -256,22 +141,21 @@ class FakeCloud:
         error names the instance, unless *with_id* is false. Raises: ValueError.
         """
         checked = check_fault(call, kind, times, leaves=leave)
-        query = "INSERT INTO faults (call, kind, times, leaves, names) VALUES (?, ?, ?, ?, ?)"
-        with self._step():
-            self._db.run(query, call, checked, times, int(leave), int(with_id))
+        with self._life.step():
+            self._ledger.add_fault(Fault(call, checked, times, leave, with_id))
 
     def clear_faults(self) -> None:
-        with self._step():
-            self._db.run("DELETE FROM faults")
+        with self._life.step():
+            self._ledger.clear_faults()
 
     def set_state(self, instance_id: str, state: str) -> bool:
         """Let an instance be ``active`` or in ``error`` now; whether there is one. Raises: ValueError."""
         if state not in ("active", "error"):
             raise ValueError(f"no state {state!r} to set; there are: active, error")
-        with self._step() as now:
-            server = self._find(instance_id)
+        with self._life.step() as now:
+            server = self._ledger.find(instance_id)
             if server is not None:
-                self._move(server, state, now)
+                self._life.move(server, state, now)
         return server is not None
 
     def add(
@@ -284,16 +168,19 @@ class FakeCloud:
     ) -> str:
         """Make an active instance as somebody else would, whatever limits and faults there are; its id."""
         resources = {INSTANCES: 1, **FLAVORS[flavor]}
-        with self._step() as now:
-            named = (name, flavor, IMAGES["fake-image-id"], zone)
-            return self._insert(now, ("active", None, None, None), named, metadata or {}, resources, {}, {})
+        with self._life.step() as now:
+            image = IMAGES["fake-image-id"]
+            return self._life.insert(
+                Server(0, self._new_id(), name, "active", None, None, None, now, flavor, image, zone, metadata or {},
+                       resources, {}, {})
+            )  # fmt: skip
 
     def remove(self, instance_id: str) -> bool:
         """Let an instance vanish; whether there was one."""
-        with self._step() as now:
-            server = self._find(instance_id)
+        with self._life.step() as now:
+            server = self._ledger.find(instance_id)
             if server is not None:
-                self._drop(server, now)
+                self._life.drop(server, now)
         return server is not None
 
     # -- what the driver asks ---------------------------------------------------------------------------------------
@@ -301,12 +188,12 @@ class FakeCloud:
     def check(self, call: str) -> None:
         """Refuse *call* if the cloud is down, or is to fail it. Raises: CloudRefusedError."""
         self._refuse_if_down()
-        if self._db.rows("SELECT 1 FROM faults WHERE call = ? LIMIT 1", call):
-            with self._step():
+        if self._ledger.has_fault(call):
+            with self._life.step():
                 self._spend(call)
 
     def _refuse_if_down(self) -> None:
-        if self._db.rows("SELECT 1 FROM settings WHERE name = 'unavailable' AND value = 'true'"):
+        if self._ledger.settings().get("unavailable"):
             raise CloudRefusedError("unavailable", "the cloud is down")
 
     def create(
@@ -327,9 +214,11 @@ class FakeCloud:
         """Make an instance; its id. With *failure* it comes to nothing: it is refused, or, for ``error`` and
         ``timeout``, breaks while it boots or never boots.
 
-        Raises: CloudRefusedError, as a fault says; beyond *limits*; for a zone that doesn't exist.
+        Raises: CloudRefusedError, as a fault says; beyond *limits*; for a zone that doesn't exist; TypeError for
+        *details* that are not JSON.
         """
-        with self._step() as now:
+        json.dumps(details)  # a cloud in memory takes what a file takes
+        with self._life.step() as now:
             try:
                 self._refuse_if_down()
                 if failure is not None and failure not in _BOOT_FAILURES:
@@ -337,95 +226,79 @@ class FakeCloud:
                 fault = self._spend("create")
                 self._admit(resources, limits or {}, zone)
             except CloudRefusedError as error:
-                self._note(now, "refused", None, metadata, {"kind": error.kind, "message": str(error)})
+                refusal = {"kind": error.kind, "message": str(error)}
+                self._ledger.note(now, "refused", None, node_of(metadata), refusal)
                 raise
-            boot = self._next_fault("boot")
+            boot = self._ledger.take_fault("boot")
             broken = boot.kind if boot else _BOOT_FAILURES.get(failure or "")
-            beginning = self._beginning(fault, broken, now + max(0.0, boot_time))
-            content = (metadata, resources, addresses or {}, details or {})
-            instance_id = self._insert(now, beginning, (name, flavor, image, zone), *content)
+            beginning = _beginning(fault, broken, now + max(0.0, boot_time))
+            instance_id = self._life.insert(
+                Server(0, self._new_id(), name, *beginning, now, flavor, image, zone, metadata, resources,
+                       addresses or {}, details or {})
+            )  # fmt: skip
             if fault is not None:
                 left = instance_id if fault.names else None
                 raise CloudRefusedError(fault.kind, f"injected fault: create fails ({fault.kind})", left)
         return instance_id
 
-    def _insert(
-        self,
-        now: float,
-        beginning: _Beginning,
-        named: tuple[str, str | None, str | None, str | None],
-        metadata: Mapping[str, str],
-        resources: Mapping[str, float],
-        *more: Mapping[str, Any],
-    ) -> str:
-        instance_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
-        texts = [json.dumps(dict(each)) for each in (metadata, resources, *more)]
-        query = (
-            "INSERT INTO instances (state, next_state, next_at, fault, name, flavor, image, zone, id, created_at,"
-            " metadata, resources, addresses, details) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        )
-        self._db.run(query, *beginning, *named, instance_id, now, *texts)
-        self._count(resources, +1)
-        made = {"metadata": dict(metadata), "resources": dict(resources)}
-        self._note(now, "create", instance_id, metadata, made)
-        self._settle(now)
-        return instance_id
+    def _new_id(self) -> str:
+        return str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
 
     def _admit(self, resources: Mapping[str, float], limits: Mapping[str, float], zone: str | None) -> None:
         if zone is not None and zone not in ZONES:
             raise CloudRefusedError("error", f"availability zone {zone} does not exist; there are: {', '.join(ZONES)}")
-        used = dict(self._db.rows("SELECT resource, amount FROM used"))
+        used = self._ledger.used()
         for name, amount in resources.items():
             if used.get(name, 0) + amount > limits.get(name, float("inf")):
                 raise CloudRefusedError("quota", f"quota exceeded for {name}")
 
-    @staticmethod
-    def _beginning(fault: _Fault | None, broken: FaultKind | None, boots_at: float) -> _Beginning:
-        if fault is not None and fault.kind == "error":
-            return "error", None, None, "error"
-        if broken is None:
-            return "building", "active", boots_at, None
-        return ("building", None, None, None) if broken == "never" else ("building", "error", boots_at, broken)
-
     def delete(self, instance_id: str, *, delete_time: float = 0.0) -> Server | None:
         """Begin to delete; the instance as it is now, None when it is gone. Raises: CloudRefusedError."""
-        with self._step() as now:
+        with self._life.step() as now:
             self._refuse_if_down()
-            server = self._find(instance_id)
+            server = self._ledger.find(instance_id)
             if server is None:
                 return None
-            fault = self._next_fault("delete")
+            fault = self._ledger.take_fault("delete")
             if fault is not None and fault.kind != "never":
                 raise CloudRefusedError(fault.kind, f"injected fault: delete fails ({fault.kind})", instance_id)
             if fault is not None:
-                self._move(server, "deleting", now)
+                self._life.move(server, "deleting", now)
             elif server.state != "deleting" or server.next_at is None:
-                self._move(server, "deleting", now, "gone", now + max(0.0, delete_time))
-                self._settle(now)
-            return self._find(instance_id)
+                self._life.move(server, "deleting", now, "gone", now + max(0.0, delete_time))
+                self._life.settle(now)
+            return self._ledger.find(instance_id)
 
-    def _next_fault(self, call: str) -> _Fault | None:
-        """Take one injected fault of *call*."""
-        query = "SELECT number, kind, leaves, names FROM faults WHERE call = ? ORDER BY number LIMIT 1"
-        for number, kind, leaves, names in self._db.rows(query, call):
-            self._db.run("UPDATE faults SET times = times - 1 WHERE number = ?", number)
-            self._db.run("DELETE FROM faults WHERE times < 1")
-            return _Fault(kind, bool(leaves), bool(names))
-        return None
-
-    def _spend(self, call: str) -> _Fault | None:
+    def _spend(self, call: str) -> Fault | None:
         """Fail *call* if it is to fail; the fault, where it leaves an instance first."""
-        fault = self._next_fault(call)
+        fault = self._ledger.take_fault(call)
         if fault is None or fault.leaves:
             return fault
         raise CloudRefusedError(fault.kind, f"injected fault: {call} fails ({fault.kind})")
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    kind: FaultKind
-    leaves: bool
-    names: bool
+def _beginning(fault: Fault | None, broken: FaultKind | None, boots_at: float) -> _Beginning:
+    if fault is not None and fault.kind == "error":
+        return "error", None, None, "error"
+    if broken is None:
+        return "building", "active", boots_at, None
+    return ("building", None, None, None) if broken == "never" else ("building", "error", boots_at, broken)
+
+
+def _peak(log: Iterable[LogEntry]) -> dict[str, float]:
+    taken: dict[str | None, Mapping[str, float]] = {}
+    used: dict[str, float] = {}
+    most: dict[str, float] = {}
+    for entry in log:
+        if entry.what == "create":
+            taken[entry.id] = entry.detail["resources"]
+            for name, amount in taken[entry.id].items():
+                used[name] = used.get(name, 0) + amount
+                most[name] = max(most.get(name, 0), used[name])
+        elif entry.what == "gone":
+            for name, amount in taken.pop(entry.id).items():
+                used[name] -= amount
+    return most
 
 
 def _loop_time() -> float:
@@ -434,8 +307,3 @@ def _loop_time() -> float:
         return asyncio.get_running_loop().time()
     except RuntimeError:
         return time.monotonic()
-
-
-def _server(row: tuple[Any, ...]) -> Server:
-    *plain, metadata, resources, addresses, details = row
-    return Server(*plain, *map(json.loads, (metadata, resources, addresses, details)))

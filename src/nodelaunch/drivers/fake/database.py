@@ -40,7 +40,7 @@ class Database:
     when another process holds it for longer than *patience_s*.
     """
 
-    def __init__(self, path: Path | None, *, patience_s: float) -> None:
+    def __init__(self, path: Path, *, patience_s: float) -> None:
         self._path = path
         self._patience_s = patience_s
         self._opened: sqlite3.Connection | None = None
@@ -84,7 +84,7 @@ class Database:
             code = getattr(error, "sqlite_errorcode", None)
             if code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise CloudBusyError("unavailable", f"{self._path} is busy") from None
-            raise CloudRefusedError("unavailable", f"fake cloud {self._path or 'in memory'}: {error}") from None
+            raise CloudRefusedError("unavailable", f"fake cloud {self._path}: {error}") from None
 
     def _connection(self) -> sqlite3.Connection:
         if self._is_closed:
@@ -94,11 +94,10 @@ class Database:
         return self._opened
 
 
-def _open(path: Path | None, patience_s: float) -> sqlite3.Connection:
+def _open(path: Path, patience_s: float) -> sqlite3.Connection:
     """The database, its tables made if it is new. Raises: sqlite3.Error, OSError, CloudRefusedError."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=patience_s)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, isolation_level=None, timeout=patience_s)
     try:
         if not _is_ours(db, path):
             db.execute("PRAGMA journal_mode = WAL")
@@ -114,7 +113,7 @@ def _open(path: Path | None, patience_s: float) -> sqlite3.Connection:
     return db
 
 
-def _is_ours(db: sqlite3.Connection, path: Path | None) -> bool:
+def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
     """Whether the tables are there; not so in a new file. Raises: CloudRefusedError for somebody else's database."""
     query = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
     version, tables = db.execute(query).fetchone()

@@ -16,10 +16,11 @@ import structlog
 
 from nodelaunch.config.models import VOLUME_GB, VOLUMES
 from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelBook
-from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud, Server
+from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S, CloudBusyError, CloudRefusedError
 from nodelaunch.drivers.fake.faults import Faults
+from nodelaunch.drivers.fake.ledger import Server
 from nodelaunch.drivers.fake.watch import CloudWatch, Waiter
 from nodelaunch.errors import (
     DriverError,

@@ -1,0 +1,251 @@
+"""What the fake cloud holds: instances, what they take, settings, faults and a log; and how that is kept in memory.
+
+What does *not* belong here: when anything changes (cloud.py, life.py), the file (filed.py).
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind
+from nodelaunch.protocol.driver import METADATA_NODE_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One instance as the cloud has it. Times are the cloud's: of the wall in a file, else of the event loop."""
+
+    number: int
+    """Grows with each instance made."""
+    id: str
+    name: str
+    state: str
+    """building, active, deleting or error; what was deleted is not there any more."""
+    next_state: str | None
+    next_at: float | None
+    """When the next state comes, or None if it never does."""
+    fault: FaultKind | None
+    """Why it is, or will be, in error."""
+    created_at: float
+    flavor: str | None
+    image: str | None
+    zone: str | None
+    metadata: Mapping[str, str]
+    resources: Mapping[str, float]
+    addresses: Mapping[str, str | None]
+    """``public_ipv4``, ``private_ipv4``, ``public_ipv6``."""
+    details: Mapping[str, Any]
+    """Whatever else it was created with: networks, security groups, key, user data."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """A fault to come, so many times. ``leaves``: a failed create leaves an instance, which ``names`` it."""
+
+    call: str
+    kind: FaultKind
+    times: int
+    leaves: bool
+    names: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """Something that happened to an instance, or was refused."""
+
+    at: float
+    what: str
+    id: str | None
+    node_id: str | None
+    detail: Any
+
+
+class Ledger(Protocol):
+    """Keeps what the cloud holds. Changes are made inside `transaction` only."""
+
+    def close(self) -> None: ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing; but a refusal by the cloud is an outcome like any other, and kept with what it leaves."""
+
+    def has_due(self, at: float) -> bool:
+        """Whether the next state of any instance comes by *at*."""
+
+    def due(self, at: float) -> Iterable[Server]:
+        """The instances whose next state comes by *at*, the earliest first."""
+
+    def find(self, instance_id: str) -> Server | None: ...
+
+    def servers(self, after: int, limit: int) -> list[Server]:
+        """Those with a number above *after*, oldest first, at most *limit* (negative: all)."""
+
+    def insert(self, server: Server) -> None:
+        """Its number is given by the ledger."""
+
+    def move(self, server: Server, state: str, next_state: str | None, next_at: float | None) -> None: ...
+
+    def drop(self, server: Server) -> None: ...
+
+    def used(self) -> dict[str, float]:
+        """What all instances take together."""
+
+    def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None: ...
+
+    def log(self) -> Iterable[LogEntry]: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+    def set(self, name: str, value: Any) -> None:
+        """None takes the setting away."""
+
+    def faults(self) -> list[Fault]: ...
+
+    def has_fault(self, call: str) -> bool: ...
+
+    def add_fault(self, fault: Fault) -> None: ...
+
+    def take_fault(self, call: str) -> Fault | None:
+        """The first fault of *call*, which is then spent once."""
+
+    def clear_faults(self) -> None: ...
+
+    def version(self) -> int:
+        """Differs after another process made a change."""
+
+
+class MemoryLedger:
+    """The ledger of a cloud that ends with its process."""
+
+    def __init__(self) -> None:
+        self._servers: dict[int, Server] = {}
+        """By number, so oldest first."""
+        self._numbers: dict[str, int] = {}
+        self._last_number = 0
+        self._due: list[tuple[float, int]] = []
+        """A heap of times and numbers; those that are not true any more are skipped."""
+        self._used: dict[str, float] = {}
+        self._settings: dict[str, Any] = {}
+        self._faults: list[Fault] = []
+        self._log: list[LogEntry] = []
+        self._is_closed = False
+        self._transaction = nullcontext()
+
+    def close(self) -> None:
+        self._is_closed = True
+
+    def transaction(self) -> AbstractContextManager[None]:
+        self._check()
+        return self._transaction
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise CloudRefusedError("unavailable", "the driver of the fake cloud is closed")
+
+    # -- instances --------------------------------------------------------------------------------------------------
+
+    def has_due(self, at: float) -> bool:
+        self._check()
+        due = self._due
+        while due and due[0][0] <= at:
+            when, number = due[0]
+            server = self._servers.get(number)
+            if server is not None and server.next_at == when:
+                return True
+            heapq.heappop(due)
+        return False
+
+    def due(self, at: float) -> Iterable[Server]:
+        found = []
+        while self.has_due(at):
+            found.append(self._servers[heapq.heappop(self._due)[1]])
+        return found
+
+    def find(self, instance_id: str) -> Server | None:
+        self._check()
+        number = self._numbers.get(instance_id)
+        return None if number is None else self._servers[number]
+
+    def servers(self, after: int, limit: int) -> list[Server]:
+        self._check()
+        numbers = list(self._servers)
+        start = bisect_right(numbers, after)
+        return [self._servers[number] for number in numbers[start : None if limit < 0 else start + limit]]
+
+    def insert(self, server: Server) -> None:
+        self._last_number += 1
+        self._numbers[server.id] = self._last_number
+        self._put(replace(server, number=self._last_number))
+        for name, amount in server.resources.items():
+            self._used[name] = self._used.get(name, 0) + amount
+
+    def move(self, server: Server, state: str, next_state: str | None, next_at: float | None) -> None:
+        self._put(replace(server, state=state, next_state=next_state, next_at=next_at))
+
+    def _put(self, server: Server) -> None:
+        self._servers[server.number] = server
+        if server.next_at is not None:
+            heapq.heappush(self._due, (server.next_at, server.number))
+
+    def drop(self, server: Server) -> None:
+        del self._servers[server.number], self._numbers[server.id]
+        for name, amount in server.resources.items():
+            self._used[name] -= amount
+
+    def used(self) -> dict[str, float]:
+        self._check()
+        return {name: amount for name, amount in sorted(self._used.items()) if amount}
+
+    # -- the log, settings and faults -------------------------------------------------------------------------------
+
+    def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None:
+        self._log.append(LogEntry(at, what, instance_id, node_id, detail))
+
+    def log(self) -> Iterable[LogEntry]:
+        self._check()
+        return list(self._log)
+
+    def settings(self) -> dict[str, Any]:
+        self._check()
+        return dict(self._settings)
+
+    def set(self, name: str, value: Any) -> None:
+        if value is None:
+            self._settings.pop(name, None)
+        else:
+            self._settings[name] = value
+
+    def faults(self) -> list[Fault]:
+        self._check()
+        return list(self._faults)
+
+    def has_fault(self, call: str) -> bool:
+        self._check()
+        return any(fault.call == call for fault in self._faults)
+
+    def add_fault(self, fault: Fault) -> None:
+        self._faults.append(fault)
+
+    def take_fault(self, call: str) -> Fault | None:
+        for fault in self._faults:
+            if fault.call == call:
+                fault.times -= 1
+                if fault.times < 1:
+                    self._faults.remove(fault)
+                return fault
+        return None
+
+    def clear_faults(self) -> None:
+        self._faults.clear()
+
+    def version(self) -> int:
+        return 0
+
+
+def node_of(metadata: Mapping[str, str]) -> str | None:
+    """The node an instance was made for, by its metadata."""
+    return metadata.get(METADATA_NODE_ID)
