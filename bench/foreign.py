@@ -15,12 +15,13 @@ async def populate(client: Client, root: str, nodes: int, requests: int) -> None
     """Create *nodes* nodes in use, of a provider that is served by nobody here, and *requests* fulfilled requests."""
     for path in (NODES, REQUESTS):
         await client.ensure(root + path)
-    node, request = (json.dumps(body).encode() for body in (_node(), _request()))
+    node, request = (json.dumps(body).encode() for body in (node_body(), request_body()))
     await client.ask_all(wire.create(f"{root}{NODES}/", node, wire.SEQUENCE) for _ in range(nodes))
     await client.ask_all(wire.create(f"{root}{REQUESTS}/100-", request, wire.SEQUENCE) for _ in range(requests))
 
 
-def _node() -> dict[str, Any]:
+def node_body() -> dict[str, Any]:
+    """A node in use, of provider ``other-provider``."""
     now = time.time()
     return {
         "state": "in-use", "state_time": now, "cloud": "fake", "provider": "other-provider", "pool": "main",
@@ -35,7 +36,8 @@ def _node() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _request() -> dict[str, Any]:
+def request_body() -> dict[str, Any]:
+    """A fulfilled request for ``other-label``."""
     now = time.time()
     return {
         "state": "fulfilled", "state_time": now, "declined_by": [], "node_types": ["other-label"],

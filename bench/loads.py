@@ -101,6 +101,8 @@ class Closed:
     seconds: float = 30.0
     hold_s: float = 0.0
     watches_nodes: bool = False
+    grace_s: float = GONE_TIMEOUT_S
+    """How long requests may take to be answered after that, and then nodes to go."""
 
     async def run(self, subject: Subject) -> dict[str, Any]:
         """CPU and operations are counted until the last node is gone: the requests' whole life."""
@@ -115,10 +117,8 @@ class Closed:
         zuul.on_finished = again
         for _ in range(min(self.window, self.count)):
             zuul.submit(LABEL)
-        is_done = await subject.until(
-            lambda: len(record.finished_at) >= record.submitted, self.seconds + GONE_TIMEOUT_S
-        )
-        left = await subject.nodes_left(GONE_TIMEOUT_S)
+        is_done = await subject.until(lambda: len(record.finished_at) >= record.submitted, self.seconds + self.grace_s)
+        left = await subject.nodes_left(self.grace_s)
         finished = record.finished_at[already:]
         cost = subject.sample().since(before).per_request(len(finished))
         return {

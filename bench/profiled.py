@@ -1,7 +1,7 @@
 """Runs the nodelaunch command under cProfile: `python -m bench.profiled OUTPUT serve -c CONFIG`.
 
-SIGRTMIN begins to count the calls of the main thread; a second SIGRTMIN writes them to OUTPUT and ends counting. What
-does *not* belong here: any option of the product, which knows nothing of it.
+SIGRTMIN begins to count the calls of the main thread, which a marker file tells; a second SIGRTMIN writes them to
+OUTPUT and ends counting. What does *not* belong here: any option of the product, which knows nothing of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def busiest(profile: Path, count: int) -> list[tuple[int, str]]:
     return sorted(found, reverse=True)[:count]
 
 
+def marker(output: Path) -> Path:
+    """The file that is there once counting has begun."""
+    return output.with_suffix(".began")
+
+
 class Counter:
     """Turns the profiler on, then writes what it has to *output*."""
 
@@ -39,6 +44,7 @@ class Counter:
     def toggle(self, _number: int, _frame: object) -> None:
         if self._profile is None:
             self._profile = cProfile.Profile()
+            marker(self._output).touch()
             self._profile.enable()
             return
         self._profile.disable()
