@@ -7,6 +7,8 @@ nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
+nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
+nox -s bench        measures launchers beside each other; arguments go to ``python -m bench``
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
 
@@ -28,6 +30,7 @@ nox.options.sessions = [
     "integration",
     "upstream",
     "nodepool",
+    "gates",
 ]
 
 
@@ -118,3 +121,21 @@ def openstack(session: nox.Session) -> None:
         session.error("NODELAUNCH_OPENSTACK_LAB has to name the folder of openstack-up and its fellows")
     session.install("-e", ".[dev]")
     session.run("pytest", *(session.posargs or ["tests/controlplane"]))
+
+
+@nox.session
+def gates(session: nox.Session) -> None:
+    """Bars for speed that hold on any machine: operations, calls, and how cost grows; under two minutes."""
+    session.install("-e", ".[bench]")
+    session.run("pytest", "tests/gates", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure launchers on a real ZooKeeper; arguments go to ``python -m bench``, say ``run latency closed``.
+
+    It takes hours for all scenarios with five repetitions; by default it only sees that each of them works.
+    """
+    session.install("-e", ".[bench]")
+    arguments = session.posargs or ["run", "all", "--quick", "--repeat", "1"]
+    session.run("python", "-m", "bench", *arguments, env={"PYTHONPATH": "tests"})

@@ -29,6 +29,7 @@ from nodelaunch.store.zookeeper import ZooKeeperStore
 from support import nodepool
 from support.certificates import make_certificates
 from support.openstack import Calls, Lab, why_not
+from support.process import Serve
 from support.zookeeper import ZooKeeperServer
 
 OTHERS = ("neutron", "glance", "cinder")
@@ -114,7 +115,7 @@ async def measure(
     calls = lab.calls()
     started = time.monotonic()
     config = site.config(name, CONFIG.format(at_once=args.at_once))
-    start = site.serve if name == "nodelaunch" else site.launcher
+    start: Callable[[Path], Serve | nodepool.Daemon] = site.serve if name == "nodelaunch" else site.launcher
     process = await asyncio.to_thread(start, config)
     try:
         await load(client, args.count)

@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -24,6 +24,8 @@ JAR = "/usr/share/java/zookeeper.jar"
 JAVA = Path("/usr/share/java")
 CLASSPATH = ":".join(map(str, [JAR, JAVA / "slf4j-simple.jar", *sorted(JAVA.glob("netty-*[a-z].jar"))]))
 """Not all of Netty, which TLS needs, is on the package's own class path."""
+JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Small, and quick to start."""
 START_TIMEOUT_S = 60.0
 TICK_MS = 500
 
@@ -46,12 +48,19 @@ def free_port() -> int:
 class ZooKeeperServer:
     """One standalone server on loopback, in plaintext on ``port`` and with mutual TLS on ``tls_port``."""
 
-    def __init__(self, folder: Path, certificates: Certificates) -> None:
+    def __init__(self, folder: Path, certificates: Certificates, java_options: Sequence[str] = JAVA_OPTIONS) -> None:
         self.host = "127.0.0.1"
         self.port, self.tls_port = free_port(), free_port()
         self.certificates = certificates
         self._folder = folder
+        self._java_options = java_options
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the server's process, which runs."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def data_folder(self) -> Path:
@@ -82,7 +91,7 @@ admin.enableServer=false
 maxClientCnxns=0
 """)
         command = [
-            "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.forceSync=no",
+            "java", *self._java_options, "-Dzookeeper.forceSync=no",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", CLASSPATH,
             "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(folder / "zoo.cfg"),
         ]  # fmt: skip

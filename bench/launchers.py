@@ -1,0 +1,209 @@
+"""Launchers as processes: how each is started, and the configuration they all read.
+
+What does *not* belong here: what is asked of them (zuul.py, loads.py) and what is measured (subject.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.zk.server import BenchServer
+from support.nodepool import installed
+
+ROOT = Path(__file__).parents[1]
+STOP_TIMEOUT_S = 10.0
+NO_LIMIT = 100_000
+"""Servers a pool may have where its limit is not what is measured."""
+CLOUDS = """clouds:
+  fake:
+    auth: {username: fake, password: fake, project_id: fake, auth_url: fake}
+    region_name: fake-region
+"""
+
+
+class LauncherEndedError(RuntimeError):
+    """A launcher ended by itself; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One launcher to measure. In *command* ``{config}`` stands for the path of the configuration."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    is_nodepool: bool = False
+    """Whether it knows only Nodepool's own keys."""
+
+
+def nodelaunch() -> Kind:
+    return Kind("nodelaunch", (sys.executable, "-m", "nodelaunch", *_SERVE), _python_path())
+
+
+def profiled(output: Path) -> Kind:
+    """nodelaunch under cProfile, which is turned on and off by signals; see profiled.py."""
+    return Kind("profiled", (sys.executable, "-m", "bench.profiled", str(output), *_SERVE), _python_path())
+
+
+def floor() -> Kind:
+    return Kind("floor", (sys.executable, "-m", "bench.floor", "-c", "{config}"), _python_path())
+
+
+def nodepool() -> Kind:
+    """Nodepool 11.0.0 in an environment of its own, made where it is not there yet. Raises: PeerMissingError."""
+    command = (str(installed() / "nodepool-launcher"), "-f", "--no-webapp", "-c", "{config}")
+    return Kind("nodepool", command, {"PYTHONPATH": ""}, is_nodepool=True)
+
+
+_SERVE = ("serve", "--fake-hosts", "--no-webapp", "-c", "{config}")
+KINDS: Mapping[str, Callable[[], Kind]] = {"nodelaunch": nodelaunch, "floor": floor, "nodepool": nodepool}
+
+
+def kind(text: str) -> Kind:
+    """The launcher *text* names: one of KINDS, or ``name=command``. Raises: ValueError, PeerMissingError."""
+    name, equals, command = text.partition("=")
+    if equals:
+        return Kind(name, tuple(shlex.split(command)), is_nodepool="nodepool-launcher" in command)
+    if text not in KINDS:
+        raise ValueError(f"no launcher {text!r}: name one of {', '.join(KINDS)}, or give NAME=COMMAND with {{config}}")
+    return KINDS[text]()
+
+
+def _python_path() -> dict[str, str]:
+    """This project first, also where another checkout of it is installed."""
+    given = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), given]).strip(os.pathsep)}
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a launcher has to serve: so many providers with one pool each, all of which offer label ``label-0``."""
+
+    pools: int = 1
+    servers: int = NO_LIMIT
+    """``max-servers`` of each pool."""
+    driver: str = "test"
+    boot_s: float = 0.0
+    """How long an instance of ``driver: fake`` boots."""
+    hosts: int = 0
+    """Machines of ``driver: static``."""
+    foreign_nodes: int = 0
+    """Nodes of another launcher's provider that are there before the launcher starts, in use."""
+    foreign_requests: int = 0
+    """Requests that are there before, fulfilled."""
+    launchers: int = 1
+    """Processes; each has providers of its own."""
+
+
+LABEL = "label-0"
+
+
+def config_of(setup: Setup, server: BenchServer, root: str, kind: Kind, number: int = 0) -> dict[str, Any]:
+    """The configuration of process *number*."""
+    files = server.zookeeper.certificates.client
+    names = [f"provider-{number}-{count}" for count in range(setup.pools)]
+    return {
+        "zookeeper-servers": [{"host": server.host, "port": server.tls_port, "chroot": root}],
+        "zookeeper-tls": {"ca": files.ca, "cert": files.cert, "key": files.key},
+        "labels": [{"name": LABEL}],
+        "providers": [_PROVIDERS[setup.driver](setup, name, kind) for name in names],
+    }
+
+
+def _test_provider(setup: Setup, name: str, _kind: Kind) -> dict[str, Any]:
+    pool = {"name": "main", "labels": [LABEL], "max-servers": setup.servers}
+    return {"name": name, "driver": "test", "pools": [pool]}
+
+
+def _fake_provider(setup: Setup, name: str, kind: Kind) -> dict[str, Any]:
+    label = {"name": LABEL, "cloud-image": "image", "min-ram": 8192, "flavor-name": "Fake"}
+    provider = {
+        "name": name, "driver": "fake", "cloud": "fake", "region-name": "fake-region", "rate": 0.0001,
+        "cloud-images": [{"name": "image", "image-name": "Fake Precise", "username": "zuul"}],
+        "pools": [{"name": "main", "max-servers": setup.servers, "labels": [label]}],
+    }  # fmt: skip
+    own = {"boot-time": setup.boot_s, "limits": {"max-servers": setup.servers, "max-cores": setup.servers * 100}}
+    return provider if kind.is_nodepool else provider | own
+
+
+def _static_provider(setup: Setup, name: str, _kind: Kind) -> dict[str, Any]:
+    nodes = [
+        {"name": f"fake-host-{count}", "labels": [LABEL], "username": "zuul", "host-key-checking": False}
+        for count in range(setup.hosts)
+    ]
+    return {"name": name, "driver": "static", "pools": [{"name": "main", "nodes": nodes}]}
+
+
+_PROVIDERS = {"test": _test_provider, "fake": _fake_provider, "static": _static_provider}
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A launcher that runs; all it says goes to a log file beside its configuration."""
+
+    def __init__(self, kind: Kind, config: Mapping[str, Any], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path, clouds = folder / "nodepool.yaml", folder / "clouds.yaml"
+        path.write_text(json.dumps(config, indent=1))
+        clouds.write_text(CLOUDS)
+        self.log = folder / "log"
+        command = [part.replace("{config}", str(path)) for part in kind.command]
+        environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(clouds), "HOME": str(folder), **kind.environment}
+        self.started_at = time.monotonic()
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment, cwd=folder
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raises: LauncherEndedError."""
+        if (code := self._process.poll()) is not None:
+            raise LauncherEndedError(f"the launcher ended with {code}: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    async def stop(self) -> None:
+        """Ask it to end, then kill it."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def processes(kinds: Sequence[Kind], setup: Setup, server: BenchServer, root: str, folder: Path) -> list[Process]:
+    """Start one process for each of *kinds*, side by side."""
+    return [
+        Process(each, config_of(setup, server, root, each, number), folder / f"{each.name}-{number}")
+        for number, each in enumerate(kinds)
+    ]

@@ -1,0 +1,66 @@
+"""Runs the nodelaunch command under cProfile: `python -m bench.profiled OUTPUT serve -c CONFIG`.
+
+SIGRTMIN begins to count the calls of the main thread, which a marker file tells; a second SIGRTMIN writes them to
+OUTPUT and ends counting. What does *not* belong here: any option of the product, which knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TOGGLE = signal.SIGRTMIN
+
+
+def calls(profile: Path) -> int:
+    """All calls, of Python functions and of built-in ones, that *profile* has."""
+    return int(pstats.Stats(str(profile)).total_calls)  # type: ignore[attr-defined]
+
+
+def busiest(profile: Path, count: int) -> list[tuple[int, str]]:
+    """The *count* functions that are called most: calls, and where they are."""
+    stats: dict[tuple[str, int, str], Any] = pstats.Stats(str(profile)).stats  # type: ignore[attr-defined]
+    found = [(counts[1], f"{Path(file).name}:{line} {name}") for (file, line, name), counts in stats.items()]
+    return sorted(found, reverse=True)[:count]
+
+
+def marker(output: Path) -> Path:
+    """The file that is there once counting has begun."""
+    return output.with_suffix(".began")
+
+
+class Counter:
+    """Turns the profiler on, then writes what it has to *output*."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._profile: cProfile.Profile | None = None
+
+    def toggle(self, _number: int, _frame: object) -> None:
+        if self._profile is None:
+            self._profile = cProfile.Profile()
+            marker(self._output).touch()
+            self._profile.enable()
+            return
+        self._profile.disable()
+        partial = self._output.with_suffix(".partial")
+        self._profile.dump_stats(partial)
+        partial.rename(self._output)
+        self._profile = None
+
+
+def main(arguments: Sequence[str]) -> None:
+    output, *sys.argv[1:] = arguments
+    signal.signal(TOGGLE, Counter(Path(output)).toggle)
+    from nodelaunch.cli.main import main as command
+
+    sys.exit(command())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

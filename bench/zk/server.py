@@ -1,0 +1,119 @@
+"""A real ZooKeeper server for measuring, and what it counts itself: operations by client, and its CPU time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import proc
+from support.certificates import make_certificates
+from support.zookeeper import ZooKeeperServer
+
+JAVA_OPTIONS = ("-Xmx2g", "-XX:+UseSerialGC", "-Djute.maxbuffer=8388608")
+"""A heap for 100,000 znodes with their snapshots; the server's compiler at its best."""
+WORD_TIMEOUT_S = 30.0
+
+
+class Packets(NamedTuple):
+    """What a server received from clients (operations, pings) and sent to them (replies, events)."""
+
+    received: int
+    sent: int
+
+
+def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
+    """TLS with a certificate of our own; the server's certificates of tests name no host."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(ca)
+    context.load_cert_chain(cert, key)
+    return context
+
+
+@dataclass(frozen=True)
+class BenchServer:
+    """A server that runs."""
+
+    zookeeper: ZooKeeperServer
+
+    @property
+    def host(self) -> str:
+        return self.zookeeper.host
+
+    @property
+    def port(self) -> int:
+        return self.zookeeper.port
+
+    @property
+    def tls_port(self) -> int:
+        return self.zookeeper.tls_port
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of the server so far, in seconds."""
+        return proc.cpu_s(self.zookeeper.pid)
+
+    def word(self, word: str, *, is_secure: bool = False) -> str:
+        """The answer to a four-letter word, on the plain or the TLS port. Raises: OSError."""
+        port = self.tls_port if is_secure else self.port
+        with socket.create_connection((self.host, port), WORD_TIMEOUT_S) as plain:
+            if not is_secure:
+                return _asked(plain, word)
+            files = self.zookeeper.certificates.client
+            with client_context(files.ca, files.cert, files.key).wrap_socket(plain) as secure:
+                return _asked(secure, word)
+
+    def packets(self, pid: int) -> Packets:
+        """Packets of the connections that process *pid* has open now; ``cons`` lists those of one port."""
+        ports = proc.tcp_ports(pid)
+        found = [
+            _packets(line)
+            for line in (self.word("cons") + self.word("cons", is_secure=True)).splitlines()
+            if _port(line) in ports
+        ]
+        return Packets(sum(each.received for each in found), sum(each.sent for each in found))
+
+    def monitor(self) -> dict[str, str]:
+        """What ``mntr`` tells, by name."""
+        return dict(line.split("\t", 1) for line in self.word("mntr").splitlines() if "\t" in line)
+
+
+def _asked(connection: socket.socket, word: str) -> str:
+    connection.sendall(word.encode())
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ssl.SSLError:
+        pass  # the server ends the connection without TLS's farewell
+    return b"".join(parts).decode()
+
+
+def _port(line: str) -> int | None:
+    """The client's port in a line of ``cons``: `` /127.0.0.1:4711[1](queued=0,recved=7,sent=7,...)``."""
+    address, bracket, _ = line.strip().partition("[")
+    return int(address.rpartition(":")[2]) if bracket and address.startswith("/") else None
+
+
+def _packets(line: str) -> Packets:
+    items = dict(item.split("=", 1) for item in line.partition("(")[2].rstrip(") ").split(",") if "=" in item)
+    return Packets(int(items["recved"]), int(items["sent"]))
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[BenchServer]:
+    """A server with its data in *folder*; it is killed at the end."""
+    server = ZooKeeperServer(
+        folder / f"zookeeper-{os.getpid()}", make_certificates(folder / "certificates"), JAVA_OPTIONS
+    )
+    server.start()
+    try:
+        yield BenchServer(server)
+    finally:
+        server.kill()

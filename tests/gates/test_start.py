@@ -1,0 +1,26 @@
+"""How many operations a launcher needs to know a large site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.launchers import LABEL, Setup, nodelaunch
+from bench.subject import opened
+from bench.zk.server import BenchServer
+
+pytestmark = pytest.mark.gate
+
+NODES = REQUESTS = 2000
+MOST_PER_RECORD = 1.05
+TIMEOUT_S = 60.0
+
+
+async def test_start_reads_each_record_once(server: BenchServer, tmp_path: Path) -> None:
+    """Until its first request is fulfilled, which was there before."""
+    setup = Setup(pools=50, foreign_nodes=NODES, foreign_requests=REQUESTS)
+    async with opened(server, nodelaunch(), setup, tmp_path, first_request=LABEL, settle_s=0.0) as subject:
+        assert await subject.until(lambda: bool(subject.zuul.record.fulfilled_at), TIMEOUT_S)
+        operations = subject.sample().received
+    assert operations <= MOST_PER_RECORD * (NODES + REQUESTS), f"{operations / (NODES + REQUESTS):.2f} a record"
