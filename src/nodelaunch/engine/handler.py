@@ -25,6 +25,7 @@ from nodelaunch.errors import (
     InvalidTransitionError,
     LabelUnusableError,
     LockBusyError,
+    NotEmptyError,
     QuotaExceededError,
     RecordGoneError,
     SessionLostError,
@@ -35,8 +36,8 @@ from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import NodeRequest
-from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, TakeLock, Unsubscribe
+from nodelaunch.protocol.states import REQUEST_FINAL, NodeState, RequestState
+from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock, TakeLock, Unsubscribe
 from nodelaunch.protocol.triage import Absentee, after_decline
 from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
@@ -192,7 +193,7 @@ class RequestHandler:
         is_opening = isinstance(effects[0], m.Lock)
         under = (self._lock,) if self._lock is not None else ()
         try:
-            results = await self._ctx.store.commit(ops, under=under)
+            results = await self._send(ops, under)
         except StoreError as error:
             event = self._what_went_wrong(error, is_opening=is_opening)
             if isinstance(event, m.NodesLost):
@@ -205,6 +206,13 @@ class RequestHandler:
         else:
             self._closed(effects)
 
+    async def _send(self, ops: list[Op], under: Sequence[Lock]) -> list[Entry | Lock | None]:
+        """Write *ops*; the directory of a lock that somebody contends for stays. Raises: StoreError."""
+        try:
+            return await self._ctx.store.commit(ops, under=under)
+        except NotEmptyError as error:
+            return await self._ctx.store.commit([op for op in ops if op != Delete(error.path)], under=under)
+
     async def _drop(self, node_ids: tuple[NodeId, ...]) -> None:
         """Let go of nodes that are not ours any more."""
         for slot in [slot for slot, held in self._held.items() if held.id in node_ids]:
@@ -216,14 +224,16 @@ class RequestHandler:
                 return [TakeLock(paths.request_lock(self.request.id))]
             case m.Save():
                 self.request = self._as_saved(effect)
-                return [Put(paths.request(self.request.id), self.request.to_bytes(), self._version)]
+                return [Put(paths.request(self.request.id), self.request.to_bytes(), self._version, self.request)]
             case m.HandOver(node_ids):
-                return [ReleaseLock(held.lock) for held in self._nodes(node_ids)]
+                return [op for held in self._nodes(node_ids) for op in held.hand_over_ops()]
             case m.Release(node_ids):
                 return [op for held in self._nodes(node_ids) for op in held.give_back_ops()]
             case m.Unlock():
                 assert self._lock is not None  # noqa: S101
-                return [ReleaseLock(self._lock)]
+                lock = self._lock
+                is_final = self.request.state in REQUEST_FINAL
+                return [ReleaseLock(lock), Delete(lock.path)] if is_final else [ReleaseLock(lock)]
             case _:
                 raise AssertionError(effect)
 
@@ -321,6 +331,7 @@ class RequestHandler:
             self._refusals[slot] = str(error)
             self._log.info("launch_aborted", slot=slot, detail=str(error))
             self._ctx.tell(self.request, f"launch of node {slot + 1} put off, the cloud has no room: {error}")
+            self._keep_share(slot)
             await self._give_up(slot, NodeState.ABORTED)
             provider.quota_refused()
             return m.NodeAborted(slot)
@@ -332,7 +343,7 @@ class RequestHandler:
             return m.NodeFailed(slot, str(error))
         finally:
             provider.running_launches -= 1
-            self._reservation.settle(slot)
+            self._reservation.settle_room(slot)
 
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
         self._refusals.pop(slot, None)
@@ -357,8 +368,14 @@ class RequestHandler:
             await to_the_end(make())
         held = self._held[slot]
         zone = held.node.az if held.is_resumed else self._zones.pick(slot)
-        await launch_node(self._ctx, held, self.request, label, attempt, zone)
+        await launch_node(self._ctx, held, self.request, label, attempt, zone, is_last=partial(self._is_last, slot))
         return m.NodeReady(slot, held.id)
+
+    def _is_last(self, slot: int) -> bool:
+        """Whether every other node of the request is ready, so that the request is fulfilled with the one of *slot*."""
+        others = [held for index, held in self._held.items() if index != slot]
+        is_complete = len(others) + 1 == len(self.request.node_types)
+        return is_complete and all(held.node.state is NodeState.READY for held in others)
 
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
         self._ctx.tell(self.request, f"launch of node {slot + 1} failed, attempt {attempt}: {error}")
@@ -367,11 +384,18 @@ class RequestHandler:
         is_final = isinstance(error, LabelUnusableError) or is_full
         held = self._held.get(slot)
         gives_up = is_final or attempt >= self._ctx.launching.retries
+        if not gives_up:
+            self._keep_share(slot)
         if gives_up or (held is not None and not held.is_clean):
             await self._give_up(slot, NodeState.FAILED)
         if isinstance(error, LabelUnusableError):
             self._ctx.provider.label_broken(self._ctx.pool.name, self.request.node_types[slot], str(error))
         return m.NodeFailed(slot, str(error), is_final=is_final)
+
+    def _keep_share(self, slot: int) -> None:
+        """Let nobody have the tenant's share of the slot's next node while this one goes."""
+        need = self._ctx.provider.need(self._ctx.pool.name, self.request.node_types[slot])
+        self._reservation.keep_share(slot, need)
 
     async def _give_up(self, slot: int, state: NodeState) -> None:
         held = self._held.pop(slot, None)

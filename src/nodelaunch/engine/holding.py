@@ -61,7 +61,7 @@ class PoolContext:
 
 @dataclass(slots=True)
 class HeldNode:
-    """A node whose lock we hold, as last written."""
+    """A node whose lock we hold, as last written, or as it is to be written with whatever is written of it next."""
 
     node: Node
     version: int
@@ -70,6 +70,8 @@ class HeldNode:
     """Whether nothing is left in the cloud of attempts that failed."""
     waits_for: str | None = None
     """Why its launch stands still, while the provider can't be asked."""
+    is_written: bool = True
+    """Whether the store has ``node`` as it is."""
     is_resumed: bool = False
     """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
 
@@ -82,7 +84,12 @@ class HeldNode:
         return ExternalId(self.node.external_id) if self.node.external_id else None
 
     def put_op(self, node: Node) -> Put:
-        return Put(paths.node(node.id), node.to_bytes(), self.version)
+        return Put(paths.node(node.id), node.to_bytes(), self.version, node)
+
+    def hand_over_ops(self) -> list[Op]:
+        """Unlocked, and otherwise as it is, in one transaction with whatever else."""
+        unlock = ReleaseLock(self.lock)
+        return [unlock] if self.is_written else [self.put_op(self.node), unlock]
 
     def give_back_ops(self) -> list[Op]:
         """Free for anybody, in one transaction with whatever else."""
@@ -94,7 +101,8 @@ async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
 
     async def write() -> None:
         op = held.put_op(node)
-        entry = await ctx.store.put(op.path, op.data, version=op.version, under=(held.lock,))
+        (entry,) = await ctx.store.commit([op], under=(held.lock,))
+        assert isinstance(entry, Entry)  # noqa: S101
         held.node, held.version = node, entry.stat.version
 
     await to_the_end(write())
@@ -170,7 +178,7 @@ async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | No
 
     Raises: StoreError.
     """
-    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.path, node.to_bytes(), seen.version)
+    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.path, node.to_bytes(), seen.version, node)
     try:
         lock, entry = await store.commit([take, put])
     except (LockBusyError, RecordGoneError, VersionConflictError):

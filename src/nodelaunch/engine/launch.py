@@ -8,7 +8,7 @@ node for which request, retries, quota.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -112,9 +112,17 @@ def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
 
 
 async def launch_node(
-    ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int, zone: str | None
+    ctx: PoolContext,
+    held: HeldNode,
+    request: NodeRequest,
+    label: str,
+    attempt: int,
+    zone: str | None,
+    *,
+    is_last: Callable[[], bool],
 ) -> None:
-    """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``.
+    """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``; where it *is_last* of
+    its request, it is left to be written together with the fulfilled request.
 
     Whatever an unsuccessful attempt left is deleted, if possible, before its error comes out. ``launch-timeout`` covers
     all from the first call until the machine can be used.
@@ -132,7 +140,11 @@ async def launch_node(
                 keys = await _host_keys(ctx, instance, label)
         except TimeoutError:
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s:g} s)") from None
-        await save(ctx, held, _ready(ctx, held.node, instance, keys))
+        ready = _ready(ctx, held.node, instance, keys)
+        if is_last():
+            held.node, held.is_written = ready, False
+        else:
+            await save(ctx, held, ready)
     except DriverError as error:
         error.external_id = error.external_id or held.external_id
         log_.warning(

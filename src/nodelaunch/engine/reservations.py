@@ -34,7 +34,7 @@ class Reservation:
 
     def keep_share(self, slot: int, need: Usage) -> None:
         """Keep the tenant's share for the slot's next node, which waits for room."""
-        if slot not in self._share:
+        if slot not in self._share and self.tenant is not None:
             self._share[slot] = need
             self._book.share_taken(self.tenant, need)
 
@@ -47,6 +47,13 @@ class Reservation:
             self._book.share_given_back(self.tenant, share)
         if room is not None or share is not None:
             self._book.on_given_back(self.key, self.tenant)
+
+    def settle_room(self, slot: int) -> None:
+        """The slot's node won't come now; the tenant's share, if it is kept, stays so for the next one."""
+        room = self._room.pop(slot, None)
+        if room is not None:
+            self._book.room_given_back(self.key, room)
+            self._book.on_given_back(self.key, None)
 
     def close(self) -> None:
         """Give everything back."""

@@ -219,8 +219,9 @@ class Scheduler:
         work = self.work.get(request_id)
         if work is not None:
             self.own.pools[work.key].post(request_id, m.RequestGone())
+        else:
+            self.history.removed(request_id)
         self.schedule.withdraw(request_id)
-        self.history.removed(request_id)
         self._drop(request_id)
         self._wake()
 
@@ -426,6 +427,7 @@ class Scheduler:
         elif isinstance(error, HandlerFailed):
             self._failed.setdefault(request_id, {})[work.key] = error
         if request_id not in self._view.requests:
+            self.history.removed(request_id)
             self._drop(request_id)
         self._put(request_id)
         self.room_changed(work.key)
