@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import inf
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nodelaunch.protocol.quota import NOTHING, Limits, Usage, UsageSum
@@ -51,6 +51,7 @@ def test_nothing_is_left_when_all_is_given_back(added: list[Usage], random: obje
 
 @settings(deadline=None)
 @given(st.lists(usages, max_size=8), st.integers(0, 8))
+@example([Usage(ram=1.5), Usage(ram=9007199254740990.0), Usage(ram=1.5)], 3)
 def test_running_sum_is_the_exact_sum_rounded_once(added: list[Usage], kept: int) -> None:
     running = UsageSum()
     for usage in added:

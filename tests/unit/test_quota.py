@@ -12,6 +12,8 @@ from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Limits, Usage, UsageSu
 def test_usages_add_up_and_never_fall_below_zero() -> None:
     both = Usage(cores=4, instances=1) + Usage({"cores": 2, "volume-gb": 50})
     assert both == Usage({"cores": 6, "instances": 1, "volume-gb": 50})
+    assert both - Usage(cores=1, ram=1) == Usage({"cores": 5, "instances": 1, "volume-gb": 50})
+    assert Usage.total([both, both]) == both + both
     assert both - Usage(cores=10) == Usage({"instances": 1, "volume-gb": 50})
     assert (both["ram"], sorted(both)) == (0, ["cores", "instances", "volume-gb"])
     assert Usage.total([]) == Usage(cores=0)
@@ -73,6 +75,7 @@ def test_a_running_sum_is_the_same_object_until_it_changes() -> None:
     before = running.total()
     assert before == Usage(cores=6, ram=0.1)
     running.add(NOTHING)
+    running.subtract(NOTHING)
     assert running.total() is before
     running.subtract(Usage(cores=4.0, ram=0.1))
     assert (before, running.total()) == (Usage(cores=6, ram=0.1), Usage(cores=2))

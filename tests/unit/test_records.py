@@ -124,6 +124,13 @@ def test_requestor_data_is_written_back_byte_for_byte() -> None:
     assert repr(request.requestor_data) in repr(request)
 
 
+def test_requestor_data_is_kept_beside_unknown_keys() -> None:
+    request = read_request(json.dumps(SUBMITTED_BY_ZUUL).encode()).changed(extra={"future": 1})
+    body = json.loads(request.to_bytes())
+    assert (body["requestor_data"], body["future"]) == (SUBMITTED_BY_ZUUL["requestor_data"], 1)
+    assert read_request(request.to_bytes()) == request
+
+
 @pytest.mark.parametrize("value", [None, "text", 2**127, {"a": [True]}])
 def test_requestor_data_may_be_anything(value: Any) -> None:
     request = read_request(as_json(state="requested", requestor_data=value))
@@ -214,6 +221,9 @@ def test_a_node_is_written_as_json_even_where_msgspec_would_not() -> None:
     for value in ({1}, b"x", {"a": {"b": object()}}):
         with pytest.raises(TypeError):
             a_node(driver_data=value).to_bytes()
+    with pytest.raises(TypeError):
+        a_node(comment=object()).to_bytes()
+    assert read_node(as_json(state="ready", resources=None, other=1)).resources is None
 
 
 # -- digests --------------------------------------------------------------------------------------------------------

@@ -120,20 +120,22 @@ class UsageSum:
         whole = self._whole
         for name, value in amounts.items():
             integer = int(value)
-            if integer != value:
-                self._put_part(name, sign * int((value - integer) * _SCALE))
             count = whole.get(name, 0) + sign * integer
+            if integer != value:
+                count += self._put_part(name, sign * int((value - integer) * _SCALE))
             if count:
                 whole[name] = count
             else:
                 whole.pop(name, None)
 
-    def _put_part(self, name: str, part: int) -> None:
-        parts = self._parts.get(name, 0) + part
+    def _put_part(self, name: str, part: int) -> int:
+        """Add *part*; returns the whole amounts that fractions make up."""
+        carry, parts = divmod(self._parts.get(name, 0) + part, _SCALE)
         if parts:
             self._parts[name] = parts
         else:
             self._parts.pop(name, None)
+        return carry
 
     def _fractions(self) -> dict[str, float]:
         """The resources that are no whole number."""

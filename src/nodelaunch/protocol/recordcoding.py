@@ -218,8 +218,6 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
-    if isinstance(value, Unread):
-        return value.read()
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -254,9 +252,6 @@ class Unread:
         if isinstance(other, Unread):
             return self.data == other.data or bool(self.read() == other.read())
         return bool(self.read() == other)
-
-    def __repr__(self) -> str:
-        return repr(self.read())
 
 
 _ALIKE: Final = frozenset({str, int, bool, NoneType, Unread})
