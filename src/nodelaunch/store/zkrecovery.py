@@ -1,8 +1,8 @@
 """Settles the writes whose replies were lost, all those of one broken connection together.
 
-What is there is read in batches once the connection is back, and judged (zkdoubt.py). What was done is answered; what was
-not is sent again, in the order in which it was sent first. A write under which the connection breaks again and again
-is sent alone in the end, and given up if it still does.
+What is there is read in batches once the connection is back, and judged (zkdoubt.py). What was done is answered, and
+what was not is sent again, in the order in which it was sent first. A write under which the connection breaks again and
+again is sent alone in the end, and given up if it still does.
 What does *not* belong here: writes with replies (zkwrites.py).
 """
 
