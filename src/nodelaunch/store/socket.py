@@ -13,9 +13,10 @@ import base64
 import itertools
 import json
 import os
+import socket
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -54,6 +55,8 @@ VERSION = 1
 """Of what is said on the socket; both ends must agree."""
 MAX_LINE = 4 << 20
 """Bytes; a znode may hold 1 MiB."""
+MAX_UNREAD = 32 << 20
+"""Bytes that may wait for a client that does not read; one more, and it is dropped."""
 Message = dict[str, Any]
 
 
@@ -89,21 +92,36 @@ def _op_out(op: Op, lock_id: Callable[[Lock], int]) -> Message:
             return {"op": "release", "lock": lock_id(lock)}
 
 
+def _text(message: Message, key: str) -> str:
+    value = message[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key}: a text was expected")
+    return value
+
+
+def _path(message: Message) -> str:
+    path = _text(message, "path")
+    if not path.startswith("/"):
+        raise ValueError("path: it has to begin with a slash")
+    return path
+
+
 def _op_in(message: Message, lock_of: Callable[[int], Lock]) -> Op:
-    path = message.get("path", "")
+    if message["op"] == "release":
+        return ReleaseLock(lock_of(message["lock"]))
+    path = _path(message)
     match message["op"]:
         case "create":
-            return Create(path, base64.b64decode(message["data"]), message["ephemeral"], message["sequence"])
+            data = base64.b64decode(message["data"])
+            return Create(path, data, bool(message["ephemeral"]), bool(message["sequence"]))
         case "put":
-            return Put(path, base64.b64decode(message["data"]), message["version"])
+            return Put(path, base64.b64decode(message["data"]), int(message["version"]))
         case "delete":
-            return Delete(path, message["version"])
+            return Delete(path, int(message["version"]))
         case "check":
-            return Check(path, message["version"])
+            return Check(path, int(message["version"]))
         case "take":
             return TakeLock(path, base64.b64decode(message["identifier"]))
-        case "release":
-            return ReleaseLock(lock_of(message["lock"]))
         case other:
             raise ValueError(f"unknown operation {other!r}")
 
@@ -134,10 +152,10 @@ class StoreServer:
         self._check_directory()
         self.path.unlink(missing_ok=True)  # we own the store's file, so whoever listened here is dead
         try:
-            server = await asyncio.start_unix_server(self._accept, self.path, limit=MAX_LINE)
+            listening = _bind(self.path)
+            server = await asyncio.start_unix_server(self._accept, sock=listening, limit=MAX_LINE)
         except OSError as error:
             raise StoreUnavailableError(str(self.path), f"can't listen: {error.strerror}") from None
-        self.path.chmod(0o600)
         self._stack.push_async_callback(self._close, server)
         return self
 
@@ -166,15 +184,41 @@ class StoreServer:
         try:
             async with self._store.connect() as session:
                 await _Connection(session, reader, writer).run()
-        except (OSError, ValueError, KeyError, TypeError, asyncio.LimitOverrunError) as error:
-            log.warning("store_client_dropped", error=type(error).__name__, detail=str(error)[:200])
-        except asyncio.CancelledError:
+        except* asyncio.CancelledError:
             pass  # the server ends
+        except* (OSError, ValueError, KeyError, TypeError, asyncio.LimitOverrunError) as group:
+            for error in _each(group):
+                log.warning("store_client_dropped", error=type(error).__name__, detail=str(error)[:200])
+        except* Exception:
+            log.exception("store_client_dropped")
         finally:
             self._connections.discard(task)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+def _bind(path: Path) -> socket.socket:
+    """A socket at *path* that only our user can connect to, from its first moment."""
+    bound = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    except BaseException:
+        bound.close()
+        raise
+    finally:
+        os.umask(mask)
+    return bound
+
+
+def _each(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    """The errors of *group*, groups within it opened."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
 
 
 class _Connection:
@@ -188,7 +232,8 @@ class _Connection:
         self._numbers = itertools.count(1)
         self._trees = AsyncExitStack()
         self._calls: dict[int, asyncio.Task[None]] = {}
-        self._granted: dict[int, set[int]] = {}
+        self._granted: dict[int, int] = {}
+        """Locks that are held, by the calls that took them."""
 
     async def run(self) -> None:
         hello = await self._read()
@@ -215,45 +260,65 @@ class _Connection:
         return message
 
     def _send(self, message: Message) -> None:
-        self._writer.write(json.dumps(message).encode() + b"\n")
+        unread = self._writer.transport.get_write_buffer_size()
+        if unread > MAX_UNREAD and not self._writer.is_closing():
+            log.warning("store_client_dropped", error="unread", detail=f"{unread} bytes wait for it to read them")
+            self._writer.transport.abort()
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def _answer(self, message: Message) -> None:
-        number = message["id"]
-        before = set(self._locks)
+        number = int(message["id"])
         try:
-            result = await self._call(message["call"], message.get("args", {}))
+            result = await self._call(number, message["call"], message.get("args", {}))
         except StoreError as error:
             self._send({"id": number, **_error_out(error)})
         else:
-            self._granted[number] = self._locks.keys() - before
             self._send({"id": number, "result": result})
         finally:
-            del self._calls[number]
+            self._calls.pop(number, None)
 
     async def _cancel(self, number: int) -> None:
         """End a call; locks it was granted meanwhile are given back."""
         if number in self._calls:
             self._calls[number].cancel()
-        for lock in self._granted.pop(number, set()):
-            if lock in self._locks:
-                await self._locks.pop(lock).release()
+        lock = self._forget(self._granted.get(number, 0))
+        if lock is not None:
+            await lock.release()
+
+    def _forget(self, number: int) -> Lock | None:
+        """A lock that is given back, if it is still there."""
+        for call, lock in self._granted.items():
+            if lock == number:
+                del self._granted[call]
+                break
+        return self._locks.pop(number, None)
 
     def _lock(self, number: int) -> Lock:
         if number not in self._locks:
             raise errors.LockLostError(detail="no such lock")
         return self._locks[number]
 
-    def _keep(self, lock: Lock) -> Any:
+    def _keep(self, call: int, lock: Lock) -> Any:
         number = next(self._numbers)
         self._locks[number] = lock
+        self._granted[call] = number
         return [number, lock.path, lock.contender]
 
-    def _result(self, result: Entry | Lock | None) -> Any:
-        if result is None or isinstance(result, Entry):
-            return {"entry": _entry_out(result)}
-        return {"lock": self._keep(result)}
+    async def _commit(self, call: int, args: Message) -> Any:
+        ops = [_op_in(op, self._lock) for op in args["ops"]]
+        results = await self._store.commit(ops, under=[self._lock(number) for number in args["under"]])
+        for op in args["ops"]:
+            if op["op"] == "release":
+                self._forget(op["lock"])
+        return [
+            {"entry": _entry_out(result)}
+            if result is None or isinstance(result, Entry)
+            else {"lock": self._keep(call, result)}
+            for result in results
+        ]
 
-    async def _call(self, call: str, args: Message) -> Any:
+    async def _call(self, number: int, call: str, args: Message) -> Any:
         store = self._store
         match call:
             case "get_many":
@@ -263,21 +328,20 @@ class _Connection:
             case "ensure":
                 return await store.ensure(*args["paths"])
             case "delete_tree":
-                return await store.delete_tree(args["path"])
+                return await store.delete_tree(_path(args))
             case "commit":
-                ops = [_op_in(op, self._lock) for op in args["ops"]]
-                under = [self._lock(number) for number in args["under"]]
-                return [self._result(result) for result in await store.commit(ops, under=under)]
+                return await self._commit(number, args)
             case "lock":
                 lock = await store.lock(
-                    args["path"], timeout_s=args["timeout_s"], identifier=base64.b64decode(args["identifier"]),
+                    _path(args), timeout_s=args["timeout_s"], identifier=base64.b64decode(args["identifier"]),
                     ephemeral=args["ephemeral"], parents=args["parents"],
                 )  # fmt: skip
-                return self._keep(lock)
+                return self._keep(number, lock)
             case "release":
-                return await self._locks.pop(args["lock"]).release() if args["lock"] in self._locks else None
+                released = self._forget(args["lock"])
+                return None if released is None else await released.release()
             case "tree":
-                return await self._open_tree(args["tree"], args["root"])
+                return await self._open_tree(int(args["tree"]), _text(args, "root"))
             case other:
                 raise ValueError(f"unknown call {other!r}")
 
@@ -294,7 +358,12 @@ class _Connection:
                     pass  # the client's session ends with ours
 
         self._trees.callback(tree.subscribe(tell))
-        return [_entry_out(entry) for entry in tree.entries()]
+        for known in tree.entries():
+            await self._writer.drain()
+            entry = tree.get(known.path)  # as of now: what changed meanwhile was told
+            if entry is not None:
+                self._send({"tree": number, "changed": _entry_out(entry)})
+        return []
 
 
 # -- the asking end -------------------------------------------------------------------------------------------------
