@@ -117,6 +117,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     args = make_parser().parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code: int = args.run(args)

@@ -128,6 +128,19 @@ class Closed:
 
 
 @dataclass(frozen=True)
+class Shared(Closed):
+    """The same, where several launchers want each request: also the writes that were rejected."""
+
+    async def run(self, subject: Subject) -> dict[str, Any]:
+        server = subject.server
+        sessions = {session for process in subject.processes for session in server.sessions(process.pid)}
+        zxid = server.zxid
+        figures = await super().run(subject)
+        lost = server.rejected(sessions, zxid)
+        return {**figures, "rejected_writes_per_request": round(lost / max(1, figures["requests"]), 3)}
+
+
+@dataclass(frozen=True)
 class Burst:
     """*count* requests at once."""
 

@@ -40,7 +40,7 @@ def command_starts(folder: Path, is_quick: bool) -> Iterator[Row]:
     commands = {
         "python": ("-c", "pass"),
         "help": ("-m", "nodelaunch", "--help"),
-        "config-check": ("-m", "nodelaunch", "config", "check", "-c", str(config)),
+        "config-check": ("-m", "nodelaunch", "config", "check", str(config)),
     }
     for _ in range(2 if is_quick else 20):
         for case, arguments in commands.items():

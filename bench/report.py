@@ -25,7 +25,9 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
         "rss_mib",
     ),
     "scale": ("cpu_ms_per_request", "operations_per_request", "requests_per_s", "rss_mib"),
-    "several": ("requests_per_s", "cpu_ms_per_request", "operations_per_request", "errors"),
+    "several": (
+        "requests_per_s", "cpu_ms_per_request", "operations_per_request", "rejected_writes_per_request", "errors",
+    ),
     "memory": ("idle_rss_mib", "warm_rss_mib", "rss_growth_mib", "rss_growth_bytes_per_request", "cpu_ms_per_request"),
     "command": ("wall_ms", "cpu_ms"),
     "scan": ("scan_p50_ms", "scan_p99_ms", "cpu_ms_per_scan", "scans_per_s"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.launchers import Setup
-from bench.loads import Backlog, Burst, Closed, Latency, Lives, Load, Start
+from bench.loads import Backlog, Burst, Closed, Latency, Lives, Load, Shared, Start
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def _scale(is_quick: bool) -> Scenario:
 
 
 def _several(is_quick: bool) -> Scenario:
-    """Operations beyond those of one launcher are those of lost races, at least one for each lost transaction."""
-    load = Closed(100, 400 if is_quick else 2000, 60)
+    load = Shared(100, 400 if is_quick else 2000, 60)
     cases = [Case(f"launchers-{count}", Setup(launchers=count), load) for count in (1, 2, 4)]
     ratios = [
         Ratio(f"rate, {count} launchers / 1", f"launchers-{count}", "launchers-1", "requests_per_s", float("inf"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from bench import proc
+from bench.zk.rejected import rejected
 from support.certificates import make_certificates
 from support.zookeeper import ZooKeeperServer
 
@@ -69,15 +70,31 @@ class BenchServer:
             with client_context(files.ca, files.cert, files.key).wrap_socket(plain) as secure:
                 return _asked(secure, word)
 
-    def packets(self, pid: int) -> Packets:
-        """Packets of the connections that process *pid* has open now; ``cons`` lists those of one port."""
+    def _connections(self, pid: int) -> list[dict[str, str]]:
+        """What ``cons`` tells of the connections that process *pid* has open now; it lists those of one port."""
         ports = proc.tcp_ports(pid)
-        found = [
-            _packets(line)
-            for line in (self.word("cons") + self.word("cons", is_secure=True)).splitlines()
-            if _port(line) in ports
-        ]
+        lines = (self.word("cons") + self.word("cons", is_secure=True)).splitlines()
+        return [_items(line) for line in lines if _port(line) in ports]
+
+    def packets(self, pid: int) -> Packets:
+        """Packets of the connections that process *pid* has open now."""
+        found = [Packets(int(each["recved"]), int(each["sent"])) for each in self._connections(pid)]
         return Packets(sum(each.received for each in found), sum(each.sent for each in found))
+
+    def sessions(self, pid: int) -> set[int]:
+        """Ids of the sessions of process *pid*, as the server's logs have them: signed."""
+        ids = (int(each["sid"], 16) for each in self._connections(pid))
+        return {number - (1 << 64) if number >> 63 else number for number in ids}
+
+    @property
+    def zxid(self) -> int:
+        """Of the last write."""
+        (line,) = (line for line in self.word("srvr").splitlines() if line.startswith("Zxid:"))
+        return int(line.partition(":")[2], 16)
+
+    def rejected(self, sessions: Collection[int], after_zxid: int) -> int:
+        """How many writes of *sessions* failed after *after_zxid*."""
+        return rejected(self.zookeeper.data_folder, sessions, after_zxid)
 
     def monitor(self) -> dict[str, str]:
         """What ``mntr`` tells, by name."""
@@ -101,9 +118,8 @@ def _port(line: str) -> int | None:
     return int(address.rpartition(":")[2]) if bracket and address.startswith("/") else None
 
 
-def _packets(line: str) -> Packets:
-    items = dict(item.split("=", 1) for item in line.partition("(")[2].rstrip(") ").split(",") if "=" in item)
-    return Packets(int(items["recved"]), int(items["sent"]))
+def _items(line: str) -> dict[str, str]:
+    return dict(item.split("=", 1) for item in line.partition("(")[2].rstrip(") ").split(",") if "=" in item)
 
 
 @contextmanager

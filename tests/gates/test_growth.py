@@ -24,7 +24,7 @@ from bench.zk.server import BenchServer
 
 pytestmark = pytest.mark.gate
 
-TURNS = 6
+TURNS = 8
 BUDGET_S = 12.0
 """A size that has taken this long gets no more turns; one is enough to see that it is far too slow."""
 SETTLE_S = 2.0
@@ -83,7 +83,16 @@ class Measured:
         assert not self.trouble, self.trouble
         assert self.turns, "not measured"
         wrong = [turn for turn in self.turns if turn["errors"] or turn["failed"] or not turn["is_complete"]]
-        assert not wrong, [(turn["cpu_ms_per_request"], turn["finished"], turn["first_errors"]) for turn in wrong]
+        shown = (
+            "finished",
+            "submitted",
+            "failed",
+            "nodes_left",
+            "first_errors",
+            "cpu_ms_per_request",
+            "operations_per_request",
+        )
+        assert not wrong, "\n".join(str({name: turn[name] for name in shown}) for turn in wrong)
 
 
 @pytest.fixture(scope="module", name="measured")

@@ -109,13 +109,13 @@ def history(data_folder: Path, chroot: str) -> History:
     return History(
         Write(each.zxid, each.session, each.kind, each.path.removeprefix(chroot), each.data)
         for log in logs
-        for transaction in _transactions(log)
+        for transaction in transactions(log)
         for each in _writes(transaction)
         if each.path.startswith(chroot + "/")
     )
 
 
-def _transactions(log: Path) -> Iterator[bytes]:
+def transactions(log: Path) -> Iterator[bytes]:
     """The transactions in one file, which is zeros from the last one on."""
     with log.open("rb") as file:
         file.seek(_FILE_HEADER)
