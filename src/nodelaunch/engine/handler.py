@@ -318,6 +318,8 @@ class RequestHandler:
             self._refusals[slot] = str(error)
             self._log.info("launch_aborted", slot=slot, detail=str(error))
             self._ctx.tell(self.request, f"launch of node {slot + 1} put off, the cloud has no room: {error}")
+            need = provider.need(self._ctx.pool.name, self.request.node_types[slot])
+            self._reservation.keep_share(slot, need)  # the record may be gone before the next launch waits for room
             await self._give_up(slot, NodeState.ABORTED)
             provider.quota_refused()
             return m.NodeAborted(slot)
@@ -329,7 +331,8 @@ class RequestHandler:
             return m.NodeFailed(slot, str(error))
         finally:
             provider.running_launches -= 1
-            self._reservation.settle(slot)
+            if slot not in self._refusals:
+                self._reservation.settle(slot)
 
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
         self._refusals.pop(slot, None)
