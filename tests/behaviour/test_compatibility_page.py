@@ -154,7 +154,7 @@ def test_every_state_is_there(heading: str, states: type[StrEnum]) -> None:
         ("age of an `init` node left behind", sweeper.ORPHAN_S),
         ("one deletion", deletion.DELETE_TIMEOUT_S),
         ("pause after a failed deletion", sweeper.FIRST_BACKOFF_S),
-        ("deletions at once", sweeper.MAX_DELETIONS),
+        ("deletions at once at one provider", sweeper.MAX_DELETIONS),
         ("age of limits and foreign usage", provider.REFRESH_S),
         ("one question to a cloud about itself", provider.CALL_TIMEOUT_S),
         ("session timeout", Config.model_fields["zookeeper_timeout"].default),

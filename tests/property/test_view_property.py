@@ -124,6 +124,8 @@ EVENTS = st.one_of(
             entry(f"{paths.request_lock(i)}/a__lock__0000000000", b"", n)
         )
     ),
+    REQUEST_IDS.map(lambda i: lambda view, n: view.request_lock_entry_changed(entry(paths.request_lock(i), b"", n))),
+    REQUEST_IDS.map(lambda i: lambda view, _: view.request_lock_entry_removed(paths.request_lock(i))),
     REQUEST_IDS.map(
         lambda i: lambda view, _: view.request_lock_entry_removed(f"{paths.request_lock(i)}/a__lock__0000000000")
     ),

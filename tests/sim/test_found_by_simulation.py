@@ -38,8 +38,8 @@ def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
 async def test_node_that_is_gone_by_now_is_not_deleted_again(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
         assert site.launcher._parts is not None
-        await site.launcher._parts.sweeper._delete(NodeId("0000000999"))
-        await site.launcher._parts.sweeper._remove_debris(NodeId("0000000999"))
+        await site.launcher._parts.sweeper.nodes.delete(NodeId("0000000999"))
+        await site.launcher._parts.sweeper.nodes.remove_debris(NodeId("0000000999"))
 
 
 async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_refusal(tmp_path: Path) -> None:

@@ -129,8 +129,7 @@ async def test_unreachable_machine_is_not_handed_out_and_comes_back(tmp_path: Pa
         (before,) = idle(site)
         hosts.is_up = False
         handle = await site.client.submit(["bare"])
-        await site.until(lambda: not site.view.nodes)
-        assert site.view.requests[handle.id].record.state is RequestState.REQUESTED
+        await site.until(lambda: not site.view.nodes and handle.id in site.view.open_requests)
         hosts.is_up = True
         request = await handle.finished()
         assert request.state is RequestState.FULFILLED

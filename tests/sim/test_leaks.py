@@ -73,7 +73,7 @@ async def test_leftover_seen_once_is_left_alone(tmp_path: Path) -> None:
     async with launched(tmp_path, config(provider(pool("small"))), drivers=littering()) as site:
         driver = driver_of(site)
         add_volume(driver, "new", **{METADATA_PROVIDER: "cloud", METADATA_NODE_ID: "0000099999"})
-        await site.until(lambda: bool(site.launcher._parts.sweeper._suspects.get("cloud")))
+        await site.until(lambda: bool(site.launcher._parts.sweeper.leaks.suspects.get("cloud")))
         driver.volumes.clear()
         await site.a_while(TWO_SWEEPS_S)
         assert driver.asked == []

@@ -531,7 +531,7 @@ async def test_launcher_killed_between_any_two_writes_leaves_nothing_behind(tmp_
     for writes in itertools.count(1):
         if not await _dies_after(writes, configured(tmp_path)):
             break
-    assert writes > 25
+    assert writes > 20
 
 
 async def _dies_after(writes: int, path: Path) -> bool:

@@ -17,7 +17,10 @@ from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.reservations import Reservations
-from nodelaunch.engine.sweeper import Sweeper
+from nodelaunch.engine.sweeping import abandoned
+from nodelaunch.engine.sweeping.abandoned import AbandonedNodes
+from nodelaunch.engine.sweeping.leaks import LeakSearch
+from nodelaunch.engine.sweeping.requests import LostRequests
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import QuotaExceededError
 from nodelaunch.protocol import machine as m
@@ -103,7 +106,7 @@ def _delete_without_lock() -> AbstractContextManager[Any]:
             await store.put(seen.path, gone.to_bytes(), version=seen.version)
         return seen is not None
 
-    return mock.patch.object(sweeper, "delete_node", delete)
+    return mock.patch.object(abandoned, "delete_node", delete)
 
 
 @_bug(
@@ -111,15 +114,15 @@ def _delete_without_lock() -> AbstractContextManager[Any]:
     "locks are removed by their owners", "nodes are removed after deletion",
 )  # fmt: skip
 def _locked_counts_as_abandoned() -> AbstractContextManager[Any]:
-    async def remove(self: Sweeper, node_id: Any) -> None:
-        await self._store.delete_tree(paths.node(node_id))
+    async def remove(self: AbandonedNodes, node_id: Any) -> None:
+        await self._ctx.store.delete_tree(paths.node(node_id))
 
     @contextmanager
     def planted() -> Iterator[None]:
         with (
             mock.patch.object(ClusterView, "is_node_locked", return_value=False),
-            mock.patch.object(Sweeper, "_delete", remove),
-            mock.patch.object(Sweeper, "_offer", remove),
+            mock.patch.object(AbandonedNodes, "delete", remove),
+            mock.patch.object(AbandonedNodes, "offer", remove),
         ):
             yield
 
@@ -190,17 +193,16 @@ def _no_clean_up() -> AbstractContextManager[Any]:
 
 @_bug("whatever the view does not explain is a leak", "no server in use is deleted")
 def _leaks_by_a_cold_view() -> AbstractContextManager[Any]:
-    async def leaks(self: Sweeper) -> None:
-        for provider in self._providers.values():
-            for node_id, ids in (await provider.instances_by_node()).items():
-                seen = self._view.nodes.get(node_id)  # type: ignore[call-overload]
-                if seen is None or seen.record.external_id not in ids:
-                    for external_id in ids:
-                        await deletion.delete_instance(provider, ExternalId(external_id))
+    async def search(self: LeakSearch, provider: Any) -> None:
+        for node_id, ids in (await provider.instances_by_node()).items():
+            seen = self._ctx.view.nodes.get(node_id)
+            if seen is None or seen.record.external_id not in ids:
+                for external_id in ids:
+                    await deletion.delete_instance(provider, ExternalId(external_id))
 
     @contextmanager
     def planted() -> Iterator[None]:
-        with mock.patch.object(Sweeper, "_leaks", leaks), mock.patch.object(sweeper, "SWEEP_S", 1.0):
+        with mock.patch.object(LeakSearch, "search", search), mock.patch.object(sweeper, "SWEEP_S", 1.0):
             yield
 
     return planted()
@@ -211,19 +213,19 @@ def _leaks_by_a_cold_view() -> AbstractContextManager[Any]:
     "what was given stays given", "a node is freed by who works for its request", "what was given can be taken",
 )  # fmt: skip
 def _free_too_early() -> AbstractContextManager[Any]:
-    def is_orphaned(_self: Sweeper, node: Any) -> bool:
+    def is_orphaned(_self: AbandonedNodes, node: Any) -> bool:
         return node.state is NodeState.READY and bool(node.allocated_to)
 
-    async def deallocate(self: Sweeper, node_id: Any) -> None:
-        seen = self._view.nodes.get(node_id)
+    async def deallocate(self: AbandonedNodes, node_id: Any) -> None:
+        seen = self._ctx.view.nodes.get(node_id)
         if seen is not None:
-            await holding.rewrite_node(self._store, seen, seen.record.deallocated())
+            await holding.rewrite_node(self._ctx.store, seen, seen.record.deallocated())
 
     @contextmanager
     def planted() -> Iterator[None]:
         with (
-            mock.patch.object(Sweeper, "_is_orphaned", is_orphaned),
-            mock.patch.object(Sweeper, "_deallocate", deallocate),
+            mock.patch.object(AbandonedNodes, "is_orphaned", is_orphaned),
+            mock.patch.object(AbandonedNodes, "deallocate", deallocate),
         ):
             yield
 
@@ -256,7 +258,7 @@ def _lost_stay_lost() -> AbstractContextManager[Any]:
     async def nothing(*_: Any) -> None:
         await asyncio.sleep(60.0)
 
-    return mock.patch.object(Sweeper, "_reset_lost_request", nothing)
+    return mock.patch.object(LostRequests, "reset", nothing)
 
 
 @_bug("leaks are not looked for", "all comes to rest")
@@ -264,7 +266,7 @@ def _leaks_stay() -> AbstractContextManager[Any]:
     async def nothing(*_: Any) -> None:
         pass
 
-    return mock.patch.object(Sweeper, "_leaks", nothing)
+    return mock.patch.object(LeakSearch, "search", nothing)
 
 
 @_bug("the record goes before the server", "a record goes after its server")

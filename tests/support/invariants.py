@@ -86,6 +86,9 @@ def _check_requests(view: ClusterView) -> None:
         request_id: seen for request_id, seen in view.requests.items() if seen.record.state is RequestState.REQUESTED
     }
     asked = [r for r in records if r.requestor == paths.MIN_READY_REQUESTOR and r.state is not RequestState.FAILED]
+    assert view.stray_lock_dirs == {
+        request_id: at for request_id, at in view.request_lock_dirs.items() if request_id not in view.requests
+    }
     assert view.min_ready_asked == Counter(label for request in asked for label in set(request.node_types))
     assert all(view._request_contenders.values()), "nobody contends for a lock without contenders"
 

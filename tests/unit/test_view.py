@@ -8,6 +8,8 @@ import pytest
 
 from nodelaunch.engine.view import (
     ClusterView,
+    IdleNodeGone,
+    IdleNodeSeen,
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
@@ -56,11 +58,11 @@ def test_listeners_are_told_of_the_kinds_they_asked_for(view: ClusterView) -> No
     put(view, node())
     view.node_entry_removed(paths.node(NODE))
     assert some == [NodeRemoved(NODE, node())]
-    assert every == [NodeSeen(NODE, None), NodeRemoved(NODE, node())]
+    assert every == [NodeSeen(NODE, None), IdleNodeSeen(NODE), NodeRemoved(NODE, node()), IdleNodeGone(NODE, node())]
     stop()
     view.request_entry_changed(entry(paths.request(REQUEST), NodeRequest(id=REQUEST).to_bytes()))
     assert len(some) == 1
-    assert every[2:] == [RequestSeen(REQUEST, None)]
+    assert every[4:] == [RequestSeen(REQUEST, None)]
 
 
 def test_a_provider_is_told_of_its_own_nodes_and_of_those_it_loses(view: ClusterView) -> None:
@@ -160,7 +162,7 @@ async def test_nothing_is_told_before_all_is_known() -> None:
             assert told == [ViewCooled(), ViewWarmed()]
             (seen,) = view.nodes.values()
             await store.commit([Put(seen.path, seen.record.into(NodeState.USED, 5.0).to_bytes(), seen.version)])
-            assert told[2:] == [NodeSeen(seen.record.id, seen.record)]
+            assert told[2:] == [NodeSeen(seen.record.id, seen.record), IdleNodeGone(seen.record.id, seen.record)]
             check_invariants(view)
 
 

@@ -7,17 +7,18 @@ belong here: which node is abandoned, and when to try again (sweeper.py).
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from nodelaunch.clock import Clock
 from nodelaunch.engine.provider import ProviderRuntime
-from nodelaunch.engine.view import ClusterView
+from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import LaunchFailedError, LockBusyError, NotEmptyError, RecordGoneError, VersionConflictError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
-from nodelaunch.protocol.store import Delete, Lock, ReleaseLock, Store
+from nodelaunch.protocol.store import Check, Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
 
 DELETE_TIMEOUT_S = 600.0
 """How long one deletion may take before it is given up for now. Source: Nodepool 11."""
@@ -44,18 +45,14 @@ async def delete_node(
 
     Raises: DriverError when the instance could not be deleted (the record stays ``deleting``); StoreError.
     """
-    try:
-        lock = await store.lock(paths.node_lock(node_id))
-    except (LockBusyError, RecordGoneError):
+    seen = view.nodes.get(node_id)
+    if seen is None or seen.record.state not in ABANDONED_WHEN_UNLOCKED:
         return False
+    taken = await _take(store, seen, clock)
+    if taken is None:
+        return False
+    node, version, lock = taken
     try:
-        seen = view.nodes.get(node_id)
-        if seen is None or seen.record.state not in ABANDONED_WHEN_UNLOCKED:
-            return False  # its holder has let go of it, and not abandoned it
-        node, version = seen.record, seen.version
-        if node.state is not NodeState.DELETING:
-            node = node.into(NodeState.DELETING, clock.now())
-            version = (await store.put(seen.path, node.to_bytes(), version=version, under=(lock,))).stat.version
         had_any = await _delete_instances(provider, node)
         await _remove_record(store, clock, node, version, lock)
     except (VersionConflictError, RecordGoneError):
@@ -65,6 +62,23 @@ async def delete_node(
     if had_any:  # else nothing was freed: a refusal by the cloud still stands
         provider.capacity_freed()
     return True
+
+
+async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int, Lock] | None:
+    """Lock the node and have it ``deleting``, in one step; None when it is locked, changed or gone since it was seen.
+
+    So its holder has let go of it, and has left it in the state in which it was seen.
+    """
+    node, op = seen.record, cast("Op", Check(seen.path, seen.version))
+    if node.state is not NodeState.DELETING:
+        node = node.into(NodeState.DELETING, clock.now())
+        op = Put(seen.path, node.to_bytes(), seen.version, record=node)
+    try:
+        lock, written = await store.commit([TakeLock(paths.node_lock(node.id)), op])
+    except (LockBusyError, RecordGoneError, VersionConflictError):
+        return None
+    version = written.stat.version if isinstance(written, Entry) else seen.version
+    return node, version, cast("Lock", lock)
 
 
 async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
@@ -88,5 +102,5 @@ async def _remove_record(store: Store, clock: Clock, node: Node, version: int, l
     except NotEmptyError:
         # Somebody contends meanwhile. The state tells them that it is over, whenever they get the lock.
         gone = node.into(NodeState.DELETED, clock.now())
-        await store.put(path, gone.to_bytes(), version=version, under=(lock,))
+        await store.commit([Put(path, gone.to_bytes(), version, record=gone)], under=(lock,))
         await store.delete_tree(path)

@@ -9,16 +9,17 @@ Source: Nodepool 11, static driver, on the wire; its order of work is our own.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 
+from nodelaunch.backoff import Backoff
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig
 from nodelaunch.engine.holding import discard_node, machine_of, rewrite_node
 from nodelaunch.engine.provider import ProviderRuntime
-from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, NodeUnlocked, Note, Seen, ViewWarmed
+from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, NodeUnlocked, Seen, ViewWarmed
 from nodelaunch.errors import DriverError, LockBusyError, LockLostError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
@@ -35,14 +36,16 @@ FIRST_RETRY_S, LAST_RETRY_S = 2.0, 60.0
 """Pause after a machine could not be reached; it doubles each time."""
 LOCK_WAIT_S = 600.0
 """How long to wait at a time for another launcher to leave the inventory to us."""
-LEAVES_SLOT_FREE = frozenset({NodeState.DELETING, NodeState.DELETED})
-"""A record in one of these still stands in the way of a new one, but is not a machine to hand out."""
 
 Identity = tuple[str, str | None, int, int]
 
 
 class Inventory:
-    """One per provider whose driver has machines instead of launching. `run` it."""
+    """One per provider whose driver has machines instead of launching. `run` it.
+
+    Invariants, while it keeps the records: ``_recorded`` has each node of the provider under the slot its record names,
+    and no slot without any; a slot is in ``_doubtful`` from when it changes until it is compared.
+    """
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime) -> None:
         self._store = store
@@ -51,9 +54,15 @@ class Inventory:
         self._provider = provider
         self._is_stopped = False
         self._wake = asyncio.Event()
-        self._under_way: set[Identity] = set()
-        self._failures: dict[Identity, int] = {}
-        self._looked_at: set[tuple[NodeId, int]] = set()
+        self._machines: dict[Identity, Machine] | None = None
+        """As configured; None: to be read, and all slots compared."""
+        self._recorded: dict[Identity, set[NodeId]] = {}
+        self._doubtful: dict[Identity, None] = {}
+        """Slots to be compared, in order."""
+        self._under_way: set[tuple[Identity, NodeId | None]] = set()
+        """Slots that are being registered or updated, and records of slots that are being taken out."""
+        self._backoff: Backoff[tuple[Identity, NodeId | None]] = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
+        self._looked_at: dict[NodeId, int] = {}
         """Versions of records compared with their machine; each is once, so that restarts see changed host keys."""
         self._log = log.bind(provider=provider.name)
 
@@ -68,7 +77,7 @@ class Inventory:
         """The configuration changed: compare every record with it."""
         self._is_stopped = False
         self._looked_at.clear()
-        self._wake.set()
+        self._look_at_all()
 
     def stop(self) -> None:
         """Register nothing more: the provider is not configured any more."""
@@ -91,8 +100,12 @@ class Inventory:
             await lock.release()
 
     async def _keep(self, lock: Lock) -> None:
-        unsubscribe = [self._view.subscribe(self._on_note), lock.on_lost(self._wake.set)]
-        self._wake.set()
+        stops = [
+            self._view.subscribe_to_provider(self._provider.name, self._on_node),
+            self._view.subscribe(lambda _note: self._look_at_all(), ViewWarmed),
+            lock.on_lost(self._wake.set),
+        ]
+        self._look_at_all()
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
@@ -104,8 +117,10 @@ class Inventory:
                     if is_able and not self._is_stopped:
                         self._compare(group)
         finally:
-            for stop in unsubscribe:
+            for stop in stops:
                 stop()
+
+    # -- knowing ----------------------------------------------------------------------------------------------------
 
     def _pool(self, name: str) -> PoolConfig | None:
         return next((pool for pool in self._provider.config.pools if pool.name == name), None)
@@ -114,55 +129,104 @@ class Inventory:
         pool = self._pool(machine.pool)
         return dict(pool.node_attributes) if pool is not None and pool.node_attributes is not None else None
 
-    def _on_note(self, note: Note) -> None:
-        match note:
-            case NodeRemoved(_, node) if node.provider == self._provider.name:
-                self._wake.set()
-            case NodeSeen(node_id, _) | NodeUnlocked(node_id):
-                seen = self._view.nodes.get(node_id)
-                if seen is not None and seen.record.provider == self._provider.name:
-                    self._wake.set()
-            case ViewWarmed():
-                self._wake.set()
-            case _:
-                pass
+    def _look_at_all(self) -> None:
+        """Compare every slot: machines or records may have changed that nobody told of."""
+        self._machines = None
+        self._wake.set()
+
+    def _on_node(self, note: NodeSeen | NodeRemoved | NodeUnlocked) -> None:
+        if self._machines is None:
+            return  # all are looked at anyway
+        if isinstance(note, NodeRemoved):
+            self._looked_at.pop(note.id, None)
+            self._unlist(note.id, note.node)
+        elif isinstance(note, NodeSeen):
+            if note.old is not None and note.old.provider == self._provider.name:
+                self._unlist(note.id, note.old)
+            self._list(note.id)
+        else:
+            self._doubt(identity_of(self._view.nodes[note.id].record))
+
+    def _list(self, node_id: NodeId) -> None:
+        node = self._view.nodes[node_id].record
+        if node.provider == self._provider.name:
+            identity = identity_of(node)
+            self._recorded.setdefault(identity, set()).add(node_id)
+            self._doubt(identity)
+
+    def _unlist(self, node_id: NodeId, old: Node) -> None:
+        identity = identity_of(old)
+        known = self._recorded.get(identity)
+        if known is not None:
+            known.discard(node_id)
+            if not known:
+                del self._recorded[identity]
+        self._doubt(identity)
+
+    def _doubt(self, identity: Identity) -> None:
+        self._doubtful[identity] = None
+        self._wake.set()
+
+    def _learn(self) -> dict[Identity, Machine]:
+        """The machines, read anew where needed; then all slots are doubtful. Raises: DriverError."""
+        if self._machines is None:
+            self._machines = {machine.identity: machine for machine in self._driver.machines()}
+            self._recorded.clear()
+            nodes = self._view.nodes_of(self._provider.name)
+            self._looked_at = {s.record.id: s.version for s in nodes if self._was_looked_at(s)}
+            self._doubtful = dict.fromkeys(self._machines)
+            for seen in nodes:
+                self._list(seen.record.id)
+        return self._machines
+
+    # -- comparing --------------------------------------------------------------------------------------------------
 
     def _compare(self, group: asyncio.TaskGroup) -> None:
-        """Start what is to be done for each slot that is not as configured."""
-        wanted = {machine.identity: machine for machine in self._driver.machines()}
-        recorded: defaultdict[Identity, list[Seen[Node]]] = defaultdict(list)
-        for seen in self._view.nodes_of(self._provider.name):
-            recorded[machine_of(seen.record).identity].append(seen)
-        for identity, machine in wanted.items():
-            if identity not in recorded:
-                self._begin(group, identity, self._register(machine))
-        for identity, records in recorded.items():
-            kept = self._kept(records) if identity in wanted else None
-            for seen in records:
-                if seen is not kept and self._is_free(seen):
-                    self._begin(group, (*identity[:3], -1 - int(seen.record.id)), self._deregister(seen))
-                elif seen is kept and self._may_be_outdated(seen):
-                    self._looked_at.add((seen.record.id, seen.version))
-                    self._begin(group, identity, self._update(seen, wanted[identity]))
+        """Start what is to be done for each doubtful slot that is not as configured."""
+        machines = self._learn()
+        doubtful, self._doubtful = self._doubtful, {}
+        for identity in doubtful:
+            self._compare_slot(group, identity, machines.get(identity))
+
+    def _compare_slot(self, group: asyncio.TaskGroup, identity: Identity, machine: Machine | None) -> None:
+        records = [self._view.nodes[node_id] for node_id in sorted(self._recorded.get(identity, ()))]
+        if not records and machine is not None:
+            self._begin(group, (identity, None), self._register, machine)
+        kept = self._kept(records) if records and machine is not None else None
+        for seen in records:
+            if not self._is_free(seen):
+                continue  # looked at again when it is
+            if seen is not kept:
+                self._begin(group, (identity, seen.record.id), self._deregister, seen)
+            elif machine is not None and not self._was_looked_at(seen):
+                self._looked_at[seen.record.id] = seen.version
+                self._begin(group, (identity, None), self._update, seen, machine)
 
     @staticmethod
     def _kept(records: list[Seen[Node]]) -> Seen[Node]:
         """Of several records for one slot the one in use, else the oldest, stays."""
         return min(records, key=lambda seen: (seen.record.is_idle, seen.record.id))
 
-    def _begin(self, group: asyncio.TaskGroup, identity: Identity, work: Any) -> None:
-        if identity in self._under_way:
-            work.close()
-            return
-        self._under_way.add(identity)
-        group.create_task(self._guarded(identity, work), name=f"slot {identity[0]}")
+    def _begin(
+        self,
+        group: asyncio.TaskGroup,
+        key: tuple[Identity, NodeId | None],
+        work: Callable[..., Awaitable[None]],
+        *args: Any,
+    ) -> None:
+        if key not in self._under_way:
+            self._under_way.add(key)
+            group.create_task(self._guarded(key, work, *args), name=f"slot {key[0][0]}")
 
-    async def _guarded(self, identity: Identity, work: Any) -> None:
+    async def _guarded(
+        self, key: tuple[Identity, NodeId | None], work: Callable[..., Awaitable[None]], *args: Any
+    ) -> None:
+        identity = key[0]
         try:
-            await work
-            self._failures.pop(identity, None)
+            await work(*args)
+            self._backoff.succeeded(key)
         except (DriverError, TimeoutError) as error:
-            delay = self._retry_delay(identity)
+            delay = self._backoff.failed(key, asyncio.get_running_loop().time())
             self._log.warning("machine_unusable", hostname=identity[0], detail=str(error), retry_in_s=delay)
             await asyncio.sleep(delay)
         except StoreError as error:
@@ -170,13 +234,8 @@ class Inventory:
         except Exception:  # noqa: BLE001  the top of a slot's task
             self._log.exception("slot_failed", hostname=identity[0])
         finally:
-            self._under_way.discard(identity)
-            self._wake.set()
-
-    def _retry_delay(self, identity: Identity) -> float:
-        failures = self._failures.get(identity, 0)
-        self._failures[identity] = failures + 1
-        return min(LAST_RETRY_S, FIRST_RETRY_S * float(2**failures))
+            self._under_way.discard(key)
+            self._doubt(identity)
 
     # -- registering ------------------------------------------------------------------------------------------------
 
@@ -198,7 +257,7 @@ class Inventory:
         )
         node = _described(blank, machine, found).into(NodeState.READY, now)
         entry = await self._store.create(paths.NEW_NODE, node.to_bytes(), sequence=True)
-        self._looked_at.add((paths.node_id_at(entry.path) or NodeId(""), entry.stat.version))
+        self._looked_at[paths.node_id_at(entry.path) or NodeId("")] = entry.stat.version
         self._log.info(
             "machine_registered", node_id=paths.node_id_at(entry.path), hostname=machine.name, slot=machine.slot
         )
@@ -210,9 +269,9 @@ class Inventory:
 
     # -- updating in place ------------------------------------------------------------------------------------------
 
-    def _may_be_outdated(self, seen: Seen[Node]) -> bool:
-        """Whether this free record was not compared with its machine yet."""
-        return (seen.record.id, seen.version) not in self._looked_at and self._is_free(seen)
+    def _was_looked_at(self, seen: Seen[Node]) -> bool:
+        """Whether this version of the record was compared with its machine."""
+        return self._looked_at.get(seen.record.id) == seen.version
 
     def _is_free(self, seen: Seen[Node]) -> bool:
         """Whether nobody has the record; one in use is looked at again when it is not any more."""
@@ -225,6 +284,11 @@ class Inventory:
         if node == seen.record or not await rewrite_node(self._store, seen, node):
             return  # nothing to change, or taken just now: then it is registered anew after use
         self._log.info("machine_updated", node_id=node.id, hostname=machine.name, slot=machine.slot)
+
+
+def identity_of(node: Node) -> Identity:
+    """The slot a static node's record stands for."""
+    return machine_of(node).identity
 
 
 def _described(node: Node, machine: Machine, found: Inspection) -> Node:

@@ -15,16 +15,16 @@ from contextlib import suppress
 
 import structlog
 
+from nodelaunch.backoff import Backoff
 from nodelaunch.clock import Clock
 from nodelaunch.engine.holding import rewrite_node
 from nodelaunch.engine.view import (
     ClusterView,
-    NodeRemoved,
-    NodeSeen,
+    IdleNodeGone,
+    IdleNodeSeen,
+    MinReadyRequestChanged,
     Note,
     PresencesChanged,
-    RequestRemoved,
-    RequestSeen,
     ViewWarmed,
 )
 from nodelaunch.errors import RecordGoneError, StoreError
@@ -51,8 +51,10 @@ class MinReady:
         self._wanted: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._mine: set[RequestId] = set()
-        self._failures: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
+        self._backoff: Backoff[str] = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
+        """By label."""
+        self._ours: dict[str, bool] = {}
+        """Whether we keep a label's nodes ready, as far as that was asked since a process came or went."""
 
     def want(self, wanted: Mapping[str, int]) -> None:
         """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes."""
@@ -61,7 +63,11 @@ class MinReady:
 
     async def run(self) -> None:
         """Keep nodes ready until cancelled."""
-        unsubscribe = self._view.subscribe(self._on_note)
+        stops = [
+            self._view.subscribe(self._on_news, IdleNodeSeen, IdleNodeGone, MinReadyRequestChanged),
+            self._view.subscribe(self._on_processes, PresencesChanged, ViewWarmed),
+        ]
+        self._ours.clear()
         self._wake.set()
         try:
             while True:
@@ -69,14 +75,16 @@ class MinReady:
                 self._wake.clear()
                 await self._pass()
         finally:
-            unsubscribe()
+            for stop in stops:
+                stop()
 
-    def _on_note(self, note: Note) -> None:
-        match note:
-            case NodeSeen() | NodeRemoved() | RequestSeen() | RequestRemoved() | ViewWarmed() | PresencesChanged():
-                self._wake.set()
-            case _:
-                pass
+    def _on_news(self, _note: Note) -> None:
+        if self._wanted or self._mine:
+            self._wake.set()
+
+    def _on_processes(self, _note: Note) -> None:
+        self._ours.clear()
+        self._wake.set()
 
     async def _pass(self) -> None:
         if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
@@ -85,33 +93,29 @@ class MinReady:
             for request_id in sorted(self._mine):
                 await self._collect(request_id)
             for label, wanted in list(self._wanted.items()):
-                if not self._is_ours(label):
-                    continue
                 missing = wanted - self._ready(label) - self._outstanding(label)
-                if missing > 0 and self._may_ask(label):
+                if missing > 0 and self._is_ours(label) and self._may_ask(label):
                     for _ in range(missing):
                         await self._ask(label)
         except StoreError as error:
             log.info("min_ready_failed", detail=str(error))
 
     def _is_ours(self, label: str) -> bool:
-        keeper = keeper_of(label, (seen.record for seen in self._view.presences.values()))
-        return keeper is not None and keeper.id == self._own_id
+        is_ours = self._ours.get(label)
+        if is_ours is None:
+            keeper = keeper_of(label, (seen.record for seen in self._view.presences.values()))
+            is_ours = self._ours[label] = keeper is not None and keeper.id == self._own_id
+        return is_ours
 
     def _ready(self, label: str) -> int:
-        return sum(seen.record.is_idle and label in seen.record.type for seen in self._view.nodes.values())
+        return self._view.idle_by_label.get(label, 0)
 
     def _outstanding(self, label: str) -> int:
         """Nodes asked for to be kept ready, by whomever, that are not idle yet."""
-        return sum(
-            seen.record.requestor == paths.MIN_READY_REQUESTOR
-            and seen.record.state is not RequestState.FAILED
-            and label in seen.record.node_types
-            for seen in self._view.requests.values()
-        )
+        return self._view.min_ready_asked.get(label, 0)
 
     def _may_ask(self, label: str) -> bool:
-        return asyncio.get_running_loop().time() >= self._not_before.get(label, 0.0)
+        return self._backoff.may_try(label, asyncio.get_running_loop().time())
 
     async def _ask(self, label: str) -> None:
         now = self._clock.now()
@@ -137,7 +141,7 @@ class MinReady:
             return
         label = seen.record.node_types[0]
         if seen.record.state is RequestState.FULFILLED:
-            self._failures.pop(label, None)
+            self._backoff.succeeded(label)
             await self._free_nodes(seen.record)
         elif seen.record.state is RequestState.FAILED:
             self._back_off(label)
@@ -157,10 +161,7 @@ class MinReady:
                 log.info("min_ready_node_not_freed", node_id=node_id)  # the sweeper does once the request is gone
 
     def _back_off(self, label: str) -> None:
-        failures = self._failures.get(label, 0)
-        self._failures[label] = failures + 1
-        delay = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2**failures))
         loop = asyncio.get_running_loop()
-        self._not_before[label] = loop.time() + delay
+        delay = self._backoff.failed(label, loop.time())
         loop.call_later(delay, self._wake.set)
         log.info("min_ready_declined", label=label, retry_in_s=delay)

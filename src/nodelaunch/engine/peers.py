@@ -8,13 +8,14 @@ fails no request that the pool would have served. What does *not* belong here: N
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 
 import structlog
 
 from nodelaunch.clock import Clock
-from nodelaunch.engine.view import ClusterView, Note, PoolsChanged, ViewWarmed
+from nodelaunch.engine.view import ClusterView, PoolsChanged, ViewWarmed
 from nodelaunch.errors import RecordExistsError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import KnownPool, Presence
@@ -85,7 +86,11 @@ class Herald:
 
 
 class Memory:
-    """What pools there are, registered or away. `run` it, to keep the records for the next process too."""
+    """What pools there are, registered or away. `run` it, to keep the records for the next process too.
+
+    Invariant: unless pools changed since the last look, ``_away_since`` has exactly the known pools that are not
+    registered.
+    """
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock) -> None:
         self.listeners: list[Callable[[], None]] = []
@@ -94,27 +99,37 @@ class Memory:
         self._view = view
         self._clock = clock
         self._away_since: dict[PoolName, float] = {}
+        self._has_looked = False
+        self._absent: tuple[Absentee, ...] = ()
+        self._absent_until = inf
+        """When the first of ``_absent`` is waited for no longer, by the wall clock."""
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
 
-    def absent(self) -> list[Absentee]:
-        """Pools that are away and may still come back in time."""
-        self._look()
-        now = self._clock.now()
-        found = []
-        for name, since in self._away_since.items():
-            until, record = since + RETURN_GRACE_S, self._view.known_pools[name].record
-            if until > now:
-                found.append(Absentee(record.provider, record.pool, frozenset(record.labels), until))
-        return found
+    def absent(self) -> Sequence[Absentee]:
+        """Pools that are away and may still come back in time. The same object until that changes."""
+        if not self._has_looked or self._clock.now() >= self._absent_until:
+            self._look()
+        return self._absent
 
     def _look(self) -> None:
         """Note since when which pool has been away."""
-        if not self._view.is_warm:
-            return
-        registered = {(seen.record.provider_name, seen.record.name) for seen in self._view.pools.values()}
-        now = self._clock.now()
-        away = {name: self._away_since.get(name, now) for name in self._view.known_pools if name not in registered}
-        self._away_since = away
+        if self._view.is_warm:
+            registered, now = self._view.registered, self._clock.now()
+            self._away_since = {
+                name: self._away_since.get(name, now) for name in self._view.known_pools if name not in registered
+            }
+            self._has_looked = True
+        self._note_absent()
+
+    def _note_absent(self) -> None:
+        now, known = self._clock.now(), self._view.known_pools
+        self._absent = tuple(
+            Absentee(name[0], name[1], frozenset(known[name].record.labels), since + RETURN_GRACE_S)
+            for name, since in self._away_since.items()
+            if since + RETURN_GRACE_S > now and name in known
+        )
+        self._absent_until = min((absentee.until for absentee in self._absent), default=inf)
 
     def is_known(self, provider: str, pool: str) -> bool:
         """Whether the pool is registered, or remembered."""
@@ -122,7 +137,8 @@ class Memory:
 
     async def run(self) -> None:
         """Remember and forget until cancelled."""
-        unsubscribe = self._view.subscribe(self._on_note)
+        unsubscribe = self._view.subscribe(self._on_change, PoolsChanged, ViewWarmed)
+        self._has_looked = False
         self._wake.set()
         try:
             while True:
@@ -132,13 +148,15 @@ class Memory:
                     await self._update()
         finally:
             unsubscribe()
+            if self._alarm is not None:
+                self._alarm.cancel()
 
-    def _on_note(self, note: Note) -> None:
-        if isinstance(note, PoolsChanged | ViewWarmed):
-            self._look()
-            self._wake.set()
+    def _on_change(self, _note: PoolsChanged | ViewWarmed) -> None:
+        self._has_looked = False
+        self._wake.set()
 
     async def _update(self) -> None:
+        self._look()
         try:
             for name, labels in self._offers().items():
                 await self._remember(name, labels)
@@ -148,11 +166,11 @@ class Memory:
 
     def _offers(self) -> dict[PoolName, tuple[str, ...]]:
         """What is registered now; a pool that several processes have offers what any of them does."""
-        offers: dict[PoolName, set[str]] = {}
-        for seen in self._view.pools.values():
-            pool = seen.record
-            if pool.provider_name and pool.name:
-                offers.setdefault((pool.provider_name, pool.name), set()).update(pool.supported_labels)
+        offers: dict[PoolName, frozenset[str]] = {}
+        for peer in self._view.peers:
+            if peer.provider and peer.pool:
+                name = (peer.provider, peer.pool)
+                offers[name] = offers.get(name, frozenset()) | peer.labels
         return {name: tuple(sorted(labels)) for name, labels in offers.items()}
 
     async def _remember(self, name: PoolName, labels: tuple[str, ...]) -> None:
@@ -168,15 +186,23 @@ class Memory:
 
     async def _forget_the_lost(self) -> None:
         """Forget pools that did not come back in time, and see to it that the next is forgotten in time."""
-        now, loop = self._clock.now(), asyncio.get_running_loop()
-        for name, since in list(self._away_since.items()):
-            if now < since + RETURN_GRACE_S:
-                loop.call_later(since + RETURN_GRACE_S - now, self._wake.set)
-                continue
+        now = self._clock.now()
+        self._set_alarm(now)
+        lost = [name for name, since in self._away_since.items() if now >= since + RETURN_GRACE_S]
+        for name in lost:
             log.info("pool_did_not_return", provider=name[0], pool=name[1])
             await self.forget(*name)
             for listener in tuple(self.listeners):
                 listener()
+
+    def _set_alarm(self, now: float) -> None:
+        """Be woken when the next pool is waited for no longer."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        ends = [since + RETURN_GRACE_S for since in self._away_since.values() if since + RETURN_GRACE_S > now]
+        if ends:
+            self._alarm = asyncio.get_running_loop().call_later(min(ends) - now, self._wake.set)
 
     async def forget(self, provider: str, pool: str) -> None:
         """Don't wait for the pool: it is gone for good. Raises: StoreError."""

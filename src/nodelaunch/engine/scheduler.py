@@ -92,6 +92,8 @@ class Scheduler:
         """Requests whose handling broke in a pool, which declines them."""
         self._touched: set[PoolKey] = set()
         """Pools about which something may have to be done after the pass."""
+        self._are_pools_new = False
+        """Whether registrations changed since they were last looked at."""
         self._timers: dict[str, asyncio.Handle] = {}
 
     @property
@@ -161,7 +163,8 @@ class Scheduler:
             case RequestRemoved(request_id):
                 self._request_removed(request_id)
             case PoolsChanged():
-                self._pools_changed()
+                self._are_pools_new = True
+                self._wake()
             case ImagesChanged():
                 for key in list(self.own.pools):
                     self.provider_changed(key)
@@ -170,6 +173,7 @@ class Scheduler:
 
     def _pools_changed(self) -> None:
         """A pool registered, changed or left, or is waited for no more."""
+        self._are_pools_new = False
         absent = list(self._absent())
         is_other = absent != self.facts.absent
         self.facts.absent = absent
@@ -303,6 +307,8 @@ class Scheduler:
             self._timers["retry"] = asyncio.get_running_loop().call_later(RETRY_S, self.wake_all)
 
     def _decide(self) -> None:
+        if self._are_pools_new:
+            self._pools_changed()
         if self.queue.waiters:
             self._serve_waiters()
         if not self.schedule.is_idle:

@@ -9,8 +9,11 @@ What does *not* belong here: any decision, any write.
 
 from nodelaunch.engine.view.cluster import ClusterView, open_view
 from nodelaunch.engine.view.notes import (
+    IdleNodeGone,
+    IdleNodeSeen,
     ImagesChanged,
     Listener,
+    MinReadyRequestChanged,
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
@@ -27,7 +30,9 @@ from nodelaunch.engine.view.notes import (
 from nodelaunch.engine.view.sums import ON_THE_WAY_OUT
 
 __all__ = [
-    "ON_THE_WAY_OUT", "ClusterView", "ImagesChanged", "Listener", "NodeRemoved", "NodeSeen", "NodeUnlocked", "Note",
+    "ON_THE_WAY_OUT", "ClusterView", "IdleNodeGone", "IdleNodeSeen", "ImagesChanged", "Listener",
+    "MinReadyRequestChanged",
+    "NodeRemoved", "NodeSeen", "NodeUnlocked", "Note",
     "PoolsChanged", "PresencesChanged", "RequestRemoved", "RequestSeen", "RequestUnlocked", "Seen",
     "ViewCooled", "ViewWarmed", "open_view",
 ]  # fmt: skip

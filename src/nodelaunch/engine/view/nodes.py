@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from nodelaunch.engine.view.notes import NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
+from nodelaunch.engine.view.notes import IdleNodeGone, IdleNodeSeen, NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
 from nodelaunch.engine.view.sums import IdleIndex, NodeSums
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
@@ -137,7 +137,13 @@ class NodeView(Teller):
         self._sums.change(before, record)
         if self.interrupted and self.interrupted.get(node_id, seen.version) != seen.version:
             del self.interrupted[node_id]
+        if not self.is_warm:
+            return
         self._tell_of_node(NodeSeen(node_id, before), record.provider, before.provider if before is not None else None)
+        if record.state is NodeState.READY and not record.allocated_to:
+            self._tell(IdleNodeSeen(node_id))
+        elif before is not None and before.state is NodeState.READY and not before.allocated_to:
+            self._tell(IdleNodeGone(node_id, before))
 
     def node_entry_removed(self, path: str) -> None:
         """An entry below `paths.NODES` is gone."""
@@ -166,10 +172,13 @@ class NodeView(Teller):
         _drop(self._of_provider, record.provider, node_id)
         if record.allocated_to:
             _drop(self._of_request, record.allocated_to, node_id)
-        if record.state is NodeState.READY and not record.allocated_to:
+        is_idle = record.state is NodeState.READY and not record.allocated_to
+        if is_idle:
             self._idle.remove(record)
         self._sums.change(record, None)
         self._tell_of_node(NodeRemoved(node_id, record), record.provider, None)
+        if is_idle:
+            self._tell(IdleNodeGone(node_id, record))
 
     def _index(self, old: Node | None, seen: Seen[Node]) -> None:
         """List the node where it belongs, and nowhere else."""

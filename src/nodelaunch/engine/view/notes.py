@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -99,6 +99,29 @@ class NodeUnlocked:
 
 
 @dataclass(slots=True)
+class IdleNodeSeen:
+    """A node became idle, or changed and is idle still. Told after `NodeSeen`."""
+
+    id: NodeId
+
+
+@dataclass(slots=True)
+class IdleNodeGone:
+    """A node that was idle is not any more, or is gone. Told after `NodeSeen` or `NodeRemoved`."""
+
+    id: NodeId
+    node: Node
+    """As it was."""
+
+
+@dataclass(slots=True)
+class MinReadyRequestChanged:
+    """A request for nodes to be kept ready came, changed or went. Told after `RequestSeen` or `RequestRemoved`."""
+
+    id: RequestId
+
+
+@dataclass(slots=True)
 class PoolsChanged:
     """A pool registered, changed or left; or what is remembered of a pool changed."""
 
@@ -124,14 +147,17 @@ class ViewCooled:
 
 
 Note = (
-    RequestSeen | RequestRemoved | RequestUnlocked | NodeSeen | NodeRemoved | NodeUnlocked | PoolsChanged
+    RequestSeen | RequestRemoved | RequestUnlocked | NodeSeen | NodeRemoved | NodeUnlocked | IdleNodeSeen
+    | IdleNodeGone | MinReadyRequestChanged | PoolsChanged
     | PresencesChanged | ImagesChanged | ViewWarmed | ViewCooled
 )  # fmt: skip
 KINDS: tuple[type[Note], ...] = (
-    RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked, PoolsChanged,
+    RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked, IdleNodeSeen,
+    IdleNodeGone, MinReadyRequestChanged, PoolsChanged,
     PresencesChanged, ImagesChanged, ViewWarmed, ViewCooled,
 )  # fmt: skip
-Listener = Callable[[Note], None]
+Listener = Callable[[Any], None]
+"""Called with notes of the kinds it asked for."""
 Listeners = tuple[Listener, ...]
 
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nodelaunch.engine.view.notes import RequestRemoved, RequestSeen, RequestUnlocked, Seen, Teller
+from nodelaunch.engine.view.notes import (
+    MinReadyRequestChanged,
+    RequestRemoved,
+    RequestSeen,
+    RequestUnlocked,
+    Seen,
+    Teller,
+)
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
@@ -23,6 +30,7 @@ class RequestView(Teller):
     """The part of the view about requests.
 
     Invariants: ``open_requests`` has exactly those of ``requests`` that are requested, in their present version;
+    ``stray_lock_dirs`` has exactly the lock directories whose request is not in ``requests``;
     ``min_ready_asked`` counts, by label, those that ask for nodes to be kept ready and have not failed; no count is 0
     and no set of contenders is empty.
     """
@@ -36,6 +44,8 @@ class RequestView(Teller):
         """How many requests, whoever wrote them, ask for a node of a label to be kept ready and have not failed."""
         self._request_contenders: dict[RequestId, set[str]] = {}
         self._request_lock_dirs: dict[RequestId, float] = {}
+        self.stray_lock_dirs: dict[RequestId, float] = {}
+        """Lock directories without a request, with the time each was made, seconds since 1970."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -67,16 +77,21 @@ class RequestView(Teller):
             self._request_gone(request_id)
             return
         old = self.requests.get(request_id)
-        if old is None and not paths.is_request_id(request_id):
-            return
+        if old is None:
+            if not paths.is_request_id(request_id):
+                return
+            self.stray_lock_dirs.pop(request_id, None)
         seen = self.requests[request_id] = Seen(record, entry)
         before = old.record if old is not None else None
         if record.state is RequestState.REQUESTED:
             self.open_requests[request_id] = seen
         elif before is None or before.state is RequestState.REQUESTED:
             self.open_requests.pop(request_id, None)
-        self._count(before, record)
         self._tell(RequestSeen(request_id, before))
+        if record.requestor == paths.MIN_READY_REQUESTOR or (
+            before is not None and before.requestor == paths.MIN_READY_REQUESTOR
+        ):
+            self._count(request_id, before, record)
 
     def request_entry_removed(self, path: str) -> None:
         """An entry below `paths.REQUESTS` is gone."""
@@ -95,20 +110,22 @@ class RequestView(Teller):
         old = self.requests.pop(request_id, None)
         if old is not None:
             self.open_requests.pop(request_id, None)
-            self._count(old.record, None)
+            if request_id in self._request_lock_dirs:
+                self.stray_lock_dirs[request_id] = self._request_lock_dirs[request_id]
             self._tell(RequestRemoved(request_id, old.record))
+            if old.record.requestor == paths.MIN_READY_REQUESTOR:
+                self._count(request_id, old.record, None)
 
-    def _count(self, old: NodeRequest | None, new: NodeRequest | None) -> None:
+    def _count(self, request_id: RequestId, old: NodeRequest | None, new: NodeRequest | None) -> None:
         """Keep ``min_ready_asked``."""
         was, now = _min_ready_labels(old), _min_ready_labels(new)
-        if was == now:
-            return
         for label in was:
             count = self.min_ready_asked.pop(label) - 1
             if count:
                 self.min_ready_asked[label] = count
         for label in now:
             self.min_ready_asked[label] = self.min_ready_asked.get(label, 0) + 1
+        self._tell(MinReadyRequestChanged(request_id))
 
     def request_lock_entry_changed(self, entry: Entry) -> None:
         """An entry below `paths.REQUEST_LOCKS` is there."""
@@ -116,6 +133,8 @@ class RequestView(Teller):
         request_id = RequestId(directory)
         if not name:
             self._request_lock_dirs[request_id] = entry.stat.created_at
+            if request_id not in self.requests:
+                self.stray_lock_dirs[request_id] = entry.stat.created_at
         elif paths.contender_sequence(name) is not None:
             contenders = self._request_contenders.get(request_id)
             if contenders is None:
@@ -129,6 +148,7 @@ class RequestView(Teller):
         request_id = RequestId(directory)
         if not name:
             self._request_lock_dirs.pop(request_id, None)
+            self.stray_lock_dirs.pop(request_id, None)
             return
         contenders = self._request_contenders.get(request_id)
         if contenders is not None and path in contenders:

@@ -1,0 +1,31 @@
+"""What all parts of the sweeper share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.sweeping.queue import WorkQueue
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.protocol.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class SweepContext:
+    """*providers*: those whose nodes we can delete, as of now."""
+
+    store: Store
+    view: ClusterView
+    clock: Clock
+    providers: Mapping[str, ProviderRuntime]
+    queue: WorkQueue
+
+    async def is_there(self, path: str) -> bool:
+        """Whether there is a record, by the store itself. Raises: StoreError.
+
+        A record in the view may be newer than the events told so far, so that the lock it was written under is not
+        known yet. It is once the store has answered anything: answers and events come in one order.
+        """
+        return (await self.store.get_many([path]))[0] is not None

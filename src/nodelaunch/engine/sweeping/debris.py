@@ -1,0 +1,60 @@
+"""What nobody misses: node znodes without data, questions nobody reads, lock directories of requests long gone.
+
+What does *not* belong here: records of nodes and requests.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from nodelaunch.engine.sweeping.context import SweepContext
+from nodelaunch.protocol import paths
+
+log = structlog.get_logger(__name__)
+
+STALE_LOCK_S = 8 * 3600.0
+"""Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""
+STALE_QUESTION_S = 600.0
+"""Age at which a question about a request goes that its asker left behind."""
+
+
+class Debris:
+    """Looks at what is left over; the view knows it apart from what is in use."""
+
+    def __init__(self, ctx: SweepContext) -> None:
+        self._ctx = ctx
+        self._empty: set[str] = set()
+        """Node znodes without data at the last look."""
+
+    async def remove(self) -> None:
+        """Remove what is old enough. Raises: StoreError."""
+        await self._stale_locks()
+        await self._empty_nodes()
+        await self._old_questions()
+
+    async def _old_questions(self) -> None:
+        """Remove what an asker that died left."""
+        store, now = self._ctx.store, self._ctx.clock.now()
+        names = await store.children(paths.QUESTIONS)
+        for entry in await store.get_many([f"{paths.QUESTIONS}/{name}" for name in names]):
+            if entry is not None and now - entry.stat.created_at > STALE_QUESTION_S:
+                await store.delete_tree(entry.path)
+
+    async def _stale_locks(self) -> None:
+        now = self._ctx.clock.now()
+        for request_id, made_at in list(self._ctx.view.stray_lock_dirs.items()):
+            if now - made_at > STALE_LOCK_S:
+                await self._ctx.store.delete_tree(paths.request_lock(request_id))
+
+    async def _empty_nodes(self) -> None:
+        """Remove node znodes without data that were so already at the last look: a lock brought them back."""
+        view = self._ctx.view
+        empty = {
+            path
+            for path, is_empty in view.unreadable.items()
+            if is_empty and (node_id := paths.node_id_at(path)) and not view.is_node_locked(node_id)
+        }
+        for path in sorted(empty & self._empty):
+            log.info("empty_node_removed", path=path)
+            await self._ctx.store.delete_tree(path)
+        self._empty = empty
