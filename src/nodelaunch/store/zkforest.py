@@ -24,6 +24,7 @@ from nodelaunch.store.zktree import FIRST_RETRY_S, LAST_RETRY_S, Walk, Walker, Z
 from nodelaunch.store.zkwire import (
     BROKEN,
     EVENT_CHANGED,
+    EVENT_CREATED,
     EVENT_DELETED,
     NO_NODE,
     OP_GET,
@@ -275,6 +276,8 @@ class Forest:
         writes = self._own.get(path)
         if writes is not None:
             write = writes[0]
+            if write.in_line and self._line[-1] is not write:
+                return False  # its place is before what has come since
             if kind == EVENT_DELETED and not write.replaces(path):
                 return False
             if len(writes) > 1:
@@ -283,9 +286,11 @@ class Forest:
                 del self._own[path]
         else:
             writes = self._own.get(path[:-DIGITS])
-            if writes is None or kind == EVENT_DELETED or not path[-DIGITS:].isdigit():
+            if writes is None or kind != EVENT_CREATED or not path[-DIGITS:].isdigit():
                 return False
             write = writes[0]
+            if write.in_line and self._line[-1] is not write:
+                return False
         write.swallowed.append((kind, path))
         self._lagging.paths.pop(path, None)
         if not write.in_line:
