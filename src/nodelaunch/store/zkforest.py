@@ -187,6 +187,8 @@ class Forest:
     def remove(self, tree: ZkTree) -> None:
         self.grove.remove(tree)
         tree.cool()
+        if tree.retry is not None:
+            tree.retry.cancel()
 
     # -- connections --------------------------------------------------------------------------------------------------
 
@@ -229,14 +231,17 @@ class Forest:
 
     def _retry(self, tree: ZkTree, why: str) -> None:
         """Walk again later; until then the tree is not complete, and does not say that it is."""
+        if tree.retry is not None:
+            return
         tree.retry_s = min(max(FIRST_RETRY_S, tree.retry_s * 2), LAST_RETRY_S)
         log.error("zookeeper_tree_incomplete", root=tree.root, detail=why, retry_in_s=tree.retry_s)
 
         def again() -> None:
+            tree.retry = None
             if tree in self.grove.trees and self._session.is_connected and not tree.is_warm and tree.walk is None:
                 self._walker.begin(tree)
 
-        asyncio.get_running_loop().call_later(tree.retry_s, again)
+        tree.retry = asyncio.get_running_loop().call_later(tree.retry_s, again)
 
     # -- events -------------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class ZkTree:
         """The walk under way."""
         self.retry_s = 0.0
         """Pause before the next walk, after a refusal."""
+        self.retry: asyncio.TimerHandle | None = None
         self._keeps_data = keeps_data
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
