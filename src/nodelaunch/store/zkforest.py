@@ -24,6 +24,7 @@ from nodelaunch.store.zktree import FIRST_RETRY_S, LAST_RETRY_S, Walk, Walker, Z
 from nodelaunch.store.zkwire import (
     BROKEN,
     EVENT_CHANGED,
+    EVENT_CREATED,
     EVENT_DELETED,
     NO_NODE,
     OP_GET,
@@ -186,6 +187,8 @@ class Forest:
     def remove(self, tree: ZkTree) -> None:
         self.grove.remove(tree)
         tree.cool()
+        if tree.retry is not None:
+            tree.retry.cancel()
 
     # -- connections --------------------------------------------------------------------------------------------------
 
@@ -228,14 +231,17 @@ class Forest:
 
     def _retry(self, tree: ZkTree, why: str) -> None:
         """Walk again later; until then the tree is not complete, and does not say that it is."""
+        if tree.retry is not None:
+            return
         tree.retry_s = min(max(FIRST_RETRY_S, tree.retry_s * 2), LAST_RETRY_S)
         log.error("zookeeper_tree_incomplete", root=tree.root, detail=why, retry_in_s=tree.retry_s)
 
         def again() -> None:
+            tree.retry = None
             if tree in self.grove.trees and self._session.is_connected and not tree.is_warm and tree.walk is None:
                 self._walker.begin(tree)
 
-        asyncio.get_running_loop().call_later(tree.retry_s, again)
+        tree.retry = asyncio.get_running_loop().call_later(tree.retry_s, again)
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -275,6 +281,8 @@ class Forest:
         writes = self._own.get(path)
         if writes is not None:
             write = writes[0]
+            if write.in_line and self._line[-1] is not write:
+                return False  # its place is before what has come since
             if kind == EVENT_DELETED and not write.replaces(path):
                 return False
             if len(writes) > 1:
@@ -283,9 +291,11 @@ class Forest:
                 del self._own[path]
         else:
             writes = self._own.get(path[:-DIGITS])
-            if writes is None or kind == EVENT_DELETED or not path[-DIGITS:].isdigit():
+            if writes is None or kind != EVENT_CREATED or not path[-DIGITS:].isdigit():
                 return False
             write = writes[0]
+            if write.in_line and self._line[-1] is not write:
+                return False
         write.swallowed.append((kind, path))
         self._lagging.paths.pop(path, None)
         if not write.in_line:

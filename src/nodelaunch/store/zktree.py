@@ -63,6 +63,7 @@ class ZkTree:
         """The walk under way."""
         self.retry_s = 0.0
         """Pause before the next walk, after a refusal."""
+        self.retry: asyncio.TimerHandle | None = None
         self._keeps_data = keeps_data
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
@@ -95,8 +96,12 @@ class ZkTree:
 
     # -- being told -------------------------------------------------------------------------------------------------
 
-    def put(self, entry: Entry, *, is_wanted: bool) -> None:
-        """The entry is there, new or with new data; data that is not wanted is left out."""
+    def put(self, entry: Entry, *, is_wanted: bool, is_current: bool = False) -> None:
+        """The entry is there, new or with new data; data that is not wanted is left out.
+
+        What is older than what the tree has is passed over, except where it *is_current*: ZooKeeper may have been
+        restored from a backup.
+        """
         path = entry.path
         entries = self._entries
         old = entries.get(path)
@@ -109,7 +114,7 @@ class ZkTree:
                 self._children[parent] = {name}
             else:
                 children.add(name)
-        elif not is_wanted or _is_same(old.stat, entry.stat):
+        elif not is_wanted or not _is_news(old.stat, entry.stat, is_current=is_current):
             return
         if not is_wanted:
             entry = Entry(path, b"", entry.stat)
@@ -169,8 +174,10 @@ class _Listener:
             log.exception("tree_listener_failed", tree_event=type(event).__name__)
 
 
-def _is_same(old: Stat, new: Stat) -> bool:
-    return old.modified_zxid == new.modified_zxid and old.version == new.version
+def _is_news(old: Stat, new: Stat, *, is_current: bool) -> bool:
+    if is_current:
+        return old.modified_zxid != new.modified_zxid or old.version != new.version
+    return new.modified_zxid > old.modified_zxid
 
 
 def unread(path: str) -> Entry:
@@ -245,7 +252,7 @@ class Walker:
         self._in_flight -= 1
         walk, path = step
         if not error and walk.is_current:
-            walk.tree.put(read_entry(path, data, at), is_wanted=True)
+            walk.tree.put(read_entry(path, data, at), is_wanted=True, is_current=True)
             if read_child_count(data, at):
                 walk.outstanding += 1
                 self._lists.append(step)

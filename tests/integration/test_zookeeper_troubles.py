@@ -1,0 +1,238 @@
+"""Troubles of servers and networks that the ZooKeeper store gets over, or says clearly that it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
+
+from conformance.store_suite import until
+from nodelaunch.errors import StoreError, StoreUnavailableError
+from nodelaunch.protocol.store import Put, SessionState
+from nodelaunch.store.zookeeper import ZooKeeperStore
+from support.certificates import Certificates
+from support.zookeeper import Proxy, ZooKeeperServer
+
+pytestmark = pytest.mark.zookeeper
+DEADLINE_S = 30.0
+OP_SET, OP_CREATE2 = 5, 15
+
+
+@pytest.fixture
+def kazoo(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> Iterator[KazooClient]:
+    client = zookeeper_server.kazoo(zk_chroot)
+    yield client
+    client.stop()
+    client.close()
+
+
+@pytest.fixture
+async def proxy(zookeeper_server: ZooKeeperServer) -> AsyncIterator[Proxy]:
+    async with Proxy(zookeeper_server.port) as made:
+        yield made
+
+
+@pytest.fixture
+async def store(proxy: Proxy, zk_chroot: str) -> AsyncIterator[ZooKeeperStore]:
+    async with ZooKeeperStore([("127.0.0.1", proxy.port)], chroot=zk_chroot, session_timeout_s=10.0) as opened:
+        yield opened
+
+
+# -- writes in doubt ------------------------------------------------------------------------------------------------
+
+
+async def test_creates_in_doubt_are_found_without_reading_what_is_older(store: ZooKeeperStore, proxy: Proxy) -> None:
+    await store.ensure("/n")
+    await asyncio.gather(*(store.create("/n/", b"old", sequence=True) for _ in range(600)))
+    before = store.operations["get"]
+    creates = iter([False] * 20 + [True])
+    proxy.on_request = lambda _xid, opcode: opcode == OP_CREATE2 and next(creates, False)
+    async with asyncio.timeout(DEADLINE_S):
+        made = await asyncio.gather(*(store.create("/n/", b"%d" % n, sequence=True) for n in range(40)))
+    assert [entry.data for entry in made] == [b"%d" % n for n in range(40)]
+    assert len({entry.path for entry in made}) == 40
+    assert len(await store.children("/n")) == 640
+    assert store.operations["get"] - before <= 200
+    assert store.session.epoch == 1
+
+
+async def test_packet_larger_than_servers_take_is_refused_before_it_is_sent(store: ZooKeeperStore) -> None:
+    await asyncio.gather(*(store.create(f"/m{n}") for n in range(3)))
+    before = store.operations
+    with pytest.raises(StoreError, match=r"jute\.maxbuffer"):
+        await store.create("/big", bytes((1 << 20) - 6))
+    with pytest.raises(StoreError, match=r"jute\.maxbuffer"):
+        await store.commit([Put(f"/m{n}", bytes(400_000)) for n in range(3)])
+    assert store.operations == before
+    assert store.session.state is SessionState.CONNECTED
+
+
+async def test_write_under_which_the_connection_always_breaks_is_given_up(store: ZooKeeperStore, proxy: Proxy) -> None:
+    await store.create("/a", b"0")
+    broken = []
+    pass_on = proxy.on_request
+
+    def cut_before(xid: int, opcode: int) -> bool:
+        if opcode == OP_SET:
+            broken.append(xid)
+            proxy.cut()
+        return pass_on(xid, opcode)
+
+    proxy.on_request = cut_before
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(StoreUnavailableError, match="broke 3 times"):
+            await store.put("/a", b"1", version=0)
+        assert (await store.get("/a")).data == b"0"
+        assert (await store.create("/b", b"well")).path == "/b"
+    assert len(broken) == 3
+
+
+# -- servers --------------------------------------------------------------------------------------------------------
+
+
+async def test_every_address_of_a_host_name_is_tried(
+    zookeeper_server: ZooKeeperServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first address of the name swallows what is sent to it, as a host that is off does."""
+    port, real = zookeeper_server.port, socket.getaddrinfo
+
+    def lookup(host: str, *args: object, **more: object) -> object:
+        if host == "zk.example":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ("127.0.0.9", "127.0.0.1")]
+        return real(host, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.9", port))
+        hole.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.9", port))
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                async with ZooKeeperStore([("zk.example", port)], session_timeout_s=6.0) as store:
+                    assert store.session.epoch == 1
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+async def test_server_that_fell_silent_is_asked_last(
+    zookeeper_server: ZooKeeperServer, zk_chroot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(Proxy(zookeeper_server.port)) for _ in range(3)]
+        servers = [("127.0.0.1", proxy.port) for proxy in proxies]
+        monkeypatch.setattr(random, "sample", lambda servers, _count: list(servers))
+        store = ZooKeeperStore(servers, chroot=zk_chroot, session_timeout_s=3.0)
+        async with store, asyncio.timeout(DEADLINE_S):
+            lock = await store.lock("/l/lock", parents=True)
+            seen: list[SessionState] = []
+            store.session.subscribe(seen.append)
+            proxies[0].passing.clear()
+            while SessionState.CONNECTED not in seen:
+                await store.session.changed()
+            assert lock.is_held
+            await store.put("/l", b"still ours", under=(lock,))
+            assert SessionState.LOST not in seen
+            proxies[0].passing.set()
+
+
+async def test_session_outlives_an_unforeseen_exception(
+    store: ZooKeeperStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([True])
+    greet = store.session._greet
+
+    async def fail_once(connection: object) -> None:
+        if next(failures, False):
+            raise RuntimeError("unforeseen")
+        await greet(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.session, "_greet", fail_once)
+    store.session.use_servers([("127.0.0.1", proxy.port), ("zk..no-such-name", 2181)])
+    proxy.cut()
+    async with asyncio.timeout(DEADLINE_S):
+        while store.session.state is SessionState.CONNECTED:
+            await store.session.changed()
+        await store.session.connected()
+        assert (await store.create("/a")).path == "/a"
+    assert next(failures, None) is None
+
+
+async def test_wiped_zookeeper_gets_a_new_session_and_its_chroot(certificates: Certificates, tmp_path: Path) -> None:
+    server = ZooKeeperServer(tmp_path, certificates)
+    await asyncio.to_thread(server.start)
+    try:
+        async with ZooKeeperStore([("127.0.0.1", server.port)], chroot="/zuul", session_timeout_s=2.0) as store:
+            await store.ensure("/t")
+            for _ in range(50):
+                await store.create("/t/", b"before", sequence=True)
+            async with store.tree("/t") as tree:
+                await tree.warm()
+                server.kill()
+                shutil.rmtree(server.data_folder)
+                await asyncio.to_thread(server.start)
+                async with asyncio.timeout(DEADLINE_S):
+                    while store.session.epoch == 1:
+                        await store.session.changed()
+                    assert (await store.create("/t/0000000000", b"after", parents=True)).path == "/t/0000000000"
+                    await until(tree, lambda: tree.is_warm)
+                assert [(entry.path, entry.data) for entry in tree.entries()] == [("/t/0000000000", b"after")]
+    finally:
+        server.kill()
+
+
+async def test_deleted_chroot_is_made_again(store: ZooKeeperStore, zookeeper_server: ZooKeeperServer) -> None:
+    async with ZooKeeperStore([("127.0.0.1", zookeeper_server.port)]) as root, asyncio.timeout(DEADLINE_S):
+        await store.create("/a/b", parents=True)
+        await root.delete_tree(store._chroot)
+        await store.ensure("/a")
+        await root.delete_tree(store._chroot)
+        assert (await store.create("/a/b", b"x", parents=True)).data == b"x"
+
+
+# -- trees ----------------------------------------------------------------------------------------------------------
+
+
+async def test_tree_that_may_not_read_all_is_not_warm_until_it_may(store: ZooKeeperStore, kazoo: KazooClient) -> None:
+    kazoo.add_auth("digest", "somebody:secret")
+    kazoo.create("/t")
+    kazoo.create("/t/open", b"1")
+    kazoo.create("/t/closed", b"2", acl=CREATOR_ALL_ACL)
+    async with store.tree("/t") as tree:
+        await until(tree, lambda: tree.get("/t/open") is not None)
+        while tree.retry is None:  # type: ignore[attr-defined]
+            await store.get("/t")
+        assert not tree.is_warm
+        kazoo.set_acls("/t/closed", OPEN_ACL_UNSAFE)
+        async with asyncio.timeout(DEADLINE_S):
+            await tree.warm()
+        found = tree.get("/t/closed")
+        assert found is not None
+        assert found.data == b"2"
+
+
+async def test_listener_that_fails_harms_nobody_else(store: ZooKeeperStore) -> None:
+    await store.ensure("/t")
+    told: list[object] = []
+
+    def fail(_event: object) -> None:
+        raise RuntimeError("a bug of the listener's")
+
+    async with store.tree("/t") as tree:
+        await tree.warm()
+        tree.subscribe(fail)
+        tree.subscribe(told.append)
+        await store.create("/t/a")
+        assert len(told) == 1
+    assert store.session.state is SessionState.CONNECTED
