@@ -22,7 +22,6 @@ from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import REQUEST_FINAL, NodeState, RequestState
 from nodelaunch.protocol.store import (
     Changed,
-    Cooled,
     Create,
     Delete,
     Entry,
@@ -35,7 +34,6 @@ from nodelaunch.protocol.store import (
     Store,
     Tree,
     TreeEvent,
-    Warmed,
 )
 
 LOCK_TIMEOUT_S = 30.0
@@ -89,11 +87,13 @@ class NodeClient:
         self._clock = clock or WallClock()
         self._stack = AsyncExitStack()
         self._tree: Tree | None = None
-        self._changed: dict[RequestId, asyncio.Event] = {}
+        self._followed: dict[str, list[asyncio.Event]] = {}
+        """By the path of the request: whom to wake when it changes. Data of other requests is not read."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._tree = await stack.enter_async_context(self.store.tree(paths.REQUESTS))
+            requests = self.store.tree(paths.REQUESTS, wants_data=self._followed.__contains__)
+            self._tree = await stack.enter_async_context(requests)
             stack.callback(self._tree.subscribe(self._on_event))
             stack.callback(self.store.session.subscribe(lambda _state: self._wake_all()))
             self._stack = stack.pop_all()
@@ -103,17 +103,16 @@ class NodeClient:
         await self._stack.aclose()
 
     def _on_event(self, event: TreeEvent) -> None:
-        match event:
-            case Changed(entry, _) | Removed(entry):
-                request_id = paths.request_id_at(entry.path)
-                if request_id in self._changed:
-                    self._changed[request_id].set()
-            case Warmed() | Cooled():
-                self._wake_all()
+        if isinstance(event, Changed | Removed):
+            for changed in self._followed.get(event.entry.path, ()):
+                changed.set()
+        else:
+            self._wake_all()
 
     def _wake_all(self) -> None:
-        for changed in self._changed.values():
-            changed.set()
+        for followers in self._followed.values():
+            for changed in followers:
+                changed.set()
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -158,7 +157,8 @@ class NodeClient:
         if self._tree is None:
             raise NodelaunchError("the client is not open: use it with 'async with'")
         path = paths.request(request_id)
-        changed = self._changed.setdefault(request_id, asyncio.Event())
+        changed = asyncio.Event()
+        self._followed.setdefault(path, []).append(changed)
         version, epoch = -1, self.store.session.epoch
         try:
             while True:
@@ -167,13 +167,17 @@ class NodeClient:
                     raise SessionLostError(path, "the session with the store ended, and the request with it")
                 entry = self._tree.get(path)
                 if entry is not None and entry.stat.version > version:
+                    if not entry.data:  # it came before anybody followed it
+                        entry = await self.store.get(path)
                     version = entry.stat.version
                     yield NodeRequest.from_bytes(path, entry.data, request_id=request_id)
                 elif entry is None and self._tree.is_warm:
                     raise RecordGoneError(path, "the request was deleted")
                 await changed.wait()
         finally:
-            self._changed.pop(request_id, None)
+            self._followed[path].remove(changed)
+            if not self._followed[path]:
+                del self._followed[path]
 
     # -- using ------------------------------------------------------------------------------------------------------
 
@@ -184,15 +188,18 @@ class NodeClient:
         Raises: RequestFailedError when no pool can serve the request.
         """
         handle = await self.submit(labels, **options)
+        is_over = False
         try:
             request = await handle.finished()
             if request.state is RequestState.FAILED:
                 raise RequestFailedError(request.id, request.declined_by)
             async with self.hold(request) as nodes:
+                is_over = True
                 yield nodes
         finally:
-            with suppress(StoreError):
-                await handle.cancel()
+            if not is_over:
+                with suppress(StoreError):
+                    await handle.cancel()
 
     @asynccontextmanager
     async def hold(self, request: NodeRequest) -> AsyncIterator[list[Node]]:
@@ -204,10 +211,7 @@ class NodeClient:
         try:
             for node_id in request.nodes:
                 taken.append(await self._lock(node_id, request))  # noqa: PERF401  each has to be given back if the next fails
-            with suppress(RecordGoneError):
-                await self.store.delete(paths.request(request.id))
-            for index, each in enumerate(taken):
-                taken[index] = await self._use(*each)
+            taken[:] = await self._use(request, taken)
             yield [node for node, _, _ in taken]
         finally:
             async with asyncio.timeout(RETURN_TIMEOUT_S):
@@ -265,10 +269,23 @@ class NodeClient:
             raise
         return node, entry.stat.version, lock
 
-    async def _use(self, node: Node, version: int, lock: Lock) -> tuple[Node, int, Lock]:
-        node = node.into(NodeState.IN_USE, self._clock.now())
-        entry = await self.store.put(paths.node(node.id), node.to_bytes(), version=version, under=(lock,))
-        return node, entry.stat.version, lock
+    async def _use(self, request: NodeRequest, taken: Sequence[tuple[Node, int, Lock]]) -> list[tuple[Node, int, Lock]]:
+        """End *request*, if it is still there, and take its nodes into use, in one transaction."""
+        used = [node.into(NodeState.IN_USE, self._clock.now()) for node, _, _ in taken]
+        puts: list[Op] = [
+            Put(paths.node(node.id), node.to_bytes(), version, record=node)
+            for node, (_, version, _) in zip(used, taken, strict=True)
+        ]
+        locks = [lock for _, _, lock in taken]
+        end = Delete(paths.request(request.id))
+        try:
+            _, *entries = await self.store.commit([end, *puts], under=locks)
+        except RecordGoneError as error:
+            if error.path != end.path:
+                raise
+            entries = await self.store.commit(puts, under=locks)
+        stats = [entry.stat for entry in entries if isinstance(entry, Entry)]
+        return [(node, stat.version, lock) for node, stat, lock in zip(used, stats, locks, strict=True)]
 
     async def _give_back(self, taken: Sequence[tuple[Node, int, Lock]]) -> None:
         """Used where they were in use, unlocked in any case; what is lost by now is lost."""
@@ -276,7 +293,7 @@ class NodeClient:
             ops: list[Op] = [ReleaseLock(lock)]
             if node.state is NodeState.IN_USE:
                 used = node.into(NodeState.USED, self._clock.now())
-                ops.insert(0, Put(paths.node(node.id), used.to_bytes(), version))
+                ops.insert(0, Put(paths.node(node.id), used.to_bytes(), version, record=used))
             try:
                 await self.store.commit(ops, under=(lock,))
             except StoreError:

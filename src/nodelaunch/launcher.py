@@ -293,7 +293,8 @@ class Launcher:
         if self._draining:
             reasons.append("draining")
         if self.store.session.state is not SessionState.CONNECTED:
-            reasons.append(f"store: {self.store.session.state.value}")
+            trouble = self.store.trouble if isinstance(self.store, EmbeddedStore) else None
+            reasons.append(f"store: {trouble or self.store.session.state.value}")
         if not self.view.is_warm:
             reasons.append("view of the cluster not complete yet")
         missing = sorted(self._expected_pools - self.pools.keys())
