@@ -120,8 +120,8 @@ class Closed:
         finished = record.finished_at[already:]
         cost = subject.sample().since(before).per_request(len(finished))
         return {
-            **cost, **told(subject), "requests_per_s": rate(before.wall_s, finished), "nodes_left": left, "is_complete": is_done,
-            "window": self.window,
+            **cost, **told(subject), "requests_per_s": rate(before.wall_s, finished), "nodes_left": left,
+            "is_complete": is_done, "window": self.window,
         }  # fmt: skip
 
 
