@@ -119,6 +119,14 @@ class Lines:
         self.ids.discard(heapq.heappop(self.by_shape[shape])[1])
 
 
+class RejectedError(ZkError):
+    """A transaction failed at the operation that stands at *place* in it."""
+
+    def __init__(self, code: int, place: int) -> None:
+        super().__init__(code)
+        self.place = place
+
+
 class Floor:
     """Serves *pools* on the store behind *client*, below *root*."""
 
@@ -226,6 +234,7 @@ class Floor:
         except ZkError as error:
             pool.used -= len(request.node_types)
             self._wake()
+            self._look_at(request_id)  # nobody may have it
             print(f"request_lost request_id={request_id} error={error.code}")
             return
         took_s = time.monotonic() - began
@@ -247,8 +256,8 @@ class Floor:
                 ]
             try:
                 created = await self._transact(ops)
-            except ZkError as error:
-                if error.code != wire.NODE_EXISTS or await self._client.count(lock):
+            except RejectedError as error:
+                if error.code != wire.NODE_EXISTS or error.place == 0:  # the first is the request's lock
                     raise
                 self._next_node = max(self._next_node, wire.next_number(await self._client.stat(self._nodes)))
                 continue
@@ -319,10 +328,11 @@ class Floor:
         print(f"node_deleted node_id={slot.id} was=used")
 
     async def _transact(self, ops: Sequence[wire.Op]) -> list[str]:
-        """The paths that *ops* created. Raises: ZkError with what the first operation that failed says."""
+        """The paths that *ops* created. Raises: RejectedError, ZkError."""
         created, errors = wire.read_multi(*await self._client.ask(wire.multi(ops)))
         if errors:
-            raise ZkError(next((code for code in errors if code not in (0, wire.ROLLED_BACK)), wire.ROLLED_BACK))
+            place = next((at for at, code in enumerate(errors) if code not in (0, wire.ROLLED_BACK)), 0)
+            raise RejectedError(errors[place], place)
         return created
 
 

@@ -48,11 +48,9 @@ def spread_ms(name: str, seconds: Sequence[float]) -> dict[str, float]:
     return {f"{name}_p{percent}_ms": round(percentile(ordered, percent), 3) for percent in (50, 95, 99)}
 
 
-def rate(finished_at: Sequence[float]) -> float:
-    """Requests a second between the first fifth and the last tenth of them."""
-    ordered = sorted(finished_at)
-    middle = ordered[len(ordered) // 5 : len(ordered) - len(ordered) // 10]
-    return round((len(middle) - 1) / (middle[-1] - middle[0]), 1) if len(middle) > 2 else 0.0
+def rate(began: float, finished_at: Sequence[float]) -> float:
+    """Requests a second from the first submission to the last one's end, start and end of the load included."""
+    return round(len(finished_at) / (max(finished_at) - began), 1) if finished_at else 0.0
 
 
 def _has(values: Sequence[float], count: int) -> bool:
@@ -122,8 +120,8 @@ class Closed:
         finished = record.finished_at[already:]
         cost = subject.sample().since(before).per_request(len(finished))
         return {
-            **cost, **told(subject), "requests_per_s": rate(finished), "nodes_left": left, "is_complete": is_done,
-            "window": self.window,
+            **cost, **told(subject), "requests_per_s": rate(before.wall_s, finished), "nodes_left": left,
+            "is_complete": is_done, "window": self.window,
         }  # fmt: skip
 
 
@@ -161,7 +159,7 @@ class Burst:
         fulfilled_s = max(record.fulfilled_at, default=began) - began
         return {
             **cost, **told(subject), "nodes_left": left, "is_complete": is_done, "all_gone_s": round(gone_s, 2),
-            "all_fulfilled_s": round(fulfilled_s, 2), "requests_per_s": rate(record.finished_at),
+            "all_fulfilled_s": round(fulfilled_s, 2), "requests_per_s": rate(began, record.finished_at),
             "most_overtaken": record.most_overtaken,
         }  # fmt: skip
 
