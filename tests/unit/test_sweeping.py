@@ -73,6 +73,16 @@ def test_passed_deadlines_come_in_order() -> None:
     assert deadlines.due(3.0) == []
 
 
+def test_it_is_told_when_another_deadline_comes_first() -> None:
+    told: list[int] = []
+    deadlines: Deadlines[str] = Deadlines(lambda: told.append(1))
+    deadlines.set("a", 5.0)
+    deadlines.set("b", 7.0)
+    assert len(told) == 1
+    deadlines.set("b", 4.0)
+    assert len(told) == 2
+
+
 def test_deadlines_that_count_no_more_take_no_memory() -> None:
     deadlines: Deadlines[str] = Deadlines()
     for when in range(10_000):
@@ -215,7 +225,7 @@ class World:
         provider = SimpleNamespace(name="cloud", can_launch=True)
         clock: Any = SimpleNamespace(now=lambda: self.now)
         store: Any = None
-        self.ctx = SweepContext(store, self.view, clock, {"cloud": provider}, self.queue)  # type: ignore[dict-item, arg-type]
+        self.ctx = SweepContext(store, self.view, clock, {"cloud": provider}, self.queue, lambda: None)  # type: ignore[dict-item, arg-type]
         self.nodes = AbandonedNodes(self.ctx)
         self.requests = LostRequests(self.ctx, self.nodes)
         ages = AgeLimits({"small": max_ready_age}, max_hold_age)
@@ -295,6 +305,12 @@ async def test_a_ready_node_whose_request_is_gone_is_freed(world: World) -> None
     world.view.request_entry_removed(paths.request(REQUEST))
     world.requests.removed(REQUEST)
     assert world.queue.begun == ["deallocate"]
+
+
+async def test_a_node_that_was_taken_and_used_meanwhile_is_not_freed(world: World) -> None:
+    """What was seen when the work was found may be old by the time of its turn."""
+    world.put(NodeState.USED, allocated_to=REQUEST)
+    await world.nodes.deallocate(NODE)  # without a store: nothing is asked and nothing written
 
 
 async def test_nodes_of_providers_that_are_not_ours_are_left_alone(world: World) -> None:

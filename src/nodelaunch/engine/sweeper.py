@@ -75,7 +75,8 @@ class Sweeper:
         the idle node."""
         self.queue = WorkQueue(lambda: store.session.state is SessionState.CONNECTED)
         self.queue.again = self._look_again
-        ctx = SweepContext(store, view, clock, providers, self.queue)
+        self._wake = asyncio.Event()
+        ctx = SweepContext(store, view, clock, providers, self.queue, self._wake.set)
         self.nodes = AbandonedNodes(ctx)
         self.requests = LostRequests(ctx, self.nodes)
         self.old = OldNodes(ctx, ages, is_served)
@@ -83,9 +84,6 @@ class Sweeper:
         self._debris = Debris(ctx)
         self._ctx = ctx
         self._view = view
-        self._wake = asyncio.Event()
-        self._next_wake = 0.0
-        """By the loop's clock: when `run` wakes at the latest."""
         self._next_round = 0.0
         """By the loop's clock."""
         self._pools_changed = True
@@ -99,7 +97,6 @@ class Sweeper:
     def ages(self, ages: AgeLimits) -> None:
         self.old.ages = ages
         self.old.refill()
-        self._wake.set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -122,7 +119,6 @@ class Sweeper:
         if self._view.is_warm:
             for seen in self._view.nodes_of(name):
                 self._look_at_node(seen.record.id)
-            self._see_deadlines()
         self._pools_changed = True
         self.leaks.begin(name)
 
@@ -150,8 +146,6 @@ class Sweeper:
         if self._view.is_node_locked(note.id) and not self.nodes.left:
             return  # it is somebody's
         self._look_at_node(note.id)
-        if self.nodes.graces or self.old.deadlines:
-            self._see_deadlines()
 
     def _on_request(self, note: RequestSeen | RequestUnlocked) -> None:
         self.requests.look(note.id)
@@ -181,7 +175,6 @@ class Sweeper:
                 self._look_at_node(seen.record.id)
         self.requests.look_at_all()
         self._pools_changed = True
-        self._see_deadlines()
 
     def _look_at_node(self, node_id: NodeId) -> None:
         self.nodes.look(node_id)
@@ -212,9 +205,8 @@ class Sweeper:
             if loop.time() >= self._next_round:
                 self._next_round = loop.time() + SWEEP_S
                 await self._round()
-            self._next_wake = self._wakes_at(loop.time())
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._next_wake):
+                async with asyncio.timeout_at(self._wakes_at(loop.time())):
                     await self._wake.wait()
 
     async def _round(self) -> None:
@@ -239,11 +231,6 @@ class Sweeper:
         if age is not None:
             when = min(when, now + max(0.0, age - self._ctx.clock.now()) + SLACK_S)
         return when
-
-    def _see_deadlines(self) -> None:
-        """Wake `run` if there is something to do before it wakes by itself."""
-        if self._wakes_at(asyncio.get_running_loop().time()) < self._next_wake:
-            self._wake.set()
 
 
 __all__ = [

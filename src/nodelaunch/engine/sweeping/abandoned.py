@@ -37,7 +37,7 @@ class AbandonedNodes:
 
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
-        self.graces: Deadlines[NodeId] = Deadlines()
+        self.graces: Deadlines[NodeId] = Deadlines(ctx.wake)
         """By the loop's clock: until when nodes are left to whoever else wrote their state."""
         self.left: dict[NodeId, tuple[NodeState, float]] = {}
         """Nodes that are, or were, left to another: in which state, and until when."""
@@ -155,7 +155,7 @@ class AbandonedNodes:
     async def remove_debris(self, node_id: NodeId) -> None:
         """Remove a record that belongs to no provider: a lock brought a deleted node back."""
         seen = self._ctx.view.nodes.get(node_id)
-        if seen is None:
+        if seen is None or seen.record.provider:
             return  # another launcher was faster
         try:
             lock = await self._ctx.store.lock(paths.node_lock(node_id))
@@ -169,9 +169,9 @@ class AbandonedNodes:
         """Free a ready node whose request is gone, asking the store itself whether it is."""
         ctx = self._ctx
         seen = ctx.view.nodes.get(node_id)
-        if seen is None or seen.record.allocated_to is None:
-            return
-        request_id = seen.record.allocated_to
+        request_id = seen.record.allocated_to if seen is not None else None
+        if seen is None or request_id is None or not self.is_orphaned(seen.record):
+            return  # somebody else was faster
         if await ctx.is_there(paths.request(request_id)) or ctx.view.is_node_locked(node_id):
             return
         try:

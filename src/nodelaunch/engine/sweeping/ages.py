@@ -58,7 +58,7 @@ class OldNodes:
 
     def __init__(self, ctx: SweepContext, ages: AgeLimits, is_served: Callable[[Node], bool]) -> None:
         self.ages = ages
-        self.deadlines: Deadlines[NodeId] = Deadlines()
+        self.deadlines: Deadlines[NodeId] = Deadlines(ctx.wake)
         """By the wall clock."""
         self._ctx = ctx
         self._is_served = is_served

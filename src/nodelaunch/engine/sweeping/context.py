@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nodelaunch.clock import Clock
@@ -21,6 +21,8 @@ class SweepContext:
     clock: Clock
     providers: Mapping[str, ProviderRuntime]
     queue: WorkQueue
+    wake: Callable[[], None]
+    """Called when a deadline is set that comes before others of its kind."""
 
     async def is_there(self, path: str) -> bool:
         """Whether there is a record, by the store itself. Raises: StoreError.

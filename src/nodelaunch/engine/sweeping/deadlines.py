@@ -5,7 +5,7 @@ Pure: time is given. What does *not* belong here: what is done when one has pass
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -22,9 +22,11 @@ class Deadlines(Generic[K]):
     there are keys, and `SLACK`. Times are seconds of any one clock.
     """
 
-    __slots__ = ("_heap", "_numbers", "_when")
+    __slots__ = ("_heap", "_numbers", "_on_first", "_when")
 
-    def __init__(self) -> None:
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        """*on_first*: called when a deadline is set that comes before all others."""
+        self._on_first = on_first
         self._when: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._numbers = count()
@@ -33,7 +35,10 @@ class Deadlines(Generic[K]):
         if self._when.get(key) == when:
             return
         self._when[key] = when
-        heappush(self._heap, (when, next(self._numbers), key))
+        entry = (when, next(self._numbers), key)
+        heappush(self._heap, entry)
+        if self._heap[0] is entry:
+            self._on_first()
         if len(self._heap) > 2 * len(self._when) + SLACK:
             self._heap = [(when, next(self._numbers), key) for key, when in self._when.items()]
             heapify(self._heap)

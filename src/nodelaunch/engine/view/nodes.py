@@ -76,6 +76,8 @@ class NodeView(Teller):
 
     def interrupted_nodes(self) -> list[Node]:
         """Nodes whose launch broke off, and that nobody has gone on with."""
+        if not self.interrupted:
+            return []
         return [self.nodes[node_id].record for node_id in self.interrupted if node_id in self.nodes]
 
     def interrupted_for(self, request_id: RequestId) -> list[Seen[Node]]:
@@ -123,7 +125,8 @@ class NodeView(Teller):
             self._contender_came(name, entry)
             return
         node_id = NodeId(name)
-        self._readable(entry.path)
+        if self.unreadable:
+            self._readable(entry.path)
         try:
             record = self._decode_node(node_id, entry)
         except RecordInvalidError as error:
@@ -183,17 +186,23 @@ class NodeView(Teller):
     def _index(self, old: Node | None, seen: Seen[Node]) -> None:
         """List the node where it belongs, and nowhere else."""
         new = seen.record
-        if old is not None:
-            if old.provider != new.provider:
+        if old is not None and old.provider == new.provider:
+            self._of_provider[new.provider][new.id] = seen
+        else:
+            if old is not None:
                 _drop(self._of_provider, old.provider, new.id)
+            _put(self._of_provider, new.provider, seen)
+        request_id = new.allocated_to
+        if old is not None and request_id and old.allocated_to == request_id:
+            self._of_request[request_id][new.id] = seen
+            return
+        if old is not None:
             if old.allocated_to:
-                if old.allocated_to != new.allocated_to:
-                    _drop(self._of_request, old.allocated_to, new.id)
+                _drop(self._of_request, old.allocated_to, new.id)
             elif old.state is NodeState.READY:
                 self._idle.remove(old)
-        _put(self._of_provider, new.provider, seen)
-        if new.allocated_to:
-            _put(self._of_request, new.allocated_to, seen)
+        if request_id:
+            _put(self._of_request, request_id, seen)
         elif new.state is NodeState.READY:
             self._idle.add(seen)
 

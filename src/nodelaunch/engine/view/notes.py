@@ -223,8 +223,7 @@ class Teller:
 
     def _readable(self, path: str) -> None:
         """What is at *path* is a record, or gone."""
-        if self.unreadable:
-            self.unreadable.pop(path, None)
+        self.unreadable.pop(path, None)
 
     def _refuse(self, entry: Entry, error: RecordInvalidError) -> None:
         """Leave an entry alone that is no record; it is logged once for each version."""

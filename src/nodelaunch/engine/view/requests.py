@@ -69,7 +69,8 @@ class RequestView(Teller):
         request_id = RequestId(entry.path[_BELOW:])
         if "/" in request_id:
             return
-        self._readable(entry.path)
+        if self.unreadable:
+            self._readable(entry.path)
         try:
             record = self._decode_request(request_id, entry)
         except RecordInvalidError as error:

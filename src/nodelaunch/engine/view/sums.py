@@ -87,10 +87,19 @@ class NodeSums:
 
     def change(self, old: Node | None, new: Node | None) -> None:
         """*old* is *new* from now on; None: it was not there, or is gone."""
-        if old is not None and new is not None and _takes_the_same(old, new):
-            if old.state is new.state and old.tenant_name == new.tenant_name and old.allocated_to == new.allocated_to:
-                return
-            self._change_state(old, new)
+        if (
+            old is not None
+            and new is not None
+            and old.resources == new.resources
+            and old.provider == new.provider
+            and old.pool == new.pool
+            and (old.hostname is None) == (new.hostname is None)
+        ):
+            was_idle = old.state is NodeState.READY and not old.allocated_to
+            is_idle = new.state is NodeState.READY and not new.allocated_to
+            is_leaving = (old.state in ON_THE_WAY_OUT) != (new.state in ON_THE_WAY_OUT)
+            if was_idle is not is_idle or is_leaving or old.tenant_name != new.tenant_name:
+                self._change_state(old, new)
             return
         if old is not None:
             self._count(old, is_added=False)
@@ -126,16 +135,6 @@ class NodeSums:
             self.leaving.take_off((old.provider or "", old.pool or ""), old.resources or _NONE)
         if is_leaving and new is not None and not was_leaving:
             self.leaving.add((new.provider or "", new.pool or ""), new.resources or _NONE)
-
-
-def _takes_the_same(old: Node, new: Node) -> bool:
-    """Whether both take the same, of the same pool."""
-    return (
-        old.resources == new.resources
-        and old.provider == new.provider
-        and old.pool == new.pool
-        and (old.hostname is None) == (new.hostname is None)
-    )
 
 
 def taken(node: Node) -> Amounts:
