@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Node, Presence
 from nodelaunch.protocol.states import ComponentState
 from nodelaunch.protocol.store import SessionState, Store
+from nodelaunch.protocol.triage import Absentee, RegisteredPool
 from nodelaunch.sshscan import SshScanner
 from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.store.socket import SocketStore, StoreServer
@@ -150,6 +151,21 @@ def _age_limits(config: Config) -> AgeLimits:
     return AgeLimits(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
 
 
+def _offers(
+    config: Config, peers: Iterable[RegisteredPool], absent: Iterable[Absentee]
+) -> dict[tuple[str | None, str | None], frozenset[str]]:
+    """Which labels each pool offers, by provider and pool."""
+    offers: dict[tuple[str | None, str | None], frozenset[str]] = {
+        (provider.name, pool.name): frozenset(pool.label_names)
+        for provider in config.providers
+        for pool in provider.pools
+    }
+    for other in (*peers, *absent):
+        key = (other.provider, other.pool)
+        offers[key] = offers.get(key, frozenset()) | other.labels
+    return offers
+
+
 def _tenants(config: Config) -> dict[str, Limits]:
     return {tenant.tenant_name: tenant.limits() for tenant in config.tenant_resource_limits}
 
@@ -186,6 +202,10 @@ class Launcher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Of providers, by name."""
         self._group: asyncio.TaskGroup | None = None
+        self._offers: dict[tuple[str | None, str | None], frozenset[str]] = {}
+        """Labels by provider and pool, of every pool that is configured here, registered, or away for a while."""
+        self._offers_of: tuple[object, object, object] = (None, None, None)
+        """What ``_offers`` was found from."""
         self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._draining = False
@@ -263,15 +283,11 @@ class Launcher:
 
     def _is_served(self, node: Node) -> bool:
         """Whether a pool that is configured here, registered, or only away for a while offers a label of *node*."""
-        name, labels = (node.provider, node.pool), set(node.type)
-        pools = {(provider.name, pool.name): pool for provider in self.config.providers for pool in provider.pools}
-        if name in pools and not labels.isdisjoint(pools[name].label_names):
-            return True
-        registered = (seen.record for seen in self.view.pools.values())
-        if any((r.provider_name, r.name) == name and not labels.isdisjoint(r.supported_labels) for r in registered):
-            return True
-        absent = self._parts.memory.absent() if self._parts else []
-        return any((a.provider, a.pool) == name and not labels.isdisjoint(a.labels) for a in absent)
+        absent = self._parts.memory.absent() if self._parts else ()
+        known = (self.config, self.view.peers, absent)
+        if any(now is not before for now, before in zip(known, self._offers_of, strict=True)):
+            self._offers_of, self._offers = known, _offers(self.config, self.view.peers, absent)
+        return not self._offers.get((node.provider, node.pool), frozenset()).isdisjoint(node.type)
 
     def _on_pools_changed(self) -> None:
         """Providers or pools came or went: have the tables of them right, and tell the other launchers."""

@@ -7,36 +7,68 @@ event name is constant; what varies is a key. What does *not* belong here: secre
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from datetime import UTC, datetime
 from typing import TextIO
 
 import structlog
+
+EVENT_WIDTH = 24
+"""Columns for the event's name, so that the keys of most lines stand below each other."""
+_LEVELS = {"warn": "warning", "exception": "error"}
+_PLAIN = re.compile(r"""[^\s="']*""").fullmatch
+"""Whether a text needs no quotes."""
 
 
 def configure(*, level: str = "info", as_json: bool = False, stream: TextIO | None = None) -> None:
     """Log to *stream* (default: standard error), as JSON lines or, for people, as aligned text."""
     out = stream or sys.stderr
-    renderer: structlog.typing.Processor
-    if as_json:
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24)
-    timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        timestamp,
-    ]
-    if as_json:
-        shared.append(structlog.processors.format_exc_info)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=_as_json() if as_json else _as_text(out),
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(out),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[LibraryHandler()], level=max(number, logging.WARNING), force=True)
+
+
+def _as_json() -> list[structlog.typing.Processor]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _as_text(out: TextIO) -> list[structlog.typing.Processor]:
+    if not out.isatty():
+        return [_line]
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.dev.ConsoleRenderer(
+            pad_event_to=EVENT_WIDTH,
+            exception_formatter=structlog.dev.plain_traceback,  # others show variables
+        ),
+    ]
+
+
+def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> str:
+    """One event as text, as structlog's console shows it without colours, in a fraction of the time."""
+    what, failure = event.pop("event"), event.pop("exc_info", None)
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    line = f"{now[:26]}Z [{_LEVELS.get(method, method):<9}] {what!s:<{EVENT_WIDTH}}"
+    for key in sorted(event):
+        value = event[key]
+        if type(value) is not str or not _PLAIN(value):
+            value = repr(value)
+        line += f" {key}={value}"
+    if failure:
+        line += "\n" + structlog.processors.format_exc_info(None, method, {"exc_info": failure})["exception"]
+    return line
 
 
 class LibraryHandler(logging.Handler):

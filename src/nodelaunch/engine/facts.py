@@ -13,7 +13,6 @@ from nodelaunch.clock import Clock
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.engine.waiting import CapacityQueue
-from nodelaunch.protocol.driver import SupportsInventory
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -95,13 +94,13 @@ def pool_view(pool: Pool) -> PoolView:
     ceiling = config.limits()
     if not config.ignores_provider_quota:
         ceiling = ceiling.tightest(provider.limits.minus(provider.foreign))
-    driver = ctx.driver
-    machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
+    inventory = ctx.generation.inventory
+    machines = inventory.machines() if inventory is not None else ()
     return PoolView(
         key=pool.key,
         pool_id=ctx.pool_id,
         priority=provider.config.pool_priority(config),
-        labels=provider.label_views(config, driver),
+        labels=provider.label_views(config, ctx.driver),
         is_enabled=config.max_servers is None or config.max_servers > 0,
         takes_requests=provider.config.max_concurrency != 0,
         can_launch=provider.can_launch,

@@ -8,6 +8,7 @@ from an event (protocol/machine.py), and a node's own life (engine/launch.py).
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -78,7 +79,9 @@ class RequestHandler:
         self._stop_watching: Unsubscribe | None = None
         self._held: dict[int, HeldNode] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._events: asyncio.Queue[m.Event] = asyncio.Queue()
+        self._events: deque[m.Event] = deque()
+        self._awaited: asyncio.Future[None] | None = None
+        """Set while there is no event to go on with."""
         self._refusals: dict[int, str] = {}
         """What the cloud said when it had no room, by the slot that waits for some since then."""
         self._zones = Zones(
@@ -103,7 +106,9 @@ class RequestHandler:
 
     def post(self, event: m.Event) -> None:
         """Tell the machine that *event* happened."""
-        self._events.put_nowait(event)
+        self._events.append(event)
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
     async def run(self) -> m.Outcome:
         """Go on until the request is off our hands; how it ended. Whatever happens, no lock of ours is left behind."""
@@ -116,7 +121,9 @@ class RequestHandler:
                     await self._perform(effects, group)
                     if state.is_done:
                         break
-                    state, effects = self._step(state, await self._events.get())
+                    if not self._events:
+                        await self._happening()
+                    state, effects = self._step(state, self._events.popleft())
         except BaseExceptionGroup as group_error:
             await self._break_off()
             raise group_error.exceptions[0] from None
@@ -128,6 +135,14 @@ class RequestHandler:
         outcome = state.outcome or m.Outcome.REFUSED
         self._report(outcome, state, asyncio.get_running_loop().time() - started)
         return outcome
+
+    async def _happening(self) -> None:
+        """Wait for the next event."""
+        self._awaited = asyncio.get_running_loop().create_future()
+        try:
+            await self._awaited
+        finally:
+            self._awaited = None
 
     def _step(self, state: m.State, event: m.Event) -> m.Step:
         retries = self._ctx.launching.retries
@@ -360,7 +375,7 @@ class RequestHandler:
             self._held[slot] = await create_node(self._ctx, self.request, label, self._zones.pick(slot))
             self._reservation.settle(slot)
 
-        if slot not in self._held:
+        if slot not in self._held and resumable(self._ctx, self.request):
             await to_the_end(resume())
         if slot not in self._held:
             if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind

@@ -20,7 +20,7 @@ from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import LockBusyError, RecordGoneError, StoreError, VersionConflictError
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import Driver, ExternalId, HostScanner, Machine, SupportsInventory
+from nodelaunch.protocol.driver import Driver, ExternalId, HostScanner, Machine
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
@@ -151,10 +151,8 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
 
 
 async def _is_alive(ctx: PoolContext, node: Node) -> bool:
-    driver = ctx.driver
-    if not isinstance(driver, SupportsInventory):
-        return True
-    return await driver.is_alive(machine_of(node))
+    inventory = ctx.generation.inventory
+    return inventory is None or await inventory.is_alive(machine_of(node))
 
 
 def machine_of(node: Node) -> Machine:

@@ -35,8 +35,6 @@ from nodelaunch.protocol.driver import (
     InstanceSpec,
     LabelTraits,
     Login,
-    ScansHostKeys,
-    SupportsConsoleLog,
 )
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -227,10 +225,10 @@ def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attemp
 
 async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequence[str]:
     traits = ctx.driver.label_traits(ctx.pool.name, label)
-    driver = ctx.driver
-    if isinstance(driver, ScansHostKeys):
+    scanner = ctx.generation.key_scanner
+    if scanner is not None:
         is_ssh = traits.connection_type in ("ssh", "network_cli")
-        return await driver.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
+        return await scanner.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
     port = instance.connection_port if instance.connection_port is not None else traits.connection_port
     if instance.interface_ip is None or not isinstance(port, int):
         return ()
@@ -278,13 +276,13 @@ def _logged_in_by(node: Node, login: Login) -> Node:
 
 async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
     """Show the operator what the machine itself said, where the label asks for it."""
-    driver = ctx.driver
-    traits: LabelTraits = driver.label_traits(ctx.pool.name, label)
-    if not traits.console_log or held.external_id is None or not isinstance(driver, SupportsConsoleLog):
+    traits: LabelTraits = ctx.driver.label_traits(ctx.pool.name, label)
+    console = ctx.generation.console
+    if not traits.console_log or held.external_id is None or console is None:
         return
     try:
         async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
-            text = await driver.console_log(held.external_id)
+            text = await console.console_log(held.external_id)
     except (DriverError, TimeoutError) as error:
         log.info("console_unavailable", node_id=held.id, detail=str(error))
     else:

@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -24,6 +24,8 @@ from nodelaunch.protocol.driver import (
     Driver,
     ExternalId,
     ReportsZones,
+    ScansHostKeys,
+    SupportsConsoleLog,
     SupportsInventory,
 )
 from nodelaunch.protocol.paths import RequestId
@@ -54,6 +56,16 @@ class Generation:
     users: int = 0
     upkeep: asyncio.Task[None] | None = None
     """The driver's own work, which goes on as long as it is used."""
+    inventory: SupportsInventory | None = field(init=False)
+    """The driver, if its machines exist already. This and the next are asked for once: the question is slow."""
+    key_scanner: ScansHostKeys | None = field(init=False)
+    console: SupportsConsoleLog | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        driver = self.driver
+        self.inventory = driver if isinstance(driver, SupportsInventory) else None
+        self.key_scanner = driver if isinstance(driver, ScansHostKeys) else None
+        self.console = driver if isinstance(driver, SupportsConsoleLog) else None
 
 
 class ProviderRuntime:
@@ -105,7 +117,7 @@ class ProviderRuntime:
     @property
     def can_launch(self) -> bool:
         """False where the driver only has machines that already exist."""
-        return not isinstance(self.driver, SupportsInventory)
+        return self.current.inventory is None
 
     async def renew(self, config: ProviderConfig, driver: Driver) -> None:
         """Go on with *config* and *driver*; the old driver is closed once nobody uses it any more."""
