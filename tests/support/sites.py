@@ -25,6 +25,7 @@ from nodelaunch.protocol.records import ImageUpload, Node, NodeRequest
 from nodelaunch.protocol.states import ImageState, NodeState, RequestState
 from nodelaunch.protocol.store import Lock, Put, ReleaseLock
 from nodelaunch.store.embedded import EmbeddedStore
+from support.invariants import check_invariants
 from support.launchers import EPOCH, LoopClock, Running
 
 DEADLINE_S = 50_000.0
@@ -311,6 +312,7 @@ async def launched(
         finally:
             at_work.cancel()
             await asyncio.gather(at_work, return_exceptions=True)
+        check_invariants(launcher.view)
 
 
 @asynccontextmanager
