@@ -249,12 +249,12 @@ class Forest:
         path = path[self._skip :]
         if self.waiters:
             self._wake(path)
-        trees = self.grove.covering(path)
-        if not trees:
-            return
         if self._lagging.paths:
             self._lagging.hurry(kind, path)
         if self._own and self._is_own(kind, path):
+            return
+        trees = self.grove.covering(path)
+        if not trees:
             return
         if kind == EVENT_DELETED:
             if self._line:
