@@ -7,7 +7,8 @@ import struct
 
 import pytest
 
-from nodelaunch.protocol.store import Changed, Create, Entry, Put, Removed, TreeEvent
+from nodelaunch.errors import VersionConflictError
+from nodelaunch.protocol.store import Changed, Create, Entry, Put, Removed, Stat, TreeEvent
 from nodelaunch.store.zkforest import Forest, OwnWrite
 from nodelaunch.store.zktree import ZkTree
 from nodelaunch.store.zkwire import EVENT_CHANGED, EVENT_CREATED, EVENT_DELETED, OP_GET, PlainOp
@@ -33,9 +34,7 @@ class Connection:
         on_reply(context, 0, zxid, struct.pack("!i", len(data)) + data + stat, 0)  # type: ignore[operator]
 
 
-def stat_of(zxid: int) -> object:
-    from nodelaunch.protocol.store import Stat
-
+def stat_of(zxid: int) -> Stat:
     return Stat(0, 1, zxid, 0.0, 0.0)
 
 
@@ -75,10 +74,10 @@ async def test_peers_write_after_ours_is_not_told_in_the_place_of_an_earlier_one
     forest.expect(create)
     forest.on_event(EVENT_CREATED, "/t/0000000002")  # a peer's, taken for ours
     forest.on_event(EVENT_CHANGED, "/t/0000000001")
-    settle(forest, put, Entry("/t/0000000001", b"ours", stat_of(5)))  # type: ignore[arg-type]
+    settle(forest, put, Entry("/t/0000000001", b"ours", stat_of(5)))
     forest.on_event(EVENT_CHANGED, "/t/0000000001")
     forest.on_event(EVENT_CREATED, "/t/0000000003")
-    settle(forest, create, Entry("/t/0000000003", b"made", stat_of(7)))  # type: ignore[arg-type]
+    settle(forest, create, Entry("/t/0000000003", b"made", stat_of(7)))
     for data, zxid in ((b"peer's", 6), (b"peer's", 6), (b"made", 7), (b"made", 7), (b"made", 7)):
         if connection.reads:
             connection.answer_read(data, zxid)
@@ -109,7 +108,7 @@ async def test_unlocking_is_told_after_what_was_written_under_the_lock(
 async def test_own_write_without_a_tree_is_answered_at_once(forest: Forest) -> None:
     write = write_of(Put("/elsewhere", b"x"))
     forest.expect(write)
-    settle(forest, write, Entry("/elsewhere", b"x", stat_of(2)))  # type: ignore[arg-type]
+    settle(forest, write, Entry("/elsewhere", b"x", stat_of(2)))
     assert write.future.done()
     assert not forest._own
 
@@ -122,10 +121,11 @@ async def test_event_of_a_peer_taken_for_a_failed_write_of_ours_is_read(
     write = write_of(Put("/t/n", b"ours", 0))
     forest.expect(write)
     forest.on_event(EVENT_CHANGED, "/t/n")
+    write.error = VersionConflictError("/t/n")
     settle(forest, write)
     assert not write.future.done()
     connection.answer_read(b"peer's", 3)
-    assert write.future.done()
+    assert isinstance(write.future.exception(), VersionConflictError)
     found = tree.get("/t/n")
     assert found is not None
     assert found.data == b"peer's"
@@ -137,7 +137,7 @@ async def test_broken_connection_answers_what_was_done_and_leaves_nothing_in_lin
     forest.on_event(EVENT_CREATED, "/t/n")
     write = write_of(Put("/t/m", b"ours"))
     forest.expect(write)
-    settle(forest, write, Entry("/t/m", b"ours", stat_of(3)))  # type: ignore[arg-type]
+    settle(forest, write, Entry("/t/m", b"ours", stat_of(3)))
     assert not write.future.done()
     forest.on_suspended()
     assert write.future.done()

@@ -51,7 +51,8 @@ class OwnWrite:
 
     __slots__ = (
         "body", "breaks", "code", "contender", "epoch", "error", "extra", "future", "in_line", "is_answered",
-        "is_found", "keys", "ops", "path", "pending", "ready", "released", "results", "since", "swallowed", "under",
+        "is_found", "keys", "numbered", "ops", "path", "pending", "ready", "released", "results", "since", "swallowed",
+        "under",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +80,9 @@ class OwnWrite:
         self.keys: list[str] = []
         """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
         self.swallowed: list[tuple[int, str]] = []
-        """Kind and path of the events that were taken to be ours."""
+        """Kind and path of the events that were taken to be ours: of paths it names, so if it is done they are."""
+        self.numbered: list[tuple[int, str]] = []
+        """The same of paths that only begin as the numbered ones it creates do: they may be peers'."""
         self.extra: list[ReadStep | TellStep] = []
         """What was read since some of them were not."""
         self.pending = 0
@@ -89,7 +92,7 @@ class OwnWrite:
 
     def reset(self) -> None:
         """It is sent again: nothing of it is in the line, none of its events has come."""
-        self.keys, self.swallowed, self.extra = [], [], []
+        self.keys, self.swallowed, self.numbered, self.extra = [], [], [], []
         self.pending = 0
         self.in_line = self.ready = False
 
@@ -291,6 +294,7 @@ class Forest:
                 del writes[0]
             else:
                 del self._own[key]
+            swallowed = write.swallowed
         else:
             writes = self._own.get(path[:-DIGITS])
             if writes is None or kind != EVENT_CREATED or not path[-DIGITS:].isdigit():
@@ -298,7 +302,8 @@ class Forest:
             write = writes[0]
             if write.in_line and self._line[-1] is not write:
                 return False
-        write.swallowed.append((kind, path))
+            swallowed = write.numbered
+        swallowed.append((kind, path))
         self._lagging.paths.pop(path, None)
         if not write.in_line:
             write.in_line = True
@@ -363,8 +368,11 @@ class Forest:
                 writes.remove(write)
                 if not writes:
                     del own[key]
-        if write.swallowed:
-            self._read_others(write)
+        if write.error is not None:
+            self._read_for(write, [*write.swallowed, *write.numbered])
+        elif write.numbered:
+            known = {entry.path for entry in write.results if entry is not None}
+            self._read_for(write, [event for event in write.numbered if event[1] not in known])
         write.ready = not write.pending
         if write.in_line:
             self._advance()
@@ -381,13 +389,6 @@ class Forest:
         write.ready = not write.pending
         self._line.append(write)
         self._advance()
-
-    def _read_others(self, write: OwnWrite) -> None:
-        """Read the paths whose events were taken to be the write's and were not."""
-        known = {entry.path for entry in write.results if entry is not None}
-        if write.error is None:
-            known.update(op.path for op in write.ops if isinstance(op, Delete))
-        self._read_for(write, [event for event in write.swallowed if event[1] not in known])
 
     def _read_for(self, write: OwnWrite, events: Iterable[tuple[int, str]]) -> None:
         """What the events tell is told in the place of *write*."""
