@@ -117,6 +117,7 @@ class Launcher:
             path = event.entry.path
             if is_node(path):
                 self._states[path] = (event.entry.data[11:15], event.entry.stat.version)
+                self._remove_if_left(path)
             elif "__lock__" in path and path not in self._ours:
                 node = path[:-53].rpartition("/")[0]
                 if node not in self._ours:
@@ -129,8 +130,13 @@ class Launcher:
                 node = path[:-53].rpartition("/")[0]
                 if node in self._foreign:
                     self._foreign.discard(node)
-                    if self._states.get(node, (b"",))[0] == b"used":
-                        self._start(self._remove(node))
+                    self._remove_if_left(node)
+
+    def _remove_if_left(self, node: str) -> None:
+        """Remove *node* if it is used and nobody has it locked."""
+        if node not in self._foreign and node not in self._ours and self._states.get(node, (b"",))[0] == b"used":
+            self._ours.add(node)
+            self._start(self._remove(node))
 
     async def _serve(self, request: Entry) -> None:
         commit = self.store.commit
@@ -153,7 +159,6 @@ class Launcher:
 
     async def _remove(self, node: str) -> None:
         version = self._states[node][1]
-        self._ours.add(node)
         lock_path = f"{node}/lock"
         lock, entry = await self.store.commit(
             [TakeLock(lock_path, b"launcher"), Put(node, NODE % b"deleting", version)]

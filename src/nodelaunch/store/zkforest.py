@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from nodelaunch.errors import StoreError
-from nodelaunch.protocol.store import LAG_S, Create, Delete, Entry, Lock, Put
+from nodelaunch.protocol.store import LAG_S, Check, Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkgrove import Grove
 from nodelaunch.store.zktree import FIRST_RETRY_S, LAST_RETRY_S, Walk, Walker, ZkTree, unread
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 DIGITS: Final = 10
 """Of a sequence number, at the end of a name."""
+DELETION: Final = "-"
+"""Before the path of a write of ours that deletes it, where its events are looked for."""
 
 
 class OwnWrite:
@@ -49,7 +51,8 @@ class OwnWrite:
 
     __slots__ = (
         "body", "breaks", "code", "contender", "epoch", "error", "extra", "future", "in_line", "is_answered",
-        "is_found", "keys", "ops", "path", "pending", "ready", "released", "results", "since", "swallowed", "under",
+        "is_found", "keys", "numbered", "ops", "path", "pending", "ready", "released", "results", "since", "swallowed",
+        "under",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +80,9 @@ class OwnWrite:
         self.keys: list[str] = []
         """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
         self.swallowed: list[tuple[int, str]] = []
-        """Kind and path of the events that were taken to be ours."""
+        """Kind and path of the events that were taken to be ours: of paths it names, so if it is done they are."""
+        self.numbered: list[tuple[int, str]] = []
+        """The same of paths that only begin as the numbered ones it creates do: they may be peers'."""
         self.extra: list[ReadStep | TellStep] = []
         """What was read since some of them were not."""
         self.pending = 0
@@ -87,14 +92,15 @@ class OwnWrite:
 
     def reset(self) -> None:
         """It is sent again: nothing of it is in the line, none of its events has come."""
-        self.keys, self.swallowed, self.extra = [], [], []
+        self.keys, self.swallowed, self.numbered, self.extra = [], [], [], []
         self.pending = 0
         self.in_line = self.ready = False
 
-    def replaces(self, path: str) -> bool:
-        """Whether it deletes *path* to create it anew."""
+    @property
+    def replaced(self) -> PlainOp | None:
+        """The deletion of a path that is created anew in the same transaction: the path was there all the time."""
         first = self.ops[0]
-        return isinstance(first, Delete) and first.path == path
+        return first if len(self.ops) > 1 and first.path == self.ops[1].path else None
 
 
 class ReadStep:
@@ -249,12 +255,12 @@ class Forest:
         path = path[self._skip :]
         if self.waiters:
             self._wake(path)
-        trees = self.grove.covering(path)
-        if not trees:
-            return
         if self._lagging.paths:
             self._lagging.hurry(kind, path)
         if self._own and self._is_own(kind, path):
+            return
+        trees = self.grove.covering(path)
+        if not trees:
             return
         if kind == EVENT_DELETED:
             if self._line:
@@ -278,17 +284,17 @@ class Forest:
 
     def _is_own(self, kind: int, path: str) -> bool:
         """Whether the event may be of a write under way; then no read follows for now."""
-        writes = self._own.get(path)
+        key = path if kind != EVENT_DELETED else DELETION + path
+        writes = self._own.get(key)
         if writes is not None:
             write = writes[0]
             if write.in_line and self._line[-1] is not write:
                 return False  # its place is before what has come since
-            if kind == EVENT_DELETED and not write.replaces(path):
-                return False
             if len(writes) > 1:
                 del writes[0]
             else:
-                del self._own[path]
+                del self._own[key]
+            swallowed = write.swallowed
         else:
             writes = self._own.get(path[:-DIGITS])
             if writes is None or kind != EVENT_CREATED or not path[-DIGITS:].isdigit():
@@ -296,7 +302,8 @@ class Forest:
             write = writes[0]
             if write.in_line and self._line[-1] is not write:
                 return False
-        write.swallowed.append((kind, path))
+            swallowed = write.numbered
+        swallowed.append((kind, path))
         self._lagging.paths.pop(path, None)
         if not write.in_line:
             write.in_line = True
@@ -340,11 +347,10 @@ class Forest:
             return
         own, keys = self._own, write.keys
         for op in write.ops:
-            if isinstance(op, Put | Create):
+            if isinstance(op, Delete):
+                keys.append(DELETION + op.path)
+            elif not isinstance(op, Check):
                 keys.append(op.path)
-        first = write.ops[0]
-        if isinstance(first, Delete) and first.path in keys:  # its directory made anew: one event for each of the two
-            keys.append(first.path)
         for key in keys:
             writes = own.get(key)
             if writes is None:
@@ -362,8 +368,11 @@ class Forest:
                 writes.remove(write)
                 if not writes:
                     del own[key]
-        if write.swallowed:
-            self._read_others(write)
+        if write.error is not None:
+            self._read_for(write, [*write.swallowed, *write.numbered])
+        elif write.numbered:
+            known = {entry.path for entry in write.results if entry is not None}
+            self._read_for(write, [event for event in write.numbered if event[1] not in known])
         write.ready = not write.pending
         if write.in_line:
             self._advance()
@@ -381,11 +390,6 @@ class Forest:
         self._line.append(write)
         self._advance()
 
-    def _read_others(self, write: OwnWrite) -> None:
-        """Read the paths whose events were taken to be the write's and were not."""
-        known = {entry.path for entry in write.results if entry is not None}
-        self._read_for(write, [event for event in write.swallowed if event[1] not in known])
-
     def _read_for(self, write: OwnWrite, events: Iterable[tuple[int, str]]) -> None:
         """What the events tell is told in the place of *write*."""
         for kind, path in events:
@@ -399,9 +403,11 @@ class Forest:
         """Tell the trees, then whoever waits for the write."""
         if self.grove.trees:
             if not write.is_found:
-                for entry in write.results:
+                for op, entry in zip(write.ops, write.results, strict=False):
                     if entry is not None:
                         self.grove.put(entry)
+                    elif isinstance(op, Delete) and op is not write.replaced:
+                        self.grove.drop(op.path)
             for step in write.extra:
                 self._tell(step)
         future = write.future
