@@ -156,13 +156,14 @@ def _offers(
 ) -> dict[tuple[str | None, str | None], frozenset[str]]:
     """Which labels each pool offers, by provider and pool."""
     offers: dict[tuple[str | None, str | None], frozenset[str]] = {
-        (provider.name, pool.name): frozenset(pool.label_names)
-        for provider in config.providers
-        for pool in provider.pools
+        (configured.name, pool.name): frozenset(pool.label_names)
+        for configured in config.providers
+        for pool in configured.pools
     }
-    for other in (*peers, *absent):
-        key = (other.provider, other.pool)
-        offers[key] = offers.get(key, frozenset()) | other.labels
+    others = [(other.provider, other.pool, other.labels) for other in peers]
+    others += [(other.provider, other.pool, other.labels) for other in absent]
+    for provider, pool, labels in others:
+        offers[provider, pool] = offers.get((provider, pool), frozenset()) | labels
     return offers
 
 

@@ -18,9 +18,11 @@ life, which is straight-line code in the engine; and when to accept, which is tr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from nodelaunch.errors import InvalidTransitionError
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
@@ -65,8 +67,7 @@ class SlotState(Enum):
 _BUSY = frozenset({SlotState.CLAIMING, SlotState.LAUNCHING, SlotState.WAITING})
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """The node for ``request.node_types[i]``."""
 
     state: SlotState
@@ -74,15 +75,14 @@ class Slot:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     phase: Phase
     request: NodeRequest
     plan: Accept | Decline
     slots: tuple[Slot, ...] = ()
     outcome: Outcome | None = None
     reasons: tuple[Reason, ...] = ()
-    story: tuple[Event, ...] = field(default=(), compare=False, repr=False)
+    story: tuple[Event, ...] = ()
     """Every event so far, for the error that an impossible one ends in."""
 
     @property
@@ -98,63 +98,53 @@ class State:
 # -- events: things that happened -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LockGranted:
+class LockGranted(Struct, frozen=True):
     """The lock is ours and the first save is done; the request was as decided on."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockRefused:
+class LockRefused(Struct, frozen=True):
     """Somebody else has the lock, or the request changed or went away meanwhile; nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockLost:
+class LockLost(Struct, frozen=True):
     """The request's lock is not ours any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestGone:
+class RequestGone(Struct, frozen=True):
     """The requestor deleted the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
+class Withdrawn(Struct, frozen=True):
     """This launcher wants to stop working on the request: it drains, or the pool is removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """Something unforeseen broke around the request, as *detail* says."""
 
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class NodeClaimed:
+class NodeClaimed(Struct, frozen=True):
     """An idle node is locked and allocated."""
 
     slot: int
     node_id: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimLost:
+class ClaimLost(Struct, frozen=True):
     """The idle node is somebody else's, or did not answer."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReady:
+class NodeReady(Struct, frozen=True):
     """A launched node is recorded ready, locked and allocated."""
 
     slot: int
     node_id: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFailed:
+class NodeFailed(Struct, frozen=True):
     """One attempt failed, and what it left was removed. ``is_final``: another attempt can't help."""
 
     slot: int
@@ -162,41 +152,35 @@ class NodeFailed:
     is_final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAborted:
+class NodeAborted(Struct, frozen=True):
     """The cloud has no quota; the node's record is given up, no attempt was spent."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class QuotaFreed:
+class QuotaFreed(Struct, frozen=True):
     """There is room for the node of a waiting slot, and it is reserved for it."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """What ran for the slot was cancelled and has ended; its node, if any, is given up."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodesLost:
+class NodesLost(Struct, frozen=True):
     """Nodes that were ready for the request are gone, or not locked by us any more."""
 
     node_ids: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Struct, frozen=True):
     """The closing effects are done."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloseRefused:
+class CloseRefused(Struct, frozen=True):
     """The closing effects were not done, because the request is gone. Only their performer knows: when the requestor is
     seen to delete the request meanwhile, that may have been before or after them."""
 
@@ -212,13 +196,11 @@ _SlotEvent = NodeClaimed | ClaimLost | NodeReady | NodeFailed | NodeAborted | Qu
 # -- effects: orders to the outside ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(Struct, frozen=True):
     """Store: take the request's lock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(Struct, frozen=True):
     """Store: write the request, in *state*, with *nodes*; with *declined* set our pool gives up for these reasons, and
     whoever performs it decides between requested and failed."""
 
@@ -227,35 +209,30 @@ class Save:
     declined: tuple[Reason, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HandOver:
+class HandOver(Struct, frozen=True):
     """Store: unlock nodes that stay allocated to the request."""
 
     node_ids: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """Store: deallocate and unlock nodes, so that anybody may have them."""
 
     node_ids: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unlock:
+class Unlock(Struct, frozen=True):
     """Store: give the request's lock back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """Task: lock and allocate idle node *node_id*; ends in NodeClaimed, ClaimLost or Stopped."""
 
     slot: int
     node_id: NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """Task: launch a node for the slot, under the record of the attempt before if there is one; ends in NodeReady,
     NodeFailed, NodeAborted or Stopped."""
 
@@ -263,20 +240,17 @@ class Launch:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitQuota:
+class AwaitQuota(Struct, frozen=True):
     """Task: wait for room for the slot's node, and reserve it; ends in QuotaFreed or Stopped."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelLaunches:
+class CancelLaunches(Struct, frozen=True):
     """Cancel every task; each one still answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(Struct, frozen=True):
     """Forget locks and nodes without writing anything: they are not ours any more."""
 
 

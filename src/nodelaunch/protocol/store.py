@@ -26,9 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 ANY_VERSION = -1
 """Write or delete whatever version is there."""
@@ -39,8 +41,7 @@ LAG_S = 2.0
 Unsubscribe = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(Struct, frozen=True, gc=False):
     """What the store knows of one znode. ``*_zxid`` order all changes; ``*_at`` are seconds since 1970."""
 
     version: int
@@ -52,61 +53,66 @@ class Stat:
     """Session id an ephemeral znode lives and dies with; 0: persistent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False, eq=False):
     """One znode: where, what, and as of when."""
 
     path: str
     data: bytes
     stat: Stat
-    record: object = field(default=None, compare=False, repr=False)
+    record: object = None
     """What *data* was made from, where this process wrote it and said so: nobody here has to decode it again."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return (self.path, self.data, self.stat) == (other.path, other.data, other.stat)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.stat))
+
+    def __repr__(self) -> str:
+        return f"Entry({self.path!r}, {self.data!r}, {self.stat!r})"
 
 
 # -- transactions ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True, gc=False):
     """Create *path*; its parent must exist. With *sequence* the store appends ten digits. Result: `Entry`."""
 
     path: str
     data: bytes = b""
     ephemeral: bool = False
     sequence: bool = False
-    record: object = field(default=None, compare=False, repr=False)
+    record: object = None
     """What *data* was made from; handed on in `Entry.record`. For a sequential create it lacks the id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True, gc=False):
     """Replace the data of *path* if it is at *version*. Result: `Entry`."""
 
     path: str
     data: bytes
     version: int = ANY_VERSION
-    record: object = field(default=None, compare=False, repr=False)
+    record: object = None
     """What *data* was made from; handed on in `Entry.record`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True, gc=False):
     """Delete *path*, which must have no children, if it is at *version*. Result: None."""
 
     path: str
     version: int = ANY_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True, gc=False):
     """Let the transaction fail unless *path* exists and is at *version*. Result: None."""
 
     path: str
     version: int = ANY_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class TakeLock:
+class TakeLock(Struct, frozen=True, gc=False):
     """Take the lock whose directory is *path* together with the rest of the transaction. Result: `Lock`.
 
     The directory's parent must exist; only the directory itself is made. Where the directory is new, all is one atomic
@@ -118,8 +124,7 @@ class TakeLock:
     identifier: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseLock:
+class ReleaseLock(Struct, frozen=True, gc=False):
     """Give *lock* back together with the rest of the transaction. Result: None. No error if its contender is gone
     only by `Lock.release`; in a transaction a vanished contender fails it with `LockLostError`."""
 
@@ -189,16 +194,14 @@ class Session(Protocol):
         """Call *listener* on the event loop with every new state, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Struct, frozen=True, gc=False):
     """*entry* is there, new or with new data. ``old`` is what the tree had before."""
 
     entry: Entry
     old: Entry | None
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True, gc=False):
     """*entry*, in its last known form, is gone."""
 
     entry: Entry

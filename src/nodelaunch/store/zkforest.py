@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 DIGITS: Final = 10
 """Of a sequence number, at the end of a name."""
+LOCK_DIRECTORY: Final = "/lock/"
+"""Between the path of what is locked and the name of a contender."""
 DELETION: Final = "-"
 """Before the path of a write of ours that deletes it, where its events are looked for."""
 
@@ -182,6 +184,8 @@ class Forest:
         self._line: deque[Step] = deque()
         self._own: dict[str, list[OwnWrite]] = {}
         """Writes under way, by what their events' paths are or begin with."""
+        self._contended: dict[str, int] = {}
+        """Paths for whose locks others contend, of which the trees are still to be told."""
         self._lagging = Laggards(self._read)
         self._walker = Walker(session, self._prefix, self._on_walked)
 
@@ -206,6 +210,7 @@ class Forest:
     def on_suspended(self) -> None:
         self._walker.stop()
         self._own.clear()
+        self._contended.clear()
         self._lagging.clear()
         line, self._line = self._line, deque()
         for step in line:
@@ -271,13 +276,15 @@ class Forest:
             return
         wanting = [tree for tree in trees if tree.wants_data(path)]
         if wanting:
-            if kind == EVENT_CHANGED and all(tree.may_lag(path) for tree in wanting):
+            if kind == EVENT_CHANGED and (path in self._contended or all(tree.may_lag(path) for tree in wanting)):
                 self._lagging.add(path)
             else:
                 self._lagging.paths.pop(path, None)
                 self._read(path)
         elif self._line:
             self._line.append(TellStep(path, is_gone=False))
+            locked = path.rpartition(LOCK_DIRECTORY)[0]
+            self._contended[locked] = self._contended.get(locked, 0) + 1
         else:
             for tree in trees:
                 tree.put(unread(path), is_wanted=False)
@@ -438,3 +445,7 @@ class Forest:
             self.grove.drop(step.path)
         else:
             self.grove.put_unread(step.path)
+            locked = step.path.rpartition(LOCK_DIRECTORY)[0]
+            count = self._contended.pop(locked, 0)
+            if count > 1:
+                self._contended[locked] = count - 1
