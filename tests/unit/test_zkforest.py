@@ -9,7 +9,7 @@ import pytest
 
 from nodelaunch.errors import VersionConflictError
 from nodelaunch.protocol.store import Changed, Create, Entry, Put, Removed, Stat, TreeEvent
-from nodelaunch.store.zkforest import Forest, OwnWrite
+from nodelaunch.store.zkforest import Forest, Order, OwnWrite
 from nodelaunch.store.zktree import ZkTree
 from nodelaunch.store.zkwire import EVENT_CHANGED, EVENT_CREATED, EVENT_DELETED, OP_GET, PlainOp
 
@@ -57,7 +57,7 @@ async def tree(forest: Forest) -> ZkTree:
 
 
 def write_of(*ops: PlainOp) -> OwnWrite:
-    return OwnWrite(ops, 0, b"", 1, asyncio.get_running_loop().create_future())
+    return OwnWrite(Order(ops, 0, b"", 1), asyncio.get_running_loop().create_future())
 
 
 def settle(forest: Forest, write: OwnWrite, *results: Entry) -> None:

@@ -116,8 +116,9 @@ class TakeLock(Struct, frozen=True, gc=False):
     """Take the lock whose directory is *path* together with the rest of the transaction. Result: `Lock`.
 
     The directory's parent must exist; only the directory itself is made. Where the directory is new, all is one atomic
-    step. Where it exists, the lock is taken first and given back if the rest fails. Fails with `LockBusyError` when
-    anybody contends. At most one per transaction, and it comes first.
+    step. Where it exists and is empty, a store either replaces it in the same step, or takes the lock first and gives
+    it back if the rest fails. Fails with `LockBusyError` when anybody contends. At most one per transaction, and it
+    comes first.
     """
 
     path: str

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -44,6 +45,28 @@ DELETION: Final = "-"
 """Before the path of a write of ours that deletes it, where its events are looked for."""
 
 
+@dataclass(slots=True, eq=False)
+class Order:
+    """What is to be written: *ops*, encoded as *body* of a request *code*, in session *epoch*.
+
+    ``under``: locks that have to be held; ``released``: those whose contenders it deletes. ``contender``: the path,
+    without its number, of the one that it creates.
+    """
+
+    ops: Sequence[PlainOp]
+    code: int
+    body: bytes
+    epoch: int
+    under: Collection[Lock] = ()
+    released: Collection[Lock] = ()
+    contender: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it begins; errors name it."""
+        return self.ops[0].path
+
+
 class OwnWrite:
     """One write of ours that is under way, and its place in the line.
 
@@ -52,32 +75,13 @@ class OwnWrite:
     """
 
     __slots__ = (
-        "body", "breaks", "code", "contender", "epoch", "error", "extra", "future", "in_line", "is_answered",
-        "is_found", "keys", "numbered", "ops", "path", "pending", "ready", "released", "results", "since", "swallowed",
-        "under",
+        "breaks", "error", "extra", "future", "in_line", "is_answered", "is_found", "keys", "numbered", "order",
+        "pending", "ready", "results", "since", "swallowed",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        ops: Sequence[PlainOp],
-        code: int,
-        body: bytes,
-        epoch: int,
-        future: asyncio.Future[list[Entry | None]],
-        *,
-        under: Collection[Lock] = (),
-        released: Collection[Lock] = (),
-        contender: str = "",
-    ) -> None:
-        self.ops = ops
-        self.code = code
-        self.body = body
-        self.epoch = epoch
+    def __init__(self, order: Order, future: asyncio.Future[list[Entry | None]]) -> None:
+        self.order = order
         self.future = future
-        self.under = under
-        self.released = released
-        self.contender = contender
-        self.path = ops[0].path
         self.breaks = self.since = 0
         self.keys: list[str] = []
         """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
@@ -101,8 +105,8 @@ class OwnWrite:
     @property
     def replaced(self) -> PlainOp | None:
         """The deletion of a path that is created anew in the same transaction: the path was there all the time."""
-        first = self.ops[0]
-        return first if len(self.ops) > 1 and first.path == self.ops[1].path else None
+        ops = self.order.ops
+        return ops[0] if len(ops) > 1 and ops[0].path == ops[1].path else None
 
 
 class ReadStep:
@@ -353,7 +357,7 @@ class Forest:
         if not self.grove.trees:
             return
         own, keys = self._own, write.keys
-        for op in write.ops:
+        for op in write.order.ops:
             if isinstance(op, Delete):
                 keys.append(DELETION + op.path)
             elif not isinstance(op, Check):
@@ -410,7 +414,7 @@ class Forest:
         """Tell the trees, then whoever waits for the write."""
         if self.grove.trees:
             if not write.is_found:
-                for op, entry in zip(write.ops, write.results, strict=False):
+                for op, entry in zip(write.order.ops, write.results, strict=False):
                     if entry is not None:
                         self.grove.put(entry)
                     elif isinstance(op, Delete) and op is not write.replaced:

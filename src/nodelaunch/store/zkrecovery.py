@@ -82,12 +82,12 @@ class Recovery:
         write.breaks += 1
         write.since = self._session.last_zxid
         self._alone.set()
-        if not self._session.session_id or self._session.epoch != write.epoch:
-            _fail(write, SessionLostError(write.path, "the session ended before the answer"))
+        if not self._session.session_id or self._session.epoch != write.order.epoch:
+            _fail(write, SessionLostError(write.order.path, "the session ended before the answer"))
             return
         self.doubts.append(write)
         if self._task is None:
-            self._task = asyncio.ensure_future(self._run(write.epoch))
+            self._task = asyncio.ensure_future(self._run(write.order.epoch))
 
     async def over(self, epoch: int) -> None:
         """Wait until writes can be sent in session *epoch*. Raises: SessionLostError."""
@@ -106,7 +106,7 @@ class Recovery:
         """Nothing is in doubt any more; what still is fails with *error*."""
         doubts, self.doubts = self.doubts, []
         for write in doubts:
-            _fail(write, type(error)(write.path, error.detail) if error is not None else None)
+            _fail(write, type(error)(write.order.path, error.detail) if error is not None else None)
         self._task = None
         self._settled.set()
         self._settled = asyncio.Event()
@@ -129,7 +129,7 @@ class Recovery:
     async def _settle(self) -> None:
         """One round: read, judge, answer, send again. Raises: ConnectionBrokenError."""
         writes = tuple(self.doubts)
-        doubts = [Doubt(write.ops, write.since) for write in writes]
+        doubts = [Doubt(write.order.ops, write.since) for write in writes]
         outcomes = judge(doubts, await self._look(doubts))
         again = [write for write, outcome in zip(writes, outcomes, strict=True) if not self._answer(write, outcome)]
         log.info("zookeeper_writes_settled", in_doubt=len(writes), sent_again=len(again))
@@ -160,12 +160,12 @@ class Recovery:
         elif write.future.cancelled():
             pass
         elif outcome is Verdict.UNKNOWN:
-            _fail(write, OutcomeUnknownError(write.path, "the connection broke before the answer"))
+            _fail(write, OutcomeUnknownError(write.order.path, "the connection broke before the answer"))
         elif write.breaks > SUSPECT_AFTER:
             detail = f"the connection broke {write.breaks} times under this write; the server seems to refuse it"
-            _fail(write, StoreUnavailableError(write.path, detail))
+            _fail(write, StoreUnavailableError(write.order.path, detail))
         else:
-            lost = next((lock for lock in (*write.under, *write.released) if not lock.is_held), None)
+            lost = next((lock for lock in (*write.order.under, *write.order.released) if not lock.is_held), None)
             if lost is None:
                 return False
             _fail(write, LockLostError(lost.contender))

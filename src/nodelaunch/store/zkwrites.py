@@ -14,7 +14,7 @@ from typing import Final
 from nodelaunch.errors import LockLostError, RecordGoneError, StoreError
 from nodelaunch.protocol.store import Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
-from nodelaunch.store.zkforest import Forest, OwnWrite
+from nodelaunch.store.zkforest import Forest, Order, OwnWrite
 from nodelaunch.store.zklock import ZkLock
 from nodelaunch.store.zkreads import Reader
 from nodelaunch.store.zkrecovery import Recovery
@@ -76,22 +76,22 @@ class Writer:
             if not lock.is_held:
                 raise LockLostError(lock.contender)
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
-        self._send(OwnWrite(ops, code, body, epoch, future, under=under, released=released, contender=contender))
+        self._send(OwnWrite(Order(ops, code, body, epoch, under, released, contender), future))
         return await future
 
     def _send(self, write: OwnWrite) -> None:
         self._forest.expect(write)
-        self._session.send(NAMES[write.code], write.code, write.body, self._on_reply, write)
+        self._session.send(NAMES[write.order.code], write.order.code, write.order.body, self._on_reply, write)
 
     def _on_reply(self, write: OwnWrite, error: int, zxid: int, data: bytes, at: int) -> None:
         if error == BROKEN:
             self.recovery.add(write)
             return
-        ops = write.ops
+        ops = write.order.ops
         try:
             if error:
-                raise store_error(error, write.path)
-            if write.code == OP_MULTI:
+                raise store_error(error, write.order.path)
+            if write.order.code == OP_MULTI:
                 write.results = read_multi(
                     ops, data, at,
                     skip=self._skip, zxid=zxid, session_id=self._session.session_id, now=time.time(),
@@ -101,26 +101,26 @@ class Writer:
         except StoreError as failure:
             write.error = _of_released(write, failure)
         else:
-            if write.released or write.contender:
+            if write.order.released or write.order.contender:
                 self._done(write)
         self._forest.settle(write)
 
     def _done(self, write: OwnWrite) -> None:
         """*write* had its effect: locks it gave back are, and one that nobody waits for any more is given back."""
-        for lock in write.released:
+        for lock in write.order.released:
             if isinstance(lock, ZkLock):
                 lock.forget()
-        if write.contender and write.future.cancelled():
+        if write.order.contender and write.future.cancelled():
             for entry in write.results:
-                if entry is not None and entry.path.startswith(write.contender):
-                    self._delete_some_time(entry.path, write.epoch)
+                if entry is not None and entry.path.startswith(write.order.contender):
+                    self._delete_some_time(entry.path, write.order.epoch)
 
     def _delete_some_time(self, path: str, epoch: int) -> None:
         """Delete *path*; nobody waits for it."""
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieved)
         ops = [Delete(path)]
-        self._send(OwnWrite(ops, *encode_write(self._prefix, ops), epoch, future))
+        self._send(OwnWrite(Order(ops, *encode_write(self._prefix, ops), epoch), future))
 
 
 def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:
@@ -130,7 +130,7 @@ def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:
 
 def _of_released(write: OwnWrite, error: StoreError) -> StoreError:
     """A contender that is gone was a lock that is lost."""
-    if isinstance(error, RecordGoneError) and any(lock.contender == error.path for lock in write.released):
+    if isinstance(error, RecordGoneError) and any(lock.contender == error.path for lock in write.order.released):
         return LockLostError(error.path)
     return error
 
