@@ -154,10 +154,10 @@ def a_view(provider: str, pool: str, *labels: str, limit: Limits, **fields: obje
     )  # fmt: skip
 
 
-LIMITS = st.sampled_from([Limits(), Limits(instances=1), Limits(instances=2), Limits(instances=3, cores=6)])
+LIMITS = st.sampled_from([Limits(instances=2), Limits(instances=1), Limits(instances=2, cores=4), Limits()])
 PRIORITIES = st.sampled_from([100, 100, 50])
 OFFERS = st.sampled_from([("small",), ("small", "big"), ("small", "big"), ("big",)])
-WANTED = st.sampled_from([("small",), ("small",), ("big",), ("small", "small"), ("small", "big"), ("none",)])
+WANTED = st.sampled_from([("small",), ("small",), ("small", "small"), ("small", "small"), ("big",), ("none",)])
 
 
 class IncrementalDecisions(RuleBasedStateMachine):
@@ -199,10 +199,10 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @rule(
         labels=WANTED,
         priority=st.sampled_from(["100", "200", "200"]),
-        relative=st.integers(0, 2),
-        tenant=st.sampled_from([None, None, "t"]),
-        provider=st.sampled_from([None, None, None, "two"]),
-        kind=st.sampled_from(["", "", "", "no reuse", "min-ready"]),
+        relative=st.integers(0, 3),
+        tenant=st.sampled_from([None, None, None, "t"]),
+        provider=st.sampled_from([None] * 5 + ["two"]),
+        kind=st.sampled_from([""] * 6 + ["no reuse", "min-ready"]),
     )
     def submit(
         self, labels: tuple[str, ...], priority: str, relative: int, tenant: str, provider: str | None, kind: str

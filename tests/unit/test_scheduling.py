@@ -162,6 +162,13 @@ def test_request_that_comes_forward_is_not_held_up_by_those_it_passes() -> None:
     assert desk.accepted(a_request(number=3, priority="100")) == [3]
 
 
+def test_request_that_comes_forward_is_looked_at_in_every_pool_of_a_provider() -> None:
+    desk = Desk(with_limit(9), with_limit(9, "other"), providers={"cloud": Limits(instances=2)})
+    waits, small = a_request("small", "small", "small", number=1), a_request(number=2)
+    assert desk.accepted(waits, small) == []
+    assert desk.accepted(a_request(number=3, priority="100")) == [3]
+
+
 def test_request_behind_another_of_its_kind_is_not_held_up_by_those_it_passes_alone() -> None:
     desk = Desk(with_limit(2), **peers())
     waits, small = a_request("small", "small", "small", number=2), a_request(number=3)
@@ -300,6 +307,30 @@ def test_nobody_waits_behind_a_request_whose_tenant_is_full_by_now() -> None:
     assert desk.accepted(waits, other) == []
     assert desk.accepted(a_request("x", number=3, tenant_name="t")) == [3, 2]
     assert isinstance(desk.verdict(waits), Defer)
+
+
+def test_line_that_is_looked_at_twice_in_one_pass_is_served_once() -> None:
+    desk = Desk(with_limit(1), a_pool_view("other", labels={"x": LabelView()}), **tenants(t=2))
+    waits, other = a_request("small", "small", number=1, tenant_name="t"), a_request(number=3)
+    assert desk.accepted(waits, other) == []
+    desk.schedule.wake_all()
+    assert desk.accepted(a_request("x", number=2, tenant_name="t")) == [2, 3]
+
+
+def test_room_is_kept_for_a_request_whose_tenant_still_has_its_share() -> None:
+    for limits in ({}, tenants(t=3)):
+        desk = Desk(with_limit(1), a_pool_view("other", labels={"x": LabelView()}), **limits)
+        waits, other = a_request("small", "small", number=1, tenant_name="t"), a_request(number=2)
+        assert desk.accepted(waits, other) == []
+        assert desk.accepted(a_request("x", number=3, tenant_name="t")) == [3]
+
+
+def test_room_is_kept_for_a_request_that_is_being_written_whatever_its_tenant_has() -> None:
+    broken = a_pool_view("broken", labels={"small": LabelView(broken="no flavor")})
+    desk = Desk(with_limit(1), broken, a_pool_view("other", labels={"x": LabelView()}), **tenants(t=2))
+    desk.put(a_request("small", "small", number=1, tenant_name="t"), a_request("big", number=2))
+    assert desk.decide() == [(1, "declined")]
+    assert desk.accepted(a_request("x", number=3, tenant_name="t")) == [3]
 
 
 # -- choice among pools ---------------------------------------------------------------------------------------------
@@ -566,7 +597,7 @@ def test_offers_of_a_line_that_is_not_served_don_t_pile_up() -> None:
     desk = Desk(a_pool_view(), a_pool_view("other"), **peers(a_peer("p", priority=1)))
     desk.put(a_request())
     for _ in range(100):
-        desk.room_changed(MAIN)
+        desk.room_changed(("cloud", "other"))
         assert desk.decide() == []
     (line,) = desk.schedule._backlog.lines.values()
     assert len(line.offers) <= 6

@@ -404,8 +404,6 @@ class Schedule:
 
     def _head_left(self, line: Line) -> None:
         """Take the head out. What was kept for it may be had by lines that now come before this one."""
-        if not line.waiting:
-            return
         since = line.order
         self._backlog.take(line.waiting[0][1])
         if not line.waiting:
