@@ -312,8 +312,8 @@ def test_nobody_waits_behind_a_request_whose_tenant_is_full_by_now() -> None:
 def test_line_that_is_looked_at_twice_in_one_pass_is_served_once() -> None:
     desk = Desk(with_limit(1), a_pool_view("other", labels={"x": LabelView()}), **tenants(t=2))
     waits, other = a_request("small", "small", number=1, tenant_name="t"), a_request(number=3)
-    assert desk.accepted(waits, other) == []
-    desk.schedule.wake_all()
+    assert desk.accepted(waits, other, a_request(number=4)) == []
+    desk.room_changed(MAIN)
     assert desk.accepted(a_request("x", number=2, tenant_name="t")) == [2, 3]
 
 

@@ -348,12 +348,8 @@ class Schedule:
         self._gather(heap)
         while heap:
             order, _, line = heappop(heap)
-            if not line.waiting:
-                continue
-            if line.order == order:
+            if line.waiting and line.order == order:
                 self._serve(line, facts, decisions)
-            else:
-                self._woken[line] = None
             self._gather(heap)
         return decisions
 
