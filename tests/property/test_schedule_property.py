@@ -336,5 +336,5 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
 TestIncrementalDecisions = IncrementalDecisions.TestCase
 TestIncrementalDecisions.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
