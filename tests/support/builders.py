@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import IdleNode, LabelView, PoolView, RegisteredPool
+from nodelaunch.protocol.triage import IdleNode, IdleNodes, LabelView, PoolView, RegisteredPool
 
 POOL_ID = "host-PoolWorker.cloud-main-1"
 
@@ -33,17 +34,33 @@ def a_peer(name: str = "other", *labels: str, **fields: Any) -> RegisteredPool:
     return RegisteredPool(name, labels=frozenset(labels or ("small", "big")), **known)
 
 
-def a_pool_view(**fields: Any) -> PoolView:
-    """A pool of labels ``small`` (one instance) and ``big`` (one instance, four cores), alone, with room for ten."""
-    own = a_peer(POOL_ID, provider="cloud", priority=fields.get("priority", 100))
+def a_pool_view(pool: str = "main", **fields: Any) -> PoolView:
+    """A pool of provider ``cloud`` with labels ``small`` (one instance) and ``big`` (one instance, four cores), and
+    with limits of ten instances and 40 cores."""
+    provider = fields.pop("provider", "cloud")
     known: dict[str, Any] = {
-        "pool_id": POOL_ID,
-        "provider": "cloud",
+        "key": (provider, pool),
+        "pool_id": POOL_ID if (provider, pool) == ("cloud", "main") else f"{provider}-{pool}",
         "priority": 100,
         "labels": {"small": LabelView(Usage(instances=1)), "big": LabelView(Usage(instances=1, cores=4))},
-        "peers": [own],
         "ceiling": Limits(instances=10, cores=40),
-        "room": Limits(instances=10, cores=40),
+        "limits": Limits(instances=10, cores=40),
     }
-    more_peers = fields.pop("more_peers", [])
-    return PoolView(**{**known, "peers": [own, *more_peers], **fields})
+    return PoolView(**{**known, **fields})
+
+
+def some_idle(*nodes: IdleNode) -> IdleNodes:
+    """These idle nodes of a pool."""
+    return _Idle(nodes)
+
+
+class _Idle:
+    def __init__(self, nodes: Sequence[IdleNode]) -> None:
+        self._nodes = sorted(nodes, key=lambda node: (node.ready_at, node.id))
+
+    def first(self, label: str, count: int) -> Sequence[IdleNode]:
+        found: list[IdleNode] = []
+        for node in self._nodes:
+            if label in node.labels and sum(other.zone == node.zone for other in found) < count:
+                found.append(node)
+        return found

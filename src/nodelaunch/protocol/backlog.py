@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from heapq import heapify
 from typing import NamedTuple
 
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
@@ -130,6 +131,11 @@ class Line:
         place = bisect_left(self.waiting, (request.order, request_id))
         del self.waiting[place]
         return place == 0
+
+    def drop_stale_offers(self) -> None:
+        """Keep the latest offer of each pool only."""
+        self.offers = [offer for offer in self.offers if self.stamps.get(offer.key) == offer.stamp]
+        heapify(self.offers)
 
     def forget_pools(self) -> None:
         """Nothing that pools said holds any more."""

@@ -40,6 +40,8 @@ from nodelaunch.protocol.verdicts import (
     Defer,
     LeftToOthers,
     NobodyLeft,
+    NoFreeMachine,
+    NoRoom,
     ProviderWanted,
     TenantFull,
     Verdict,
@@ -156,34 +158,42 @@ class _Waits:
         self.for_launches: dict[str, _Waiting] = {}
         """By provider: until fewer launches run."""
         self.of_tenant: dict[str, _Waiting] = {}
+        """By tenant: until it has room."""
+        self.with_tenant: dict[str, _Waiting] = {}
+        """By tenant: for room in pools, which nobody is to wait behind when the tenant is full by now."""
 
     def add(self, line: Line, key: PoolKey, verdict: Defer) -> None:
         """Keep what *verdict* of pool *key* says for the head of *line*."""
-        place = (line, key)
-        if verdict.waits_for_room or verdict.kept:
-            self.in_pool.setdefault(key, {})[place] = verdict
+        for groups, name in self._groups(line, key, verdict):
+            groups.setdefault(name, {})[line, key] = verdict
+
+    def remove(self, line: Line, key: PoolKey, verdict: Defer) -> None:
+        """Keep nothing more of *verdict* in pool *key* for *line*."""
+        for groups, name in self._groups(line, key, verdict):
+            group = groups.get(name)
+            if group is not None and group.pop((line, key), None) is not None and not group:
+                del groups[name]
+
+    def beside(self, line: Line, key: PoolKey, verdict: Defer) -> dict[tuple[int, object], _Waiting]:
+        """Everything that waits for something that *verdict* waits for; each group under a name of its own."""
+        found = self._groups(line, key, verdict)
+        return {(id(groups), name): groups[name] for groups, name in found if name in groups}
+
+    def _groups(self, line: Line, key: PoolKey, verdict: Defer) -> list[tuple[dict[Any, _Waiting], Any]]:
+        """Where *verdict* belongs. One without reasons is of a request that is being written."""
+        found: list[tuple[dict[Any, _Waiting], Any]] = []
+        reason = verdict.reasons[0] if verdict.reasons else None
+        if reason is None or isinstance(reason, NoRoom | NoFreeMachine) or verdict.kept:
+            found.append((self.in_pool, key))
+            if line.shape.tenant is not None:
+                found.append((self.with_tenant, line.shape.tenant))
         if verdict.waits_for_provider:
-            self.at_provider.setdefault(key[0], {})[place] = verdict
-        match verdict.reasons[:1]:
-            case (ConcurrencyReached(),):
-                self.for_launches.setdefault(key[0], {})[place] = verdict
-            case (TenantFull(tenant),):
-                self.of_tenant.setdefault(tenant, {})[place] = verdict
-
-    def remove(self, line: Line, key: PoolKey) -> None:
-        """Keep nothing more in pool *key* for *line*."""
-        place = (line, key)
-        _drop(self.in_pool, key, place)
-        _drop(self.at_provider, key[0], place)
-        _drop(self.for_launches, key[0], place)
-        if line.shape.tenant is not None:
-            _drop(self.of_tenant, line.shape.tenant, place)
-
-
-def _drop(groups: dict[Any, _Waiting], key: object, place: tuple[Line, PoolKey]) -> None:
-    group = groups.get(key)
-    if group is not None and group.pop(place, None) is not None and not group:
-        del groups[key]
+            found.append((self.at_provider, key[0]))
+        if isinstance(reason, ConcurrencyReached):
+            found.append((self.for_launches, key[0]))
+        elif isinstance(reason, TenantFull):
+            found.append((self.of_tenant, reason.tenant))
+        return found
 
 
 def _earlier(group: _Waiting | None, line: Line) -> list[Defer]:
@@ -227,10 +237,13 @@ class Schedule:
                 return
             self.withdraw(request.id)
         line, is_head = self._backlog.put(request, is_alone=is_alone)
-        if len(line) == 1:
-            self._activate(line)
         if is_head:
             self._woken[line] = None
+            if len(line) == 1:
+                self._activate(line)
+                self._doubt(line)
+            else:
+                self._come_forward(line)
 
     def withdraw(self, request_id: RequestId) -> None:
         """The request does not wait any more."""
@@ -335,12 +348,8 @@ class Schedule:
         self._gather(heap)
         while heap:
             order, _, line = heappop(heap)
-            if not line.waiting:
-                continue
-            if line.order == order:
+            if line.waiting and line.order == order:
                 self._serve(line, facts, decisions)
-            else:
-                self._woken[line] = None
             self._gather(heap)
         return decisions
 
@@ -358,6 +367,8 @@ class Schedule:
             self._ask_last(line, facts)
         accepted = self._ask(line, facts)
         request = line.head
+        if accepted is None:
+            self._leave_to_others(line, facts)
         if accepted is not None:
             key, verdict = accepted
             if line.is_busy:
@@ -365,6 +376,8 @@ class Schedule:
                 self._refuse(line, key, Defer((), verdict.need, waits_for_provider=True, kept=kept))
                 return
             facts.reserve(request, key, verdict)
+            if line.shape.tenant in self._waits.with_tenant:
+                self._tenant_shrank(line.shape.tenant or "", facts)
             facts.decided(request, key, verdict)
             decisions.append(Accepted(request, key, verdict))
             self._offer(line, key, facts)
@@ -387,16 +400,77 @@ class Schedule:
 
     def _head_left(self, line: Line) -> None:
         """Take the head out. What was kept for it may be had by lines that now come before this one."""
-        if not line.waiting:
-            return
+        since = line.order
         self._backlog.take(line.waiting[0][1])
-        for key in line.deferred.keys() - self._exhausted:
-            if len(self._waits.in_pool.get(key, ())) > 1 or key[0] in self._waits.at_provider:
-                self.pool_changed(key)
-        if line.shape.tenant in self._waits.of_tenant:
-            self.tenant_changed(line.shape.tenant or "")
         if not line.waiting:
             self._deactivate(line)
+        if line.deferred:
+            self._give_way(line, line.deferred, since, line.order if line.waiting else None)
+
+    def _give_way(
+        self, line: Line, kept: Mapping[PoolKey, Defer], since: RequestOrder, until: RequestOrder | None
+    ) -> None:
+        """Of what was *kept* for *line*, heads of orders between *since* and *until* may have what they wait for."""
+        groups: dict[tuple[int, object], _Waiting] = {}
+        for key, verdict in kept.items():
+            groups.update(self._waits.beside(line, key, verdict))
+        for group in groups.values():
+            for other, key in group:
+                order = other.waiting[0][0]
+                if since < order and (until is None or order < until) and not self._is_hopeless(other, key):
+                    other.to_reopen.add(key)
+                    self._woken[other] = None
+
+    def _come_forward(self, line: Line) -> None:
+        """*line* has an earlier head than before: what was kept for heads in between does not concern it any more."""
+        order, before = line.order, line.waiting[1][0]
+        passed: dict[tuple[int, object], bool] = {}
+        for key, verdict in line.deferred.items():
+            for name, group in self._waits.beside(line, key, verdict).items():
+                if name not in passed:
+                    passed[name] = any(order < other.waiting[0][0] < before for other, _ in group)
+                if passed[name] and not self._is_hopeless(line, key):
+                    line.to_reopen.add(key)
+
+    def _doubt(self, line: Line) -> None:
+        """What pools said before *line* was empty depends on what was kept for others then."""
+        line.to_reopen.update(key for key in line.deferred if not self._is_hopeless(line, key))
+        if line.shape.is_min_ready:
+            line.to_reopen.update(line.declined)
+
+    def _is_hopeless(self, line: Line, key: PoolKey) -> bool:
+        """Whether *line* waits for room in a pool that has none at all."""
+        if key not in self._exhausted:
+            return False
+        verdict = line.deferred.get(key)
+        return verdict is not None and verdict.waits_for_room and not verdict.kept
+
+    def _tenant_shrank(self, name: str, facts: Facts) -> None:
+        """Keep no room for heads that wait for the tenant now."""
+        tenant = facts.tenant(name)
+        if tenant is None:
+            return
+        for (line, key), verdict in list(self._waits.with_tenant[name].items()):
+            if line.is_busy or line.generation != facts.generation:
+                continue
+            if not tenant.room.allows(need_of(line.shape.labels, facts.view(key))):
+                self._reopen(line, key, facts)
+                self._woken[line] = None
+                self._give_way(line, {key: verdict}, line.order, None)
+
+    def _leave_to_others(self, line: Line, facts: Facts) -> None:
+        """Keep nothing where *line* would not be served, even if there was room."""
+        if line.full_in and line.is_uniform:
+            left = {key: verdict for key, verdict in line.deferred.items() if key not in line.full_in}
+        elif line.yields_to is not None or line.held_back:
+            pools = line.pools
+            left = {key: verdict for key, verdict in line.deferred.items() if self._has_to_yield(line, pools[key])}
+        else:
+            return
+        for key in left:
+            self._reopen(line, key, facts)
+        if left:
+            self._give_way(line, left, line.order, None)
 
     # -- one line ---------------------------------------------------------------------------------------------------
 
@@ -412,8 +486,8 @@ class Schedule:
             lines = self._lines_at.get(key)
             if lines is not None and lines.pop(line, line) is None and not lines:
                 del self._lines_at[key]
-        for key in line.deferred:
-            self._waits.remove(line, key)
+        for key, verdict in line.deferred.items():
+            self._waits.remove(line, key, verdict)
         self._alarms.pop(line, None)
 
     def _prepare(self, line: Line, facts: Facts) -> None:
@@ -427,12 +501,15 @@ class Schedule:
                 line.yields_to = _better_elsewhere(line, facts)
                 line.pauses = facts.pauses
             for key in self._changed_since(line.seen):
-                if key in line.pools and (key in line.stamps or key not in self._exhausted):
+                if key in line.pools and not self._would_say_the_same(line, key, facts):
                     self._reopen(line, key, facts)
-            for key in sorted(line.to_reopen & line.deferred.keys()):
+            for key in sorted(line.to_reopen & (line.deferred.keys() | line.declined.keys())):
                 self._reopen(line, key, facts)
         line.to_reopen.clear()
         line.seen = self._change
+
+    def _would_say_the_same(self, line: Line, key: PoolKey, facts: Facts) -> bool:
+        return self._is_hopeless(line, key) and line.possible.get(key) is facts.view(key)
 
     def _changed_since(self, seen: int) -> list[PoolKey]:
         keys = []
@@ -464,6 +541,8 @@ class Schedule:
 
     def _offer(self, line: Line, key: PoolKey, facts: Facts) -> None:
         """The pool may be asked for the next request of *line*."""
+        if len(line.offers) > 2 * len(line.pools):
+            line.drop_stale_offers()
         stamp = line.stamps[key] = line.stamps.get(key, 0) + 1
         if len(line.pools) == 1 or not line.is_offered:
             heappush(line.offers, Offer(line.pools[key], 0, 0.0, 0.0, key, stamp))
@@ -483,10 +562,11 @@ class Schedule:
         self._offer(line, key, facts)
 
     def _unblock(self, line: Line, key: PoolKey) -> None:
-        if line.deferred.pop(key, None) is not None:
+        verdict = line.deferred.pop(key, None)
+        if verdict is not None:
             line.held_back.pop(key, None)
             line.full_in.discard(key)
-            self._waits.remove(line, key)
+            self._waits.remove(line, key, verdict)
         line.declined.pop(key, None)
 
     def _refuse(self, line: Line, key: PoolKey, verdict: Defer | Decline) -> None:

@@ -1,0 +1,340 @@
+"""What is decided after a change is what deciding everything anew would come to.
+
+The reference below goes through all that waits, in order and pool by pool, as if nothing were known of before. It
+shares with the schedule what one pool says (`judge`) and which requests are equal (`shape_of`), nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import count
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from nodelaunch.protocol.backlog import shape_of
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
+from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.scheduling import Accepted, Schedule
+from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.triage import LabelView, PoolKey, PoolView, RegisteredPool, Room, after_decline, judge
+from nodelaunch.protocol.verdicts import Accept, ConcurrencyReached, Decline, Defer, TenantFull, Verdict
+from support.builders import a_peer, a_request, an_idle_node
+from support.facts import StaticFacts
+
+NEEDS = {"small": Usage(instances=1, cores=1), "big": Usage(instances=1, cores=4)}
+
+
+# -- the reference --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Holds:
+    """What heads wait for, in order."""
+
+    verdicts: list[tuple[NodeRequest, PoolKey, Defer]] = field(default_factory=list)
+
+    def of(self, request: NodeRequest, wanted: Iterable[tuple[NodeRequest, PoolKey, Defer]]) -> list[Defer]:
+        """Those of earlier requests than *request*, each request once."""
+        return list({other.id: verdict for other, _, verdict in wanted if other.order < request.order}.values())
+
+    def room(self, request: NodeRequest, view: PoolView, facts: StaticFacts) -> Room:
+        """What is free for *request* without what earlier ones wait for."""
+        here = [each for each in self.verdicts if each[1] == view.key]
+        there = [each for each in self.verdicts if each[1][0] == view.key[0]]
+        in_pool = self.of(request, [e for e in here if e[2].waits_for_room or e[2].kept])
+        at_provider = self.of(request, [each for each in there if each[2].waits_for_provider])
+        launches = self.of(request, [each for each in there if _says(each[2], ConcurrencyReached)])
+        shares = self.of(request, [e for e in self.verdicts if _says(e[2], TenantFull) and _same_tenant(e[0], request)])
+        tenant = facts.tenant(request.tenant_name) if request.tenant_name is not None else None
+        provider_left = facts.provider_left(view.key)
+        return Room(
+            pool=_less(facts.pool_left(view.key), in_pool),
+            provider=_less(provider_left, at_provider) if view.shares_provider_quota else provider_left,
+            tenant=_less(tenant.room, shares) if tenant else Limits(),
+            tenant_ceiling=tenant.ceiling if tenant else Limits(),
+            launching=facts.launching(view.key[0]) if view.max_concurrency >= 0 else 0,
+            is_overtaking=bool(launches),
+            idle=facts.idle(view.key, frozenset(node for verdict in in_pool for node in verdict.kept)),
+            now=facts.now,
+        )
+
+
+def _says(verdict: Defer, kind: type) -> bool:
+    return isinstance(verdict.reasons[0], kind)
+
+
+def _same_tenant(one: NodeRequest, other: NodeRequest) -> bool:
+    return one.tenant_name == other.tenant_name
+
+
+def _less(limits: Limits, verdicts: Iterable[Defer]) -> Limits:
+    return reduce(lambda left, verdict: left.minus(verdict.need), verdicts, limits)
+
+
+def _candidates(request: NodeRequest, peers: Iterable[RegisteredPool]) -> list[RegisteredPool]:
+    offering = [p for p in peers if set(request.node_types) <= p.labels and p.pool_id not in request.declined_by]
+    return [peer for peer in offering if peer.provider == request.provider] or offering
+
+
+def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[PoolKey, Verdict]:
+    """What each pool that may be asked says, until one accepts."""
+    candidates = _candidates(request, facts.peers)
+    others = [peer.priority for peer in candidates if peer.pool_id not in facts.own and not peer.is_paused]
+    if candidates:
+        views = [facts.own[peer.pool_id] for peer in candidates if peer.pool_id in facts.own]
+    else:
+        views = [view for pool_id, view in facts.own.items() if pool_id not in request.declined_by]
+    verdicts: dict[PoolKey, Verdict] = {}
+    for view in sorted(views, key=lambda view: view.priority):
+        if any(priority < view.priority for priority in others):
+            break
+        verdict = judge(request, view, holds.room(request, view, facts))
+        verdicts[view.key] = verdict
+        if isinstance(verdict, Accept):
+            break
+        if candidates and isinstance(verdict, Defer) and verdict.holds_others_back:
+            others.append(view.priority)
+    return verdicts
+
+
+def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[tuple[NodeRequest, Holds, Verdict]]:
+    """For the first of each kind of equal requests, in order: what it comes to, with what is held before it.
+
+    Decline: some pool declines it, none accepts and its tenant is not full. What it waits for is held for it.
+    """
+    holds, shapes = Holds(), set()
+    for request in sorted(waiting, key=lambda request: request.order):
+        if shape_of(request) in shapes:
+            continue
+        shapes.add(shape_of(request))
+        verdicts = _ask_all(request, facts, holds)
+        accepts = [verdict for verdict in verdicts.values() if isinstance(verdict, Accept)]
+        is_full = any(isinstance(verdict, Defer) and _says(verdict, TenantFull) for verdict in verdicts.values())
+        declines = [verdict for verdict in verdicts.values() if isinstance(verdict, Decline) and not is_full]
+        is_left = set(request.declined_by) >= {peer.pool_id for peer in facts.peers}
+        yield request, holds, (*accepts, *declines, Decline(()) if is_left and facts.own else Defer(()))[0]
+        waits = [(request, key, verdict) for key, verdict in verdicts.items() if isinstance(verdict, Defer)]
+        holds = Holds([*holds.verdicts, *waits])
+
+
+# -- the world ------------------------------------------------------------------------------------------------------
+
+
+class CheckedFacts(StaticFacts):
+    """Checks at each decision to accept a request that it overtakes nobody and takes no more than there is."""
+
+    waiting: dict[RequestId, NodeRequest]
+
+    def reserve(self, request: NodeRequest, key: PoolKey, verdict: Accept) -> None:
+        view = self.views[key]
+        earlier = [other for other in self.waiting.values() if other.order < request.order]
+        holds = Holds()
+        for other, before, _ in decide_anew(earlier, self):
+            waits = _ask_all(other, self, before).items()
+            holds.verdicts += [(other, key, said) for key, said in waits if isinstance(said, Defer)]
+        again = judge(request, view, holds.room(request, view, self))
+        assert isinstance(again, Accept), f"{request} overtakes in {key}: {again}"
+        super().reserve(request, key, verdict)
+        left = [self.pool_left(key), self.provider_left(key)]
+        if (tenant := self.tenant(request.tenant_name or "")) is not None:
+            left.append(tenant.room)
+        assert all(amount >= 0 for limits in left for amount in limits.amounts.values()), left
+        del self.waiting[request.id]
+
+
+def a_view(provider: str, pool: str, *labels: str, limit: Limits, **fields: object) -> PoolView:
+    return PoolView(
+        (provider, pool), f"{provider}-{pool}", 100, {label: LabelView(NEEDS[label]) for label in labels},
+        limits=limit, ceiling=Limits(instances=3, cores=8), **fields,
+    )  # fmt: skip
+
+
+LIMITS = st.sampled_from([Limits(instances=2), Limits(instances=1), Limits(instances=2, cores=4), Limits()])
+PRIORITIES = st.sampled_from([100, 100, 50])
+OFFERS = st.sampled_from([("small",), ("small", "big"), ("small", "big"), ("big",)])
+WANTED = st.sampled_from([("small",), ("small",), ("small", "small"), ("small", "small"), ("big",), ("none",)])
+
+
+class IncrementalDecisions(RuleBasedStateMachine):
+    """Promises, after any sequence of changes:
+
+    * nothing waits that would be accepted, and nothing that would be declined, if everything that waits were decided
+      on anew, in order and without knowledge of before;
+    * a request is accepted only where it fits beside what each earlier request waits for. Of equal requests only the
+      first counts: what those behind it will need is not kept for them;
+    * no pool, provider or tenant gives more than its limits, and no idle node is given twice.
+
+    Which of several pools of one priority accepts is not promised: it depends on what was free when each was last
+    looked at. That is why outcomes are compared when nothing moves any more, and not decision by decision.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = count(1)
+        self.schedule = Schedule()
+
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        def pool(provider: str, name: str) -> PoolView:
+            known = a_view(provider, name, *data.draw(OFFERS), limit=data.draw(LIMITS))
+            at_once = data.draw(st.sampled_from([-1, -1, 2])) if provider == "one" else -1
+            return replace(known, priority=data.draw(PRIORITIES), max_concurrency=at_once)
+
+        self.spare = a_view("two", "spare", "small", "big", limit=Limits(instances=2))
+        other = a_peer("elsewhere", "small", priority=75, is_paused=True, provider="three")
+        self.facts = CheckedFacts(
+            pool("one", "a"), pool("one", "b"), pool("two", "c"),
+            providers={"one": Limits(instances=3, cores=8), "two": Limits(instances=2, cores=8)},
+            tenants={"t": Limits(instances=2)}, peers=[other],
+        )  # fmt: skip
+        self.facts.waiting = {}
+
+    # -- what may happen --------------------------------------------------------------------------------------------
+
+    @rule(
+        labels=WANTED,
+        priority=st.sampled_from(["100", "200", "200"]),
+        relative=st.integers(0, 3),
+        tenant=st.sampled_from([None, None, None, "t"]),
+        provider=st.sampled_from([None] * 5 + ["two"]),
+        kind=st.sampled_from([""] * 6 + ["no reuse", "min-ready"]),
+    )
+    def submit(
+        self, labels: tuple[str, ...], priority: str, relative: int, tenant: str, provider: str | None, kind: str
+    ) -> None:
+        request = a_request(
+            *labels, number=next(self.numbers), priority=priority, relative_priority=relative, tenant_name=tenant,
+            provider=provider, reuse=not kind,
+        )  # fmt: skip
+        self._put(request.changed(requestor=MIN_READY_REQUESTOR) if kind == "min-ready" else request)
+
+    def _put(self, request: NodeRequest) -> None:
+        self.facts.waiting[request.id] = request
+        self.schedule.put(request)
+        self._decide()
+
+    @precondition(lambda self: self.facts.waiting)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.facts.waiting)))
+        del self.facts.waiting[request_id]
+        self.schedule.withdraw(request_id)
+        self._decide()
+
+    @precondition(lambda self: self.facts.waiting)
+    @rule(data=st.data(), relative=st.integers(0, 4))
+    def revise(self, data: st.DataObject, relative: int) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.facts.waiting)))
+        self._put(self.facts.waiting[request_id].changed(relative_priority=relative))
+
+    @precondition(lambda self: self.facts.grants)
+    @rule(data=st.data())
+    def free(self, data: st.DataObject) -> None:
+        grant = self.facts.free(data.draw(st.sampled_from(sorted(self.facts.grants))))
+        self._room_changed(grant.key, grant.tenant)
+
+    @precondition(lambda self: self.facts.grants)
+    @rule(data=st.data())
+    def launched(self, data: st.DataObject) -> None:
+        grant = self.facts.grants[data.draw(st.sampled_from(sorted(self.facts.grants)))]
+        grant.launching = 0
+        self._room_changed(grant.key, None)
+
+    @precondition(lambda self: self.facts.grants)
+    @rule(data=st.data(), label=st.sampled_from(["small", "big"]))
+    def idle(self, data: st.DataObject, label: str) -> None:
+        """The nodes of a request go, and one of them stays idle."""
+        grant = self.facts.free(data.draw(st.sampled_from(sorted(self.facts.grants))))
+        node = replace(an_idle_node(next(self.numbers), label), usage=NEEDS["small"])
+        self.facts.put_idle(grant.key, node)
+        self._room_changed(grant.key, grant.tenant)
+
+    @precondition(lambda self: any(self.facts.idle_nodes.values()))
+    @rule(data=st.data())
+    def idle_node_goes(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(key for key, nodes in self.facts.idle_nodes.items() if nodes)))
+        self.facts.idle_nodes[key].popitem()
+        self._room_changed(key, None)
+
+    @rule(is_paused=st.booleans())
+    def pause(self, is_paused: bool) -> None:
+        self.facts.pause("elsewhere", is_paused=is_paused)
+        self.schedule.wake_all()
+        self._decide()
+
+    @rule()
+    def register_or_leave(self) -> None:
+        if self.spare.key in self.facts.views:
+            self.facts.unregister(self.spare.key)
+        else:
+            self.facts.register(self.spare)
+        self.schedule.time_passed(float("inf"))
+        self.schedule.wake_all()
+        self._decide()
+
+    @rule(provider=st.sampled_from(["one", "two"]))
+    def refuse(self, provider: str) -> None:
+        """The cloud says that it has no room, or gives again."""
+        self.facts.refused ^= {provider}
+        for key in [key for key in self.facts.views if key[0] == provider]:
+            self._tell(key)
+        self._decide()
+
+    @rule(data=st.data(), down=st.sampled_from([None, None, "no answer"]), broken=st.sampled_from([None, "no image"]))
+    def view_changes(self, data: st.DataObject, down: str | None, broken: str | None) -> None:
+        key = data.draw(st.sampled_from(sorted(self.facts.views)))
+        view = self.facts.views[key]
+        labels = {
+            name: replace(known, broken=broken if name == "small" else None) for name, known in view.labels.items()
+        }
+        self.facts.change(replace(view, down=down, labels=labels))
+        self._tell(key)
+        self._decide()
+
+    def _room_changed(self, key: PoolKey, tenant: str | None) -> None:
+        self._tell(key)
+        if tenant in self.facts.tenants:
+            self.schedule.tenant_changed(tenant or "")
+        self._decide()
+
+    def _tell(self, key: PoolKey) -> None:
+        if key in self.facts.views:
+            self.schedule.pool_changed(key)
+        self.schedule.provider_changed(key[0])
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+
+    def _decide(self) -> None:
+        """Decide, and write what is declined, until nothing moves any more."""
+        while not self.schedule.is_idle:
+            for decision in self.schedule.decide(self.facts):
+                if isinstance(decision, Accepted):
+                    assert decision.key == self.facts.grants[decision.request.id].key
+                    continue
+                pool_ids = [self.facts.views[key].pool_id for key in decision.verdicts]
+                registered = [peer.pool_id for peer in self.facts.peers]
+                request = after_decline(decision.request, pool_ids, registered, self.facts.now)
+                if request.state is RequestState.FAILED:
+                    self.schedule.withdraw(request.id)
+                    del self.facts.waiting[request.id]
+                else:
+                    self.facts.waiting[request.id] = request
+                    self.schedule.put(request)
+
+    @invariant()
+    def nothing_is_left_undecided(self) -> None:
+        for request, _, verdict in decide_anew(self.facts.waiting.values(), self.facts):
+            assert isinstance(verdict, Defer), f"{request} waits, but {verdict}"
+        assert {each for each in self.facts.waiting if self.schedule.waits(each)} == self.facts.waiting.keys()
+        assert len(self.schedule) == len(self.facts.waiting)
+
+
+TestIncrementalDecisions = IncrementalDecisions.TestCase
+TestIncrementalDecisions.settings = settings(
+    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,664 @@
+"""Which request is served next, by which pool, and what is looked at to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
+from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
+from nodelaunch.protocol.triage import Absentee, LabelView, PoolKey, PoolView, RegisteredPool
+from nodelaunch.protocol.verdicts import (
+    Accept,
+    BetterPool,
+    ConcurrencyReached,
+    Decline,
+    Defer,
+    ImageOnTheWay,
+    LabelNotOffered,
+    LeftToOthers,
+    NobodyLeft,
+    NoFreeMachine,
+    NoRoom,
+    OffererAway,
+    ProviderDown,
+    ProviderWanted,
+    TenantFull,
+)
+from support.builders import POOL_ID, a_peer, a_pool_view, a_request, an_idle_node
+from support.facts import StaticFacts
+
+MAIN = ("cloud", "main")
+
+
+class Desk:
+    """A schedule with facts, told of changes as a launcher tells it."""
+
+    def __init__(self, *views: PoolView, **facts: Any) -> None:
+        self.facts = StaticFacts(*(views or (a_pool_view(),)), **facts)
+        self.schedule = Schedule()
+
+    def put(self, *requests: NodeRequest, **how: bool) -> None:
+        for request in requests:
+            self.schedule.put(request, **how)
+
+    def decide(self) -> list[tuple[int, str]]:
+        """Number of each request that is decided on, and by which pool; "declined" if by none."""
+        decisions = self.schedule.decide(self.facts)
+        return [(_number(d.request), d.key[1] if isinstance(d, Accepted) else "declined") for d in decisions]
+
+    def accepted(self, *requests: NodeRequest) -> list[int]:
+        """Numbers of those that are accepted, in order."""
+        self.put(*requests)
+        return [number for number, pool in self.decide() if pool != "declined"]
+
+    def room_changed(self, key: PoolKey) -> None:
+        self.schedule.pool_changed(key)
+        self.schedule.provider_changed(key[0])
+
+    def free(self, request: NodeRequest) -> None:
+        self.room_changed(self.facts.free(request.id).key)
+
+    def judged_by(self, key: PoolKey) -> int:
+        return sum(pool == key for _, pool, _ in self.facts.told)
+
+    @property
+    def judged(self) -> int:
+        return self.schedule.counters.heads_judged
+
+    def verdict(self, request: NodeRequest, key: PoolKey = MAIN) -> object:
+        return self.schedule.verdict(request.id, key, self.facts)
+
+
+def _number(request: NodeRequest) -> int:
+    return int(request.id.partition("-")[2])
+
+
+def full(pool: str = "main", **fields: Any) -> PoolView:
+    """A pool without room."""
+    return a_pool_view(pool, limits=Limits(instances=0), **fields)
+
+
+def with_limit(instances: int, pool: str = "main", **fields: Any) -> PoolView:
+    return a_pool_view(pool, limits=Limits(instances=instances), **fields)
+
+
+def many(count: int, *labels: str, start: int = 1, **fields: Any) -> list[NodeRequest]:
+    return [a_request(*labels, number=number, **fields) for number in range(start, start + count)]
+
+
+def peers(*others: RegisteredPool) -> dict[str, Sequence[RegisteredPool]]:
+    return {"peers": others}
+
+
+# -- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_priority_goes_first_as_text_then_relative_priority_then_sequence() -> None:
+    desk = Desk()
+    requests = [
+        a_request("big", number=1, priority="300"),
+        a_request(number=2, priority="200", relative_priority=7),
+        a_request(number=3, priority="200", relative_priority=2),
+        a_request("big", number=4, priority="200", relative_priority=2),
+        a_request(number=5, priority="100", relative_priority=9),
+    ]
+    assert desk.accepted(*requests) == [5, 3, 4, 2, 1]
+
+
+def test_what_is_accepted_is_not_there_for_the_next() -> None:
+    desk = Desk(with_limit(3))
+    assert desk.accepted(*many(4)) == [1, 2, 3]
+    desk.free(many(1)[0])
+    assert desk.accepted() == [4]
+
+
+def test_no_idle_node_is_given_twice() -> None:
+    desk = Desk(idle={MAIN: [an_idle_node(1)]})
+    desk.put(*many(2))
+    reused = [d.verdict.reuse for d in desk.schedule.decide(desk.facts) if isinstance(d, Accepted)]
+    assert reused == [(NodeId("0000000001"),), (None,)]
+
+
+def test_what_is_asked_for_with_another_priority_is_served_in_its_new_place() -> None:
+    desk = Desk(with_limit(1))
+    first, second, third = many(3)
+    assert desk.accepted(first, second, third) == [1]
+    desk.put(third.changed(relative_priority=-1))
+    assert (desk.schedule.ahead_of(third.id), desk.schedule.ahead_of(second.id)) == (0, 1)
+    desk.put(second)
+    assert desk.schedule.ahead_of(second.id) == 1
+    desk.decide()
+    desk.free(first)
+    assert desk.accepted() == [3]
+
+
+# -- what earlier requests wait for ---------------------------------------------------------------------------------
+
+
+def test_what_a_request_waits_for_is_kept_for_it() -> None:
+    desk = Desk(a_pool_view(limits=Limits(instances=9, cores=4)))
+    large, big, small = a_request("big", "big", number=1), a_request("big", number=2), a_request(number=3)
+    assert desk.accepted(large, big, small) == [3]
+    assert desk.verdict(large) == Defer((NoRoom("cores", 8, 4),), Usage(instances=2, cores=8))
+    assert desk.verdict(big) == Defer((NoRoom("cores", 4, 0),), Usage(instances=1, cores=4))
+
+
+def test_what_was_kept_for_a_request_that_is_withdrawn_is_given_to_the_next() -> None:
+    desk = Desk(with_limit(2))
+    waits, small = a_request("small", "small", "small", number=1), a_request(number=2)
+    assert desk.accepted(waits, small) == []
+    desk.schedule.withdraw(waits.id)
+    assert desk.accepted() == [2]
+
+
+def test_request_that_comes_forward_is_not_held_up_by_those_it_passes() -> None:
+    desk = Desk(with_limit(2))
+    waits, small = a_request("small", "small", "small", number=1), a_request(number=2)
+    assert desk.accepted(waits, small) == []
+    assert desk.accepted(a_request(number=3, priority="100")) == [3]
+
+
+def test_request_that_comes_forward_is_looked_at_in_every_pool_of_a_provider() -> None:
+    desk = Desk(with_limit(9), with_limit(9, "other"), providers={"cloud": Limits(instances=2)})
+    waits, small = a_request("small", "small", "small", number=1), a_request(number=2)
+    assert desk.accepted(waits, small) == []
+    assert desk.accepted(a_request(number=3, priority="100")) == [3]
+
+
+def test_request_behind_another_of_its_kind_is_not_held_up_by_those_it_passes_alone() -> None:
+    desk = Desk(with_limit(2), **peers())
+    waits, small = a_request("small", "small", "small", number=2), a_request(number=3)
+    assert desk.accepted(waits, small) == []
+    before = desk.judged
+    desk.put(a_request(number=1, priority="300"))
+    assert (desk.decide(), desk.judged) == ([], before)
+
+
+def test_line_that_was_empty_forgets_what_was_kept_for_others_then() -> None:
+    desk = Desk(with_limit(2))
+    waits, small = a_request("small", "small", "small", number=1), a_request(number=2)
+    assert desk.accepted(waits, small) == []
+    desk.schedule.withdraw(small.id)
+    desk.schedule.withdraw(waits.id)
+    assert desk.accepted(a_request(number=3)) == [3]
+
+
+def test_room_that_another_pool_waits_for_is_left_to_it() -> None:
+    one, other = a_pool_view("main", labels={"a": LabelView()}), a_pool_view("other", labels={"b": LabelView()})
+    desk = Desk(one, other, providers={"cloud": Limits(instances=2)})
+    waits, later = a_request("a", "a", "a", number=1), a_request("b", number=2)
+    assert desk.accepted(waits, later) == []
+    said = desk.verdict(later, ("cloud", "other"))
+    assert said == Defer((NoRoom("instances", 1, 0),), Usage(instances=1), waits_for_provider=True)
+    assert desk.schedule.awaits_provider(MAIN)
+    assert desk.schedule.is_full(("cloud", "other"))
+    desk.schedule.withdraw(waits.id)
+    assert desk.accepted() == [2]
+    assert not desk.schedule.awaits_provider(MAIN)
+
+
+def test_pool_that_does_not_share_the_providers_quota_is_not_held_up_there() -> None:
+    apart = a_pool_view("apart", labels={"b": LabelView()}, shares_provider_quota=False)
+    desk = Desk(a_pool_view(labels={"a": LabelView()}), apart, providers={"cloud": Limits(instances=0)})
+    assert desk.accepted(a_request("a", number=1), a_request("b", number=2)) == [2]
+
+
+def test_request_that_waits_in_both_pools_counts_once() -> None:
+    desk = Desk(a_pool_view(), a_pool_view("other"), providers={"cloud": Limits(instances=3)})
+    big = a_request("small", "small", number=1)
+    assert desk.accepted(big, a_request(number=2)) == [1, 2]
+    waits = a_request("big", "big", number=3)
+    desk.facts.providers["cloud"] = Limits(instances=6)
+    assert desk.accepted(waits, a_request(number=4)) == [3, 4]
+
+
+def test_machines_that_exist_are_kept_for_the_first_and_given_when_it_goes() -> None:
+    machines = [frozenset({"small"})] * 2 + [frozenset({"big"})]
+    nodes = [an_idle_node(1), an_idle_node(2, "big")]
+    desk = Desk(a_pool_view(can_launch=False, machines=machines), idle={MAIN: nodes})
+    waits, small, big = a_request("small", "small", number=1), a_request(number=2), a_request("big", number=3)
+    assert desk.accepted(waits, small, big) == [3]
+    assert desk.verdict(small) == Defer((NoFreeMachine("small"),), Usage(instances=1))
+    desk.schedule.withdraw(waits.id)
+    assert desk.accepted() == [2]
+
+
+def test_larger_set_than_launches_at_once_is_not_overtaken_and_holds_nobody_up_when_it_goes() -> None:
+    desk = Desk(a_pool_view(max_concurrency=2))
+    desk.facts.running["cloud"] = 1
+    large, small = a_request(*["small"] * 3, number=1), a_request(number=2)
+    assert desk.accepted(large, small) == []
+    assert desk.verdict(small) == Defer((ConcurrencyReached(2),), Usage(instances=1))
+    desk.schedule.withdraw(large.id)
+    assert desk.accepted() == [2]
+
+
+def test_larger_set_than_launches_at_once_is_alone() -> None:
+    desk = Desk(a_pool_view(max_concurrency=2))
+    large, small = a_request(*["small"] * 3, number=1), a_request(number=2)
+    assert desk.accepted(large, small) == [1]
+    desk.facts.grants[large.id].launching = 0
+    desk.room_changed(MAIN)
+    assert desk.accepted() == [2]
+
+
+def test_nodes_to_be_kept_ready_get_what_is_to_spare_or_are_declined() -> None:
+    desk = Desk(with_limit(1))
+    spare = [request.changed(requestor=MIN_READY_REQUESTOR) for request in many(2)]
+    desk.put(*spare)
+    assert desk.decide() == [(1, "main"), (2, "declined")]
+    desk.facts.free(spare[0].id)
+    desk.put(a_request(number=3).changed(requestor=MIN_READY_REQUESTOR))
+    assert desk.decide() == [(3, "main")]
+
+
+# -- tenants --------------------------------------------------------------------------------------------------------
+
+
+def tenants(**limits: int) -> dict[str, dict[str, Limits]]:
+    return {"tenants": {name: Limits(instances=count) for name, count in limits.items()}}
+
+
+def test_full_tenant_waits_and_others_go_on() -> None:
+    desk = Desk(**tenants(t=1))
+    first, second = many(2, tenant_name="t")
+    assert desk.accepted(first, second, a_request(number=3, tenant_name="u")) == [1, 3]
+    assert desk.verdict(second) == Defer((TenantFull("t", "instances", 1, 0),), Usage(instances=1))
+    assert not desk.schedule.is_full(MAIN)
+    desk.facts.free(first.id)
+    desk.schedule.tenant_changed("t")
+    assert desk.accepted() == [2]
+
+
+def test_tenants_request_is_not_overtaken_within_its_tenant() -> None:
+    desk = Desk(**tenants(t=5))
+    assert desk.accepted(a_request(*["small"] * 4, number=1, tenant_name="t")) == [1]
+    large, small = a_request("small", "small", number=2, tenant_name="t"), a_request(number=3, tenant_name="t")
+    assert desk.accepted(large, small, a_request(number=4, tenant_name="other")) == [4]
+    desk.schedule.withdraw(large.id)
+    assert desk.accepted() == [3]
+
+
+def test_tenant_that_is_full_is_not_asked_for_in_every_pool() -> None:
+    desk = Desk(*(a_pool_view(f"p{n}") for n in range(20)), **tenants(t=1))
+    first, second = many(2, tenant_name="t")
+    assert desk.accepted(first, second) == [1]
+    assert desk.judged == 2
+    assert isinstance(desk.verdict(second, ("cloud", "p7")), Defer)
+
+
+def test_tenant_is_asked_for_where_less_is_needed() -> None:
+    cheap = a_pool_view("cheap", priority=200, labels={"big": LabelView(Usage(instances=1, cores=1))})
+    desk = Desk(a_pool_view(), cheap, tenants={"t": Limits(instances=9, cores=4)})
+    assert desk.accepted(a_request("big", number=1, tenant_name="t")) == [1]
+    desk.facts.tenants["t"] = Limits(instances=9, cores=5)
+    desk.put(a_request("big", number=2, tenant_name="t"))
+    assert desk.decide() == []
+    assert isinstance(desk.verdict(a_request("big", number=2)), Defer)
+
+
+def test_nobody_waits_behind_a_request_whose_tenant_is_full_by_now() -> None:
+    desk = Desk(with_limit(1), a_pool_view("other", labels={"x": LabelView()}), **tenants(t=2))
+    waits, other = a_request("small", "small", number=1, tenant_name="t"), a_request(number=2)
+    assert desk.accepted(waits, other) == []
+    assert desk.accepted(a_request("x", number=3, tenant_name="t")) == [3, 2]
+    assert isinstance(desk.verdict(waits), Defer)
+
+
+def test_line_that_is_looked_at_twice_in_one_pass_is_served_once() -> None:
+    desk = Desk(with_limit(1), a_pool_view("other", labels={"x": LabelView()}), **tenants(t=2))
+    waits, other = a_request("small", "small", number=1, tenant_name="t"), a_request(number=3)
+    assert desk.accepted(waits, other, a_request(number=4)) == []
+    desk.room_changed(MAIN)
+    assert desk.accepted(a_request("x", number=2, tenant_name="t")) == [2, 3]
+
+
+def test_room_is_kept_for_a_request_whose_tenant_still_has_its_share() -> None:
+    for limits in ({}, tenants(t=3)):
+        desk = Desk(with_limit(1), a_pool_view("other", labels={"x": LabelView()}), **limits)
+        waits, other = a_request("small", "small", number=1, tenant_name="t"), a_request(number=2)
+        assert desk.accepted(waits, other) == []
+        assert desk.accepted(a_request("x", number=3, tenant_name="t")) == [3]
+
+
+def test_room_is_kept_for_a_request_that_is_being_written_whatever_its_tenant_has() -> None:
+    broken = a_pool_view("broken", labels={"small": LabelView(broken="no flavor")})
+    desk = Desk(with_limit(1), broken, a_pool_view("other", labels={"x": LabelView()}), **tenants(t=2))
+    desk.put(a_request("small", "small", number=1, tenant_name="t"), a_request("big", number=2))
+    assert desk.decide() == [(1, "declined")]
+    assert desk.accepted(a_request("x", number=3, tenant_name="t")) == [3]
+
+
+# -- choice among pools ---------------------------------------------------------------------------------------------
+
+
+def test_smallest_priority_number_goes_first_then_idle_nodes_then_most_room() -> None:
+    views = [
+        with_limit(1, "first", priority=50),
+        with_limit(1, "idle"),
+        with_limit(9, "empty", provider="two"),
+        with_limit(5, "smaller", provider="three"),
+        with_limit(50, "last", priority=200),
+    ]
+    desk = Desk(*views, idle={("cloud", "idle"): [an_idle_node(1)]})
+    desk.put(*many(4))
+    assert [pool for _, pool in desk.decide()] == ["first", "idle", "empty", "empty"]
+
+
+def test_requests_are_spread_over_pools_of_the_same_room() -> None:
+    desk = Desk(*(with_limit(4, f"p{n}") for n in range(4)))
+    desk.put(*many(8))
+    assert sorted(pool for _, pool in desk.decide()) == [f"p{n}" for n in range(4) for _ in range(2)]
+
+
+def test_pool_with_fewest_instances_goes_first_where_room_has_no_limit() -> None:
+    desk = Desk(*(a_pool_view(name, limits=Limits()) for name in ("a", "b")))
+    desk.facts.taken["cloud", "a"] = Usage(instances=5)
+    desk.put(*many(2))
+    assert [pool for _, pool in desk.decide()] == ["b", "b"]
+
+
+def test_launches_that_broke_off_are_resumed_where_they_began() -> None:
+    desk = Desk(with_limit(9, "main"), with_limit(2, "begun"))
+    request = a_request("small")
+    desk.facts.interrupted[request.id, ("cloud", "begun")] = ["small"]
+    desk.put(request, is_alone=True)
+    (decision,) = desk.schedule.decide(desk.facts)
+    assert decision == Accepted(request, ("cloud", "begun"), Accept((None,), Usage(), None, frozenset({0})))
+
+
+def test_launches_that_broke_off_are_resumed_in_a_pool_without_room() -> None:
+    desk = Desk(full(down="no answer"))
+    request = a_request(number=2)
+    desk.facts.interrupted[request.id, MAIN] = ["small"]
+    desk.put(request, is_alone=True)
+    desk.put(a_request(number=1))
+    assert desk.decide() == []
+    desk.facts.change(full())
+    desk.room_changed(MAIN)
+    assert desk.decide() == [(2, "main")]
+
+
+def test_wanted_provider_goes_first_even_while_paused() -> None:
+    paused = a_peer("p", provider="wanted", is_paused=True)
+    desk = Desk(**peers(paused))
+    wanted = a_request(provider="wanted")
+    assert desk.accepted(wanted) == []
+    assert desk.verdict(wanted) == Defer((ProviderWanted("wanted"),))
+    assert desk.accepted(a_request(number=2, provider="wanted", declined_by=("p",))) == [2]
+    assert desk.accepted(a_request(number=3, provider="cloud"), a_request(number=4, provider="absent")) == [3, 4]
+
+
+def test_wanted_provider_does_not_wait_for_better_pools_of_others() -> None:
+    """The better pool leaves the request to the wanted provider: if that one yielded in turn, nobody would serve it."""
+    better = a_peer("better", provider="elsewhere", priority=50)
+    desk = Desk(**peers(better))
+    assert desk.accepted(a_request(number=1, provider="cloud"), a_request(number=2)) == [1]
+
+
+def test_wanted_provider_yields_to_better_pools_of_its_own() -> None:
+    better, sibling = a_peer("p", provider="other", priority=1), a_peer("s", provider="cloud", priority=1)
+    desk = Desk(**peers(better, sibling))
+    request = a_request(provider="cloud")
+    assert desk.accepted(request) == []
+    assert desk.verdict(request) == Defer((BetterPool("s", 1),))
+
+
+def test_own_pools_of_the_wanted_provider_are_the_only_ones() -> None:
+    desk = Desk(a_pool_view(priority=1), a_pool_view("full", provider="two", limits=Limits(instances=0)))
+    request = a_request(provider="two")
+    assert desk.accepted(request) == []
+    assert desk.verdict(request) == Defer((ProviderWanted("two"),))
+
+
+def test_better_pool_of_another_process_goes_first_unless_it_is_paused_or_has_declined() -> None:
+    desk = Desk(**peers(a_peer("p", priority=50)))
+    request = a_request()
+    assert desk.accepted(request, a_request(number=2, declined_by=("p",))) == [2]
+    assert desk.verdict(request) == Defer((BetterPool("p", 50),))
+    desk.facts.pause("p")
+    desk.schedule.wake_all()
+    assert desk.accepted() == [1]
+    assert Desk(**peers(a_peer("p", priority=150))).accepted(a_request()) == [1]
+
+
+def test_what_is_left_to_a_better_pool_keeps_nothing_here() -> None:
+    desk = Desk(with_limit(1), **peers(a_peer("p", "small", priority=50, is_paused=True)))
+    assert desk.accepted(a_request("small", "small", number=1), a_request("big", number=2)) == []
+    desk.facts.pause("p", is_paused=False)
+    desk.schedule.wake_all()
+    assert desk.accepted() == [2]
+    assert not desk.schedule.is_full(MAIN)
+
+
+def test_own_pool_that_is_full_or_down_is_passed_over_and_one_that_soon_has_its_image_is_not() -> None:
+    assert Desk(full("better", priority=50), a_pool_view()).accepted(a_request()) == [1]
+    assert Desk(a_pool_view("better", priority=50, down="no answer"), a_pool_view()).accepted(a_request()) == [1]
+    soon = {"small": LabelView(is_ready=False, arrives_by=100.0)}
+    desk = Desk(a_pool_view("better", priority=50, labels=soon), a_pool_view())
+    request = a_request()
+    assert desk.accepted(request) == []
+    assert desk.verdict(request, ("cloud", "better")) == Defer((ImageOnTheWay("small", 100.0),), until=100.0)
+    assert desk.verdict(request) == Defer((BetterPool("cloud-better", 50),))
+
+
+def test_label_we_lack_is_left_to_those_who_have_it() -> None:
+    desk = Desk(**peers(a_peer("p", "small", "special")))
+    request = a_request("small", "special")
+    assert desk.accepted(request) == []
+    assert desk.verdict(request) == Defer((LeftToOthers("special"),))
+    desk.put(a_request("small", "special", number=2, declined_by=("p",)))
+    (decision,) = desk.schedule.decide(desk.facts)
+    assert isinstance(decision, Declined)
+    assert decision.verdicts == {MAIN: Decline((LabelNotOffered("special"),))}
+
+
+def test_request_for_no_label_is_served_by_anybody() -> None:
+    desk = Desk()
+    desk.put(a_request().changed(node_types=()))
+    assert desk.decide() == [(1, "main")]
+
+
+# -- declining ------------------------------------------------------------------------------------------------------
+
+
+def test_all_own_pools_decline_at_once_what_nobody_offers() -> None:
+    desk = Desk(a_pool_view(), a_pool_view("other"), a_pool_view("third"))
+    desk.put(a_request("nothing", declined_by=("cloud-third",)))
+    (decision,) = desk.schedule.decide(desk.facts)
+    assert isinstance(decision, Declined)
+    assert decision.verdicts.keys() == {MAIN, ("cloud", "other")}
+    assert not len(desk.schedule)
+
+
+def test_nothing_is_declined_while_pools_are_about_to_register() -> None:
+    desk = Desk()
+    desk.facts.may_decline = False
+    desk.put(a_request("nothing"))
+    assert desk.decide() == []
+    desk.facts.may_decline = True
+    desk.schedule.wake_all()
+    assert desk.decide() == [(1, "declined")]
+
+
+def test_provider_that_takes_no_requests_declines_none() -> None:
+    desk = Desk(a_pool_view(takes_requests=False))
+    desk.put(a_request(), a_request("nothing", number=2), a_request(number=3, declined_by=(POOL_ID,)))
+    assert desk.decide() == []
+
+
+def test_what_we_declined_is_left_to_the_others() -> None:
+    desk = Desk(**peers(a_peer()))
+    request = a_request(declined_by=(POOL_ID,))
+    assert desk.accepted(request) == []
+    assert desk.verdict(request) is None
+
+
+def test_what_everybody_declined_is_failed_at_last() -> None:
+    """The pool that was to decline last is gone, and has not."""
+    desk = Desk()
+    request = a_request("rare", declined_by=(POOL_ID, "gone"))
+    desk.put(request)
+    assert desk.schedule.decide(desk.facts) == [Declined(request, {MAIN: Decline((NobodyLeft(),))})]
+
+
+def test_what_everybody_declined_waits_for_a_pool_that_is_away() -> None:
+    desk = Desk()
+    desk.facts.absent = [Absentee("cloud", "other", frozenset({"rare"}), until=50.0)]
+    desk.facts.now = 10.0
+    request = a_request("rare", declined_by=(POOL_ID, "gone"))
+    assert desk.accepted(request) == []
+    assert desk.verdict(request) == Defer((OffererAway("cloud", "other", 50.0),), until=50.0)
+    assert desk.schedule.next_alarm == 50.0
+    desk.schedule.time_passed(49.0)
+    assert desk.schedule.is_idle
+    desk.facts.now = 50.0
+    desk.schedule.time_passed(50.0)
+    assert desk.decide() == [(1, "declined")]
+    assert desk.schedule.next_alarm is None
+
+
+def test_request_that_one_pool_declines_keeps_its_place_in_another_meanwhile() -> None:
+    broken = a_pool_view("broken", labels={"small": LabelView(broken="no flavor")})
+    desk = Desk(with_limit(2), broken)
+    first = a_request("small", "small", "small", number=1)
+    desk.put(first, a_request("big", number=2))
+    assert desk.decide() == [(1, "declined")]
+    assert desk.schedule.waits(first.id)
+    desk.facts.change(with_limit(3))
+    desk.room_changed(MAIN)
+    assert desk.decide() == []
+    assert desk.verdict(first) == Defer((), Usage(instances=3), waits_for_provider=True)
+    assert desk.schedule.first_need(MAIN) == Usage(instances=1, cores=4)
+    written = first.changed(declined_by=("cloud-broken",))
+    assert desk.accepted(written) == [1]
+
+
+# -- what is looked at ----------------------------------------------------------------------------------------------
+
+
+def test_event_at_one_of_many_full_pools_looks_at_few_heads() -> None:
+    desk = Desk(*(full(f"p{n}", provider=f"cloud{n}") for n in range(200)))
+    for line, labels in enumerate((["small"], ["big"], ["small", "big"])):
+        desk.put(*many(1000, *labels, start=1 + 1000 * line))
+    assert desk.decide() == []
+    for change in (desk.room_changed, desk.schedule.pool_changed):
+        before = desk.judged
+        change(("cloud7", "p7"))
+        assert desk.decide() == []
+        assert 1 <= desk.judged - before <= 3
+    desk.facts.taken["cloud7", "p7"] = Usage()
+    desk.facts.change(with_limit(1, "p7", provider="cloud7"))
+    before = desk.judged
+    desk.room_changed(("cloud7", "p7"))
+    assert desk.decide() == [(1, "p7")]
+    assert desk.judged - before <= 5
+
+
+def test_request_behind_one_that_waits_is_not_judged() -> None:
+    desk = Desk(full())
+    desk.put(a_request(number=1))
+    desk.decide()
+    before = desk.judged
+    desk.put(a_request(number=2), a_request(number=2))
+    assert (desk.decide(), desk.judged) == ([], before)
+    desk.schedule.withdraw(a_request(number=2).id)
+    desk.schedule.withdraw(a_request(number=3).id)
+    assert (desk.decide(), desk.judged) == ([], before)
+
+
+def test_freed_pool_looks_only_at_lines_that_may_use_it() -> None:
+    views = [full("a", labels={"a": LabelView()}), full("b", labels={"b": LabelView()}, provider="two")]
+    desk = Desk(*views)
+    desk.put(a_request("a", number=1), a_request("b", number=2))
+    desk.decide()
+    desk.facts.told.clear()
+    desk.room_changed(("cloud", "a"))
+    desk.decide()
+    assert desk.judged_by(("cloud", "a")) == 1
+    assert desk.judged_by(("two", "b")) == 0
+
+
+def test_full_pool_still_declines_what_it_can_never_serve_any_more() -> None:
+    desk = Desk(full())
+    desk.put(a_request("big", number=1), a_request("small", number=2))
+    assert desk.decide() == []
+    labels = {"big": LabelView(Usage(instances=1, cores=4)), "small": LabelView(broken="no image")}
+    desk.facts.change(full(labels=labels))
+    desk.room_changed(MAIN)
+    assert desk.decide() == [(2, "declined")]
+
+
+def test_offers_of_a_line_that_is_not_served_don_t_pile_up() -> None:
+    desk = Desk(a_pool_view(), a_pool_view("other"), **peers(a_peer("p", priority=1)))
+    desk.put(a_request())
+    for _ in range(100):
+        desk.room_changed(("cloud", "other"))
+        assert desk.decide() == []
+    (line,) = desk.schedule._backlog.lines.values()
+    assert len(line.offers) <= 6
+
+
+def test_pool_that_comes_and_goes_changes_what_is_decided() -> None:
+    desk = Desk(full(), **peers(a_peer("elsewhere", "rare")))
+    waits = a_request()
+    assert desk.accepted(waits) == []
+    desk.facts.register(a_pool_view("new"))
+    desk.schedule.wake_all()
+    assert desk.decide() == [(1, "new")]
+    desk.facts.unregister(("cloud", "new"))
+    desk.schedule.wake_all()
+    assert desk.accepted(a_request(number=2)) == []
+    assert desk.verdict(a_request(number=2), ("cloud", "new")) is None
+
+
+def test_only_requests_that_are_still_there_are_kept() -> None:
+    desk = Desk(full())
+    first, second = many(2)
+    desk.put(first, second)
+    desk.decide()
+    desk.schedule.keep_only({second.id})
+    assert (len(desk.schedule), desk.schedule.waits(first.id), desk.schedule.waits(second.id)) == (1, False, True)
+    desk.schedule.keep_only(set())
+    assert desk.schedule.first_need(MAIN) is None
+    assert not desk.schedule.is_full(MAIN)
+
+
+def test_image_that_never_arrives_is_noticed_in_a_line_that_was_empty() -> None:
+    view = a_pool_view(labels={"small": LabelView(is_ready=False, arrives_by=100.0)})
+    desk = Desk(view)
+    first, second = many(2)
+    assert desk.accepted(first) == []
+    desk.schedule.withdraw(first.id)
+    assert desk.schedule.next_alarm is None
+    assert desk.accepted(second) == []
+    assert desk.schedule.next_alarm == 100.0
+    desk.facts.now = 100.0
+    desk.schedule.time_passed(inf)
+    assert desk.decide() == [(2, "declined")]
+
+
+# -- explaining -----------------------------------------------------------------------------------------------------
+
+
+def test_what_holds_for_the_head_is_said_of_those_behind_it() -> None:
+    desk = Desk(a_pool_view(down="no answer"))
+    first, second = many(2)
+    desk.put(first, second)
+    desk.decide()
+    assert desk.verdict(second) == desk.verdict(first) == Defer((ProviderDown("no answer"),))
+    assert (desk.schedule.ahead_of(first.id), desk.schedule.ahead_of(second.id)) == (0, 1)
+    gone = a_request(number=9)
+    assert (desk.verdict(gone), desk.schedule.ahead_of(gone.id)) == (None, 0)
+    assert desk.verdict(first, ("cloud", "unknown")) is None
+
+
+def test_what_the_earliest_needs_is_made_room_for() -> None:
+    desk = Desk(full())
+    desk.put(a_request("big", number=2), a_request("small", "small", number=1))
+    desk.decide()
+    assert desk.schedule.first_need(MAIN) == Usage(instances=2)
