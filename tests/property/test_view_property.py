@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +63,7 @@ pools = st.builds(
 
 def node_seen(node: Node, is_own: bool) -> Event:
     def tell(view: ClusterView, change: int) -> None:
-        record = replace(node, id=NodeId("")) if is_own else None
+        record = node.changed(id=NodeId("")) if is_own else None
         data = b"not looked at" if is_own else node.to_bytes()
         view.node_entry_changed(entry(paths.node(node.id), data, change, record=record))
 
@@ -73,7 +72,7 @@ def node_seen(node: Node, is_own: bool) -> Event:
 
 def request_seen(request: NodeRequest, is_own: bool) -> Event:
     def tell(view: ClusterView, change: int) -> None:
-        record = replace(request, id=RequestId("")) if is_own else None
+        record = request.changed(id=RequestId("")) if is_own else None
         data = b"not looked at" if is_own else request.to_bytes()
         view.request_entry_changed(entry(paths.request(request.id), data, change, record=record))
 

@@ -441,3 +441,40 @@ def test_claim_comes_back_as_it_was() -> None:
 def test_claim_is_read_from_a_nodes_record(driver_data: Any, slot: int | None) -> None:
     claim = Claim.from_node(a_node(2, driver_data=driver_data, type=("slot",)))
     assert (claim and (claim.slot, claim.node_id, claim.label)) == (slot and (slot, "0000000002", "slot"))
+
+
+def test_values_of_wrong_kinds_are_named_with_their_keys() -> None:
+    for key, value in (("host_keys", "text"), ("attributes", [1]), ("node_properties", 7), ("slot", True)):
+        data = json.dumps({"state": "ready", key: value}).encode()
+        with pytest.raises(RecordInvalidError, match=key):
+            Node.from_bytes("/n", data, node_id=NodeId("1"))
+
+
+def test_data_kept_raw_is_equal_to_what_it_stands_for() -> None:
+    data = b'{"state": "requested", "requestor_data": {"a": 1}}'
+    spaced = b'{"state": "requested", "requestor_data": {"a":  1}}'
+    one, two = (NodeRequest.from_bytes("/r", each, request_id=RequestId("1")) for each in (data, spaced))
+    assert one == two
+    assert one.requestor_data == {"a": 1}
+    assert one == one.changed(requestor_data={"a": 1})
+
+
+def test_record_with_unknown_keys_is_read_as_others_are() -> None:
+    body = {"state": "hold", "hold_expiration": None, "attributes": {"a": 1}, "our-own": 1}
+    node = Node.from_bytes("/n", json.dumps(body).encode(), node_id=NodeId("1"))
+    assert (node.hold_expiration, node.attributes, node.extra) == (None, {"a": 1}, {"our-own": 1})
+
+
+def test_free_values_of_all_kinds_are_written_as_they_are() -> None:
+    data = b'{"state": "requested", "requestor_data": null}'
+    assert NodeRequest.from_bytes("/r", data, request_id=RequestId("1")).requestor_data is None
+    attributes = {"half": 0.5, "list": [1, [2.5, "x"]], "nested": {"deep": {"deeper": [None]}}}
+    node = a_node(attributes=attributes, driver_data=[0.25, "y"])
+    body = json.loads(node.to_bytes())
+    assert (body["attributes"], body["driver_data"]) == (attributes, [0.25, "y"])
+
+
+def test_long_free_values_are_read_as_short_ones_are() -> None:
+    long = {"text": "x" * 100_000}
+    data = json.dumps({"state": "requested", "requestor_data": long}).encode()
+    assert NodeRequest.from_bytes("/r", data, request_id=RequestId("1")).requestor_data == long

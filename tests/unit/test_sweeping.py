@@ -234,7 +234,7 @@ class World:
     def put(self, state: NodeState, **fields: Any) -> None:
         node = Node(id=NODE, state=state, state_time=NOW, provider="cloud", pool="main", type=("small",))
         stat = Stat(1, 1, 1, NOW, NOW)
-        self.view.node_entry_changed(Entry(paths.node(NODE), replace(node, **fields).to_bytes(), stat))
+        self.view.node_entry_changed(Entry(paths.node(NODE), node.changed(**fields).to_bytes(), stat))
 
     def lock(self, is_locked: bool = True) -> None:
         path = f"{paths.node_lock(NODE)}/x__lock__0000000000"

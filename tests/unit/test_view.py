@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from nodelaunch.engine.view import (
@@ -98,7 +96,7 @@ def test_a_listener_may_end_while_it_is_told(view: ClusterView) -> None:
 def test_idle_nodes_come_in_order_of_readiness(view: ClusterView) -> None:
     ready = {"0000000003": 5.0, "0000000001": 7.0, "0000000002": 5.0}
     for node_id, since in ready.items():
-        put(view, replace(node(state_time=since, type=("small", "big")), id=NodeId(node_id)))
+        put(view, node(state_time=since, type=("small", "big")).changed(id=NodeId(node_id)))
     order = ["0000000002", "0000000003", "0000000001"]
     assert [seen.record.id for seen in view.idle_nodes("here", "main")] == order
     assert [seen.record.id for seen in view.idle_nodes("here", "main", "big")] == order
@@ -110,14 +108,14 @@ def test_idle_nodes_come_in_order_of_readiness(view: ClusterView) -> None:
 def test_what_is_used_and_what_leaves(view: ClusterView) -> None:
     resources = {"cores": 0.1, "instances": 1}
     put(view, node(NodeState.IN_USE, resources=resources, tenant_name="t"))
-    assert dict(view.used("here", "main")._amounts) == resources
+    assert dict(view.used("here", "main").amounts) == resources
     assert view.used_by_tenant("t")["cores"] == 0.1
-    assert not dict(view.leaving("here", "main")._amounts)
+    assert not dict(view.leaving("here", "main").amounts)
     put(view, node(NodeState.USED, resources=resources, tenant_name="t"))
     assert view.leaving("here", "main") == view.used("here") == view.used_by_tenant("t")
     put(view, node(resources=resources, tenant_name="t"))
-    assert not dict(view.used_by_tenant("t")._amounts), "idle nodes count for no tenant"
-    assert not dict(view.leaving("here", "main")._amounts)
+    assert not dict(view.used_by_tenant("t").amounts), "idle nodes count for no tenant"
+    assert not dict(view.leaving("here", "main").amounts)
 
 
 def test_sums_do_not_drift(view: ClusterView) -> None:

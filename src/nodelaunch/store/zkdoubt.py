@@ -6,8 +6,10 @@ Pure functions. What does *not* belong here: reading what is there, and doing ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec.structs import replace
 
 from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Put, Stat
 from nodelaunch.store.zkwire import PlainOp
