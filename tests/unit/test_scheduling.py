@@ -194,11 +194,11 @@ def test_room_that_another_pool_waits_for_is_left_to_it() -> None:
     assert desk.accepted(waits, later) == []
     said = desk.verdict(later, ("cloud", "other"))
     assert said == Defer((NoRoom("instances", 1, 0),), Usage(instances=1), waits_for_provider=True)
-    assert desk.schedule.awaits_provider(MAIN)
-    assert desk.schedule.is_full(("cloud", "other"))
+    assert desk.schedule.kept.awaits_provider(MAIN)
+    assert desk.schedule.kept.is_full(("cloud", "other"))
     desk.schedule.withdraw(waits.id)
     assert desk.accepted() == [2]
-    assert not desk.schedule.awaits_provider(MAIN)
+    assert not desk.schedule.kept.awaits_provider(MAIN)
 
 
 def test_pool_that_does_not_share_the_providers_quota_is_not_held_up_there() -> None:
@@ -268,7 +268,7 @@ def test_full_tenant_waits_and_others_go_on() -> None:
     first, second = many(2, tenant_name="t")
     assert desk.accepted(first, second, a_request(number=3, tenant_name="u")) == [1, 3]
     assert desk.verdict(second) == Defer((TenantFull("t", "instances", 1, 0),), Usage(instances=1))
-    assert not desk.schedule.is_full(MAIN)
+    assert not desk.schedule.kept.is_full(MAIN)
     desk.facts.free(first.id)
     desk.schedule.tenant_changed("t")
     assert desk.accepted() == [2]
@@ -432,7 +432,7 @@ def test_what_is_left_to_a_better_pool_keeps_nothing_here() -> None:
     desk.facts.pause("p", is_paused=False)
     desk.schedule.wake_all()
     assert desk.accepted() == [2]
-    assert not desk.schedule.is_full(MAIN)
+    assert not desk.schedule.kept.is_full(MAIN)
 
 
 def test_own_pool_that_is_full_or_down_is_passed_over_and_one_that_soon_has_its_image_is_not() -> None:
@@ -533,7 +533,7 @@ def test_request_that_one_pool_declines_keeps_its_place_in_another_meanwhile() -
     desk.room_changed(MAIN)
     assert desk.decide() == []
     assert desk.verdict(first) == Defer((), Usage(instances=3), waits_for_provider=True)
-    assert desk.schedule.first_need(MAIN) == Usage(instances=1, cores=4)
+    assert desk.schedule.kept.first_need(MAIN) == Usage(instances=1, cores=4)
     written = first.changed(declined_by=("cloud-broken",))
     assert desk.accepted(written) == [1]
 
@@ -624,8 +624,8 @@ def test_only_requests_that_are_still_there_are_kept() -> None:
     desk.schedule.keep_only({second.id})
     assert (len(desk.schedule), desk.schedule.waits(first.id), desk.schedule.waits(second.id)) == (1, False, True)
     desk.schedule.keep_only(set())
-    assert desk.schedule.first_need(MAIN) is None
-    assert not desk.schedule.is_full(MAIN)
+    assert desk.schedule.kept.first_need(MAIN) is None
+    assert not desk.schedule.kept.is_full(MAIN)
 
 
 def test_image_that_never_arrives_is_noticed_in_a_line_that_was_empty() -> None:
@@ -661,4 +661,4 @@ def test_what_the_earliest_needs_is_made_room_for() -> None:
     desk = Desk(full())
     desk.put(a_request("big", number=2), a_request("small", "small", number=1))
     desk.decide()
-    assert desk.schedule.first_need(MAIN) == Usage(instances=2)
+    assert desk.schedule.kept.first_need(MAIN) == Usage(instances=2)

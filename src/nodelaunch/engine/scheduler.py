@@ -352,11 +352,11 @@ class Scheduler:
         key = pool.key
         provider = pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
-        is_full = has_waiters or self.schedule.is_full(key)
+        is_full = has_waiters or self.schedule.kept.is_full(key)
         pool.set_paused(is_full or (provider.is_failing and provider.down is not None))
-        provider.room_is_awaited(pool.ctx.pool.name, is_awaited=has_waiters or self.schedule.awaits_provider(key))
+        provider.room_is_awaited(pool.ctx.pool.name, is_awaited=has_waiters or self.schedule.kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
-            self._evictor.make_room(pool, self.schedule.first_need(key))
+            self._evictor.make_room(pool, self.schedule.kept.first_need(key))
 
     def _set_alarm(self) -> None:
         """Look again when the first deadline of a deferred request passes."""

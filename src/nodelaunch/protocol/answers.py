@@ -1,0 +1,313 @@
+"""What the pools of this process say of the heads of lines, and which of them is asked next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from nodelaunch.protocol.backlog import Line, Offer
+from nodelaunch.protocol.facts import Facts
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits
+from nodelaunch.protocol.triage import (
+    PoolKey,
+    PoolView,
+    RegisteredPool,
+    Room,
+    judge,
+    need_of,
+    wait_for_absentee,
+)
+from nodelaunch.protocol.verdicts import (
+    Accept,
+    BetterPool,
+    Decline,
+    Defer,
+    LeftToOthers,
+    NobodyLeft,
+    ProviderWanted,
+    TenantFull,
+    Verdict,
+)
+from nodelaunch.protocol.waits import Waits, earlier
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the schedule did so far; for measurements."""
+
+    passes: int = 0
+    heads_judged: int = 0
+    lines_woken: int = 0
+
+
+class PoolAnswers:
+    """Asks pools, and remembers what they said.
+
+    Invariants: only lines in which requests wait keep anything; what a line keeps in a pool is what the pool said of
+    its head; a pool that is exhausted has no room for any launch and no idle node, whatever is kept.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self.waits = Waits()
+        self.lines_at: dict[PoolKey, dict[Line, None]] = {}
+        """Lines in which requests wait, by the pools that may be asked."""
+        self.alarms: dict[Line, float] = {}
+        """When a line is to be looked at again even if nothing changes, by the wall clock."""
+        self.exhausted: set[PoolKey] = set()
+        self._counters = counters
+        self._change = 0
+        self._changes: OrderedDict[PoolKey, int] = OrderedDict()
+        """The number of each pool's last change, the latest last."""
+        self._short: dict[str, dict[PoolKey, None]] = {}
+        """By provider, pools that could not launch something since there was last more room at the provider."""
+
+    def note_change(self, key: PoolKey) -> None:
+        """The pool may say something else now."""
+        self.exhausted.discard(key)
+        self._change += 1
+        self._changes[key] = self._change
+        self._changes.move_to_end(key)
+
+    def take_short(self, provider: str) -> list[PoolKey]:
+        """The pools that may launch something now that there may be more room at *provider*."""
+        return list(self._short.pop(provider, ()))
+
+    def is_hopeless(self, line: Line, key: PoolKey) -> bool:
+        """Whether *line* waits for room in a pool that has none at all."""
+        if key not in self.exhausted:
+            return False
+        verdict = line.deferred.get(key)
+        return verdict is not None and verdict.waits_for_room and not verdict.kept
+
+    def activate(self, line: Line) -> None:
+        """Requests wait in *line* from now on."""
+        for key in line.pools:
+            self.lines_at.setdefault(key, {})[line] = None
+        for key, verdict in line.deferred.items():
+            self.waits.add(line, key, verdict)
+
+    def deactivate(self, line: Line) -> None:
+        for key in line.pools:
+            lines = self.lines_at.get(key)
+            if lines is not None and lines.pop(line, line) is None and not lines:
+                del self.lines_at[key]
+        for key, verdict in line.deferred.items():
+            self.waits.remove(line, key, verdict)
+        self.alarms.pop(line, None)
+
+    def prepare(self, line: Line, facts: Facts) -> None:
+        """Have the offers of *line* as of now."""
+        if line.generation != facts.generation:
+            self.deactivate(line)
+            self._find_pools(line, facts)
+            self.activate(line)
+        else:
+            if line.pauses != facts.pauses:
+                line.yields_to = better_elsewhere(line, facts)
+                line.pauses = facts.pauses
+            for key in self._changed_since(line.seen):
+                if key in line.pools and not self._would_say_the_same(line, key, facts):
+                    self.reopen(line, key, facts)
+            for key in sorted(line.to_reopen & (line.deferred.keys() | line.declined.keys())):
+                self.reopen(line, key, facts)
+        line.to_reopen.clear()
+        line.seen = self._change
+
+    def _would_say_the_same(self, line: Line, key: PoolKey, facts: Facts) -> bool:
+        return self.is_hopeless(line, key) and line.possible.get(key) is facts.view(key)
+
+    def _changed_since(self, seen: int) -> list[PoolKey]:
+        keys = []
+        for key in reversed(self._changes):
+            if self._changes[key] <= seen:
+                break
+            keys.append(key)
+        return keys
+
+    def _find_pools(self, line: Line, facts: Facts) -> None:
+        """Which pools of this process may serve the shape: those that offer it; if no registered pool does, all, since
+        each has to decline it."""
+        line.forget_pools()
+        line.generation, line.pauses = facts.generation, facts.pauses
+        offering = offering_of(line, facts)
+        line.is_offered = bool(offering)
+        own = facts.own
+        views = [own[peer.pool_id] for peer in offering if peer.pool_id in own]
+        if not offering:
+            views = [view for pool_id, view in own.items() if pool_id not in line.shape.declined_by]
+        line.is_left = bool(own) and line.shape.declined_by.issuperset(peer.pool_id for peer in facts.peers)
+        line.yields_to = better_elsewhere(line, facts)
+        line.pools.update((view.key, view.priority) for view in views)
+        labels = line.shape.labels
+        needs = {need_of(labels, view) for view in views} if offering and line.shape.tenant else set()
+        line.is_uniform = len(needs) < 2
+        for key in line.pools:
+            self.offer(line, key, facts)
+
+    def offer(self, line: Line, key: PoolKey, facts: Facts) -> None:
+        """The pool may be asked for the next request of *line*."""
+        if len(line.offers) > 2 * len(line.pools):
+            line.drop_stale_offers()
+        stamp = line.stamps[key] = line.stamps.get(key, 0) + 1
+        if len(line.pools) == 1 or not line.is_offered:
+            heappush(line.offers, Offer(line.pools[key], 0, 0.0, 0.0, key, stamp))
+            return
+        view = facts.view(key)
+        need = need_of(line.shape.labels, view)
+        left, at_provider = facts.pool_left(key), facts.provider_left(key)
+        fits = min((min(left[name], at_provider[name]) / need[name] for name in need), default=0.0)
+        labels = line.shape.labels if line.shape.reuse or not view.can_launch else ()
+        reusable = min(len(labels), sum(facts.idle_count(key, label) for label in set(labels)))
+        if line.shape.alone is not None:
+            reusable += len(facts.begun(line.shape.alone, key))
+        heappush(line.offers, Offer(line.pools[key], -reusable, -fits, facts.used(key), key, stamp))
+
+    def reopen(self, line: Line, key: PoolKey, facts: Facts) -> None:
+        self._unblock(line, key)
+        self.offer(line, key, facts)
+
+    def _unblock(self, line: Line, key: PoolKey) -> None:
+        verdict = line.deferred.pop(key, None)
+        if verdict is not None:
+            line.held_back.pop(key, None)
+            line.full_in.discard(key)
+            self.waits.remove(line, key, verdict)
+        line.declined.pop(key, None)
+
+    def refuse(self, line: Line, key: PoolKey, verdict: Defer | Decline) -> None:
+        """The pool can't serve the head."""
+        line.stamps.pop(key, None)
+        if isinstance(verdict, Decline):
+            line.declined[key] = verdict
+            return
+        line.deferred[key] = verdict
+        self.waits.add(line, key, verdict)
+        if verdict.reasons and isinstance(verdict.reasons[0], TenantFull):
+            line.full_in.add(key)
+        if line.is_offered and verdict.holds_others_back:
+            line.held_back[key] = line.pools[key]
+        if verdict.until is not None:
+            self.alarms[line] = min(verdict.until, self.alarms.get(line, verdict.until))
+
+    def ask(self, line: Line, facts: Facts) -> tuple[PoolKey, Accept] | None:
+        """Ask pools, the best first, until one accepts the head; a tenant that is full is so everywhere."""
+        while line.offers and not (line.full_in and line.is_uniform):
+            offer = line.offers[0]
+            if line.stamps.get(offer.key) != offer.stamp:
+                heappop(line.offers)
+                continue
+            if self.has_to_yield(line, offer.priority):
+                return None
+            verdict = self._judge(line, offer.key, facts)
+            if isinstance(verdict, Accept):
+                return offer.key, verdict
+            heappop(line.offers)
+            self.refuse(line, offer.key, verdict)
+            facts.decided(line.head, offer.key, verdict)
+        return None
+
+    @staticmethod
+    def has_to_yield(line: Line, priority: int) -> bool:
+        if line.yields_to is not None and priority > line.yields_to[0]:
+            return True
+        return bool(line.held_back) and priority > min(line.held_back.values())
+
+    def ask_last(self, line: Line, facts: Facts) -> None:
+        """Every registered pool has declined the head, and nobody has failed it: one of ours does."""
+        view = next(iter(facts.own.values()))
+        line.pools.setdefault(view.key, view.priority)
+        verdict = wait_for_absentee(line.head, facts.absent, facts.now) or Decline((NobodyLeft(),))
+        self._unblock(line, view.key)
+        self.refuse(line, view.key, verdict)
+
+    def _judge(self, line: Line, key: PoolKey, facts: Facts) -> Verdict:
+        self._counters.heads_judged += 1
+        view = facts.view(key)
+        verdict = judge(line.head, view, self._room(line, view, facts), is_possible=line.possible.get(key) is view)
+        if isinstance(verdict, Accept) or (isinstance(verdict, Defer) and verdict.until is None):
+            line.possible[key] = view
+        if not isinstance(verdict, Accept):
+            self._short.setdefault(key[0], {})[key] = None
+            if self._has_nothing(key, view, facts):
+                self.exhausted.add(key)
+        return verdict
+
+    @staticmethod
+    def _has_nothing(key: PoolKey, view: PoolView, facts: Facts) -> bool:
+        if facts.has_idle(key):
+            return False
+        return not view.can_launch or min(facts.pool_left(key)[INSTANCES], facts.provider_left(key)[INSTANCES]) < 1
+
+    def _room(self, line: Line, view: PoolView, facts: Facts) -> Room:
+        """What is free in the pool for the head, without what earlier heads wait for."""
+        key, provider = view.key, view.key[0]
+        pool_left, provider_left = facts.pool_left(key), facts.provider_left(key)
+        kept: frozenset[NodeId] = frozenset()
+        for verdict in earlier(self.waits.in_pool.get(key), line):
+            pool_left = pool_left.minus(verdict.need)
+            kept = kept.union(verdict.kept)
+        if view.shares_provider_quota:
+            for verdict in earlier(self.waits.at_provider.get(provider), line):
+                provider_left = provider_left.minus(verdict.need)
+        ceiling, tenant_left = self._tenant(line, facts)
+        return Room(
+            pool=pool_left,
+            provider=provider_left,
+            tenant=tenant_left,
+            tenant_ceiling=ceiling,
+            launching=facts.launching(provider) if view.max_concurrency >= 0 else 0,
+            is_overtaking=bool(earlier(self.waits.for_launches.get(provider), line)),
+            idle=facts.idle(key, kept),
+            begun=facts.begun(line.head.id, key) if line.shape.alone is not None else (),
+            absent=facts.absent,
+            now=facts.now,
+        )
+
+    def _tenant(self, line: Line, facts: Facts) -> tuple[Limits, Limits]:
+        """The limits of the line's tenant, and what is left of them."""
+        name = line.shape.tenant
+        tenant = facts.tenant(name) if name is not None else None
+        if tenant is None or name is None:
+            return NO_LIMITS, NO_LIMITS
+        left = tenant.room
+        for verdict in earlier(self.waits.of_tenant.get(name), line):
+            left = left.minus(verdict.need)
+        return tenant.ceiling, left
+
+
+def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
+    """Why a pool that was not asked leaves the head of *line* to others; None: it does not."""
+    view = next((view for view in facts.own.values() if view.key == key), None)
+    if view is None or view.pool_id in line.shape.declined_by:
+        return None
+    there = offering_of(line, facts)
+    if there and line.shape.provider in {peer.provider for peer in there} and line.shape.provider != key[0]:
+        return Defer((ProviderWanted(line.shape.provider or ""),))
+    for peer in there:
+        if peer.priority < view.priority and not peer.is_paused:
+            return Defer((BetterPool(peer.pool_id, peer.priority),))
+    missing = set(line.shape.labels) - view.labels.keys()
+    if missing and there:
+        return Defer(tuple(LeftToOthers(label) for label in sorted(missing)))
+    return None
+
+
+def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
+    """The registered pools that offer all labels of the shape and have not declined it; where pools of the provider it
+    asks for are among them, only these."""
+    shape = line.shape
+    wanted = frozenset(shape.labels)
+    peers = facts.peers_offering(shape.labels[0]) if shape.labels else facts.peers
+    offering = [peer for peer in peers if wanted <= peer.labels and peer.pool_id not in shape.declined_by]
+    if shape.provider is None:
+        return offering
+    return [peer for peer in offering if peer.provider == shape.provider] or offering
+
+
+def better_elsewhere(line: Line, facts: Facts) -> tuple[int, str] | None:
+    """Priority and id of the best pool of another process that is not paused."""
+    own = facts.own
+    others = [peer for peer in offering_of(line, facts) if not peer.is_paused and peer.pool_id not in own]
+    return min(((peer.priority, peer.pool_id) for peer in others), default=None)
