@@ -1,8 +1,11 @@
-"""Makes room for a request that waits: lets idle nodes of its pool go, no more of them than that takes."""
+"""Room for accepted requests that wait, and for the first request that waits to be accepted.
+
+Waiters get what room there is, in the order of their requests. Where idle nodes take what is needed, they go, no more
+of them than that takes.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -12,17 +15,18 @@ from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.holding import discard_node
 from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.engine.waiting import CapacityQueue
+from nodelaunch.engine.waiting import CapacityQueue, Waiter
 from nodelaunch.errors import StoreError
+from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
-from nodelaunch.protocol.quota import NOTHING, Usage
+from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Usage
 from nodelaunch.protocol.store import Store
-from nodelaunch.protocol.triage import PoolKey, make_room
+from nodelaunch.protocol.triage import PoolKey, make_room, reasons_to_decline
 
 log = structlog.get_logger(__name__)
 
 
-class Evictor:
+class RoomMaker:
     """*on_done* is called with the pool when an idle node was let go, or could not be."""
 
     def __init__(
@@ -30,7 +34,7 @@ class Evictor:
         store: Store,
         view: ClusterView,
         clock: Clock,
-        own_pools: OwnPools,
+        own: OwnPools,
         facts: EngineFacts,
         queue: CapacityQueue,
         on_done: Callable[[PoolKey], None],
@@ -38,19 +42,39 @@ class Evictor:
         self._store = store
         self._view = view
         self._clock = clock
-        self._own_pools = own_pools
+        self._own = own
         self._facts = facts
         self._queue = queue
         self._on_done = on_done
         self._evicting: dict[NodeId, PoolKey] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve_waiters(self) -> None:
+        """Give room to accepted requests that wait for it; fail those for which there will never be any."""
+        facts = self._facts
+        self._queue.grant(facts.pool_room, facts.provider_room, self._tenant_allows)
+        for waiter in list(self._queue.waiters):
+            view = self._own.views.get(waiter.key)
+            if view is None:
+                continue
+            name = waiter.request.tenant_name
+            tenant = facts.tenant(name) if name is not None else None
+            ceiling = tenant.ceiling if tenant is not None else NO_LIMITS
+            for reason in reasons_to_decline(waiter.request, view, ceiling, facts.now)[:1]:
+                self._own.pools[waiter.key].post(waiter.request.id, m.Failed(reason))
+
+    def _tenant_allows(self, waiter: Waiter) -> bool:
+        """Whether the tenant has its share by now: what a refused launch left counts until it is gone."""
+        name = waiter.request.tenant_name
+        tenant = self._facts.tenant(name) if name is not None else None
+        return tenant is None or all(tenant.room[resource] >= 0 for resource in waiter.need)  # its own share is off
 
     def make_room(self, pool: Pool, need: Usage | None) -> None:
         """Let idle nodes of *pool* go for the first accepted request that waits, else for *need*."""
         key = pool.key
         first = self._queue.first(key)
         need = first.need if first is not None else need
-        if need is None or not self._own_pools.views[key].can_launch or pool.ctx.provider.is_refused:
+        can_go = self._own.views[key].can_launch and not pool.ctx.provider.is_refused and pool.may_start
+        if need is None or not can_go:
             return
         freeing = self._view.leaving(*key) + Usage.total(
             seen.record.usage or NOTHING
@@ -61,10 +85,7 @@ class Evictor:
         for node_id in make_room(need, room, freeing, self._facts.idle(key, frozenset()).all()):
             self._evicting[node_id] = key
             self._facts.taken.add(node_id)
-            task = pool.spawn(self._evict(node_id, key), f"evict {node_id}")
-            if task is not None:
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            pool.spawn(self._evict(node_id, key), f"evict {node_id}")
 
     async def _evict(self, node_id: NodeId, key: PoolKey) -> None:
         try:

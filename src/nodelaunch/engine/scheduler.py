@@ -1,24 +1,24 @@
 """The scheduler of a launcher: one for all its pools. It sees what changes, decides, and hands decisions to the pools.
 
-A change marks what it can affect; one synchronous pass per turn of the event loop decides on that. There is no polling.
-The decisions themselves are in protocol/scheduling.py, what they are based on is in facts.py.
+A change marks what it can affect (marks.py, requests.py); one synchronous pass per turn of the event loop decides on
+that. There is no polling. The decisions are in protocol/scheduling.py, what they are based on is in facts.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
 
 import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.history import History, Standing, nodes_of, status_of
+from nodelaunch.engine.marks import Marks
 from nodelaunch.engine.pool import Pool
+from nodelaunch.engine.requests import Requests, Work
 from nodelaunch.engine.reservations import Reservation, Reservations
-from nodelaunch.engine.room import Evictor
+from nodelaunch.engine.room import RoomMaker
 from nodelaunch.engine.view import (
     ClusterView,
     ImagesChanged,
@@ -32,14 +32,14 @@ from nodelaunch.engine.view import (
     RequestUnlocked,
     ViewWarmed,
 )
-from nodelaunch.engine.waiting import ROOM_WAIT_S, CapacityQueue, Waiter
+from nodelaunch.engine.waiting import ROOM_WAIT_S, CapacityQueue
 from nodelaunch.protocol import machine as m
-from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
-from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
 from nodelaunch.protocol.store import Store
-from nodelaunch.protocol.triage import Absentee, PoolKey, reasons_to_decline
+from nodelaunch.protocol.triage import Absentee, PoolKey
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, HandlerFailed, Verdict
 
 log = structlog.get_logger(__name__)
@@ -50,19 +50,8 @@ RETRY_S = 1.0
 """After a pass that failed unforeseen."""
 
 
-@dataclass(eq=False, slots=True)
-class Work:
-    """A request that a pool of this process works on, or declines."""
-
-    key: PoolKey
-    planned: tuple[NodeId, ...]
-    """Idle nodes that are to be claimed for it."""
-    changes: int = 0
-    """How often it was seen to change, or to be unlocked, since the work began."""
-
-
 class Scheduler:
-    """Add pools, `open` it, `close` it in the end."""
+    """Add pools, `open` it, and close it in the end."""
 
     def __init__(
         self,
@@ -81,17 +70,12 @@ class Scheduler:
         self.reservations = Reservations(self._given_back)
         self.queue = CapacityQueue(self._room_changed, self._waited_too_long)
         self.facts = EngineFacts(view, clock, self.own, self.reservations, self.queue, self._note_verdict)
-        self.work: dict[RequestId, Work] = {}
+        self.marks = Marks(self.schedule, self.own, self.facts, self._wake)
+        self.requests = Requests(self.schedule, view, self.own, self._decline_failed)
         self._view = view
         self._may_decline = may_decline
         self._absent = absent
-        self._evictor = Evictor(store, view, clock, self.own, self.facts, self.queue, self.room_changed)
-        self._refused: set[RequestId] = set()
-        """Requests that others had locked or changed; looked at again when something happens to them."""
-        self._failed: dict[RequestId, dict[PoolKey, HandlerFailed]] = {}
-        """Requests whose handling broke in a pool, which declines them."""
-        self._touched: set[PoolKey] = set()
-        """Pools about which something may have to be done after the pass."""
+        self._room_maker = RoomMaker(store, view, clock, self.own, self.facts, self.queue, self._room_changed)
         self._are_pools_new = False
         """Whether registrations changed since they were last looked at."""
         self._timers: dict[str, asyncio.Handle] = {}
@@ -141,6 +125,16 @@ class Scheduler:
         if self.own.find_registered():
             self.wake_all()
 
+    def provider_changed(self, key: PoolKey) -> None:
+        """Something else is known of the provider of pool *key*, or launches there broke off."""
+        if key not in self.own.pools:
+            return
+        self.own.renew(key)
+        self.marks.room_changed(key)
+        for node in self._view.interrupted_nodes():
+            if node.provider == key[0] and node.allocated_to:
+                self.requests.put(RequestId(node.allocated_to))
+
     def configure(self, tenants: Mapping[str, Limits]) -> None:
         """Keep to these limits of tenants, by name."""
         if tenants != self.facts.tenants:
@@ -148,18 +142,23 @@ class Scheduler:
             self.own.generation += 1
             self.wake_all()
 
+    def wake_all(self) -> None:
+        """Look at everything that waits again."""
+        self.marks.wake_all()
+
     # -- what changed -----------------------------------------------------------------------------------------------
 
     def _on_note(self, note: Note) -> None:
         match note:
             case RequestSeen(request_id, _) | RequestUnlocked(request_id):
-                self._request_changed(request_id)
+                if self.requests.changed(request_id):
+                    self._wake()
             case NodeSeen(node_id, old):
-                self._node_changed(old, self._view.nodes[node_id].record)
+                self.marks.node_changed(old, self._view.nodes[node_id].record)
             case NodeUnlocked(node_id):
-                self._node_unlocked(self._view.node(node_id))
+                self.marks.node_unlocked(self._view.node(node_id))
             case NodeRemoved(_, node):
-                self._node_freed(node)
+                self.marks.node_freed(node)
             case RequestRemoved(request_id):
                 self._request_removed(request_id)
             case PoolsChanged():
@@ -170,6 +169,15 @@ class Scheduler:
                     self.provider_changed(key)
             case ViewWarmed():
                 self._look_at_everything()
+
+    def _look_at_everything(self) -> None:
+        for request_id in self.requests.look_at_all():
+            self._request_removed(request_id)
+        self.own.find_registered()
+        self.own.find_peers()
+        for key in self.own.pools:
+            self.marks.room_changed(key)
+        self.wake_all()
 
     def _pools_changed(self) -> None:
         """A pool registered, changed or left, or is waited for no more."""
@@ -182,112 +190,20 @@ class Scheduler:
         if is_other:
             self.wake_all()
 
-    def _look_at_everything(self) -> None:
-        """What went while the view was not current was not told."""
-        self.schedule.keep_only(self._view.open_requests)
-        for known in (self._refused, self._failed):
-            for request_id in [each for each in known if each not in self._view.requests]:
-                self._drop(request_id)
-        for request_id in [each for each in self.work if each not in self._view.requests]:
-            self._request_removed(request_id)
-        for request_id in self._view.open_requests:
-            self._put(request_id)
-        self.own.find_registered()
-        self.own.find_peers()
-        for key in self.own.pools:
-            self.room_changed(key)
-        self.wake_all()
-
-    def _request_changed(self, request_id: RequestId) -> None:
-        work = self.work.get(request_id)
-        if work is not None:
-            work.changes += 1
-            return
-        self._refused.discard(request_id)
-        if self._put(request_id):
-            self._wake()
-
-    def _put(self, request_id: RequestId) -> bool:
-        """Let the request wait, if it is open and nobody here is at it; whether it may have to be looked at."""
-        seen = self._view.open_requests.get(request_id)
-        if seen is None or request_id in self.work or request_id in self._refused:
-            self.schedule.withdraw(request_id)
-            return not self.schedule.is_idle
-        if request_id in self._failed and self._decline_failed(seen.record):
-            return False
-        is_alone = bool(self._view.interrupted) and bool(self._view.interrupted_for(request_id))
-        self.schedule.put(seen.record, is_alone=is_alone)
-        return not self.schedule.is_idle
-
     def _request_removed(self, request_id: RequestId) -> None:
-        work = self.work.get(request_id)
+        work = self.requests.work.get(request_id)
         if work is not None:
             self.own.pools[work.key].post(request_id, m.RequestGone())
         else:
             self.history.removed(request_id)
-        self.schedule.withdraw(request_id)
-        self._drop(request_id)
-        self._wake()
-
-    def _drop(self, request_id: RequestId) -> None:
-        self._refused.discard(request_id)
-        self._failed.pop(request_id, None)
-
-    def _node_changed(self, old: Node | None, new: Node) -> None:
-        """Look again if a request could be served now: the node is idle, or takes less than before."""
-        if new.is_idle:
-            self.room_changed((new.provider or "", new.pool or ""))
-            if old is not None and old.tenant_name:
-                self._tenant_changed(old.tenant_name)
-        elif old is not None and _takes_other_room(old, new):
-            self._node_freed(old)
-
-    def _node_unlocked(self, node: Node | None) -> None:
-        if node is not None and node.is_idle:
-            self.room_changed((node.provider or "", node.pool or ""))
-
-    def _node_freed(self, node: Node) -> None:
-        self.room_changed((node.provider or "", node.pool or ""))
-        if node.tenant_name:
-            self._tenant_changed(node.tenant_name)
-
-    def _tenant_changed(self, name: str) -> None:
-        if name in self.facts.tenants:
-            self.schedule.tenant_changed(name)
-            self._wake()
-
-    def _given_back(self, key: PoolKey, tenant: str | None) -> None:
-        self.room_changed(key)
-        if tenant is not None:
-            self._tenant_changed(tenant)
-
-    def room_changed(self, key: PoolKey) -> None:
-        """There may be more room in the pool, or at its provider."""
-        self._touched.add(key)
-        if key in self.own.pools:
-            self.schedule.pool_changed(key)
-        self.schedule.provider_changed(key[0])
+        self.requests.drop(request_id)
         self._wake()
 
     def _room_changed(self, key: PoolKey) -> None:
-        self.room_changed(key)
+        self.marks.room_changed(key)
 
-    def provider_changed(self, key: PoolKey) -> None:
-        """Something else is known of the provider of pool *key*, or of its cloud."""
-        if key not in self.own.pools:
-            return
-        self.own.renew(key)
-        self.room_changed(key)
-        for node in self._view.interrupted_nodes():
-            if node.provider == key[0] and node.allocated_to and self._put(RequestId(node.allocated_to)):
-                self._wake()
-
-    def wake_all(self) -> None:
-        """Look at everything that waits again."""
-        self.schedule.time_passed(inf)
-        self.schedule.wake_all()
-        self._touched.update(self.own.pools)
-        self._wake()
+    def _given_back(self, key: PoolKey, tenant: str | None) -> None:
+        self.marks.given_back(key, tenant)
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
@@ -310,7 +226,8 @@ class Scheduler:
         if self._are_pools_new:
             self._pools_changed()
         if self.queue.waiters:
-            self._serve_waiters()
+            self.facts.look(self._absent(), may_decline=self._may_decline())
+            self._room_maker.serve_waiters()
         if not self.schedule.is_idle:
             self.facts.look(self._absent(), may_decline=self._may_decline())
             decisions = self.schedule.decide(self.facts)
@@ -319,44 +236,20 @@ class Scheduler:
             for declined in [each for each in decisions if isinstance(each, Declined)]:
                 self._decline(declined)
             self._set_alarm()
-        touched, self._touched = self._touched, set()
-        for key in touched:
+        for key in self.marks.take_touched():
             pool = self.own.pools.get(key)
             if pool is not None:
                 self._tell_pool(pool)
 
-    def _serve_waiters(self) -> None:
-        """Give room to accepted requests that wait for it; fail those for which there will never be any."""
-        self.queue.grant(self.facts.pool_room, self.facts.provider_room, self._tenant_allows)
-        self.facts.look(self._absent(), may_decline=True)
-        for waiter in list(self.queue.waiters):
-            view = self.own.views.get(waiter.key)
-            if view is None:
-                continue
-            tenant = self.facts.tenant(waiter.request.tenant_name or "")
-            ceiling = tenant.ceiling if tenant is not None else Limits()
-            for reason in reasons_to_decline(waiter.request, view, ceiling, self.facts.now)[:1]:
-                self.own.pools[waiter.key].post(waiter.request.id, m.Failed(reason))
-
-    def _tenant_allows(self, waiter: Waiter) -> bool:
-        """Whether the tenant has its share by now: what a refused launch left counts until it is gone."""
-        name = waiter.request.tenant_name
-        tenant = self.facts.tenant(name) if name is not None else None
-        if tenant is None or name is None:
-            return True
-        taken = self._view.used_by_tenant(name) + self.reservations.of_tenant(name) - waiter.need
-        return tenant.ceiling.minus(taken).allows(waiter.need)
-
     def _tell_pool(self, pool: Pool) -> None:
         """Have its peers told whether it is full, its provider whether it is short, and room made from idle nodes."""
-        key = pool.key
-        provider = pool.ctx.provider
+        key, kept, provider = pool.key, self.schedule.kept, pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
-        is_full = has_waiters or self.schedule.kept.is_full(key)
+        is_full = has_waiters or kept.is_full(key)
         pool.set_paused(is_full or (provider.is_failing and provider.down is not None))
-        provider.room_is_awaited(pool.ctx.pool.name, is_awaited=has_waiters or self.schedule.kept.awaits_provider(key))
+        provider.room_is_awaited(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
-            self._evictor.make_room(pool, self.schedule.kept.first_need(key))
+            self._room_maker.make_room(pool, kept.first_need(key))
 
     def _set_alarm(self) -> None:
         """Look again when the first deadline of a deferred request passes."""
@@ -374,69 +267,57 @@ class Scheduler:
     def _note_verdict(self, request: NodeRequest, key: PoolKey, verdict: Verdict) -> None:
         self.history.decided(request.id, key, verdict)
         if isinstance(verdict, Defer):
-            self._touched.add(key)
+            self.marks.touched.add(key)
 
     # -- acting -----------------------------------------------------------------------------------------------------
 
     def _accept(self, decision: Accepted) -> None:
         request, key, verdict = decision.request, decision.key, decision.verdict
         planned = tuple(node_id for node_id in verdict.reuse if node_id is not None)
-        reservation = self.facts.reserved.pop(request.id)
-        self.work[request.id] = Work(key, planned)
-        self._touched.add(key)
-        self._start(key, request.id, verdict, reservation, ())
+        self.marks.touched.add(key)
+        self._start(request.id, Work(key, planned), verdict, self.facts.reserved.pop(request.id), ())
 
     def _decline(self, decision: Declined) -> None:
         """Let one pool write that all of these give the request up."""
         keys = list(decision.verdicts)
         reasons = tuple(dict.fromkeys(reason for each in decision.verdicts.values() for reason in each.reasons))
-        request = decision.request
-        self.work[request.id] = Work(keys[0], ())
         reservation = self.reservations.open(keys[0], None, {}, {})
         pool_ids = [self.own.views[key].pool_id for key in keys]
-        self._start(keys[0], request.id, Decline(reasons), reservation, pool_ids)
+        self._start(decision.request.id, Work(keys[0], ()), Decline(reasons), reservation, pool_ids)
 
-    def _decline_failed(self, request: NodeRequest) -> bool:
-        """Have the request declined by the pools in which its handling broke; whether that was still to be done."""
-        failed = {
-            key: Decline((reason,))
-            for key, reason in self._failed[request.id].items()
-            if key in self.own.views and self.own.views[key].pool_id not in request.declined_by
-        }
-        if not failed:
-            return False
-        self.schedule.withdraw(request.id)
-        for key, verdict in failed.items():
-            self.history.decided(request.id, key, verdict)
-        self._decline(Declined(request, failed))
-        return True
+    def _decline_failed(self, decision: Declined) -> None:
+        for key, verdict in decision.verdicts.items():
+            self.history.decided(decision.request.id, key, verdict)
+        self._decline(decision)
 
     def _start(
         self,
-        key: PoolKey,
         request_id: RequestId,
+        work: Work,
         verdict: Accept | Decline,
         reservation: Reservation,
         pool_ids: Iterable[str],
     ) -> None:
+        self.requests.work[request_id] = work
         seen = self._view.requests[request_id]
-        self.own.pools[key].start(seen, verdict, reservation, tuple(pool_ids), self._ended)
+        self.own.pools[work.key].start(seen, verdict, reservation, tuple(pool_ids), self._ended)
 
     def _ended(self, request_id: RequestId, outcome: m.Outcome | None, state: m.State | None, error: object) -> None:
         """A pool is done with the request. *outcome* None: its handling broke with *error*, or its lock was lost."""
-        work = self.work.pop(request_id)
+        requests = self.requests
+        work = requests.work.pop(request_id)
         self.facts.taken.difference_update(work.planned)
         if outcome is not None:
             self.history.ended(request_id, work.key, outcome, state)
             if outcome is m.Outcome.REFUSED and not work.changes:
-                self._refused.add(request_id)  # look again when something happens to it
+                requests.refused.add(request_id)  # look again when something happens to it
         elif isinstance(error, HandlerFailed):
-            self._failed.setdefault(request_id, {})[work.key] = error
+            requests.failed(request_id, work.key, error)
         if request_id not in self._view.requests:
             self.history.removed(request_id)
-            self._drop(request_id)
-        self._put(request_id)
-        self.room_changed(work.key)
+            requests.drop(request_id)
+        requests.put(request_id)
+        self.marks.room_changed(work.key)
 
     async def await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         """Wait until there is room for one more node with *label*, and it is in the *reservation*."""
@@ -444,7 +325,7 @@ class Scheduler:
         await self.queue.wait(request, slot, need, reservation)
 
     def _waited_too_long(self, request_id: RequestId) -> None:
-        work = self.work.get(request_id)
+        work = self.requests.work.get(request_id)
         if work is not None:
             log.info("capacity_wait_timed_out", request_id=request_id, waited_s=ROOM_WAIT_S)
             self.own.pools[work.key].post(request_id, m.Withdrawn())
@@ -453,9 +334,7 @@ class Scheduler:
 
     def verdict(self, request_id: RequestId, key: PoolKey) -> Verdict | None:
         """What was last decided for pool *key* on a request that waits."""
-        if key not in self.own.views:
-            return None
-        return self.schedule.verdict(request_id, key, self.facts)
+        return self.schedule.verdict(request_id, key, self.facts) if key in self.own.views else None
 
     def explain(self, request_id: RequestId) -> list[Standing]:
         """How the request stands with each pool of this process."""
@@ -475,12 +354,3 @@ class Scheduler:
             nodes=tuple(nodes_of(state, waits)) if state else (),
             history=tuple(events),
         )
-
-
-def _takes_other_room(old: Node, new: Node) -> bool:
-    return (
-        old.resources != new.resources
-        or old.tenant_name != new.tenant_name
-        or old.provider != new.provider
-        or old.pool != new.pool
-    )

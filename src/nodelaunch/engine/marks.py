@@ -1,0 +1,84 @@
+"""Marks what a change can affect: lines to be decided on, and pools about which something may have to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from nodelaunch.engine.facts import EngineFacts, OwnPools
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.scheduling import Schedule
+from nodelaunch.protocol.triage import PoolKey
+
+
+class Marks:
+    """*wake* is called when something was marked."""
+
+    def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, wake: Callable[[], None]) -> None:
+        self.touched: set[PoolKey] = set()
+        """Pools about which something may have to be done after the next pass."""
+        self._schedule = schedule
+        self._own = own
+        self._facts = facts
+        self._wake = wake
+
+    def take_touched(self) -> set[PoolKey]:
+        """The pools touched so far; from now on none is."""
+        touched, self.touched = self.touched, set()
+        return touched
+
+    def room_changed(self, key: PoolKey) -> None:
+        """There may be more room in the pool, or at its provider."""
+        self.touched.add(key)
+        if key in self._own.pools:
+            self._schedule.pool_changed(key)
+        self._schedule.provider_changed(key[0])
+        self._wake()
+
+    def tenant_changed(self, name: str) -> None:
+        """There may be more room for the tenant."""
+        if name in self._facts.tenants:
+            self._schedule.tenant_changed(name)
+            self._wake()
+
+    def given_back(self, key: PoolKey, tenant: str | None) -> None:
+        """Something that was reserved in the pool, and for the tenant, is not needed."""
+        self.room_changed(key)
+        if tenant is not None:
+            self.tenant_changed(tenant)
+
+    def node_changed(self, old: Node | None, new: Node) -> None:
+        """A request can be served now only if the node is idle, or takes less than before."""
+        if new.is_idle:
+            self.room_changed((new.provider or "", new.pool or ""))
+            if old is not None and old.tenant_name:
+                self.tenant_changed(old.tenant_name)
+        elif old is not None and _takes_other_room(old, new):
+            self.node_freed(old)
+
+    def node_unlocked(self, node: Node | None) -> None:
+        """An idle node can be had again."""
+        if node is not None and node.is_idle:
+            self.room_changed((node.provider or "", node.pool or ""))
+
+    def node_freed(self, node: Node) -> None:
+        """What *node* took is free."""
+        self.room_changed((node.provider or "", node.pool or ""))
+        if node.tenant_name:
+            self.tenant_changed(node.tenant_name)
+
+    def wake_all(self) -> None:
+        """Everything that waits is to be looked at again."""
+        self._schedule.time_passed(inf)
+        self._schedule.wake_all()
+        self.touched.update(self._own.pools)
+        self._wake()
+
+
+def _takes_other_room(old: Node, new: Node) -> bool:
+    return (
+        old.resources != new.resources
+        or old.tenant_name != new.tenant_name
+        or old.provider != new.provider
+        or old.pool != new.pool
+    )
