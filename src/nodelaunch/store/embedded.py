@@ -45,7 +45,8 @@ from nodelaunch.protocol.store import (
 )
 from nodelaunch.store.journal import Journal, Outcome
 from nodelaunch.store.shared import LossListeners, SessionStates, TreeCopy, contenders_in, in_order
-from nodelaunch.store.znodes import Change, PlainOp, ZnodeTree, join, parents
+from nodelaunch.store.znodes import Change, PlainOp, ZnodeTree, join
+from nodelaunch.store.znodes import parents as parents_of
 
 Result = Entry | Lock | None
 Clock = Callable[[], float]
@@ -318,18 +319,15 @@ class EmbeddedStore:
         self, path: str, data: bytes = b"", *, ephemeral: bool = False, sequence: bool = False, parents: bool = False
     ) -> Entry:
         self._count("create")
-        ops = [*(self._missing(path) if parents else ()), Create(path, data, ephemeral, sequence)]
+        ops = [*(_missing(self._journal.newest, path) if parents else ()), Create(path, data, ephemeral, sequence)]
         return cast("Entry", (await self._transact(ops))[-1])
 
     async def ensure(self, *paths: str) -> None:
         self._count("create")
-        ops = list(dict.fromkeys(op for path in paths for op in self._missing(f"{path}/")))
+        newest = self._journal.newest
+        ops = list(dict.fromkeys(op for path in paths for op in _missing(newest, f"{path}/")))
         if ops or any(self._journal.visible.find(path) is None for path in paths):
             await self._transact(ops)
-
-    def _missing(self, path: str) -> list[Create]:
-        """To create what is missing above *path*."""
-        return [Create(above) for above in parents(path) if self._journal.newest.find(above) is None]
 
     async def put(self, path: str, data: bytes, *, version: int = ANY_VERSION, under: Collection[Lock] = ()) -> Entry:
         self._count("put")
@@ -393,7 +391,7 @@ class EmbeddedStore:
         if not waits:
             return lock
         try:
-            await self._until_first(lock, timeout_s)
+            await _until_first(self._journal, lock, timeout_s)
         except BaseException as error:
             lock.forget()
             with suppress(StoreError):
@@ -403,29 +401,6 @@ class EmbeddedStore:
             raise
         lock.is_held = True
         return lock
-
-    async def _until_first(self, lock: EmbeddedLock, timeout_s: float) -> None:
-        """Wait until *lock* is the first in its line. Raises: TimeoutError, LockLostError, SessionLostError."""
-        if self._is_first(lock):
-            return
-        changed = asyncio.Event()
-        stop = lock.on_lost(changed.set)
-        try:
-            with self._journal.audience.vacant(lock.path, changed.set):
-                async with asyncio.timeout(timeout_s):
-                    while not self._is_first(lock):
-                        await changed.wait()
-                        changed.clear()
-        finally:
-            stop()
-
-    def _is_first(self, lock: EmbeddedLock) -> bool:
-        if lock.is_lost:
-            raise SessionLostError(lock.path)
-        znodes = self._journal.visible
-        if znodes.find(lock.contender) is None:
-            raise LockLostError(lock.contender)
-        return join(lock.path, in_order(znodes.children(lock.path))[0]) == lock.contender
 
     # -- trees ------------------------------------------------------------------------------------------------------
 
@@ -446,6 +421,35 @@ class EmbeddedStore:
                 yield tree
         finally:
             self._trees.remove(tree)
+
+
+def _missing(znodes: ZnodeTree, path: str) -> list[Create]:
+    """To create what is missing above *path*."""
+    return [Create(above) for above in parents_of(path) if znodes.find(above) is None]
+
+
+async def _until_first(journal: Journal, lock: EmbeddedLock, timeout_s: float) -> None:
+    """Wait until *lock* is the first in its line. Raises: TimeoutError, LockLostError, SessionLostError."""
+    if _is_first(journal.visible, lock):
+        return
+    changed = asyncio.Event()
+    stop = lock.on_lost(changed.set)
+    try:
+        with journal.audience.vacant(lock.path, changed.set):
+            async with asyncio.timeout(timeout_s):
+                while not _is_first(journal.visible, lock):
+                    await changed.wait()
+                    changed.clear()
+    finally:
+        stop()
+
+
+def _is_first(znodes: ZnodeTree, lock: EmbeddedLock) -> bool:
+    if lock.is_lost:
+        raise SessionLostError(lock.path)
+    if znodes.find(lock.contender) is None:
+        raise LockLostError(lock.contender)
+    return join(lock.path, in_order(znodes.children(lock.path))[0]) == lock.contender
 
 
 async def _let_others_run() -> None:

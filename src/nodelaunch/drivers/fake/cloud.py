@@ -224,7 +224,7 @@ class FakeCloud:
                 if failure is not None and failure not in _BOOT_FAILURES:
                     raise CloudRefusedError(failure, f"random fault ({failure})")
                 fault = self._spend("create")
-                self._admit(resources, limits or {}, zone)
+                _admit(self._ledger.used(), resources, limits or {}, zone)
             except CloudRefusedError as error:
                 refusal = {"kind": error.kind, "message": str(error)}
                 self._ledger.note(now, "refused", None, node_of(metadata), refusal)
@@ -243,14 +243,6 @@ class FakeCloud:
 
     def _new_id(self) -> str:
         return str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
-
-    def _admit(self, resources: Mapping[str, float], limits: Mapping[str, float], zone: str | None) -> None:
-        if zone is not None and zone not in ZONES:
-            raise CloudRefusedError("error", f"availability zone {zone} does not exist; there are: {', '.join(ZONES)}")
-        used = self._ledger.used()
-        for name, amount in resources.items():
-            if used.get(name, 0) + amount > limits.get(name, float("inf")):
-                raise CloudRefusedError("quota", f"quota exceeded for {name}")
 
     def delete(self, instance_id: str, *, delete_time: float = 0.0) -> Server | None:
         """Begin to delete; the instance as it is now, None when it is gone. Raises: CloudRefusedError."""
@@ -275,6 +267,17 @@ class FakeCloud:
         if fault is None or fault.leaves:
             return fault
         raise CloudRefusedError(fault.kind, f"injected fault: {call} fails ({fault.kind})")
+
+
+def _admit(
+    used: Mapping[str, float], resources: Mapping[str, float], limits: Mapping[str, float], zone: str | None
+) -> None:
+    """Raises: CloudRefusedError for a zone that doesn't exist, and beyond *limits*."""
+    if zone is not None and zone not in ZONES:
+        raise CloudRefusedError("error", f"availability zone {zone} does not exist; there are: {', '.join(ZONES)}")
+    for name, amount in resources.items():
+        if used.get(name, 0) + amount > limits.get(name, float("inf")):
+            raise CloudRefusedError("quota", f"quota exceeded for {name}")
 
 
 def _beginning(fault: Fault | None, broken: FaultKind | None, boots_at: float) -> _Beginning:
