@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.fake.ledger import MemoryLedger
 from nodelaunch.errors import DriverError, LaunchTimeoutError, ProviderUnavailableError
-from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec
+from nodelaunch.protocol.driver import METADATA_NODE_ID, DriverContext, ExternalId, Instance, InstanceSpec
 
 T = TypeVar("T")
 
@@ -37,18 +38,28 @@ class CloudEvent:
     by: str | None
 
 
+class TellingLedger(MemoryLedger):
+    """Calls its listener with each line of its log, in the turn in which it is written."""
+
+    listener: Callable[[str, str | None, str | None, Any], None]
+
+    def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None:
+        super().note(at, what, instance_id, node_id, detail)
+        self.listener(what, instance_id, node_id, detail)
+
+
 class ToldCloud(FakeCloud):
     """Calls its listener with everything that happens, in the turn in which it does."""
 
     def __init__(self, name: str, rng: random.Random) -> None:
-        super().__init__(seed=rng.getrandbits(64))
+        ledger = TellingLedger()
+        ledger.listener = self._tell
+        super().__init__(seed=rng.getrandbits(64), ledger=ledger)
         self.name = name
         self.listener: Callable[[CloudEvent], None] = lambda _event: None
 
-    def _note(
-        self, at: float, what: str, instance_id: str | None, metadata: Mapping[str, str], detail: Any = None
-    ) -> None:
-        super()._note(at, what, instance_id, metadata, detail)
+    def _tell(self, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None:
+        metadata = detail["metadata"] if what == "create" else {METADATA_NODE_ID: node_id or ""}
         self.listener(CloudEvent(self.name, what, instance_id, metadata, detail, _caller.get()))
 
 

@@ -50,10 +50,19 @@ class FakeCloud:
     *patience_s*.
     """
 
-    def __init__(self, path: Path | None = None, *, seed: int | None = None, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        seed: int | None = None,
+        patience_s: float = 0.0,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """*ledger*: where it keeps what there is, instead of in *path* or in a memory of its own."""
         self.path = path
         self._clock: Callable[[], float] = time.time if path else _loop_time
-        self._ledger: Ledger = MemoryLedger() if path is None else FileLedger(path, patience_s=patience_s)
+        kept_in_file = FileLedger(path, patience_s=patience_s) if path is not None else None
+        self._ledger: Ledger = ledger or kept_in_file or MemoryLedger()
         self._life = Life(self._ledger, lambda: self.now)
         # Ids from a seed come again after a restart, when instances in a file still have them.
         self._ids = random.Random(seed if path is None else None)  # noqa: S311  nothing secret
