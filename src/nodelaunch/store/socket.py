@@ -18,11 +18,11 @@ import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Self
 
 import structlog
+from msgspec.structs import astuple
 
 from nodelaunch import errors
 from nodelaunch.errors import SessionLostError, StoreError, StoreUnavailableError
