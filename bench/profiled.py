@@ -22,6 +22,12 @@ def calls(profile: Path) -> int:
     return int(pstats.Stats(str(profile)).total_calls)  # type: ignore[attr-defined]
 
 
+def python_calls(profile: Path) -> int:
+    """The calls of functions written in Python."""
+    stats: dict[tuple[str, int, str], Any] = pstats.Stats(str(profile)).stats  # type: ignore[attr-defined]
+    return sum(counts[1] for (file, _, _), counts in stats.items() if file != "~")
+
+
 def busiest(profile: Path, count: int) -> list[tuple[int, str]]:
     """The *count* functions that are called most: calls, and where they are."""
     stats: dict[tuple[str, int, str], Any] = pstats.Stats(str(profile)).stats  # type: ignore[attr-defined]
