@@ -29,7 +29,7 @@ def configure(*, level: str = "info", as_json: bool = False, stream: TextIO | No
         processors=_as_json() if as_json else _as_text(out),
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(out),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[LibraryHandler()], level=max(number, logging.WARNING), force=True)
 

@@ -237,6 +237,6 @@ async def test_why_a_driver_is_down_is_told(tmp_path: Path, on_path: Path) -> No
         provider.invalidate()
         await made.until(lambda: "the disk is full" in (provider.down or ""))
         asked = await made.client.submit(["small"])
-        pool = made.launcher.pools["cloud", "main"]
-        await made.until(lambda: "the disk is full" in str(pool.explain(asked.id)))
+        scheduler = made.launcher.scheduler
+        await made.until(lambda: "the disk is full" in str(scheduler.explain(asked.id)))
         await asked.cancel()
