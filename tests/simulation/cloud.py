@@ -1,7 +1,7 @@
 """Fake clouds that tell what happens in them as it happens, and drivers whose calls take time and outlive their caller.
 
 A call that was sent has its effect even if whoever made it is cancelled, or killed, before the answer: as with a
-request that is on its way to a real cloud. What does *not* belong here: when a cloud fails (actors.py).
+request that is on its way to a real cloud. What does *not* belong here: when a cloud fails (scenario.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Each session's calls reach the server in the order they were made, each after a 
 to be told, come back over a line of their own, in order, again with delays. So what a client knows is always a little
 old, other clients' calls take effect between any two of its own, and a session may be over for a while before its
 client knows. ``test_store.py`` holds it to the port's promises.
-What does *not* belong here: when anything breaks (actors.py), what the documents mean.
+What does *not* belong here: when anything breaks (scenario.py), what the documents mean.
 """
 
 from __future__ import annotations

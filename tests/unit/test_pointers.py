@@ -7,12 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 POINTER = re.compile(r"(?<![\w/.<>*{}-])(?:[a-z_]\w*/)*[a-z_]\w*\.py\b")
+TOPS = ("src", "tests", "bench", "examples")
 EXAMPLES = {"kept.py", "openstack/exceptions.py", "openstack/cloud/meta.py"}
 """Files of examples and of other projects."""
 
 
 def test_every_pointer_names_a_file() -> None:
-    sources = [f"/{path.relative_to(ROOT)}" for top in ("src", "tests", "bench") for path in (ROOT / top).rglob("*.py")]
+    sources = [f"/{path.relative_to(ROOT)}" for top in TOPS for path in (ROOT / top).rglob("*.py")]
     sources += [f"/{path.name}" for path in ROOT.glob("*.py")]
     texts = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.py")]
     dangling = [
