@@ -62,7 +62,10 @@ def _unlock_late() -> AbstractContextManager[Any]:
             await commit(self, effects)
             return
         save = next(effect for effect in effects if isinstance(effect, m.Save))
-        await self._ctx.store.commit(self._ops(save))
+        written = [op for effect in (*hand_over, save) for op in self._ops(effect) if isinstance(op, Put)]
+        await self._ctx.store.commit(written)
+        for held in self._held.values():
+            held.is_written = True
         rest = [effect for effect in effects if effect is not save]
         await commit(self, rest)
 
@@ -89,7 +92,7 @@ def _reserved_is_free() -> AbstractContextManager[Any]:
     first_seed=150,
 )  # fmt: skip
 def _no_second_look() -> AbstractContextManager[Any]:
-    return mock.patch.object(holding, "Put", lambda path, data, _version: Put(path, data))
+    return mock.patch.object(holding, "Put", lambda path, data, _version, record: Put(path, data, record=record))
 
 
 @_bug("nodes given back stay allocated", "a request handed back leaves its nodes free", "what was given stays given")
@@ -173,7 +176,7 @@ def _min_ready_forgets() -> AbstractContextManager[Any]:
 def _last_come_first_served() -> AbstractContextManager[Any]:
     def reverse(request: NodeRequest) -> RequestOrder:
         priority, _, sequence = request.id.partition("-")
-        return (priority, request.relative_priority, f"{9_999_999_999 - int(sequence)}")
+        return (priority, request.relative_priority, f"{9_999_999_999 - int(sequence):010}")
 
     return mock.patch.object(NodeRequest, "order", property(reverse))
 

@@ -15,21 +15,21 @@ class Marks:
     """*wake* is called when something was marked."""
 
     def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, wake: Callable[[], None]) -> None:
-        self.touched: set[PoolKey] = set()
-        """Pools about which something may have to be done after the next pass."""
+        self.touched: dict[PoolKey, None] = {}
+        """Pools about which something may have to be done after the next pass, in the order they were touched."""
         self._schedule = schedule
         self._own = own
         self._facts = facts
         self._wake = wake
 
-    def take_touched(self) -> set[PoolKey]:
+    def take_touched(self) -> dict[PoolKey, None]:
         """The pools touched so far; from now on none is."""
-        touched, self.touched = self.touched, set()
+        touched, self.touched = self.touched, {}
         return touched
 
     def room_changed(self, key: PoolKey) -> None:
         """There may be more room in the pool, or at its provider."""
-        self.touched.add(key)
+        self.touched[key] = None
         if key in self._own.pools:
             self._schedule.pool_changed(key)
         self._schedule.provider_changed(key[0])
@@ -71,7 +71,7 @@ class Marks:
         """Everything that waits is to be looked at again."""
         self._schedule.time_passed(inf)
         self._schedule.wake_all()
-        self.touched.update(self._own.pools)
+        self.touched.update(dict.fromkeys(self._own.pools))
         self._wake()
 
 

@@ -267,14 +267,14 @@ class Scheduler:
     def _note_verdict(self, request: NodeRequest, key: PoolKey, verdict: Verdict) -> None:
         self.history.decided(request.id, key, verdict)
         if isinstance(verdict, Defer):
-            self.marks.touched.add(key)
+            self.marks.touched[key] = None
 
     # -- acting -----------------------------------------------------------------------------------------------------
 
     def _accept(self, decision: Accepted) -> None:
         request, key, verdict = decision.request, decision.key, decision.verdict
         planned = tuple(node_id for node_id in verdict.reuse if node_id is not None)
-        self.marks.touched.add(key)
+        self.marks.touched[key] = None
         self._start(request.id, Work(key, planned), verdict, self.facts.reserved.pop(request.id), ())
 
     def _decline(self, decision: Declined) -> None:
