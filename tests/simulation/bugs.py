@@ -27,7 +27,8 @@ from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.quota import NOTHING, Usage
-from nodelaunch.protocol.records import NodeRequest, RequestOrder
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.scheduling import Schedule
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import ReleaseLock
 from nodelaunch.store.znodes import Put
@@ -174,11 +175,12 @@ def _min_ready_forgets() -> AbstractContextManager[Any]:
 
 @_bug("later requests are served first", "first come, first served")
 def _last_come_first_served() -> AbstractContextManager[Any]:
-    def reverse(request: NodeRequest) -> RequestOrder:
-        priority, _, sequence = request.id.partition("-")
-        return (priority, request.relative_priority, f"{9_999_999_999 - int(sequence):010}")
+    put = Schedule.put
 
-    return mock.patch.object(NodeRequest, "order", property(reverse))
+    def reverse(self: Schedule, request: NodeRequest, *, is_alone: bool = False) -> None:
+        put(self, request.changed(relative_priority=-int(request.id[-10:])), is_alone=is_alone)
+
+    return mock.patch.object(Schedule, "put", reverse)
 
 
 @_bug(
