@@ -14,13 +14,17 @@ pytestmark = pytest.mark.gate
 
 NODES = REQUESTS = 2000
 MOST_PER_RECORD = 1.05
+MOST_PER_POOL = 4
+"""A pool is registered, remembered, and told of once more when its provider answers."""
+POOLS = 50
 TIMEOUT_S = 60.0
 
 
 async def test_start_reads_each_record_once(server: BenchServer, tmp_path: Path) -> None:
     """Until its first request is fulfilled, which was there before."""
-    setup = Setup(pools=50, foreign_nodes=NODES, foreign_requests=REQUESTS)
+    setup = Setup(pools=POOLS, foreign_nodes=NODES, foreign_requests=REQUESTS)
     async with opened(server, nodelaunch(), setup, tmp_path, first_request=LABEL, settle_s=0.0) as subject:
         assert await subject.until(lambda: bool(subject.zuul.record.fulfilled_at), TIMEOUT_S)
         operations = subject.sample().received
-    assert operations <= MOST_PER_RECORD * (NODES + REQUESTS), f"{operations / (NODES + REQUESTS):.2f} a record"
+    most = MOST_PER_RECORD * (NODES + REQUESTS) + MOST_PER_POOL * POOLS
+    assert operations <= most, f"{operations / (NODES + REQUESTS):.2f} a record"
