@@ -156,16 +156,16 @@ def test_request_deleted_while_pending_leaves_nothing_behind(site: Site) -> None
 
 
 def test_killed_launcher_is_made_up_for_by_the_next(site: Site) -> None:
+    """What it was launching is gone on with, or made anew where it had not come that far."""
     from nodelaunch.drivers.fake.cloud import FakeCloud
 
-    first = site.serve(boot_time=3600)
+    first = site.serve(boot_time=3)
     requests = [site.requestor.submit("small"), site.requestor.submit("big", "small")]
     for request_id in requests:
         site.requestor.await_state(request_id, "pending")
     first.await_log("request_accepted", count=2)
     cloud = FakeCloud(site.cloud_file)
     first.kill()
-    building = {server.id for server in cloud.servers()}
     site.serve(boot_time=0)
     nodes = []
     for request_id in requests:
@@ -174,7 +174,6 @@ def test_killed_launcher_is_made_up_for_by_the_next(site: Site) -> None:
             nodes += given
     assert len({node["id"] for node in nodes}) == 3
     assert len({node["external_id"] for node in nodes}) == 3
-    assert not building & {node["external_id"] for node in nodes}
     site.requestor.await_children("/nodepool/nodes", lambda names: not names)
     assert cloud.servers() == []
     cloud.close()

@@ -63,7 +63,7 @@ def test_c01_records_of_an_eventful_life_are_read_by_zuul_as_they_were_written(s
     cached = zuul("await_idle", count=2)
     node_ids = site.requestor.children("/nodepool/nodes")
     assert cached == {node_id: {"id": node_id, **site.requestor.node(node_id)} for node_id in node_ids}
-    assert zuul("requests") == {}
+    zuul("await_no_requests")
 
 
 def test_c02_nodes_are_unlocked_then_offered_taken_used_and_deleted(site: Site, zuul: ZuulPeer) -> None:

@@ -293,6 +293,10 @@ class Peer:
     def do_await_no_nodes(self) -> None:
         self.scheduler.changes.until(lambda: not self.scheduler.zk.getNodes() and not self.do_nodes())
 
+    def do_await_no_requests(self) -> None:
+        """Wait until the cache has no request: one that kept a node ready goes just after its node is free."""
+        self.scheduler.changes.until(lambda: not self.do_requests())
+
     def do_labels(self) -> list[list[str]]:
         """As zuul-web shows them: by pool."""
         return [sorted(launcher.supported_labels) for launcher in self.scheduler.zk.getRegisteredLaunchers()]
