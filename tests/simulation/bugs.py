@@ -269,7 +269,7 @@ def _lost_stay_lost() -> AbstractContextManager[Any]:
     return mock.patch.object(LostRequests, "reset", nothing)
 
 
-@_bug("leaks are not looked for", "all comes to rest")
+@_bug("leaks are not looked for", "all comes to rest", "every request is answered")
 def _leaks_stay() -> AbstractContextManager[Any]:
     async def nothing(*_: Any) -> None:
         pass

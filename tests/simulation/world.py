@@ -261,8 +261,9 @@ class World:
     def _note_verdicts(self) -> None:
         """What the launchers think of what waits."""
         for host in self.hosts.values():
-            for pool in host.launcher.pools.values() if host.launcher else ():
-                for request_id, verdict in pool.verdicts.items():
+            for key, pool in host.launcher.pools.items() if host.launcher else ():
+                for request_id in host.launcher.view.open_requests:
+                    verdict = host.launcher.scheduler.verdict(request_id, key)
                     reasons = "; ".join(map(str, getattr(verdict, "reasons", ())))
                     self.note(pool.ctx.pool_id, f"{type(verdict).__name__} {request_id}: {reasons}")
 
