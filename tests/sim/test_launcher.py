@@ -11,6 +11,7 @@ import structlog
 from nodelaunch.client import NodeClient
 from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S
 from nodelaunch.engine.deletion import delete_node
+from nodelaunch.engine.minready import REQUEST_KEPT_S
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.sweeper import STALE_LOCK_S
 from nodelaunch.launcher import Launcher, load_config
@@ -195,6 +196,19 @@ async def test_instance_that_its_first_launcher_gave_up_is_made_anew_and_spends_
         request = await handle.finished()
         assert (request.state, request.nodes) == (RequestState.FULFILLED, (node.id,))
         assert site.cloud.peak()["instances"] == 1
+
+
+async def test_a_node_kept_ready_is_free_before_its_request_goes(tmp_path: Path) -> None:
+    """Zuul up to 12.1 keeps a request in its cache for ever that goes while the change before is read."""
+    async with running(tmp_path, min_ready=1) as site:
+        loop = asyncio.get_running_loop()
+        await site.until(lambda: any(node.is_idle for node in site.nodes()))
+        free_since = loop.time()
+        assert [seen.record.state for seen in site.view.requests.values()] == [RequestState.FULFILLED]
+        await site.until(lambda: not site.view.requests)
+        assert loop.time() - free_since >= REQUEST_KEPT_S - 0.1
+        await asyncio.sleep(60.0)
+        assert len(site.nodes()) == 1
 
 
 async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:

@@ -45,6 +45,22 @@ async def test_one_of_two_launchers_keeps_a_label_ready(tmp_path: Path) -> None:
             await site.until(lambda: len(site.view.presences) == 2)
 
 
+async def test_a_lock_that_another_launcher_may_contend_for_keeps_its_directory(tmp_path: Path) -> None:
+    """A Nodepool that contends for it at this moment logs an error when it goes; later the request is gone too."""
+    async with running(tmp_path, BOTH) as site:
+        handle = await site.client.submit(["small"])
+        await handle.finished()
+        assert not site.view.request_lock_dirs
+        lab = written(tmp_path, LAB_ONLY, name="lab.yaml", min_ready=0)
+        async with at_work(lab, site.store.connect(), hostname="there"):
+            await site.until(lambda: len(site.view.pools) == 2)
+            handle = await site.client.submit(["small"])
+            await handle.finished()
+            assert list(site.view.request_lock_dirs) == [handle.id]
+            await site.client.store.delete(paths.request(handle.id))
+            await site.until(lambda: not site.view.request_lock_dirs)
+
+
 async def test_who_keeps_nodes_ready_is_succeeded(tmp_path: Path) -> None:
     config = CONFIG.replace("name: small", "name: bare")
     async with running(tmp_path, config, min_ready=2) as site:

@@ -89,7 +89,8 @@ def _check_requests(view: ClusterView) -> None:
     assert view.stray_lock_dirs == {
         request_id: at for request_id, at in view.request_lock_dirs.items() if request_id not in view.requests
     }
-    assert view.min_ready_asked == Counter(label for request in asked for label in set(request.node_types))
+    labels = {label for request in asked for label in request.node_types}
+    assert view.min_ready_asked == {label: {r.id for r in asked if label in r.node_types} for label in labels}
     assert all(view._request_contenders.values()), "nobody contends for a lock without contenders"
 
 

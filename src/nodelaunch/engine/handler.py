@@ -247,10 +247,13 @@ class RequestHandler:
             case m.Unlock():
                 assert self._lock is not None  # noqa: S101
                 lock = self._lock
-                is_final = self.request.state in REQUEST_FINAL
-                return [ReleaseLock(lock), Delete(lock.path)] if is_final else [ReleaseLock(lock)]
+                return [ReleaseLock(lock), Delete(lock.path)] if self._leaves_no_contender() else [ReleaseLock(lock)]
             case _:
                 raise AssertionError(effect)
+
+    def _leaves_no_contender(self) -> bool:
+        """Whether the lock's directory goes with the lock: a Nodepool that just contends for it would log an error."""
+        return self.request.state in REQUEST_FINAL and not self._ctx.view.has_several_launchers
 
     def _nodes(self, node_ids: tuple[NodeId, ...]) -> list[HeldNode]:
         by_id = {held.id: held for held in self._held.values()}

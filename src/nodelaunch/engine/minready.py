@@ -39,6 +39,10 @@ log = structlog.get_logger(__name__)
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 """Pause after a request of ours failed; it doubles each time."""
 
+REQUEST_KEPT_S = 1.0
+"""How long an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps one for ever
+that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
+
 
 class MinReady:
     """One per launcher. Say what to `want` and `run` it. *own_id*: under which this process is present."""
@@ -51,6 +55,10 @@ class MinReady:
         self._wanted: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._mine: set[RequestId] = set()
+        self._answered: set[RequestId] = set()
+        """Those that are answered and still there."""
+        self._expired: set[RequestId] = set()
+        """Those of them that have been there for long enough."""
         self._backoff: Backoff[str] = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         """By label."""
         self._ours: dict[str, bool] = {}
@@ -90,8 +98,10 @@ class MinReady:
         if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
             return
         try:
-            for request_id in sorted(self._mine):
+            for request_id in sorted(self._mine - self._answered):
                 await self._collect(request_id)
+            for request_id in sorted(self._expired):
+                await self._take_off(request_id)
             for label, wanted in list(self._wanted.items()):
                 missing = wanted - self._ready(label) - self._outstanding(label)
                 if missing > 0 and self._is_ours(label) and self._may_ask(label):
@@ -99,6 +109,7 @@ class MinReady:
                         await self._ask(label)
         except StoreError as error:
             log.info("min_ready_failed", detail=str(error))
+            asyncio.get_running_loop().call_later(FIRST_BACKOFF_S, self._wake.set)
 
     def _is_ours(self, label: str) -> bool:
         is_ours = self._ours.get(label)
@@ -112,7 +123,14 @@ class MinReady:
 
     def _outstanding(self, label: str) -> int:
         """Nodes asked for to be kept ready, by whomever, that are not idle yet."""
-        return self._view.min_ready_asked.get(label, 0)
+        asked = self._view.min_ready_asked.get(label, ())
+        return sum(not self._has_been_answered(request_id) for request_id in asked)
+
+    def _has_been_answered(self, request_id: RequestId) -> bool:
+        """Whether the request is fulfilled and no node is tied to it any more."""
+        request = self._view.request(request_id)
+        is_fulfilled = request is not None and request.state is RequestState.FULFILLED
+        return is_fulfilled and not self._view.nodes_allocated_to(request_id)
 
     def _may_ask(self, label: str) -> bool:
         return self._backoff.may_try(label, asyncio.get_running_loop().time())
@@ -134,7 +152,7 @@ class MinReady:
         log.info("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
-        """See whether one of our requests has an answer; if so, take it off."""
+        """See whether one of our requests has an answer; if so, free its nodes now and take it off in a moment."""
         seen = self._view.requests.get(request_id)
         if seen is None:
             self._mine.discard(request_id)
@@ -147,9 +165,20 @@ class MinReady:
             self._back_off(label)
         else:
             return
+        self._answered.add(request_id)
+        asyncio.get_running_loop().call_later(REQUEST_KEPT_S, self._expire, request_id)
+
+    def _expire(self, request_id: RequestId) -> None:
+        self._expired.add(request_id)
+        self._wake.set()
+
+    async def _take_off(self, request_id: RequestId) -> None:
+        """Delete one of our requests that has had its answer for long enough."""
         with suppress(RecordGoneError):
-            await self._store.delete(seen.path)
+            await self._store.delete(paths.request(request_id))
         self._mine.discard(request_id)
+        self._expired.discard(request_id)
+        self._answered.discard(request_id)
 
     async def _free_nodes(self, request: NodeRequest) -> None:
         """Untie the request's nodes from it, so that anybody may have them."""

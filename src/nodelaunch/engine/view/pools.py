@@ -23,12 +23,14 @@ class _Peers:
     all: tuple[RegisteredPool, ...]
     by_label: Mapping[str, tuple[RegisteredPool, ...]]
     registered: frozenset[tuple[str, str]]
+    has_several_launchers: bool
 
 
 class PoolsView(Teller):
     """The part of the view about pools and launchers.
 
-    Invariant: ``peers``, ``peers_by_label`` and ``registered`` say what ``pools`` says.
+    Invariants: ``peers``, ``peers_by_label``, ``registered`` and ``has_several_launchers`` say what ``pools`` says;
+    ``_sessions`` has the keys of ``pools``.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,8 @@ class PoolsView(Teller):
         """By path."""
         self.known_pools: dict[tuple[str, str], Seen[KnownPool]] = {}
         """By provider and pool; registered or not."""
+        self._sessions: dict[str, int] = {}
+        """The session that each registration ends with, by path."""
         self._peers: _Peers | None = None
         """None: the registrations changed since it was made."""
 
@@ -59,6 +63,11 @@ class PoolsView(Teller):
         """Provider and pool of each registered pool. The same object until a registration changes."""
         return (self._peers or self._find_peers()).registered
 
+    @property
+    def has_several_launchers(self) -> bool:
+        """Whether more than one process has pools registered."""
+        return (self._peers or self._find_peers()).has_several_launchers
+
     def _find_peers(self) -> _Peers:
         records = [seen.record for seen in self.pools.values()]
         peers = tuple(
@@ -75,6 +84,7 @@ class PoolsView(Teller):
             peers,
             {label: tuple(offering) for label, offering in by_label.items()},
             frozenset((peer.provider, peer.pool) for peer in peers),
+            len(set(self._sessions.values())) > 1,
         )
         return self._peers
 
@@ -91,14 +101,17 @@ class PoolsView(Teller):
             if not isinstance(record, PoolRegistration):
                 record = PoolRegistration.from_bytes(entry.path, entry.data)
             self.pools[entry.path] = Seen(record, entry)
+            self._sessions[entry.path] = entry.stat.owner
         except RecordInvalidError as error:
             self.pools.pop(entry.path, None)
+            self._sessions.pop(entry.path, None)
             self._refuse(entry, error)
         self._tell(PoolsChanged())
 
     def pool_entry_removed(self, path: str) -> None:
         """An entry below `paths.POOLS` is gone."""
         self._readable(path)
+        self._sessions.pop(path, None)
         if self.pools.pop(path, None) is not None:
             self._peers = None
             self._tell(PoolsChanged())

@@ -31,8 +31,8 @@ class RequestView(Teller):
 
     Invariants: ``open_requests`` has exactly those of ``requests`` that are requested, in their present version;
     ``stray_lock_dirs`` has exactly the lock directories whose request is not in ``requests``;
-    ``min_ready_asked`` counts, by label, those that ask for nodes to be kept ready and have not failed; no count is 0
-    and no set of contenders is empty.
+    ``min_ready_asked`` has, by label, those that ask for nodes to be kept ready and have not failed; no set is empty,
+    of contenders neither.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class RequestView(Teller):
         self.requests: dict[RequestId, Seen[NodeRequest]] = {}
         self.open_requests: dict[RequestId, Seen[NodeRequest]] = {}
         """Those in state requested, in the order in which they were first so."""
-        self.min_ready_asked: dict[str, int] = {}
-        """How many requests, whoever wrote them, ask for a node of a label to be kept ready and have not failed."""
+        self.min_ready_asked: dict[str, set[RequestId]] = {}
+        """The requests, whoever wrote them, that ask for a node of a label to be kept ready and have not failed."""
         self._request_contenders: dict[RequestId, set[str]] = {}
         self._request_lock_dirs: dict[RequestId, float] = {}
         self.stray_lock_dirs: dict[RequestId, float] = {}
@@ -120,12 +120,13 @@ class RequestView(Teller):
     def _count(self, request_id: RequestId, old: NodeRequest | None, new: NodeRequest | None) -> None:
         """Keep ``min_ready_asked``."""
         was, now = _min_ready_labels(old), _min_ready_labels(new)
-        for label in was:
-            count = self.min_ready_asked.pop(label) - 1
-            if count:
-                self.min_ready_asked[label] = count
-        for label in now:
-            self.min_ready_asked[label] = self.min_ready_asked.get(label, 0) + 1
+        for label in was - now:
+            asking = self.min_ready_asked[label]
+            asking.discard(request_id)
+            if not asking:
+                del self.min_ready_asked[label]
+        for label in now - was:
+            self.min_ready_asked.setdefault(label, set()).add(request_id)
         self._tell(MinReadyRequestChanged(request_id))
 
     def request_lock_entry_changed(self, entry: Entry) -> None:
