@@ -307,6 +307,13 @@ class Rules:
             shared = set() if is_kept else set(other.nodes) & set(request.nodes)
             self.must(not shared, "no node is given to two", f"{shared} to {request.id} and {other.id}")
 
+    def _asks(self, request: NodeRequest) -> bool:
+        """Whether the request has not had its answer; one that is fulfilled still asks while a node is tied to it."""
+        is_tied = any(
+            (node := self.nodes.get(node_id)) and node.allocated_to == request.id for node_id in request.nodes
+        )
+        return request.state is not R.FAILED and (request.state is not R.FULFILLED or is_tied)
+
     def _check_min_ready(self, who: str, request: NodeRequest) -> None:
         if request.requestor != paths.MIN_READY_REQUESTOR:
             return
@@ -314,7 +321,7 @@ class Rules:
         alike = [
             other
             for other in self.requests.values()
-            if other.requestor == request.requestor and label in other.node_types and other.state is not R.FAILED
+            if other.requestor == request.requestor and label in other.node_types and self._asks(other)
         ]
         wanted = sum(plan.min_ready.get(label, 0) for plan in self.scenario.launchers)
         self.must(len(alike) <= wanted, "no more is kept ready than configured", f"{who}: {len(alike)} of {label}")
@@ -384,7 +391,8 @@ class Rules:
         was = f"{old.state.value} -> " if old else ""
         self.note(who, f"node {node_id}: {was}{new.state.value} for {new.allocated_to} as {new.external_id}")
         if old is None:
-            self.must(new.state is N.INIT and new.allocated_to, "nodes begin as init, for a request", node_id)
+            begins_well = new.state is N.INIT or (new.state is N.BUILDING and has_lock)
+            self.must(begins_well and new.allocated_to, "nodes begin for a request, as init or locked", node_id)
         else:
             if lock := self._contenders.get(paths.node_lock(node_id)):
                 self._written_under[node_id] = min(lock, key=_sequence)

@@ -436,6 +436,23 @@ class SimStore:
                 continue
             return
 
+    async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
+        """With the number that the server would give now; when the transaction gets there it may be another's."""
+        made = self.server.znodes.next_at(path)
+        if made is None:
+            return None
+        directory = f"{made}/lock"
+        contender = Create(self.server.contender(directory), ephemeral=True, sequence=True)
+        writing = self._write("commit", [Create(made, data, record=record), Create(directory), contender])
+        try:
+            entry, _, taken = await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            writing.add_done_callback(self._drop_unclaimed)
+            raise
+        except RecordExistsError:
+            return None
+        return entry, self._hold(directory, taken.path)
+
     async def commit(self, ops: Sequence[Op], *, under: Collection[Lock] = ()) -> list[Result]:
         if ops and isinstance(ops[0], TakeLock):
             return await self._commit_taking(ops[0], ops[1:], under)

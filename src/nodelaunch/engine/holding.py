@@ -54,6 +54,11 @@ class PoolContext:
     def launching(self) -> Launching:
         return self.generation.config.launching
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process has pools registered, so that nobody else makes nodes or contends for requests."""
+        return self.view.is_alone(self.pool_id)
+
     def tell(self, request: NodeRequest, what: str) -> None:
         """Let it be known what happened to *request* in this pool."""
         self.provider.tell(self.pool.name, request.id, what)
@@ -108,7 +113,7 @@ async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
     await to_the_end(write())
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
     """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile, and again.
 
     It is a few calls to the store, so the delay is bounded by the session timeout.

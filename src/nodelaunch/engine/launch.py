@@ -39,6 +39,7 @@ from nodelaunch.protocol.driver import (
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 
 
 async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: str | None) -> HeldNode:
-    """A new node for *request*: recorded ``init``, then locked and ``building`` in one move.
+    """A new node for *request*, locked and ``building``: in one step where we are alone, or recorded ``init`` before.
 
     Raises: StoreError; DriverError for a label that can't be launched.
     """
@@ -65,13 +66,22 @@ async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: 
         resources=ctx.provider.need(ctx.pool.name, label).to_resources(),
         node_properties={},
     ).allocated(request)
+    building = _with_traits(ctx, blank, label).into(NodeState.BUILDING, now)
+    if ctx.is_alone:
+        made = await ctx.store.create_locked(paths.NEW_NODE, building.to_bytes(), record=building)
+        if made is not None:
+            entry, lock = made
+            return HeldNode(building.changed(id=_id_of(entry)), entry.stat.version, lock)
     created = await ctx.store.create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
-    node_id = paths.node_id_at(created.path) or NodeId("")
-    building = _with_traits(ctx, blank.changed(id=node_id), label).into(NodeState.BUILDING, ctx.clock.now())
-    held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building)
+    node_id = _id_of(created)
+    held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building.changed(id=node_id))
     if held is None:
         raise LockBusyError(created.path, "the new node was taken by somebody else")
     return held
+
+
+def _id_of(entry: Entry) -> NodeId:
+    return paths.node_id_at(entry.path) or NodeId("")
 
 
 def resumable(ctx: PoolContext, request: NodeRequest) -> list[Node]:

@@ -275,6 +275,13 @@ class Store(Protocol):
         Raises: RecordExistsError; RecordGoneError when the parent is missing.
         """
 
+    async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
+        """Create, in one transaction, what a sequential create at *path* would, with the lock ``lock`` below it taken.
+
+        None, with nothing done, where the store can't tell the number beforehand. Only for a process that alone creates
+        there: a number might be used again. *record*: what *data* was made from. Raises: StoreError.
+        """
+
     async def ensure(self, *paths: str) -> None:
         """Make sure the znodes and their parents exist (empty and persistent where made)."""
 

@@ -121,6 +121,8 @@ class _Exchange:
         self._contend: _Contend | None = None
         self._ends: list[int] = []
         """For each operation, where in `plain` its result is."""
+        self._contends_at = 0
+        """Where in `plain` its contender is created."""
         self._is_abandoned = False
         for op in ops:
             self._add(op, znodes)
@@ -150,6 +152,7 @@ class _Exchange:
             raise LockBusyError(op.path)
         self._contend = op
         name = f"{op.path}/{uuid.uuid4().hex}__lock__"
+        self._contends_at = len(self.plain)
         self.plain.append(Create(name, op.identifier, op.ephemeral, sequence=True))
 
     def settle(self, outcome: Outcome) -> None:
@@ -159,7 +162,7 @@ class _Exchange:
                 self._give_back(lock, is_done=not isinstance(outcome, StoreError))
         if self._contend is None or isinstance(outcome, StoreError):
             return
-        contender = cast("Entry", outcome[self._ends[0]]).path
+        contender = cast("Entry", outcome[self._contends_at]).path
         if self._is_abandoned:
             self._store.drop(contender).add_done_callback(_swallow)
         elif self._store.session.id == self._session_id:
@@ -186,7 +189,7 @@ class _Exchange:
         if self._contend is not None:
             if self.taken is None:
                 raise SessionLostError(self._contend.path)
-            found[0] = self.taken
+            found[self._ends.index(self._contends_at)] = self.taken
         return found
 
 
@@ -342,6 +345,14 @@ class EmbeddedStore:
         below = [Delete(entry.path) for entry in reversed(self._journal.newest.below(path))]
         with suppress(RecordGoneError):
             await self._transact([*below, Delete(path)])
+
+    async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
+        self._count("commit")
+        made = self._journal.newest.next_at(path)
+        if made is None:
+            raise RecordGoneError(path.rpartition("/")[0])
+        entry, lock = await self._transact([Create(made, data, record=record), TakeLock(f"{made}/lock")])
+        return cast("Entry", entry), cast("Lock", lock)
 
     async def commit(self, ops: Sequence[Op], *, under: Collection[Lock] = ()) -> list[Result]:
         self._count("commit")

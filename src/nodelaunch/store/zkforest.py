@@ -21,6 +21,7 @@ from nodelaunch.errors import StoreError
 from nodelaunch.protocol.store import LAG_S, Check, Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkgrove import Grove
+from nodelaunch.store.zknumbers import DIGITS, Numbers
 from nodelaunch.store.zktree import FIRST_RETRY_S, LAST_RETRY_S, Walk, Walker, ZkTree, unread
 from nodelaunch.store.zkwire import (
     BROKEN,
@@ -37,8 +38,6 @@ from nodelaunch.store.zkwire import (
 
 log = structlog.get_logger(__name__)
 
-DIGITS: Final = 10
-"""Of a sequence number, at the end of a name."""
 LOCK_DIRECTORY: Final = "/lock/"
 """Between the path of what is locked and the name of a contender."""
 DELETION: Final = "-"
@@ -50,7 +49,8 @@ class Order:
     """What is to be written: *ops*, encoded as *body* of a request *code*, in session *epoch*.
 
     ``under``: locks that have to be held; ``released``: those whose contenders it deletes. ``contender``: the path,
-    without its number, of the one that it creates.
+    without its number, of the one that it creates. ``is_foreseen``: the first operation creates a path whose number
+    was foreseen; what was foreseen before a break of the connection does not hold after it.
     """
 
     ops: Sequence[PlainOp]
@@ -60,6 +60,7 @@ class Order:
     under: Collection[Lock] = ()
     released: Collection[Lock] = ()
     contender: str = ""
+    is_foreseen: bool = False
 
     @property
     def path(self) -> str:
@@ -180,6 +181,7 @@ class Forest:
 
     def __init__(self, session: ZkSession, chroot: str) -> None:
         self.grove = Grove()
+        self.numbers = Numbers()
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
         """Who waits for anything to happen to a path, told once; all of them are told when the connection changes."""
         self._session = session
@@ -191,7 +193,7 @@ class Forest:
         self._contended: dict[str, int] = {}
         """Paths for whose locks others contend, of which the trees are still to be told."""
         self._lagging = Laggards(self._read)
-        self._walker = Walker(session, self._prefix, self._on_walked)
+        self._walker = Walker(session, self._prefix, self._on_walked, self.numbers.listed)
 
     def add(self, tree: ZkTree) -> None:
         self.grove.add(tree)
@@ -216,6 +218,7 @@ class Forest:
         self._own.clear()
         self._contended.clear()
         self._lagging.clear()
+        self.numbers.reset()
         line, self._line = self._line, deque()
         for step in line:
             if isinstance(step, OwnWrite) and step.is_answered:
@@ -268,6 +271,8 @@ class Forest:
             self._lagging.hurry(kind, path)
         if self._own and self._is_own(kind, path):
             return
+        if kind == EVENT_CREATED:
+            self.numbers.created(path)
         trees = self.grove.covering(path)
         if not trees:
             return
@@ -278,6 +283,10 @@ class Forest:
                 for tree in trees:
                     tree.drop(path)
             return
+        self._appeared(kind, path, trees)
+
+    def _appeared(self, kind: int, path: str, trees: Sequence[ZkTree]) -> None:
+        """*path*, in *trees*, is new or has changed."""
         wanting = [tree for tree in trees if tree.wants_data(path)]
         if wanting:
             if kind == EVENT_CHANGED and (path in self._contended or all(tree.may_lag(path) for tree in wanting)):

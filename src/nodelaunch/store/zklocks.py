@@ -113,6 +113,26 @@ class Locks:
                 return [self._locked(path, contender.path), *results[len(contend) :]]
         raise LockBusyError(path, "its directory comes and goes")
 
+    async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
+        """Create a numbered znode with its lock taken, as the port says."""
+        numbers = self._forest.numbers
+        foreseen = numbers.take(path)
+        if foreseen is None:
+            return None
+        directory = f"{foreseen}/lock"
+        prefix = new_contender(directory)
+        ops = [Create(foreseen, data, record=record), Create(directory), Create(prefix, ephemeral=True, sequence=True)]
+        try:
+            entry, _, contender = await self._writer.write(ops, contender=prefix, is_foreseen=True)
+        except RecordExistsError:
+            numbers.forget(path)
+            return None
+        except BaseException:
+            numbers.forget(path)
+            raise
+        assert entry is not None and contender is not None  # noqa: S101, PT018
+        return entry, self._locked(directory, contender.path)
+
     # -- contending ---------------------------------------------------------------------------------------------------
 
     async def lock(self, path: str, *, timeout_s: float, identifier: bytes, ephemeral: bool) -> Lock:

@@ -19,6 +19,7 @@ import structlog
 from nodelaunch.errors import (
     LockLostError,
     OutcomeUnknownError,
+    RecordExistsError,
     SessionLostError,
     StoreError,
     StoreUnavailableError,
@@ -161,6 +162,8 @@ class Recovery:
             pass
         elif outcome is Verdict.UNKNOWN:
             _fail(write, OutcomeUnknownError(write.order.path, "the connection broke before the answer"))
+        elif write.order.is_foreseen:
+            _fail(write, RecordExistsError(write.order.path, "not made before the connection broke, nor since"))
         elif write.breaks > SUSPECT_AFTER:
             detail = f"the connection broke {write.breaks} times under this write; the server seems to refuse it"
             _fail(write, StoreUnavailableError(write.order.path, detail))

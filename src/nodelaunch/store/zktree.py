@@ -206,12 +206,20 @@ class Walk:
 
 
 class Walker:
-    """Walks through trees, all in one window. *on_end*: told of each walk that came to its end."""
+    """Walks through trees, all in one window. *on_end*: told of each walk that came to its end. *on_counted*: told how
+    many children were ever created below a tree's root, by the root's path with a slash."""
 
-    def __init__(self, session: ZkSession, prefix: bytes, on_end: Callable[[Walk], None]) -> None:
+    def __init__(
+        self,
+        session: ZkSession,
+        prefix: bytes,
+        on_end: Callable[[Walk], None],
+        on_counted: Callable[[str, int], None],
+    ) -> None:
         self._session = session
         self._prefix = prefix
         self._on_end = on_end
+        self._on_counted = on_counted
         self._lists: deque[tuple[Walk, str]] = deque()
         self._reads: deque[tuple[Walk, str]] = deque()
         self._in_flight = 0
@@ -265,9 +273,11 @@ class Walker:
         self._in_flight -= 1
         walk, path = step
         if not error and walk.is_current:
-            names, stat = read_children(data, at)
+            names, stat, created = read_children(data, at)
             if path != walk.tree.root and not walk.tree.wants_data(path):
                 walk.tree.put(Entry(path, b"", stat), is_wanted=False)
+            if path == walk.tree.root:
+                self._on_counted(f"{path}/", created)
             self._visit(walk, path.rstrip("/"), names)
         self._answered(walk, error, path, "to be listed")
         self._pump()

@@ -56,6 +56,8 @@ HEADER_SIZE: Final = 8
 
 _INT = struct.Struct("!i")
 _STAT = struct.Struct("!qqqqiiiqiiq")
+_CHANGES = struct.Struct("!36xi")
+"""A stat's count of changes to the children."""
 _CHILD_COUNT = struct.Struct("!56xi")
 _MULTI_HEADER = struct.Struct("!i?i")
 _MULTI_END = _MULTI_HEADER.pack(-1, True, -1)
@@ -163,8 +165,11 @@ def read_child_count(data: bytes, at: int) -> int:
     return count
 
 
-def read_children(data: bytes, at: int) -> tuple[list[str], Stat]:
-    """The reply to getChildren2: names in no order, and the parent's own stat."""
+def read_children(data: bytes, at: int) -> tuple[list[str], Stat, int]:
+    """The reply to getChildren2: names in no order, the parent's own stat, and how many children it ever had.
+
+    A server tells twice the number of those created, less the children there are. Source: ZooKeeper 3.8, DataNode.
+    """
     (count,) = _INT.unpack_from(data, at)
     at += 4
     names = []
@@ -173,7 +178,8 @@ def read_children(data: bytes, at: int) -> tuple[list[str], Stat]:
         at += 4
         names.append(data[at : at + size].decode())
         at += size
-    return names, read_stat(data, at)
+    (changes,) = _CHANGES.unpack_from(data, at)
+    return names, read_stat(data, at), (changes + count) // 2
 
 
 def read_results(ops: Sequence[PlainOp], data: bytes, at: int, *, skip: int) -> list[Entry | None]:

@@ -54,11 +54,13 @@ class Writer:
         *,
         released: Collection[Lock] = (),
         contender: str = "",
+        is_foreseen: bool = False,
     ) -> list[Entry | None]:
         """Perform *ops* as one transaction, exactly once, while each of *under* and of *released* is held.
 
         *released*: the locks whose contenders are deleted. *contender*: the path, without its number, of the contender
-        that is created; it is deleted again if the caller is cancelled meanwhile. Raises: StoreError.
+        that is created; it is deleted again if the caller is cancelled meanwhile. *is_foreseen*: the first operation
+        creates a path whose number was foreseen. Raises: StoreError.
         """
         session = self._session
         epoch = session.epoch
@@ -76,7 +78,7 @@ class Writer:
             if not lock.is_held:
                 raise LockLostError(lock.contender)
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
-        self._send(OwnWrite(Order(ops, code, body, epoch, under, released, contender), future))
+        self._send(OwnWrite(Order(ops, code, body, epoch, under, released, contender, is_foreseen), future))
         return await future
 
     def _send(self, write: OwnWrite) -> None:

@@ -88,6 +88,11 @@ class ZnodeTree:
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
+    def next_at(self, path: str) -> str | None:
+        """What a sequential create at *path* would make now; None when the parent is missing."""
+        above = self._nodes.get(path.rpartition("/")[0] or "/")
+        return f"{path}{above.cversion:010d}" if above is not None else None
+
     def apply(self, ops: Sequence[PlainOp], *, owner: int, now: float) -> tuple[list[Entry | None], list[Change]]:
         """Perform *ops* in order; their results, and the changes. Raises the first one's error, nothing changed."""
         changes: list[Change] = []

@@ -142,14 +142,31 @@ class ZooKeeperStore:
     ) -> Entry:
         op = Create(path, data, ephemeral, sequence)
         try:
-            (entry,) = await self._writer.write([op])
+            return await self._create(op)
         except RecordGoneError:
             if not parents:
                 raise
             await self.ensure(path.rpartition("/")[0])
+            return await self._create(op)
+
+    async def _create(self, op: Create) -> Entry:
+        made: str | None = None
+        numbers = self._forest.numbers
+        if op.sequence:
+            numbers.begins(op.path)
+        try:
             (entry,) = await self._writer.write([op])
-        assert entry is not None  # noqa: S101
-        return entry
+            assert entry is not None  # noqa: S101
+            made = entry.path
+            return entry
+        finally:
+            if op.sequence:
+                numbers.ends(op.path, made)
+
+    def create_locked(
+        self, path: str, data: bytes, *, record: object = None
+    ) -> Coroutine[Any, Any, tuple[Entry, Lock] | None]:
+        return self._locks.create(path, data, record)
 
     async def ensure(self, *paths: str) -> None:
         for path in paths:

@@ -50,8 +50,20 @@ class AbandonedNodes:
             return
         if view.is_node_locked(node_id):
             self._forget(node_id)
-            return
-        node = seen.record
+        elif seen.record.state is NodeState.BUILDING:
+            # Of one transaction the record may be told before the lock, both in one turn of the loop.
+            asyncio.get_running_loop().call_soon(self._look_at_building, seen)
+        else:
+            self._look(seen)
+
+    def _look_at_building(self, seen: Seen[Node]) -> None:
+        view, node_id = self._ctx.view, seen.record.id
+        if view.is_warm and view.nodes.get(node_id) is seen and not view.is_node_locked(node_id):
+            self._look(seen)
+
+    def _look(self, seen: Seen[Node]) -> None:
+        """Do what is to be done about a node that nobody has locked."""
+        node, node_id = seen.record, seen.record.id
         provider = node.provider
         if not provider:
             self._ctx.queue.start(NodeKey(node_id), STORE, self.remove_debris, node_id)
@@ -60,7 +72,7 @@ class AbandonedNodes:
         elif node.state in ABANDONED_WHEN_UNLOCKED:
             if not self._is_left_to_another(node):
                 self._ctx.queue.start(NodeKey(node_id), provider, self.delete, node_id)
-            elif node.state is NodeState.BUILDING and not view.is_interrupted(seen):
+            elif node.state is NodeState.BUILDING and not self._ctx.view.is_interrupted(seen):
                 self._ctx.queue.start(NodeKey(node_id), STORE, self.offer, node_id)
         elif self.is_orphaned(node):
             self._ctx.queue.start(NodeKey(node_id), STORE, self.deallocate, node_id)

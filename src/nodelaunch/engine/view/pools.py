@@ -23,13 +23,14 @@ class _Peers:
     all: tuple[RegisteredPool, ...]
     by_label: Mapping[str, tuple[RegisteredPool, ...]]
     registered: frozenset[tuple[str, str]]
-    has_several_launchers: bool
+    alone: frozenset[str]
+    """The ids of all registered pools where they are of one process; none where they are of several."""
 
 
 class PoolsView(Teller):
     """The part of the view about pools and launchers.
 
-    Invariants: ``peers``, ``peers_by_label``, ``registered`` and ``has_several_launchers`` say what ``pools`` says;
+    Invariants: ``peers``, ``peers_by_label``, ``registered`` and `is_alone` say what ``pools`` says;
     ``_sessions`` has the keys of ``pools``.
     """
 
@@ -63,10 +64,9 @@ class PoolsView(Teller):
         """Provider and pool of each registered pool. The same object until a registration changes."""
         return (self._peers or self._find_peers()).registered
 
-    @property
-    def has_several_launchers(self) -> bool:
-        """Whether more than one process has pools registered."""
-        return (self._peers or self._find_peers()).has_several_launchers
+    def is_alone(self, pool_id: str) -> bool:
+        """Whether the process of this pool, which is registered, is the only one that has pools registered."""
+        return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
 
     def _find_peers(self) -> _Peers:
         records = [seen.record for seen in self.pools.values()]
@@ -84,7 +84,7 @@ class PoolsView(Teller):
             peers,
             {label: tuple(offering) for label, offering in by_label.items()},
             frozenset((peer.provider, peer.pool) for peer in peers),
-            len(set(self._sessions.values())) > 1,
+            frozenset(peer.pool_id for peer in peers if len(set(self._sessions.values())) == 1),
         )
         return self._peers
 

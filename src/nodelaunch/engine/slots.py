@@ -1,0 +1,268 @@
+"""The nodes of one request: claimed, made and launched, each slot by a task of its own.
+
+Each task answers with exactly one event of the request machine. Where this process is alone, nodes are made while the
+request is still being locked: the store does both in the order in which they are sent. What does *not* belong here:
+the request's own record and lock (handler.py), and a node's launch (launch.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+
+import structlog
+
+from nodelaunch.engine.holding import HeldNode, PoolContext, claim_node, give_up, to_the_end
+from nodelaunch.engine.launch import create_node, launch_node, resumable, resume_node
+from nodelaunch.engine.reservations import Reservation
+from nodelaunch.engine.zones import Zones
+from nodelaunch.errors import (
+    DriverError,
+    InsufficientCapacityError,
+    LabelUnusableError,
+    QuotaExceededError,
+    SessionLostError,
+    StoreError,
+)
+from nodelaunch.protocol import machine as m
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.verdicts import Accept
+
+log = structlog.get_logger(__name__)
+
+RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
+"""Waits until the pool has room for one more node (request, slot, label) and has put it into the reservation."""
+
+
+class Slots:
+    """*post* is called with the event that each task ends with, `Stopped` when it is cancelled."""
+
+    def __init__(
+        self,
+        ctx: PoolContext,
+        request: NodeRequest,
+        reservation: Reservation,
+        await_room: RoomWaiter,
+        post: Callable[[m.Event], None],
+        *,
+        reused_zone: str | None = None,
+    ) -> None:
+        """*reused_zone*: the availability zone of the nodes that are claimed; those launched have to be there too."""
+        self.held: dict[int, HeldNode] = {}
+        """The nodes in our hands."""
+        self._ctx = ctx
+        self._request = request
+        self._reservation = reservation
+        self._await_room = await_room
+        self._post = post
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._early: dict[int, asyncio.Task[None]] = {}
+        """Nodes that are made already and that nobody has launched yet."""
+        self._refusals: dict[int, str] = {}
+        """What the cloud said when it had no room, by the slot that waits for some since then."""
+        resumed = next((node.az for node in resumable(ctx, request)), None)
+        self._zones = Zones(ctx.pool, ctx.provider, reused=reused_zone, resumed=resumed)
+
+    @property
+    def waits(self) -> dict[int, str]:
+        """Why launches stand still, by slot."""
+        away = {slot: held.waits_for for slot, held in self.held.items() if held.waits_for is not None}
+        return {**self._refusals, **away}
+
+    def nodes(self, node_ids: Iterable[NodeId]) -> list[HeldNode]:
+        """The nodes with these ids, all of them held."""
+        by_id = {held.id: held for held in self.held.values()}
+        return [by_id[node_id] for node_id in node_ids]
+
+    def let_go(self, node_ids: Iterable[NodeId]) -> list[HeldNode]:
+        """Hold these nodes no longer; those that were held until now."""
+        return [self.held.pop(slot) for slot in [s for s, held in self.held.items() if held.id in node_ids]]
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    def claim(self, group: asyncio.TaskGroup, slot: int, node_id: NodeId) -> None:
+        """Answers `NodeClaimed` or `ClaimLost`."""
+        self._start(group, slot, partial(self._claim, slot, node_id))
+
+    def launch(self, group: asyncio.TaskGroup, slot: int, attempt: int) -> None:
+        """Answers `NodeReady`, `NodeFailed` or `NodeAborted`."""
+        self._start(group, slot, partial(self._launch, slot, attempt))
+
+    def await_room(self, group: asyncio.TaskGroup, slot: int) -> None:
+        """Answers `QuotaFreed`."""
+        self._start(group, slot, partial(self._wait_for_room, slot))
+
+    async def cancel(self) -> None:
+        """Cancel all tasks; each one still answers."""
+        await asyncio.sleep(0)  # a task cancelled before its first step would never answer
+        for task in self._tasks.values():
+            task.cancel()
+
+    def _start(self, group: asyncio.TaskGroup, slot: int, work: Callable[[], Awaitable[m.Event]]) -> None:
+        async def answer() -> None:
+            try:
+                event = await work()
+            except asyncio.CancelledError:
+                event = m.Stopped(slot)
+            del self._tasks[slot]
+            self._post(event)
+
+        self._tasks[slot] = group.create_task(answer())
+
+    # -- making nodes early -------------------------------------------------------------------------------------------
+
+    def make_early(self, plan: Accept) -> None:
+        """Begin to make the nodes that *plan* launches. What is sent to the store before this is done before it."""
+        ctx = self._ctx
+        if not ctx.is_alone or not ctx.provider.can_launch or resumable(ctx, self._request):
+            return
+        for slot, node_id in enumerate(plan.reuse):
+            if node_id is None and self._reservation.has_room_for(slot):
+                self._early[slot] = asyncio.ensure_future(self._make(slot))
+
+    async def give_up_early(self) -> None:
+        """Give up the nodes that were made for a request that is not ours after all."""
+        early, self._early = self._early, {}
+        for slot, making in early.items():
+            try:
+                await to_the_end(making)
+            except (StoreError, DriverError) as error:
+                log.info("node_not_made", request_id=self._request.id, slot=slot, detail=str(error))
+            await self._give_up(slot, NodeState.ABORTED)
+
+    def break_off(self) -> list[HeldNode]:
+        """Make no more nodes; those held. The sweeper deletes what is left of the others."""
+        for making in self._early.values():
+            making.cancel()
+        return list(self.held.values())
+
+    async def _make(self, slot: int) -> None:
+        self.held[slot] = await create_node(
+            self._ctx, self._request, self._request.node_types[slot], self._zones.pick(slot)
+        )
+        self._reservation.settle(slot)
+
+    # -- claiming and launching ---------------------------------------------------------------------------------------
+
+    async def _claim(self, slot: int, node_id: NodeId) -> m.Event:
+        async def claim() -> None:
+            held = await claim_node(self._ctx, node_id, self._request)
+            if held is not None:
+                self.held[slot] = held
+
+        try:
+            await to_the_end(claim())
+        except asyncio.CancelledError:
+            if slot not in self.held:
+                raise
+        except StoreError as error:
+            _store_failed(self._request, error)
+        finally:
+            self._reservation.settle(slot)
+        return m.NodeClaimed(slot, node_id) if slot in self.held else m.ClaimLost(slot)
+
+    async def _wait_for_room(self, slot: int) -> m.Event:
+        await self._await_room(self._request, slot, self._request.node_types[slot], self._reservation)
+        return m.QuotaFreed(slot)
+
+    async def _launch(self, slot: int, attempt: int) -> m.Event:
+        """One attempt. A node that is given up takes its record with it; a failed one keeps it for the next attempt."""
+        provider = self._ctx.provider
+        provider.running_launches += 1
+        try:
+            return await self._attempt(slot, attempt)
+        except asyncio.CancelledError:
+            held = self.held.get(slot)
+            if held is not None and held.node.state is NodeState.READY:
+                return m.NodeReady(slot, held.id)  # it came to its end all the same
+            await self._give_up(slot, NodeState.ABORTED)
+            raise
+        except QuotaExceededError as error:
+            return await self._refused(slot, error)
+        except DriverError as error:
+            return await self._failed(slot, attempt, error)
+        except StoreError as error:
+            _store_failed(self._request, error)
+            await self._give_up(slot, NodeState.FAILED)
+            return m.NodeFailed(slot, str(error))
+        finally:
+            provider.running_launches -= 1
+            self._reservation.settle_room(slot)
+
+    async def _attempt(self, slot: int, attempt: int) -> m.Event:
+        self._refusals.pop(slot, None)
+        label = self._request.node_types[slot]
+        making = self._early.pop(slot, None)
+        if making is None and slot not in self.held:
+            if resumable(self._ctx, self._request):
+                await to_the_end(self._resume(slot))
+            if slot not in self.held:
+                if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
+                    await self._await_room(self._request, slot, label, self._reservation)
+                making = asyncio.ensure_future(self._make(slot))
+        if making is not None:
+            await to_the_end(making)
+        held = self.held[slot]
+        zone = held.node.az if held.is_resumed else self._zones.pick(slot)
+        is_last = partial(self._is_last, slot)
+        await launch_node(self._ctx, held, self._request, label, attempt, zone, is_last=is_last)
+        return m.NodeReady(slot, held.id)
+
+    async def _resume(self, slot: int) -> None:
+        held = await resume_node(self._ctx, self._request, self._request.node_types[slot])
+        if held is not None:
+            self._zones.keep(slot, held.node.az)
+            self.held[slot] = held
+            self._reservation.settle(slot)
+
+    def _is_last(self, slot: int) -> bool:
+        """Whether every other node of the request is ready, so that the request is fulfilled with the one of *slot*."""
+        others = [held for index, held in self.held.items() if index != slot]
+        is_complete = len(others) + 1 == len(self._request.node_types)
+        return is_complete and all(held.node.state is NodeState.READY for held in others)
+
+    async def _refused(self, slot: int, error: QuotaExceededError) -> m.Event:
+        ctx = self._ctx
+        self._refusals[slot] = str(error)
+        log.info(
+            "launch_aborted", provider=ctx.provider.name, pool=ctx.pool.name, request_id=self._request.id, slot=slot,
+            detail=str(error),
+        )  # fmt: skip
+        ctx.tell(self._request, f"launch of node {slot + 1} put off, the cloud has no room: {error}")
+        self._keep_share(slot)
+        await self._give_up(slot, NodeState.ABORTED)
+        ctx.provider.quota_refused()
+        return m.NodeAborted(slot)
+
+    async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
+        self._ctx.tell(self._request, f"launch of node {slot + 1} failed, attempt {attempt}: {error}")
+        has_alternative = self._zones.leave(slot, is_alone=not self.held.keys() - {slot})
+        is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
+        is_final = isinstance(error, LabelUnusableError) or is_full
+        held = self.held.get(slot)
+        gives_up = is_final or attempt >= self._ctx.launching.retries
+        if not gives_up:
+            self._keep_share(slot)
+        if gives_up or (held is not None and not held.is_clean):
+            await self._give_up(slot, NodeState.FAILED)
+        if isinstance(error, LabelUnusableError):
+            self._ctx.provider.label_broken(self._ctx.pool.name, self._request.node_types[slot], str(error))
+        return m.NodeFailed(slot, str(error), is_final=is_final)
+
+    def _keep_share(self, slot: int) -> None:
+        """Let nobody have the tenant's share of the slot's next node while this one goes."""
+        need = self._ctx.provider.need(self._ctx.pool.name, self._request.node_types[slot])
+        self._reservation.keep_share(slot, need)
+
+    async def _give_up(self, slot: int, state: NodeState) -> None:
+        held = self.held.pop(slot, None)
+        if held is not None:
+            await give_up(self._ctx, held, state)
+
+
+def _store_failed(request: NodeRequest, error: StoreError) -> None:
+    if not isinstance(error, SessionLostError):
+        log.warning("node_write_failed", request_id=request.id, error=type(error).__name__, detail=str(error))
