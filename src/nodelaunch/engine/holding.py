@@ -88,6 +88,10 @@ class HeldNode:
     def external_id(self) -> ExternalId | None:
         return ExternalId(self.node.external_id) if self.node.external_id else None
 
+    def note(self, node: Node) -> None:
+        """It is *node* from now on; that is written with whatever is written of it next."""
+        self.node, self.is_written = node, False
+
     def put_op(self, node: Node) -> Put:
         return Put(paths.node(node.id), node.to_bytes(), self.version, node)
 
@@ -108,7 +112,7 @@ async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
         op = held.put_op(node)
         (entry,) = await ctx.store.commit([op], under=(held.lock,))
         assert isinstance(entry, Entry)  # noqa: S101
-        held.node, held.version = node, entry.stat.version
+        held.node, held.version, held.is_written = node, entry.stat.version, True
 
     await to_the_end(write())
 

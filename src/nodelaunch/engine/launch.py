@@ -1,7 +1,8 @@
 """The launch of one node, as straight-line code: make its record, create its instance, see it ready.
 
 Write before act: a record is stored before the cloud call that makes the thing, and the cloud's name for it right
-after. After a crash at any point either a record or a listed instance tells of it. What does *not* belong here: which
+after, or together with the ready node where the instance is active at once. After a crash at any point either a record
+or a listed instance tells of it. What does *not* belong here: which
 node for which request, retries, quota.
 """
 
@@ -150,7 +151,7 @@ async def launch_node(
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s:g} s)") from None
         ready = _ready(ctx, held.node, instance, keys)
         if is_last():
-            held.node, held.is_written = ready, False
+            held.note(ready)
         else:
             await save(ctx, held, ready)
     except DriverError as error:
@@ -185,10 +186,11 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
                 is_unsure = True
                 if external_id is None:
                     external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
-                await save(ctx, held, held.node.changed(external_id=external_id))
-            assert held.external_id is not None  # noqa: S101
-            return await driver.wait_until_active(held.external_id)
+                held.note(held.node.changed(external_id=external_id))
+            return await _until_active(ctx, held)
         except ProviderUnavailableError as error:
+            if not held.is_written:
+                await save(ctx, held, held.node)
             held.waits_for = str(error)
             ctx.tell(request, f"node {held.id} waits for the provider: {error}")
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
@@ -203,6 +205,23 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             await delete_instance(ctx.provider, held.external_id)  # whoever began the launch was giving it up
             held.is_resumed = is_unsure = False
             await save(ctx, held, held.node.changed(external_id=None))
+
+
+async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:
+    """Wait for the instance of *held*; its id is recorded meanwhile, unless it is active at once."""
+    assert held.external_id is not None  # noqa: S101
+    waiting = asyncio.ensure_future(ctx.driver.wait_until_active(held.external_id))
+    try:
+        await asyncio.sleep(0)
+        if not waiting.done() and not held.is_written:
+            await save(ctx, held, held.node)
+        return await waiting
+    finally:
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        elif not waiting.cancelled():
+            waiting.exception()  # it is told by what is awaited above, if anybody still waits
 
 
 async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
