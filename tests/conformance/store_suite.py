@@ -281,6 +281,29 @@ class StoreContract:
         assert not isinstance(again, Entry)
         assert again.is_held
 
+    async def test_what_is_created_locked_has_the_next_number_or_nothing_is_done(
+        self, store: Store, other: Store
+    ) -> None:
+        await store.ensure("/n")
+        async with store.tree("/n") as tree:
+            await tree.warm()
+            numbers = []
+            for n in range(6):
+                made = await store.create_locked("/n/", b"%d" % n)
+                if made is None:
+                    entry = await store.create("/n/", b"%d" % n, sequence=True)
+                else:
+                    entry, lock = made
+                    assert lock.is_held
+                    assert lock.path == f"{entry.path}/lock"
+                    assert await other.contenders(lock.path) == [lock.contender]
+                    with pytest.raises(LockBusyError):
+                        await other.lock(lock.path)
+                    await lock.release()
+                numbers.append(int(entry.path[-10:]))
+                assert (await other.get(entry.path)).data == b"%d" % n
+        assert numbers == list(range(numbers[0], numbers[0] + 6))
+
     async def test_failed_transaction_takes_no_lock(self, store: Store) -> None:
         await store.create("/n", b"0")
         for _ in range(2):

@@ -28,7 +28,7 @@ TURNS = 8
 BUDGET_S = 12.0
 """A size that has taken this long gets no more turns; one is enough to see that it is far too slow."""
 SETTLE_S = 2.0
-MOST_OPERATIONS = 9.0
+MOST_OPERATIONS = 7.0
 SAME_WITHIN = 0.1
 """Operations per request; a ping now and then is counted with them."""
 WAITING = 2000

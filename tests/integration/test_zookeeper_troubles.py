@@ -23,7 +23,7 @@ from support.zookeeper import Proxy, ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper
 DEADLINE_S = 20.0
-OP_SET, OP_CREATE2 = 5, 15
+OP_SET, OP_MULTI, OP_CREATE2 = 5, 14, 15
 
 
 @pytest.fixture
@@ -237,3 +237,69 @@ async def test_listener_that_fails_harms_nobody_else(store: ZooKeeperStore) -> N
         await store.create("/t/a")
         assert len(told) == 1
     assert store.session.state is SessionState.CONNECTED
+
+
+# -- numbers foreseen -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def numbered(store: ZooKeeperStore) -> AsyncIterator[ZooKeeperStore]:
+    """With a tree on ``/n``, in which two znodes were made and one of them deleted before."""
+    await store.ensure("/n")
+    await store.create("/n/", sequence=True)
+    await store.delete((await store.create("/n/", sequence=True)).path)
+    async with store.tree("/n") as tree:
+        await tree.warm()
+        yield store
+
+
+def name(number: int) -> str:
+    return f"/n/{number:010d}"
+
+
+async def test_created_and_locked_in_one_transaction_with_the_numbers_that_the_server_gives(
+    numbered: ZooKeeperStore, kazoo: KazooClient
+) -> None:
+    before = numbered.operations.get("commit", 0)
+    made = await asyncio.gather(*(numbered.create_locked("/n/", b"%d" % n) for n in range(3)))
+    assert numbered.operations["commit"] - before == 3
+    assert [(entry.path, lock.is_held) for entry, lock in filter(None, made)] == [(name(n), True) for n in (2, 3, 4)]
+    assert (await numbered.create("/n/", sequence=True)).path == name(5)
+    for entry, lock in filter(None, made):
+        assert [lock.contender] == await numbered.contenders(f"{entry.path}/lock")
+        await lock.release()
+    assert await asyncio.to_thread(kazoo.create, "/n/", sequence=True) == name(6)
+
+
+async def test_nothing_is_foreseen_once_somebody_else_creates(numbered: ZooKeeperStore, kazoo: KazooClient) -> None:
+    assert await asyncio.to_thread(kazoo.create, "/n/", sequence=True) == name(2)
+    await numbered.get(name(2))  # the event comes before the answer
+    assert await numbered.create_locked("/n/", b"") is None
+    assert await asyncio.to_thread(kazoo.create, "/n/", sequence=True) == name(3)
+    assert (await numbered.create("/n/", sequence=True)).path == name(4)
+    entry, _ = await numbered.create_locked("/n/", b"") or (None, None)
+    assert entry is not None and entry.path == name(5)  # noqa: PT018
+
+
+async def test_a_node_made_before_the_connection_broke_is_found(numbered: ZooKeeperStore, proxy: Proxy) -> None:
+    cuts = iter([True])
+    proxy.on_request = lambda _xid, opcode: opcode == OP_MULTI and next(cuts, False)
+    async with asyncio.timeout(DEADLINE_S):
+        entry, lock = await numbered.create_locked("/n/", b"ours") or (None, None)
+    assert entry is not None and lock is not None  # noqa: PT018
+    assert (entry.path, entry.data, lock.is_held) == (name(2), b"ours", True)
+
+
+async def test_a_foreseen_number_does_not_outlive_the_connection(
+    numbered: ZooKeeperStore, proxy: Proxy, kazoo: KazooClient
+) -> None:
+    """What was not made before the break is not sent again: meanwhile the number may have come and gone."""
+    proxy.passing.clear()
+    making = asyncio.ensure_future(numbered.create_locked("/n/", b""))
+    await asyncio.sleep(0)
+    proxy.cut()
+    await asyncio.to_thread(kazoo.delete, await asyncio.to_thread(kazoo.create, "/n/", sequence=True))
+    proxy.passing.set()
+    async with asyncio.timeout(DEADLINE_S):
+        assert await making is None
+        assert (await numbered.create("/n/", sequence=True)).path == name(3)

@@ -89,7 +89,7 @@ def test_c02_nodes_are_unlocked_then_offered_taken_used_and_deleted(site: Site, 
         assert cloud.servers() == []
     for node in nodes:
         path = f"/nodepool/nodes/{node['id']}"
-        assert site.history().states(path) == ["init", "building", "ready", "in-use", "used", "deleting"]
+        assert site.history().states(path) == ["building", "ready", "in-use", "used", "deleting"]
 
 
 def test_c03_requestor_data_is_kept_to_the_byte(site: Site, zuul: ZuulPeer) -> None:
