@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from nodelaunch.cli.common import say
 from nodelaunch.config.file import load_config
@@ -17,8 +16,7 @@ from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.launcher import check_files
 
 
-def add_parser(commands: Any) -> None:
-    family = commands.add_parser("config", help="look at a configuration")
+def add_arguments(family: argparse.ArgumentParser) -> None:
     verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
     check = verbs.add_parser("check", help="report everything that is wrong in a configuration")
     check.add_argument("file", metavar="FILE")
