@@ -44,7 +44,7 @@ OWN = (
     "nodelaunch.sshclient", "nodelaunch.cli.demo", "nodelaunch.cli.driver", "nodelaunch.cli.lists",
     "nodelaunch.cli.fakecloud", "nodelaunch.config.schema", "nodelaunch.drivers.openstack", "nodelaunch.drivers.garm",
     "nodelaunch.drivers.metastatic", "nodelaunch.drivers.process", "nodelaunch.drivers.conformance",
-    "nodelaunch.drivers.sdk", "nodelaunch.drivers.installing",
+    "nodelaunch.drivers.sdk", "nodelaunch.drivers.wire.messages", "nodelaunch.drivers.installing",
 )  # fmt: skip
 
 

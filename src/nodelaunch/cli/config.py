@@ -6,14 +6,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nodelaunch.cli.common import say
 from nodelaunch.config.file import load_config
-from nodelaunch.config.schema import DriverOptions, config_schema
 from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
-from nodelaunch.drivers.installed import Catalogue
 from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.launcher import check_files
+
+if TYPE_CHECKING:
+    from nodelaunch.config.schema import DriverOptions
 
 
 def add_arguments(family: argparse.ArgumentParser) -> None:
@@ -43,6 +45,8 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_schema(args: argparse.Namespace) -> int:
+    from nodelaunch.config.schema import config_schema
+
     text = json.dumps(config_schema(_options(args.driver)), indent=2)
     if args.output is None:
         say(text)
@@ -59,6 +63,8 @@ def _options(names: list[str]) -> list[DriverOptions]:
 
     Raises: DriverNotFoundError.
     """
+    from nodelaunch.drivers.installed import Catalogue
+
     catalogue = Catalogue()
     found = []
     for facts in catalogue.facts([catalogue.find(name) for name in names] or None):
