@@ -3,7 +3,7 @@
     python bench/records.py [--rounds 200]
 
 The best of *rounds* rounds of 200 calls counts, the two ways taking turns. Memory is what 10,000 records take,
-read from bytes, full and as digests.
+read from bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Any
 
-from nodelaunch.protocol.digests import NodeDigest, RequestDigest
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.recordcoding import Record, keys_of
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -88,9 +87,9 @@ def microseconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
     return best
 
 
-def compare(name: str, ours: Callable[[], object], plain: Callable[[], object] | None, rounds: int) -> None:
-    taken = microseconds([ours, plain] if plain else [ours], rounds)
-    beside = f"  json and dataclass {taken[1]:6.2f} us  {taken[1] / taken[0]:5.1f} x" if plain else ""
+def compare(name: str, ours: Callable[[], object], plain: Callable[[], object], rounds: int) -> None:
+    taken = microseconds([ours, plain], rounds)
+    beside = f"  json and dataclass {taken[1]:6.2f} us  {taken[1] / taken[0]:5.1f} x"
     print(f"{name:16} {taken[0]:6.2f} us{beside}", flush=True)
 
 
@@ -111,14 +110,6 @@ def read_request(data: bytes, number: int = 1) -> NodeRequest:
     return NodeRequest.from_bytes("/p", data, request_id=RequestId(f"200-{number:010d}"))
 
 
-def digest_node(data: bytes, number: int = 1) -> NodeDigest:
-    return NodeDigest.from_bytes("/p", data, node_id=NodeId(f"{number:010d}"))
-
-
-def digest_request(data: bytes, number: int = 1) -> RequestDigest:
-    return RequestDigest.from_bytes("/p", data, request_id=RequestId(f"200-{number:010d}"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
@@ -133,12 +124,8 @@ def main() -> None:
     compare("request write", request.to_bytes, plain_request.write, rounds)
     into = RequestState.PENDING
     compare("request into", lambda: request.into(into, 1.0), lambda: plain_request.change(into), rounds)
-    compare("node digest", lambda: digest_node(written), None, rounds)
-    compare("request digest", lambda: digest_request(submitted), None, rounds)
     memory("nodes", read_node, node_bytes)
     memory("requests", read_request, request_bytes)
-    memory("node digests", digest_node, node_bytes)
-    memory("request digests", digest_request, request_bytes)
 
 
 if __name__ == "__main__":

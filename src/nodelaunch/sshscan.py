@@ -1,10 +1,11 @@
-"""SSH host keys and reachability of a host, over the network: the home of asyncssh.
+"""SSH host keys and reachability of a host, over the network.
 
 A scan goes in two steps. First a bare connection is repeated until the server answers with its key exchange offer:
 that proves a working sshd, not just an open port, and tells which host key types it has. Then each offered type gets a
 key exchange of its own, all at once. Types a server does not offer cost it no connection, which matters to servers
-that count unauthenticated ones (``MaxStartups``, ``PerSourcePenalties``). What does *not* belong here: which hosts are
-scanned, and what a missing key means.
+that count unauthenticated ones (``MaxStartups``, ``PerSourcePenalties``). What does *not* belong here: the key exchange
+itself (sshclient.py, which is imported by the first scan that comes to it), which hosts are scanned, and what a missing
+key means.
 Source: RFC 4253, sections 4.2, 6 and 7.1.
 """
 
@@ -14,9 +15,9 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Final
 
-import asyncssh
 import structlog
 
 from nodelaunch.errors import KeyScanError
@@ -47,7 +48,6 @@ KEY_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _NOT_RESOLVED = "name not resolved in time"
 _NO_ANSWER = "connection attempt timed out"
-_ANY_ALGORITHM = "+*"  # weak ones last: nothing secret is sent, and old network devices offer nothing else
 _OUR_BANNER = b"SSH-2.0-nodelaunch\r\n"
 _PACKET_HEADER_BYTES = 5  # four of length, one of padding length
 _MAX_PACKET_BYTES = 35000
@@ -62,10 +62,6 @@ class SshScanner:
 
     def __init__(self, *, max_scans: int = MAX_SCANS) -> None:
         self._turns = asyncio.Semaphore(max_scans)
-        self._options = asyncssh.SSHClientConnectionOptions(
-            config=None, client_keys=None, known_hosts=None, agent_path=None, gss_host=None, x509_trusted_certs=None,
-            encryption_algs=_ANY_ALGORITHM, mac_algs=_ANY_ALGORITHM, login_timeout=0,
-        )  # fmt: skip
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
         """One ``<type> <base64>`` per key type of `KEY_TYPES` that the server has, in that order.
@@ -74,7 +70,7 @@ class SshScanner:
         Raises: KeyScanError when none did, when the name does not exist, or when the server has no type we know.
         """
         async with self._turns:
-            scan = _Scan(host, port, self._options)
+            scan = _Scan(host, port)
             try:
                 async with asyncio.timeout(timeout_s):
                     await scan.run()
@@ -90,7 +86,7 @@ class SshScanner:
 
         Raises: KeyScanError after *timeout_s*, or when the name does not exist.
         """
-        scan = _Scan(host, port, self._options)
+        scan = _Scan(host, port)
         try:
             async with asyncio.timeout(timeout_s):
                 (await scan.connect()).close()
@@ -105,26 +101,18 @@ class SshScanner:
 
         Raises: KeyScanError after *timeout_s*, at once when the file can't be read as a key without a passphrase.
         """
-        try:
-            key = asyncssh.read_private_key(key_file)
-        except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-            raise KeyScanError(f"login key {key_file} can't be used: {error}") from None
-        trusted = [asyncssh.import_public_key(each) for each in host_keys]
-        options = asyncssh.SSHClientConnectionOptions(
-            self._options,
-            username=username,
-            client_keys=[key],
-            known_hosts=(trusted, [], []),
-            login_timeout=TRY_TIMEOUT_S,
-        )
+        await _loaded()
+        from nodelaunch import sshclient
+
+        options = sshclient.login_options(username, key_file, host_keys, timeout_s=TRY_TIMEOUT_S)
         last = _NO_ANSWER
         try:
             async with asyncio.timeout(timeout_s):
                 for pause in _pauses():
                     try:
-                        async with await asyncssh.connect(host, port, options=options):
-                            return
-                    except (OSError, asyncssh.Error) as error:
+                        await sshclient.log_in(host, port, options)
+                        return
+                    except sshclient.LOGIN_FAILURES as error:
                         last = str(error) or type(error).__name__
                     await asyncio.sleep(pause)
         except TimeoutError:
@@ -152,10 +140,9 @@ class FakeHostsScanner:
 class _Scan:
     """One scan of one host: the keys so far, and what happened last, for the error."""
 
-    def __init__(self, host: str, port: int, options: asyncssh.SSHClientConnectionOptions) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self._options = options
         self._offered: tuple[str, ...] = ()
         self.keys: dict[str, str] = {}
         self.last = _NOT_RESOLVED
@@ -177,6 +164,7 @@ class _Scan:
         self._offered = tuple(name for name, uses in KEY_TYPES.items() if not algorithms.isdisjoint(uses))
         if not self._offered:
             self.last = f"the server has only host keys we can't scan ({', '.join(sorted(algorithms)) or 'none'})"
+        await _loaded()
         async with asyncio.TaskGroup() as group:
             for key_type in self._offered:
                 group.create_task(self._fetch(address, key_type), name=f"{key_type} of {self._host}")
@@ -251,13 +239,15 @@ class _Scan:
         A server that hangs up before its banner is busy or restarting, and is tried as long as the deadline allows.
         One that fails later may never manage this type: the others count without it.
         """
+        from nodelaunch import sshclient
+
         failures = 0
         pauses = _pauses()
         while failures < KEY_TRIES:
-            client = _Client()
+            client = sshclient.Client()
             try:
                 async with asyncio.timeout(TRY_TIMEOUT_S):
-                    self.keys[key_type] = await _exchange(address, key_type, self._options, client)
+                    self.keys[key_type] = await sshclient.host_key(*address, KEY_TYPES[key_type], client)
                 return
             except Exception as error:  # noqa: BLE001  asyncssh passes on whatever a peer's bytes led to
                 self.last = f"no {key_type} key: {str(error) or type(error).__name__}"
@@ -265,34 +255,9 @@ class _Scan:
             await asyncio.sleep(next(pauses))
 
 
-class _Client(asyncssh.SSHClient):
-    """Tells whether the server of its connection introduced itself."""
-
-    def __init__(self) -> None:
-        self._connection: asyncssh.SSHClientConnection | None = None
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        self._connection = conn
-
-    @property
-    def was_greeted(self) -> bool:
-        return self._connection is not None and self._connection.get_extra_info("server_version") is not None
-
-
-async def _exchange(
-    address: Address, key_type: str, options: asyncssh.SSHClientConnectionOptions, client: _Client
-) -> str:
-    """``<type> <base64>`` of the key that the server proved to have. Raises: whatever asyncssh does."""
-    key = await asyncssh.get_server_host_key(
-        *address,
-        config=None,
-        kex_algs=_ANY_ALGORITHM,
-        server_host_key_algs=KEY_TYPES[key_type],
-        options=asyncssh.SSHClientConnectionOptions(options, client_factory=lambda: client),
-    )
-    if key is None:
-        raise asyncssh.KeyExchangeFailed("key exchange without a host key")
-    return key.export_public_key("openssh").decode("ascii").strip()
+async def _loaded() -> None:
+    """Have sshclient.py imported. The first time that takes a while, so a thread does it."""
+    await asyncio.to_thread(import_module, "nodelaunch.sshclient")
 
 
 # -- connecting -----------------------------------------------------------------------------------------------------

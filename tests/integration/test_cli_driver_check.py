@@ -144,7 +144,7 @@ def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
     lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
-        assert make_parser().parse_args(shlex.split(line)[1:]).target
+        assert make_parser("driver").parse_args(shlex.split(line)[1:]).target
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:

@@ -263,7 +263,7 @@ def test_documented_commands_are_taken() -> None:
     ]
     assert len(lines) > 5
     for line in lines:
-        assert make_parser().parse_args(shlex.split(line)[1:]).command == "driver"
+        assert make_parser("driver").parse_args(shlex.split(line)[1:]).command == "driver"
 
 
 def test_what_somebody_who_was_killed_left_is_cleared(home: Path) -> None:

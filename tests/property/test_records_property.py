@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import records
-from nodelaunch.protocol.digests import NodeDigest, RequestDigest
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.recordcoding import Record
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -109,15 +108,3 @@ def test_the_fast_path_reads_and_writes_what_json_does(data: bytes) -> None:
         assert fast.extra.keys() == tolerant.extra.keys()
         assert written.isascii()
         assert alike(json.loads(written), said(tolerant))
-
-
-@settings(max_examples=100, deadline=None)
-@given(bodies)
-def test_a_digest_says_what_its_record_says(data: bytes) -> None:
-    for digest, kind, ids in (
-        (NodeDigest, Node, {"node_id": NodeId("1")}),
-        (RequestDigest, NodeRequest, {"request_id": RequestId("1")}),
-    ):
-        whole: Any = outcome(kind.from_bytes, data, **ids)
-        if not isinstance(whole, str):
-            assert repr(outcome(digest.from_bytes, data, **ids)) == repr(digest.of(whole))

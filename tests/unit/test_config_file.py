@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import Node
 
 from nodelaunch.config.file import check_files, load_config, position_of
 from nodelaunch.config.models import (
@@ -479,3 +481,15 @@ def test_a_wrong_value_behind_an_old_name_is_told_at_the_old_name(write: Writer)
 def test_unused_min_ready_is_no_matter_while_a_provider_is_unknown(write: Writer) -> None:
     path = write("labels: [{name: a, min-ready: 1}]\nproviders: [{name: x, driver: nosuch}]")
     assert len(problems_of(path)) == 1
+
+
+def test_the_tree_of_the_yaml_is_freed_without_a_garbage_collection(write: Writer) -> None:
+    """A large one would stay in memory until the next, and what is allocated meanwhile would take room beside it."""
+    path = write("labels: [{name: a, min-ready: 1}]")
+    gc.collect()
+    gc.disable()
+    try:
+        load_config(path, drivers=DRIVERS, environ={})
+        assert [each for each in gc.get_objects() if issubclass(type(each), Node)] == []
+    finally:
+        gc.enable()

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from nodelaunch.errors import RecordInvalidError
-from nodelaunch.protocol.digests import NodeDigest, RequestDigest
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import (
@@ -226,50 +225,15 @@ def test_a_node_is_written_as_json_even_where_msgspec_would_not() -> None:
     assert read_node(as_json(state="ready", resources=None, other=1)).resources is None
 
 
-# -- digests --------------------------------------------------------------------------------------------------------
-
-
-def test_a_digest_has_the_values_of_its_node_and_cannot_be_written() -> None:
-    node = a_node(resources={"cores": 4.0}, hostname="h", launcher="l", az="z", tenant_name="t", state_time=5.0)
-    digest = NodeDigest.from_bytes("/p", node.to_bytes(), node_id=node.id)
-    assert digest == NodeDigest.of(node)
-    assert (digest.usage, digest.is_idle, digest.type) == (Usage(cores=4), True, ("small",))
-    assert not NodeDigest.of(node.allocated(a_request())).is_idle
-    assert NodeDigest.of(a_node()).usage is None
-    assert not hasattr(digest, "to_bytes")
-
-
-def test_a_digest_reads_what_its_record_reads() -> None:
-    digest = NodeDigest.from_bytes("/p", as_json(state="ready", type="small", id="9"), node_id=NodeId("1"))
-    assert (digest.id, digest.type, digest.state_time) == ("1", ("small",), 0.0)
-    absent = NodeDigest.from_bytes("/p", as_json(state="ready"), node_id=NodeId("1"), modified_at=7.0)
-    assert (absent.state_time, absent.resources) == (7.0, None)
-    with pytest.raises(RecordInvalidError, match="state: missing"):
-        NodeDigest.from_bytes("/p", b"{}", node_id=NodeId("1"))
-    with pytest.raises(RecordInvalidError, match="empty"):
-        RequestDigest.from_bytes("/p", b"", request_id=RequestId("1"))
-
-
-def test_a_requests_digest() -> None:
-    request = a_request("a", "b", state=RequestState.FULFILLED, nodes=(NodeId("1"), NodeId("2")), state_time=5.0)
-    digest = RequestDigest.from_bytes("/p", request.to_bytes(), request_id=request.id)
-    assert digest == RequestDigest.of(request)
-    assert (digest.state, digest.nodes, digest.requestor) == (RequestState.FULFILLED, ("1", "2"), "someone")
-    late = RequestDigest.from_bytes("/p", as_json(state="failed"), request_id=request.id, modified_at=7.0)
-    assert late.state_time == 7.0
-    assert not hasattr(digest, "to_bytes")
-
-
 def test_equal_words_of_many_records_are_one_object() -> None:
-    one, two = (
-        NodeDigest.from_bytes("/p", a_node(n, resources={"cores": 4.0}).to_bytes(), node_id=NodeId(str(n)))
-        for n in (1, 2)
-    )
-    assert one.provider is two.provider
-    assert one.type is two.type
-    assert one.resources is two.resources
-    nodes = [read_node(a_node(n).to_bytes()) for n in (1, 2)]
-    assert nodes[0].pool is nodes[1].pool
+    words = {
+        "provider": "p", "pool": "m", "type": ["small"], "cloud": "c", "az": "a", "region": "r", "launcher": "l",
+        "image_id": "i", "username": "u", "connection_type": "ssh", "python_path": "auto", "requestor": "q",
+        "tenant_name": "t",
+    }  # fmt: skip
+    one, two = (read_node(as_json(state="ready", state_time=float(n), **words)) for n in (1, 2))
+    for name in words:
+        assert getattr(one, name) is getattr(two, name), name
 
 
 # -- components and images ------------------------------------------------------------------------------------------

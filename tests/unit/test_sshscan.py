@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from nodelaunch import sshscan
+from nodelaunch import sshclient, sshscan
 from nodelaunch.cli.demossh import demo_ssh_server
 from nodelaunch.errors import KeyScanError
 from nodelaunch.protocol.driver import HostScanner
@@ -108,14 +108,14 @@ async def test_key_exchanges_that_fail_for_good_are_given_up(scanner: SshScanner
 
 
 async def test_keys_that_came_before_the_deadline_count(scanner: SshScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = sshscan._exchange
+    host_key = sshclient.host_key
 
-    async def rsa_never_comes(address, key_type, options, client):
-        if key_type == "ssh-rsa":
+    async def rsa_never_comes(host, port, algorithms, client):
+        if "ssh-rsa" in algorithms:
             await asyncio.get_running_loop().create_future()
-        return await exchange(address, key_type, options, client)
+        return await host_key(host, port, algorithms, client)
 
-    monkeypatch.setattr(sshscan, "_exchange", rsa_never_comes)
+    monkeypatch.setattr(sshclient, "host_key", rsa_never_comes)
     async with asyncio.timeout(DEADLINE_S), demo_ssh_server(["ssh-ed25519", "ssh-rsa"]) as server:
         keys = await scanner.host_keys(server.host, server.port, timeout_s=2)
     assert keys == server.host_keys[:1]

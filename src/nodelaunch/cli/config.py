@@ -6,19 +6,19 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nodelaunch.cli.common import say
 from nodelaunch.config.file import load_config
-from nodelaunch.config.schema import DriverOptions, config_schema
 from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
-from nodelaunch.drivers.installed import Catalogue
 from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.launcher import check_files
 
+if TYPE_CHECKING:
+    from nodelaunch.config.schema import DriverOptions
 
-def add_parser(commands: Any) -> None:
-    family = commands.add_parser("config", help="look at a configuration")
+
+def add_arguments(family: argparse.ArgumentParser) -> None:
     verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
     check = verbs.add_parser("check", help="report everything that is wrong in a configuration")
     check.add_argument("file", metavar="FILE")
@@ -45,6 +45,8 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_schema(args: argparse.Namespace) -> int:
+    from nodelaunch.config.schema import config_schema
+
     text = json.dumps(config_schema(_options(args.driver)), indent=2)
     if args.output is None:
         say(text)
@@ -61,6 +63,8 @@ def _options(names: list[str]) -> list[DriverOptions]:
 
     Raises: DriverNotFoundError.
     """
+    from nodelaunch.drivers.installed import Catalogue
+
     catalogue = Catalogue()
     found = []
     for facts in catalogue.facts([catalogue.find(name) for name in names] or None):

@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -45,8 +44,7 @@ JOBS: tuple[tuple[str, ...], ...] = (
 """The labels of each request; there is one arm-lab machine, so its three requests wait for one another."""
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="show the main job on this machine; needs nothing else")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="go on serving afterwards, until Ctrl-C")
     parser.set_defaults(run=run, default_log_level="error")
 

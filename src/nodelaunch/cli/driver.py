@@ -22,8 +22,7 @@ NOT_KNOWN = "-"
 MAPPINGS = {"provider": "a provider", "pool": "a pool", "label": "a label"}
 
 
-def add_parser(commands: Any) -> None:
-    family = commands.add_parser("driver", help="look at drivers, check, install and remove them")
+def add_arguments(family: argparse.ArgumentParser) -> None:
     verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="all drivers that can be used here; executables are started to be asked")
     listing.add_argument("--json", action="store_true", help="print JSON")

@@ -16,8 +16,7 @@ from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import NodeRequest, PoolRegistration
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("explain", help="say why a node request is where it is")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("request", metavar="REQUEST", help="its id, such as 200-0000001234")
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -24,8 +24,7 @@ _FAULTS_HELP = "\n".join(f"  {call:<8} {', '.join(kinds)}" for call, kinds in FA
 Run = Callable[[argparse.Namespace], int]
 
 
-def add_parser(commands: Any) -> None:
-    family = commands.add_parser("fake-cloud", help="look at a fake cloud in a file, change it, break it")
+def add_arguments(family: argparse.ArgumentParser) -> None:
     family.add_argument("file", metavar="FILE", help="the provider's cloud-file")
     family.add_argument("--create", action="store_true", help="make the file if it isn't there, before any launcher")
     verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)

@@ -24,8 +24,7 @@ ANSWER_TIMEOUT_S = 300.0
 """For each provider."""
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("leaks", help="show what is in the clouds but belongs to no node; deletes nothing")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--provider", metavar="NAME", help="only this one")
     parser.add_argument("--json", action="store_true", help="print JSON")

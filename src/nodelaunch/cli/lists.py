@@ -20,8 +20,7 @@ UNLIMITED = 10_000
 """Columns of a terminal that is wide enough for anything."""
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("list", help="show nodes, or requests")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--requests", action="store_true", help="node requests instead of nodes")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -20,8 +20,7 @@ from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("request", help="ask for nodes, print them, give them back")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", nargs="+", metavar="LABEL", help="one node each, in this order")
     add_config_arguments(parser)
     parser.add_argument("--count", type=_positive, default=1, metavar="N", help="as many such requests (default: 1)")

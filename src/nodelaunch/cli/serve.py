@@ -21,7 +21,7 @@ from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
-from nodelaunch.web.app import make_app, serve
+from nodelaunch.web.app import make_pages, serve
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +30,7 @@ COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("serve", help="answer node requests, in the foreground")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--fake-hosts", action="store_true", help="let hosts whose name contains 'fake' answer key scans, for tests"
@@ -94,7 +93,7 @@ async def _calm_collector(launcher: Launcher) -> None:
 async def _serve_http(launcher: Launcher, config: Config) -> None:
     host, port = config.webapp.listen_address, config.webapp.port
     try:
-        async with serve(make_app(launcher.readiness), host=host, port=port):
+        async with serve(make_pages(launcher.readiness), host=host, port=port):
             await asyncio.Event().wait()
     except OSError as error:
         raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None

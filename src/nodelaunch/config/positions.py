@@ -226,7 +226,7 @@ class _Parser:
         if str(node.tag) not in _SCALAR_TAGS:
             return self._give_up(node, place, _NO_TAGS)
         try:
-            return self.yaml.constructor.construct_object(node, deep=True)
+            return self.yaml.constructor.construct_document(node)  # which keeps nothing of the node
         except (ConstructorError, ValueError):
             kind = str(node.tag).removeprefix(_CORE)
             return self._give_up(node, place, f"looks like a YAML {kind} but is none; put it in quotes if it is text")

@@ -146,10 +146,14 @@ def _remedy(point: EntryPoint, missing: str) -> str:
 
 def _check_contract(plugin: DriverPlugin) -> None:
     """Raises: DriverNotFoundError when the driver keeps no version of the contract that is spoken here."""
+    from nodelaunch.drivers.wire import SPOKEN
+
+    first, last = plugin.contract
+    if first <= SPOKEN[1] and last >= SPOKEN[0]:
+        return
     from nodelaunch.drivers.wire.handshake import CONTRACT, VersionMismatchError, choose_version
     from nodelaunch.drivers.wire.messages import VersionRange
 
-    first, last = plugin.contract
     try:
         choose_version(CONTRACT, VersionRange(min=first, max=last), driver=plugin.name)
     except VersionMismatchError as error:

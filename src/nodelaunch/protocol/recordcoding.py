@@ -289,10 +289,8 @@ class Wire:
 
     __slots__ = ("_encode", "_loose", "_struct", "decode")
 
-    def __init__(
-        self, record: type[Struct], *, is_partial: bool = False, types: Mapping[str, Any] | None = None, **absent: Any
-    ) -> None:
-        """*types*: other types of fields; *absent*: other values of absent keys. Partial: unknown keys are skipped."""
+    def __init__(self, record: type[Struct], *, types: Mapping[str, Any] | None = None, **absent: Any) -> None:
+        """*types*: other types of fields; *absent*: other values of absent keys."""
         keys = keys_of(record)
         known = {f.name: f for f in msgspec.structs.fields(record)}
         kinds = get_type_hints(record) | dict(types or {})
@@ -300,7 +298,7 @@ class Wire:
         self._struct = msgspec.defstruct(
             f"{record.__name__}Wire",
             [field[:2] if field[2] is msgspec.NODEFAULT else field for field in fields],
-            forbid_unknown_fields=not is_partial,
+            forbid_unknown_fields=True,
             gc=False,
         )
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode

@@ -221,11 +221,17 @@ class Node(Record, frozen=True):
             wire.state_time = modified_at
         if wire.connection_port is UNSET:
             wire.connection_port = wire.ssh_port
+        wire.cloud = shared(wire.cloud)
         wire.provider = shared(wire.provider)
         wire.pool = shared(wire.pool)
         wire.type = shared(wire.type)
+        wire.az = shared(wire.az)
+        wire.region = shared(wire.region)
         wire.launcher = shared(wire.launcher)
         wire.image_id = shared(wire.image_id)
+        wire.username = shared(wire.username)
+        wire.connection_type = shared(wire.connection_type)
+        wire.python_path = shared(wire.python_path)
         wire.requestor = shared(wire.requestor)
         wire.tenant_name = shared(wire.tenant_name)
         return cls(node_id, *astuple(wire))

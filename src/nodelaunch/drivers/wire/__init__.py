@@ -4,3 +4,8 @@
 and the choice of a version, ``peer.py`` one end of a connection, ``openrpc.py`` all of it as a document.
 What does *not* belong here: processes (drivers/process), and any driver.
 """
+
+from typing import Final
+
+SPOKEN: Final = (1, 1)
+"""First and last major version of the contract that this package speaks."""

@@ -12,9 +12,10 @@ import hmac
 import secrets
 from typing import Final, Literal
 
+from nodelaunch.drivers.wire import SPOKEN
 from nodelaunch.drivers.wire.messages import VersionRange
 
-CONTRACT: Final = VersionRange(min=1, max=1)
+CONTRACT: Final = VersionRange(min=SPOKEN[0], max=SPOKEN[1])
 """Major versions of the contract this package speaks, as a launcher and in `nodelaunch.drivers.sdk`."""
 TOKEN_FD: Final = 3
 """Where a driver's process finds the token: to be read to its end and closed."""

@@ -1,0 +1,104 @@
+"""What commands keep out of memory: libraries and modules that only others need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from support.process import Serve, run
+
+TELLING = """
+import json, sys
+from nodelaunch.cli.main import main
+code = main()
+print(json.dumps({"event": "modules", "names": sorted(sys.modules)}), file=sys.stderr)
+sys.exit(code)
+"""
+"""The command, which at its end logs the names of the modules it has imported."""
+CONFIG = """
+embedded-store: {{path: {folder}/store.sqlite}}
+webapp: {{port: 0, listen_address: 127.0.0.1}}
+labels: [{{name: small}}, {{name: bare}}]
+providers:
+  - name: cloud
+    driver: fake
+    cloud-images: [{{name: image}}]
+    pools: [{{name: main, labels: [{{name: small, cloud-image: image, min-ram: 8192}}]}}]
+  - name: lab
+    driver: static
+    pools:
+      - name: rack
+        nodes: [{{name: fake-host, labels: [bare], host-key-checking: false, username: zuul}}]
+"""
+HEAVY = (
+    "asyncssh", "cryptography", "openstack", "keystoneauth1", "requests", "urllib3", "jsonschema", "kazoo",
+    "multiprocessing", "xml", "unittest", "pydoc", "http.client", "urllib.request", "pydantic.v1", "rich.live",
+)  # fmt: skip
+"""Libraries, and parts of them, with all below them."""
+OWN = (
+    "nodelaunch.sshclient", "nodelaunch.cli.demo", "nodelaunch.cli.driver", "nodelaunch.cli.lists",
+    "nodelaunch.cli.fakecloud", "nodelaunch.config.schema", "nodelaunch.drivers.openstack", "nodelaunch.drivers.garm",
+    "nodelaunch.drivers.metastatic", "nodelaunch.drivers.process", "nodelaunch.drivers.conformance",
+    "nodelaunch.drivers.sdk", "nodelaunch.drivers.wire.messages", "nodelaunch.drivers.installing",
+)  # fmt: skip
+
+
+def among(names: Collection[str], unwanted: Collection[str]) -> list[str]:
+    """Those of *names* that are *unwanted*, or below one that is."""
+    return [name for name in names if any(f"{name}.".startswith(f"{each}.") for each in unwanted)]
+
+
+def imported_by(*arguments: str) -> list[str]:
+    """The names of the modules that the command has imported when it ends by itself."""
+    code = "import sys; from nodelaunch.cli.main import main\ntry: main()\nfinally: print('MODULES', *sys.modules)"
+    return python(code, *arguments).rpartition("MODULES ")[2].split()
+
+
+def python(code: str, *arguments: str) -> str:
+    """What *code* prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "nodepool.yaml"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+def test_serving_imports_only_what_its_providers_need(config: Path) -> None:
+    """A launcher that has done its job once, with health asked for, holds none of the rest."""
+    serve = Serve(config, python=("-c", TELLING))
+    serve.await_log("pool_registered", count=2)
+    assert run("request", "small", "-c", str(config)).returncode == 0
+    assert run("request", "bare", "-c", str(config)).returncode == 0
+    assert serve.get("/health/ready")[0] == 200
+    assert serve.stop() == 0
+    names = serve.await_log("modules")["names"]
+    assert "nodelaunch.drivers.fake" in names
+    assert among(names, (*HEAVY, *OWN)) == []
+
+
+def test_help_and_version_import_no_command() -> None:
+    for option in ("--help", "--version"):
+        names = imported_by(option)
+        assert "nodelaunch.cli.main" in names
+        assert among(names, (*HEAVY, *OWN, "nodelaunch.launcher", "nodelaunch.engine", "pydantic", "ruamel")) == []
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, nodelaunch; print(*(name for name in sys.modules if name.startswith('nodelaunch')))"
+    assert sorted(python(code).split()) == ["nodelaunch", "nodelaunch.errors"]
+
+
+def test_unwanted_modules_exist() -> None:
+    """Otherwise their absence would say nothing."""
+    for name in (*HEAVY, *OWN):
+        assert find_spec(name) is not None, name
+    assert among(["a", "a.b", "ab", "c.a"], ("a",)) == ["a", "a.b"]
