@@ -21,7 +21,6 @@ from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
-from nodelaunch.web.app import make_pages, serve
 
 log = structlog.get_logger(__name__)
 
@@ -91,9 +90,11 @@ async def _calm_collector(launcher: Launcher) -> None:
 
 
 async def _serve_http(launcher: Launcher, config: Config) -> None:
+    from nodelaunch.web.app import make_app, serve
+
     host, port = config.webapp.listen_address, config.webapp.port
     try:
-        async with serve(make_pages(launcher.readiness), host=host, port=port):
+        async with serve(make_app(launcher.readiness), host=host, port=port):
             await asyncio.Event().wait()
     except OSError as error:
         raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None

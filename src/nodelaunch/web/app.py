@@ -11,35 +11,45 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 
 import structlog
-
-from nodelaunch.web.http import Answer, Pages, listening
+from aiohttp import web
 
 log = structlog.get_logger(__name__)
 
 Readiness = Callable[[], list[str]]
 """Says why the launcher is not ready; nothing: it is."""
-OK: Answer = (HTTPStatus.OK, "OK\n")
 
 
-def make_pages(readiness: Readiness) -> Pages:
-    """The pages; *readiness* is asked at each request for one."""
+def make_app(readiness: Readiness) -> web.Application:
+    """The application; *readiness* is asked at each request."""
 
-    def live() -> Answer:
-        return OK
+    async def live(_request: web.Request) -> web.Response:
+        return web.Response(text="OK\n")
 
-    def ready() -> Answer:
+    async def ready(_request: web.Request) -> web.Response:
         reasons = readiness()
-        return (HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{reason}\n" for reason in reasons)) if reasons else OK
+        if reasons:
+            return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
+        return web.Response(text="OK\n")
 
-    return {"/health/live": live, "/health/ready": ready, "/ready": ready}
+    app = web.Application()
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/ready", ready)
+    return app
 
 
 @asynccontextmanager
-async def serve(pages: Pages, *, host: str, port: int) -> AsyncIterator[int]:
-    """Serve *pages* inside the block; the port it listens on (*port* 0: any free one). Raises: OSError."""
-    async with listening(pages, host=host, port=port) as bound:
+async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[int]:
+    """Serve *app* inside the block; the port it listens on (*port* 0: any free one). Raises: OSError."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound = runner.addresses[0][1]
         log.info("http_listening", host=host, port=bound)
         yield bound
+    finally:
+        await runner.cleanup()
