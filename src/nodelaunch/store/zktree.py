@@ -86,11 +86,12 @@ class ZkTree:
         return list(self._entries.values())
 
     def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
-        entry = _Listener(listener)
-        self._listeners = (*self._listeners, entry)
+        self._listeners = (*self._listeners, listener)
 
         def stop() -> None:
-            self._listeners = tuple(each for each in self._listeners if each is not entry)
+            left = list(self._listeners)
+            left.remove(listener)
+            self._listeners = tuple(left)
 
         return stop
 
@@ -155,23 +156,12 @@ class ZkTree:
         self._tell(Warmed())
 
     def _tell(self, event: TreeEvent) -> None:
+        """What a listener raises is logged, and harms nobody else."""
         for listener in self._listeners:
-            listener(event)
-
-
-class _Listener:
-    """One subscription; what it raises is logged, and harms nobody else."""
-
-    __slots__ = ("_listener",)
-
-    def __init__(self, listener: Callable[[TreeEvent], None]) -> None:
-        self._listener = listener
-
-    def __call__(self, event: TreeEvent) -> None:
-        try:
-            self._listener(event)
-        except Exception:
-            log.exception("tree_listener_failed", tree_event=type(event).__name__)
+            try:
+                listener(event)
+            except Exception:
+                log.exception("tree_listener_failed", tree_event=type(event).__name__)
 
 
 def _is_news(old: Stat, new: Stat, *, is_current: bool) -> bool:

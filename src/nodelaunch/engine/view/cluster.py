@@ -17,6 +17,7 @@ from nodelaunch.engine.view.requests import RequestView
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.store import Changed, Entry, Removed, Store, Tree, TreeEvent
 
+_BELOW_NODES = len(paths.NODES) + 1
 OnChanged = Callable[[Entry], None]
 OnRemoved = Callable[[str], None]
 
@@ -107,5 +108,5 @@ def _never(_path: str) -> bool:
 
 
 def _is_node(path: str) -> bool:
-    """Lock directories and contenders are only counted, never read."""
-    return paths.node_id_at(path) is not None
+    """Of what is below `paths.NODES`: lock directories and contenders are only counted, never read."""
+    return "/" not in path[_BELOW_NODES:]
