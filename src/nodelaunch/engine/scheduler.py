@@ -247,7 +247,7 @@ class Scheduler:
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)
         pool.set_paused(is_full or (provider.is_failing and provider.down is not None))
-        provider.room_is_awaited(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
+        provider.awaited.set(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
             self._room_maker.make_room(pool, kept.first_need(key))
 
