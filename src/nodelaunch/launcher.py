@@ -246,7 +246,7 @@ class Launcher:
             herald=herald,
             sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served),
             min_ready=MinReady(self.store, view, self._clock, herald.id),
-            answerer=Answerer(self.store, herald.id, site.scheduler.explain),
+            answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain),
             offered=offered,
         )
 

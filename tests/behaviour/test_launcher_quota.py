@@ -136,7 +136,7 @@ async def _tenant_waits(folder: Path, what: Mapping[str, Any] | str = "small", *
         assert states == [RequestState.REQUESTED]
         assert site.request(second).declined_by == ()
         assert not is_paused(site), "a full tenant is nobody else's matter"
-        verdict = site.launcher.scheduler.verdict(second.id, ("cloud", "main"))
+        verdict = site.launcher.scheduler.explainer.verdict(second.id, ("cloud", "main"))
         assert isinstance(verdict, Defer)
         assert all(isinstance(reason, TenantFull) for reason in verdict.reasons)
         await jobs.give_back(first.nodes[0])

@@ -52,7 +52,7 @@ async def test_waiting_pool_says_that_it_is_paused(tmp_path: Path) -> None:
         first = await site.finished("small")
         waiting = await site.client.submit(["small"])
         await site.until(lambda: any(seen.record.paused for seen in site.view.pools.values()))
-        assert isinstance(site.launcher.scheduler.verdict(waiting.id, ("cloud", "main")), Defer)
+        assert isinstance(site.launcher.scheduler.explainer.verdict(waiting.id, ("cloud", "main")), Defer)
         assert site.view.requests[waiting.id].record.state is RequestState.REQUESTED
         async with site.client.hold(first):
             pass
