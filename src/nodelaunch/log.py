@@ -2,13 +2,17 @@
 
 The context keys used everywhere: ``provider pool label request_id node_id external_id event_id took_s detail``. An
 event name is constant; what varies is a key. What does *not* belong here: secrets. They never reach a log call.
+
+A log call never raises for the stream's sake: a line that can't be written is dropped.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -24,11 +28,12 @@ _PLAIN = re.compile(r"""[^\s="']*""").fullmatch
 def configure(*, level: str = "info", as_json: bool = False, stream: TextIO | None = None) -> None:
     """Log to *stream* (default: standard error), as JSON lines or, for people, as aligned text."""
     out = stream or sys.stderr
+    lines = LineLogger(out)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=_as_json() if as_json else _as_text(out),
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=lambda *_arguments: lines,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[LibraryHandler()], level=max(number, logging.WARNING), force=True)
@@ -67,8 +72,44 @@ def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> st
             value = repr(value)
         line += f" {key}={value}"
     if failure:
-        line += "\n" + structlog.processors.format_exc_info(None, method, {"exc_info": failure})["exception"]
+        formatted = structlog.processors.format_exc_info(None, method, {"exc_info": failure})
+        if "exception" in formatted:
+            line += "\n" + formatted["exception"]
     return line
+
+
+class LineLogger:
+    """Writes lines to a text stream, and drops those that can't be written."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._write = out.write
+        self._flush = out.flush
+
+    def msg(self, line: str) -> None:
+        """Write *line* at once."""
+        try:
+            self._write(line + "\n")
+            self._flush()
+        except BrokenPipeError:
+            self._discard()
+        except (OSError, ValueError):
+            pass
+
+    log = debug = info = warn = warning = err = error = exception = fatal = critical = failure = msg
+
+    def _discard(self) -> None:
+        """Point the descriptor of the stream, whose reader is gone for good, at the null device.
+
+        The stream keeps what it could not write and writes it at the next flush. The last one, when the interpreter
+        ends, would fail again and turn exit code 0 into 120.    Source: Python's signal module, note on SIGPIPE.
+        """
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(null, self._out.fileno())
+            finally:
+                os.close(null)
 
 
 class LibraryHandler(logging.Handler):

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from nodelaunch import launcher, sshscan
 from nodelaunch.config.models import Config, PoolConfig, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine import deletion, inventory, peers, provider, sweeper
+from nodelaunch.engine import deletion, expected, inventory, peers, provider, sweeper
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 
@@ -160,7 +160,7 @@ def test_every_state_is_there(heading: str, states: type[StrEnum]) -> None:
         ("session timeout", Config.model_fields["zookeeper_timeout"].default),
         ("first session", launcher.CONNECT_TIMEOUT_S),
         ("running requests after a signal", launcher.DRAIN_GRACE_S),
-        ("waiting for pools to register before declining", launcher.REGISTER_GRACE_S),
+        ("waiting for pools to register before declining", expected.REGISTER_GRACE_S),
         ("waiting for a pool that went away", peers.RETURN_GRACE_S),
         ("waiting for a first image, from when its builder began", provider.IMAGE_WAIT_S),
         ("one try of a key scan", sshscan.TRY_TIMEOUT_S),

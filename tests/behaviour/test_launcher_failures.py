@@ -164,4 +164,4 @@ async def test_az_change_recover(tmp_path: Path) -> None:
         await site.got("small")
         site.launcher.providers["cloud"].driver.names = ("south",)  # type: ignore[attr-defined]
         await site.got("small")
-        assert site.launcher.providers["cloud"].zones == ("south",)
+        assert site.launcher.providers["cloud"].cloud.zones == ("south",)

@@ -136,7 +136,7 @@ async def _tenant_waits(folder: Path, what: Mapping[str, Any] | str = "small", *
         assert states == [RequestState.REQUESTED]
         assert site.request(second).declined_by == ()
         assert not is_paused(site), "a full tenant is nobody else's matter"
-        verdict = site.launcher.scheduler.verdict(second.id, ("cloud", "main"))
+        verdict = site.launcher.scheduler.explainer.verdict(second.id, ("cloud", "main"))
         assert isinstance(verdict, Defer)
         assert all(isinstance(reason, TenantFull) for reason in verdict.reasons)
         await jobs.give_back(first.nodes[0])
@@ -309,13 +309,13 @@ async def test_launchNode_node_fault_message(tmp_path: Path) -> None:  # noqa: N
     """A server that breaks for lack of quota is no failed launch; what is known of the limits is asked for anew."""
     async with launched(tmp_path, config(provider(pool("small"), launch_retries=1))) as site:
         runtime = site.launcher.providers["cloud"]
-        assert runtime.limits["instances"] == 20
+        assert runtime.cloud.limits["instances"] == 20
         site.cloud.set("max-servers", 7)
         site.cloud.fail("boot", kind="quota")
         handle = await site.ask("small")
         states = site.states_of(handle)
         assert (await handle.finished()).state is RequestState.FULFILLED
         assert states == [RequestState.REQUESTED, RequestState.PENDING, RequestState.FULFILLED]
-        assert runtime.limits["instances"] == 7
+        assert runtime.cloud.limits["instances"] == 7
         assert len(site.creates()) == 2
         assert len(site.cloud.servers()) == 1

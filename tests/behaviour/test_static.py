@@ -213,7 +213,7 @@ async def test_static_waiting_handler(tmp_path: Path) -> None:
         jobs = await site.take(first)
         await site.a_while()
         assert (states, site.request(waiting).declined_by) == ([RequestState.REQUESTED], ())
-        verdict = site.launcher.scheduler.verdict(waiting.id, ("lab", "rack"))
+        verdict = site.launcher.scheduler.explainer.verdict(waiting.id, ("lab", "rack"))
         assert verdict.reasons == (NoFreeMachine("bare"),)  # type: ignore[union-attr]
         await jobs.give_all_back()
         assert (await waiting.finished()).state is RequestState.FULFILLED

@@ -183,6 +183,22 @@ def test_drained_launcher_hands_back_and_deletes(site: Site) -> None:
     assert serve.complaints == []
 
 
+def test_launcher_whose_log_has_no_reader_serves_on_and_drains_at_a_signal(site: Site) -> None:
+    site.config.write_text(CONFIG.format(folder=site.folder, boot_time=0))
+    command = [sys.executable, "-m", "nodelaunch", "serve", "--no-webapp", "-c", str(site.config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serve:
+        try:
+            assert serve.stderr is not None
+            assert any("pool_registered" in line for line in serve.stderr)
+            serve.stderr.close()
+            done = run("request", "small", "-c", str(site.config))
+            assert done.returncode == 0, done.stderr
+            serve.send_signal(signal.SIGTERM)
+            assert serve.wait(timeout=60) == 0
+        finally:
+            serve.kill()
+
+
 def test_killed_launcher_leaves_nothing_after_the_next_start(site: Site) -> None:
     first = site.serve(boot_time=3600)
     with subprocess.Popen(

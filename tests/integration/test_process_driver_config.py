@@ -238,5 +238,5 @@ async def test_why_a_driver_is_down_is_told(tmp_path: Path, on_path: Path) -> No
         await made.until(lambda: "the disk is full" in (provider.down or ""))
         asked = await made.client.submit(["small"])
         scheduler = made.launcher.scheduler
-        await made.until(lambda: "the disk is full" in str(scheduler.explain(asked.id)))
+        await made.until(lambda: "the disk is full" in str(scheduler.explainer.explain(asked.id)))
         await asked.cancel()

@@ -52,7 +52,7 @@ async def test_waiting_pool_says_that_it_is_paused(tmp_path: Path) -> None:
         first = await site.finished("small")
         waiting = await site.client.submit(["small"])
         await site.until(lambda: any(seen.record.paused for seen in site.view.pools.values()))
-        assert isinstance(site.launcher.scheduler.verdict(waiting.id, ("cloud", "main")), Defer)
+        assert isinstance(site.launcher.scheduler.explainer.verdict(waiting.id, ("cloud", "main")), Defer)
         assert site.view.requests[waiting.id].record.state is RequestState.REQUESTED
         async with site.client.hold(first):
             pass
@@ -244,7 +244,7 @@ async def test_request_waits_for_the_room_that_a_leaked_instance_takes(tmp_path:
     async with running(tmp_path) as site:
         site.cloud.set("max-servers", 2)
         site.cloud.add(metadata={"nodepool_provider_name": "cloud", "nodepool_node_id": "0000009999"})
-        await site.launcher._services["cloud"].runtime.refresh()
+        await site.launcher.providers["cloud"].refresh()
         async with asyncio.timeout(600):
             assert (await site.finished("small", "small")).state is RequestState.FULFILLED
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.client import NodeClient
 from nodelaunch.config.changes import Changes
 from nodelaunch.engine.peers import RETURN_GRACE_S
 from nodelaunch.errors import ProviderUnavailableError
-from nodelaunch.launcher import load_config
+from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
-from support.launchers import CONFIG, Running, running, written
+from nodelaunch.store.embedded import EmbeddedStore
+from support.launchers import CONFIG, LoopClock, Running, running, written
 
 pytestmark = pytest.mark.looptime
 
@@ -112,6 +114,23 @@ async def test_provider_taken_out_deletes_its_nodes_as_they_come_back(tmp_path: 
             await site.until(lambda: len(site.view.pools) == 1)
             assert "lab" in site.launcher.providers
         await site.until(lambda: not site.view.nodes and "lab" not in site.launcher.providers)
+
+
+async def test_launcher_ends_while_a_provider_taken_out_has_nodes_in_use(tmp_path: Path) -> None:
+    store = EmbeddedStore(None, clock=LoopClock().now)
+    both, one = written(tmp_path, WITH_LABELS, more=LAB, name="both.yaml"), written(tmp_path, WITH_LABELS)
+    async with (
+        Launcher(load_config(both), store=store, clock=LoopClock()) as launcher,
+        store.connect() as session,
+        NodeClient(session, clock=LoopClock()) as client,
+    ):
+        running = asyncio.ensure_future(launcher.run())
+        request = await (await client.submit(["bare"])).finished()
+        async with client.hold(request):
+            await launcher.reload(load_config(one))
+            await launcher.drain(1.0)
+            async with asyncio.timeout(60):
+                await running
 
 
 async def test_provider_comes_back_while_it_is_being_taken_out(tmp_path: Path) -> None:

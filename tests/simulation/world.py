@@ -263,7 +263,7 @@ class World:
         for host in self.hosts.values():
             for key, pool in host.launcher.pools.items() if host.launcher else ():
                 for request_id in host.launcher.view.open_requests:
-                    verdict = host.launcher.scheduler.verdict(request_id, key)
+                    verdict = host.launcher.scheduler.explainer.verdict(request_id, key)
                     reasons = "; ".join(map(str, getattr(verdict, "reasons", ())))
                     self.note(pool.ctx.pool_id, f"{type(verdict).__name__} {request_id}: {reasons}")
 

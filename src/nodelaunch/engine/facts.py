@@ -93,7 +93,7 @@ def pool_view(pool: Pool) -> PoolView:
     provider, config = ctx.provider, ctx.pool
     ceiling = config.limits()
     if not config.ignores_provider_quota:
-        ceiling = ceiling.tightest(provider.limits.minus(provider.foreign))
+        ceiling = ceiling.tightest(provider.cloud.limits.minus(provider.cloud.foreign))
     inventory = ctx.generation.inventory
     machines = inventory.machines() if inventory is not None else ()
     return PoolView(
@@ -187,13 +187,14 @@ class EngineFacts:
     def provider_room(self, key: PoolKey) -> Limits:
         """What the provider can give the pool now, with what accepted requests wait for; nothing while it refuses."""
         provider = self._own_pools.pools[key].ctx.provider
-        if provider.is_refused:
+        if provider.refusals.is_active:
             return NO_INSTANCES
         if not self._own_pools.views[key].shares_provider_quota:
             return NO_LIMITS
         name = key[0]
-        left = provider.limits.minus(self._view.used(name)).minus(self._reservations.of_provider(name))
-        return left if provider.unmanaged == NOTHING else left.minus(provider.unmanaged)
+        cloud = provider.cloud
+        left = cloud.limits.minus(self._view.used(name)).minus(self._reservations.of_provider(name))
+        return left if cloud.unmanaged == NOTHING else left.minus(cloud.unmanaged)
 
     def used(self, key: PoolKey) -> float:
         return self._view.used(*key)[INSTANCES] + self._reservations.of_pool(key)[INSTANCES]

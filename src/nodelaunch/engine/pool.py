@@ -106,7 +106,7 @@ class Pool:
             self._registration = None
             self._ended.set()
             self._scheduler.remove(self)
-            provider.room_is_awaited(self.ctx.pool.name, is_awaited=False)
+            provider.awaited.set(self.ctx.pool.name, is_awaited=False)
             provider.listeners.remove(self._provider_changed)
             provider.witnesses.remove(self._happened)
             unsubscribe()

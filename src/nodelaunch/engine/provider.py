@@ -1,6 +1,7 @@
-"""One provider at run time: its driver, what is known of its limits and labels, and how many launches run.
+"""One provider at run time: its driver, what is known of its cloud, and how many launches run.
 
 All of it is known beforehand and refreshed beside the work, so that deciding on a request never waits for a cloud.
+What is asked is in cloudfacts.py, what follows when the cloud has no room in refusals.py.
 What does *not* belong here: deciding, launching, records.
 """
 
@@ -8,40 +9,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import structlog
 
 from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud
+from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.errors import DriverError, LabelUnusableError
+from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_PROVIDER,
     Driver,
     ExternalId,
-    ReportsZones,
     ScansHostKeys,
     SupportsConsoleLog,
     SupportsInventory,
 )
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
+from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.triage import LabelView
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 REFRESH_S = 300.0
 """How old limits and foreign usage may get while all goes well."""
-AWAITED_REFRESH_S = 30.0
-"""How old they may get while requests wait for room: others who share the account may make some."""
-CALL_TIMEOUT_S = 60.0
-"""For each call that asks the cloud about itself."""
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 IMAGE_WAIT_S = 3600.0
 """How long after a builder began it, requests wait for the first image of a label before they are declined."""
@@ -74,13 +69,8 @@ class ProviderRuntime:
     def __init__(self, config: ProviderConfig, driver: Driver, view: ClusterView) -> None:
         self.name = config.name
         self.current = Generation(config, driver)
-        self.zones: tuple[str, ...] = ()
-        """Placement zones the cloud has, where its driver says; for pools that name none."""
-        self.limits: Limits = NO_LIMITS
-        self.unmanaged: Usage = NOTHING
-        """Taken by instances that no record explains."""
-        self.foreign: Usage = NOTHING
-        """What others take of it: that does not come back to us, while leaked instances of ours go soon."""
+        self.cloud = CloudFacts()
+        """As of the last successful `refresh`."""
         self.down: str | None = "it has not answered yet"
         """Why the cloud can't be asked; None while it can."""
         self.is_failing = False
@@ -90,15 +80,11 @@ class ProviderRuntime:
         """Called when anything known here changed."""
         self.witnesses: list[Callable[[str, RequestId, str], None]] = []
         """Told what its cloud does to a request: the pool, the request, and what it was, in words."""
+        self.refusals = QuotaRefusals(self.changed)
+        self.awaited = AwaitedRefresh(self.invalidate)
+        """Pools in which requests wait for room that the cloud has not got."""
         self._view = view
-        self._labels: dict[tuple[str, str], LabelView] = {}
         self._stale = asyncio.Event()
-        self._refusals = 0
-        self._refused_until: float | None = None
-        self._resume: asyncio.TimerHandle | None = None
-        self._awaited_by: set[str] = set()
-        """Names of pools in which requests wait for room that the cloud has not got."""
-        self._look: asyncio.TimerHandle | None = None
 
     def tell(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
         """Let it be known what happened to a request in one of the provider's pools; nothing is decided by it."""
@@ -156,7 +142,7 @@ class ProviderRuntime:
         """
         views: dict[str, LabelView] = {}
         for label in pool.label_names:
-            known = self._labels.get((pool.name, label), LabelView())
+            known = self.cloud.label(pool.name, label)
             image = driver.label_traits(pool.name, label).diskimage
             if image is not None and self._view.newest_upload(image, self.name) is None:
                 begun_at = self._view.image_begun_at(image, self.name)
@@ -167,54 +153,24 @@ class ProviderRuntime:
 
     def need(self, pool: str, label: str) -> Usage:
         """What one node takes."""
-        return self._labels.get((pool, label), LabelView()).need
+        return self.cloud.label(pool, label).need
 
     # -- refusals: the cloud said no although there seemed to be room -----------------------------------------------
 
     def quota_refused(self) -> None:
         """The cloud refused for lack of quota: ask it again what there is, and don't try again at once."""
-        delay = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2**self._refusals)
-        self._refusals += 1
-        loop = asyncio.get_running_loop()
-        self._refused_until = loop.time() + delay
-        if self._resume is not None:
-            self._resume.cancel()
-        self._resume = loop.call_later(delay, self.capacity_freed)
+        self.refusals.refused()
         self.invalidate()
 
     def quota_granted(self) -> None:
         """An instance was created: there is room after all."""
-        self._refusals = 0
-        self._refused_until = None
+        if self.refusals.pause_s:
+            self.refusals.granted()
 
     def capacity_freed(self) -> None:
-        """Something of ours is gone, or the time to try again has come."""
-        if self._refused_until is None:
-            return  # what is gone from the records is counted from there
-        self._refused_until = None
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
-        self.changed()
-
-    @property
-    def is_refused(self) -> bool:
-        return self._refused_until is not None
-
-    def room_is_awaited(self, pool: str, *, is_awaited: bool) -> None:
-        """Whether requests wait in *pool* for what the cloud has not got."""
-        if is_awaited:
-            self._awaited_by.add(pool)
-        else:
-            self._awaited_by.discard(pool)
-        if self._awaited_by and self._look is None:
-            self._look = asyncio.get_running_loop().call_later(AWAITED_REFRESH_S, self._look_for_room)
-
-    def _look_for_room(self) -> None:
-        self._look = None
-        if self._awaited_by:
-            self.invalidate()
-            self._look = asyncio.get_running_loop().call_later(AWAITED_REFRESH_S, self._look_for_room)
+        """Something of ours is gone. While nothing is refused, what is gone from the records is counted from there."""
+        if self.refusals.is_active:
+            self.refusals.retry()
 
     # -- knowing ----------------------------------------------------------------------------------------------------
 
@@ -224,8 +180,7 @@ class ProviderRuntime:
 
     def label_broken(self, pool: str, label: str, detail: str) -> None:
         """The label can't be launched until something changes; asked again with the next refresh."""
-        known = self._labels.get((pool, label), LabelView())
-        self._labels[pool, label] = LabelView(known.need, known.is_ready, detail)
+        self.cloud = self.cloud.with_broken_label(pool, label, detail)
         self.changed()
 
     async def run(self) -> None:
@@ -266,32 +221,10 @@ class ProviderRuntime:
         """
         generation = self.current
         async with self.using(generation) as driver:
-            limits = await _answered(driver.quota_limits())
-            unmanaged, foreign = await _answered(self._unrecorded_usage(driver))
-            zones = tuple(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
-            labels = {
-                (pool.name, label): await _answered(_ask_label(driver, pool.name, label))
-                for pool in generation.config.pools
-                for label in pool.label_names
-            }
+            cloud = await ask_cloud(driver, generation.config, self._view.nodes)
         if generation is self.current:
-            self.limits, self.zones, self._labels = limits, zones, labels
-            self.unmanaged, self.foreign = unmanaged, foreign
+            self.cloud = cloud
             self.changed()
-
-    async def _unrecorded_usage(self, driver: Driver) -> tuple[Usage, Usage]:
-        """What instances take that no record explains, and what those of them take that others made."""
-        if isinstance(driver, SupportsInventory):
-            return NOTHING, NOTHING
-        unrecorded, foreign = [], []
-        async for instance in driver.list_instances():
-            usage = instance.resources or Usage({INSTANCES: 1})
-            is_mine = instance.metadata.get(METADATA_PROVIDER) == self.name
-            if not is_mine:
-                foreign.append(usage)
-            if not is_mine or instance.metadata.get(METADATA_NODE_ID) not in self._view.nodes:
-                unrecorded.append(usage)
-        return Usage.total(unrecorded), Usage.total(foreign)
 
     async def instances_by_node(self) -> dict[str, list[ExternalId]]:
         """The instances that carry this provider's name, by the node id they carry."""
@@ -306,7 +239,7 @@ class ProviderRuntime:
         if why != self.down:
             if why is not None:
                 log.warning("provider_unavailable", provider=self.name, detail=why)
-            elif self._labels:
+            elif self.cloud.labels:
                 log.info("provider_available", provider=self.name)
             self.down = why
             self.is_failing = why is not None
@@ -319,22 +252,7 @@ class ProviderRuntime:
 
     async def aclose(self) -> None:
         """Close the current driver. Raises: TimeoutError."""
-        for timer in (self._resume, self._look):
-            if timer is not None:
-                timer.cancel()
+        self.refusals.close()
+        self.awaited.close()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()
-
-
-async def _answered(call: Awaitable[T]) -> T:
-    """What the cloud answers to *call*, in the time one call has. Raises: DriverError, TimeoutError."""
-    async with asyncio.timeout(CALL_TIMEOUT_S):
-        return await call
-
-
-async def _ask_label(driver: Driver, pool: str, label: str) -> LabelView:
-    try:
-        need = await driver.quota_for_label(pool, label)
-        return LabelView(need, await driver.label_ready(pool, label))
-    except LabelUnusableError as error:
-        return LabelView(broken=str(error))

@@ -73,7 +73,7 @@ class RoomMaker:
         key = pool.key
         first = self._queue.first(key)
         need = first.need if first is not None else need
-        can_go = self._own.views[key].can_launch and not pool.ctx.provider.is_refused and pool.may_start
+        can_go = self._own.views[key].can_launch and not pool.ctx.provider.refusals.is_active and pool.may_start
         if need is None or not can_go:
             return
         freeing = self._view.leaving(*key) + Usage.total(

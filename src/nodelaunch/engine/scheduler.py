@@ -1,22 +1,24 @@
 """The scheduler of a launcher: one for all its pools. It sees what changes, decides, and hands decisions to the pools.
 
 A change marks what it can affect (marks.py, requests.py); one synchronous pass per turn of the event loop decides on
-that. There is no polling. The decisions are in protocol/scheduling.py, what they are based on is in facts.py.
+that. There is no polling. The decisions are in protocol/scheduling.py, what they are based on is in facts.py, how they
+are carried out is in dispatch.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from nodelaunch.clock import Clock
+from nodelaunch.engine.dispatch import Dispatcher
+from nodelaunch.engine.explaining import Explainer
 from nodelaunch.engine.facts import EngineFacts, OwnPools
-from nodelaunch.engine.history import History, Standing, nodes_of, status_of
+from nodelaunch.engine.history import History
 from nodelaunch.engine.marks import Marks
 from nodelaunch.engine.pool import Pool
-from nodelaunch.engine.requests import Requests, Work
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.room import RoomMaker
 from nodelaunch.engine.view import (
@@ -32,15 +34,14 @@ from nodelaunch.engine.view import (
     RequestUnlocked,
     ViewWarmed,
 )
-from nodelaunch.engine.waiting import ROOM_WAIT_S, CapacityQueue
-from nodelaunch.protocol import machine as m
+from nodelaunch.engine.waiting import CapacityQueue
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
 from nodelaunch.protocol.store import Store
 from nodelaunch.protocol.triage import Absentee, PoolKey
-from nodelaunch.protocol.verdicts import Accept, Decline, Defer, HandlerFailed, Verdict
+from nodelaunch.protocol.verdicts import Defer, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -67,11 +68,12 @@ class Scheduler:
         self.schedule = Schedule()
         self.own = OwnPools(view)
         self.history = History(clock)
-        self.reservations = Reservations(self._given_back)
         self.queue = CapacityQueue(self._room_changed, self._waited_too_long)
-        self.facts = EngineFacts(view, clock, self.own, self.reservations, self.queue, self._note_verdict)
+        reservations = Reservations(self._given_back)
+        self.facts = EngineFacts(view, clock, self.own, reservations, self.queue, self._note_verdict)
         self.marks = Marks(self.schedule, self.own, self.facts, self._wake)
-        self.requests = Requests(self.schedule, view, self.own, self._decline_failed)
+        self.dispatcher = Dispatcher(self.schedule, view, self.own, self.facts, self.marks, self.history, reservations)
+        self.explainer = Explainer(self.schedule, self.own, self.facts, self.history)
         self._view = view
         self._may_decline = may_decline
         self._absent = absent
@@ -133,7 +135,7 @@ class Scheduler:
         self.marks.room_changed(key)
         for node in self._view.interrupted_nodes():
             if node.provider == key[0] and node.allocated_to:
-                self.requests.put(RequestId(node.allocated_to))
+                self.dispatcher.requests.put(RequestId(node.allocated_to))
 
     def configure(self, tenants: Mapping[str, Limits]) -> None:
         """Keep to these limits of tenants, by name."""
@@ -151,7 +153,7 @@ class Scheduler:
     def _on_note(self, note: Note) -> None:
         match note:
             case RequestSeen(request_id, _) | RequestUnlocked(request_id):
-                if self.requests.changed(request_id):
+                if self.dispatcher.requests.changed(request_id):
                     self._wake()
             case NodeSeen(node_id, old):
                 self.marks.node_changed(old, self._view.nodes[node_id].record)
@@ -160,7 +162,8 @@ class Scheduler:
             case NodeRemoved(_, node):
                 self.marks.node_freed(node)
             case RequestRemoved(request_id):
-                self._request_removed(request_id)
+                self.dispatcher.removed(request_id)
+                self._wake()
             case PoolsChanged():
                 self._are_pools_new = True
                 self._wake()
@@ -171,8 +174,8 @@ class Scheduler:
                 self._look_at_everything()
 
     def _look_at_everything(self) -> None:
-        for request_id in self.requests.look_at_all():
-            self._request_removed(request_id)
+        for request_id in self.dispatcher.requests.look_at_all():
+            self.dispatcher.removed(request_id)
         self.own.find_registered()
         self.own.find_peers()
         for key in self.own.pools:
@@ -190,14 +193,8 @@ class Scheduler:
         if is_other:
             self.wake_all()
 
-    def _request_removed(self, request_id: RequestId) -> None:
-        work = self.requests.work.get(request_id)
-        if work is not None:
-            self.own.pools[work.key].post(request_id, m.RequestGone())
-        else:
-            self.history.removed(request_id)
-        self.requests.drop(request_id)
-        self._wake()
+    def _waited_too_long(self, request_id: RequestId) -> None:
+        self.dispatcher.withdraw(request_id)
 
     def _room_changed(self, key: PoolKey) -> None:
         self.marks.room_changed(key)
@@ -232,9 +229,9 @@ class Scheduler:
             self.facts.look(self._absent(), may_decline=self._may_decline())
             decisions = self.schedule.decide(self.facts)
             for accepted in [each for each in decisions if isinstance(each, Accepted)]:
-                self._accept(accepted)
+                self.dispatcher.accept(accepted)
             for declined in [each for each in decisions if isinstance(each, Declined)]:
-                self._decline(declined)
+                self.dispatcher.decline(declined)
             self._set_alarm()
         for key in self.marks.take_touched():
             pool = self.own.pools.get(key)
@@ -247,7 +244,7 @@ class Scheduler:
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)
         pool.set_paused(is_full or (provider.is_failing and provider.down is not None))
-        provider.room_is_awaited(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
+        provider.awaited.set(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
             self._room_maker.make_room(pool, kept.first_need(key))
 
@@ -269,88 +266,7 @@ class Scheduler:
         if isinstance(verdict, Defer):
             self.marks.touched[key] = None
 
-    # -- acting -----------------------------------------------------------------------------------------------------
-
-    def _accept(self, decision: Accepted) -> None:
-        request, key, verdict = decision.request, decision.key, decision.verdict
-        planned = tuple(node_id for node_id in verdict.reuse if node_id is not None)
-        self.marks.touched[key] = None
-        self._start(request.id, Work(key, planned), verdict, self.facts.reserved.pop(request.id), ())
-
-    def _decline(self, decision: Declined) -> None:
-        """Let one pool write that all of these give the request up."""
-        keys = list(decision.verdicts)
-        reasons = tuple(dict.fromkeys(reason for each in decision.verdicts.values() for reason in each.reasons))
-        reservation = self.reservations.open(keys[0], None, {}, {})
-        pool_ids = [self.own.views[key].pool_id for key in keys]
-        self._start(decision.request.id, Work(keys[0], ()), Decline(reasons), reservation, pool_ids)
-
-    def _decline_failed(self, decision: Declined) -> None:
-        for key, verdict in decision.verdicts.items():
-            self.history.decided(decision.request.id, key, verdict)
-        self._decline(decision)
-
-    def _start(
-        self,
-        request_id: RequestId,
-        work: Work,
-        verdict: Accept | Decline,
-        reservation: Reservation,
-        pool_ids: Iterable[str],
-    ) -> None:
-        self.requests.work[request_id] = work
-        seen = self._view.requests[request_id]
-        self.own.pools[work.key].start(seen, verdict, reservation, tuple(pool_ids), self._ended)
-
-    def _ended(self, request_id: RequestId, outcome: m.Outcome | None, state: m.State | None, error: object) -> None:
-        """A pool is done with the request. *outcome* None: its handling broke with *error*, or its lock was lost."""
-        requests = self.requests
-        work = requests.work.pop(request_id)
-        self.facts.taken.difference_update(work.planned)
-        if outcome is not None:
-            self.history.ended(request_id, work.key, outcome, state)
-            if outcome is m.Outcome.REFUSED and not work.changes:
-                requests.refused.add(request_id)  # look again when something happens to it
-        elif isinstance(error, HandlerFailed):
-            requests.failed(request_id, work.key, error)
-        if request_id not in self._view.requests:
-            self.history.removed(request_id)
-            requests.drop(request_id)
-        requests.put(request_id)
-        self.marks.room_changed(work.key)
-
     async def await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         """Wait until there is room for one more node with *label*, and it is in the *reservation*."""
         need = self.own.pools[reservation.key].ctx.provider.need(reservation.key[1], label)
         await self.queue.wait(request, slot, need, reservation)
-
-    def _waited_too_long(self, request_id: RequestId) -> None:
-        work = self.requests.work.get(request_id)
-        if work is not None:
-            log.info("capacity_wait_timed_out", request_id=request_id, waited_s=ROOM_WAIT_S)
-            self.own.pools[work.key].post(request_id, m.Withdrawn())
-
-    # -- explaining -------------------------------------------------------------------------------------------------
-
-    def verdict(self, request_id: RequestId, key: PoolKey) -> Verdict | None:
-        """What was last decided for pool *key* on a request that waits."""
-        return self.schedule.verdict(request_id, key, self.facts) if key in self.own.views else None
-
-    def explain(self, request_id: RequestId) -> list[Standing]:
-        """How the request stands with each pool of this process."""
-        return [self._standing(request_id, pool) for pool in self.own.pools.values()]
-
-    def _standing(self, request_id: RequestId, pool: Pool) -> Standing:
-        handler = pool.handlers.get(request_id)
-        state, waits = (handler.state, handler.waits) if handler is not None else (None, {})
-        events = self.history.events(request_id, pool.key)
-        status, reasons = status_of(self.verdict(request_id, pool.key), state, events)
-        return Standing(
-            pool_id=pool.ctx.pool_id,
-            provider=pool.key[0],
-            pool=pool.key[1],
-            status=status,
-            reasons=tuple(reasons),
-            nodes=tuple(nodes_of(state, waits)) if state else (),
-            history=tuple(events),
-        )

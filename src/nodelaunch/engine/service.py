@@ -21,15 +21,13 @@ from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.scheduler import Scheduler
+from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
 from nodelaunch.protocol.store import Store
 
 log = structlog.get_logger(__name__)
-
-Supervise = Callable[[str, Callable[[], Awaitable[None]]], Awaitable[None]]
-"""Runs something (named) again whenever it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,6 @@ class Site:
     """Raises: DriverError."""
     new_pool_id: Callable[[str, str], str]
     """Of provider and pool."""
-    supervise: Supervise
     changed: Callable[[], None]
     """Told when pools came or went."""
 
@@ -102,7 +99,7 @@ class ProviderService:
     def _start(self, what: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         if self._group is None:
             return None
-        return self._group.create_task(_as_coroutine(self._site.supervise(f"{what} {self.name}", run)))
+        return self._group.create_task(supervise(f"{what} {self.name}", run))
 
     def _begin_upkeep(self, generation: Generation) -> None:
         if isinstance(generation.driver, SupportsUpkeep):
@@ -247,7 +244,3 @@ class ProviderService:
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, and let go of everything, in order."""
         await asyncio.gather(*(pool.drain(grace_s) for pool in self.pools.values()), *self._draining)
-
-
-async def _as_coroutine(work: Awaitable[None]) -> None:
-    await work

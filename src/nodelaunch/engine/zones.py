@@ -31,7 +31,7 @@ class Zones:
 
     @property
     def _all(self) -> Sequence[str]:
-        return self._pool.zones or self._provider.zones
+        return self._pool.zones or self._provider.cloud.zones
 
     def pick(self, slot: int) -> str | None:
         """Where the node of *slot* is to be launched; None: wherever the cloud likes."""

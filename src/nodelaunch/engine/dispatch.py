@@ -1,0 +1,112 @@
+"""Hands decisions to the pools that carry them out, and takes note of how their work on requests ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+
+from nodelaunch.engine.facts import EngineFacts, OwnPools
+from nodelaunch.engine.history import History
+from nodelaunch.engine.marks import Marks
+from nodelaunch.engine.requests import Requests, Work
+from nodelaunch.engine.reservations import Reservation, Reservations
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.engine.waiting import ROOM_WAIT_S
+from nodelaunch.protocol import machine as m
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
+from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Owns the requests that pools of this process work on.
+
+    Invariants: a request in ``requests.work`` has one handler, in the pool that its work names; the idle nodes planned
+    for it are in ``facts.taken`` until the work ends.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        view: ClusterView,
+        own: OwnPools,
+        facts: EngineFacts,
+        marks: Marks,
+        history: History,
+        reservations: Reservations,
+    ) -> None:
+        self.requests = Requests(schedule, view, own, self._decline_failed)
+        self._view = view
+        self._own = own
+        self._facts = facts
+        self._marks = marks
+        self._history = history
+        self._reservations = reservations
+
+    def accept(self, decision: Accepted) -> None:
+        """Let the chosen pool serve the request."""
+        request, key, verdict = decision.request, decision.key, decision.verdict
+        planned = tuple(node_id for node_id in verdict.reuse if node_id is not None)
+        self._marks.touched[key] = None
+        self._start(request.id, Work(key, planned), verdict, self._facts.reserved.pop(request.id), ())
+
+    def decline(self, decision: Declined) -> None:
+        """Let one pool write that all of these give the request up."""
+        keys = list(decision.verdicts)
+        reasons = tuple(dict.fromkeys(reason for each in decision.verdicts.values() for reason in each.reasons))
+        reservation = self._reservations.open(keys[0], None, {}, {})
+        pool_ids = [self._own.views[key].pool_id for key in keys]
+        self._start(decision.request.id, Work(keys[0], ()), Decline(reasons), reservation, pool_ids)
+
+    def _decline_failed(self, decision: Declined) -> None:
+        for key, verdict in decision.verdicts.items():
+            self._history.decided(decision.request.id, key, verdict)
+        self.decline(decision)
+
+    def _start(
+        self,
+        request_id: RequestId,
+        work: Work,
+        verdict: Accept | Decline,
+        reservation: Reservation,
+        pool_ids: Iterable[str],
+    ) -> None:
+        self.requests.work[request_id] = work
+        seen = self._view.requests[request_id]
+        self._own.pools[work.key].start(seen, verdict, reservation, tuple(pool_ids), self._ended)
+
+    def _ended(self, request_id: RequestId, outcome: m.Outcome | None, state: m.State | None, error: object) -> None:
+        """A pool is done with the request. *outcome* None: its handling broke with *error*, or its lock was lost."""
+        requests = self.requests
+        work = requests.work.pop(request_id)
+        self._facts.taken.difference_update(work.planned)
+        if outcome is not None:
+            self._history.ended(request_id, work.key, outcome, state)
+            if outcome is m.Outcome.REFUSED and not work.changes:
+                requests.refused.add(request_id)  # look again when something happens to it
+        elif isinstance(error, HandlerFailed):
+            requests.failed(request_id, work.key, error)
+        if request_id not in self._view.requests:
+            self._history.removed(request_id)
+            requests.drop(request_id)
+        requests.put(request_id)
+        self._marks.room_changed(work.key)
+
+    def removed(self, request_id: RequestId) -> None:
+        """Stop the work on a request that is gone."""
+        work = self.requests.work.get(request_id)
+        if work is not None:
+            self._own.pools[work.key].post(request_id, m.RequestGone())
+        else:
+            self._history.removed(request_id)
+        self.requests.drop(request_id)
+
+    def withdraw(self, request_id: RequestId) -> None:
+        """Hand back a request that has waited too long for room."""
+        work = self.requests.work.get(request_id)
+        if work is not None:
+            log.info("capacity_wait_timed_out", request_id=request_id, waited_s=ROOM_WAIT_S)
+            self._own.pools[work.key].post(request_id, m.Withdrawn())

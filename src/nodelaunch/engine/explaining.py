@@ -1,0 +1,44 @@
+"""Explains how a request stands with the pools of this process."""
+
+from __future__ import annotations
+
+from nodelaunch.engine.facts import EngineFacts, OwnPools
+from nodelaunch.engine.history import History, Standing, nodes_of, status_of
+from nodelaunch.engine.pool import Pool
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.scheduling import Schedule
+from nodelaunch.protocol.triage import PoolKey
+from nodelaunch.protocol.verdicts import Verdict
+
+
+class Explainer:
+    """Puts verdicts, the work of handlers and the history together. It changes nothing."""
+
+    def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, history: History) -> None:
+        self._schedule = schedule
+        self._own = own
+        self._facts = facts
+        self._history = history
+
+    def verdict(self, request_id: RequestId, key: PoolKey) -> Verdict | None:
+        """What was last decided for pool *key* on a request that waits."""
+        return self._schedule.verdict(request_id, key, self._facts) if key in self._own.views else None
+
+    def explain(self, request_id: RequestId) -> list[Standing]:
+        """How the request stands with each pool of this process."""
+        return [self._standing(request_id, pool) for pool in self._own.pools.values()]
+
+    def _standing(self, request_id: RequestId, pool: Pool) -> Standing:
+        handler = pool.handlers.get(request_id)
+        state, waits = (handler.state, handler.waits) if handler is not None else (None, {})
+        events = self._history.events(request_id, pool.key)
+        status, reasons = status_of(self.verdict(request_id, pool.key), state, events)
+        return Standing(
+            pool_id=pool.ctx.pool_id,
+            provider=pool.key[0],
+            pool=pool.key[1],
+            status=status,
+            reasons=tuple(reasons),
+            nodes=tuple(nodes_of(state, waits)) if state else (),
+            history=tuple(events),
+        )

@@ -1,0 +1,125 @@
+"""The providers of a running launcher: starts, changes, removes and drains them.
+
+What does *not* belong here: what a provider consists of (service.py), and what a configuration changes (launcher.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from nodelaunch.config.changes import Changes
+from nodelaunch.config.models import ProviderConfig
+from nodelaunch.engine.pool import Pool
+from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.service import ProviderService
+from nodelaunch.engine.supervision import supervise
+from nodelaunch.protocol.triage import PoolKey
+
+log = structlog.get_logger(__name__)
+
+
+class Providers:
+    """One service and one task for each provider that is configured or being removed.
+
+    Invariants: ``runtimes`` and ``pools`` have those of the services that run, as of the last `refresh`; every task
+    ends with `serving`.
+    """
+
+    def __init__(
+        self,
+        make_service: Callable[[ProviderConfig], ProviderService],
+        on_change: Callable[[Collection[str]], None],
+    ) -> None:
+        """*on_change* is called after each `refresh`, with the names of providers that have started since."""
+        self.runtimes: dict[str, ProviderRuntime] = {}
+        """Providers whose driver could be made, by name."""
+        self.pools: dict[PoolKey, Pool] = {}
+        self._make_service = make_service
+        self._on_change = on_change
+        self._services: dict[str, ProviderService] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Running services, by provider name."""
+        self._removals: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+
+    @contextmanager
+    def serving(self, group: asyncio.TaskGroup, configs: Iterable[ProviderConfig]) -> Iterator[None]:
+        """Serve *configs* as tasks of *group*, which are cancelled in the end."""
+        self._group = group
+        for config in configs:
+            self._start(config)
+        try:
+            yield
+        finally:
+            self._group = None
+            for task in (*self._tasks.values(), *self._removals):
+                task.cancel()
+
+    def refresh(self) -> None:
+        """Take stock after providers or pools started or ended."""
+        runtimes = {name: s.runtime for name, s in self._services.items() if s.runtime is not None}
+        started = [name for name, runtime in runtimes.items() if self.runtimes.get(name) is not runtime]
+        self.runtimes.clear()
+        self.runtimes.update(runtimes)
+        self.pools.clear()
+        self.pools.update(((s.name, name), pool) for s in self._services.values() for name, pool in s.pools.items())
+        self._on_change(started)
+
+    async def apply(self, config: ProviderConfig, changes: Changes, grace_s: float) -> bool:
+        """Continue one provider with *config*, part of a configuration with *changes*; whether it starts anew.
+
+        Requests in pools that are removed have *grace_s* seconds to finish.
+        """
+        service = self._services.get(config.name)
+        if service is not None and config.name in changes.replaced:
+            await service.drain(0.0)
+            await self._end(config.name)
+            service = None
+        if service is None:
+            self._start(config)
+            return True
+        await service.apply(config, is_changed=config.name in (*changes.changed, *changes.added), grace_s=grace_s)
+        return False
+
+    def remove(self, name: str, grace_s: float) -> None:
+        """Let a provider finish in the background, then end it.
+
+        Its requests have *grace_s* seconds to finish. It ends when it has no nodes left.
+        """
+        service = self._services.get(name)
+        if service is None or self._group is None:
+            return
+
+        async def end_when_retired() -> None:
+            if await service.retired() and self._services.get(name) is service:
+                await self._end(name)
+                log.info("provider_removed", provider=name)
+
+        service.retire(grace_s)
+        task = self._group.create_task(supervise(f"retire {name}", end_when_retired), name=f"retire {name}")
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more requests, give those at work *grace_s* seconds to finish, hand the rest back."""
+        await asyncio.gather(*(service.drain(grace_s) for service in self._services.values()))
+
+    def _start(self, config: ProviderConfig) -> None:
+        if self._group is None:
+            return
+        name = config.name
+        service = self._services[name] = self._make_service(config)
+        self._tasks[name] = self._group.create_task(supervise(f"provider {name}", service.run), name=name)
+
+    async def _end(self, name: str) -> None:
+        """Stop a provider at once."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._services.pop(name, None)
+        self.refresh()

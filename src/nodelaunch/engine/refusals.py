@@ -1,0 +1,91 @@
+"""When a cloud without room is used, or asked, again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
+AWAITED_REFRESH_S = 30.0
+"""How old limits and foreign usage may get while requests wait for room: others who share the account may make some."""
+
+
+class QuotaRefusals:
+    """The pause after the cloud refused a launch for lack of quota although there seemed to be room.
+
+    The pause doubles with each refusal, from `FIRST_PAUSE_S` to `LAST_PAUSE_S`, until a launch succeeds.
+    Invariant: while ``is_active``, a timer runs that ends the pause.
+    """
+
+    def __init__(self, on_retry: Callable[[], None]) -> None:
+        """*on_retry* is called when the pause ends, unless a successful launch ends it."""
+        self.is_active = False
+        """Whether a pause is under way."""
+        self.pause_s = 0.0
+        """The length of the last pause; 0 after a successful launch."""
+        self._on_retry = on_retry
+        self._timer: asyncio.TimerHandle | None = None
+
+    def refused(self) -> None:
+        """Begin a pause: the cloud has refused."""
+        self.close()
+        self.pause_s = min(LAST_PAUSE_S, 2 * self.pause_s) or FIRST_PAUSE_S
+        self.is_active = True
+        self._timer = asyncio.get_running_loop().call_later(self.pause_s, self.retry)
+
+    def granted(self) -> None:
+        """End the pause: an instance was created, so there is room."""
+        self.close()
+        self.pause_s = 0.0
+
+    def retry(self) -> None:
+        """End the pause, if there is one: it is over, or something of ours is gone."""
+        if self.is_active:
+            self.close()
+            self._on_retry()
+
+    def close(self) -> None:
+        """End the pause and call nobody."""
+        self.is_active = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class AwaitedRefresh:
+    """Asks the cloud again every `AWAITED_REFRESH_S` while requests wait for room that it has not got.
+
+    Invariant: while anybody waits, a timer runs.
+    """
+
+    def __init__(self, on_due: Callable[[], None]) -> None:
+        """*on_due* is called each time the cloud is to be asked."""
+        self._on_due = on_due
+        self._awaited_by: set[str] = set()
+        """Names of pools in which requests wait."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, pool: str, *, is_awaited: bool) -> None:
+        """Note whether requests wait for room in *pool*."""
+        if not is_awaited:
+            self._awaited_by.discard(pool)
+            return
+        self._awaited_by.add(pool)
+        if self._timer is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(AWAITED_REFRESH_S, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._awaited_by:
+            self._on_due()
+            self._start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._awaited_by.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
