@@ -99,14 +99,14 @@ class PoolAnswers:
 
     def prepare(self, line: Line, facts: Facts) -> None:
         """Have the offers of *line* as of now."""
-        if line.generation != facts.generation:
+        if line.peers.generation != facts.generation:
             self.deactivate(line)
             self._find_pools(line, facts)
             self.activate(line)
         else:
-            if line.pauses != facts.pauses:
-                line.yields_to = better_elsewhere(line, facts)
-                line.pauses = facts.pauses
+            if line.peers.pauses != facts.pauses:
+                line.peers.yields_to = better_elsewhere(line, facts)
+                line.peers.pauses = facts.pauses
             for key in self._changed_since(line.seen):
                 if key in line.pools and not self._would_say_the_same(line, key, facts):
                     self.reopen(line, key, facts)
@@ -130,19 +130,19 @@ class PoolAnswers:
         """Which pools of this process may serve the shape: those that offer it; if no registered pool does, all, since
         each has to decline it."""
         line.forget_pools()
-        line.generation, line.pauses = facts.generation, facts.pauses
+        line.peers.generation, line.peers.pauses = facts.generation, facts.pauses
         offering = offering_of(line, facts)
-        line.is_offered = bool(offering)
+        line.peers.is_offered = bool(offering)
         own = facts.own
         views = [own[peer.pool_id] for peer in offering if peer.pool_id in own]
         if not offering:
             views = [view for pool_id, view in own.items() if pool_id not in line.shape.declined_by]
-        line.is_left = bool(own) and line.shape.declined_by.issuperset(peer.pool_id for peer in facts.peers)
-        line.yields_to = better_elsewhere(line, facts)
+        line.peers.is_left = bool(own) and line.shape.declined_by.issuperset(peer.pool_id for peer in facts.peers)
+        line.peers.yields_to = better_elsewhere(line, facts)
         line.pools.update((view.key, view.priority) for view in views)
         labels = line.shape.labels
         needs = {need_of(labels, view) for view in views} if offering and line.shape.tenant else set()
-        line.is_uniform = len(needs) < 2
+        line.full.is_uniform = len(needs) < 2
         for key in line.pools:
             self.offer(line, key, facts)
 
@@ -151,7 +151,7 @@ class PoolAnswers:
         if len(line.offers) > 2 * len(line.pools):
             line.drop_stale_offers()
         stamp = line.stamps[key] = line.stamps.get(key, 0) + 1
-        if len(line.pools) == 1 or not line.is_offered:
+        if len(line.pools) == 1 or not line.peers.is_offered:
             heappush(line.offers, Offer(line.pools[key], 0, 0.0, 0.0, key, stamp))
             return
         view = facts.view(key)
@@ -172,7 +172,7 @@ class PoolAnswers:
         verdict = line.deferred.pop(key, None)
         if verdict is not None:
             line.held_back.pop(key, None)
-            line.full_in.discard(key)
+            line.full.pools.discard(key)
             self.waits.remove(line, key, verdict)
         line.declined.pop(key, None)
 
@@ -185,15 +185,15 @@ class PoolAnswers:
         line.deferred[key] = verdict
         self.waits.add(line, key, verdict)
         if verdict.reasons and isinstance(verdict.reasons[0], TenantFull):
-            line.full_in.add(key)
-        if line.is_offered and verdict.holds_others_back:
+            line.full.pools.add(key)
+        if line.peers.is_offered and verdict.holds_others_back:
             line.held_back[key] = line.pools[key]
         if verdict.until is not None:
             self.alarms[line] = min(verdict.until, self.alarms.get(line, verdict.until))
 
     def ask(self, line: Line, facts: Facts) -> tuple[PoolKey, Accept] | None:
         """Ask pools, the best first, until one accepts the head; a tenant that is full is so everywhere."""
-        while line.offers and not (line.full_in and line.is_uniform):
+        while line.offers and not line.full.everywhere:
             offer = line.offers[0]
             if line.stamps.get(offer.key) != offer.stamp:
                 heappop(line.offers)
@@ -210,7 +210,7 @@ class PoolAnswers:
 
     @staticmethod
     def has_to_yield(line: Line, priority: int) -> bool:
-        if line.yields_to is not None and priority > line.yields_to[0]:
+        if line.peers.yields_to is not None and priority > line.peers.yields_to[0]:
             return True
         return bool(line.held_back) and priority > min(line.held_back.values())
 

@@ -61,6 +61,37 @@ class Offer(NamedTuple):
     """The offer counts only while it is the latest of its pool."""
 
 
+@dataclass(slots=True)
+class PeerStanding:
+    """What the registered pools, ours and those of other processes, mean for a line."""
+
+    generation: int = -1
+    """Of the registered pools, when this was found."""
+    pauses: int = -1
+    """Of pools of other processes, when ``yields_to`` was found."""
+    yields_to: tuple[int, str] | None = None
+    """Priority and id of the best pool of another process: it goes before any of a larger priority number."""
+    is_offered: bool = False
+    """Whether any registered pool that has not declined offers all labels."""
+    is_left: bool = False
+    """Every registered pool has declined the request, and nobody has failed it."""
+
+
+@dataclass(slots=True)
+class FullTenant:
+    """What a line's pools said of its tenant's limits."""
+
+    pools: set[PoolKey] = field(default_factory=set)
+    """Pools that said that the tenant is full, and that the request has to wait."""
+    is_uniform: bool = True
+    """Whether the head needs the same in all pools, as far as a tenant's limits may make that matter."""
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether what one pool said goes for all."""
+        return bool(self.pools) and self.is_uniform
+
+
 @dataclass(eq=False, slots=True)
 class Line:
     """Requests of one shape, and how they stand with each pool of this process."""
@@ -70,20 +101,11 @@ class Line:
     requests: dict[RequestId, NodeRequest] = field(default_factory=dict)
     is_busy: bool = False
     """Its one request is being written: it keeps what it would get, and gets nothing yet."""
-    generation: int = -1
-    """Of the registered pools, when the pools below were found."""
+    peers: PeerStanding = field(default_factory=PeerStanding)
     seen: int = 0
     """Number of the last change of a pool that this line knows of."""
     pools: dict[PoolKey, int] = field(default_factory=dict)
     """Pools of this process that may be asked, with their priorities."""
-    pauses: int = -1
-    """Of pools of other processes, when ``yields_to`` was found."""
-    yields_to: tuple[int, str] | None = None
-    """Priority and id of the best pool of another process: it goes before any of a larger priority number."""
-    is_offered: bool = False
-    """Whether any registered pool that has not declined offers all labels."""
-    is_left: bool = False
-    """Every registered pool has declined the request, and nobody has failed it."""
     offers: list[Offer] = field(default_factory=list)
     """A heap."""
     stamps: dict[PoolKey, int] = field(default_factory=dict)
@@ -94,12 +116,9 @@ class Line:
     """What the pools said that never will."""
     held_back: dict[PoolKey, int] = field(default_factory=dict)
     """Priorities of the pools in ``deferred`` that others yield to all the same."""
-    full_in: set[PoolKey] = field(default_factory=set)
-    """Pools in ``deferred`` that said that the tenant is full."""
-    is_uniform: bool = True
-    """Whether the head needs the same in all pools, as far as a tenant's limits may make that matter."""
+    full: FullTenant = field(default_factory=FullTenant)
     to_reopen: set[PoolKey] = field(default_factory=set)
-    """Pools in ``full_in`` to be asked again."""
+    """Pools in ``deferred`` or ``declined`` to be asked again."""
     possible: dict[PoolKey, object] = field(default_factory=dict)
     """The `PoolView` of each pool that could serve the shape, now or later."""
 
@@ -142,7 +161,7 @@ class Line:
         for known in (self.pools, self.stamps, self.deferred, self.declined, self.held_back, self.possible):
             known.clear()
         self.offers.clear()
-        self.full_in.clear()
+        self.full.pools.clear()
 
 
 class Backlog:

@@ -125,7 +125,7 @@ class Schedule:
     def time_passed(self, now: float) -> None:
         """Look again at what was to be looked at by *now*."""
         for line in [line for line, until in self._answers.alarms.items() if until <= now]:
-            line.generation = -1
+            line.peers.generation = -1
             self._woken[line] = None
 
     # -- what is known ----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Schedule:
         if line is None:
             return None
         known = line.deferred.get(key) or line.declined.get(key) or why_yielding(line, key, facts)
-        return known or (line.deferred[min(line.full_in)] if line.full_in else None)
+        return known or (line.deferred[min(line.full.pools)] if line.full.pools else None)
 
     def ahead_of(self, request_id: RequestId) -> int:
         """How many equal requests are served before this one."""
@@ -186,7 +186,7 @@ class Schedule:
     def _serve(self, line: Line, facts: Facts, decisions: list[Decision]) -> None:
         """Decide on the head of *line*; if it leaves the line, the next one is looked at in its turn."""
         self._answers.prepare(line, facts)
-        if line.is_left:
+        if line.peers.is_left:
             self._answers.ask_last(line, facts)
         accepted = self._answers.ask(line, facts)
         request = line.head
@@ -267,7 +267,7 @@ class Schedule:
         if tenant is None:
             return
         for (line, key), verdict in list(self.kept.with_tenant[name].items()):
-            if line.is_busy or line.generation != facts.generation:
+            if line.is_busy or line.peers.generation != facts.generation:
                 continue
             if not tenant.room.allows(need_of(line.shape.labels, facts.view(key))):
                 self._answers.reopen(line, key, facts)
@@ -276,9 +276,9 @@ class Schedule:
 
     def _leave_to_others(self, line: Line, facts: Facts) -> None:
         """Keep nothing where *line* would not be served, even if there was room."""
-        if line.full_in and line.is_uniform:
-            left = {key: verdict for key, verdict in line.deferred.items() if key not in line.full_in}
-        elif line.yields_to is not None or line.held_back:
+        if line.full.everywhere:
+            left = {key: verdict for key, verdict in line.deferred.items() if key not in line.full.pools}
+        elif line.peers.yields_to is not None or line.held_back:
             pools = line.pools
             left = {
                 key: verdict for key, verdict in line.deferred.items() if self._answers.has_to_yield(line, pools[key])

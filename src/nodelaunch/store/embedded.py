@@ -66,6 +66,13 @@ class EmbeddedSession(SessionStates):
         self.id = 0
         self.locks: set[EmbeddedLock] = set()
 
+    def begin(self, journal: Journal) -> None:
+        """Be a new session from now on."""
+        self.id = journal.next_session
+        journal.next_session += 1
+        self.epoch += 1
+        self.enter(SessionState.CONNECTED)
+
 
 class EmbeddedLock(LossListeners):
     """The port's lock. Of the session's locks from the moment its contender is there, held or not."""
@@ -240,7 +247,7 @@ class EmbeddedStore:
         if self._owns_journal:
             await self._journal.open()
         self._journal.trouble_listeners.append(self._on_trouble)
-        self._begin_session()
+        self.session.begin(self._journal)
         self._on_trouble()
         return self
 
@@ -251,12 +258,6 @@ class EmbeddedStore:
         self.session.enter(SessionState.CLOSED)
         if self._owns_journal:
             await self._journal.close()
-
-    def _begin_session(self) -> None:
-        self.session.id = self._journal.next_session
-        self._journal.next_session += 1
-        self.session.epoch += 1
-        self.session.enter(SessionState.CONNECTED)
 
     async def _end_session(self) -> None:
         ended, self.session.id = self.session.id, 0
@@ -272,7 +273,7 @@ class EmbeddedStore:
         for tree in self._trees:
             tree.set_warm(False)
         await self._end_session()
-        self._begin_session()
+        self.session.begin(self._journal)
         for tree in self._trees:
             tree.set_warm(True)
 

@@ -17,7 +17,7 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -573,18 +573,15 @@ class SocketStore:
         )
         return self._hold(*answer)
 
-    def tree(
+    @asynccontextmanager
+    async def tree(
         self,
         root: str,
         *,
         wants_data: Callable[[str], bool] = lambda _path: True,
         may_lag: Callable[[str], bool] = lambda _path: False,  # noqa: ARG002  it never has to
         keeps_data: bool = True,  # noqa: ARG002  they are there anyway
-    ) -> AbstractAsyncContextManager[Tree]:
-        return self._tree(root, wants_data)
-
-    @asynccontextmanager
-    async def _tree(self, root: str, wants_data: Callable[[str], bool]) -> AsyncIterator[Tree]:
+    ) -> AsyncIterator[Tree]:
         number = next(self._numbers)
         tree = EmbeddedTree(root, (), wants_data)
         self._trees[number] = tree
