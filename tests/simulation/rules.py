@@ -217,6 +217,11 @@ class Rules:
             self.note(who, f"request {request_id} is deleted, was {old and old.state.value}")
             is_own = not self.is_launcher(who) or self.owners.get(request_id) == transaction.session
             self.must(is_own, "only the requestor deletes a request", f"{who} deleted {request_id}")
+            if old is not None and old.requestor == paths.MIN_READY_REQUESTOR and not transaction.is_expiry:
+                is_free = not self._has_tied_node(old)
+                self.must(
+                    is_free, "nodes kept ready are freed before their request goes", f"{who} deleted {request_id}"
+                )
             return
         entry = change.new.entry
         new = NodeRequest.from_bytes(entry.path, entry.data, request_id=request_id)
@@ -315,12 +320,12 @@ class Rules:
             shared = set() if is_kept else set(other.nodes) & set(request.nodes)
             self.must(not shared, "no node is given to two", f"{shared} to {request.id} and {other.id}")
 
+    def _has_tied_node(self, request: NodeRequest) -> bool:
+        return any((node := self.nodes.get(node_id)) and node.allocated_to == request.id for node_id in request.nodes)
+
     def _asks(self, request: NodeRequest) -> bool:
         """Whether the request has not had its answer; one that is fulfilled still asks while a node is tied to it."""
-        is_tied = any(
-            (node := self.nodes.get(node_id)) and node.allocated_to == request.id for node_id in request.nodes
-        )
-        return request.state is not R.FAILED and (request.state is not R.FULFILLED or is_tied)
+        return request.state is not R.FAILED and (request.state is not R.FULFILLED or self._has_tied_node(request))
 
     def _check_min_ready(self, who: str, request: NodeRequest) -> None:
         if request.requestor != paths.MIN_READY_REQUESTOR:
