@@ -19,9 +19,11 @@ def control_plane() -> Iterator[Lab]:
     if reason := openstack.why_not():
         pytest.skip(reason)
     lab = Lab()
-    lab.start()
-    yield lab
-    lab.stop()
+    try:
+        lab.start()
+        yield lab
+    finally:
+        lab.stop()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.slots import Slots
 from nodelaunch.engine.sweeping import abandoned
 from nodelaunch.engine.sweeping.abandoned import AbandonedNodes
 from nodelaunch.engine.sweeping.leaks import LeakSearch
@@ -168,6 +169,14 @@ def _session_loss_ignored() -> AbstractContextManager[Any]:
     return planted()
 
 
+@_bug("nodes kept ready are left to the sweeper", "nodes kept ready are freed before their request goes")
+def _not_freed() -> AbstractContextManager[Any]:
+    async def nothing(*_: Any) -> bool:
+        return True
+
+    return mock.patch.object(MinReady, "_free_nodes", nothing)
+
+
 @_bug("min-ready forgets what it has asked for", "no more is kept ready than configured", "nothing goes on for ever")
 def _min_ready_forgets() -> AbstractContextManager[Any]:
     return mock.patch.object(MinReady, "_outstanding", return_value=0)
@@ -239,15 +248,15 @@ def _free_too_early() -> AbstractContextManager[Any]:
 
 @_bug("a refusal for lack of quota counts as a failed launch", "nothing is declined without a reason")
 def _quota_fails() -> AbstractContextManager[Any]:
-    async def fail(self: RequestHandler, slot: int, attempt: int) -> m.Event:
+    async def fail(self: Slots, slot: int, attempt: int) -> m.Event:
         try:
             return await attempt_(self, slot, attempt)
         except QuotaExceededError as error:
             await self._give_up(slot, NodeState.FAILED)
             return m.NodeFailed(slot, str(error), is_final=True)
 
-    attempt_ = RequestHandler._attempt
-    return mock.patch.object(RequestHandler, "_attempt", fail)
+    attempt_ = Slots._attempt
+    return mock.patch.object(Slots, "_attempt", fail)
 
 
 @_bug("one decline fails the request", "a request fails when all pools declined")

@@ -54,6 +54,7 @@ class Server:
 class Overtaken:
     """A request that was accepted, and by whom it may turn out to have been unjustly."""
 
+    at: float
     waiting: list[NodeRequest]
     launcher: str
 
@@ -63,6 +64,8 @@ class Accusation:
     """Requests that had to wait, it seems, for one that came later."""
 
     at: float
+    since: float
+    """When the one that came later was accepted."""
     overtaken: list[RequestId]
     detail: str
 
@@ -98,8 +101,8 @@ class Rules:
     _registered_at: dict[str, float] = field(default_factory=dict)
     """By pool id, while it is registered."""
     _touched: dict[RequestId, float] = field(default_factory=dict)
-    _written_under: dict[NodeId, str] = field(default_factory=dict)
-    """By node, the contender that had its lock when the launcher that holds it wrote it last."""
+    _written_under: dict[NodeId, frozenset[str]] = field(default_factory=dict)
+    """By node, the contenders for its lock that its last writer still has after that write."""
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
     _accused: list[Accusation] = field(default_factory=list)
     _foreign_peak: Counter[str] = field(default_factory=Counter)
@@ -118,6 +121,10 @@ class Rules:
         """The session that has the lock, 0 for a persistent contender, None for nobody."""
         contenders = self._contenders.get(lock_path)
         return contenders[min(contenders, key=_sequence)] if contenders else None
+
+    def _own_contenders(self, node_id: NodeId, session: int) -> frozenset[str]:
+        lock = self._contenders.get(paths.node_lock(node_id), {})
+        return frozenset(contender for contender, owner in lock.items() if owner == session)
 
     def is_locked(self, lock_path: str) -> bool:
         return self.holder(lock_path) is not None
@@ -210,6 +217,11 @@ class Rules:
             self.note(who, f"request {request_id} is deleted, was {old and old.state.value}")
             is_own = not self.is_launcher(who) or self.owners.get(request_id) == transaction.session
             self.must(is_own, "only the requestor deletes a request", f"{who} deleted {request_id}")
+            if old is not None and old.requestor == paths.MIN_READY_REQUESTOR and not transaction.is_expiry:
+                is_free = not self._has_tied_node(old)
+                self.must(
+                    is_free, "nodes kept ready are freed before their request goes", f"{who} deleted {request_id}"
+                )
             return
         entry = change.new.entry
         new = NodeRequest.from_bytes(entry.path, entry.data, request_id=request_id)
@@ -295,7 +307,8 @@ class Rules:
             )
             self.must(node.allocated_to == request.id, "nodes are allocated when given", f"{where}: {node.id}")
             lock = self._contenders.get(paths.node_lock(node.id), {})
-            free = self._written_under.get(node.id) not in lock  # others may look, and leave; the sweeper may, too
+            # Others may look, and leave; the sweeper may, too.
+            free = self._written_under.get(node.id, frozenset()).isdisjoint(lock)
             self.must(free, "nodes are unlocked when given", f"{where}: {node.id}")
         labels = [set(node.type) for node in there]
         in_order = len(labels) == len(request.node_types) and all(
@@ -307,12 +320,12 @@ class Rules:
             shared = set() if is_kept else set(other.nodes) & set(request.nodes)
             self.must(not shared, "no node is given to two", f"{shared} to {request.id} and {other.id}")
 
+    def _has_tied_node(self, request: NodeRequest) -> bool:
+        return any((node := self.nodes.get(node_id)) and node.allocated_to == request.id for node_id in request.nodes)
+
     def _asks(self, request: NodeRequest) -> bool:
         """Whether the request has not had its answer; one that is fulfilled still asks while a node is tied to it."""
-        is_tied = any(
-            (node := self.nodes.get(node_id)) and node.allocated_to == request.id for node_id in request.nodes
-        )
-        return request.state is not R.FAILED and (request.state is not R.FULFILLED or is_tied)
+        return request.state is not R.FAILED and (request.state is not R.FULFILLED or self._has_tied_node(request))
 
     def _check_min_ready(self, who: str, request: NodeRequest) -> None:
         if request.requestor != paths.MIN_READY_REQUESTOR:
@@ -344,7 +357,7 @@ class Rules:
             and self.now() - self._touched[request.id] > self.lag
             and not self.is_locked(paths.request_lock(request.id))
         ]
-        self._accepted[accepted.id] = Overtaken(waiting, who)
+        self._accepted[accepted.id] = Overtaken(self.now(), waiting, who)
 
     def _check_order(self, who: str, node: Node) -> None:
         """The first node tells which pool has accepted the request."""
@@ -359,13 +372,13 @@ class Rules:
         unjustly = [request.id for request in overtaken.waiting if not mine & set(request.declined_by)]
         if unjustly:
             detail = f"{node.allocated_to} got {node.provider}/{node.pool} before {unjustly}"
-            self._accused.append(Accusation(self.now(), unjustly, detail))
+            self._accused.append(Accusation(self.now(), overtaken.at, unjustly, detail))
 
     def _judge(self) -> None:
         """A request that is taken with the one that got a node before it was not overtaken: only messages were."""
         while self._accused and self._accused[0].at < self.now() - self.lag:
             accusation = self._accused.pop(0)
-            left = [i for i in accusation.overtaken if i in self.requests and self._touched[i] <= accusation.at]
+            left = [i for i in accusation.overtaken if i in self.requests and self._touched[i] <= accusation.since]
             self.must(not left, "first come, first served", accusation.detail)
 
     # -- nodes ------------------------------------------------------------------------------------------------------
@@ -394,8 +407,7 @@ class Rules:
             begins_well = new.state is N.INIT or (new.state is N.BUILDING and has_lock)
             self.must(begins_well and new.allocated_to, "nodes begin for a request, as init or locked", node_id)
         else:
-            if lock := self._contenders.get(paths.node_lock(node_id)):
-                self._written_under[node_id] = min(lock, key=_sequence)
+            self._written_under[node_id] = self._own_contenders(node_id, transaction.session)
             is_over = old.state in (N.DELETING, N.DELETED)  # whoever removes it removes the locks of others with it
             under_lock = has_lock or (is_over and self.is_launcher(who))
             self.must(under_lock, "a node is written under its lock", f"{who} wrote {node_id} ({old.state.value})")

@@ -37,6 +37,8 @@ STATE_VARIABLE = "NODELAUNCH_OPENSTACK_STATE"
 GUEST = ROOT / "tests" / "controlplane" / "guest.py"
 UP_TIMEOUT_S = 900.0
 """The first time, it installs and fills all of OpenStack."""
+HOST_DISCOVERY_S = 15.0
+"""Nova's interval between two looks for new hosts (10 s, discover_hosts_in_cells_interval), and a margin."""
 COMMAND_TIMEOUT_S = 120.0
 DEADLINE_S = 240.0
 """For anything a test waits for."""
@@ -107,11 +109,18 @@ class Lab:
         return str(self.cloud().endpoint_for(service))
 
     def start(self) -> None:
-        """Have everything run, with volumes and with guests."""
+        """Have everything run, with volumes and with guests.
+
+        openstack-up goes on where it failed. At the first start on a busy machine its test server is refused if Nova
+        has not discovered the hosts yet.
+        """
         self.has_started = self.command("openstack-status", check=False).returncode != 0
         settings = {"LAB_CINDER": "1", "LAB_GUEST_RUN": str(GUEST)}
         settings |= {"LAB_QUOTA_INSTANCES": "300", "LAB_QUOTA_FIPS": "300"}
-        self.command("openstack-up", timeout_s=UP_TIMEOUT_S, **settings)
+        first = self.command("openstack-up", check=False, timeout_s=UP_TIMEOUT_S, **settings)
+        if first.returncode != 0:
+            time.sleep(HOST_DISCOVERY_S)
+            self.command("openstack-up", timeout_s=UP_TIMEOUT_S, **settings)
 
     def stop(self) -> None:
         for connection in self._connections.values():

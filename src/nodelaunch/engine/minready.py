@@ -43,6 +43,10 @@ REQUEST_KEPT_S = 1.0
 """How long an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps one for ever
 that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
 
+FREE_AGAIN_S = 0.1
+"""Pause before nodes of a fulfilled request that could not be freed are tried again. Were the request deleted before,
+its nodes would count neither as asked for nor as idle, and one more would be made."""
+
 
 class MinReady:
     """One per launcher. Say what to `want` and `run` it. *own_id*: under which this process is present."""
@@ -160,7 +164,9 @@ class MinReady:
         label = seen.record.node_types[0]
         if seen.record.state is RequestState.FULFILLED:
             self._backoff.succeeded(label)
-            await self._free_nodes(seen.record)
+            if not await self._free_nodes(seen.record):
+                asyncio.get_running_loop().call_later(FREE_AGAIN_S, self._wake.set)
+                return
         elif seen.record.state is RequestState.FAILED:
             self._back_off(label)
         else:
@@ -180,14 +186,20 @@ class MinReady:
         self._expired.discard(request_id)
         self._answered.discard(request_id)
 
-    async def _free_nodes(self, request: NodeRequest) -> None:
-        """Untie the request's nodes from it, so that anybody may have them."""
+    async def _free_nodes(self, request: NodeRequest) -> bool:
+        """Untie the request's nodes from it, so that anybody may have them; whether that is done for each of them.
+
+        It is not where the request is seen fulfilled before its node is seen ready, or where another has the node.
+        """
+        is_done = True
         for node_id in request.nodes:
             seen = self._view.nodes.get(node_id)
             if seen is None or seen.record.allocated_to != request.id:
                 continue
             if not await rewrite_node(self._store, seen, seen.record.deallocated()):
-                log.info("min_ready_node_not_freed", node_id=node_id)  # the sweeper does once the request is gone
+                log.debug("min_ready_node_not_freed", node_id=node_id)
+                is_done = False
+        return is_done
 
     def _back_off(self, label: str) -> None:
         loop = asyncio.get_running_loop()
