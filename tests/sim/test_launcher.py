@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import structlog
 from nodelaunch.client import NodeClient
 from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S
 from nodelaunch.engine.deletion import delete_node
+from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.minready import REQUEST_KEPT_S
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.sweeper import STALE_LOCK_S
@@ -209,6 +211,23 @@ async def test_a_node_kept_ready_is_free_before_its_request_goes(tmp_path: Path)
         assert loop.time() - free_since >= REQUEST_KEPT_S - 0.1
         await asyncio.sleep(60.0)
         assert len(site.nodes()) == 1
+
+
+async def test_what_worked_on_a_request_is_freed_without_a_search_for_cycles(tmp_path: Path) -> None:
+    """That search comes seldom in a launcher, since so much is there to be searched."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with running(tmp_path) as site:
+            for _ in range(3):
+                handle = await site.client.submit(["small"])
+                await handle.finished()
+                await handle.cancel()
+            await site.until(lambda: not site.view.requests)
+            await asyncio.sleep(1.0)
+            assert [each for each in gc.get_objects() if isinstance(each, RequestHandler)] == []
+    finally:
+        gc.enable()
 
 
 async def test_min_ready_nodes_are_kept_and_made_anew(tmp_path: Path) -> None:

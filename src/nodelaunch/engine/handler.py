@@ -147,6 +147,7 @@ class RequestHandler:
             self._stop_watching()
             self._stop_watching = None
         self._reservation.close()
+        self._slots.close()
 
     async def _break_off(self) -> None:
         """Give every lock back and write nothing more: the sweeper mends what that leaves."""

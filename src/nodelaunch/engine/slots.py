@@ -66,6 +66,10 @@ class Slots:
         resumed = next((node.az for node in resumable(ctx, request)), None)
         self._zones = Zones(ctx.pool, ctx.provider, reused=reused_zone, resumed=resumed)
 
+    def close(self) -> None:
+        """Let go of whoever is told: it holds this, so that only a search for cycles would free the two."""
+        self._post = _nobody
+
     @property
     def waits(self) -> dict[int, str]:
         """Why launches stand still, by slot."""
@@ -261,6 +265,10 @@ class Slots:
         held = self.held.pop(slot, None)
         if held is not None:
             await give_up(self._ctx, held, state)
+
+
+def _nobody(_event: m.Event) -> None:
+    """Told of events after the end."""
 
 
 def _store_failed(request: NodeRequest, error: StoreError) -> None:
