@@ -102,7 +102,7 @@ class LineLogger:
         """Point the descriptor of the stream, whose reader is gone for good, at the null device.
 
         The stream keeps what it could not write and writes it at the next flush. The last one, when the interpreter
-        ends, would fail again and turn exit code 0 into 120.    Source: Python's signal module, note on SIGPIPE.
+        ends, would fail again and turn exit code 0 into 120. Source: Python's signal module, note on SIGPIPE.
         """
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)

@@ -2,8 +2,7 @@
 
 Write before act: a record is stored before the cloud call that makes the thing, and the cloud's name for it right
 after, or together with the ready node where the instance is active at once. After a crash at any point either a record
-or a listed instance tells of it. What does *not* belong here: which
-node for which request, retries, quota.
+or a listed instance tells of it. What does *not* belong here: which node for which request, retries, quota.
 """
 
 from __future__ import annotations

@@ -278,8 +278,8 @@ class Store(Protocol):
     async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
         """Create, in one transaction, what a sequential create at *path* would, with the lock ``lock`` below it taken.
 
-        None, with nothing done, where the store can't tell the number beforehand. Only for a process that alone creates
-        there: a number might be used again. *record*: what *data* was made from. Raises: StoreError.
+        None, with nothing done, where the store can't tell the number beforehand. Only for a directory whose children
+        are all created at *path*, and for a process that alone creates there: a number might be used again. *record*: what *data* was made from. Raises: StoreError.
         """
 
     async def ensure(self, *paths: str) -> None:

@@ -20,7 +20,7 @@ class Numbers:
     """The next numbers, by path without the number.
 
     Invariant: a known number is the one that the server gives to whatever is sent next on this connection, if nobody
-    else creates there.
+    else creates in the directory, and we create at this path only.
     """
 
     def __init__(self) -> None:

@@ -84,7 +84,7 @@ class PoolsView(Teller):
             peers,
             {label: tuple(offering) for label, offering in by_label.items()},
             frozenset((peer.provider, peer.pool) for peer in peers),
-            frozenset(peer.pool_id for peer in peers if len(set(self._sessions.values())) == 1),
+            frozenset(peer.pool_id for peer in peers) if len(set(self._sessions.values())) == 1 else frozenset(),
         )
         return self._peers
 
