@@ -279,7 +279,8 @@ class Store(Protocol):
         """Create, in one transaction, what a sequential create at *path* would, with the lock ``lock`` below it taken.
 
         None, with nothing done, where the store can't tell the number beforehand. Only for a directory whose children
-        are all created at *path*, and for a process that alone creates there: a number might be used again. *record*: what *data* was made from. Raises: StoreError.
+        are all created at *path*, and for a process that alone creates there: a number might be used again. *record*:
+        what *data* was made from. Raises: StoreError.
         """
 
     async def ensure(self, *paths: str) -> None:
