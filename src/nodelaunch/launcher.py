@@ -244,7 +244,7 @@ class Launcher:
         return _Parts(
             site=site,
             herald=herald,
-            sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served),
+            sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served, herald.id),
             min_ready=MinReady(self.store, view, self._clock, herald.id),
             answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain),
             offered=offered,

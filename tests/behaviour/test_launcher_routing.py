@@ -127,6 +127,13 @@ async def test_disabled_provider(tmp_path: Path) -> None:
         assert request.declined_by == (_pool_id(site, "cloud"),)
 
 
+async def test_a_provider_that_takes_no_requests_has_nobody_yield_to_it(tmp_path: Path) -> None:
+    async with launched(tmp_path, config(provider(pool("small"), max_concurrency=0))) as site:
+        await site.until(lambda: len(site.view.pools) == 1)
+        (registration,) = site.view.pools.values()
+        assert registration.record.paused
+
+
 class Exploding(FakeDriver):
     """Has a fault that nobody foresaw."""
 

@@ -24,7 +24,7 @@ from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.triage import LabelView, PoolKey, PoolView, RegisteredPool, Room, after_decline, judge
 from nodelaunch.protocol.verdicts import Accept, ConcurrencyReached, Decline, Defer, TenantFull, Verdict
 from support.builders import a_peer, a_request, an_idle_node
-from support.facts import StaticFacts
+from support.facts import OWN_LAUNCHER, StaticFacts
 
 NEEDS = {"small": Usage(instances=1, cores=1), "big": Usage(instances=1, cores=4)}
 
@@ -81,6 +81,22 @@ def _candidates(request: NodeRequest, peers: Iterable[RegisteredPool]) -> list[R
     return [peer for peer in offering if peer.provider == request.provider] or offering
 
 
+def _turn_elsewhere(request: NodeRequest, candidates: Iterable[RegisteredPool], facts: StaticFacts) -> int | None:
+    """The priority of the pools whose launchers take turns, if it is another's turn."""
+    free = [peer for peer in candidates if not peer.is_paused]
+    best = [peer for peer in free if peer.priority == min(peer.priority for peer in free)]
+    launchers = sorted({peer.launcher for peer in best if peer.launcher})
+    turn = shape_of(request, launchers=facts.launchers).turn
+    is_ours = OWN_LAUNCHER in launchers
+    if facts.launchers < 2 or not is_ours or launchers[turn % len(launchers)] == OWN_LAUNCHER:
+        return None
+    return best[0].priority
+
+
+def _can_reuse(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool:
+    return request.reuse and any(facts.idle_count(view.key, label) for label in request.node_types)
+
+
 def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[PoolKey, Verdict]:
     """What each pool that may be asked says, until one accepts."""
     candidates = _candidates(request, facts.peers)
@@ -89,9 +105,12 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
         views = [facts.own[peer.pool_id] for peer in candidates if peer.pool_id in facts.own]
     else:
         views = [view for pool_id, view in facts.own.items() if pool_id not in request.declined_by]
+    turn = _turn_elsewhere(request, candidates, facts)
     verdicts: dict[PoolKey, Verdict] = {}
-    for view in sorted(views, key=lambda view: view.priority):
+    for view in sorted(views, key=lambda view: (view.priority, not _can_reuse(request, view, facts))):
         if any(priority < view.priority for priority in others):
+            break
+        if turn is not None and view.priority >= turn and not _can_reuse(request, view, facts):
             break
         verdict = judge(request, view, holds.room(request, view, facts))
         verdicts[view.key] = verdict
@@ -109,9 +128,10 @@ def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[
     """
     holds, shapes = Holds(), set()
     for request in sorted(waiting, key=lambda request: request.order):
-        if shape_of(request) in shapes:
+        shape = shape_of(request, launchers=facts.launchers)
+        if shape in shapes:
             continue
-        shapes.add(shape_of(request))
+        shapes.add(shape)
         verdicts = _ask_all(request, facts, holds)
         accepts = [verdict for verdict in verdicts.values() if isinstance(verdict, Accept)]
         is_full = any(isinstance(verdict, Defer) and _says(verdict, TenantFull) for verdict in verdicts.values())
@@ -139,6 +159,9 @@ class CheckedFacts(StaticFacts):
             holds.verdicts += [(other, key, said) for key, said in waits if isinstance(said, Defer)]
         again = judge(request, view, holds.room(request, view, self))
         assert isinstance(again, Accept), f"{request} overtakes in {key}: {again}"
+        turn = _turn_elsewhere(request, _candidates(request, self.peers), self)
+        is_left = turn is not None and view.priority >= turn and not _can_reuse(request, view, self)
+        assert not is_left, f"{request} is another launcher's"
         super().reserve(request, key, verdict)
         left = [self.pool_left(key), self.provider_left(key)]
         if (tenant := self.tenant(request.tenant_name or "")) is not None:
@@ -156,6 +179,7 @@ def a_view(provider: str, pool: str, *labels: str, limit: Limits, **fields: obje
 
 LIMITS = st.sampled_from([Limits(instances=2), Limits(instances=1), Limits(instances=2, cores=4), Limits()])
 PRIORITIES = st.sampled_from([100, 100, 50])
+OTHER_PRIORITIES = st.sampled_from([75, 100, 100, 50])
 OFFERS = st.sampled_from([("small",), ("small", "big"), ("small", "big"), ("big",)])
 WANTED = st.sampled_from([("small",), ("small",), ("small", "small"), ("small", "small"), ("big",), ("none",)])
 
@@ -186,13 +210,18 @@ class IncrementalDecisions(RuleBasedStateMachine):
             return replace(known, priority=data.draw(PRIORITIES), max_concurrency=at_once)
 
         self.spare = a_view("two", "spare", "small", "big", limit=Limits(instances=2))
-        other = a_peer("elsewhere", "small", priority=75, is_paused=True, provider="three")
+        launcher = data.draw(st.sampled_from(["", "a", "z"]))
+        other = a_peer(
+            "elsewhere", "small", priority=data.draw(OTHER_PRIORITIES), is_paused=data.draw(st.booleans()),
+            provider="three", launcher=launcher,
+        )  # fmt: skip
         self.facts = CheckedFacts(
             pool("one", "a"), pool("one", "b"), pool("two", "c"),
             providers={"one": Limits(instances=3, cores=8), "two": Limits(instances=2, cores=8)},
             tenants={"t": Limits(instances=2)}, peers=[other],
         )  # fmt: skip
         self.facts.waiting = {}
+        self.schedule.share_among(self.facts.launchers)
 
     # -- what may happen --------------------------------------------------------------------------------------------
 
@@ -261,9 +290,19 @@ class IncrementalDecisions(RuleBasedStateMachine):
         self.facts.idle_nodes[key].popitem()
         self._room_changed(key, None)
 
-    @rule(is_paused=st.booleans())
-    def pause(self, is_paused: bool) -> None:
-        self.facts.pause("elsewhere", is_paused=is_paused)
+    @rule(pool_id=st.sampled_from(["elsewhere", "elsewhere", "one-a"]), is_paused=st.booleans())
+    def pause(self, pool_id: str, is_paused: bool) -> None:
+        self.facts.pause(pool_id, is_paused=is_paused)
+        self.schedule.wake_all()
+        self._decide()
+
+    @rule(launcher=st.sampled_from(["", "a", "z"]), priority=OTHER_PRIORITIES)
+    def other_launcher_changes(self, launcher: str, priority: int) -> None:
+        """The other pool is of a launcher that takes no turns, of one that comes before us, or after us."""
+        self.facts.others = [replace(peer, launcher=launcher, priority=priority) for peer in self.facts.others]
+        self.facts.launchers = 2 if launcher else 1
+        self.facts.generation += 1
+        self.schedule.share_among(self.facts.launchers)
         self.schedule.wake_all()
         self._decide()
 
@@ -331,7 +370,6 @@ class IncrementalDecisions(RuleBasedStateMachine):
         for request, _, verdict in decide_anew(self.facts.waiting.values(), self.facts):
             assert isinstance(verdict, Defer), f"{request} waits, but {verdict}"
         assert {each for each in self.facts.waiting if self.schedule.waits(each)} == self.facts.waiting.keys()
-        assert len(self.schedule) == len(self.facts.waiting)
 
 
 TestIncrementalDecisions = IncrementalDecisions.TestCase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nodelaunch.protocol.paths import NodeId, RequestId
@@ -12,6 +12,7 @@ from nodelaunch.protocol.triage import Absentee, IdleNode, IdleNodes, PoolKey, P
 from nodelaunch.protocol.verdicts import Accept, Verdict
 from support.builders import some_idle
 
+OWN_LAUNCHER = "m"
 NO_INSTANCES = Limits({INSTANCES: 0})
 
 
@@ -39,7 +40,7 @@ class StaticFacts:
         *views: PoolView,
         providers: Mapping[str, Limits] | None = None,
         tenants: Mapping[str, Limits] | None = None,
-        peers: Iterable[RegisteredPool] = (),
+        peers: Sequence[RegisteredPool] = (),
         idle: Mapping[PoolKey, Sequence[IdleNode]] | None = None,
     ) -> None:
         self.generation = 0
@@ -47,11 +48,14 @@ class StaticFacts:
         self.absent: list[Absentee] = []
         self.now = 0.0
         self.may_decline = True
+        self.launchers = len({peer.launcher for peer in peers} - {""}) + 1
         self.views = {view.key: view for view in views}
         self.own: dict[str, PoolView] = {view.pool_id: view for view in views if view.takes_requests}
         self.others = list(peers)
         self.providers = dict(providers or {})
         self.tenants = dict(tenants or {})
+        self.paused: set[str] = set()
+        """Pools of ours of which others are told that they are paused."""
         self.refused: set[str] = set()
         """Providers that give nothing at the moment."""
         self.idle_nodes = {key: {node.id: node for node in nodes} for key, nodes in (idle or {}).items()}
@@ -68,7 +72,14 @@ class StaticFacts:
     @property
     def peers(self) -> Sequence[RegisteredPool]:
         own = (
-            RegisteredPool(view.pool_id, view.key[0], view.priority, is_paused=False, labels=frozenset(view.labels))
+            RegisteredPool(
+                view.pool_id,
+                view.key[0],
+                view.priority,
+                is_paused=view.pool_id in self.paused,
+                labels=frozenset(view.labels),
+                launcher=OWN_LAUNCHER,
+            )
             for view in self.views.values()
         )
         return [*own, *self.others]
@@ -97,7 +108,9 @@ class StaticFacts:
             self.own[view.pool_id] = view
 
     def pause(self, pool_id: str, *, is_paused: bool = True) -> None:
-        """A pool of another process is paused, or not any more."""
+        """The pool is paused, or not any more."""
+        if pool_id in self.own:
+            self.paused = self.paused | {pool_id} if is_paused else self.paused - {pool_id}
         self.others = [replace(p, is_paused=is_paused) if p.pool_id == pool_id else p for p in self.others]
         self.pauses += 1
 

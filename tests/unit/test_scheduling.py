@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from math import inf
 from typing import Any
 
+from nodelaunch.protocol.answers import OPEN_S, TURN_S
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Limits, Usage
-from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.records import NodeRequest, turn_of
 from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
 from nodelaunch.protocol.triage import Absentee, LabelView, PoolKey, PoolView, RegisteredPool
 from nodelaunch.protocol.verdicts import (
@@ -27,6 +29,7 @@ from nodelaunch.protocol.verdicts import (
     ProviderDown,
     ProviderWanted,
     TenantFull,
+    TurnOfAnother,
 )
 from support.builders import POOL_ID, a_peer, a_pool_view, a_request, an_idle_node
 from support.facts import StaticFacts
@@ -463,6 +466,161 @@ def test_request_for_no_label_is_served_by_anybody() -> None:
     assert desk.decide() == [(1, "main")]
 
 
+# -- launchers take turns -------------------------------------------------------------------------------------------
+
+
+def of_turn(turn: int, count: int = 1, launchers: int = 2) -> list[NodeRequest]:
+    """The first requests for which it is the turn of the launcher with this number."""
+    requests = (a_request(number=number) for number in itertools.count(1))
+    return list(itertools.islice((r for r in requests if turn_of(r.id, launchers) == turn), count))
+
+
+def beside(*others: str, **fields: Any) -> Desk:
+    """A launcher between others, each with a pool; ours comes where `OWN_LAUNCHER` does in their order."""
+    theirs = [a_peer(f"p-{name}", "small", launcher=name, **fields) for name in others]
+    desk = Desk(a_pool_view(limits=Limits(), ceiling=Limits()), peers=theirs)
+    desk.schedule.share_among(desk.facts.launchers)
+    return desk
+
+
+def test_launchers_of_equal_priority_share_requests_out() -> None:
+    first, second = beside("z"), beside("a")
+    requests = [a_request(number=number) for number in range(1, 200)]
+    mine, theirs = first.accepted(*requests), second.accepted(*requests)
+    assert sorted(mine + theirs) == list(range(1, 200))
+    assert 60 < len(mine) < 140
+
+
+def test_the_launcher_whose_turn_it_is_is_named() -> None:
+    desk = beside("a")
+    (request,) = of_turn(0)
+    assert desk.accepted(request) == []
+    verdict = desk.verdict(request)
+    assert verdict == Defer((TurnOfAnother("p-a"),))
+    assert desk.judged == 0
+
+
+def test_a_launcher_that_is_full_has_no_turn() -> None:
+    desk = beside("a")
+    theirs = of_turn(0, 2)
+    assert desk.accepted(*theirs) == []
+    desk.facts.pause("p-a")
+    desk.schedule.wake_all()
+    assert len(desk.accepted()) == 2
+
+
+def test_a_launcher_that_is_full_goes_on_waiting_for_room() -> None:
+    """If it left the request to others meanwhile, it would not be paused any more, and have its turn again."""
+    desk = Desk(full(), peers=[a_peer("p-a", "small", launcher="a")])
+    desk.schedule.share_among(2)
+    (mine,) = of_turn(1)
+    assert desk.accepted(mine) == []
+    assert desk.schedule.kept.is_full(MAIN)
+    desk.facts.pause(POOL_ID)
+    desk.schedule.wake_all()
+    assert desk.accepted() == []
+    assert desk.schedule.kept.is_full(MAIN)
+    desk.facts.change(with_limit(1))
+    desk.room_changed(MAIN)
+    assert desk.accepted() == [_number(mine)]
+
+
+def test_a_launcher_that_lets_its_turn_pass_is_not_waited_for_again_soon() -> None:
+    desk = beside("a")
+    first, second, third, fourth = of_turn(0, 4)
+    assert desk.accepted(first, second) == []
+    alarm = desk.schedule.next_alarm
+    assert alarm == TURN_S
+    desk.facts.now = alarm
+    desk.schedule.time_passed(alarm)
+    assert desk.accepted(third) == [_number(each) for each in (first, second, third)]
+    desk.facts.now += OPEN_S
+    desk.schedule.wake_all()
+    desk.facts.generation += 1
+    assert desk.accepted(fourth) == []
+
+
+def test_a_launcher_has_time_for_each_request_anew() -> None:
+    desk = beside("a")
+    first, second = of_turn(0, 2)
+    desk.accepted(first, second)
+    desk.facts.now = TURN_S - 0.1
+    desk.schedule.withdraw(first.id)
+    desk.decide()
+    desk.facts.now = TURN_S
+    desk.schedule.time_passed(TURN_S)
+    assert desk.decide() == []
+    assert desk.schedule.next_alarm == 2 * TURN_S - 0.1
+
+
+def test_an_earlier_head_gives_a_launcher_no_more_time() -> None:
+    desk = beside("a")
+    earlier, first = of_turn(0, 2)
+    desk.accepted(first)
+    desk.facts.now = TURN_S / 2
+    desk.accepted(earlier)
+    assert desk.schedule.next_alarm == TURN_S
+
+
+def test_an_idle_node_is_handed_out_whosever_turn_it_is() -> None:
+    desk = beside("a")
+    desk.facts.put_idle(MAIN, an_idle_node(1))
+    first, second = of_turn(0, 2)
+    assert desk.accepted(first, second) == [_number(first)]
+
+
+def test_who_does_not_reuse_nodes_waits_for_its_turn() -> None:
+    desk = beside("a")
+    desk.facts.put_idle(MAIN, an_idle_node(1))
+    (request,) = of_turn(0)
+    assert desk.accepted(request.changed(reuse=False)) == []
+
+
+def test_turns_are_taken_only_among_the_best_pools() -> None:
+    desk = beside("a", priority=200)
+    assert len(desk.accepted(*of_turn(0, 2))) == 2
+
+
+def test_programs_that_take_no_turns_are_raced() -> None:
+    desk = Desk(peers=[a_peer("p-nodepool", "small")])
+    desk.schedule.share_among(desk.facts.launchers)
+    assert len(desk.accepted(*many(4))) == 4
+
+
+def test_requests_are_shared_out_anew_when_a_launcher_comes_or_goes() -> None:
+    desk = beside("a")
+    theirs = of_turn(0, 3)
+    assert desk.accepted(*reversed(theirs)) == []
+    gone, desk.facts.others, desk.facts.launchers = desk.facts.others, [], 1
+    desk.facts.generation += 1
+    desk.schedule.share_among(1)
+    desk.schedule.share_among(1)
+    assert desk.accepted() == [_number(each) for each in theirs]
+    desk.facts.others, desk.facts.launchers = gone, 2
+    desk.facts.generation += 1
+    desk.schedule.share_among(2)
+    assert desk.accepted(*of_turn(0, 5)[3:]) == []
+
+
+def test_what_is_kept_for_a_request_goes_when_it_is_anothers_turn() -> None:
+    desk = Desk(full(), peers=[a_peer("p-a", "small", launcher="a", is_paused=True)])
+    desk.schedule.share_among(2)
+    (request,) = of_turn(0)
+    assert desk.accepted(request) == []
+    assert desk.schedule.kept.in_pool
+    desk.facts.pause("p-a", is_paused=False)
+    desk.schedule.wake_all()
+    assert desk.accepted() == []
+    assert not desk.schedule.kept.in_pool
+
+
+def test_a_request_whose_launches_were_begun_is_served_by_whoever_sees_it_first() -> None:
+    desk = beside("a")
+    (request,) = of_turn(0)
+    desk.put(request, is_alone=True)
+    assert desk.accepted() == [_number(request)]
+
+
 # -- declining ------------------------------------------------------------------------------------------------------
 
 
@@ -472,7 +630,7 @@ def test_all_own_pools_decline_at_once_what_nobody_offers() -> None:
     (decision,) = desk.schedule.decide(desk.facts)
     assert isinstance(decision, Declined)
     assert decision.verdicts.keys() == {MAIN, ("cloud", "other")}
-    assert not len(desk.schedule)
+    assert not desk.schedule.waits(decision.request.id)
 
 
 def test_nothing_is_declined_while_pools_are_about_to_register() -> None:
@@ -622,7 +780,7 @@ def test_only_requests_that_are_still_there_are_kept() -> None:
     desk.put(first, second)
     desk.decide()
     desk.schedule.keep_only({second.id})
-    assert (len(desk.schedule), desk.schedule.waits(first.id), desk.schedule.waits(second.id)) == (1, False, True)
+    assert (desk.schedule.waits(first.id), desk.schedule.waits(second.id)) == (False, True)
     desk.schedule.keep_only(set())
     assert desk.schedule.kept.first_need(MAIN) is None
     assert not desk.schedule.kept.is_full(MAIN)

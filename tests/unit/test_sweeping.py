@@ -24,7 +24,7 @@ from nodelaunch.engine.sweeping.requests import LostRequests
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration, Presence
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState, RequestState
 from nodelaunch.protocol.store import Entry, Stat
 
@@ -216,7 +216,7 @@ class Recorded:
 class World:
     """A view with one node, and the parts of the sweeper that look at it."""
 
-    def __init__(self, *, max_ready_age: float = 0.0, max_hold_age: float = 0.0) -> None:
+    def __init__(self, *, max_ready_age: float = 0.0, max_hold_age: float = 0.0, own_id: str = "") -> None:
         self.view = ClusterView()
         self.view.is_warm = True
         self.now = NOW
@@ -225,7 +225,7 @@ class World:
         provider = SimpleNamespace(name="cloud", can_launch=True)
         clock: Any = SimpleNamespace(now=lambda: self.now)
         store: Any = None
-        self.ctx = SweepContext(store, self.view, clock, {"cloud": provider}, self.queue, lambda: None)  # type: ignore[dict-item, arg-type]
+        self.ctx = SweepContext(store, self.view, clock, {"cloud": provider}, self.queue, lambda: None, own_id)  # type: ignore[dict-item, arg-type]
         self.nodes = AbandonedNodes(self.ctx)
         self.requests = LostRequests(self.ctx, self.nodes)
         ages = AgeLimits({"small": max_ready_age}, max_hold_age)
@@ -373,6 +373,23 @@ async def test_the_lock_directory_of_a_request_goes_after_it(world: World) -> No
     world.view.request_entry_removed(paths.request(REQUEST))
     world.requests.removed(REQUEST)
     assert world.queue.begun == ["remove_lock_dir"]
+
+
+@pytest.mark.parametrize("processes", [("one", "two"), ("two", "three")])
+async def test_of_several_processes_one_clears_up_after_a_request(processes: tuple[str, str]) -> None:
+    begun = []
+    for own_id in processes:
+        world = World(own_id=own_id)
+        for session, process in enumerate(processes, 1):
+            stat = Stat(1, 1, 1, NOW, NOW, owner=session)
+            pool = PoolRegistration(id=f"pool-{process}", name="main", provider_name="cloud")
+            world.view.pool_entry_changed(Entry(f"{paths.POOLS}/{process}", pool.to_bytes(), stat))
+            presence = Presence(id=process)
+            world.view.presence_entry_changed(Entry(f"{paths.PRESENCES}/{process}", presence.to_bytes(), stat))
+        world.view.request_lock_entry_changed(Entry(paths.request_lock(REQUEST), b"", Stat(0, 0, 0, NOW, NOW)))
+        world.requests.removed(REQUEST)
+        begun += world.queue.begun
+    assert begun == ["remove_lock_dir"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from nodelaunch.engine.view import (
     NodeSeen,
     NodeUnlocked,
     Note,
+    PoolsChanged,
     RequestSeen,
     ViewCooled,
     ViewWarmed,
@@ -19,7 +20,7 @@ from nodelaunch.engine.view import (
 )
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Put, Stat
 from nodelaunch.store.embedded import EmbeddedStore
@@ -173,3 +174,33 @@ def test_a_cold_view_takes_in_what_it_does_not_tell() -> None:
     assert not told
     assert list(view.open_requests) == [REQUEST]
     assert list(view.nodes) == [NODE]
+
+
+def test_launchers_are_the_processes_with_pools_that_are_present() -> None:
+    view = ClusterView()
+    view.is_warm = True
+    changes: list[Note] = []
+    view.subscribe(changes.append, PoolsChanged)
+
+    def put(name: str, record: PoolRegistration | Presence, root: str, session: int) -> None:
+        entry = Entry(f"{root}/{name}", record.to_bytes(), Stat(1, 1, 1, 0.0, 0.0, owner=session))
+        (view.pool_entry_changed if root == paths.POOLS else view.presence_entry_changed)(entry)
+
+    put("here-1", PoolRegistration(id="pool-1"), paths.POOLS, 7)
+    put("there-1", PoolRegistration(id="pool-2"), paths.POOLS, 8)
+    put("nodepool-1", PoolRegistration(id="pool-3"), paths.POOLS, 9)
+    assert view.launchers == ()
+    put("there", Presence(id="b"), paths.PRESENCES, 8)
+    put("here", Presence(id="a"), paths.PRESENCES, 7)
+    put("idle", Presence(id="c"), paths.PRESENCES, 10)
+    assert view.launchers == ("a", "b")
+    assert {peer.pool_id: peer.launcher for peer in view.peers} == {"pool-1": "a", "pool-2": "b", "pool-3": ""}
+    told, peers = len(changes), view.peers
+    put("here", Presence(id="a", hostname="here"), paths.PRESENCES, 7)
+    assert (len(changes), view.peers) == (told, peers)
+    view.presence_entry_removed(f"{paths.PRESENCES}/there")
+    assert (len(changes), view.launchers) == (told + 1, ("a",))
+    bad = Entry(f"{paths.PRESENCES}/here", b"{", Stat(1, 1, 2, 0.0, 0.0, owner=7))
+    view.presence_entry_changed(bad)
+    view.presence_entry_changed(bad)
+    assert view.launchers == ()

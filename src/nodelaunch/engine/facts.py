@@ -6,7 +6,7 @@ kept until it changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nodelaunch.clock import Clock
@@ -74,17 +74,19 @@ class OwnPools:
         if {_offer(peer) for peer in before} != {_offer(peer) for peer in peers}:
             self.generation += 1
             return True
-        if self._paused_elsewhere(before) != self._paused_elsewhere(peers):
+        if self._paused(before) != self._paused(peers):
             self.pauses += 1
             return True
         return False
 
-    def _paused_elsewhere(self, peers: Sequence[RegisteredPool]) -> set[str]:
-        return {peer.pool_id for peer in peers if peer.is_paused and peer.pool_id not in self.registered}
+    def _paused(self, peers: Sequence[RegisteredPool]) -> set[str]:
+        """Those paused pools that matter to our decisions: our own do only where launchers take turns."""
+        ignored: Collection[str] = () if len(self._view.launchers) > 1 else self.registered
+        return {peer.pool_id for peer in peers if peer.is_paused and peer.pool_id not in ignored}
 
 
-def _offer(peer: RegisteredPool) -> tuple[str, str, int, frozenset[str]]:
-    return (peer.pool_id, peer.provider, peer.priority, peer.labels)
+def _offer(peer: RegisteredPool) -> tuple[str, str, int, frozenset[str], str]:
+    return (peer.pool_id, peer.provider, peer.priority, peer.labels, peer.launcher)
 
 
 def pool_view(pool: Pool) -> PoolView:
@@ -153,6 +155,10 @@ class EngineFacts:
     @property
     def pauses(self) -> int:
         return self._own_pools.pauses
+
+    @property
+    def launchers(self) -> int:
+        return len(self._view.launchers)
 
     @property
     def peers(self) -> Sequence[RegisteredPool]:

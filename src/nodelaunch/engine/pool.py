@@ -184,7 +184,7 @@ class Pool:
             provider_name=self.ctx.provider.name,
             supported_labels=tuple(self.ctx.pool.label_names),
             priority=config.pool_priority(self.ctx.pool),
-            paused=self._is_paused,
+            paused=self._is_paused or config.max_concurrency == 0,
         )
 
     async def _register(self) -> None:

@@ -178,6 +178,7 @@ class Scheduler:
             self.dispatcher.removed(request_id)
         self.own.find_registered()
         self.own.find_peers()
+        self.schedule.share_among(len(self._view.launchers))
         for key in self.own.pools:
             self.marks.room_changed(key)
         self.wake_all()
@@ -191,6 +192,7 @@ class Scheduler:
         is_other |= self.own.find_registered()
         is_other |= self.own.find_peers()
         if is_other:
+            self.schedule.share_among(len(self._view.launchers))
             self.wake_all()
 
     def _waited_too_long(self, request_id: RequestId) -> None:

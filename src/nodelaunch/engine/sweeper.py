@@ -70,13 +70,14 @@ class Sweeper:
         providers: Mapping[str, ProviderRuntime],
         ages: AgeLimits,
         is_served: Callable[[Node], bool] = lambda _node: True,
+        own_id: str = "",
     ) -> None:
         """*providers*: those whose nodes we can delete, as of now. *is_served*: whether some pool can still hand out
-        the idle node."""
+        the idle node. *own_id*: under which this process is present."""
         self.queue = WorkQueue(lambda: store.session.state is SessionState.CONNECTED)
         self.queue.again = self._look_again
         self._wake = asyncio.Event()
-        ctx = SweepContext(store, view, clock, providers, self.queue, self._wake.set)
+        ctx = SweepContext(store, view, clock, providers, self.queue, self._wake.set, own_id)
         self.nodes = AbandonedNodes(ctx)
         self.requests = LostRequests(ctx, self.nodes)
         self.old = OldNodes(ctx, ages, is_served)

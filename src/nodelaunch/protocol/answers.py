@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -28,9 +29,15 @@ from nodelaunch.protocol.verdicts import (
     NobodyLeft,
     ProviderWanted,
     TenantFull,
+    TurnOfAnother,
     Verdict,
 )
 from nodelaunch.protocol.waits import Waits, earlier
+
+TURN_S = 2.0
+"""How long a launcher that is not full may take to serve a request in its turn, before others do."""
+OPEN_S = 30.0
+"""For how long no turns are taken among equal requests, after a launcher let its turn pass."""
 
 
 @dataclass(slots=True)
@@ -105,8 +112,7 @@ class PoolAnswers:
             self.activate(line)
         else:
             if line.peers.pauses != facts.pauses:
-                line.peers.yields_to = better_elsewhere(line, facts)
-                line.peers.pauses = facts.pauses
+                self._find_who_goes_first(line, offering_of(line, facts), facts)
             for key in self._changed_since(line.seen):
                 if key in line.pools and not self._would_say_the_same(line, key, facts):
                     self.reopen(line, key, facts)
@@ -114,6 +120,25 @@ class PoolAnswers:
                 self.reopen(line, key, facts)
         line.to_reopen.clear()
         line.seen = self._change
+        if line.peers.turn is not None:
+            self._await_turn(line, facts)
+
+    @staticmethod
+    def _find_who_goes_first(line: Line, offering: Sequence[RegisteredPool], facts: Facts) -> None:
+        line.peers.pauses = facts.pauses
+        line.peers.yields_to = better_elsewhere(offering, facts)
+        takes_turns = facts.launchers > 1 and line.shape.alone is None and facts.now >= line.peers.open_until
+        line.peers.turn = turn_elsewhere(line, offering, facts) if takes_turns else None
+
+    def _await_turn(self, line: Line, facts: Facts) -> None:
+        """Leave the head to the launcher whose turn it is, but not for ever: it may be stuck."""
+        peers = line.peers
+        if peers.awaited is None or peers.awaited not in line.requests:
+            peers.awaited, peers.awaited_until = line.head.id, facts.now + TURN_S
+        if facts.now < peers.awaited_until:
+            self.alarms[line] = peers.awaited_until
+        else:
+            peers.turn, peers.awaited, peers.open_until = None, None, facts.now + OPEN_S
 
     def _would_say_the_same(self, line: Line, key: PoolKey, facts: Facts) -> bool:
         return self.is_hopeless(line, key) and line.possible.get(key) is facts.view(key)
@@ -130,7 +155,7 @@ class PoolAnswers:
         """Which pools of this process may serve the shape: those that offer it; if no registered pool does, all, since
         each has to decline it."""
         line.forget_pools()
-        line.peers.generation, line.peers.pauses = facts.generation, facts.pauses
+        line.peers.generation = facts.generation
         offering = offering_of(line, facts)
         line.peers.is_offered = bool(offering)
         own = facts.own
@@ -138,7 +163,7 @@ class PoolAnswers:
         if not offering:
             views = [view for pool_id, view in own.items() if pool_id not in line.shape.declined_by]
         line.peers.is_left = bool(own) and line.shape.declined_by.issuperset(peer.pool_id for peer in facts.peers)
-        line.peers.yields_to = better_elsewhere(line, facts)
+        self._find_who_goes_first(line, offering, facts)
         line.pools.update((view.key, view.priority) for view in views)
         labels = line.shape.labels
         needs = {need_of(labels, view) for view in views} if offering and line.shape.tenant else set()
@@ -200,6 +225,8 @@ class PoolAnswers:
                 continue
             if self.has_to_yield(line, offer.priority):
                 return None
+            if is_turn_elsewhere(line, offer.priority) and not self._can_reuse(line, offer.key, facts):
+                return None
             verdict = self._judge(line, offer.key, facts)
             if isinstance(verdict, Accept):
                 return offer.key, verdict
@@ -213,6 +240,12 @@ class PoolAnswers:
         if line.peers.yields_to is not None and priority > line.peers.yields_to[0]:
             return True
         return bool(line.held_back) and priority > min(line.held_back.values())
+
+    @staticmethod
+    def _can_reuse(line: Line, key: PoolKey, facts: Facts) -> bool:
+        """Whether the pool has an idle node for the head, which it serves whosever turn it is."""
+        is_reused = line.shape.reuse or not facts.view(key).can_launch
+        return is_reused and any(facts.idle_count(key, label) for label in line.shape.labels)
 
     def ask_last(self, line: Line, facts: Facts) -> None:
         """Every registered pool has declined the head, and nobody has failed it: one of ours does."""
@@ -288,6 +321,8 @@ def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
     for peer in there:
         if peer.priority < view.priority and not peer.is_paused:
             return Defer((BetterPool(peer.pool_id, peer.priority),))
+    if line.peers.turn is not None and is_turn_elsewhere(line, view.priority):
+        return Defer((TurnOfAnother(line.peers.turn[1]),))
     missing = set(line.shape.labels) - view.labels.keys()
     if missing and there:
         return Defer(tuple(LeftToOthers(label) for label in sorted(missing)))
@@ -306,8 +341,32 @@ def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
     return [peer for peer in offering if peer.provider == shape.provider] or offering
 
 
-def better_elsewhere(line: Line, facts: Facts) -> tuple[int, str] | None:
+def better_elsewhere(offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:
     """Priority and id of the best pool of another process that is not paused."""
     own = facts.own
-    others = [peer for peer in offering_of(line, facts) if not peer.is_paused and peer.pool_id not in own]
+    others = [peer for peer in offering if not peer.is_paused and peer.pool_id not in own]
     return min(((peer.priority, peer.pool_id) for peer in others), default=None)
+
+
+def is_turn_elsewhere(line: Line, priority: int) -> bool:
+    """Whether a pool of this *priority* leaves the head to the launcher whose turn it is."""
+    return line.peers.turn is not None and priority >= line.peers.turn[0]
+
+
+def turn_elsewhere(line: Line, offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:
+    """Priority and id of a pool of the launcher that is asked first for the requests of *line*, if that is not us.
+
+    The launchers that have one of the best pools take turns; paused pools don't count, and a launcher whose pools are
+    all paused leaves nothing to others: what waits for room in it goes on waiting there, so that it stays paused.
+    All launchers conclude the same from the same registrations. If two differ for a moment, they both take a request,
+    or none does until they agree.
+    """
+    free = [peer for peer in offering if not peer.is_paused]
+    best = min((peer.priority for peer in free), default=0)
+    first = [peer for peer in free if peer.priority == best and peer.launcher]
+    if all(peer.pool_id not in facts.own for peer in first):
+        return None
+    launchers = sorted({peer.launcher for peer in first})
+    turn = launchers[line.shape.turn % len(launchers)]
+    pool_id = min(peer.pool_id for peer in first if peer.launcher == turn)
+    return None if pool_id in facts.own else (best, pool_id)

@@ -12,7 +12,7 @@ from heapq import heapify
 from typing import NamedTuple
 
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
-from nodelaunch.protocol.records import NodeRequest, RequestOrder
+from nodelaunch.protocol.records import NodeRequest, RequestOrder, turn_of
 from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.protocol.verdicts import Decline, Defer
 
@@ -31,10 +31,12 @@ class Shape(NamedTuple):
     is_min_ready: bool
     alone: RequestId | None = None
     """Set for a request that stands in a line of its own: launches for it were begun, or it is being written."""
+    turn: int = 0
+    """The number of the launcher that is asked first."""
 
 
-def shape_of(request: NodeRequest, *, is_alone: bool = False) -> Shape:
-    """The shape of *request*; *is_alone* puts it into a line of its own."""
+def shape_of(request: NodeRequest, *, is_alone: bool = False, launchers: int = 1) -> Shape:
+    """The shape of *request*; *is_alone* puts it into a line of its own. So many *launchers* take turns."""
     return Shape(
         request.node_types,
         request.provider,
@@ -43,6 +45,7 @@ def shape_of(request: NodeRequest, *, is_alone: bool = False) -> Shape:
         request.reuse,
         request.requestor == MIN_READY_REQUESTOR,
         request.id if is_alone else None,
+        0 if is_alone else turn_of(request.id, launchers),
     )
 
 
@@ -68,9 +71,18 @@ class PeerStanding:
     generation: int = -1
     """Of the registered pools, when this was found."""
     pauses: int = -1
-    """Of pools of other processes, when ``yields_to`` was found."""
+    """Of pools, when ``yields_to`` and ``turn`` were found."""
     yields_to: tuple[int, str] | None = None
     """Priority and id of the best pool of another process: it goes before any of a larger priority number."""
+    turn: tuple[int, str] | None = None
+    """Priority and id of a pool of the launcher whose turn it is, if that is another one: it goes before any of an
+    equal or larger priority number."""
+    awaited: RequestId | None = None
+    """The head for which that launcher was first waited for."""
+    awaited_until: float = 0.0
+    """How long it is waited for, by the wall clock."""
+    open_until: float = 0.0
+    """Until when no turns are taken in this line, since a launcher let its turn pass, by the wall clock."""
     is_offered: bool = False
     """Whether any registered pool that has not declined offers all labels."""
     is_left: bool = False
@@ -174,6 +186,8 @@ class Backlog:
     def __init__(self) -> None:
         self.lines: dict[Shape, Line] = {}
         self.line_of: dict[RequestId, Line] = {}
+        self.launchers = 1
+        """How many take turns; to be changed while nothing waits."""
         self._empty: dict[Shape, None] = {}
 
     def __len__(self) -> int:
@@ -181,7 +195,7 @@ class Backlog:
 
     def put(self, request: NodeRequest, *, is_alone: bool = False) -> tuple[Line, bool]:
         """Let *request* wait; its line, and whether it is the head."""
-        shape = shape_of(request, is_alone=is_alone)
+        shape = shape_of(request, is_alone=is_alone, launchers=self.launchers)
         line = self.lines.get(shape)
         if line is None:
             line = self.lines[shape] = Line(shape)

@@ -31,7 +31,12 @@ class Facts(Protocol):
 
     @property
     def pauses(self) -> int:
-        """Grows when a pool of another process is paused or not paused any more."""
+        """Grows when a pool of another process is paused or not paused any more; while several launchers take turns,
+        also when one of ours is."""
+
+    @property
+    def launchers(self) -> int:
+        """How many nodelaunch processes have pools registered."""
 
     @property
     def peers(self) -> Sequence[RegisteredPool]:

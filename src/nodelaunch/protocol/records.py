@@ -54,6 +54,7 @@ from nodelaunch.protocol.registrations import (
     PoolRegistration,
     Presence,
     keeper_of,
+    turn_of,
 )
 from nodelaunch.protocol.states import NodeState, RequestState
 
@@ -72,6 +73,7 @@ __all__ = [
     "Presence",
     "RequestOrder",
     "keeper_of",
+    "turn_of",
 ]
 
 RequestOrder = tuple[str, int, str]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Annotated, ClassVar, Self
+from zlib import crc32
 
 from nodelaunch.protocol.recordcoding import Amounts, Flag, Record, Text, Texts, Whole, Word, text
 from nodelaunch.protocol.states import ComponentState
@@ -83,6 +84,11 @@ class KnownPool(Record, frozen=True):
     def from_bytes(cls, path: str, data: bytes, *, names: tuple[str, str]) -> Self:
         """*names*: provider and pool, as `paths.known_pool_at` finds them in *path*. Raises: RecordInvalidError."""
         return cls._read(path, data, provider=names[0], pool=names[1])
+
+
+def turn_of(request_id: str, launchers: int) -> int:
+    """The number, below *launchers*, of the launcher whose turn it is to serve a request, and to clear up after it."""
+    return crc32(request_id.encode()) % launchers if launchers > 1 else 0
 
 
 def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:

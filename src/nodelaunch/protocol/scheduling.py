@@ -14,7 +14,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from nodelaunch.protocol.answers import Counters, PoolAnswers, why_yielding
+from nodelaunch.protocol.answers import Counters, PoolAnswers, is_turn_elsewhere, why_yielding
 from nodelaunch.protocol.backlog import Backlog, Line
 from nodelaunch.protocol.facts import Facts
 from nodelaunch.protocol.paths import RequestId
@@ -116,6 +116,23 @@ class Schedule:
         for request_id in [each for each in self._backlog.line_of if each not in request_ids]:
             self.withdraw(request_id)
 
+    def share_among(self, launchers: int) -> None:
+        """So many launchers take turns from now on."""
+        if launchers == self._backlog.launchers:
+            return
+        waiting = [
+            request
+            for line in self._backlog.lines.values()
+            if line.shape.alone is None
+            for request in line.requests.values()
+        ]
+        waiting.sort(key=lambda request: request.order)
+        for request in reversed(waiting):  # so that heads change last
+            self.withdraw(request.id)
+        self._backlog.launchers = launchers
+        for request in waiting:
+            self.put(request)
+
     def wake_all(self) -> None:
         """Look at every line again: pools came or went, or may decline now."""
         for line in self._backlog.lines.values():
@@ -139,9 +156,6 @@ class Schedule:
     def next_alarm(self) -> float | None:
         """When `time_passed` is due, by the wall clock."""
         return min(self._answers.alarms.values(), default=None)
-
-    def __len__(self) -> int:
-        return len(self._backlog)
 
     def waits(self, request_id: RequestId) -> bool:
         """Whether the request waits here."""
@@ -278,10 +292,12 @@ class Schedule:
         """Keep nothing where *line* would not be served, even if there was room."""
         if line.full.everywhere:
             left = {key: verdict for key, verdict in line.deferred.items() if key not in line.full.pools}
-        elif line.peers.yields_to is not None or line.held_back:
+        elif line.peers.yields_to is not None or line.peers.turn is not None or line.held_back:
             pools = line.pools
             left = {
-                key: verdict for key, verdict in line.deferred.items() if self._answers.has_to_yield(line, pools[key])
+                key: verdict
+                for key, verdict in line.deferred.items()
+                if self._answers.has_to_yield(line, pools[key]) or is_turn_elsewhere(line, pools[key])
             }
         else:
             return

@@ -58,6 +58,8 @@ class RegisteredPool:
     labels: frozenset[str]
     pool: str = ""
     """Its name."""
+    launcher: str = ""
+    """Id of the nodelaunch process that runs it; empty for pools of other programs."""
 
 
 @dataclass(frozen=True, slots=True)

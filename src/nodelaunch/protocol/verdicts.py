@@ -126,6 +126,15 @@ class BetterPool(Reason):
 
 
 @dataclass(frozen=True, slots=True)
+class TurnOfAnother(Reason):
+    """Launchers of equal priority share requests out among themselves, instead of racing for each."""
+
+    pool_id: str
+    CLAUSE = "it is the turn of the launcher with pool {self.pool_id}"
+    REMEDY = "nothing has to be done: this launcher takes it if the other one is full or too slow"
+
+
+@dataclass(frozen=True, slots=True)
 class LeftToOthers(Reason):
     label: str
     CLAUSE = "the pool does not offer label {self.label}, others do"

@@ -9,6 +9,8 @@ from nodelaunch.clock import Clock
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.sweeping.queue import WorkQueue
 from nodelaunch.engine.view import ClusterView
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import turn_of
 from nodelaunch.protocol.store import Store
 
 
@@ -23,6 +25,13 @@ class SweepContext:
     queue: WorkQueue
     wake: Callable[[], None]
     """Called when a deadline is set that comes before others of its kind."""
+    own_id: str = ""
+    """Id of this process among those that mend the same."""
+
+    def is_our_turn(self, request_id: RequestId) -> bool:
+        """Whether this process clears up after a request; where it can't tell, it does."""
+        launchers = self.view.launchers
+        return self.own_id not in launchers or launchers[turn_of(request_id, len(launchers))] == self.own_id
 
     async def is_there(self, path: str) -> bool:
         """Whether there is a record, by the store itself. Raises: StoreError.

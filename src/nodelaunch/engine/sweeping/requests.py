@@ -64,6 +64,8 @@ class LostRequests:
         """See to what is left of a request that is gone."""
         view = self._ctx.view
         self._look_at_nodes(request_id)
+        if not self._ctx.is_our_turn(request_id):
+            return  # what the process whose turn it is leaves, goes with other debris
         if request_id in view.stray_lock_dirs and not view.is_request_locked(request_id):
             self._ctx.queue.start(RequestKey(request_id), STORE, self.remove_lock_dir, request_id)
 

@@ -23,6 +23,8 @@ class _Peers:
     all: tuple[RegisteredPool, ...]
     by_label: Mapping[str, tuple[RegisteredPool, ...]]
     registered: frozenset[tuple[str, str]]
+    launchers: tuple[str, ...]
+    """Ids of the nodelaunch processes that run any of them, sorted."""
     alone: frozenset[str]
     """The ids of all registered pools where they are of one process; none where they are of several."""
 
@@ -30,8 +32,8 @@ class _Peers:
 class PoolsView(Teller):
     """The part of the view about pools and launchers.
 
-    Invariants: ``peers``, ``peers_by_label``, ``registered`` and `is_alone` say what ``pools`` says;
-    ``_sessions`` has the keys of ``pools``.
+    Invariants: ``peers``, ``peers_by_label``, ``registered``, ``launchers`` and `is_alone` say what ``pools`` and
+    ``presences`` say; ``_sessions`` has the keys of ``pools``, ``_processes`` those of ``presences``.
     """
 
     def __init__(self) -> None:
@@ -44,8 +46,10 @@ class PoolsView(Teller):
         """By provider and pool; registered or not."""
         self._sessions: dict[str, int] = {}
         """The session that each registration ends with, by path."""
+        self._processes: dict[str, int] = {}
+        """The session that each presence ends with, by path."""
         self._peers: _Peers | None = None
-        """None: the registrations changed since it was made."""
+        """None: the registrations, or which processes there are, changed since it was made."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -64,18 +68,19 @@ class PoolsView(Teller):
         """Provider and pool of each registered pool. The same object until a registration changes."""
         return (self._peers or self._find_peers()).registered
 
+    @property
+    def launchers(self) -> tuple[str, ...]:
+        """Ids of the nodelaunch processes that have pools registered, sorted."""
+        return (self._peers or self._find_peers()).launchers
+
     def is_alone(self, pool_id: str) -> bool:
         """Whether the process of this pool, which is registered, is the only one that has pools registered."""
         return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
 
     def _find_peers(self) -> _Peers:
-        records = [seen.record for seen in self.pools.values()]
-        peers = tuple(
-            RegisteredPool(
-                r.id or "", r.provider_name or "", r.priority, r.paused, frozenset(r.supported_labels), r.name or ""
-            )
-            for r in records
-        )
+        sessions = self._sessions
+        processes = {session: self.presences[path].record.id for path, session in self._processes.items()}
+        peers = tuple(_registered(seen.record, processes.get(sessions[path], "")) for path, seen in self.pools.items())
         by_label: dict[str, list[RegisteredPool]] = {}
         for peer in peers:
             for label in peer.labels:
@@ -84,7 +89,8 @@ class PoolsView(Teller):
             peers,
             {label: tuple(offering) for label, offering in by_label.items()},
             frozenset((peer.provider, peer.pool) for peer in peers),
-            frozenset(peer.pool_id for peer in peers) if len(set(self._sessions.values())) == 1 else frozenset(),
+            tuple(sorted({peer.launcher for peer in peers} - {""})),
+            frozenset(peer.pool_id for peer in peers) if len(set(sessions.values())) == 1 else frozenset(),
         )
         return self._peers
 
@@ -121,8 +127,10 @@ class PoolsView(Teller):
         self._readable(entry.path)
         try:
             self.presences[entry.path] = Seen(Presence.from_bytes(entry.path, entry.data), entry)
+            self._process_changed(entry.path, entry.stat.owner)
         except RecordInvalidError as error:
             self.presences.pop(entry.path, None)
+            self._process_changed(entry.path, None)
             self._refuse(entry, error)
         self._tell(PresencesChanged())
 
@@ -130,7 +138,19 @@ class PoolsView(Teller):
         """An entry below `paths.PRESENCES` is gone."""
         self._readable(path)
         if self.presences.pop(path, None) is not None:
+            self._process_changed(path, None)
             self._tell(PresencesChanged())
+
+    def _process_changed(self, path: str, session: int | None) -> None:
+        """The presence at *path* ends with *session*; None: it is gone."""
+        if self._processes.get(path) == session:
+            return
+        if session is None:
+            del self._processes[path]
+        else:
+            self._processes[path] = session
+        self._peers = None
+        self._tell(PoolsChanged())
 
     def known_pool_entry_changed(self, entry: Entry) -> None:
         """An entry below `paths.KNOWN_POOLS` is there, new or changed."""
@@ -151,3 +171,15 @@ class PoolsView(Teller):
         self._readable(path)
         if names is not None and self.known_pools.pop(names, None) is not None:
             self._tell(PoolsChanged())
+
+
+def _registered(record: PoolRegistration, launcher: str) -> RegisteredPool:
+    return RegisteredPool(
+        record.id or "",
+        record.provider_name or "",
+        record.priority,
+        record.paused,
+        frozenset(record.supported_labels),
+        record.name or "",
+        launcher,
+    )
