@@ -237,8 +237,8 @@ class Launcher:
 
     def _make_parts(self, view: ClusterView) -> _Parts:
         presence = Presence(id=uuid.uuid4().hex, hostname=self._hostname, version=__version__)
-        herald = Herald(self.store, presence)
-        site = self._make_site(view)
+        herald = Herald(self.store, presence, view)
+        site = self._make_site(view, herald.id)
         offered = OfferedLabels(self.config.providers, view, site.memory)
         ages = _age_limits(self.config)
         return _Parts(
@@ -250,7 +250,7 @@ class Launcher:
             offered=offered,
         )
 
-    def _make_site(self, view: ClusterView) -> Site:
+    def _make_site(self, view: ClusterView, own_id: str) -> Site:
         memory = Memory(self.store, view, self._clock)
         memory.listeners.append(self._wake_pools)
         may_decline = self._expected.may_decline
@@ -264,6 +264,7 @@ class Launcher:
             scheduler=scheduler,
             memory=memory,
             identity=PoolIdentity(self._hostname, __version__),
+            own_id=own_id,
             open_driver=self._open_driver,
             new_pool_id=lambda provider, pool: f"{self._hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
             changed=self._providers.refresh,

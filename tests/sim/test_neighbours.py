@@ -11,8 +11,12 @@ from nodelaunch.client import NodeClient
 from nodelaunch.engine.peers import RETURN_GRACE_S
 from nodelaunch.engine.questions import ask
 from nodelaunch.engine.scheduler import Scheduler
+from nodelaunch.engine.sharing import ACKNOWLEDGED_S
+from nodelaunch.engine.view import NodeSeen
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.answers import TURN_S
 from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.store.embedded import EmbeddedStore
 from support.launchers import CONFIG, LoopClock, Running, at_work, running, written
@@ -263,3 +267,43 @@ def _only_id(site: Running) -> str:
     (presence,) = site.view.presences.values()
     assert presence.record.hostname == "here"
     return presence.record.id
+
+
+# -- sharing a provider ---------------------------------------------------------------------------------------------
+
+
+async def test_launchers_that_share_a_provider_keep_its_limits_together(tmp_path: Path) -> None:
+    async with running(tmp_path, max_servers=5, boot_time=1.0) as site:
+        second = written(tmp_path, name="second.yaml", max_servers=5, boot_time=1.0)
+        async with at_work(second, site.store.connect(), hostname="there"):
+            await site.until(lambda: len(site.view.launchers) == 2)
+            most = 0
+
+            def count(_note: NodeSeen) -> None:
+                nonlocal most
+                most = max(most, len(site.view.nodes))
+
+            site.view.subscribe(count, NodeSeen)
+            launchers: set[str | None] = set()
+            for nodes in await asyncio.gather(*(site.job("small") for _ in range(40))):
+                launchers |= {node.launcher for node in nodes}
+            assert most == 5
+            assert len(launchers) == 2
+
+
+async def test_a_launcher_that_is_frozen_keeps_nobody_from_launching(tmp_path: Path) -> None:
+    """It is registered, and never tells that it knows of anybody."""
+    async with running(tmp_path, boot_time=0.0) as site:
+        frozen = site.store.connect()
+        async with frozen:
+            record = PoolRegistration(id="frozen", provider_name="cloud", name="main", supported_labels=("small",))
+            await frozen.create(f"{paths.POOLS}/frozen", record.to_bytes(), ephemeral=True, sequence=True)
+            presence = Presence(id="0" * 32, hostname="frozen")
+            await frozen.create(f"{paths.PRESENCES}/frozen", presence.to_bytes(), ephemeral=True, sequence=True)
+            await site.until(lambda: len(site.view.launchers) == 2)
+            began = asyncio.get_running_loop().time()
+            for _ in range(4):
+                await site.finished("small")
+            took = asyncio.get_running_loop().time() - began
+            assert took < ACKNOWLEDGED_S + TURN_S + 1.0
+            assert (await site.client.store.get(paths.ledger("cloud"))).stat.version == 4

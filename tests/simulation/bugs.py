@@ -17,6 +17,7 @@ from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.reservations import Reservations
+from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.slots import Slots
 from nodelaunch.engine.sweeping import abandoned
 from nodelaunch.engine.sweeping.abandoned import AbandonedNodes
@@ -72,6 +73,11 @@ def _unlock_late() -> AbstractContextManager[Any]:
         await commit(self, rest)
 
     return mock.patch.object(RequestHandler, "_commit", in_two_steps)
+
+
+@_bug("launchers that share a provider do not heed each other", "capacity is never exceeded")
+def _unshared() -> AbstractContextManager[Any]:
+    return mock.patch.object(SharedRoom, "is_shared", False)
 
 
 @_bug("reserved room counts as free", "capacity is never exceeded", "tenants get what they may have")

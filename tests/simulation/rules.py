@@ -487,8 +487,6 @@ class Rules:
         if not may_have_twin:
             twins = [other for other in alike if other.node_id == server.node_id]
             self.must(len(twins) == 1, "a node has one server", f"{server.node_id} has {len(twins)}")
-        if len(self.scenario.launchers_of(server.provider)) > 1:
-            return  # each counts the others' records, but both may count before either writes
         _, pool = self.plans(server.provider, server.pool)
         if may_have_twin:  # no launcher can count what a failed create left
             alike = list({other.node_id: other for other in alike}.values())

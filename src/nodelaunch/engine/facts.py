@@ -202,6 +202,11 @@ class EngineFacts:
         left = cloud.limits.minus(self._view.used(name)).minus(self._reservations.of_provider(name))
         return left if cloud.unmanaged == NOTHING else left.minus(cloud.unmanaged)
 
+    def is_overbooked(self, key: PoolKey) -> bool:
+        """Whether more is in use or reserved in the pool, or at its provider, than there is."""
+        amounts = (*self.pool_room(key).amounts.values(), *self.provider_room(key).amounts.values())
+        return min(amounts, default=0.0) < 0
+
     def used(self, key: PoolKey) -> float:
         return self._view.used(*key)[INSTANCES] + self._reservations.of_pool(key)[INSTANCES]
 

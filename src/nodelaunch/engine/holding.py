@@ -17,6 +17,7 @@ import structlog
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import Launching, PoolConfig
 from nodelaunch.engine.provider import Generation, ProviderRuntime
+from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import LockBusyError, RecordGoneError, StoreError, VersionConflictError
 from nodelaunch.protocol import paths
@@ -45,6 +46,7 @@ class PoolContext:
     """What of the provider's may change in a reload, as it was when this was made."""
     pool: PoolConfig
     pool_id: str
+    shared: SharedRoom
 
     @property
     def driver(self) -> Driver:

@@ -39,7 +39,7 @@ from nodelaunch.protocol.driver import (
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.protocol.store import Entry
+from nodelaunch.protocol.store import Create, Entry
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: str | None) -> HeldNode:
     """A new node for *request*, locked and ``building``: in one step where we are alone, or recorded ``init`` before.
 
-    Raises: StoreError; DriverError for a label that can't be launched.
+    Raises: StoreError; OvertakenError; DriverError for a label that can't be launched.
     """
     now = ctx.clock.now()
     blank = Node(
@@ -72,7 +72,10 @@ async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: 
         if made is not None:
             entry, lock = made
             return HeldNode(building.changed(id=_id_of(entry)), entry.stat.version, lock)
-    created = await ctx.store.create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
+    if ctx.shared.is_shared:
+        created = await ctx.shared.create(ctx.pool.name, Create(paths.NEW_NODE, blank.to_bytes(), sequence=True))
+    else:
+        created = await ctx.store.create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
     node_id = _id_of(created)
     held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building.changed(id=node_id))
     if held is None:

@@ -8,7 +8,7 @@ fails no request that the pool would have served. What does *not* belong here: N
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 
@@ -35,8 +35,9 @@ PoolName = tuple[str, str]
 class Herald:
     """Keeps this process's presence in the store, session after session. `run` it."""
 
-    def __init__(self, store: Store, presence: Presence) -> None:
+    def __init__(self, store: Store, presence: Presence, view: ClusterView) -> None:
         self._store = store
+        self._view = view
         self._presence = presence
         self._changed = asyncio.Event()
 
@@ -49,6 +50,7 @@ class Herald:
         *,
         min_ready: Mapping[str, int] | None = None,
         pools: tuple[str, ...] | None = None,
+        knows: Iterable[str] | None = None,
         state: ComponentState | None = None,
     ) -> None:
         """Change what the others are told; what is left out stays as it is."""
@@ -57,6 +59,8 @@ class Herald:
             self._presence = self._presence.changed(min_ready={k: v for k, v in min_ready.items() if v > 0})
         if pools is not None:
             self._presence = self._presence.changed(pools=tuple(sorted(pools)))
+        if knows is not None:
+            self._presence = self._presence.changed(knows=tuple(sorted(set(knows) - {self.id})))
         if state is not None:
             self._presence = self._presence.changed(state=state)
         if self._presence != before:
@@ -65,7 +69,11 @@ class Herald:
     async def run(self) -> None:
         """Tell until cancelled. Raises: SessionLostError, to be run again; StoreError."""
         epoch = await self._store.session.connected()
-        unsubscribe = self._store.session.subscribe(lambda _state: self._changed.set())
+        stops = [
+            self._store.session.subscribe(lambda _state: self._changed.set()),
+            self._view.subscribe(self._on_pools, PoolsChanged, ViewWarmed),
+        ]
+        self.tell(knows=self._view.launchers)
         try:
             path = f"{paths.PRESENCES}/{self._presence.hostname}"
             entry = await self._store.create(
@@ -78,7 +86,11 @@ class Herald:
                     raise SessionLostError
                 entry = await self._publish(entry)
         finally:
-            unsubscribe()
+            for stop in stops:
+                stop()
+
+    def _on_pools(self, _note: PoolsChanged | ViewWarmed) -> None:
+        self.tell(knows=self._view.launchers)
 
     async def _publish(self, entry: Entry) -> Entry:
         data = self._presence.to_bytes()
@@ -181,7 +193,10 @@ class Memory:
                 await self._store.create(paths.known_pool(*name), record.to_bytes(), parents=True)
             elif known.record.labels != labels:
                 await self._store.put(known.path, record.to_bytes(), version=known.version)
-        except (RecordExistsError, RecordGoneError, VersionConflictError):
+        except RecordExistsError:
+            if paths.known_pool(*name) in self._view.unreadable:
+                await self._store.put(paths.known_pool(*name), record.to_bytes())
+        except (RecordGoneError, VersionConflictError):
             self._wake.set()  # another process did the same just now: see what it wrote
 
     async def _forget_the_lost(self) -> None:

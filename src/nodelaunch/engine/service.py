@@ -21,6 +21,7 @@ from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.scheduler import Scheduler
+from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
@@ -41,6 +42,8 @@ class Site:
     scheduler: Scheduler
     memory: Memory
     identity: PoolIdentity
+    own_id: str
+    """Under which this process is present."""
     open_driver: Callable[[ProviderConfig], Driver]
     """Raises: DriverError."""
     new_pool_id: Callable[[str, str], str]
@@ -58,6 +61,9 @@ class ProviderService:
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
+        self._shared = SharedRoom(
+            site.store, site.view, config.name, site.own_id, self._pool_ids, site.scheduler.facts.is_overbooked
+        )
         self._inventory: Inventory | None = None
         self._group: asyncio.TaskGroup | None = None
         self._revived = asyncio.Event()
@@ -76,6 +82,7 @@ class ProviderService:
         """Serve until cancelled. Raises: DriverError, and whatever fails unforeseen; all is let go of then."""
         runtime = ProviderRuntime(self.config, self._site.open_driver(self.config), self._site.view)
         self.runtime = runtime
+        stop_following = self._shared.open()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -90,11 +97,15 @@ class ProviderService:
                     self._add_pool(pool)
                 self._site.changed()
         finally:
+            stop_following()
             self._group = self._inventory = self.runtime = None
             self.pools.clear()
             self._site.changed()
             with suppress(TimeoutError):
                 await runtime.aclose()
+
+    def _pool_ids(self) -> set[str]:
+        return {pool.ctx.pool_id for pool in self.pools.values()}
 
     def _start(self, what: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         if self._group is None:
@@ -117,6 +128,7 @@ class ProviderService:
             generation=runtime.current,
             pool=config,
             pool_id=self._site.new_pool_id(self.name, config.name),
+            shared=self._shared,
         )
         pool = Pool(ctx, self._site.identity, self._site.scheduler, absent=self._site.memory.absent)
         self.pools[config.name] = pool

@@ -16,6 +16,7 @@ import structlog
 from nodelaunch.engine.holding import HeldNode, PoolContext, claim_node, give_up, to_the_end
 from nodelaunch.engine.launch import create_node, launch_node, resumable, resume_node
 from nodelaunch.engine.reservations import Reservation
+from nodelaunch.engine.sharing import OvertakenError
 from nodelaunch.engine.zones import Zones
 from nodelaunch.errors import (
     DriverError,
@@ -144,10 +145,14 @@ class Slots:
         return list(self.held.values())
 
     async def _make(self, slot: int) -> None:
-        self.held[slot] = await create_node(
-            self._ctx, self._request, self._request.node_types[slot], self._zones.pick(slot)
-        )
-        self._reservation.settle(slot)
+        """Make the slot's node; if there is no room after all, give up what is reserved for it."""
+        label, zone = self._request.node_types[slot], self._zones.pick(slot)
+        try:
+            self.held[slot] = await create_node(self._ctx, self._request, label, zone)
+        except OvertakenError:
+            self._reservation.settle_room(slot)
+        else:
+            self._reservation.settle(slot)
 
     # -- claiming and launching ---------------------------------------------------------------------------------------
 
@@ -200,20 +205,23 @@ class Slots:
         self._refusals.pop(slot, None)
         label = self._request.node_types[slot]
         making = self._early.pop(slot, None)
-        if making is None and slot not in self.held:
-            if resumable(self._ctx, self._request):
-                await to_the_end(self._resume(slot))
-            if slot not in self.held:
-                if not self._reservation.has_room_for(slot):  # the attempt before left its node's record behind
-                    await self._await_room(self._request, slot, label, self._reservation)
-                making = asyncio.ensure_future(self._make(slot))
         if making is not None:
             await to_the_end(making)
+        elif slot not in self.held and resumable(self._ctx, self._request):
+            await to_the_end(self._resume(slot))
+        while slot not in self.held:
+            await self._make_in_turn(slot, label)
         held = self.held[slot]
         zone = held.node.az if held.is_resumed else self._zones.pick(slot)
         is_last = partial(self._is_last, slot)
         await launch_node(self._ctx, held, self._request, label, attempt, zone, is_last=is_last)
         return m.NodeReady(slot, held.id)
+
+    async def _make_in_turn(self, slot: int, label: str) -> None:
+        """Make the slot's node if there is room by what is known now, and nobody else takes that meanwhile."""
+        if not self._reservation.has_room_for(slot):
+            await self._await_room(self._request, slot, label, self._reservation)
+        await to_the_end(self._make(slot))
 
     async def _resume(self, slot: int) -> None:
         held = await resume_node(self._ctx, self._request, self._request.node_types[slot])

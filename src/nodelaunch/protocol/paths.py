@@ -29,6 +29,7 @@ PRESENCES: Final = f"{OWN_ROOT}/launchers"
 KNOWN_POOLS: Final = f"{OWN_ROOT}/pools"
 QUESTIONS: Final = f"{OWN_ROOT}/questions"
 INVENTORIES: Final = f"{OWN_ROOT}/inventories"
+LEDGERS: Final = f"{OWN_ROOT}/limits"
 
 ALWAYS_THERE: Final = (
     REQUESTS,
@@ -95,6 +96,11 @@ def uploads(image: str, build_id: str, provider: str) -> str:
 
 def known_pool(provider: str, pool: str) -> str:
     return f"{KNOWN_POOLS}/{provider}/{pool}"
+
+
+def ledger(provider: str) -> str:
+    """The record whose version grows with each node that is created at a shared provider."""
+    return f"{LEDGERS}/{provider}"
 
 
 # -- metastatic providers -------------------------------------------------------------------------------------------

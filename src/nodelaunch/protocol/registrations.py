@@ -66,6 +66,8 @@ class Presence(Record, frozen=True):
     """Label → how many nodes it would keep ready; labels without any are left out."""
     pools: Texts = ()
     """Ids of its pools, which it can be asked about."""
+    knows: Texts = ()
+    """Ids of the other processes of which it knows that they have pools."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes) -> Self:
