@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from nodelaunch.engine.holding import PoolContext
+from nodelaunch.engine.holding import HeldNode, PoolContext
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.slots import RoomWaiter, Slots
@@ -23,6 +23,7 @@ from nodelaunch.errors import (
     LockBusyError,
     NotEmptyError,
     RecordGoneError,
+    RecordInvalidError,
     SessionLostError,
     StoreError,
     VersionConflictError,
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 CLOSING_TIMEOUT_S = 30.0
 """How long locks may take to be given back when a handler breaks off."""
+MAX_CONFLICTS = 5
+"""How often a request that others change under our lock is read again before it is let go of."""
 
 
 class RequestHandler:
@@ -151,9 +154,14 @@ class RequestHandler:
 
     async def _break_off(self) -> None:
         """Give every lock back and write nothing more: the sweeper mends what that leaves."""
-        locks = [held.lock for held in self._slots.break_off()]
+        await self._release_locks(self._slots.break_off())
+
+    async def _release_locks(self, nodes: Iterable[HeldNode]) -> None:
+        """Give back the locks of *nodes* and of the request, as far as they are ours still."""
+        locks = [held.lock for held in nodes]
         if self._lock is not None:
             locks.append(self._lock)
+            self._lock = None
         try:
             async with asyncio.timeout(CLOSING_TIMEOUT_S):
                 for lock in locks:
@@ -179,19 +187,17 @@ class RequestHandler:
                 case m.CancelLaunches():
                     await self._slots.cancel()
                 case m.Abandon():
-                    self._slots.held.clear()
-                    self._lock = None
+                    held, self._slots.held = self._slots.held, {}
+                    await self._release_locks(held.values())
         if together:
             await self._commit(together)
 
     async def _commit(self, effects: list[m.Effect]) -> None:
-        ops: list[Op] = [op for effect in effects for op in self._ops(effect)]
         is_opening = isinstance(effects[0], m.Lock)
         if is_opening and isinstance(self._verdict, Accept):
             self._slots.make_early(self._verdict)  # their tasks begin once this one waits
-        under = (self._lock,) if self._lock is not None else ()
         try:
-            results = await self._send(ops, under)
+            results = await self._send(effects)
         except StoreError as error:
             event = self._what_went_wrong(error, is_opening=is_opening)
             if isinstance(event, m.NodesLost):
@@ -205,12 +211,39 @@ class RequestHandler:
         else:
             self._closed(effects)
 
-    async def _send(self, ops: list[Op], under: Sequence[Lock]) -> list[Entry | Lock | None]:
-        """Write *ops*; the directory of a lock that somebody contends for stays. Raises: StoreError."""
+    async def _send(self, effects: Sequence[m.Effect]) -> list[Entry | Lock | None]:
+        """Write what *effects* say. Raises: StoreError.
+
+        The directory of a lock that somebody contends for stays. A request that somebody changed although we have it
+        locked is read again: what was changed is kept, except for what only we may write.
+        """
+        path = paths.request(self.request.id)
+        under = (self._lock,) if self._lock is not None else ()
+        for _ in range(MAX_CONFLICTS):
+            before = self.request
+            ops = [op for effect in effects for op in self._ops(effect)]
+            try:
+                return await self._ctx.store.commit(ops, under=under)
+            except NotEmptyError as error:
+                return await self._ctx.store.commit([op for op in ops if op != Delete(error.path)], under=under)
+            except VersionConflictError as error:
+                if not under or error.path != path:
+                    raise
+                await self._read_again(before)
+        raise VersionConflictError(path, "it changes all the time")
+
+    async def _read_again(self, before: NodeRequest) -> None:
+        """Have the request as somebody else wrote it, in the state in which we wrote it last. Raises: StoreError."""
+        entry = await self._ctx.store.get(paths.request(before.id))
+        self._log.warning("locked_request_changed")
+        self._version = entry.stat.version
         try:
-            return await self._ctx.store.commit(ops, under=under)
-        except NotEmptyError as error:
-            return await self._ctx.store.commit([op for op in ops if op != Delete(error.path)], under=under)
+            changed = NodeRequest.from_bytes(entry.path, entry.data, request_id=before.id)
+        except RecordInvalidError as error:
+            raise RecordGoneError(entry.path, str(error)) from None  # there is no request any more
+        self.request = changed.changed(
+            state=before.state, node_types=before.node_types, nodes=before.nodes, declined_by=before.declined_by
+        )
 
     def _ops(self, effect: m.Effect) -> list[Op]:
         match effect:

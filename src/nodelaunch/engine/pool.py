@@ -63,6 +63,8 @@ class Pool:
         self._wake = asyncio.Event()
         self._is_paused = False
         self._registration: Entry | None = None
+        self._was_seen = False
+        """Whether the registration was in our view of the registry."""
         self._group: asyncio.TaskGroup | None = None
         """Of the present session's work."""
         self._draining = False
@@ -187,7 +189,18 @@ class Pool:
             paused=self._is_paused or config.max_concurrency == 0,
         )
 
+    def registrations_changed(self) -> None:
+        """See whether our registration is still there: somebody may have deleted it."""
+        if self.is_registered:
+            self._was_seen = True
+        elif self._was_seen and self._registration is not None and self.ctx.view.is_warm:
+            self._was_seen = False
+            self._log.warning("registration_lost", path=self._registration.path)
+            self._registration = None
+            self._wake.set()
+
     async def _register(self) -> None:
+        self._was_seen = False
         path = f"{paths.POOLS}/{self._identity.hostname}"
         data = self._component().to_bytes()
         self._registration = await self.ctx.store.create(path, data, ephemeral=True, sequence=True, parents=True)
@@ -196,7 +209,11 @@ class Pool:
     async def _publish(self) -> None:
         """Tell peers what changed about us, if anything did."""
         before, data = self._registration, self._component().to_bytes()
-        if before is None or before.data == data:
+        if before is None:
+            await self._register()
+            self._scheduler.pools_changed()
+            return
+        if before.data == data:
             return
         try:
             self._registration = await self.ctx.store.put(before.path, data, version=before.stat.version)

@@ -196,6 +196,11 @@ class ProviderRuntime:
                 if generation is self.current:
                     self._set_down(str(error) or f"no answer within {CALL_TIMEOUT_S:g} s")
                 delay, backoff = backoff, min(LAST_BACKOFF_S, backoff * 2)
+            except Exception as error:
+                log.exception("driver_broke", provider=self.name, call="refresh")
+                if generation is self.current:
+                    self._set_down(f"its driver has a fault: {type(error).__name__}: {error}")
+                delay, backoff = backoff, min(LAST_BACKOFF_S, backoff * 2)
             else:
                 delay, backoff = REFRESH_S, FIRST_BACKOFF_S
                 if generation is self.current:

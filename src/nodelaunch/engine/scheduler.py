@@ -186,6 +186,8 @@ class Scheduler:
     def _pools_changed(self) -> None:
         """A pool registered, changed or left, or is waited for no more."""
         self._are_pools_new = False
+        for pool in self.own.pools.values():
+            pool.registrations_changed()
         absent = list(self._absent())
         is_other = absent != self.facts.absent
         self.facts.absent = absent

@@ -251,7 +251,7 @@ class CancelLaunches(Struct, frozen=True):
 
 
 class Abandon(Struct, frozen=True):
-    """Forget locks and nodes without writing anything: they are not ours any more."""
+    """Let go of locks and nodes without writing anything: some of them, or all, are not ours any more."""
 
 
 Effect = Lock | Save | HandOver | Release | Unlock | Claim | Launch | AwaitQuota | CancelLaunches | Abandon

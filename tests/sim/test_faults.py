@@ -1,0 +1,113 @@
+"""What nobody should do to our records, or a driver to its launcher: it passes, and leaves nothing locked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.quota import Limits
+from nodelaunch.protocol.records import KnownPool
+from nodelaunch.protocol.states import NodeState, RequestState
+from support.launchers import Running, running
+
+pytestmark = pytest.mark.looptime
+
+
+async def pending(site: Running) -> str:
+    """A request that a launch is under way for."""
+    handle = await site.client.submit(["small"])
+    await site.until(lambda: bool(site.nodes(NodeState.BUILDING)))
+    return str(handle.id)
+
+
+async def nothing_is_locked(site: Running) -> None:
+    await site.until(lambda: not any(map(site.view.is_request_locked, site.view.requests)), within_s=5)
+    await site.until(lambda: not any(map(site.view.is_node_locked, site.view.nodes)), within_s=5)
+
+
+async def test_a_request_changed_under_our_lock_is_fulfilled_as_changed(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        path = f"{paths.REQUESTS}/{await pending(site)}"
+        entry = await site.client.store.get(path)
+        changed = {**json.loads(entry.data), "relative_priority": 3, "nodes": ["9"], "declined_by": ["me"]}
+        await site.client.store.put(path, json.dumps(changed).encode())
+        (seen,) = site.view.requests.values()
+        await site.until(lambda: next(iter(site.view.requests.values())).record.state is RequestState.FULFILLED)
+        (seen,) = site.view.requests.values()
+        assert (seen.record.relative_priority, seen.record.declined_by) == (3, ())
+        assert list(seen.record.nodes) == [node.id for node in site.nodes()]
+        await nothing_is_locked(site)
+
+
+async def test_a_request_made_unreadable_under_our_lock_is_let_go_of(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        path = f"{paths.REQUESTS}/{await pending(site)}"
+        await site.client.store.put(path, b"{")
+        await site.until(lambda: not site.nodes(), within_s=10)
+        await nothing_is_locked(site)
+        assert (await site.client.store.get(path)).data == b"{"
+
+
+async def test_what_can_not_be_closed_is_let_go_of(tmp_path: Path) -> None:
+    """A request that changes before each of our writes: another, or we, begin with it anew."""
+    async with running(tmp_path) as site:
+        request_id = await pending(site)
+        path, commit = f"{paths.REQUESTS}/{request_id}", site.launcher.store.commit
+        troubles = iter(range(5))
+
+        async def disturbed(ops: list[object], under: object = ()) -> object:
+            if any(getattr(op, "path", "") == path for op in ops) and next(troubles, None) is not None:
+                await site.client.store.put(path, (await site.client.store.get(path)).data)
+            return await commit(ops, under=under)  # type: ignore[arg-type]
+
+        site.launcher.store.commit = disturbed  # type: ignore[method-assign, assignment]
+        await site.until(lambda: site.view.requests[request_id].record.state is RequestState.FULFILLED)  # type: ignore[index]
+        assert next(troubles, None) is None
+        await nothing_is_locked(site)
+
+
+async def test_a_registration_that_is_deleted_is_made_anew(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        (path,) = site.view.pools
+        await site.client.store.delete(path)
+        await site.until(lambda: bool(site.view.pools) and path not in site.view.pools, within_s=5)
+        assert (await site.finished("small")).state is RequestState.FULFILLED
+
+
+async def test_what_is_remembered_of_a_pool_and_can_not_be_read_is_written_anew(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        path = paths.known_pool("cloud", "main")
+        await site.until(lambda: ("cloud", "main") in site.view.known_pools)
+        version = (await site.client.store.put(path, b"")).stat.version
+        await site.until(lambda: ("cloud", "main") in site.view.known_pools, within_s=5)
+        await asyncio.sleep(5.0)
+        entry = await site.client.store.get(path)
+        assert entry.stat.version == version + 1
+        assert KnownPool.from_bytes(path, entry.data, names=("cloud", "main")).labels == ("big", "small")
+
+
+async def test_a_fault_of_a_driver_in_a_refresh_ends_no_launch(tmp_path: Path) -> None:
+    async with running(tmp_path, boot_time=4.0) as site:
+        handles = [await site.client.submit(["small"]) for _ in range(3)]
+        await site.until(lambda: len(site.nodes(NodeState.BUILDING)) == 3)
+        runtime = site.launcher.providers["cloud"]
+        ask, faults = runtime.driver.quota_limits, iter([ValueError("no such key")])
+
+        async def broken() -> Limits:
+            for fault in faults:
+                raise fault
+            return await ask()
+
+        runtime.driver.quota_limits = broken  # type: ignore[method-assign]
+        runtime.invalidate()
+        await site.until(lambda: runtime.down is not None, within_s=2)
+        assert runtime.down == "its driver has a fault: ValueError: no such key"
+        registered = set(site.view.pools)
+        for handle in handles:
+            assert (await handle.finished()).state is RequestState.FULFILLED
+        await site.until(lambda: runtime.down is None, within_s=5)
+        assert set(site.view.pools) == registered
