@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,16 @@ def test_bursts_never_take_more_than_the_provider_has(
 
 def burst(requestor: Requestor) -> list[int]:
     """Ask for many nodes at once, use each and give it back; how many nodes there were, at every step."""
-    waiting = {requestor.submit("small") for _ in range(BURST)}
-    peaks: list[int] = []
-    while waiting:
-        requestor.await_state(min(waiting), "fulfilled")
-        peaks.append(len(requestor.children("/nodepool/nodes")))
-        ready = {each for each in waiting if requestor.request(each)["state"] == "fulfilled"}
-        for request_id in ready:
-            with requestor.accepted(request_id):
-                peaks.append(len(requestor.children("/nodepool/nodes")))
-        waiting -= ready
+
+    def use(request_id: str) -> list[int]:
+        request = requestor.await_state(request_id, "fulfilled", "failed")
+        assert request["state"] == "fulfilled"
+        before = len(requestor.children("/nodepool/nodes"))
+        with requestor.accepted(request_id):
+            return [before, len(requestor.children("/nodepool/nodes"))]
+
+    requests = [requestor.submit("small") for _ in range(BURST)]
+    with ThreadPoolExecutor(BURST) as pool:
+        peaks = [peak for each in pool.map(use, requests) for peak in each]
     requestor.await_children("/nodepool/nodes", lambda names: not names)
     return peaks
