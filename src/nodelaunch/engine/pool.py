@@ -224,6 +224,7 @@ class Pool:
 
     async def _unregister(self) -> None:
         if self._registration is not None:
+            self._was_seen = False
             try:
                 await self.ctx.store.delete(self._registration.path)
             except StoreError as error:
