@@ -111,3 +111,16 @@ async def test_a_fault_of_a_driver_in_a_refresh_ends_no_launch(tmp_path: Path) -
             assert (await handle.finished()).state is RequestState.FULFILLED
         await site.until(lambda: runtime.down is None, within_s=5)
         assert set(site.view.pools) == registered
+
+
+async def test_a_request_that_only_waits_for_room_holds_up_no_drain(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", kind="quota", times=1000)
+        handle = await site.client.submit(["small"])
+        await site.until(lambda: site.view.requests[handle.id].record.state is RequestState.PENDING)
+        await asyncio.sleep(1.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await site.launcher.drain(grace_s=30)
+        assert loop.time() - began < 5.0
+        assert site.view.requests[handle.id].record.state is RequestState.REQUESTED

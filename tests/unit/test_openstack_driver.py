@@ -315,7 +315,7 @@ async def test_deletion_that_nova_is_at_already_is_no_trouble(
 async def test_no_floating_ip_where_none_is_wanted(cloud: PlainCloud, opened: Any) -> None:
     driver = opened(pool={"auto-floating-ip": False})
     instance = await driver.wait_until_active(await driver.create_instance(a_spec()))
-    assert instance.interface_ip == "10.0.0.1"
+    assert (instance.interface_ip, instance.public_ipv4, instance.public_ipv6) == ("10.0.0.1", "", "")
     assert cloud.ips == []
 
 

@@ -88,6 +88,12 @@ class RequestHandler:
         """Why launches stand still, by slot."""
         return self._slots.waits
 
+    @property
+    def only_waits(self) -> bool:
+        """Whether what is missing waits for room, and nothing is under way."""
+        found = {slot.state for slot in self.state.slots} if self.state is not None else set()
+        return m.SlotState.WAITING in found and found <= {m.SlotState.WAITING, m.SlotState.READY}
+
     def post(self, event: m.Event) -> None:
         """Tell the machine that *event* happened."""
         self._events.append(event)

@@ -151,6 +151,7 @@ class Pool:
         self._draining = True
         self._wake.set()
         self._scheduler.pools_changed()
+        self.withdraw_waiting()
         try:
             async with asyncio.timeout(grace_s):
                 await self._until_idle()
@@ -160,6 +161,13 @@ class Pool:
                 handler.post(m.Withdrawn())
             await self._until_idle()
         await self._ended.wait()
+
+    def withdraw_waiting(self) -> None:
+        """While draining, hand back at once what only waits for room."""
+        if self._draining:
+            for handler in self.handlers.values():
+                if handler.only_waits:
+                    handler.post(m.Withdrawn())
 
     async def _until_idle(self) -> None:
         while self.handlers:

@@ -244,6 +244,7 @@ class Scheduler:
 
     def _tell_pool(self, pool: Pool) -> None:
         """Have its peers told whether it is full, its provider whether it is short, and room made from idle nodes."""
+        pool.withdraw_waiting()
         key, kept, provider = pool.key, self.schedule.kept, pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)

@@ -142,9 +142,10 @@ class OpenStackDriver:
             metadata=server.metadata,
             is_active=True,
             interface_ip=found.interface_ip,
-            public_ipv4=found.public_ipv4,
-            private_ipv4=found.private_ipv4,
-            public_ipv6=found.public_ipv6,
+            # An address that the server has not got is an empty text in Nodepool's records.
+            public_ipv4=found.public_ipv4 or "",
+            private_ipv4=found.private_ipv4 or "",
+            public_ipv6=found.public_ipv6 or "",
             cloud=self.config.cloud,
             region=self.config.region_name,
             zone=server.zone,
