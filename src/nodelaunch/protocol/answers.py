@@ -111,7 +111,7 @@ class PoolAnswers:
             self._find_pools(line, facts)
             self.activate(line)
         else:
-            if line.peers.pauses != facts.pauses:
+            if line.peers.pauses != facts.pauses or 0 < line.peers.open_until <= facts.now:
                 self._find_who_goes_first(line, offering_of(line, facts), facts)
             for key in self._changed_since(line.seen):
                 if key in line.pools and not self._would_say_the_same(line, key, facts):
@@ -127,7 +127,9 @@ class PoolAnswers:
     def _find_who_goes_first(line: Line, offering: Sequence[RegisteredPool], facts: Facts) -> None:
         line.peers.pauses = facts.pauses
         line.peers.yields_to = better_elsewhere(offering, facts)
-        takes_turns = facts.launchers > 1 and line.shape.alone is None and facts.now >= line.peers.open_until
+        if line.peers.open_until <= facts.now:
+            line.peers.open_until = 0.0
+        takes_turns = facts.launchers > 1 and line.shape.alone is None and not line.peers.open_until
         line.peers.turn = turn_elsewhere(line, offering, facts) if takes_turns else None
 
     def _await_turn(self, line: Line, facts: Facts) -> None:

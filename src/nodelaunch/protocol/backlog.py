@@ -82,7 +82,7 @@ class PeerStanding:
     awaited_until: float = 0.0
     """How long it is waited for, by the wall clock."""
     open_until: float = 0.0
-    """Until when no turns are taken in this line, since a launcher let its turn pass, by the wall clock."""
+    """Until when nobody takes turns here, since a launcher let its turn pass, by the wall clock; 0: they are taken."""
     is_offered: bool = False
     """Whether any registered pool that has not declined offers all labels."""
     is_left: bool = False
