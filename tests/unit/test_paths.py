@@ -82,3 +82,4 @@ def test_builds_and_known_pools_are_known_by_depth() -> None:
     assert paths.build_at(UPLOAD) is None
     assert paths.known_pool_at(paths.known_pool("cloud", "main")) == ("cloud", "main")
     assert paths.known_pool_at(f"{paths.KNOWN_POOLS}/cloud") is None
+    assert paths.ledger("cloud") == "/nodelaunch/limits/cloud"

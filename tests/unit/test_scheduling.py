@@ -535,6 +535,8 @@ def test_a_launcher_that_lets_its_turn_pass_is_not_waited_for_again_soon() -> No
     desk.schedule.time_passed(alarm)
     assert desk.accepted(third) == [_number(each) for each in (first, second, third)]
     desk.facts.now += OPEN_S - 0.1
+    desk.facts.pause("p-a", is_paused=False)  # whatever is told of pools meanwhile
+    desk.schedule.wake_all()
     assert desk.accepted(fourth) == [_number(fourth)]
     desk.facts.now += 0.1
     assert desk.accepted(fifth) == []
