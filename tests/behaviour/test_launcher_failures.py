@@ -165,3 +165,19 @@ async def test_az_change_recover(tmp_path: Path) -> None:
         site.launcher.providers["cloud"].driver.names = ("south",)  # type: ignore[attr-defined]
         await site.got("small")
         assert site.launcher.providers["cloud"].cloud.zones == ("south",)
+
+
+@pytest.mark.parametrize(("labels", "retries"), [(("small", "small"), 3), (("small",), 1)])
+async def test_zones_that_vanish_fail_one_request_at_most(
+    tmp_path: Path, labels: tuple[str, ...], retries: int
+) -> None:
+    """Also where nodes have to stay together, and where there are fewer attempts than zones."""
+    async with launched(tmp_path, _one_pool(launch_retries=retries), drivers=MOVING) as site:
+        driver: Any = site.launcher.providers["cloud"].driver
+        driver.names = ("north", "east", "west")
+        site.launcher.providers["cloud"].invalidate()
+        await site.until(lambda: len(site.launcher.providers["cloud"].cloud.zones) == 3)
+        await site.got(*labels)
+        driver.names = ("south",)
+        await (await site.ask(*labels)).finished()
+        await site.got(*labels)

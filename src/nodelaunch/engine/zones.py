@@ -58,12 +58,10 @@ class Zones:
         has to be together. Whether there is somewhere else that was not tried. *is_alone*: no other node exists yet."""
         failed = self._picked.get(slot)
         is_bound = self._pool.zoning == "together" and (self._reused is not None or not is_alone)
+        if failed is not None and not self._pool.zones:
+            self._provider.invalidate()  # the cloud may have others by now
         if failed is None or is_bound:
             return False
         self._avoided.add(failed)
         self._shared = None
-        if not self._avoided.issuperset(self._all):
-            return True
-        if not self._pool.zones:
-            self._provider.invalidate()  # the cloud may have others by now
-        return False
+        return not self._avoided.issuperset(self._all)
