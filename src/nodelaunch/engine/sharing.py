@@ -87,6 +87,7 @@ class SharedRoom:
             self._peers = peers
             ids = {peer.launcher for peer in peers if peer.provider == self._provider}
             self._others = frozenset(ids - {self._own_id, ""})
+            self._given_up &= self._others
         return self._others
 
     @property
