@@ -27,7 +27,7 @@ from nodelaunch.errors import (
     StoreError,
 )
 from nodelaunch.leaseadoption import LeaseAdoption
-from nodelaunch.leasetable import LeaseTable, contender_of, try_commit
+from nodelaunch.leasetable import LeaseTable, contender_of, contenders_of, try_commit
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId
@@ -201,14 +201,14 @@ class StoreLeases:
     async def forget(self, backing: Backing) -> bool:
         path = paths.lease(self._provider, backing.id)
         (node,) = await self._store.get_many([paths.node(backing.id)])
-        contender = await contender_of(self._store, self._owner, backing.id)
+        contenders = await contenders_of(self._store, self._owner, backing.id)
         ops: list[Op] = []
         if node is not None:
             record = Node.from_bytes(node.path, node.data, node_id=backing.id)
-            if self._table.is_ours(record) and contender is not None:
+            if self._table.is_ours(record) and contenders:
                 return False
             ops.append(Check(node.path, node.stat.version))
-            ops += [Delete(contender)] if contender is not None else []
+            ops += [Delete(contender) for contender in contenders]
         for number, node_id in backing.taken.items():
             ops.append(Delete(paths.slot(self._provider, backing.id, number)))
             claim = self._table.entry(paths.claim(self._provider, node_id))

@@ -142,6 +142,13 @@ async def try_commit(store: Store, ops: Sequence[Op]) -> bool:
     return True
 
 
+async def contenders_of(store: Store, owner: str, node_id: NodeId) -> list[str]:
+    """The contenders of *owner* for the node's lock, the first one or not: whoever leases a node stands before its own
+    for a moment. Raises: StoreError."""
+    entries = await store.get_many(await store.contenders(paths.node_lock(node_id)))
+    return [entry.path for entry in entries if entry is not None and entry.data == owner.encode()]
+
+
 async def contender_of(store: Store, owner: str, node_id: NodeId) -> str | None:
     """The contender by which *owner* holds the node's lock; None when it does not hold it. Raises: StoreError."""
     first = (await store.contenders(paths.node_lock(node_id)))[:1]

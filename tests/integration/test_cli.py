@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -242,18 +243,35 @@ def test_fake_hosts_answer_only_when_asked(site: Site) -> None:
     assert serve.stop() == 0
 
 
-def test_kept_demo_serves_on_until_it_is_interrupted() -> None:
-    with subprocess.Popen(
+@pytest.mark.parametrize(
+    ("inherited", "sent", "code"),
+    [
+        (signal.SIG_DFL, signal.SIGINT, 130),
+        (signal.SIG_DFL, signal.SIGTERM, 143),
+        (signal.SIG_IGN, signal.SIGTERM, 143),
+    ],
+)
+def test_kept_demo_serves_on_until_a_signal_ends_it(
+    tmp_path: Path, inherited: signal.Handlers, sent: signal.Signals, code: int
+) -> None:
+    """Whatever it inherits: jobs in the background of a script have SIGINT ignored."""
+    demo = subprocess.Popen(
         [sys.executable, "-m", "nodelaunch", "demo", "--keep"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as demo:
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),
+    )
+    try:
         assert demo.stdout is not None
-        assert demo.stderr is not None
         for line in demo.stdout:
             if "serving on" in line:
                 break
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=60) == 130
-        assert demo.stderr.read() == ""
+        demo.send_signal(sent)
+        _, complaints = demo.communicate(timeout=60)
+        assert (demo.returncode, complaints) == (code, "")
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        demo.kill()
+        demo.communicate()

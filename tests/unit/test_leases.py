@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -305,3 +305,26 @@ async def test_client_that_breaks_off_gives_the_lock_back(parties: tuple[Party, 
         with pytest.raises(RecordGoneError):
             await client.keep(request, user_data=None)
     assert await one.store.contenders(paths.node_lock(node_id)) == []
+
+
+async def test_a_backing_node_that_is_just_being_leased_is_not_forgotten(
+    parties: tuple[Party, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is held for a moment before the contender that stays comes first; another may not know the node yet."""
+    one, two = parties
+    committed, may_end = asyncio.Event(), asyncio.Event()
+
+    async def lingering(_client: NodeClient, _lock: Lock, _contender: str) -> None:
+        committed.set()
+        await may_end.wait()
+
+    monkeypatch.setattr(NodeClient, "_until_next", lingering)
+    leasing = asyncio.ensure_future(one.lease())
+    await committed.wait()
+    while not two.leases.backings():
+        await asyncio.sleep(1)
+    assert not await two.leases.forget(replace(two.backing, node=None))
+    may_end.set()
+    backing = await leasing
+    assert not await two.leases.forget(replace(backing, node=None))
+    assert two.backing.id == backing.id

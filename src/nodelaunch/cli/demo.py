@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import tempfile
 from collections import Counter, defaultdict
@@ -29,6 +30,8 @@ from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.store.embedded import EmbeddedStore
 
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a command that SIGTERM ended."""
 LIMIT_S = 18.0
 """The demo ends by itself before this."""
 SETTLE_S = 8.0
@@ -50,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_demo(keep=args.keep))
+    """Also where SIGINT is ignored, as in the background of a shell's script, SIGTERM ends it in order."""
+    try:
+        return asyncio.run(_demo(keep=args.keep))
+    except asyncio.CancelledError:
+        return TERMINATED
 
 
 def demo_config(host: str, port: int, host_keys: list[str], store: Path) -> str:
@@ -90,6 +97,9 @@ providers:
 
 
 async def _demo(*, keep: bool) -> int:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     console = Console()
     started = asyncio.get_running_loop().time()
     async with _launcher() as launcher:
