@@ -61,9 +61,7 @@ class ProviderService:
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
-        self._shared = SharedRoom(
-            site.store, site.view, config.name, site.own_id, self._pool_ids, site.scheduler.facts.is_overbooked
-        )
+        self._shared = SharedRoom(site.store, site.view, config.name, site.own_id, site.scheduler.facts.is_overbooked)
         self._inventory: Inventory | None = None
         self._group: asyncio.TaskGroup | None = None
         self._revived = asyncio.Event()
@@ -103,9 +101,6 @@ class ProviderService:
             self._site.changed()
             with suppress(TimeoutError):
                 await runtime.aclose()
-
-    def _pool_ids(self) -> set[str]:
-        return {pool.ctx.pool_id for pool in self.pools.values()}
 
     def _start(self, what: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         if self._group is None:

@@ -9,7 +9,7 @@ provider writes no ledger. What does *not* belong here: what there is room for (
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -24,8 +24,6 @@ log = structlog.get_logger(__name__)
 
 ACKNOWLEDGED_S = 5.0
 """How long another launcher may take to tell that it knows of us; one that is frozen stops us no longer."""
-
-
 MAX_TRIES = 20
 """How often others may be faster before what waits is decided on again."""
 
@@ -46,16 +44,14 @@ class SharedRoom:
         view: ClusterView,
         provider: str,
         own_id: str,
-        own_pools: Callable[[], Collection[str]],
         is_overbooked: Callable[[PoolKey], bool],
     ) -> None:
-        """*own_id*: under which this process is present. *own_pools*: the ids of its pools, as of now.
-        *is_overbooked*: whether more is reserved in a pool, or at its provider, than there is."""
+        """*own_id*: under which this process is present. *is_overbooked*: whether more is reserved in a pool, or at its
+        provider, than there is."""
         self._store = store
         self._view = view
         self._provider = provider
         self._own_id = own_id
-        self._own_pools = own_pools
         self._is_overbooked = is_overbooked
         self._path = paths.ledger(provider)
         self._version: int | None = None
@@ -63,6 +59,7 @@ class SharedRoom:
         self._catching_up: asyncio.Task[None] | None = None
         self._peers: object = None
         self._others: frozenset[str] = frozenset()
+        self._own_pools: frozenset[str] = frozenset()
         self._given_up: set[str] = set()
         """Launchers that did not tell in time that they know of us."""
 
@@ -85,8 +82,9 @@ class SharedRoom:
         peers = self._view.peers
         if peers is not self._peers:
             self._peers = peers
-            ids = {peer.launcher for peer in peers if peer.provider == self._provider}
-            self._others = frozenset(ids - {self._own_id, ""})
+            here = [peer for peer in peers if peer.provider == self._provider]
+            self._others = frozenset({peer.launcher for peer in here} - {self._own_id, ""})
+            self._own_pools = frozenset(peer.pool_id for peer in here if peer.launcher == self._own_id)
             self._given_up &= self._others
         return self._others
 
@@ -99,9 +97,10 @@ class SharedRoom:
         self._version = None
 
     def _on_node(self, note: Note) -> None:
-        if isinstance(note, NodeSeen) and note.old is None:
+        """Another's new node makes the version old; where nobody else has the provider, there is none."""
+        if self._version is not None and isinstance(note, NodeSeen) and note.old is None:
             seen = self._view.nodes.get(note.id)
-            if seen is not None and seen.record.launcher not in self._own_pools():
+            if seen is not None and seen.record.launcher not in self._own_pools:
                 self._version = None
 
     async def create(self, pool: str, op: Create) -> Entry:
