@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError, SessionLostError, StoreError
@@ -44,6 +44,7 @@ RETURN_TIMEOUT_S = 30.0
 _OVER = (SessionState.LOST, SessionState.CLOSED)
 
 Progress = Callable[[NodeRequest], None]
+T = TypeVar("T")
 
 
 class RequestHandle:
@@ -72,9 +73,8 @@ class RequestHandle:
         return self.request
 
     async def cancel(self) -> None:
-        """Delete the request, in whatever state it is."""
-        with suppress(RecordGoneError):
-            await self._client.store.delete(paths.request(self.id))
+        """Delete the request, in whatever state it is; done even if the caller is cancelled meanwhile."""
+        await self._client.withdraw(paths.request(self.id))
 
 
 class NodeClient:
@@ -89,6 +89,8 @@ class NodeClient:
         self._tree: Tree | None = None
         self._followed: dict[str, list[asyncio.Event]] = {}
         """By the path of the request: whom to wake when it changes. Data of other requests is not read."""
+        self._steps: set[asyncio.Task[Any]] = set()
+        """What is brought to its end even if nobody waits for it any more."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -100,7 +102,19 @@ class NodeClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        if self._steps:
+            await asyncio.wait(self._steps, timeout=RETURN_TIMEOUT_S)
         await self._stack.aclose()
+
+    async def _whole(self, step: Coroutine[Any, Any, T]) -> T:
+        """The result of *step*, which goes on if the caller is cancelled."""
+        return await asyncio.shield(self._started(step))
+
+    def _started(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(step)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        return task
 
     def _on_event(self, event: TreeEvent) -> None:
         if isinstance(event, Changed | Removed):
@@ -146,8 +160,28 @@ class NodeClient:
             tenant_name=tenant,
         )
         where = paths.new_request(priority)
-        entry = await self.store.create(where, request.to_bytes(), ephemeral=True, sequence=True, parents=True)
+        create = self.store.create(where, request.to_bytes(), ephemeral=True, sequence=True, parents=True)
+        creating = self._started(create)
+        try:
+            entry = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            self._started(self._take_back(creating))
+            raise
         return RequestHandle(self, request.changed(id=paths.request_id_at(entry.path) or RequestId("")))
+
+    async def _take_back(self, creating: asyncio.Task[Entry]) -> None:
+        """Withdraw a request whose author left before it was told its number: nobody else ever would."""
+        with suppress(StoreError):
+            await self.withdraw((await creating).path)
+
+    async def withdraw(self, path: str) -> None:
+        """Delete the request at *path*, if it is there; done even if the caller is cancelled. Raises: StoreError."""
+
+        async def delete() -> None:
+            with suppress(RecordGoneError):
+                await self.store.delete(path)
+
+        await self._whole(delete())
 
     async def follow(self, request_id: RequestId) -> AsyncIterator[NodeRequest]:
         """The request in its every version that is seen, the present one first.
