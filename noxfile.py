@@ -120,7 +120,7 @@ def openstack(session: nox.Session) -> None:
     if not folder or not Path(folder, "openstack-up").exists():
         session.error("NODELAUNCH_OPENSTACK_LAB has to name the folder of openstack-up and its fellows")
     session.install("-e", ".[dev]")
-    session.run("pytest", *(session.posargs or ["tests/controlplane"]))
+    session.run("pytest", "--timeout", "3600", *(session.posargs or ["tests/controlplane"]))
 
 
 @nox.session

@@ -15,6 +15,7 @@ from support import zookeeper
 from support.certificates import Certificates, make_certificates
 from support.zookeeper import ZooKeeperServer
 
+pytest_plugins = ["support.leftovers"]
 _numbers = itertools.count(1)
 
 

@@ -80,6 +80,22 @@ def children_of(parent: int) -> list[int]:
     return found
 
 
+def descendants_of(parent: int) -> set[int]:
+    """The children of *parent*, theirs, and so on."""
+    children: dict[int, list[int]] = {}
+    for pid, _ in commands():
+        try:
+            children.setdefault(parent_of(pid), []).append(pid)
+        except OSError:
+            continue
+    found, open_ones = set[int](), [parent]
+    while open_ones:
+        new = children.get(open_ones.pop(), [])
+        found.update(new)
+        open_ones.extend(new)
+    return found
+
+
 def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
     """An example's driver as a subject of the conformance checks, with its nodes in *state*."""
     config = plugin.config_model.model_validate(provider_content(driver, state))
