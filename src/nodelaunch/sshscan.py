@@ -22,6 +22,7 @@ import structlog
 
 from nodelaunch.errors import KeyScanError
 from nodelaunch.protocol.driver import HostScanner
+from nodelaunch.resolving import Resolver
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ class SshScanner:
 
     def __init__(self, *, max_scans: int = MAX_SCANS) -> None:
         self._turns = asyncio.Semaphore(max_scans)
+        self._resolver = Resolver(max_scans)
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
         """One ``<type> <base64>`` per key type of `KEY_TYPES` that the server has, in that order.
@@ -70,7 +72,7 @@ class SshScanner:
         Raises: KeyScanError when none did, when the name does not exist, or when the server has no type we know.
         """
         async with self._turns:
-            scan = _Scan(host, port)
+            scan = _Scan(self._resolver, host, port)
             try:
                 async with asyncio.timeout(timeout_s):
                     await scan.run()
@@ -86,7 +88,7 @@ class SshScanner:
 
         Raises: KeyScanError after *timeout_s*, or when the name does not exist.
         """
-        scan = _Scan(host, port)
+        scan = _Scan(self._resolver, host, port)
         try:
             async with asyncio.timeout(timeout_s):
                 (await scan.connect()).close()
@@ -140,7 +142,8 @@ class FakeHostsScanner:
 class _Scan:
     """One scan of one host: the keys so far, and what happened last, for the error."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, resolver: Resolver, host: str, port: int) -> None:
+        self._resolver = resolver
         self._host = host
         self._port = port
         self._offered: tuple[str, ...] = ()
@@ -193,8 +196,7 @@ class _Scan:
 
     async def _connect_once(self) -> socket.socket:
         """Try each address of the host, each with its share of the time for one try."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        found = await self._resolver.addresses(self._host, self._port)
         self.last = _NO_ANSWER if self.last == _NOT_RESOLVED else self.last
         failure = OSError("name has no address")
         for family, kind, protocol, _, address in found:

@@ -173,11 +173,11 @@ async def test_refused_connection_is_named(scanner: SshScanner) -> None:
 async def test_name_that_does_not_exist_fails_at_once(
     scanner: SshScanner, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def getaddrinfo(*_, **__):
+    def getaddrinfo(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     if host.endswith("invalid"):
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     async with asyncio.timeout(DEADLINE_S):
         for ask in (scanner.host_keys, scanner.reach):
             with pytest.raises(KeyScanError, match=r"name not resolved|not a host name"):
@@ -185,33 +185,28 @@ async def test_name_that_does_not_exist_fails_at_once(
 
 
 async def test_name_server_trouble_is_waited_out(scanner: SshScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = asyncio.get_running_loop()
-    getaddrinfo = loop.getaddrinfo
+    getaddrinfo = socket.getaddrinfo
     answers = iter([socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")])
 
-    async def fails_once(*args, **kwargs):
+    def fails_once(*args, **kwargs):
         for failure in answers:
             raise failure
-        return await getaddrinfo(*args, **kwargs)
+        return getaddrinfo(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "getaddrinfo", fails_once)
     async with asyncio.timeout(DEADLINE_S), listening() as server:
-        await scanner.reach(server.host, server.port, timeout_s=DEADLINE_S)
+        monkeypatch.setattr(socket, "getaddrinfo", fails_once)
+        await scanner.reach("localhost", server.port, timeout_s=DEADLINE_S)
         assert server.accepted <= 1
 
 
 async def test_every_address_of_a_name_is_tried(scanner: SshScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = asyncio.get_running_loop()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         async with asyncio.timeout(DEADLINE_S), demo_ssh_server(["ssh-ed25519"]) as server:
             both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in
                     (closed.getsockname(), (server.host, server.port))]  # fmt: skip
 
-            async def getaddrinfo(*_, **__):
-                return both
-
-            monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
             keys = await scanner.host_keys("two-addresses", server.port, timeout_s=DEADLINE_S)
     assert keys == server.host_keys
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,35 +137,34 @@ async def test_inspection_gives_scanned_keys_and_addresses(make, scanner: Scanne
 
 
 async def test_name_is_resolved_to_first_address_of_each_kind(make, scanner, monkeypatch) -> None:
-    async def getaddrinfo(*_, **__):
+    def getaddrinfo(*_, **__):
         return [
             (socket.AF_INET6, 1, 6, "", ("2001:db8::7", 0, 0, 0)),
             (socket.AF_INET, 1, 6, "", ("192.0.2.7", 0)),
             (socket.AF_INET, 1, 6, "", ("192.0.2.8", 0)),
         ]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     scanner.keys = {"both.example.org": (ECDSA,)}
     assert await inspect(make(a_node("both.example.org"))) == Inspection((ECDSA,), "192.0.2.7", "2001:db8::7")
 
 
 async def test_machine_that_answers_is_usable_without_an_address(make, scanner: Scanner, monkeypatch) -> None:
-    async def getaddrinfo(*_, **__):
+    def getaddrinfo(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     scanner.keys = {"fake-host-1": (ECDSA,)}
     assert await inspect(make(a_node("fake-host-1"))) == Inspection((ECDSA,))
     assert await inspect(make(a_node("inside", **{"host-key-checking": False}))) == Inspection()
 
 
 async def test_name_server_that_does_not_answer_ends_the_look(make, scanner: Scanner, monkeypatch) -> None:
-    async def getaddrinfo(*_, **__):
-        await asyncio.get_running_loop().create_future()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    scanner.keys = {"192.0.2.1": (ECDSA,)}
-    assert await inspect(make(a_node(timeout=0.1))) == Inspection((ECDSA,))
+    hung = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: hung.wait())
+    scanner.keys = {"silent.example.org": (ECDSA,)}
+    assert await inspect(make(a_node("silent.example.org", timeout=0.1))) == Inspection((ECDSA,))
+    hung.set()
 
 
 async def test_silent_machine_is_unavailable(make) -> None:

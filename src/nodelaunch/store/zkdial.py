@@ -7,17 +7,19 @@ What does *not* belong here: what becomes of the session (zkclient.py).
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from nodelaunch.resolving import Resolver
 from nodelaunch.store.zkconnection import ConnectionBrokenError, WireConnection
 
 log = structlog.get_logger(__name__)
+
+LOOK_UPS = 8
+"""Names of servers that are looked up at once."""
 
 Server = tuple[str, int]
 """Host name or address, and port."""
@@ -34,6 +36,7 @@ class Dialer:
         """The one we are, or were last, connected to."""
         self._silent: Server | None = None
         self._tls = tls
+        self._resolver = Resolver(LOOK_UPS)
         self._is_complaining = True
 
     def order(self) -> list[Server]:
@@ -59,7 +62,7 @@ class Dialer:
         for server in self.order():
             try:
                 async with asyncio.timeout(timeout_s):
-                    addresses = await _addresses(*server)
+                    addresses = await self._addresses(*server)
             except (OSError, TimeoutError, ValueError) as error:
                 self._complain(server, error)
                 continue
@@ -75,6 +78,11 @@ class Dialer:
                     return True
         self._is_complaining = False
         return False
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of *host*, in the order of the resolver. Raises: OSError, ValueError (no name at all)."""
+        found = await self._resolver.addresses(host, port)
+        return list(dict.fromkeys(str(address[4][0]) for address in found))
 
     async def _open(self, host: str, port: int, make: Callable[[], WireConnection]) -> WireConnection:
         # No SNI and no check of the name: certificates of ZooKeeper servers need not name the host.
@@ -95,12 +103,3 @@ class Dialer:
                     "; over TLS the server may be refusing our certificate: look whether it expired, and at its CA"
                 )
             log.warning("zookeeper_unreachable", host=server[0], port=server[1], detail=detail)
-
-
-async def _addresses(host: str, port: int) -> list[str]:
-    """The addresses of *host*, in the order of the resolver. Raises: OSError, ValueError (no name at all)."""
-    try:
-        return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[4][0]) for address in found))

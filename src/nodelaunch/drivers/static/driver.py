@@ -38,8 +38,12 @@ from nodelaunch.protocol.driver import (
     Machine,
 )
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
+from nodelaunch.resolving import Resolver
 
 log = structlog.get_logger(__name__)
+
+LOOK_UPS = 32
+"""Names of hosts that are looked up at once."""
 
 Identity = tuple[str, str | None, int]
 """Name, user and connection port: what tells one configured machine from another. A slot is not part of it."""
@@ -53,6 +57,7 @@ class StaticDriver:
         self._scanner = scanner
         self._nodes: dict[Identity, StaticNode] = {node.identity: node for pool in config.pools for node in pool.nodes}
         self._looks: dict[_Look, _Turn] = {}
+        self._resolver = Resolver(LOOK_UPS)
 
     @classmethod
     def open(cls, config: StaticProvider, context: DriverContext) -> StaticDriver:
@@ -152,10 +157,9 @@ class StaticDriver:
 
     async def _addresses(self, look: _Look) -> tuple[str | None, str | None]:
         """First IPv4 and first IPv6 address of the host, for the record only: whether it is usable, the scan said."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(look.timeout_s):
-                found = await loop.getaddrinfo(look.host, None, type=socket.SOCK_STREAM)
+                found = await self._resolver.addresses(look.host, None)
         except (OSError, UnicodeError) as error:
             detail = str(error) or f"no answer within {look.timeout_s:g} s"
             log.info("name_not_resolved", provider=self._config.name, hostname=look.host, detail=detail)
