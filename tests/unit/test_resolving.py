@@ -65,7 +65,11 @@ async def test_silent_name_server_leaves_the_threads_of_the_loop_alone(name_serv
 async def test_who_does_not_get_a_place_waits_for_one(name_server: NameServer) -> None:
     resolver = Resolver(at_once=2)
     async with asyncio.timeout(DEADLINE_S):
-        found = await asyncio.gather(*(resolver.addresses(f"host-{n}", 22) for n in range(50)))
+        asking = [asyncio.create_task(resolver.addresses(f"silent-{n}", 22)) for n in range(50)]
+        await asyncio.sleep(0)
+        assert len([each for each in threading.enumerate() if each.name.startswith("look-up")]) <= 2
+        name_server.woken.set()
+        found = await asyncio.gather(*asking)
     assert found == [ANSWER] * 50
     assert name_server.peak <= 2
 
