@@ -78,8 +78,14 @@ class Writer:
             if not lock.is_held:
                 raise LockLostError(lock.contender)
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
-        self._send(OwnWrite(Order(ops, code, body, epoch, under, released, contender, is_foreseen), future))
-        return await future
+        write = OwnWrite(Order(ops, code, body, epoch, under, released, contender, is_foreseen), future)
+        self._send(write)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            write.is_left = True
+            self._give_back(write)  # it may be done already: the reply, or even the result, was here
+            raise
 
     def _send(self, write: OwnWrite) -> None:
         self._forest.expect(write)
@@ -112,10 +118,16 @@ class Writer:
         for lock in write.order.released:
             if isinstance(lock, ZkLock):
                 lock.forget()
-        if write.order.contender and write.future.cancelled():
-            for entry in write.results:
-                if entry is not None and entry.path.startswith(write.order.contender):
-                    self._delete_some_time(entry.path, write.order.epoch)
+        if write.is_left:
+            self._give_back(write)
+
+    def _give_back(self, write: OwnWrite) -> None:
+        """Delete the contender that *write* made, if it is done and made one: nobody will."""
+        if not write.order.contender:
+            return
+        for entry in write.results:
+            if entry is not None and entry.path.startswith(write.order.contender):
+                self._delete_some_time(entry.path, write.order.epoch)
 
     def _delete_some_time(self, path: str, epoch: int) -> None:
         """Delete *path*; nobody waits for it."""
