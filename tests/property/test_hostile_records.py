@@ -59,6 +59,17 @@ SOMEBODYS = Node(
     type=("small",), external_id="theirs",
 )  # fmt: skip
 
+
+class Write(tuple[str, bytes]):
+    """A path, and what is written there."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        path, data = self
+        return repr((path, data if len(data) < 300 else data[:20] + b"..." + str(len(data)).encode()))
+
+
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
     | st.sampled_from(["ready", "pending", "fulfilled", "in-use", "deleting", "small", "cloud", "main", "\ud800"])
@@ -80,17 +91,16 @@ UNLIMITED = {"resources", "priority"}
 
 
 @st.composite
-def writes(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A path, and what is written there."""
+def writes(draw: st.DrawFn) -> Write:
     root = draw(st.sampled_from([*TEMPLATES, paths.REQUEST_LOCKS, paths.ROOT, paths.OWN_ROOT]))
     path = "/".join([root, *draw(st.lists(names, min_size=1, max_size=4))])
     assume(not any(each == path or each.startswith(f"{path}/") for each in [*TEMPLATES, *paths.ALWAYS_THERE]))
     template = TEMPLATES.get(root, {})
     if not draw(st.booleans()):
-        return path, draw(raw)
+        return Write((path, draw(raw)))
     changed = draw(st.dictionaries(st.sampled_from([*sorted(template), "odd"]), values, max_size=3))
     body = {**template, **{key: value for key, value in changed.items() if key not in UNLIMITED}}
-    return path, json.dumps(body).encode(draw(st.sampled_from(["utf-8"] * 4 + ["utf-16", "utf-8-sig"])))
+    return Write((path, json.dumps(body).encode(draw(st.sampled_from(["utf-8"] * 4 + ["utf-16", "utf-8-sig"])))))
 
 
 async def write(store: Store, path: str, data: bytes) -> None:
@@ -101,7 +111,7 @@ async def write(store: Store, path: str, data: bytes) -> None:
         await store.put(path, data)
 
 
-async def goes_on(folder: Path, hostile: list[tuple[str, bytes]]) -> None:
+async def goes_on(folder: Path, hostile: list[Write]) -> None:
     async with asyncio.timeout(DEADLINE_S), running(folder, max_servers=1000) as site:
         store = site.client.store
         theirs = site.cloud.add()
@@ -125,9 +135,9 @@ async def goes_on(folder: Path, hostile: list[tuple[str, bytes]]) -> None:
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(writes(), max_size=12))
-@example([(f"{paths.NODES}/0000000001", b"[" * 100_000)])
-@example([(f"{paths.REQUESTS}/200-0000000001/deeper/lock", b"{}")])
-def test_launcher_goes_on_whatever_somebody_writes(hostile: list[tuple[str, bytes]]) -> None:
+@example([Write((f"{paths.NODES}/0000000001", b"[" * 100_000))])
+@example([Write((f"{paths.REQUESTS}/200-0000000001/deeper/lock", b"{}"))])
+def test_launcher_goes_on_whatever_somebody_writes(hostile: list[Write]) -> None:
     structlog.configure(processors=[_nothing_broke])
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(goes_on(Path(folder), hostile))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -222,14 +223,46 @@ async def test_what_takes_a_restart_is_named(tmp_path: Path) -> None:
         assert changes.needs_restart == ("webapp",)
 
 
+FAKE_LAB = LAB.replace("driver: test", "driver: fake").replace(
+    "labels: [bare]", "labels: [{name: bare, cloud-image: i, min-ram: 1}]"
+).replace("    pools:", "    cloud-images: [{name: i}]\n    pools:")  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["create_instance", "wait_until_active", "quota_limits", "aclose"])
+async def test_driver_that_does_not_let_go_holds_up_no_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It is replaced, and neither ends what it does, nor lets itself be cancelled."""
+    released, begun = asyncio.Event(), asyncio.Event()
+
+    async def stuck(*_: object) -> None:
+        begun.set()
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+
+    async with running(tmp_path, WITH_LABELS, more=LAB) as site:
+        lab = site.launcher.providers["lab"]
+        monkeypatch.setattr(lab.driver, call, stuck)
+        try:
+            if call == "quota_limits":
+                lab.invalidate()
+            elif call != "aclose":
+                await site.client.submit(["bare"])
+            if call != "aclose":
+                await begun.wait()
+            async with asyncio.timeout(300):
+                assert (await reload(site, tmp_path, FAKE_LAB)).replaced == ("lab",)
+                assert (await site.finished("small")).state is RequestState.FULFILLED
+                assert (await site.finished("bare")).state is RequestState.FULFILLED
+        finally:
+            released.set()
+
+
 async def test_provider_with_another_driver_starts_anew(tmp_path: Path) -> None:
-    other = LAB.replace("driver: test", "driver: fake").replace(
-        "labels: [bare]", "labels: [{name: bare, cloud-image: i, min-ram: 1}]"
-    )
-    other = other.replace("    pools:", "    cloud-images: [{name: i}]\n    pools:")
     async with running(tmp_path, WITH_LABELS, more=LAB) as site:
         assert (await site.finished("bare")).state is RequestState.FULFILLED
-        changes = await reload(site, tmp_path, other)
+        changes = await reload(site, tmp_path, FAKE_LAB)
         assert changes.replaced == ("lab",)
         assert (await site.finished("bare")).state is RequestState.FULFILLED
         assert any(node.external_id for node in site.nodes() if node.provider == "lab")

@@ -21,6 +21,10 @@ from nodelaunch.protocol.triage import PoolKey
 
 log = structlog.get_logger(__name__)
 
+LETTING_GO_S = 30.0
+"""How long a provider that is replaced may take to hand back its work, and then to end. A driver that goes on although
+it is cancelled would hold up the configuration of all providers."""
+
 
 class Providers:
     """One service and one task for each provider that is configured or being removed.
@@ -76,7 +80,7 @@ class Providers:
         """
         service = self._services.get(config.name)
         if service is not None and config.name in changes.replaced:
-            await service.drain(0.0)
+            await self._drain_some(service)
             await self._end(config.name)
             service = None
         if service is None:
@@ -115,11 +119,23 @@ class Providers:
         service = self._services[name] = self._make_service(config)
         self._tasks[name] = self._group.create_task(supervise(f"provider {name}", service.run), name=name)
 
+    async def _drain_some(self, service: ProviderService) -> None:
+        """Hand back what a provider works on. What its driver does not let go of in time is left to itself."""
+        try:
+            async with asyncio.timeout(LETTING_GO_S):
+                await service.drain(0.0)
+        except TimeoutError:
+            log.warning("provider_not_drained", provider=service.name, waited_s=LETTING_GO_S)
+
     async def _end(self, name: str) -> None:
-        """Stop a provider at once."""
+        """Stop a provider at once. What of it does not end in time is left to itself."""
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
+            done, _ = await asyncio.wait([task], timeout=LETTING_GO_S)
+            if not done:
+                self._removals.add(task)
+                task.add_done_callback(self._removals.discard)
+                log.warning("provider_not_ended", provider=name, waited_s=LETTING_GO_S)
         self._services.pop(name, None)
         self.refresh()
