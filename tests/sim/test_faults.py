@@ -124,3 +124,26 @@ async def test_a_request_that_only_waits_for_room_holds_up_no_drain(tmp_path: Pa
         await site.launcher.drain(grace_s=30)
         assert loop.time() - began < 5.0
         assert site.view.requests[handle.id].record.state is RequestState.REQUESTED
+
+
+async def test_lock_directory_with_something_odd_in_it_is_not_removed_again_and_again(tmp_path: Path) -> None:
+    """It goes with other debris, when it is old enough."""
+    async with running(tmp_path) as site:
+        store, deletions = site.client.store, 0
+        delete = site.launcher.store.delete
+
+        async def counted(path: str, **more: object) -> None:
+            nonlocal deletions
+            deletions += path == directory
+            await delete(path, **more)  # type: ignore[arg-type]
+
+        site.launcher.store.delete = counted  # type: ignore[method-assign]
+        handle = await site.client.submit(["small"])
+        directory = paths.request_lock(handle.id)
+        await site.until(lambda: bool(site.nodes(NodeState.BUILDING)))
+        await store.create(f"{directory}/odd")
+        request = await handle.finished()
+        async with site.client.hold(request):
+            pass
+        await asyncio.sleep(100)
+        assert 0 < deletions < 100 / 5 + 2

@@ -83,3 +83,9 @@ def test_builds_and_known_pools_are_known_by_depth() -> None:
     assert paths.known_pool_at(paths.known_pool("cloud", "main")) == ("cloud", "main")
     assert paths.known_pool_at(f"{paths.KNOWN_POOLS}/cloud") is None
     assert paths.ledger("cloud") == "/nodelaunch/limits/cloud"
+
+
+def test_what_lies_deeper_than_a_contender_is_none() -> None:
+    assert paths.contender_sequence("odd/0__lock__0000000001") is None
+    assert paths.request_id_of_contender(f"{paths.REQUEST_LOCKS}/200-0000000001/odd/0__lock__0000000001") is None
+    assert paths.node_id_of_contender(f"{paths.NODES}/0000000001/lock/odd/0__lock__0000000001") is None

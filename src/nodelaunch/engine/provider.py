@@ -75,6 +75,8 @@ class ProviderRuntime:
         """Why the cloud can't be asked; None while it can."""
         self.is_failing = False
         """Whether it was asked, and failed."""
+        self.is_ending = False
+        """Whether nobody needs to know anything of it any more."""
         self.running_launches = 0
         self.listeners: list[Callable[[], None]] = []
         """Called when anything known here changed."""
@@ -184,9 +186,9 @@ class ProviderRuntime:
         self.changed()
 
     async def run(self) -> None:
-        """Keep what is known fresh, for ever."""
+        """Keep what is known fresh. Ends when it is cancelled, or `is_ending`: a driver may keep the former from us."""
         backoff = FIRST_BACKOFF_S
-        while True:
+        while not self.is_ending:
             await self._view.warm()
             self._stale.clear()
             generation = self.current
@@ -210,6 +212,8 @@ class ProviderRuntime:
     async def _sleep(self, delay_s: float, generation: Generation) -> None:
         """Until it is time, or what is known is doubtful. A provider that is away is not asked sooner for a doubt,
         only for another configuration."""
+        if self.is_ending:
+            return
         try:
             async with asyncio.timeout(delay_s):
                 while generation is self.current and (self.down is not None or not self._stale.is_set()):

@@ -60,7 +60,9 @@ class Providers:
             yield
         finally:
             self._group = None
-            for task in (*self._tasks.values(), *self._removals):
+            for name, task in self._tasks.items():
+                self._services[name].end(task)
+            for task in self._removals:
                 task.cancel()
 
     def refresh(self) -> None:
@@ -131,7 +133,7 @@ class Providers:
         """Stop a provider at once. What of it does not end in time is left to itself."""
         task = self._tasks.pop(name, None)
         if task is not None:
-            task.cancel()
+            self._services[name].end(task)
             done, _ = await asyncio.wait([task], timeout=LETTING_GO_S)
             if not done:
                 self._removals.add(task)

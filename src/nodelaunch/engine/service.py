@@ -248,6 +248,12 @@ class ProviderService:
             for stop in stops:
                 stop()
 
+    def end(self, task: asyncio.Task[None]) -> None:
+        """Cancel *task*, in which the provider runs."""
+        if self.runtime is not None:
+            self.runtime.is_ending = True
+        task.cancel()
+
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, and let go of everything, in order."""
         await asyncio.gather(*(pool.drain(grace_s) for pool in self.pools.values()), *self._draining)

@@ -56,7 +56,7 @@ MIN_READY_REQUESTOR: Final = "NodePool:min-ready"
 METASTATIC: Final = "/nodelaunch/metastatic"
 """What metastatic providers keep. Peers know things below `ROOT` by their depth, so it is not there."""
 
-_CONTENDER: Final = re.compile(r"__lock__(-?\d{10})$")
+_CONTENDER: Final = re.compile(r"[^/]*__lock__(-?\d{10})$")
 _REQUEST_ID: Final = re.compile(r"[^-/]{3}-\d{10}")
 
 
@@ -200,7 +200,7 @@ def contender_sequence(name: str) -> str | None:
 
     Source: kazoo's lock recipe, which ignores all other names.
     """
-    match = _CONTENDER.search(name)
+    match = _CONTENDER.match(name)
     return match.group(1) if match else None
 
 

@@ -6,7 +6,6 @@ What does *not* belong here: nodes of requests that are gone (abandoned.py).
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import structlog
 
@@ -112,6 +111,10 @@ class LostRequests:
         return await rewrite_node(self._ctx.store, seen, node.deallocated())
 
     async def remove_lock_dir(self, request_id: RequestId) -> None:
-        """Remove the lock directory of a request that is gone."""
-        with suppress(RecordGoneError, NotEmptyError):
+        """Remove the lock directory of a request that is gone; one with something odd in it goes with other debris."""
+        try:
             await self._ctx.store.delete(paths.request_lock(request_id))
+        except RecordGoneError:
+            pass
+        except NotEmptyError:
+            self._ctx.queue.postpone(RequestKey(request_id), FIRST_BACKOFF_S)
