@@ -393,6 +393,19 @@ def test_broken_secure_file_is_explained_without_its_values(write: Writer, conte
     assert "hunter2" not in " ".join(found)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zookeeper-servers: [{host: localhost, port: 1}]\nzookeeper-auth: {user: us, password: 48151623}",
+        "zookeeper-servers: [{host: localhost, port: 1}]\nzookeeper-auth: {user: us, password: [48151623]}",
+        "diskimages: [{name: debian, env-vars: {TOKEN: 48151623}}]",
+    ],
+)
+def test_secret_of_the_wrong_kind_is_not_shown(write: Writer, text: str) -> None:
+    (problem,) = problems_of(write(text))
+    assert problem.endswith("text is expected, found something else")
+
+
 def test_variables_are_not_shown_in_a_secure_file_either(write: Writer) -> None:
     secure = write('diskimages: [{name: debian, env-vars: {"%(NODEPOOL_T)": 5}}]', "secure.yaml")
     found = problems_of(write(MAIN), secure=secure, NODEPOOL_T="hunter2")
@@ -425,7 +438,8 @@ def test_unreadable_tls_files_are_told_at_their_keys(write: Writer, tmp_path: Pa
 
 def test_unreadable_password_file_is_told_at_its_key(write: Writer, tmp_path: Path) -> None:
     path = write(
-        f"zookeeper-servers: [{{host: localhost, port: 1}}]\nzookeeper-auth: {{user: a, password-file: {tmp_path}/none}}"
+        f"zookeeper-servers: [{{host: localhost, port: 1}}]\n"
+        f"zookeeper-auth: {{user: a, password-file: {tmp_path}/none}}"
     )
     assert [short(problem) for problem in check_files(path, environ={})] == [
         f"nodelaunch.yaml:2:42: password-file: {tmp_path}/none can't be read: No such file or directory"

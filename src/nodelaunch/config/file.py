@@ -276,6 +276,7 @@ class _Checker:
         try:
             return model.model_validate(data, by_alias=True, by_name=False)
         except ValidationError as error:
+            self.source.hidden.update((*place, *at) for at in _secrets_in(model, data))
             for complaint in error.errors(include_url=False):
                 self._explain(model, place, complaint)
             return None
@@ -351,6 +352,14 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return host.rstrip(".").lower() in _LOOPBACK_NAMES
+
+
+def _secrets_in(model: type[BaseModel], data: Any) -> Iterator[Place]:
+    """Where in *data* something secret stands."""
+    from nodelaunch.config.schema import schema_of  # only with a mistake: it takes memory, and makes much of pydantic
+    from nodelaunch.config.secrets import secret_places
+
+    yield from secret_places(schema_of(model), data)
 
 
 # -- looking into models --------------------------------------------------------------------------------------------

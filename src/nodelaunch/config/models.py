@@ -9,10 +9,10 @@ Source of names, defaults and units: Nodepool 11.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
@@ -93,6 +94,28 @@ class Model(BaseModel):
         alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """As its base has it, without what is given in confidence."""
+        kind = type(self)
+        for name, value in super().__repr_args__():
+            info = kind.model_fields.get(name or "")
+            of_others = kind.model_config.get("json_schema_extra") if info is None else None
+            is_shown = not (_is_confidential(info) or _is_confidential(of_others))
+            yield name, value if is_shown else SecretStr("hidden")
+
+
+def _is_confidential(said: Any) -> bool:
+    """Whether what is *said* of a field, or of the others that a model takes, marks any of it as secret.
+
+    Models within hide what is theirs.
+    """
+    if isinstance(said, dict):
+        inner = said.get("additionalProperties")
+        return bool(said.get("writeOnly") or said.get("format") == "password" or _is_confidential(inner))
+    if isinstance(said, FieldInfo):
+        return any(map(_is_confidential, (said.json_schema_extra, said.annotation, *said.metadata)))
+    return any(map(_is_confidential, get_args(said)))
 
 
 # -- rules across mappings ------------------------------------------------------------------------------------------
