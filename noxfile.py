@@ -9,6 +9,7 @@ nox -s upstream     against released Zuul versions on a real ZooKeeper; their en
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
 nox -s bench        measures launchers beside each other; arguments go to ``python -m bench``
+nox -s audit        known vulnerabilities of the dependencies, as PyPI has them; needs the network
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
 
@@ -16,6 +17,7 @@ import os
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.options.default_venv_backend = "uv|venv"
 WORKERS = ("--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
@@ -105,6 +107,33 @@ def nodepool(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
     session.run("pytest", "tests/upstream", "-m", "nodepool", *WORKERS, *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of all that a user of the package gets with it; fails where they can't be looked up."""
+    session.install(".[openstack]")
+    packages = Path(session.create_tmp(), "packages")
+    scanner = Path(session.create_tmp(), "scanner")
+    frozen = session.run(
+        "python", "-c",
+        "from importlib.metadata import distributions as all_\n"
+        "for name, version in sorted({(d.name, d.version) for d in all_()}):\n"
+        "    print(f'{name}=={version}' if name not in ('nodelaunch', 'pip') else '')",
+        silent=True,
+    )  # fmt: skip
+    packages.write_text(str(frozen))
+    session.run("python", "-m", "venv", "--clear", str(scanner))
+    session.run(str(scanner / "bin" / "python"), "-m", "pip", "install", "--quiet", "pip-audit", external=True)
+    options = ("--no-deps", "--disable-pip", "--strict", "--vulnerability-service", "pypi")
+    try:
+        session.run(str(scanner / "bin" / "pip-audit"), "--requirement", str(packages), *options, external=True)
+    except CommandFailed:
+        session.error(
+            "the audit did not come out clean: a table above names packages with known vulnerabilities, which need"
+            " newer versions; anything else above says that https://pypi.org/pypi/NAME/VERSION/json could not be read,"
+            " and then nothing is known: repeat it where PyPI's JSON interface can be reached"
+        )
 
 
 @nox.session

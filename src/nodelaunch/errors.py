@@ -187,6 +187,10 @@ class StoreUnavailableError(StoreError):
     """The store could not be reached, or refused to serve; nothing was changed."""
 
 
+class AccessDeniedError(StoreError):
+    """The store's access control lists do not allow it; trying again changes nothing until somebody mends them."""
+
+
 class OutcomeUnknownError(StoreError):
     """The connection broke under a call that may or may not have had its effect, and it could not be found out."""
 

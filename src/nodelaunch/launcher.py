@@ -29,7 +29,7 @@ from nodelaunch.config.changes import Changes, differences
 from nodelaunch.config.file import check_files as find_unreadable
 from nodelaunch.config.file import load_config as read_config
 from nodelaunch.config.file import position_of
-from nodelaunch.config.models import Config, ProviderConfig
+from nodelaunch.config.models import Config, ProviderConfig, ZooKeeperAuth
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.engine.component import keep_registered
 from nodelaunch.engine.expected import ExpectedPools
@@ -45,7 +45,7 @@ from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import ConfigProblem, StoreUnavailableError
+from nodelaunch.errors import ConfigProblem, StoreError, StoreUnavailableError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
@@ -57,6 +57,8 @@ from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.sshscan import SshScanner
 from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.store.socket import SocketStore, StoreServer
+from nodelaunch.store.zkdial import Identity
+from nodelaunch.store.zkwire import Acl
 from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
 
 log = structlog.get_logger(__name__)
@@ -107,9 +109,29 @@ def build_store(config: Config) -> Store:
     return ZooKeeperStore(
         _addresses(config),
         chroot=config.chroot,
-        tls=TlsFiles(tls.cert, tls.key, tls.ca) if tls else None,
+        tls=TlsFiles(tls.cert, tls.key, tls.ca, tls.check_host_name) if tls else None,
+        identity=_identity(config.zookeeper_auth),
+        acls=[Acl(entry.scheme, entry.id, entry.permissions) for entry in config.zookeeper_acl],
         session_timeout_s=config.zookeeper_timeout,
     )
+
+
+def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
+    """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
+    if auth is None:
+        return None
+    if auth.password_file is None:
+        assert auth.password is not None  # noqa: S101  the model sees to it
+        password = auth.password.get_secret_value()
+    else:
+        try:
+            password = Path(auth.password_file).read_text("utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise StoreError(auth.password_file, f"the password-file can't be read: {reason}") from None
+        if not password:
+            raise StoreError(auth.password_file, "the password-file is empty; its first line has to be the password")
+    return Identity("digest", f"{auth.user}:{password}".encode())
 
 
 def _addresses(config: Config) -> list[tuple[str, int]]:
@@ -123,6 +145,12 @@ def open_driver(
     images = {image.name: image for image in config.diskimages}
     context = DriverContext(scanner=scanner, diskimages=images, cluster=cluster)
     return drivers.open(provider, context)
+
+
+def no_session(store: Store, after_s: float) -> StoreUnavailableError:
+    """That *store* gave no session within *after_s*, and why, as far as is known."""
+    trouble = store.trouble if isinstance(store, ZooKeeperStore) else None
+    return StoreUnavailableError(detail=f"no session within {after_s:g} s" + (f"; {trouble}" if trouble else ""))
 
 
 def build_client_store(config: Config) -> Store:
@@ -220,7 +248,7 @@ class Launcher:
                     await stack.enter_async_context(self.store)
                     await self.store.ensure(*paths.ALWAYS_THERE)
             except TimeoutError:
-                raise StoreUnavailableError(detail=f"no session within {CONNECT_TIMEOUT_S:g} s") from None
+                raise no_session(self.store, CONNECT_TIMEOUT_S) from None
             if self._serves_socket and isinstance(self.store, EmbeddedStore):
                 await stack.enter_async_context(StoreServer(self.store, socket_path(self.config)))
             view = await stack.enter_async_context(open_view(self.store))
@@ -294,7 +322,7 @@ class Launcher:
         if self._draining:
             reasons.append("draining")
         if self.store.session.state is not SessionState.CONNECTED:
-            trouble = self.store.trouble if isinstance(self.store, EmbeddedStore) else None
+            trouble = self.store.trouble if isinstance(self.store, (EmbeddedStore, ZooKeeperStore)) else None
             reasons.append(f"store: {trouble or self.store.session.state.value}")
         if not self.view.is_warm:
             reasons.append("view of the cluster not complete yet")

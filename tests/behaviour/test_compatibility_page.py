@@ -25,6 +25,8 @@ KEY_TABLES = {
     "Top level": "Config",
     "`zookeeper-servers[]`": "ZooKeeperServer",
     "`zookeeper-tls`": "ZooKeeperTls",
+    "`zookeeper-auth`": "ZooKeeperAuth",
+    "`zookeeper-acl[]`": "ZooKeeperAcl",
     "`embedded-store`": "EmbeddedStoreConfig",
     "`webapp`": "WebappConfig",
     "`labels[]`": "LabelConfig",

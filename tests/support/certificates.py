@@ -20,11 +20,17 @@ class Certificates:
 
     @property
     def client(self) -> TlsFiles:
-        return TlsFiles(str(self.folder / "client.crt"), str(self.folder / "client.key"), str(self.folder / "ca.crt"))
+        return self.of("client")
+
+    def of(self, who: str) -> TlsFiles:
+        return TlsFiles(str(self.folder / f"{who}.crt"), str(self.folder / f"{who}.key"), str(self.folder / "ca.crt"))
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """ca.crt, and {server,client}.{crt,key}; server.pem is key and certificate together. The server's names no host."""
+def make_certificates(folder: Path, *, host: str | None = None) -> Certificates:
+    """ca.crt, and {server,client,zuul}.{crt,key}; server.pem is key and certificate together.
+
+    The server's names *host*; None: none. The subjects are ``CN=some server`` and so on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ca_key = rsa.generate_private_key(65537, 2048)
     ca_name = _name("nodelaunch test CA")
@@ -33,9 +39,12 @@ def make_certificates(folder: Path) -> Certificates:
     )
     ca_cert = ca.sign(ca_key, hashes.SHA256())
     (folder / "ca.crt").write_bytes(ca_cert.public_bytes(serialization.Encoding.PEM))
-    for who in ("server", "client"):
+    for who in ("server", "client", "zuul"):
         key = rsa.generate_private_key(65537, 2048)
-        cert = _builder(_name(f"some {who}"), ca_name, key.public_key()).sign(ca_key, hashes.SHA256())
+        builder = _builder(_name(f"some {who}"), ca_name, key.public_key())
+        if who == "server" and host is not None:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        cert = builder.sign(ca_key, hashes.SHA256())
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,11 +20,15 @@ START_TIMEOUT_S = 60.0
 class Serve:
     """``nodelaunch serve`` on a configuration file; its log is read as JSON lines."""
 
-    def __init__(self, config: Path, *arguments: str, python: Sequence[str] = ("-m", "nodelaunch")) -> None:
-        """*python*: what Python is given to become the command."""
+    def __init__(
+        self, config: Path, *arguments: str, python: Sequence[str] = ("-m", "nodelaunch"), as_json: bool = True
+    ) -> None:
+        """*python*: what Python is given to become the command. *as_json*: else the log is text, of which entries have
+        what is text in it and no more."""
         self.log: list[dict[str, Any]] = []
         self._news = threading.Condition()
-        command = [sys.executable, *python, "--log-json", "serve", "-c", str(config), *arguments]
+        logging = ["--log-json"] if as_json else []
+        command = [sys.executable, *python, *logging, "serve", "-c", str(config), *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -34,7 +39,9 @@ class Serve:
             try:
                 entry = json.loads(line)
             except ValueError:
-                entry = {"event": "unstructured", "line": line}
+                said = re.match(r"\S+ \[\w+ *\] (\w+)", line)
+                fields = dict(re.findall(r"(\w+)=(\S+)", line)) if said else {}
+                entry = {**fields, "event": said[1] if said else "unstructured", "line": line}
             with self._news:
                 self.log.append(entry)
                 self._news.notify_all()

@@ -138,9 +138,9 @@ maxClientCnxns=0
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 
-    def kazoo(self, chroot: str = "", *, timeout: float = 10.0) -> KazooClient:
-        """A kazoo client over TLS, as Zuul makes one; started, its chroot made."""
-        files = self.certificates.client
+    def kazoo(self, chroot: str = "", *, timeout: float = 10.0, who: str = "client") -> KazooClient:
+        """A kazoo client over TLS, as Zuul makes one, with the certificate of *who*; started, its chroot made."""
+        files = self.certificates.of(who)
         options: dict[str, object] = {}
         if "check_hostname" in inspect.signature(KazooClient.__init__).parameters:
             options["check_hostname"] = False  # older ones have no such option, and don't check

@@ -312,7 +312,7 @@ def test_variables_move_no_position(values: list[str], tmp_path_factory: pytest.
 
 MAIN = """
 zookeeper-servers: [{host: other}]
-zookeeper-tls: {cert: cert, key: key, ca: ca}
+zookeeper-tls: {cert: cert, key: key, ca: ca, check-host-name: true}
 diskimages:
   - name: debian
     env-vars: {DEBUG: "1", TOKEN: none}
@@ -323,7 +323,8 @@ diskimages:
 def test_secure_file_sets_connection_and_image_variables(write: Writer) -> None:
     secure = write("""
 zookeeper-servers: [{host: zk1, port: 2182, chroot: /zuul}]
-zookeeper-tls: {cert: c, key: k, ca: a}
+zookeeper-tls: {cert: c, key: k, ca: a, check-host-name: false}
+zookeeper-auth: {user: nodelaunch, password: hunter2}
 diskimages: [{name: debian, env-vars: {TOKEN: "%(NODEPOOL_T)"}}, {name: fedora, env-vars: {MORE: "2"}}]
 """, "secure.yaml")  # fmt: skip
     config = load(write(MAIN), secure=secure, NODEPOOL_T="hunter2")
@@ -331,6 +332,9 @@ diskimages: [{name: debian, env-vars: {TOKEN: "%(NODEPOOL_T)"}}, {name: fedora, 
     assert config.chroot == "/zuul"
     assert config.zookeeper_tls is not None
     assert config.zookeeper_tls.key == "k"
+    assert config.zookeeper_auth is not None
+    assert config.zookeeper_auth.password is not None
+    assert config.zookeeper_auth.password.get_secret_value() == "hunter2"
     debian, fedora = ({n: v.get_secret_value() for n, v in image.env_vars.items()} for image in config.diskimages)
     assert debian == {"DEBUG": "1", "TOKEN": "hunter2"}
     assert fedora == {"DEBUG": "1", "TOKEN": "hunter2", "MORE": "2"}
@@ -362,7 +366,10 @@ diskimages:
         "secure.yaml:2:52: unknown key; allowed: chroot, host, port",
         "secure.yaml:3:16: the key 'ca' is missing",
         "secure.yaml:3:37: key: text is expected, found something else",
-        "secure.yaml:4:1: this can't be set in a secure file; allowed: zookeeper-servers, zookeeper-tls, diskimages",
+        (
+            "secure.yaml:4:1: this can't be set in a secure file;"
+            " allowed: zookeeper-servers, zookeeper-tls, zookeeper-auth, diskimages"
+        ),
         "secure.yaml:6:11: the main file defines no diskimage of this name",
         "secure.yaml:9:19: A: text is expected, found something else",
         "secure.yaml:10:5: a diskimage in a secure file has name and env-vars, nothing else",
@@ -386,6 +393,19 @@ def test_broken_secure_file_is_explained_without_its_values(write: Writer, conte
     assert "hunter2" not in " ".join(found)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zookeeper-servers: [{host: localhost, port: 1}]\nzookeeper-auth: {user: us, password: 48151623}",
+        "zookeeper-servers: [{host: localhost, port: 1}]\nzookeeper-auth: {user: us, password: [48151623]}",
+        "diskimages: [{name: debian, env-vars: {TOKEN: 48151623}}]",
+    ],
+)
+def test_secret_of_the_wrong_kind_is_not_shown(write: Writer, text: str) -> None:
+    (problem,) = problems_of(write(text))
+    assert problem.endswith("text is expected, found something else")
+
+
 def test_variables_are_not_shown_in_a_secure_file_either(write: Writer) -> None:
     secure = write('diskimages: [{name: debian, env-vars: {"%(NODEPOOL_T)": 5}}]', "secure.yaml")
     found = problems_of(write(MAIN), secure=secure, NODEPOOL_T="hunter2")
@@ -402,7 +422,7 @@ def test_problems_of_both_files_are_told_at_once(write: Writer) -> None:
 
 def test_unreadable_tls_files_are_told_at_their_keys(write: Writer, tmp_path: Path) -> None:
     cert = write("x", "cert.pem")
-    tls = f"zookeeper-tls:\n  cert: {cert}\n  key: {tmp_path}/none\n  ca: {tmp_path}\n"
+    tls = f"zookeeper-tls:\n  cert: {cert}\n  key: {tmp_path}/none\n  ca: {tmp_path}\n  check-host-name: no\n"
     path = write("zookeeper-servers: [{host: a}]\n" + tls)
     load(path)  # loading opens none of them
     assert [short(problem) for problem in check_files(path, environ={})] == [
@@ -413,6 +433,16 @@ def test_unreadable_tls_files_are_told_at_their_keys(write: Writer, tmp_path: Pa
     assert [short(problem) for problem in check_files(path, secure=secure, environ={})] == [
         "secure.yaml:3:8: key: the file can't be read: No such file or directory",
         "secure.yaml:4:7: ca: the file can't be read: Is a directory",
+    ]
+
+
+def test_unreadable_password_file_is_told_at_its_key(write: Writer, tmp_path: Path) -> None:
+    path = write(
+        f"zookeeper-servers: [{{host: localhost, port: 1}}]\n"
+        f"zookeeper-auth: {{user: a, password-file: {tmp_path}/none}}"
+    )
+    assert [short(problem) for problem in check_files(path, environ={})] == [
+        f"nodelaunch.yaml:2:42: password-file: {tmp_path}/none can't be read: No such file or directory"
     ]
 
 
@@ -468,6 +498,30 @@ zookeeper-servers:
     assert static.pools[0].nodes[0].connection_port == 2222
     assert config.webapp.listen_address == "127.0.0.1"
     assert config.tenant_resource_limits[0].limits()["L-1216C47A"] == 8
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
+def test_plain_connection_on_this_machine_is_not_warned_of(write: Writer, host: str) -> None:
+    assert warnings_of(write(f"zookeeper-servers: [{{host: '{host}', port: 2181}}]")) == []
+
+
+@pytest.mark.parametrize("host", ["zk1.example.org", "192.0.2.1", "2001:db8::1", "localhost.example.org"])
+def test_plain_connection_to_another_machine_is_warned_of(write: Writer, host: str) -> None:
+    path = write(f"zookeeper-servers: [{{port: 2181, host: '{host}'}}]")
+    text = "without zookeeper-tls, anybody on the way to this server can see what is read and written, and change it"
+    assert warnings_of(path) == [f"nodelaunch.yaml:1:40: {text}"]
+    path = write(path.read_text() + "\nzookeeper-auth: {user: us, password: hunter2}\n")
+    (warning,) = warnings_of(path)
+    assert "can see the password of zookeeper-auth" in warning
+    assert "hunter2" not in warning
+
+
+def test_host_names_that_are_not_checked_are_warned_of_unless_somebody_chose_so(write: Writer) -> None:
+    text = "zookeeper-servers: [{host: zk1}]\nzookeeper-tls: {cert: c, key: k, ca: a%s}\n"
+    (warning,) = warnings_of(write(text % ""))
+    assert warning.startswith("nodelaunch.yaml:2:1: whoever has a certificate of this CA can pose as a server")
+    assert warnings_of(write(text % ", check-host-name: false")) == []
+    assert warnings_of(write(text % ", check-host-name: true")) == []
 
 
 def test_a_wrong_value_behind_an_old_name_is_told_at_the_old_name(write: Writer) -> None:

@@ -18,6 +18,7 @@ from nodelaunch.config.models import (
     PoolConfig,
     ProviderConfig,
     TenantLimits,
+    ZooKeeperAuth,
     ZooKeeperServer,
     default_store_path,
 )
@@ -32,6 +33,25 @@ def refusal(model: type[Any], **data: object) -> str:
     with pytest.raises(ValidationError) as caught:
         model(**data)
     return caught.value.errors()[0]["type"]
+
+
+# -- what is given in confidence ------------------------------------------------------------------------------------
+
+
+def test_what_is_given_in_confidence_is_not_shown() -> None:
+    images = [{"name": "debian", "env-vars": {"TOKEN": "hunter2"}}]
+    auth = {"user": "us", "password": "hunter2"}
+    config = Config.model_validate({"diskimages": images, "zookeeper-auth": auth})
+    assert config.zookeeper_auth is not None
+    assert config.zookeeper_auth.password is not None
+    assert config.zookeeper_auth.password.get_secret_value() == "hunter2"
+    assert "user='us'" in repr(config)
+    assert "hunter2" not in repr(config) + str(config) + config.model_dump_json()
+
+
+def test_one_password_is_enough_and_needed() -> None:
+    assert refusal(ZooKeeperAuth, user="us") == "one_password"
+    assert refusal(ZooKeeperAuth, user="us", password="a", password_file="b") == "one_password"
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------

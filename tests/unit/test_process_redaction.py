@@ -8,9 +8,9 @@ import pytest
 from pydantic import Field, SecretStr
 
 from nodelaunch.config.models import Model, ProviderConfig
+from nodelaunch.config.secrets import secret_texts
 from nodelaunch.drivers.process.options import provider_model
 from nodelaunch.drivers.process.redaction import MAX_PARTS, Redactor, content_of, redactor_of
-from nodelaunch.drivers.process.secrets import secret_texts
 from nodelaunch.drivers.wire.messages import Schemas
 
 SCHEMAS = Schemas(
@@ -43,6 +43,14 @@ def test_options_that_the_schema_calls_secret_are_replaced_wherever_they_are() -
     assert redact(said) == "*** *** *** *** *** somebody cloud"
 
 
+def test_options_that_the_schema_calls_secret_are_not_in_what_models_show_of_themselves() -> None:
+    config = provider()
+    for shown in (repr(config), str(config), repr(config.pools), repr([config])):
+        for secret in ("hunter2-hunter2", "tok-123456", "first-key", "second-key", "pin-987654"):
+            assert secret not in shown
+    assert "somebody" in repr(config)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -67,6 +75,7 @@ def test_secrets_are_found_wherever_a_schema_has_them(option: dict[str, Any], va
     schemas = Schemas(provider={"$defs": defs, "properties": {"option": option}})
     config = provider_model(schemas).model_validate({"name": "cloud", "driver": "mine", "option": value})
     assert redactor_of(config)("it is hunter2-hunter2") == "it is ***"
+    assert "hunter2" not in repr(config) + str(config)
 
 
 def test_what_is_no_secret_stays_readable_beside_one() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from nodelaunch.config.models import Config
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import StoreUnavailableError
-from nodelaunch.launcher import build_client_store, load_config
+from nodelaunch.launcher import build_client_store, load_config, no_session
 from nodelaunch.protocol.store import Store
 
 DEFAULT_CONFIG = "/etc/nodepool/nodepool.yaml"
@@ -40,7 +40,7 @@ async def client_store(config: Config) -> AsyncIterator[Store]:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await store.__aenter__()
     except TimeoutError:
-        raise StoreUnavailableError(detail=f"no session within {CONNECT_TIMEOUT_S:g} s") from None
+        raise no_session(store, CONNECT_TIMEOUT_S) from None
     try:
         yield store
     finally:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from nodelaunch.config.models import Config, ProviderConfig
 
-NEEDS_RESTART = ("chroot", "zookeeper_tls", "zookeeper_timeout", "embedded_store", "webapp")
+NEEDS_RESTART = (
+    "chroot", "zookeeper_tls", "zookeeper_auth", "zookeeper_acl", "zookeeper_timeout", "embedded_store", "webapp",
+)  # fmt: skip
 """What a running process can't change."""
 LIVE = ("zookeeper_servers", "labels", "diskimages", "tenant_resource_limits", "max_hold_age")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_origin
 
@@ -28,7 +29,13 @@ from nodelaunch.config.positions import Source, read_source
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
 _TLS_PORT = 2281
-_SECURE_KEYS = ("zookeeper-servers", "zookeeper-tls", "diskimages")
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+_NAMES_UNCHECKED = (
+    "whoever has a certificate of this CA can pose as a server; say check-host-name: true where the servers'"
+    " certificates name their hosts, or false to go without"
+)
+_STORE_KEYS = ("zookeeper-servers", "zookeeper-tls", "zookeeper-auth")
+_SECURE_KEYS = (*_STORE_KEYS, "diskimages")
 
 
 class Registry(Protocol):
@@ -66,15 +73,16 @@ def check_files(
     secure: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[ConfigProblem, ...]:
-    """What is wrong with the TLS files that a good configuration names: those that can't be read, each at its key."""
+    """What is wrong with the files for ZooKeeper that a good configuration names: those that can't be read, each at
+    its key."""
     source = _read_both(path, secure, environ)
-    for key in ("cert", "key", "ca"):
-        for place, name in rules.find(source.data, f"zookeeper-tls.{key}"):
+    for pattern in ("zookeeper-tls.cert", "zookeeper-tls.key", "zookeeper-tls.ca", "zookeeper-auth.password-file"):
+        for place, name in rules.find(source.data, pattern):
             try:
                 Path(name).read_bytes()
             except OSError as error:
                 shown = "the file" if source.is_hidden(place) else name
-                source.complain(place, f"{key}: {shown} can't be read: {error.strerror or error}")
+                source.complain(place, f"{place[-1]}: {shown} can't be read: {error.strerror or error}")
     return _in_order(source.problems)
 
 
@@ -118,7 +126,7 @@ def _merge_secure(main: Source, secure: Source) -> None:
         if key not in _SECURE_KEYS:
             where = secure.position((key,), of_key=True)
             main.complain_at(where, f"this can't be set in a secure file; allowed: {allowed}")
-    for key in ("zookeeper-servers", "zookeeper-tls"):
+    for key in _STORE_KEYS:
         if key in secure.data:
             main.data[key] = secure.data[key]
             main.graft(secure, (key,), (key,))
@@ -186,7 +194,7 @@ class _Checker:
         rules.check_parents(self.source)
         rules.check_store(self.source, self.data)
         self._warn_of_tenants()
-        self._warn_of_plain_port()
+        self._warn_of_connection()
         self._warn_of_min_ready()
 
     # -- providers --------------------------------------------------------------------------------------------------
@@ -268,6 +276,7 @@ class _Checker:
         try:
             return model.model_validate(data, by_alias=True, by_name=False)
         except ValidationError as error:
+            self.source.hidden.update((*place, *at) for at in _secrets_in(model, data))
             for complaint in error.errors(include_url=False):
                 self._explain(model, place, complaint)
             return None
@@ -319,13 +328,38 @@ class _Checker:
                     text = f"{key!r} limits a resource of that name; did you mean {meant!r}?"
                     self.source.warn((*place, key), text, of_key=True)
 
-    def _warn_of_plain_port(self) -> None:
-        if "zookeeper-tls" in self.data:
+    def _warn_of_connection(self) -> None:
+        """What an attacker in the network could use."""
+        tls = self.data.get("zookeeper-tls")
+        if tls is not None:
+            if isinstance(tls, dict) and "check-host-name" not in tls:
+                self.source.warn(("zookeeper-tls",), _NAMES_UNCHECKED, of_key=True)
             return
+        told = "the password of zookeeper-auth" if self.data.get("zookeeper-auth") else "what is read and written"
         for place, server in rules.find(self.data, "zookeeper-servers[]"):
-            if isinstance(server, dict) and server.get("port", _TLS_PORT) == _TLS_PORT:
+            if not isinstance(server, dict):
+                continue
+            if server.get("port", _TLS_PORT) == _TLS_PORT:
                 text = f"port {_TLS_PORT} usually takes TLS only: give zookeeper-tls, or the plain port (2181)"
                 self.source.warn((*place, "port"), text)
+            elif isinstance(host := server.get("host"), str) and not _is_loopback(host):
+                text = f"without zookeeper-tls, anybody on the way to this server can see {told}, and change it"
+                self.source.warn((*place, "host"), text)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() in _LOOPBACK_NAMES
+
+
+def _secrets_in(model: type[BaseModel], data: Any) -> Iterator[Place]:
+    """Where in *data* something secret stands."""
+    from nodelaunch.config.schema import schema_of  # only with a mistake: it takes memory, and makes much of pydantic
+    from nodelaunch.config.secrets import secret_places
+
+    yield from secret_places(schema_of(model), data)
 
 
 # -- looking into models --------------------------------------------------------------------------------------------

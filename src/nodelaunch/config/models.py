@@ -9,10 +9,10 @@ Source of names, defaults and units: Nodepool 11.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +27,9 @@ from pydantic import (
     StrictInt,
     StrictStr,
     field_validator,
+    model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
@@ -92,6 +94,28 @@ class Model(BaseModel):
         alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """As its base has it, without what is given in confidence."""
+        kind = type(self)
+        for name, value in super().__repr_args__():
+            info = kind.model_fields.get(name or "")
+            of_others = kind.model_config.get("json_schema_extra") if info is None else None
+            is_shown = not (_is_confidential(info) or _is_confidential(of_others))
+            yield name, value if is_shown else SecretStr("hidden")
+
+
+def _is_confidential(said: Any) -> bool:
+    """Whether what is *said* of a field, or of the others that a model takes, marks any of it as secret.
+
+    Models within hide what is theirs.
+    """
+    if isinstance(said, dict):
+        inner = said.get("additionalProperties")
+        return bool(said.get("writeOnly") or said.get("format") == "password" or _is_confidential(inner))
+    if isinstance(said, FieldInfo):
+        return any(map(_is_confidential, (said.json_schema_extra, said.annotation, *said.metadata)))
+    return any(map(_is_confidential, get_args(said)))
 
 
 # -- rules across mappings ------------------------------------------------------------------------------------------
@@ -170,6 +194,46 @@ class ZooKeeperTls(Model):
     cert: Text
     key: Text
     ca: Text
+    check_host_name: StrictBool = False
+    """Whether a server's certificate has to name the host that it was reached by."""
+
+
+def _no_colon(name: str) -> str:
+    if ":" in name:
+        raise PydanticCustomError("colon_in_user", "must not have a colon: it ends the user's name in ZooKeeper")
+    return name
+
+
+class ZooKeeperAuth(Model):
+    """Who we are to ZooKeeper by its scheme ``digest``; TLS certificates need nothing here."""
+
+    user: Annotated[Text, AfterValidator(_no_colon)]
+    password: Annotated[SecretStr, Field(min_length=1)] | None = None
+    password_file: Text | None = None
+    """A file with the password as its first line."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if (self.password is None) == (self.password_file is None):
+            raise PydanticCustomError("one_password", "give one of password and password-file")
+        return self
+
+
+class ZooKeeperAcl(Model):
+    """One entry of the access control list that everything we create has."""
+
+    scheme: Literal["auth", "digest", "x509", "ip", "sasl", "world"]
+    """``auth``: whoever this launcher is to ZooKeeper, by certificate and by `ZooKeeperAuth`."""
+    id: StrictStr = ""
+    permissions: Annotated[StrictStr, Field(pattern=r"^[cdrwa]+$")] = "cdrwa"
+    """Create and delete children, read, write, administer."""
+
+    @model_validator(mode="after")
+    def _has_its_id(self) -> Self:
+        if (self.scheme == "auth") != (not self.id):
+            wrong = "takes no id: it stands for this launcher" if self.scheme == "auth" else "needs an id"
+            raise PydanticCustomError("acl_id", "scheme {scheme} {wrong}", {"scheme": self.scheme, "wrong": wrong})
+        return self
 
 
 def default_store_path() -> Path:
@@ -391,6 +455,9 @@ class Config(Model):
     zookeeper_servers: tuple[ZooKeeperServer, ...] = ()
     """None: the embedded store is used."""
     zookeeper_tls: ZooKeeperTls | None = None
+    zookeeper_auth: ZooKeeperAuth | None = None
+    zookeeper_acl: tuple[ZooKeeperAcl, ...] = ()
+    """Of what we create; none: anybody may do anything with it, which Zuul and Nodepool write."""
     zookeeper_timeout: Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Session timeout, seconds."""
     embedded_store: EmbeddedStoreConfig = Field(default_factory=EmbeddedStoreConfig)

@@ -156,8 +156,13 @@ def check_store(source: Source, data: Mapping[str, Any]) -> None:
     if servers and "embedded-store" in data:
         text = "embedded-store and zookeeper-servers exclude each other; leave one of them out"
         source.complain(("embedded-store",), text, of_key=True)
-    if data.get("zookeeper-tls") and not servers:
-        source.complain(("zookeeper-tls",), "zookeeper-tls needs zookeeper-servers", of_key=True)
+    for key in ("zookeeper-tls", "zookeeper-auth", "zookeeper-acl"):
+        if data.get(key) and not servers:
+            source.complain((key,), f"{key} needs zookeeper-servers", of_key=True)
+    if not data.get("zookeeper-tls") and not data.get("zookeeper-auth"):
+        for place, scheme in find(data, "zookeeper-acl[].scheme"):
+            if scheme == "auth":
+                source.complain(place, "scheme: auth is nobody without zookeeper-auth or zookeeper-tls")
     chroots = list(find(data, "zookeeper-servers[].chroot"))
     paths = {str(chroot).strip("/") for _, chroot in chroots} - {""}
     if len(paths) > 1:

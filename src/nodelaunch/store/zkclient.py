@@ -24,7 +24,7 @@ from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol.store import SessionState
 from nodelaunch.store.shared import SessionStates
 from nodelaunch.store.zkconnection import ConnectionBrokenError, OnReply, WireConnection
-from nodelaunch.store.zkdial import Dialer, Server
+from nodelaunch.store.zkdial import Dialer, Identity, Server
 from nodelaunch.store.zkwire import BROKEN, OP_CLOSE, Greeting, store_error
 
 log = structlog.get_logger(__name__)
@@ -51,13 +51,21 @@ class Audience:
 class ZkSession(SessionStates):
     """The port's session, and the way to send requests in it. `start` and `stop` it."""
 
-    def __init__(self, servers: Sequence[Server], *, timeout_s: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        *,
+        timeout_s: float,
+        tls: ssl.SSLContext | None,
+        identity: Identity | None = None,
+    ) -> None:
         super().__init__()
         self.last_zxid = 0
         self.operations: Counter[str] = Counter()
         self._audience: Audience | None = None
         self._granted = Greeting(0, bytes(16), timeout_s)
-        self._dialer = Dialer(servers, tls, timeout_s)
+        self.dialer = Dialer(servers, tls, timeout_s)
+        self._identity = identity
         self._zxid_before = 0
         """The highest of the session before, until this one was compared with it."""
         self._heard_at = 0.0
@@ -83,7 +91,7 @@ class ZkSession(SessionStates):
 
     def use_servers(self, servers: Sequence[Server]) -> None:
         """Connect to one of *servers* from the next connection on; the one there is stays while it holds."""
-        self._dialer.servers = list(servers)
+        self.dialer.servers = list(servers)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -118,7 +126,7 @@ class ZkSession(SessionStates):
             held_s = 0.0
             try:
                 timeout_s = max(1.0, self.timeout_s / 3)
-                if await self._dialer.dial(self._make_connection, self._greet, timeout_s=timeout_s):
+                if await self.dialer.dial(self._make_connection, self._greet, timeout_s=timeout_s):
                     held_s = await self._hold()
             except Exception:
                 log.exception("zookeeper_session_error")  # whatever broke one attempt, the session goes on
@@ -132,7 +140,7 @@ class ZkSession(SessionStates):
         began = monotonic()
         if self._connection is not None:
             log.info(
-                "zookeeper_connected", server=self._dialer.server, session=f"{self.session_id:#x}", epoch=self.epoch
+                "zookeeper_connected", server=self.dialer.server, session=f"{self.session_id:#x}", epoch=self.epoch
             )
             await self._connection.ended.wait()
         return monotonic() - began
@@ -150,8 +158,10 @@ class ZkSession(SessionStates):
         try:
             greeting = await connection.greet(
                 session_id=asked_for.session_id, password=asked_for.password, last_zxid=self.last_zxid,
-                timeout_s=self._dialer.session_timeout_s,
+                timeout_s=self.dialer.session_timeout_s,
             )  # fmt: skip
+            if self._identity is not None and greeting.session_id:
+                await self._identity.prove(connection)
         except BaseException:
             connection.abort()
             raise
@@ -199,7 +209,7 @@ class ZkSession(SessionStates):
         more than they have.
         """
         log.warning("zookeeper_session_lost", session=f"{self.session_id:#x}", detail=why)
-        self._granted = Greeting(0, bytes(16), self._dialer.session_timeout_s)
+        self._granted = Greeting(0, bytes(16), self.dialer.session_timeout_s)
         self._zxid_before, self.last_zxid = max(self._zxid_before, self.last_zxid), 0
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -263,7 +273,7 @@ class ZkSession(SessionStates):
             if self.state in (SessionState.CONNECTED, SessionState.SUSPENDED):
                 self.enter(SessionState.DOUBTFUL)
             if connection is not None:
-                self._dialer.fell_silent()
+                self.dialer.fell_silent()
                 connection.abort()  # another server may answer
         elif connection is not None and (
             silent >= timeout_s / 3 or monotonic() - connection.last_sent_at >= timeout_s / 3

@@ -14,13 +14,23 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, cast
 
-from nodelaunch.store.zkwire import BROKEN, OP_PING, Greeting, encode_connect, read_greeting
+from nodelaunch.store.zkwire import (
+    BROKEN,
+    OP_AUTH,
+    OP_PING,
+    Greeting,
+    encode_auth,
+    encode_connect,
+    name_error,
+    read_greeting,
+)
 
 MAX_XID: Final = 0x7FFFFFFE
 MAX_FRAME: Final = 64 << 20
 """Bytes; a frame beyond this is no ZooKeeper's."""
 XID_WATCH: Final = -1
 XID_PING: Final = -2
+XID_AUTH: Final = -4
 
 _REQUEST = struct.Struct("!iii")
 _LENGTH = struct.Struct("!i")
@@ -34,6 +44,10 @@ came from the socket, and where in them the body begins."""
 
 class ConnectionBrokenError(Exception):
     """The connection ended; a call under way on it may or may not have had its effect."""
+
+
+class AuthRefusedError(ConnectionBrokenError):
+    """The server does not take who we say we are; it ends the connection."""
 
 
 class WireConnection(asyncio.Protocol):
@@ -58,6 +72,7 @@ class WireConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.Future[Greeting] | None = self._loop.create_future()
+        self._auth: asyncio.Future[None] | None = None
         self._rest = bytearray()
         self._needed = 0
         self._out: list[bytes] = []
@@ -76,6 +91,15 @@ class WireConnection(asyncio.Protocol):
             encode_connect(session_id=session_id, password=password, last_zxid=last_zxid, timeout_s=timeout_s), b""
         )
         return await greeting
+
+    async def authenticate(self, scheme: str, secret: bytes) -> None:
+        """Say who we are, after the greeting. Raises: AuthRefusedError, ConnectionBrokenError."""
+        if self._transport is None:
+            raise ConnectionBrokenError("the server ended the connection before it took our identity")
+        auth = self._auth = self._loop.create_future()
+        body = encode_auth(scheme, secret)
+        self._write(_REQUEST.pack(len(body) + 8, XID_AUTH, OP_AUTH), body)
+        await auth
 
     def send(self, opcode: int, body: bytes, on_reply: OnReply, context: object) -> None:
         """Send one request; *on_reply* is called once, with *context*."""
@@ -129,6 +153,7 @@ class WireConnection(asyncio.Protocol):
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_exception(ConnectionBrokenError(_why(error)))
             self._greeting.exception()  # it is told by whoever waits, if anybody does
+        self._be_known(ConnectionBrokenError("the server ended the connection before it took our identity"))
         waiting, self._waiting = self._waiting, deque()
         self._on_broken()
         for _, _, on_reply, context in waiting:
@@ -175,6 +200,8 @@ class WireConnection(asyncio.Protocol):
                 self._on_event(kind, data[at + 32 : at + 32 + path_size].decode())
             elif xid == XID_PING:
                 heard_at, heard_zxid = self._pings.popleft(), max(heard_zxid, zxid)
+            elif xid == XID_AUTH:
+                self._be_known(AuthRefusedError(name_error(error)) if error else None)
             else:
                 wanted, heard_at, on_reply, context = waiting.popleft()
                 if wanted != xid:
@@ -190,6 +217,16 @@ class WireConnection(asyncio.Protocol):
         waiting, self._greeting = self._greeting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(greeting)
+
+    def _be_known(self, error: ConnectionBrokenError | None) -> None:
+        """The server said, or will not say any more, whether it takes who we are."""
+        auth, self._auth = self._auth, None
+        if auth is None or auth.done():
+            return
+        if error is None:
+            auth.set_result(None)
+        else:
+            auth.set_exception(error)
 
 
 def _why(error: Exception | None) -> str:

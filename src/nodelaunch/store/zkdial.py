@@ -10,11 +10,12 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
 from nodelaunch.resolving import Resolver
-from nodelaunch.store.zkconnection import ConnectionBrokenError, WireConnection
+from nodelaunch.store.zkconnection import AuthRefusedError, ConnectionBrokenError, WireConnection
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,27 @@ LOOK_UPS = 8
 
 Server = tuple[str, int]
 """Host name or address, and port."""
+
+_OTHER_NAME = (62, 64)
+"""OpenSSL's codes for a certificate of another host name, and of another address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who we are to ZooKeeper besides what a TLS certificate says."""
+
+    scheme: str
+    secret: bytes = field(repr=False)
+
+    async def prove(self, connection: WireConnection) -> None:
+        """Before anything is sent that needs it. Raises: ConnectionBrokenError, AuthRefusedError with what to do."""
+        try:
+            await connection.authenticate(self.scheme, self.secret)
+        except AuthRefusedError as error:
+            raise AuthRefusedError(
+                f"the server refuses our {self.scheme} identity ({error}): look at zookeeper-auth, and whether the"
+                f" server has an authentication provider for {self.scheme}"
+            ) from None
 
 
 class Dialer:
@@ -38,6 +60,8 @@ class Dialer:
         self._tls = tls
         self._resolver = Resolver(LOOK_UPS)
         self._is_complaining = True
+        self.trouble: str | None = None
+        """Why the server that was tried last could not be used; None: it could."""
 
     def order(self) -> list[Server]:
         """All servers at random, the one that fell silent at the end."""
@@ -70,11 +94,11 @@ class Dialer:
             for host in addresses:
                 try:
                     async with asyncio.timeout(share_s):
-                        await greet(await self._open(host, server[1], make))
+                        await greet(await self._open(server, host, make))
                 except (OSError, TimeoutError, ConnectionBrokenError) as error:
                     self._complain(server, error)
                 else:
-                    self.server, self._is_complaining = server, True
+                    self.server, self._is_complaining, self.trouble = server, True, None
                     return True
         self._is_complaining = False
         return False
@@ -84,11 +108,11 @@ class Dialer:
         found = await self._resolver.addresses(host, port)
         return list(dict.fromkeys(str(address[4][0]) for address in found))
 
-    async def _open(self, host: str, port: int, make: Callable[[], WireConnection]) -> WireConnection:
-        # No SNI and no check of the name: certificates of ZooKeeper servers need not name the host.
-        name = "" if self._tls is not None else None
+    async def _open(self, server: Server, host: str, make: Callable[[], WireConnection]) -> WireConnection:
+        # Unless the name is checked no SNI: certificates of ZooKeeper servers need not name the host.
+        name = None if self._tls is None else server[0] if self._tls.check_hostname else ""
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(make, host, port, ssl=self._tls, server_hostname=name)
+        _, connection = await loop.create_connection(make, host, server[1], ssl=self._tls, server_hostname=name)
         return connection
 
     def fell_silent(self) -> None:
@@ -96,10 +120,18 @@ class Dialer:
         self._silent = self.server
 
     def _complain(self, server: Server, error: Exception) -> None:
+        detail = str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OTHER_NAME:
+            detail = (
+                f"the server's certificate does not name {server[0]} ({error.verify_message}): have one made that does,"
+                " or set check-host-name of zookeeper-tls to false"
+            )
+        elif (
+            self._tls is not None
+            and isinstance(error, ConnectionBrokenError | ConnectionResetError)
+            and not isinstance(error, AuthRefusedError)
+        ):
+            detail += "; over TLS the server may be refusing our certificate: look whether it expired, and at its CA"
+        self.trouble = f"{server[0]}:{server[1]}: {detail}"
         if self._is_complaining:
-            detail = str(error) or type(error).__name__
-            if self._tls is not None and isinstance(error, ConnectionBrokenError | ConnectionResetError):
-                detail += (
-                    "; over TLS the server may be refusing our certificate: look whether it expired, and at its CA"
-                )
             log.warning("zookeeper_unreachable", host=server[0], port=server[1], detail=detail)

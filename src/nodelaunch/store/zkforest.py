@@ -32,8 +32,8 @@ from nodelaunch.store.zkwire import (
     OP_GET,
     PlainOp,
     encode_path,
-    name_error,
     read_entry,
+    store_error,
 )
 
 log = structlog.get_logger(__name__)
@@ -359,7 +359,7 @@ class Forest:
     def _refused(self, path: str, error: int) -> None:
         for tree in self.grove.covering(path):
             tree.cool()
-            self._retry(tree, f"{path} refuses to be read: {name_error(error)}")
+            self._retry(tree, f"{path} refuses to be read: {store_error(error, path).detail}")
 
     # -- own writes ---------------------------------------------------------------------------------------------------
 

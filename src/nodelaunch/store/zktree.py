@@ -28,10 +28,10 @@ from nodelaunch.store.zkwire import (
     OP_GET,
     encode_add_watch,
     encode_path,
-    name_error,
     read_child_count,
     read_children,
     read_entry,
+    store_error,
 )
 
 log = structlog.get_logger(__name__)
@@ -288,7 +288,7 @@ class Walker:
     def _answered(self, walk: Walk, error: int, path: str, what: str) -> None:
         """One request of the walk is done; after the last one all is known, unless something was refused."""
         if error and error != NO_NODE:
-            walk.refusal = walk.refusal or f"{path} refuses {what}: {name_error(error)}"
+            walk.refusal = walk.refusal or f"{path} refuses {what}: {store_error(error, path).detail}"
         walk.outstanding -= 1
         if not walk.outstanding and walk.is_current:
             self._on_end(walk)

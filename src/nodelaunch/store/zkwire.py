@@ -16,6 +16,7 @@ from typing import Final
 from aiozk import exc, protocol
 
 from nodelaunch.errors import (
+    AccessDeniedError,
     NotEmptyError,
     RecordExistsError,
     RecordGoneError,
@@ -37,6 +38,7 @@ OP_MULTI: Final[int] = protocol.TransactionRequest.opcode
 OP_SYNC: Final[int] = protocol.SyncRequest.opcode
 OP_PING: Final[int] = protocol.PingRequest.opcode
 OP_CLOSE: Final[int] = protocol.CloseRequest.opcode
+OP_AUTH: Final = 100
 OP_ADD_WATCH: Final = 106
 PERSISTENT_RECURSIVE: Final = 1
 
@@ -64,8 +66,7 @@ _MULTI_END = _MULTI_HEADER.pack(-1, True, -1)
 _MULTI_ITEM: Final = {
     code: _MULTI_HEADER.pack(code, False, -1) for code in (OP_CREATE2, OP_DELETE, OP_SET, OP_CHECK)
 }  # fmt: skip
-_ACLS = struct.pack("!iii5si6s", 1, 31, 5, b"world", 6, b"anyone")
-"""world:anyone, all permissions: what every peer writes, and must be able to write over."""
+PERMISSIONS: Final = {"r": 1, "w": 2, "c": 4, "d": 8, "a": 16}
 _FLAGS: Final = [_INT.pack(flags) for flags in range(4)]
 _CONNECT = struct.Struct("!iqiqi16s?")
 _GREETING = struct.Struct("!iiqi")
@@ -73,7 +74,25 @@ _GREETING = struct.Struct("!iiqi")
 PlainOp = Create | Put | Delete | Check
 
 
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """Who may do what with a znode; *permissions* are letters of `PERMISSIONS`."""
+
+    scheme: str
+    id: str
+    permissions: str
+
+
 # -- encoding -------------------------------------------------------------------------------------------------------
+
+
+def encode_acls(acls: Sequence[Acl]) -> bytes:
+    """The access control list of what is created."""
+    parts = [_INT.pack(len(acls))]
+    for acl in acls:
+        parts.append(_INT.pack(sum(PERMISSIONS[letter] for letter in set(acl.permissions))))
+        parts += (encode_text(acl.scheme.encode()), encode_text(acl.id.encode()))
+    return b"".join(parts)
 
 
 def encode_path(prefix: bytes, path: str, *, watch: bool = False) -> bytes:
@@ -83,8 +102,17 @@ def encode_path(prefix: bytes, path: str, *, watch: bool = False) -> bytes:
 
 
 def encode_text(value: bytes) -> bytes:
-    """Body of sync, whose only field is a path."""
+    """One field; also the body of sync, whose only field is a path."""
     return _INT.pack(len(value)) + value
+
+
+OPEN_TO_ALL: Final = encode_acls([Acl("world", "anyone", "cdrwa")])
+"""What Zuul and Nodepool write."""
+
+
+def encode_auth(scheme: str, secret: bytes) -> bytes:
+    """Body of an authentication."""
+    return _INT.pack(0) + encode_text(scheme.encode()) + encode_text(secret)
 
 
 def encode_add_watch(prefix: bytes, path: str) -> bytes:
@@ -93,8 +121,8 @@ def encode_add_watch(prefix: bytes, path: str) -> bytes:
     return _INT.pack(len(raw)) + raw + _INT.pack(PERSISTENT_RECURSIVE)
 
 
-def encode_op(prefix: bytes, op: PlainOp) -> tuple[int, bytes]:
-    """Opcode and body of one create2, setData, delete or check."""
+def encode_op(prefix: bytes, op: PlainOp, acls: bytes = OPEN_TO_ALL) -> tuple[int, bytes]:
+    """Opcode and body of one create2, setData, delete or check; *acls*: encoded, of what is created."""
     raw = prefix + op.path.encode()
     if isinstance(op, Put):
         data = op.data
@@ -102,18 +130,18 @@ def encode_op(prefix: bytes, op: PlainOp) -> tuple[int, bytes]:
     if isinstance(op, Create):
         data = op.data
         flags = _FLAGS[op.ephemeral | op.sequence << 1]
-        return OP_CREATE2, b"".join((_INT.pack(len(raw)), raw, _INT.pack(len(data)), data, _ACLS, flags))
+        return OP_CREATE2, b"".join((_INT.pack(len(raw)), raw, _INT.pack(len(data)), data, acls, flags))
     code = OP_DELETE if isinstance(op, Delete) else OP_CHECK
     return code, _INT.pack(len(raw)) + raw + _INT.pack(op.version)
 
 
-def encode_write(prefix: bytes, ops: Sequence[PlainOp]) -> tuple[int, bytes]:
+def encode_write(prefix: bytes, ops: Sequence[PlainOp], acls: bytes = OPEN_TO_ALL) -> tuple[int, bytes]:
     """Opcode and body of *ops*: of the operation itself where it is one, else of a transaction."""
     if len(ops) == 1:
-        return encode_op(prefix, ops[0])
+        return encode_op(prefix, ops[0], acls)
     parts = []
     for op in ops:
-        code, body = encode_op(prefix, op)
+        code, body = encode_op(prefix, op, acls)
         parts.append(_MULTI_ITEM[code])
         parts.append(body)
     parts.append(_MULTI_END)
@@ -252,6 +280,13 @@ _ERRORS: Final[dict[int, type[StoreError]]] = {
     exc.ConnectionLoss.error_code: StoreUnavailableError,
     exc.OperationTimeout.error_code: StoreUnavailableError,
     exc.NotReadOnly.error_code: StoreUnavailableError,
+    exc.NoAuth.error_code: AccessDeniedError,
+}
+_ADVICE: Final = {
+    exc.NoAuth.error_code: "its access control list, or its parent's, does not name us: compare what getAcl shows with"
+    " zookeeper-auth, the subject of zookeeper-tls's certificate, and zookeeper-acl",
+    exc.InvalidACL.error_code: "the server does not take our access control list: look whether it has all schemes of"
+    " zookeeper-acl, and whether it knows us where that says auth",
 }
 
 
@@ -264,4 +299,7 @@ def name_error(code: int) -> str:
 def store_error(code: int, path: str) -> StoreError:
     """The error of ours that ZooKeeper's *code* amounts to."""
     known = _ERRORS.get(code)
-    return known(path) if known is not None else StoreError(path, name_error(code))
+    if known is not None and code not in _ADVICE:
+        return known(path)
+    advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
+    return (known or StoreError)(path, name_error(code) + advice)

@@ -27,6 +27,7 @@ from nodelaunch.store.zkwire import (
     OP_DELETE,
     OP_MULTI,
     OP_SET,
+    OPEN_TO_ALL,
     PlainOp,
     encode_write,
     read_multi,
@@ -40,10 +41,14 @@ NAMES: Final = {OP_CREATE2: "create", OP_SET: "put", OP_DELETE: "delete", OP_CHE
 class Writer:
     """Writes below the chroot."""
 
-    def __init__(self, session: ZkSession, forest: Forest, reader: Reader, chroot: str) -> None:
+    def __init__(
+        self, session: ZkSession, forest: Forest, reader: Reader, chroot: str, acls: bytes = OPEN_TO_ALL
+    ) -> None:
+        """*acls*: encoded, of what is created."""
         self._session = session
         self._forest = forest
         self._prefix = chroot.encode()
+        self._acls = acls
         self._skip = len(chroot)
         self.recovery = Recovery(session, reader, forest, self._send, self._done)
 
@@ -64,7 +69,7 @@ class Writer:
         """
         session = self._session
         epoch = session.epoch
-        code, body = encode_write(self._prefix, ops)
+        code, body = encode_write(self._prefix, ops, self._acls)
         if len(body) > MAX_PACKET - HEADER_SIZE:
             raise _too_large(ops, len(body) + HEADER_SIZE)
         if not session.is_connected or self.recovery.is_on:
@@ -134,7 +139,7 @@ class Writer:
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieved)
         ops = [Delete(path)]
-        self._send(OwnWrite(Order(ops, *encode_write(self._prefix, ops), epoch), future))
+        self._send(OwnWrite(Order(ops, *encode_write(self._prefix, ops, self._acls), epoch), future))
 
 
 def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:

@@ -20,12 +20,12 @@ import structlog
 from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
 from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Lock, Op, Put, Tree
 from nodelaunch.store.zkclient import Audience, ZkSession
-from nodelaunch.store.zkdial import Server
+from nodelaunch.store.zkdial import Identity, Server
 from nodelaunch.store.zkforest import Forest
 from nodelaunch.store.zklocks import Locks, Result
 from nodelaunch.store.zkreads import Reader
 from nodelaunch.store.zktree import ZkTree
-from nodelaunch.store.zkwire import NODE_EXISTS, OP_CREATE2, encode_op, name_error
+from nodelaunch.store.zkwire import NODE_EXISTS, OP_CREATE2, OPEN_TO_ALL, Acl, encode_acls, encode_op, store_error
 from nodelaunch.store.zkwrites import Writer
 
 log = structlog.get_logger(__name__)
@@ -38,9 +38,10 @@ class TlsFiles:
     cert: str
     key: str
     ca: str
+    checks_host_name: bool = False
 
     def context(self) -> ssl.SSLContext:
-        """What connections are made with. The server's chain is checked, the name in its certificate is not.
+        """What connections are made with. The server's chain is checked; the name in its certificate if that is asked.
 
         Raises: ValueError that names the file and what is wrong with it.
         """
@@ -50,7 +51,7 @@ class TlsFiles:
             except OSError as error:
                 raise ValueError(f"{name}: {path} can't be read: {error.strerror}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
+        context.check_hostname = self.checks_host_name
         try:
             context.load_verify_locations(cafile=self.ca)
         except ssl.SSLError:
@@ -76,13 +77,18 @@ class ZooKeeperStore:
         *,
         chroot: str = "",
         tls: TlsFiles | None = None,
+        identity: Identity | None = None,
+        acls: Sequence[Acl] = (),
         session_timeout_s: float = 10.0,
     ) -> None:
+        """*acls*: of everything that is created; none: open to all, as Zuul and Nodepool create it."""
+        self._acls = encode_acls(acls) if acls else OPEN_TO_ALL
         self._chroot = f"/{chroot.strip('/')}" if chroot.strip("/") else ""
-        self.session = ZkSession(servers, timeout_s=session_timeout_s, tls=tls.context() if tls else None)
+        context = tls.context() if tls else None
+        self.session = ZkSession(servers, timeout_s=session_timeout_s, tls=context, identity=identity)
         self._forest = Forest(self.session, self._chroot)
         self._reader = Reader(self.session, self._chroot)
-        self._writer = Writer(self.session, self._forest, self._reader, self._chroot)
+        self._writer = Writer(self.session, self._forest, self._reader, self._chroot, self._acls)
         self._locks = Locks(self.session, self._forest, self._reader, self._writer)
         self._rooted_epoch = 0
         """The session in which the chroot was made sure of."""
@@ -115,7 +121,12 @@ class ZooKeeperStore:
         parts = self._chroot.split("/")
         for count in range(2, len(parts) + 1):
             path = "/".join(parts[:count])
-            self.session.send("create", OP_CREATE2, encode_op(b"", Create(path))[1], _on_chroot, path)
+            self.session.send("create", OP_CREATE2, encode_op(b"", Create(path), self._acls)[1], _on_chroot, path)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection; None: there is one."""
+        return None if self.session.is_connected else self.session.dialer.trouble
 
     @property
     def operations(self) -> Mapping[str, int]:
@@ -249,4 +260,4 @@ class ZooKeeperStore:
 
 def _on_chroot(path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
     if error and error != NODE_EXISTS:
-        log.error("zookeeper_chroot_refused", path=path, detail=name_error(error))
+        log.error("zookeeper_chroot_refused", path=path, detail=store_error(error, path).detail)

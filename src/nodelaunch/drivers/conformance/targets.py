@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from nodelaunch.config.messages import explain, unknown_key
 from nodelaunch.config.models import DiskImageLogin, Place, ProviderConfig
 from nodelaunch.config.positions import Source, read_source
+from nodelaunch.config.secrets import secret_texts
 from nodelaunch.drivers import DriverNotFoundError, DriverPlugin, DriverRegistry
 from nodelaunch.drivers.conformance.bench import Subject
 from nodelaunch.drivers.conformance.probe import Program
@@ -29,7 +30,6 @@ from nodelaunch.drivers.process.driver import ProcessDriver
 from nodelaunch.drivers.process.executables import find_executable, socket_of
 from nodelaunch.drivers.process.options import OpenProvider
 from nodelaunch.drivers.process.plugin import PYTHON_ENVIRONMENT, describe, isolated
-from nodelaunch.drivers.process.secrets import secret_texts
 from nodelaunch.drivers.sdk.schemas import capabilities_of, schemas_of
 from nodelaunch.drivers.wire.messages import LOCAL_PROCESSES, Schemas
 from nodelaunch.errors import ConfigError, NodelaunchError

@@ -29,7 +29,7 @@ from nodelaunch.config.models import (
     Text,
     Unique,
 )
-from nodelaunch.drivers.process.secrets import has_secret, is_secret
+from nodelaunch.config.secrets import has_secret, is_secret
 from nodelaunch.drivers.wire.messages import Schemas
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 

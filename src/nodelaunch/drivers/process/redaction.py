@@ -1,6 +1,6 @@
 """Keeps what a driver was given in confidence out of what is shown of it: logs, and the texts of errors.
 
-Secret are the values of options whose schema says so (secrets.py), and the values of the variables that
+Secret are the values of options whose schema says so (config/secrets.py), and the values of the variables that
 ``pass-environment`` hands on. A driver is not to say them (rule D10); this is for those that do.
 What does *not* belong here: where it is used (child.py, supervisor.py, driver.py).
 """
@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 
 from nodelaunch.config.models import ProviderConfig
 from nodelaunch.config.schema import schema_of
-from nodelaunch.drivers.process.secrets import secret_texts
+from nodelaunch.config.secrets import secret_texts
 
 STAND_IN: Final = "***"
 MIN_LENGTH: Final = 6

@@ -1,12 +1,14 @@
 """Which texts of a configuration are secret: those whose schema says ``writeOnly: true`` or ``format: password``.
 
-What does *not* belong here: what is done to keep them so (redaction.py, the conformance checks).
+What does *not* belong here: what is done to keep them so (drivers/process/redaction.py, the conformance checks).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from nodelaunch.config.models import Place
 
 DEPTH: Final = 60
 """Of references and alternatives that are followed without going further into the value."""
@@ -20,40 +22,45 @@ def is_secret(schema: Mapping[str, Any]) -> bool:
 
 def secret_texts(schema: Mapping[str, Any], value: Any) -> Iterator[str]:
     """Those in *value*, which *schema* describes, however deep they are; its references are to its own ``$defs``."""
-    yield from _within(schema, value, schema.get("$defs") or {}, DEPTH)
+    for place, secret in _within(schema, value, (), schema.get("$defs") or {}, DEPTH):
+        yield from (text for _, text in _parts(secret, place) if isinstance(text, str))
 
 
-def _within(schema: Any, value: Any, defs: Mapping[str, Any], depth: int) -> Iterator[str]:
+def secret_places(schema: Mapping[str, Any], value: Any) -> Iterator[Place]:
+    """Where in *value* something secret stands, of whatever kind it is; whatever is within counts, too."""
+    for place, secret in _within(schema, value, (), schema.get("$defs") or {}, DEPTH):
+        yield from (at for at, _ in _parts(secret, place))
+
+
+def _within(schema: Any, value: Any, place: Place, defs: Mapping[str, Any], depth: int) -> Iterator[tuple[Place, Any]]:
     if not isinstance(schema, Mapping) or depth == 0:
         return
     if is_secret(schema):
-        yield from _texts(value)
+        yield place, value
         return
     if isinstance(reference := schema.get("$ref"), str):
-        yield from _within(defs.get(reference.rpartition("/")[2]), value, defs, depth - 1)
+        yield from _within(defs.get(reference.rpartition("/")[2]), value, place, defs, depth - 1)
     for word in ALTERNATIVES:
         for each in schema.get(word) or ():
-            yield from _within(each, value, defs, depth - 1)
+            yield from _within(each, value, place, defs, depth - 1)
     if isinstance(value, Mapping):
         properties = schema.get("properties") or {}
         for key, inner in value.items():
-            yield from _within(properties.get(key, schema.get("additionalProperties")), inner, defs, DEPTH)
+            of_key = properties.get(key, schema.get("additionalProperties"))
+            yield from _within(of_key, inner, (*place, key), defs, DEPTH)
     elif isinstance(value, (list, tuple)):
         first = schema.get("prefixItems") or ()
         for index, inner in enumerate(value):
-            yield from _within(first[index] if index < len(first) else schema.get("items"), inner, defs, DEPTH)
+            of_item = first[index] if index < len(first) else schema.get("items")
+            yield from _within(of_item, inner, (*place, index), defs, DEPTH)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for each in value.values():
-                yield from _texts(each)
-        case list() | tuple():
-            for each in value:
-                yield from _texts(each)
+def _parts(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
+    """*value*, which stands at *place*, and all that is in it."""
+    yield place, value
+    if isinstance(value, (dict, list, tuple)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _parts(inner, (*place, key))
 
 
 def has_secret(schema: Any, defs: Mapping[str, Any]) -> bool:
