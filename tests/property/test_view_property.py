@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nodelaunch.engine.view import ClusterView, NodeSeen, Note
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import ImageState, NodeState, RequestState
@@ -101,6 +102,15 @@ def interrupted(node_id: NodeId) -> Event:
     return tell
 
 
+def _some_on_one(node: Node) -> Allowed:
+    return frozenset({"a", "b"}) if int(node.id) % 2 else None
+
+
+def _by_host(node: Node) -> Allowed:
+    return frozenset({node.hostname}) if node.hostname else frozenset()
+
+
+RULES = st.sampled_from([None, _some_on_one, _by_host])
 CONTENDERS = st.sampled_from(["a__lock__0000000000", "b__lock__0000000001", "no contender"])
 EVENTS = st.one_of(
     st.builds(node_seen, nodes, st.booleans()),
@@ -133,6 +143,11 @@ EVENTS = st.one_of(
         st.sampled_from("xy"), pools,
     ),
     st.sampled_from("xy").map(lambda at: lambda view, _: view.pool_entry_removed(f"{paths.POOLS}/{at}")),
+    st.builds(
+        lambda pool, rule: lambda view, _: view.split_idle("here", pool, rule),
+        st.sampled_from(["main", "other"]),
+        RULES,
+    ),
     st.builds(upload_seen, st.sampled_from(["jammy", "noble"]), st.none() | st.sampled_from(ImageState)),
 )  # fmt: skip
 
@@ -172,7 +187,9 @@ def test_nothing_is_left_of_nodes_that_are_gone(events: list[Event], data: st.Da
     view = ClusterView()
     for change, tell in enumerate(events, start=1):
         tell(view, change)
+    view.split_idle("here", "main", _some_on_one)
     for node_id in data.draw(st.permutations(sorted(view.nodes))):
         view.node_entry_removed(paths.node(node_id))
-    left = (view._of_provider, view._of_request, view._idle._places, view._idle.by_label, view._sums.of_pool._sums)
+    idle = (view._idle._places, view._idle._shares, view._idle.by_label)
+    left = (view._of_provider, view._of_request, *idle, view._sums.of_pool._sums)
     assert not any(left)
