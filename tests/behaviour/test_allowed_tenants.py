@@ -277,9 +277,31 @@ async def test_new_list_of_a_machine_is_in_force_for_its_record_of_before(tmp_pa
         closed = config(lab(machine(CLOSED, allowed_tenants=["a"]), machine(OPEN, "open")))
         await site.reload(closed)
         await site.failed("bare", tenant="b")
-        assert host_of(site, await site.fulfilled("bare", tenant="a")) == CLOSED
-        assert before.id in site.view.nodes
+        job = await site.take(await site.fulfilled("bare", tenant="a"))
+        assert list(job.nodes) == [before.id]
+        await job.give_all_back()
+        await site.until(lambda: len(site.idle) == 2)
         await site.reload(config(lab(machine(CLOSED), machine(OPEN, "open"))))
+        assert host_of(site, await site.fulfilled("bare", tenant="b")) == CLOSED
+
+
+async def test_nothing_is_left_of_a_pool_that_is_gone(tmp_path: Path) -> None:
+    async with _lab(tmp_path, machine(CLOSED, allowed_tenants=["a"])) as site:
+        assert site.view._idle._splits
+        await site.reload(config(provider(pool("small"))))
+        await site.until(lambda: RACK not in site.launcher.scheduler.own.pools)
+        assert not site.view._idle._splits
+        assert not site.view._idle._shares
+
+
+@pytest.mark.parametrize("is_closed_first", [True, False])
+async def test_machine_that_is_ready_the_longest_is_given_first(tmp_path: Path, is_closed_first: bool) -> None:
+    """Whether it is for everybody or not."""
+    machines = [machine(CLOSED, allowed_tenants=["a"]), machine(OPEN)]
+    async with _lab(tmp_path, *(machines if is_closed_first else machines[::-1])) as site:
+        oldest = min(site.idle, key=lambda node: (node.state_time, node.id))
+        assert (oldest.hostname == CLOSED) is is_closed_first
+        assert host_of(site, await site.fulfilled("bare", tenant="a")) == oldest.hostname
 
 
 async def test_record_of_a_machine_that_moved_to_a_closed_pool_is_nobodys(tmp_path: Path) -> None:

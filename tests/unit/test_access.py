@@ -9,8 +9,8 @@ import pytest
 
 from nodelaunch.protocol.access import LAUNCHER, NOBODY, Allowed, Asker, asker_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
-from nodelaunch.protocol.quota import Usage
-from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.records import NodeRequest, turn_of
 from nodelaunch.protocol.scheduling import Accepted, Decision, Declined, Schedule
 from nodelaunch.protocol.triage import Absentee, LabelView, PoolView, Room, judge
 from nodelaunch.protocol.verdicts import (
@@ -212,19 +212,17 @@ def test_machines_for_others_are_no_reason_to_take_a_request_out_of_its_turn() -
     """In the turn of another launcher a pool serves what it has an idle node for, and nothing else."""
     peer = a_peer("other", "small", launcher="a", provider="cloud")
     desk = Desk(some_machines(a_machine(allowed=A), a_machine()), peers=[peer])
-    desk.put_idle(1, A)
-    requests = [numbered(number, "b") for number in (1, 2)]
-    assert desk.reused(*requests) == []
-    judged = {request_id for request_id, _, _ in desk.facts.told}
-    assert len(judged) == 1, "only the one whose turn is ours"
-    assert desk.reused(*(numbered(number, "a") for number in (3, 4))) == [("a", NodeId("0000000001"))]
+    closed = desk.put_idle(1, A)
+    theirs = [number for number in range(1, 20) if turn_of(a_request(number=number).id, 2) == 0]
+    assert desk.reused(numbered(theirs[0], "b")) == []
+    assert desk.facts.told == []
+    assert desk.reused(numbered(theirs[1], "a")) == [("a", closed)]
 
 
 def test_pool_with_more_idle_nodes_for_the_tenant_is_asked_first() -> None:
     other = ("cloud", "other")
-    desk = Desk(a_pool_view(), a_pool_view("other"))
-    for number in (1, 2, 3):
-        desk.put_idle(number, A)
+    desk = Desk(a_pool_view(), a_pool_view("other", limits=Limits(instances=2)))
+    desk.put_idle(1, A)
     desk.facts.put_idle(other, an_idle_node(9))
     (decision,) = desk.decide(numbered(1, "b"))
     assert isinstance(decision, Accepted)
