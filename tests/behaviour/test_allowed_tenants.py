@@ -126,12 +126,25 @@ async def test_change_is_in_force_at_once(tmp_path: Path) -> None:
 
 
 async def test_accepted_request_that_waits_for_room_is_declined_by_a_new_list(tmp_path: Path) -> None:
-    content = config(provider(pool("small"), limits={"max-servers": 1}))
-    async with launched(tmp_path, content) as site:
+    refuses = {"failure_rate": 1.0, "failure_kind": "quota"}
+    async with launched(tmp_path, config(provider(pool("small"), **refuses))) as site:
+        waiting = await site.ask("small", tenant="b")
+        await site.until(lambda: bool(site.launcher.scheduler.queue.waiters))
+        states = site.states_of(waiting)
+        await site.reload(config(provider(pool("small", allowed_tenants=["a"]), **refuses)))
+        await waiting.finished()
+        assert states == [RequestState.PENDING, RequestState.FAILED], "it is not handed back first"
+        assert reasons(site, waiting, CLOUD) == [PoolNotAllowed("b")]
+
+
+async def test_request_that_waits_is_declined_by_a_new_list(tmp_path: Path) -> None:
+    limits = {"max-servers": 1}
+    async with launched(tmp_path, config(provider(pool("small"), limits=limits))) as site:
         await site.fulfilled("small", tenant="a")
         waiting = await site.ask("small", tenant="b")
         await site.a_while(5)
-        await site.reload(config(provider(pool("small", allowed_tenants=["a"]), limits={"max-servers": 1})))
+        assert site.request(waiting).state is RequestState.REQUESTED
+        await site.reload(config(provider(pool("small", allowed_tenants=["a"]), limits=limits)))
         assert (await waiting.finished()).state is RequestState.FAILED
 
 
