@@ -34,6 +34,7 @@ KEY_TABLES = {
     "`diskimages[]`": "DiskImageConfig",
     "`providers[]` of every driver": "ProviderConfig",
     "`pools[]` of every driver": "PoolConfig",
+    "`labels[]` of a pool, where they are mappings": "PoolLabel",
     "`providers[]` that launch": "LaunchingProviderConfig",
     "Driver `fake`: the provider": "FakeProvider",
     "Driver `fake`: `limits`": "FakeLimits",

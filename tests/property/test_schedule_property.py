@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from nodelaunch.protocol.access import Allowed, asker_of
 from nodelaunch.protocol.backlog import shape_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
@@ -59,7 +60,9 @@ class Holds:
             tenant_ceiling=tenant.ceiling if tenant else Limits(),
             launching=facts.launching(view.key[0]) if view.max_concurrency >= 0 else 0,
             is_overtaking=bool(launches),
-            idle=facts.idle(view.key, frozenset(node for verdict in in_pool for node in verdict.kept)),
+            idle=facts.idle(
+                view.key, frozenset(node for verdict in in_pool for node in verdict.kept), asker_of(request)
+            ),
             now=facts.now,
         )
 
@@ -94,7 +97,7 @@ def _turn_elsewhere(request: NodeRequest, candidates: Iterable[RegisteredPool], 
 
 
 def _can_reuse(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool:
-    return request.reuse and any(facts.idle_count(view.key, label) for label in request.node_types)
+    return request.reuse and any(facts.idle_count(view.key, label, asker_of(request)) for label in request.node_types)
 
 
 def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[PoolKey, Verdict]:
@@ -162,6 +165,9 @@ class CheckedFacts(StaticFacts):
         turn = _turn_elsewhere(request, _candidates(request, self.peers), self)
         is_left = turn is not None and view.priority >= turn and not _can_reuse(request, view, self)
         assert not is_left, f"{request} is another launcher's"
+        asker = asker_of(request)
+        assert all(map(asker.may_use, [view.allowed, *(view.labels[label].allowed for label in request.node_types)]))
+        assert all(asker.may_use(self.allowed_on.get(node_id)) for node_id in verdict.reuse if node_id is not None)
         super().reserve(request, key, verdict)
         left = [self.pool_left(key), self.provider_left(key)]
         if (tenant := self.tenant(request.tenant_name or "")) is not None:
@@ -178,6 +184,7 @@ def a_view(provider: str, pool: str, *labels: str, limit: Limits, **fields: obje
 
 
 LIMITS = st.sampled_from([Limits(instances=2), Limits(instances=1), Limits(instances=2, cores=4), Limits()])
+ALLOWED = st.sampled_from([None, None, None, frozenset({"t"}), frozenset({"other"})])
 PRIORITIES = st.sampled_from([100, 100, 50])
 OTHER_PRIORITIES = st.sampled_from([75, 100, 100, 50])
 OFFERS = st.sampled_from([("small",), ("small", "big"), ("small", "big"), ("big",)])
@@ -191,7 +198,8 @@ class IncrementalDecisions(RuleBasedStateMachine):
       on anew, in order and without knowledge of before;
     * a request is accepted only where it fits beside what each earlier request waits for. Of equal requests only the
       first counts: what those behind it will need is not kept for them;
-    * no pool, provider or tenant gives more than its limits, and no idle node is given twice.
+    * no pool, provider or tenant gives more than its limits, and no idle node is given twice;
+    * no tenant is given what is for others.
 
     Which of several pools of one priority accepts is not promised: it depends on what was free when each was last
     looked at. That is why outcomes are compared when nothing moves any more, and not decision by decision.
@@ -275,11 +283,12 @@ class IncrementalDecisions(RuleBasedStateMachine):
         self._room_changed(grant.key, None)
 
     @precondition(lambda self: self.facts.grants)
-    @rule(data=st.data(), label=st.sampled_from(["small", "big"]))
-    def idle(self, data: st.DataObject, label: str) -> None:
+    @rule(data=st.data(), label=st.sampled_from(["small", "big"]), allowed=ALLOWED)
+    def idle(self, data: st.DataObject, label: str, allowed: Allowed) -> None:
         """The nodes of a request go, and one of them stays idle."""
         grant = self.facts.free(data.draw(st.sampled_from(sorted(self.facts.grants))))
         node = replace(an_idle_node(next(self.numbers), label), usage=NEEDS["small"])
+        self.facts.allowed_on[node.id] = allowed
         self.facts.put_idle(grant.key, node)
         self._room_changed(grant.key, grant.tenant)
 
@@ -332,6 +341,18 @@ class IncrementalDecisions(RuleBasedStateMachine):
             name: replace(known, broken=broken if name == "small" else None) for name, known in view.labels.items()
         }
         self.facts.change(replace(view, down=down, labels=labels))
+        self._tell(key)
+        self._decide()
+
+    @rule(data=st.data(), of_pool=ALLOWED, of_label=ALLOWED)
+    def restrict(self, data: st.DataObject, of_pool: Allowed, of_label: Allowed) -> None:
+        """Who may use a pool, and one label of it, changes."""
+        key = data.draw(st.sampled_from(sorted(self.facts.views)))
+        view = self.facts.views[key]
+        labels = {
+            name: replace(known, allowed=of_label if name == "small" else None) for name, known in view.labels.items()
+        }
+        self.facts.change(replace(view, allowed=of_pool, labels=labels))
         self._tell(key)
         self._decide()
 

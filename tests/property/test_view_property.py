@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nodelaunch.engine.view import ClusterView, NodeSeen, Note
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.access import LAUNCHER, Allowed, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import ImageState, NodeState, RequestState
@@ -101,6 +102,15 @@ def interrupted(node_id: NodeId) -> Event:
     return tell
 
 
+def _some_on_one(node: Node) -> Allowed:
+    return frozenset({"a", "b"}) if int(node.id) % 2 else None
+
+
+def _by_host(node: Node) -> Allowed:
+    return frozenset({node.hostname}) if node.hostname else frozenset()
+
+
+RULES = st.sampled_from([None, _some_on_one, _by_host])
 CONTENDERS = st.sampled_from(["a__lock__0000000000", "b__lock__0000000001", "no contender"])
 EVENTS = st.one_of(
     st.builds(node_seen, nodes, st.booleans()),
@@ -133,6 +143,11 @@ EVENTS = st.one_of(
         st.sampled_from("xy"), pools,
     ),
     st.sampled_from("xy").map(lambda at: lambda view, _: view.pool_entry_removed(f"{paths.POOLS}/{at}")),
+    st.builds(
+        lambda pool, rule: lambda view, _: view.split_idle("here", pool, rule),
+        st.sampled_from(["main", "other"]),
+        RULES,
+    ),
     st.builds(upload_seen, st.sampled_from(["jammy", "noble"]), st.none() | st.sampled_from(ImageState)),
 )  # fmt: skip
 
@@ -148,6 +163,31 @@ def test_indexes_say_what_the_records_say(events: list[Event]) -> None:
         view.peers  # noqa: B018  it is kept from here on
         view.used("here")
         check_invariants(view)
+
+
+idle_nodes = st.builds(
+    Node, id=NODE_IDS, state=st.sampled_from([NodeState.READY, NodeState.READY, NodeState.USED]),
+    state_time=st.sampled_from([0.0, 1.0]), provider=st.just("here"), pool=st.sampled_from(["main", "main", "other"]),
+    type=LABELS, allocated_to=st.sampled_from([None, None, None, RequestId("200-0000000001")]),
+    hostname=st.sampled_from([None, "one", "two"]),
+)  # fmt: skip
+SPLITS = st.builds(lambda rule: lambda view, _: view.split_idle("here", "main", rule), RULES)
+
+
+@given(st.lists(SPLITS | st.builds(node_seen, idle_nodes, st.booleans()), max_size=15), st.sampled_from("ab"))
+def test_idle_nodes_are_told_apart_by_who_may_use_them(events: list[Event], tenant: str) -> None:
+    view = ClusterView()
+    view.is_warm = True
+    for change, tell in enumerate(events, start=1):
+        tell(view, change)
+        check_invariants(view)
+    rule = view._idle._splits.get(("here", "main", None), lambda _node: None)
+    for asker in (Asker(tenant), Asker(None), LAUNCHER):
+        for label in {label for seen in view.nodes.values() for label in seen.record.type}:
+            found = [seen for some in view.idle_nodes_for("here", "main", label, asker) for seen in some]
+            every = view.idle_nodes("here", "main", label)
+            assert len({seen.record.id for seen in found}) == len(found)
+            assert [seen for seen in every if seen in found] == [s for s in every if asker.may_use(rule(s.record))]
 
 
 @given(st.lists(st.builds(node_seen, nodes, st.booleans()), max_size=10))
@@ -172,7 +212,9 @@ def test_nothing_is_left_of_nodes_that_are_gone(events: list[Event], data: st.Da
     view = ClusterView()
     for change, tell in enumerate(events, start=1):
         tell(view, change)
+    view.split_idle("here", "main", _some_on_one)
     for node_id in data.draw(st.permutations(sorted(view.nodes))):
         view.node_entry_removed(paths.node(node_id))
-    left = (view._of_provider, view._of_request, view._idle._places, view._idle.by_label, view._sums.of_pool._sums)
+    idle = (view._idle._places, view._idle._shares, view._idle.by_label)
+    left = (view._of_provider, view._of_request, *idle, view._sums.of_pool._sums)
     assert not any(left)

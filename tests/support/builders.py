@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import IdleNode, IdleNodes, LabelView, PoolView, RegisteredPool
+from nodelaunch.protocol.triage import IdleNode, IdleNodes, LabelView, MachineView, PoolView, RegisteredPool
 
 POOL_ID = "host-PoolWorker.cloud-main-1"
 
@@ -27,6 +28,10 @@ def a_node(number: int = 1, state: NodeState = NodeState.READY, **fields: Any) -
 
 def an_idle_node(number: int = 1, *labels: str, **fields: Any) -> IdleNode:
     return IdleNode(NodeId(f"{number:010d}"), frozenset(labels or ("small",)), Usage(instances=1), **fields)
+
+
+def a_machine(*labels: str, allowed: Allowed = None) -> MachineView:
+    return MachineView(frozenset(labels or ("small",)), allowed)
 
 
 def a_peer(name: str = "other", *labels: str, **fields: Any) -> RegisteredPool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nodelaunch.protocol.access import Allowed, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
@@ -59,6 +60,8 @@ class StaticFacts:
         self.refused: set[str] = set()
         """Providers that give nothing at the moment."""
         self.idle_nodes = {key: {node.id: node for node in nodes} for key, nodes in (idle or {}).items()}
+        self.allowed_on: dict[NodeId, Allowed] = {}
+        """Who may use idle nodes that are not for all."""
         self.taken: dict[PoolKey, Usage] = {}
         """What is in use in each pool by nobody in particular."""
         self.running: dict[str, int] = {}
@@ -148,11 +151,15 @@ class StaticFacts:
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
-    def idle(self, key: PoolKey, kept: frozenset[NodeId]) -> IdleNodes:
-        return some_idle(*(node for node in self.idle_nodes.get(key, {}).values() if node.id not in kept))
+    def idle(self, key: PoolKey, kept: frozenset[NodeId], asker: Asker) -> IdleNodes:
+        return some_idle(*(node for node in self._idle_for(key, asker) if node.id not in kept))
 
-    def idle_count(self, key: PoolKey, label: str) -> int:
-        return sum(label in node.labels for node in self.idle_nodes.get(key, {}).values())
+    def idle_count(self, key: PoolKey, label: str, asker: Asker) -> int:
+        return sum(label in node.labels for node in self._idle_for(key, asker))
+
+    def _idle_for(self, key: PoolKey, asker: Asker) -> list[IdleNode]:
+        nodes = self.idle_nodes.get(key, {}).values()
+        return [node for node in nodes if asker.may_use(self.allowed_on.get(node.id))]
 
     def has_idle(self, key: PoolKey) -> bool:
         return bool(self.idle_nodes.get(key))

@@ -75,6 +75,15 @@ def _check_idle(view: ClusterView) -> None:
         for label in (None, *dict.fromkeys(seen.record.type)):
             places[seen.record.provider, seen.record.pool, label].append(seen)
     assert {place: nodes.nodes for place, nodes in view._idle._places.items()} == places
+    shares: defaultdict[Any, list[Any]] = defaultdict(list)
+    for place, nodes in places.items():
+        provider, pool, label = place
+        allowed_on = view._idle._splits.get((provider, pool, None))
+        for seen in nodes if allowed_on is not None and label is not None else ():
+            allowed = allowed_on(seen.record)
+            for tenant in (None,) if allowed is None else allowed:
+                shares[place, tenant].append(seen)
+    assert {share: nodes.nodes for share, nodes in view._idle._shares.items()} == shares
     assert view.idle_by_label == Counter(label for seen in idle for label in set(seen.record.type))
 
 

@@ -71,6 +71,17 @@ def test_right_options_are_taken(tmp_path: Path) -> None:
     assert problems(tmp_path, lines.replace("mode: 3", "mode: auto").replace("size: null", "size: 10")) == []
 
 
+def test_who_may_use_pool_and_label_is_said_as_for_any_driver(tmp_path: Path) -> None:
+    lines = """    region: north
+    pools:
+      - {name: main, allowed-tenants: [acme], labels: [{name: a, flavor: big, allowed-tenants: [acme]}]}
+      - {name: other, allowed-tenants: [], labels: [{name: a, flavor: big}]}
+"""
+    assert problems(tmp_path, lines) == [
+        "8:40: allowed-tenants: names no tenant; leave the key out to allow every tenant"
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [

@@ -47,9 +47,9 @@ def test_schemas_are_of_the_drivers_own_options() -> None:
     assert {"cloud-file", "boot-time", "cloud-images"} <= schemas.provider["properties"].keys()
     assert schemas.provider["properties"].keys().isdisjoint({"name", "driver", "pools", "launch-retries", "isolation"})
     assert "availability-zones" in schemas.pool["properties"]
-    assert "max-servers" not in schemas.pool["properties"]
+    assert schemas.pool["properties"].keys().isdisjoint({"max-servers", "allowed-tenants"})
     assert "cloud-image" in schemas.label["properties"]
-    assert "name" not in schemas.label["properties"]
+    assert schemas.label["properties"].keys().isdisjoint({"name", "allowed-tenants"})
 
 
 CONTENT = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.config.file import load_config
+from nodelaunch.config.models import PoolConfig
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.metastatic import PLUGIN, MetastaticDriver, MetastaticProvider
 from nodelaunch.drivers.metastatic.config import BACKING_KEYS, MetastaticLabel, MetastaticPool
@@ -76,6 +77,6 @@ def test_documented_configuration_loads(example: str, tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \|", MANUAL.read_text(), re.MULTILINE)
-    of_every_pool = {"name", "max_servers", "priority", "node_attributes"}
-    wanted = {*MetastaticLabel.model_fields, *MetastaticPool.model_fields, "boot_timeout", "rate"} - of_every_pool
-    assert set(rows) == {name.replace("_", "-") for name in {*wanted, "name"}}
+    of_every_pool = set(PoolConfig.model_fields)
+    wanted = {*MetastaticPool.model_fields, "boot_timeout", "rate"} - of_every_pool
+    assert set(rows) == {name.replace("_", "-") for name in {*wanted, *MetastaticLabel.model_fields}}

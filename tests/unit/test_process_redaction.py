@@ -148,3 +148,10 @@ def test_secrets_of_python_drivers_are_replaced_and_still_reach_their_process() 
     config = SecretiveProvider.model_validate(content)
     assert redactor_of(config)("hunter2-hunter2") == "***"
     assert content_of(config) == content
+
+
+def test_driver_is_not_told_who_may_use_what() -> None:
+    """It may refuse options that it does not know."""
+    label = {"name": "small", "pin": "pin-987654", "allowed-tenants": ["acme"]}
+    told = content_of(provider(pools=[{"name": "main", "allowed-tenants": ["acme"], "labels": [label]}]))
+    assert told["pools"] == [{"name": "main", "labels": [{"name": "small", "pin": "pin-987654"}]}]

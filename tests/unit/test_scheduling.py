@@ -31,7 +31,7 @@ from nodelaunch.protocol.verdicts import (
     TenantFull,
     TurnOfAnother,
 )
-from support.builders import POOL_ID, a_peer, a_pool_view, a_request, an_idle_node
+from support.builders import POOL_ID, a_machine, a_peer, a_pool_view, a_request, an_idle_node
 from support.facts import StaticFacts
 
 MAIN = ("cloud", "main")
@@ -220,7 +220,7 @@ def test_request_that_waits_in_both_pools_counts_once() -> None:
 
 
 def test_machines_that_exist_are_kept_for_the_first_and_given_when_it_goes() -> None:
-    machines = [frozenset({"small"})] * 2 + [frozenset({"big"})]
+    machines = [a_machine(), a_machine(), a_machine("big")]
     nodes = [an_idle_node(1), an_idle_node(2, "big")]
     desk = Desk(a_pool_view(can_launch=False, machines=machines), idle={MAIN: nodes})
     waits, small, big = a_request("small", "small", number=1), a_request(number=2), a_request("big", number=3)

@@ -32,6 +32,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
 VOLUMES, VOLUME_GB = "volumes", "volume-gb"
@@ -80,6 +81,18 @@ OneOrMoreTexts = Annotated[
     Field(min_length=1),
     BeforeValidator(_one_or_more, json_schema_input_type=Text | Annotated[tuple[Text, ...], Field(min_length=1)]),
 ]
+
+
+def _somebody(value: Any) -> Any:
+    """No list, or one with nothing in it, would be taken for the opposite of what was meant by half its readers."""
+    if value is None or value in ([], ()):
+        raise PydanticCustomError("nobody_allowed", "names no tenant; leave the key out to allow every tenant")
+    return value
+
+
+SomeTexts = Annotated[tuple[Text, ...], Field(min_length=1)]
+Tenants = Annotated[SomeTexts | None, BeforeValidator(_somebody, json_schema_input_type=SomeTexts)]
+"""The tenants that may use something; where the key is left out, None: everybody."""
 Attributes = dict[StrictStr, Any]
 LocalPath = Annotated[Path, AfterValidator(_expanded)]
 """``~`` is the user's home; a relative one starts at the working directory of the process."""
@@ -351,6 +364,18 @@ class Launching:
     """For the machine to answer on its connection port once the cloud says it runs."""
 
 
+def allowed(tenants: tuple[str, ...] | None) -> Allowed:
+    return None if tenants is None else frozenset(tenants)
+
+
+class PoolLabel(Model):
+    """What the labels of pools have, where they are mappings."""
+
+    name: Text
+    allowed_tenants: Tenants = None
+    """Tenants whose requests may use the label in this pool; left out: those that may use the pool."""
+
+
 class PoolConfig(Model):
     """What every driver's pools have."""
 
@@ -361,6 +386,25 @@ class PoolConfig(Model):
     """Smaller goes first; default: the provider's."""
     node_attributes: Attributes | None = None
     """Copied into each node's record."""
+    allowed_tenants: Tenants = None
+    """Tenants whose requests may use the pool; left out: all, and requests without a tenant."""
+
+    @property
+    def tenants(self) -> Allowed:
+        """Who may use the pool."""
+        return allowed(self.allowed_tenants)
+
+    def tenants_of(self, label: str) -> Allowed:
+        """Who of these may use *label* here."""
+        labels: tuple[object, ...] = getattr(self, "labels", ())
+        found = (each for each in labels if isinstance(each, PoolLabel) and each.name == label)
+        return next((allowed(each.allowed_tenants) for each in found), None)
+
+    @property
+    def machine_tenants(self) -> Mapping[tuple[str, str | None, int], Allowed]:
+        """Who of these may use which machine, where machines exist already and are not for all: by name, user and
+        connection port."""
+        return {}
 
     @property
     def label_names(self) -> tuple[str, ...]:

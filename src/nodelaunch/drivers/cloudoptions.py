@@ -26,6 +26,7 @@ from nodelaunch.config.models import (
     LaunchingProviderConfig,
     Model,
     PoolConfig,
+    PoolLabel,
     Port,
     Reference,
     Text,
@@ -84,8 +85,7 @@ class CloudImage(Model):
         return self.image_id or self.image_name or self.name
 
 
-class CloudLabel(Model):
-    name: Text
+class CloudLabel(PoolLabel):
     diskimage: Text | None = None
     cloud_image: Text | None = None
     min_ram: Count | None = None

@@ -7,16 +7,20 @@ kept until it changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from nodelaunch.clock import Clock
+from nodelaunch.engine.hosts import HostRule, host_rule
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.engine.waiting import CapacityQueue
+from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits
 from nodelaunch.protocol.records import Node, NodeRequest
-from nodelaunch.protocol.triage import Absentee, IdleNode, PoolKey, PoolView, RegisteredPool, Tenant
+from nodelaunch.protocol.triage import Absentee, IdleNode, MachineView, PoolKey, PoolView, RegisteredPool, Tenant
 from nodelaunch.protocol.verdicts import Accept, Verdict
 
 if TYPE_CHECKING:
@@ -30,7 +34,8 @@ MAX_LOOKED_AT = 256
 class OwnPools:
     """The pools of this process, as the schedule sees them.
 
-    Invariants: ``views`` has the view of every pool; ``registered`` has those that may be given requests.
+    Invariants: ``views`` has the view of every pool; ``registered`` has those that may be given requests; the idle
+    nodes of a pool are split in the view by its rule in ``_rules``.
     """
 
     def __init__(self, view: ClusterView) -> None:
@@ -42,10 +47,13 @@ class OwnPools:
         self.pauses = 0
         self._view = view
         self._peers: tuple[RegisteredPool, ...] = ()
+        self._rules: dict[PoolKey, HostRule] = {}
+        """Of pools whose idle nodes are not all for everybody who may use the pool."""
 
     def renew(self, key: PoolKey) -> bool:
         """Have what is known of the pool as of now; whether it differs from before."""
         pool = self.pools[key]
+        self._split(key, host_rule(pool.ctx.generation, pool.ctx.pool.name))
         known, before = pool_view(pool), self.views.get(key)
         if known == before:
             return False
@@ -53,6 +61,20 @@ class OwnPools:
         if known.pool_id in self.registered:
             self.registered[known.pool_id] = known
         return True
+
+    def forget(self, key: PoolKey) -> None:
+        """The pool is not ours any more."""
+        del self.pools[key], self.views[key]
+        self._split(key, None)
+
+    def _split(self, key: PoolKey, rule: HostRule | None) -> None:
+        if rule == self._rules.get(key):
+            return
+        if rule is None:
+            del self._rules[key]
+        else:
+            self._rules[key] = rule
+        self._view.split_idle(*key, rule.allowed_on if rule is not None else None)
 
     def find_registered(self) -> bool:
         """See which pools may be given requests; whether they are others than before."""
@@ -98,6 +120,7 @@ def pool_view(pool: Pool) -> PoolView:
         ceiling = ceiling.tightest(provider.cloud.limits.minus(provider.cloud.foreign))
     inventory = ctx.generation.inventory
     machines = inventory.machines() if inventory is not None else ()
+    hosts = config.machine_tenants
     return PoolView(
         key=pool.key,
         pool_id=ctx.pool_id,
@@ -109,9 +132,14 @@ def pool_view(pool: Pool) -> PoolView:
         shares_provider_quota=not config.ignores_provider_quota,
         limits=config.limits(),
         ceiling=ceiling,
-        machines=tuple(frozenset(machine.labels) for machine in machines if machine.pool == config.name),
+        machines=tuple(
+            MachineView(frozenset(machine.labels), hosts.get(machine.identity[:3]))
+            for machine in machines
+            if machine.pool == config.name
+        ),
         max_concurrency=provider.config.max_concurrency,
         down=provider.down,
+        allowed=config.tenants,
     )
 
 
@@ -224,12 +252,12 @@ class EngineFacts:
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
-    def idle(self, key: PoolKey, kept: frozenset[NodeId]) -> PoolIdleNodes:
+    def idle(self, key: PoolKey, kept: frozenset[NodeId], asker: Asker = LAUNCHER) -> PoolIdleNodes:
         pool = self._own_pools.pools[key]
-        return PoolIdleNodes(self._view, pool, self.taken, kept)
+        return PoolIdleNodes(self._view, pool, self.taken, kept, asker)
 
-    def idle_count(self, key: PoolKey, label: str) -> int:
-        return len(self._view.idle_nodes(*key, label))
+    def idle_count(self, key: PoolKey, label: str, asker: Asker) -> int:
+        return sum(map(len, self._view.idle_nodes_for(*key, label, asker)))
 
     def has_idle(self, key: PoolKey) -> bool:
         return bool(self._view.idle_nodes(*key))
@@ -252,22 +280,26 @@ class EngineFacts:
 
 
 class PoolIdleNodes:
-    """The idle nodes of one pool that can be had now."""
+    """The idle nodes of one pool that the *asker* can have now."""
 
-    def __init__(self, view: ClusterView, pool: Pool, taken: set[NodeId], kept: frozenset[NodeId]) -> None:
+    def __init__(
+        self, view: ClusterView, pool: Pool, taken: set[NodeId], kept: frozenset[NodeId], asker: Asker
+    ) -> None:
         self._view = view
         self._pool = pool
         self._taken = taken
         self._kept = kept
+        self._asker = asker
 
     def first(self, label: str, count: int) -> Sequence[IdleNode]:
-        candidates = self._view.idle_nodes(*self._pool.key, label)
+        everybodys, *own = self._view.idle_nodes_for(*self._pool.key, label, self._asker)
+        candidates = merge(everybodys, *own, key=_ready_order) if any(own) else everybodys
         if not candidates:
             return ()
         has_zones = self._pool.ctx.pool.zoning == "together"
         found: list[IdleNode] = []
         in_zone: dict[str | None, int] = {}
-        for seen in candidates[: MAX_LOOKED_AT + 4 * count]:
+        for seen in islice(candidates, MAX_LOOKED_AT + 4 * count):
             node = seen.record
             zone = node.az if has_zones else None
             if in_zone.get(zone, 0) < count and self._can_be_had(node.id):
@@ -281,9 +313,13 @@ class PoolIdleNodes:
         return node_id not in self._taken and node_id not in self._kept and not self._view.is_node_locked(node_id)
 
     def all(self) -> list[IdleNode]:
-        """Every one of them."""
+        """Every one of the pool's, whoever may have it."""
         nodes = self._view.idle_nodes(*self._pool.key)
         return [idle_node(seen, None) for seen in nodes if self._can_be_had(seen.record.id)]
+
+
+def _ready_order(seen: Seen[Node]) -> tuple[float, NodeId]:
+    return (seen.record.state_time, seen.record.id)
 
 
 def idle_node(seen: Seen[Node], zone: str | None) -> IdleNode:

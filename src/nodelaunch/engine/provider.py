@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -150,6 +150,8 @@ class ProviderRuntime:
                 begun_at = self._view.image_begun_at(image, self.name)
                 arrives_by = None if begun_at is None else begun_at + IMAGE_WAIT_S
                 known = LabelView(known.need, is_ready=False, broken=known.broken, arrives_by=arrives_by)
+            if (allowed := pool.tenants_of(label)) is not None:
+                known = replace(known, allowed=allowed)
             views[label] = known
         return views
 

@@ -113,7 +113,7 @@ class Scheduler:
     def remove(self, pool: Pool) -> None:
         """Decide for *pool* no more."""
         if self.own.pools.get(pool.key) is pool:
-            del self.own.pools[pool.key], self.own.views[pool.key]
+            self.own.forget(pool.key)
             self.pools_changed()
 
     def renewed(self, pool: Pool) -> None:

@@ -186,7 +186,7 @@ class PoolAnswers:
         left, at_provider = facts.pool_left(key), facts.provider_left(key)
         fits = min((min(left[name], at_provider[name]) / need[name] for name in need), default=0.0)
         labels = line.shape.labels if line.shape.reuse or not view.can_launch else ()
-        reusable = min(len(labels), sum(facts.idle_count(key, label) for label in set(labels)))
+        reusable = min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
         if line.shape.alone is not None:
             reusable += len(facts.begun(line.shape.alone, key))
         heappush(line.offers, Offer(line.pools[key], -reusable, -fits, facts.used(key), key, stamp))
@@ -247,7 +247,7 @@ class PoolAnswers:
     def _can_reuse(line: Line, key: PoolKey, facts: Facts) -> bool:
         """Whether the pool has an idle node for the head, which it serves whosever turn it is."""
         is_reused = line.shape.reuse or not facts.view(key).can_launch
-        return is_reused and any(facts.idle_count(key, label) for label in line.shape.labels)
+        return is_reused and any(facts.idle_count(key, label, line.shape.asker) for label in line.shape.labels)
 
     def ask_last(self, line: Line, facts: Facts) -> None:
         """Every registered pool has declined the head, and nobody has failed it: one of ours does."""
@@ -294,7 +294,7 @@ class PoolAnswers:
             tenant_ceiling=ceiling,
             launching=facts.launching(provider) if view.max_concurrency >= 0 else 0,
             is_overtaking=bool(earlier(self.waits.for_launches.get(provider), line)),
-            idle=facts.idle(key, kept),
+            idle=facts.idle(key, kept, line.shape.asker),
             begun=facts.begun(line.head.id, key) if line.shape.alone is not None else (),
             absent=facts.absent,
             now=facts.now,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from heapq import heapify
 from typing import NamedTuple
 
+from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
 from nodelaunch.protocol.records import NodeRequest, RequestOrder, turn_of
 from nodelaunch.protocol.triage import PoolKey
@@ -33,6 +34,10 @@ class Shape(NamedTuple):
     """Set for a request that stands in a line of its own: launches for it were begun, or it is being written."""
     turn: int = 0
     """The number of the launcher that is asked first."""
+
+    @property
+    def asker(self) -> Asker:
+        return LAUNCHER if self.is_min_ready and self.tenant is None else Asker(self.tenant)
 
 
 def shape_of(request: NodeRequest, *, is_alone: bool = False, launchers: int = 1) -> Shape:

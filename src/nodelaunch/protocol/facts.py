@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from nodelaunch.protocol.access import Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import NodeRequest
@@ -63,11 +64,11 @@ class Facts(Protocol):
     def launching(self, provider: str) -> int:
         """How many launches run at the provider or are about to."""
 
-    def idle(self, key: PoolKey, kept: frozenset[NodeId]) -> IdleNodes:
-        """The pool's idle nodes without those *kept*."""
+    def idle(self, key: PoolKey, kept: frozenset[NodeId], asker: Asker) -> IdleNodes:
+        """The pool's idle nodes that the *asker* may have, without those *kept*."""
 
-    def idle_count(self, key: PoolKey, label: str) -> int:
-        """How many idle nodes with *label* the pool has."""
+    def idle_count(self, key: PoolKey, label: str, asker: Asker) -> int:
+        """How many idle nodes with *label* the pool has that the *asker* may have."""
 
     def has_idle(self, key: PoolKey) -> bool:
         """Whether the pool has any idle node."""

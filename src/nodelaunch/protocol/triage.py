@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nodelaunch.protocol.access import Allowed, Asker, asker_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
@@ -24,13 +25,16 @@ from nodelaunch.protocol.verdicts import (
     Defer,
     ImageMissing,
     ImageOnTheWay,
+    LabelNotAllowed,
     LabelNotOffered,
     LabelUnusable,
+    MachinesNotAllowed,
     NeverFits,
     NoFreeMachine,
     NoRoom,
     OffererAway,
     PoolDisabled,
+    PoolNotAllowed,
     ProviderDown,
     Reason,
     TenantFull,
@@ -72,6 +76,17 @@ class LabelView:
     """Why it can't be launched until something changes."""
     arrives_by: float | None = None
     """While it is not ready: until when, by the wall clock, its first image is waited for."""
+    allowed: Allowed = None
+    """Tenants that may use it here, of those that may use the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineView:
+    """A machine that exists without being launched."""
+
+    labels: frozenset[str]
+    allowed: Allowed = None
+    """Tenants that may use it, of those that may use the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +134,18 @@ class PoolView:
     """The pool's own."""
     ceiling: Limits = NO_LIMITS
     """What provider and pool could give if nothing of ours were there."""
-    machines: Sequence[frozenset[str]] = ()
-    """Labels of each machine there is, where machines exist already."""
+    machines: Sequence[MachineView] = ()
+    """Where machines exist already, each of them."""
     max_concurrency: int = -1
     """How many launches may run at once at the provider; negative: any number."""
     down: str | None = None
     """Why the provider can't be asked at the moment."""
+    allowed: Allowed = None
+    """Tenants that may use it."""
 
 
 class IdleNodes(Protocol):
-    """The ready, unallocated, unlocked nodes of one pool, the longest ready first."""
+    """Those ready, unallocated, unlocked nodes of one pool that the asker may have, the longest ready first."""
 
     def first(self, label: str, count: int) -> Sequence[IdleNode]:
         """For each zone, at most *count* nodes with *label*."""
@@ -272,6 +289,9 @@ def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Lim
     wanted = sorted(set(request.node_types))
     if missing := [label for label in wanted if label not in pool.labels]:
         return tuple(LabelNotOffered(label) for label in missing)
+    asker = asker_of(request)
+    if barred := _barred(wanted, pool, asker):
+        return barred
     labels = [(label, pool.labels[label]) for label in wanted]
     if broken := [LabelUnusable(label, known.broken) for label, known in labels if known.broken is not None]:
         return tuple(broken)
@@ -281,11 +301,31 @@ def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Lim
     if over := pool.ceiling.shortages(need):
         return tuple(NeverFits(name, need[name], pool.ceiling[name]) for name in over)
     if not pool.can_launch:
-        matched = match_labels(request.node_types, pool.machines)
-        lacking = sorted({label for label, i in zip(request.node_types, matched, strict=True) if i is None})
-        return tuple(TooFewMachines(label) for label in lacking)
+        return _too_few_machines(request, pool.machines, asker)
     over = tenant_ceiling.shortages(need)
     return tuple(TenantNeverFits(request.tenant_name or "", name, need[name], tenant_ceiling[name]) for name in over)
+
+
+def _barred(wanted: Iterable[str], pool: PoolView, asker: Asker) -> tuple[Reason, ...]:
+    """Why the *asker* may not use the pool, or labels of it."""
+    if not asker.may_use(pool.allowed):
+        return (PoolNotAllowed(asker.tenant),)
+    barred = [label for label in wanted if not asker.may_use(pool.labels[label].allowed)]
+    return tuple(LabelNotAllowed(asker.tenant, label) for label in barred)
+
+
+def _too_few_machines(request: NodeRequest, machines: Sequence[MachineView], asker: Asker) -> tuple[Reason, ...]:
+    """Of which labels there are too few machines, or too few that the *asker* may use."""
+    if lacking := _lacking(request.node_types, [machine.labels for machine in machines]):
+        return tuple(TooFewMachines(label) for label in lacking)
+    lacking = _lacking(request.node_types, [machine.labels for machine in machines if asker.may_use(machine.allowed)])
+    return tuple(MachinesNotAllowed(asker.tenant, label) for label in lacking)
+
+
+def _lacking(wanted: Sequence[str], offers: Sequence[frozenset[str]]) -> list[str]:
+    """Labels for which no offer is left."""
+    matched = match_labels(wanted, offers)
+    return sorted({label for label, i in zip(wanted, matched, strict=True) if i is None})
 
 
 def _arrives(label: LabelView, now: float) -> bool:

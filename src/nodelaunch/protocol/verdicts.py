@@ -45,6 +45,48 @@ class LabelNotOffered(Reason):
 
 
 @dataclass(frozen=True, slots=True)
+class TenantNotAllowed(Reason):
+    """Something is for other tenants only."""
+
+    tenant: str | None
+    """None: the request has none, and may use only what is for everybody."""
+    WHERE: ClassVar[str] = ""
+
+    @property
+    def who(self) -> str:
+        return "a request without a tenant" if self.tenant is None else f"tenant {self.tenant}"
+
+    @property
+    def remedy(self) -> str:
+        where = self.WHERE.format(self=self)
+        if self.tenant is None:
+            return f"the request has to be of a tenant in allowed-tenants of {where}"
+        return f"add {self.tenant} to allowed-tenants of {where}"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNotAllowed(TenantNotAllowed):
+    CLAUSE = "{self.who} may not use the pool (allowed-tenants)"
+    WHERE = "the pool"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelNotAllowed(TenantNotAllowed):
+    label: str
+    CLAUSE = "{self.who} may not use label {self.label} in the pool (allowed-tenants)"
+    WHERE = "label {self.label} in the pool"
+
+
+@dataclass(frozen=True, slots=True)
+class MachinesNotAllowed(TenantNotAllowed):
+    """There are enough machines, but too many of them are for others."""
+
+    label: str
+    CLAUSE = "{self.who} may not use as many machines of label {self.label} as it wants at once (allowed-tenants)"
+    WHERE = "machines with label {self.label}"
+
+
+@dataclass(frozen=True, slots=True)
 class LabelUnusable(Reason):
     label: str
     detail: str

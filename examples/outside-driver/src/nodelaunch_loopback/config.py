@@ -9,8 +9,8 @@ from nodelaunch.config.models import (
     TOP_LABELS,
     LaunchingProviderConfig,
     LocalPath,
-    Model,
     PoolConfig,
+    PoolLabel,
     Reference,
     Text,
     Unique,
@@ -25,8 +25,7 @@ def _loopback(text: str) -> str:
     return text
 
 
-class LoopbackLabel(Model):
-    name: Text
+class LoopbackLabel(PoolLabel):
     username: Text | None = None
     """Who jobs log in as; the launcher's own user can always."""
 

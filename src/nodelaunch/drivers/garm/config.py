@@ -34,6 +34,7 @@ from nodelaunch.config.models import (
     LocalPath,
     Model,
     PoolConfig,
+    PoolLabel,
     Port,
     ProviderConfig,
     Reference,
@@ -73,8 +74,7 @@ def _uuid(text: str) -> str:
 AbsolutePath = Annotated[LocalPath, AfterValidator(_absolute)]
 
 
-class GarmLabel(Model):
-    name: Text
+class GarmLabel(PoolLabel):
     image: Text
     """What the provider knows it by, as is the flavor."""
     flavor: Text

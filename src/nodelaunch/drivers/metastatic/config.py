@@ -11,8 +11,8 @@ from nodelaunch.config.models import (
     TOP_LABELS,
     Alike,
     LaunchingProviderConfig,
-    Model,
     PoolConfig,
+    PoolLabel,
     Reference,
     Seconds,
     Text,
@@ -23,8 +23,7 @@ BACKING_KEYS = {"max-parallel-jobs": 1, "grace-time": 60, "min-retention-time": 
 """What a backing node is kept by, with the defaults."""
 
 
-class MetastaticLabel(Model):
-    name: Text
+class MetastaticLabel(PoolLabel):
     backing_label: Text
     """What other providers are asked for."""
     max_parallel_jobs: Annotated[StrictInt, Field(ge=1)] = 1

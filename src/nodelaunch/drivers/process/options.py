@@ -25,8 +25,8 @@ from nodelaunch.config.models import (
     LaunchingProviderConfig,
     Model,
     PoolConfig,
+    PoolLabel,
     Reference,
-    Text,
     Unique,
 )
 from nodelaunch.config.secrets import has_secret, is_secret
@@ -55,12 +55,10 @@ class Options(Model):
     model_config = PATTERNS
 
 
-class OpenLabel(Model):
+class OpenLabel(PoolLabel):
     """What every label of such a driver has."""
 
     model_config = PATTERNS
-
-    name: Text
 
 
 class OpenPool(PoolConfig):

@@ -63,10 +63,18 @@ class Redactor:
                 return value
 
 
+ALLOWED_TENANTS: Final = "allowed-tenants"
+
+
 def content_of(config: ProviderConfig) -> dict[str, Any]:
-    """*config* as the driver's process gets it, its secrets included."""
+    """*config* as the driver's process gets it, its secrets included; who may use pools and labels is not its concern,
+    and a driver may refuse what it does not know."""
     plain = _revealed(config.model_dump(by_alias=True, exclude_unset=True))
     content: dict[str, Any] = to_jsonable_python(plain)
+    for pool in content.get("pools", ()):
+        for each in (pool, *pool.get("labels", ())):
+            if isinstance(each, dict):
+                each.pop(ALLOWED_TENANTS, None)
     return content
 
 

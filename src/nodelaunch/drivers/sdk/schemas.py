@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
 
-from nodelaunch.config.models import LaunchingProviderConfig, PoolConfig, ProviderConfig
+from nodelaunch.config.models import LaunchingProviderConfig, PoolConfig, PoolLabel, ProviderConfig
 from nodelaunch.config.schema import schema_of, without_unused
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.wire.messages import CAPABILITIES, CLUSTER, Schemas
@@ -36,7 +36,7 @@ def schemas_of(model: type[ProviderConfig]) -> Schemas:
     return Schemas(
         provider=_own(model, common, "pools"),
         pool=_own(pool, PoolConfig, "labels"),
-        label=_own(label, None, "name") if label is not None else {},
+        label=_own(label, PoolLabel, "name") if label is not None else {},
     )
 
 

@@ -17,10 +17,13 @@ from nodelaunch.config.models import (
     ProviderConfig,
     Reference,
     Seconds,
+    Tenants,
     Text,
     Texts,
     Unique,
+    allowed,
 )
+from nodelaunch.protocol.access import Allowed
 
 SSH_TYPES = ("ssh", "network_cli")
 
@@ -61,6 +64,8 @@ class StaticNode(Model):
     """Slots: node records the machine is offered as at the same time."""
     python_path: Text = "auto"
     shell_type: Text | None = None
+    allowed_tenants: Tenants = None
+    """Tenants whose requests may use the machine; left out: those that may use the pool."""
 
     @property
     def identity(self) -> tuple[str, str, int]:
@@ -77,6 +82,10 @@ class StaticPool(PoolConfig):
     @property
     def label_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(label for node in self.nodes for label in node.labels))
+
+    @property
+    def machine_tenants(self) -> Mapping[tuple[str, str | None, int], Allowed]:
+        return {node.identity: allowed(node.allowed_tenants) for node in self.nodes if node.allowed_tenants}
 
 
 def _identity_defaults() -> dict[str, object]:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from nodelaunch.engine.view.notes import IdleNodeGone, IdleNodeSeen, NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
-from nodelaunch.engine.view.sums import IdleIndex, NodeSums
+from nodelaunch.engine.view.sums import AllowedOn, IdleIndex, NodeSums
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.access import Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.records import Node
@@ -68,6 +69,17 @@ class NodeView(Teller):
         be locked.
         """
         return self._idle.of(provider, pool, label)
+
+    def idle_nodes_for(self, provider: str, pool: str, label: str, asker: Asker) -> Sequence[Sequence[Seen[Node]]]:
+        """Those with *label* that the *asker* may have, as `idle_nodes` gives them: one or two sequences, each in
+        order, no node in both."""
+        if asker.is_launcher:
+            return (self._idle.of(provider, pool, label),)
+        return self._idle.of_tenant(provider, pool, label, asker.tenant)
+
+    def split_idle(self, provider: str, pool: str, allowed_on: AllowedOn | None) -> None:
+        """From now on the idle nodes of the pool are told apart by who may use them; None: everybody may use all."""
+        self._idle.split(provider, pool, allowed_on)
 
     @property
     def idle_by_label(self) -> Mapping[str, int]:

@@ -6,10 +6,11 @@ What does *not* belong here: decoding, and who is told.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from nodelaunch.engine.view.notes import Seen
+from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Usage
 from nodelaunch.protocol.records import Node
@@ -179,17 +180,73 @@ Place = tuple[str | None, str | None, str | None]
 """Provider, pool and label; label None: all of the pool's."""
 
 
-class IdleIndex:
-    """Idle nodes by pool, and by pool and label; and how many there are of each label.
+AllowedOn = Callable[[Node], Allowed]
+"""Which tenants may use a node of a pool; for one record always the same."""
 
-    Invariants: a node is in the list of its pool, and in that of each of its labels, exactly while it is idle; no
-    list is empty, no count is 0.
+
+class IdleIndex:
+    """Idle nodes by pool, and by pool and label; in a pool that is split, by who may use them as well; and how many
+    there are of each label.
+
+    Invariants: a node is in the list of its pool, and in that of each of its labels, exactly while it is idle; in a
+    pool that is split, each of its labels has it in the list of each tenant that may use it, or in that of everybody's;
+    no list is empty, no count is 0.
     """
 
     def __init__(self) -> None:
         self.by_label: dict[str, int] = {}
         """Of all providers."""
         self._places: dict[Place, IdleNodes] = {}
+        self._splits: dict[Place, AllowedOn] = {}
+        """How pools are split; by provider and pool, with label None."""
+        self._shares: dict[tuple[Place, str | None], IdleNodes] = {}
+        """By place and tenant; tenant None: everybody's."""
+
+    def split(self, provider: str, pool: str, allowed_on: AllowedOn | None) -> None:
+        """Split the pool's nodes by who may use them; None: everybody may use all."""
+        place: Place = (provider, pool, None)
+        nodes = list(self.of(*place))
+        for seen in nodes:
+            self._unshare(seen.record)
+        if allowed_on is None:
+            self._splits.pop(place, None)
+        else:
+            self._splits[place] = allowed_on
+        for seen in nodes:
+            self._share(seen)
+
+    def of_tenant(
+        self, provider: str, pool: str, label: str, tenant: str | None
+    ) -> tuple[Sequence[Seen[Node]], Sequence[Seen[Node]]]:
+        """What everybody may use, and what else the tenant may; None: of no tenant."""
+        place: Place = (provider, pool, label)
+        if (provider, pool, None) not in self._splits:
+            return self.of(*place), ()
+        own = self._shares.get((place, tenant)) if tenant is not None else None
+        everybodys = self._shares.get((place, None))
+        return (everybodys.nodes if everybodys is not None else (), own.nodes if own is not None else ())
+
+    def _share(self, seen: Seen[Node]) -> None:
+        for share in self._shares_of(seen.record):
+            nodes = self._shares.get(share)
+            if nodes is None:
+                nodes = self._shares[share] = IdleNodes()
+            nodes.add(seen)
+
+    def _unshare(self, node: Node) -> None:
+        for share in self._shares_of(node):
+            nodes = self._shares[share]
+            nodes.remove(node)
+            if not nodes.nodes:
+                del self._shares[share]
+
+    def _shares_of(self, node: Node) -> list[tuple[Place, str | None]]:
+        allowed_on = self._splits.get((node.provider, node.pool, None)) if self._splits else None
+        if allowed_on is None:
+            return []
+        allowed = allowed_on(node)
+        tenants = (None,) if allowed is None else allowed
+        return [(place, tenant) for place in _places(node)[1:] for tenant in tenants]
 
     def of(self, provider: str | None, pool: str | None, label: str | None) -> Sequence[Seen[Node]]:
         nodes = self._places.get((provider, pool, label))
@@ -201,11 +258,13 @@ class IdleIndex:
             if nodes is None:
                 nodes = self._places[place] = IdleNodes()
             nodes.add(seen)
+        self._share(seen)
         for label in set(seen.record.type):
             self.by_label[label] = self.by_label.get(label, 0) + 1
 
     def remove(self, node: Node) -> None:
         """Take out *node*, as it was when it was added."""
+        self._unshare(node)
         for place in _places(node):
             nodes = self._places[place]
             nodes.remove(node)
