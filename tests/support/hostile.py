@@ -2,7 +2,8 @@
 
 The script is a JSON object of steps by method. A step is ``{"raw": TEXT}``, sent as it is; ``{"message": OBJECT}``, in
 which ``"$ID"`` stands for the id of the call; or ``{"change": [PATH, VALUE]}``, the honest answer but for one field.
-What is not in the script is answered as the contract has it; an empty list is no answer at all.
+In values ``"$DEEP"`` stands for a list 600 levels deep, ``"$HUGE"`` for a text of 900,000 characters. What is not in
+the script is answered as the contract has it; an empty list is no answer at all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "process-drivers"))
 
 import nodelaunch_driver as sdk  # type: ignore[import-not-found]
+
+MEANT = {b'"$DEEP"': b"[" * 600 + b"]" * 600, b'"$HUGE"': b'"' + b"x" * 900_000 + b'"'}
 
 
 class Honest(sdk.Driver):  # type: ignore[misc]
@@ -92,6 +95,8 @@ class Link(sdk._Link):  # type: ignore[misc]
             except sdk.DriverError as error:
                 said = {"error": {"code": -32000, "message": str(error), "data": error.data}}
             data = json.dumps({"jsonrpc": "2.0", "id": number, **said}).encode() + b"\n"
+        for name, meant in MEANT.items():
+            data = data.replace(name, meant)
         try:
             self.connection.sendall(data)
         except OSError:
