@@ -64,6 +64,8 @@ LINE_LIMIT: Final = 2000
 """Characters of one line that are kept."""
 LINES_PER_S: Final = 100
 """More lines of output than that aren't logged, only counted."""
+MAX_ASKED: Final = 10_000
+"""Requests of a driver that are not answered yet."""
 STRAYS_PER_MINUTE: Final = 1
 """Answers to nothing that was asked; more aren't logged, only counted."""
 ENVIRONMENT: Final = (
@@ -300,7 +302,7 @@ async def _connected(child: Child, listening: socket.socket, notice: Notice, ans
             connection, _ = accepting.result()
             if _is_ours(connection, child.pid):
                 reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
-                return Peer(reader, writer, answer=answer, notice=notice, stray=child.stray)
+                return Peer(reader, writer, answer=answer, notice=notice, stray=child.stray, most_asked=MAX_ASKED)
             log.warning("driver_connection_refused", driver=child.name, detail="it is not the process started for it")
             connection.close()
     finally:

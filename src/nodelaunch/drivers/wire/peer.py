@@ -20,8 +20,6 @@ PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, DRIVER_ERROR = -
 """Codes of errors; the last one's ``data`` is a FaultInfo. Source: JSON-RPC 2.0."""
 CANCEL_GRACE_S: Final = 10.0
 """How long the answer to a cancelled call is waited for."""
-MAX_ASKED: Final = 1000
-"""Requests of the other end that are answered side by side."""
 AT_A_TIME: Final = 50
 """Messages that are taken in before others get their turn."""
 MAX_GIVEN_UP: Final = 10_000
@@ -72,12 +70,15 @@ class Peer:
         answer: Answer = no_answer,
         notice: Notice = lambda _method, _params: None,
         stray: Stray = lambda _what: None,
+        most_asked: int | None = None,
     ) -> None:
+        """*most_asked*: requests of the other end that may wait for their answer; None: as many as it likes."""
         self._reader = reader
         self._writer = writer
         self._answer = answer
         self._notice = notice
         self._stray = stray
+        self._most_asked = most_asked
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Json]] = {}
         self._given_up: dict[int, None] = {}
@@ -205,8 +206,8 @@ class Peer:
             raise GarbageError("it sent a request without a name, or without named parameters")
         elif number is None:
             self._take_note(method, params)
-        elif len(self._answering) >= MAX_ASKED:
-            raise GarbageError(f"it sent more than {MAX_ASKED} requests before it took an answer")
+        elif self._most_asked is not None and len(self._answering) >= self._most_asked:
+            raise GarbageError(f"it has more than {self._most_asked} requests that are not answered yet")
         elif _is_id(number) and number not in self._answering:
             self._answering[number] = task = group.create_task(self._give_answer(method, params, number))
             task.add_done_callback(lambda task: self._answered(number, task))
