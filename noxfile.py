@@ -4,7 +4,8 @@ nox                 everything but openstack
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
-nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
+nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
+                    NODELAUNCH_FUZZ_EXAMPLES=500 for more of what a hostile driver may say
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows

@@ -7,8 +7,40 @@ Fields are data (``path``, ``provider``, ``external_id``), never prose; ``str(er
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+TEXT_LIMIT: Final = 2000
+"""Characters of a driver's text that are shown, its beginning and its end."""
+MAX_ID: Final = 1000
+"""Characters of an ``external_id``."""
+_CUT: Final = " [...] "
+_SPACES: Final = re.compile("[\t\n\v\f\r\x85\u2028\u2029]")
+_UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys, what turns the order of characters around, and what is no Unicode."""
+
+
+def legible(text: str, limit: int = TEXT_LIMIT) -> str:
+    """*text*, whoever it is from, as one line that anybody can be shown: cut, control characters replaced."""
+    if len(text) > limit:
+        half = (limit - len(_CUT)) // 2
+        text = text[:half] + _CUT + text[-half:]
+    if text.isprintable():
+        return text
+    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", _SPACES.sub(" ", text))
+
+
+def has_controls(text: str) -> bool:
+    """Whether there is something in *text* that `legible` replaces."""
+    return not text.isprintable() and _UNSHOWN.search(text) is not None
+
+
+def is_sound_id(value: object) -> bool:
+    """Whether *value* can be the ``external_id`` of an instance."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID and not has_controls(value)
 
 
 class NodelaunchError(Exception):
@@ -71,7 +103,10 @@ class Scope(enum.StrEnum):
 
 
 class DriverError(NodelaunchError):
-    """A driver could not do what it was asked; the subclass says what follows."""
+    """A driver could not do what it was asked; the subclass says what follows.
+
+    The text is made `legible`, and an id or a time that can be none is left out: they are the driver's.
+    """
 
     default_kind = ErrorKind.INTERNAL
     default_scope = Scope.REQUEST
@@ -87,13 +122,13 @@ class DriverError(NodelaunchError):
         retry_after_s: float | None = None,
         may_exist: bool | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(legible(message))
         self.provider = provider
-        self.external_id = external_id
+        self.external_id = external_id if is_sound_id(external_id) else None
         """The instance the failed call may have left behind, where the cloud named one."""
         self.kind = kind or self.default_kind
         self.scope = scope or self.default_scope
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s if retry_after_s is not None and 0 <= retry_after_s < inf else None
         """Seconds after which it may go better, where the cloud said so."""
         self.may_exist = external_id is not None if may_exist is None else may_exist
         """Whether the failed call may have made something all the same, whether or not it has a name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ class Options(ProviderConfig):
     \"\"\"Of the machines.\"\"\"
 
 PLUGIN = DriverPlugin("painted", Options, TestDriver, summary="coloured machines")
+"""
+CONFIG = """
+labels: [{name: small}]
+providers:
+  - {name: a, driver: test, pools: [{name: main, labels: [small]}]}
 """
 POINTS = entry_points(nodelaunch__drivers={"painted": "painted.driver:PLUGIN"})
 
@@ -98,6 +104,33 @@ def test_executable_that_does_not_come_up_is_listed_with_the_reason(site: Path) 
     row = listed()["mine"]
     assert (row["version"], row["contract"]) == (None, None)
     assert "there is no cloud" in row["problem"]
+
+
+def test_executables_that_say_what_can_not_be_shown_take_nothing_from_the_others(site: Path) -> None:
+    names = {f"bad-{number}": fault for number, fault in enumerate(sorted(mischief.IDENTITIES))}
+    for name, fault in names.items():
+        executable(site, name, fault)
+    executable(site, "good")
+    executable(site, "two\nlines")
+    executable(site, os.fsdecode(b"no-text-\xff"))
+    rows = listed()
+    assert rows.keys() >= {*names, "good", "fake"}
+    assert not [name for name in rows if name.startswith(("two", "no-text"))], "they are passed over"
+    unusable = {names[name] for name in names if rows[name]["problem"]}
+    assert unusable == {"describes itself in surrogates", "describes itself too deeply"}
+    problems = [rows[name]["problem"] for name in names if rows[name]["problem"]]
+    assert all("what it said is wrong at schemas.provider" in problem for problem in problems)
+    assert rows["good"]["problem"] is None
+    assert "\ngood " in run("driver", "list", check=True).stdout
+    for name, fault in list(names.items())[1:3]:
+        info = run("driver", "info", name)
+        assert (info.returncode, info.stderr) == (int(fault in unusable), "")
+        assert "\x1b" not in info.stdout
+        assert len(info.stdout) < 10_000
+    config = site / "nodepool.yaml"
+    config.write_text(CONFIG)
+    run("config", "check", str(config), check=True)
+    assert json.loads(run("config", "schema", check=True).stdout)
 
 
 def test_level_is_that_of_the_last_check_of_the_same_digest(site: Path) -> None:

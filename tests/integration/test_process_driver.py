@@ -23,7 +23,7 @@ from nodelaunch.drivers.process.plugin import describe, executable_plugin
 from nodelaunch.drivers.process.supervisor import Pings, Restarts
 from nodelaunch.drivers.wire.handshake import SOCKET_VARIABLE
 from nodelaunch.drivers.wire.messages import Schemas, VersionRange
-from nodelaunch.errors import DriverError, ErrorKind, LaunchFailedError, ProviderUnavailableError, Scope
+from nodelaunch.errors import TEXT_LIMIT, DriverError, ErrorKind, LaunchFailedError, ProviderUnavailableError, Scope
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ReportsZones, SupportsConsoleLog
 from nodelaunch.protocol.quota import Limits
 from support import mischief
@@ -211,6 +211,14 @@ async def test_driver_without_the_token_is_refused(tmp_path: Path) -> None:
             await made.quota_limits()
 
 
+async def test_proof_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    async with driver("proves nothing in surrogates", tmp_path) as made:
+        with pytest.raises(
+            ProviderUnavailableError, match=r"what it said is wrong at proof \(it has control characters"
+        ):
+            await made.quota_limits()
+
+
 def test_driver_that_never_connects_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nodelaunch.drivers.process.plugin.DESCRIBE_TIMEOUT_S", 1.0)
     with pytest.raises(DriverNotFoundError, match="not connected and shaken hands within 1 s"):
@@ -278,8 +286,102 @@ async def test_result_that_is_wrong_is_an_error(tmp_path: Path) -> None:
 
 async def test_too_much_driver_data_is_refused(tmp_path: Path) -> None:
     async with driver("gives too much data", tmp_path) as made:
-        with pytest.raises(DriverError, match="more than 16384 bytes of driver data"):
+        with pytest.raises(DriverError, match="wrong at driver_data: more than 16384 bytes"):
             await made.wait_until_active(ExternalId("i-1"))
+
+
+@pytest.mark.parametrize("fault", sorted(mischief.IDS))
+async def test_instance_that_can_not_be_named_is_refused(tmp_path: Path, fault: str) -> None:
+    async with driver(fault, tmp_path) as made:
+        with pytest.raises(
+            DriverError, match=r"instance\.create with a result that is wrong at: external_id \("
+        ) as caught:
+            await made.create_instance(SPEC)
+        assert (caught.value.kind, caught.value.may_exist) == (ErrorKind.INTERNAL, True)
+        assert await made.quota_limits() == Limits(instances=7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        ("gives deep data", "wrong at driver_data: nested deeper than 64 levels"),
+        ("gives huge numbers", "wrong at driver_data: a number in it has more than 64 bits"),
+        ("is somehow active", r"wrong at: instance\.is_active"),
+    ],
+)
+async def test_instance_that_is_wrong_is_refused(tmp_path: Path, fault: str, detail: str) -> None:
+    async with driver(fault, tmp_path) as made:
+        with pytest.raises(DriverError, match=detail) as caught:
+            await made.wait_until_active(ExternalId("i-1"))
+        assert caught.value.kind is ErrorKind.INTERNAL
+        assert await made.quota_limits() == Limits(instances=7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        ("lists the same page for ever", "gave the same next_cursor twice: again"),
+        ("lists pages without end", "gave 50 pages with 0 instances, and had more"),
+    ],
+)
+async def test_list_without_end_is_refused(
+    tmp_path: Path, fault: str, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodelaunch.drivers.process.driver.MAX_PAGES", 50)
+    async with driver(fault, tmp_path) as made:
+        with pytest.raises(DriverError, match=detail) as caught:
+            _ = [each async for each in made.list_instances()]
+        assert caught.value.kind is ErrorKind.INTERNAL
+
+
+async def test_list_of_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodelaunch.drivers.process.driver.MAX_LISTED", 1)
+    monkeypatch.setattr("nodelaunch.drivers.process.driver.MAX_PAGES", 1)
+    async with driver("", tmp_path) as made:
+        await made.create_instance(SPEC)
+        assert len([each async for each in made.list_instances()]) == 1, "one page may have as many as it likes"
+
+
+async def test_error_is_cut_and_made_legible(tmp_path: Path) -> None:
+    async with driver("says very much", tmp_path) as made:
+        with pytest.raises(
+            LaunchFailedError, match=r"^a\N{REPLACEMENT CHARACTER}\[2J a.* \[\.\.\.\] .*the end$"
+        ) as caught:
+            await made.create_instance(SPEC)
+        assert len(str(caught.value)) <= TEXT_LIMIT
+        assert (caught.value.external_id, caught.value.retry_after_s) == (None, None)
+    async with driver("fails in surrogates", tmp_path) as made:
+        with pytest.raises(LaunchFailedError, match=r"half a character: \ufffd$"):
+            await made.create_instance(SPEC)
+
+
+@pytest.mark.parametrize("fault", sorted(mischief.STRAYS))
+async def test_answer_to_nothing_that_was_asked_is_told_once(
+    tmp_path: Path, entries: list[MutableMapping[str, Any]], fault: str
+) -> None:
+    async with driver(fault, tmp_path) as made:
+        assert await made.create_instance(SPEC) == "i-1"
+    (told,) = [entry for entry in entries if entry["event"] == "driver_answer_unmatched"]
+    assert (told["driver"], told["level"]) == ("mischief", "warning")
+    assert told["detail"].startswith("an answer with ")
+    assert "\x1b" not in told["detail"]
+    (counted,) = [entry for entry in entries if entry["event"] == "driver_answers_unmatched"]
+    assert (counted["driver"], counted["answers"]) == ("mischief", 999)
+
+
+async def test_answer_that_comes_too_late_is_none_to_nothing(
+    tmp_path: Path, entries: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodelaunch.drivers.wire.peer.CANCEL_GRACE_S", 0.0)
+    async with driver("is too late", tmp_path) as made:
+        await made.quota_limits()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await made.create_instance(SPEC)
+        child = made.supervisor.child
+        assert child is not None
+        await until(lambda: not child.peer._given_up)
+    assert not [entry for entry in entries if entry["event"] == "driver_answer_unmatched"]
 
 
 async def test_cancelled_create_is_told_and_its_last_word_logged(
@@ -337,6 +439,16 @@ async def test_notifications_are_logged_and_unknown_ones_passed_over(
         await made.quota_limits()
     (said,) = [entry for entry in entries if entry["event"] == "driver_says"]
     assert (said["what"], said["driver"], said["said"]) == ("hello", "mischief", {"secret": False, "driver": "me"})
+
+
+async def test_flood_of_notifications_is_cut(tmp_path: Path, entries: list[MutableMapping[str, Any]]) -> None:
+    async with driver("notes very much", tmp_path) as made:
+        await made.quota_limits()
+    said = [entry for entry in entries if entry["event"] == "driver_says"]
+    dropped = [entry["notes"] for entry in entries if entry["event"] == "driver_notes_dropped"]
+    assert said[0]["said"] == {"left_out": "nested deeper than 64 levels"}
+    assert said[1]["said"] == {"deep": None}
+    assert (len(said) + sum(dropped), len(said) < 5000) == (5000, True)
 
 
 async def test_idle_driver_that_does_not_answer_is_replaced(

@@ -216,5 +216,5 @@ def test_nothing_is_left_of_nodes_that_are_gone(events: list[Event], data: st.Da
     for node_id in data.draw(st.permutations(sorted(view.nodes))):
         view.node_entry_removed(paths.node(node_id))
     idle = (view._idle._places, view._idle._shares, view._idle.by_label)
-    left = (view._of_provider, view._of_request, *idle, view._sums.of_pool._sums)
+    left = (view._instances._nodes, view._of_provider, view._of_request, *idle, view._sums.of_pool._sums)
     assert not any(left)

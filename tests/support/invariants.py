@@ -35,6 +35,11 @@ def _check_nodes(view: ClusterView) -> None:
         by_provider[seen.record.provider][node_id] = seen
         if seen.record.allocated_to:
             by_request[seen.record.allocated_to][node_id] = seen
+    by_instance: defaultdict[Any, set[str]] = defaultdict(set)
+    for node_id, seen in view.nodes.items():
+        if seen.record.provider is not None and seen.record.external_id and isinstance(seen.record.external_id, str):
+            by_instance[seen.record.provider, seen.record.external_id].add(node_id)
+    assert {key: set(nodes) for key, nodes in view._instances._nodes.items()} == by_instance
     assert view._of_provider == by_provider
     assert view._of_request == by_request
     assert all(view._node_contenders.values()), "nobody contends for a lock without contenders"

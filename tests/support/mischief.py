@@ -17,6 +17,46 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "process-drivers
 
 import nodelaunch_driver as sdk  # type: ignore[import-not-found]
 
+NESTED: Any = 0
+for _ in range(900):
+    NESTED = [NESTED]
+IDENTITIES: dict[str, dict[str, Any]] = {
+    "speaks in surrogates": {"summary": "half a character: \ud800", "maintainer": "\x1b[2J\x1b[31mme\n"},
+    "says very much of itself": {"summary": "a" * 500_000 + "z"},
+    "describes itself in surrogates": {"schemas": {"provider": {"description": "\ud800"}}},
+    "describes itself too deeply": {"schemas": {"provider": {"description": NESTED}}},
+}
+"""What it says of itself, by the fault."""
+IDS: dict[str, Any] = {
+    "has no id": "",
+    "has an endless id": "i" * 900_000,
+    "has an id of two lines": "i-1\ni-2",
+    "has an id with a NUL": "i-\0",
+    "has half a character for an id": "i-\ud800",
+}
+WAITS: dict[str, dict[str, Any]] = {
+    "gives deep data": {"driver_data": NESTED},
+    "gives huge numbers": {"driver_data": {"a": 10**30}},
+    "is another": {"external_id": "i-2"},
+    "is not active": {"is_active": False},
+    "is somehow active": {"is_active": "yes"},
+    "has no address": {"interface_ip": "not an ip\n\x1b[2J"},
+    "has no port": {"connection_port": {"a": [1]}},
+}
+"""What an instance that is waited for is, by the fault."""
+STRAYS: dict[str, dict[str, Any]] = {
+    "answers what nobody asked": {"id": 999, "result": {}},
+    "answers in words": {"id": "1", "result": {}},
+    "answers a flag": {"id": True, "result": {}},
+    "answers nobody": {"id": None, "error": {"code": -32700, "message": "what was \x1b[2J that?"}},
+}
+ERRORS: dict[str, sdk.DriverError] = {
+    "says very much": sdk.DriverError(
+        "permanent", "a\x1b[2J\n" * 50_000 + "the end", external_id="", retry_after_s=-1.0
+    ),
+    "fails in surrogates": sdk.DriverError("permanent", "half a character: \ud800"),
+}
+
 
 class Mischief(sdk.Driver):  # type: ignore[misc]
     name, version, licence, maintainer = "mischief", "1.0", "Apache-2.0", "somebody"
@@ -31,6 +71,8 @@ class Mischief(sdk.Driver):  # type: ignore[misc]
             "label": {"required": ["kind"], "properties": {"kind": {"enum": ["a", "b"]}}},
         }
         self.capabilities = {"has zones": ("zones", "telepathy")}.get(fault, ())
+        if fault in IDENTITIES:
+            vars(self).update(IDENTITIES[fault])
         self.instances: dict[str, dict[str, Any]] = {}
 
     def traits(self, _label: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +81,12 @@ class Mischief(sdk.Driver):  # type: ignore[misc]
     def create(self, spec: dict[str, Any]) -> str:
         external_id = f"i-{spec['node_id']}"
         self.instances[external_id] = {"external_id": external_id, "metadata": spec["metadata"], "invented_later": 5}
+        if self.fault in IDS:
+            return str(IDS[self.fault])
+        if self.fault in ERRORS:
+            raise ERRORS[self.fault]
+        for _ in range(1000 if self.fault in STRAYS else 0):
+            sdk._call.link.send(STRAYS[self.fault])
         match self.fault:
             case "dies in create":
                 self.progress("made", external_id)
@@ -63,6 +111,8 @@ class Mischief(sdk.Driver):  # type: ignore[misc]
     def wait(self, external_id: str) -> dict[str, Any]:
         if self.fault == "gives too much data":
             return {"external_id": external_id, "driver_data": "x" * (17 << 10)}
+        if self.fault in WAITS:
+            return {"external_id": external_id, "is_active": True, "metadata": {}, **WAITS[self.fault]}
         seen = self.folder / "data"
         seen.write_text(json.dumps(self.driver_data()))
         return {**self.instances[external_id], "is_active": True, "driver_data": {"note": 1}}
@@ -81,6 +131,11 @@ class Mischief(sdk.Driver):  # type: ignore[misc]
             case "logs much":
                 for number in range(5000):
                     say(f"line {number}")
+            case "notes very much":
+                for number in range(5000):
+                    self.log(f"note {number}", deep=NESTED if number == 0 else None)
+            case "gives negative limits":
+                return {"instances": -1}
             case "notes":
                 self.log("hello", secret=False, driver="me")
                 sdk._call.link.note("invented.later", {"a": 1})
@@ -128,6 +183,12 @@ def main() -> None:
             import signal
 
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        case "lists the same page for ever":
+            sdk._Link.page = lambda _link, _cursor: {"instances": [], "next_cursor": "again"}
+        case "lists pages without end":
+            sdk._Link.page = lambda _link, cursor: {"instances": [], "next_cursor": str(int(cursor or 0) + 1)}
+        case "proves nothing in surrogates":
+            sdk._Link.proof = lambda _link, _role: "\ud800"
     sdk.serve(Mischief(fault, folder))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud
 from nodelaunch.errors import LabelUnusableError
-from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER
+from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER, ExternalId, Instance
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.triage import LabelView
 
@@ -24,10 +24,10 @@ class Cloud:
     async def quota_limits(self) -> Limits:
         return Limits(instances=10)
 
-    async def list_instances(self) -> AsyncIterator[SimpleNamespace]:
+    async def list_instances(self) -> AsyncIterator[Instance]:
         for provider, node_id in (("cloud", "known"), ("cloud", "unknown"), ("other", "unknown")):
             metadata = {METADATA_PROVIDER: provider, METADATA_NODE_ID: node_id}
-            yield SimpleNamespace(metadata=metadata, resources=Usage(instances=1, cores=2))
+            yield Instance(ExternalId(node_id), metadata, resources=Usage(instances=1, cores=2))
 
     async def quota_for_label(self, pool: str, label: str) -> Usage:
         if label == "broken":

@@ -255,6 +255,29 @@ async def test_garbage_ends_the_connection(data: bytes, fault: str) -> None:
             await call
 
 
+async def test_end_that_asks_without_end_is_cut_off() -> None:
+    async def never(method: str, _params: Json, _number: int) -> Json:
+        await asyncio.Event().wait()
+        raise AssertionError(method)
+
+    async with line(answer=never, most_asked=3) as made:
+        for number in range(4):
+            made.say(id=number, method="x")
+        with pytest.raises(GarbageError, match="more than 3 requests that are not answered yet"):
+            await made.running
+
+
+async def test_flood_of_messages_lets_others_have_their_turn() -> None:
+    seen: list[Json] = []
+    async with line(notice=lambda _method, params: seen.append(params)) as made:
+        turns = 0
+        made.say_raw(b"".join(b'{"jsonrpc": "2.0", "method": "log", "params": {}}\n' for _ in range(10_000)))
+        while len(seen) < 10_000:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 10_000 / peers.AT_A_TIME / 2
+
+
 async def test_too_long_a_message_is_not_sent() -> None:
     async with line() as made:
         with pytest.raises(ConnectionEndedError, match="bytes"):

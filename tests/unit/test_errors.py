@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from nodelaunch.errors import (
+    TEXT_LIMIT,
     ConfigError,
     ConfigProblem,
     InvalidTransitionError,
@@ -11,6 +14,7 @@ from nodelaunch.errors import (
     RecordInvalidError,
     RequestFailedError,
     StoreError,
+    legible,
 )
 
 
@@ -29,3 +33,22 @@ def test_errors_read_well() -> None:
 def test_driver_errors_say_what_was_left_behind() -> None:
     error = ProviderUnavailableError("down", provider="cloud", external_id="i-1", retry_after_s=3)
     assert (error.provider, error.external_id, error.retry_after_s) == ("cloud", "i-1", 3)
+
+
+def test_text_from_outside_is_made_legible() -> None:
+    assert legible("für 5 €, 東京 👍") == "für 5 €, 東京 👍"
+    assert legible("two\nlines\t\x1b[2J \ud800") == "two lines \N{REPLACEMENT CHARACTER}[2J \N{REPLACEMENT CHARACTER}"
+    assert legible("\u202eevil") == "\N{REPLACEMENT CHARACTER}evil"
+    assert legible("no\N{NO-BREAK SPACE}break") == "no\N{NO-BREAK SPACE}break"
+    cut = legible("a" + "-" * 5000 + "z")
+    assert (len(cut) <= TEXT_LIMIT, cut[0], cut[-1]) == (True, "a", "z")
+    assert " [...] " in cut
+
+
+def test_driver_errors_are_legible_and_leave_out_what_can_not_be() -> None:
+    error = ProviderUnavailableError("a\x1bb" * 5000, external_id="a\0", retry_after_s=math.nan)
+    assert len(str(error)) <= TEXT_LIMIT
+    assert "\x1b" not in str(error)
+    assert (error.external_id, error.retry_after_s, error.may_exist) == (None, None, True)
+    assert ProviderUnavailableError("", retry_after_s=-1).retry_after_s is None
+    assert ProviderUnavailableError("", retry_after_s=math.inf).retry_after_s is None

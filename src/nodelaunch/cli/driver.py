@@ -15,6 +15,7 @@ from nodelaunch.cli.common import say, say_json
 from nodelaunch.drivers.installed import Catalogue, Facts
 from nodelaunch.drivers.optionlist import options_in
 from nodelaunch.drivers.sdk.schemas import schemas_of
+from nodelaunch.errors import legible
 
 DIGEST_SHOWN = 12
 """Characters of a digest in the list."""
@@ -94,6 +95,7 @@ def _details(facts: Facts) -> dict[str, Any]:
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """*rows* in columns, as wide as they have to be."""
+    rows = [[legible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Container, Mapping
+from collections.abc import AsyncIterator, Awaitable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -13,10 +13,12 @@ from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_PROVIDER,
     Driver,
+    Instance,
     ReportsZones,
     SupportsInventory,
 )
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
+from nodelaunch.protocol.soundness import sound_limits, sound_listed, sound_usage, sound_zones
 from nodelaunch.protocol.triage import LabelView
 
 T = TypeVar("T")
@@ -56,15 +58,21 @@ async def ask_cloud(driver: Driver, config: ProviderConfig, recorded: Container[
 
     Raises: DriverError, TimeoutError when a call takes more than `CALL_TIMEOUT_S`.
     """
-    limits = await _answered(driver.quota_limits())
+    limits = sound_limits(await _answered(driver.quota_limits()))
     unmanaged, foreign = await _answered(_unrecorded_usage(driver, config.name, recorded))
-    zones = tuple(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
+    zones = sound_zones(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
     labels = {
         (pool.name, label): await _answered(_ask_label(driver, pool.name, label))
         for pool in config.pools
         for label in pool.label_names
     }
     return CloudFacts(limits, unmanaged, foreign, zones, labels)
+
+
+async def listed(driver: Driver) -> AsyncIterator[Instance]:
+    """Every instance its credentials can see. Raises: DriverError, also for one that can't be."""
+    async for instance in driver.list_instances():
+        yield sound_listed(instance)
 
 
 async def _answered(call: Awaitable[T]) -> T:
@@ -77,7 +85,7 @@ async def _unrecorded_usage(driver: Driver, provider: str, recorded: Container[s
     if isinstance(driver, SupportsInventory):
         return NOTHING, NOTHING
     unrecorded, foreign = [], []
-    async for instance in driver.list_instances():
+    async for instance in listed(driver):
         usage = instance.resources or Usage({INSTANCES: 1})
         is_mine = instance.metadata.get(METADATA_PROVIDER) == provider
         if not is_mine:
@@ -89,7 +97,7 @@ async def _unrecorded_usage(driver: Driver, provider: str, recorded: Container[s
 
 async def _ask_label(driver: Driver, pool: str, label: str) -> LabelView:
     try:
-        need = await driver.quota_for_label(pool, label)
+        need = sound_usage(await driver.quota_for_label(pool, label))
         return LabelView(need, await driver.label_ready(pool, label))
     except LabelUnusableError as error:
         return LabelView(broken=str(error))

@@ -66,7 +66,7 @@ class PoolContext:
         self.provider.tell(self.pool.name, request.id, what)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class HeldNode:
     """A node whose lock we hold, as last written, or as it is to be written with whatever is written of it next."""
 

@@ -25,6 +25,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.soundness import sound_inspection, sound_machine
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, SessionState, Store
 
@@ -170,7 +171,7 @@ class Inventory:
     def _learn(self) -> dict[Identity, Machine]:
         """The machines, read anew where needed; then all slots are doubtful. Raises: DriverError."""
         if self._machines is None:
-            self._machines = {machine.identity: machine for machine in self._driver.machines()}
+            self._machines = {each.identity: each for each in map(sound_machine, self._driver.machines())}
             self._recorded.clear()
             nodes = self._view.nodes_of(self._provider.name)
             self._looked_at = {s.record.id: s.version for s in nodes if self._was_looked_at(s)}
@@ -240,7 +241,7 @@ class Inventory:
     # -- registering ------------------------------------------------------------------------------------------------
 
     async def _register(self, machine: Machine) -> None:
-        found = await self._driver.inspect(machine)
+        found = sound_inspection(await self._driver.inspect(machine))
         now = self._clock.now()
         blank = Node(
             id=NodeId(""),
@@ -278,7 +279,7 @@ class Inventory:
         return seen.record.is_idle and not self._view.is_node_locked(seen.record.id)
 
     async def _update(self, seen: Seen[Node], machine: Machine) -> None:
-        found = await self._driver.inspect(machine)
+        found = sound_inspection(await self._driver.inspect(machine))
         node = _described(seen.record.changed(pool=machine.pool), machine, found)
         node = node.changed(attributes=self._attributes(machine))
         if node == seen.record or not await rewrite_node(self._store, seen, node):

@@ -24,6 +24,7 @@ from nodelaunch.errors import (
     LaunchTimeoutError,
     LockBusyError,
     ProviderUnavailableError,
+    legible,
 )
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import (
@@ -38,12 +39,17 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.soundness import sound_id, sound_instance, sound_keys, sound_traits
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Create, Entry
 
 log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
+SHORTEST_BACKOFF_S = 0.1
+"""However soon a driver wants to be asked again."""
+MAX_CONSOLE = 64 << 10
+"""Characters of a console that are logged."""
 
 
 async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: str | None) -> HeldNode:
@@ -108,7 +114,7 @@ async def resume_node(ctx: PoolContext, request: NodeRequest, label: str) -> Hel
 
 def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
     """*node* with what the configuration says of its label, and the image to boot as of now."""
-    traits = ctx.driver.label_traits(ctx.pool.name, label)
+    traits = sound_traits(ctx.driver.label_traits(ctx.pool.name, label))
     image_id = traits.image_id
     if traits.diskimage is not None:
         upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name)
@@ -187,7 +193,9 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
                 external_id = await _made_before(ctx, held) if is_unsure else None
                 is_unsure = True
                 if external_id is None:
-                    external_id = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
+                    made = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
+                    external_id = sound_id(made)
+                ctx.provider.owners.take(external_id, held)
                 held.note(held.node.changed(external_id=external_id))
             return await _until_active(ctx, held)
         except ProviderUnavailableError as error:
@@ -196,11 +204,11 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             held.waits_for = str(error)
             ctx.tell(request, f"node {held.id} waits for the provider: {error}")
             log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
-            await asyncio.sleep(error.retry_after_s or backoff)
+            await asyncio.sleep(max(error.retry_after_s or backoff, SHORTEST_BACKOFF_S))
             held.waits_for = None
             backoff = min(LAST_BACKOFF_S, backoff * 2)
-            if held.external_id is None and error.external_id is not None:
-                await save(ctx, held, held.node.changed(external_id=error.external_id))
+            if held.external_id is None and (left := ctx.provider.owners.left_by(error, held)) is not None:
+                await save(ctx, held, held.node.changed(external_id=left))
         except InstanceNotFoundError:
             if not held.is_resumed or held.external_id is None:
                 raise
@@ -217,7 +225,7 @@ async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:
         await asyncio.sleep(0)
         if not waiting.done() and not held.is_written:
             await save(ctx, held, held.node)
-        return await waiting
+        return sound_instance(await waiting, held.external_id)
     finally:
         if not waiting.done():
             waiting.cancel()
@@ -259,7 +267,9 @@ async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequen
     scanner = ctx.generation.key_scanner
     if scanner is not None:
         is_ssh = traits.connection_type in ("ssh", "network_cli")
-        return await scanner.host_keys(instance.external_id) if traits.host_key_checking and is_ssh else ()
+        if not traits.host_key_checking or not is_ssh:
+            return ()
+        return sound_keys(await scanner.host_keys(instance.external_id))
     port = instance.connection_port if instance.connection_port is not None else traits.connection_port
     if instance.interface_ip is None or not isinstance(port, int):
         return ()
@@ -317,7 +327,8 @@ async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
     except (DriverError, TimeoutError) as error:
         log.info("console_unavailable", node_id=held.id, detail=str(error))
     else:
-        log.warning("console", node_id=held.id, external_id=held.external_id, text=text)
+        shown = None if text is None else "\n".join(map(legible, text[-MAX_CONSOLE:].splitlines()))
+        log.warning("console", node_id=held.id, external_id=held.external_id, text=shown)
 
 
 async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> bool:
@@ -325,7 +336,7 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
 
     What can't be deleted now stays with the node's record, for the sweeper. Raises: StoreError.
     """
-    external_id = held.external_id or (ExternalId(error.external_id) if error.external_id else None)
+    external_id = held.external_id or ctx.provider.owners.left_by(error, held)
     leftovers = [external_id] if external_id else []
     try:
         if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):

@@ -5,9 +5,11 @@ What does *not* belong here: deleting it, and how often it has to be seen first 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from nodelaunch.engine.cloudfacts import listed
+from nodelaunch.errors import legible
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_PROVIDER,
@@ -18,6 +20,7 @@ from nodelaunch.protocol.driver import (
     SupportsLeftovers,
 )
 from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.soundness import sound_resource
 from nodelaunch.protocol.states import NodeState
 
 INSTANCE = "instance"
@@ -47,17 +50,22 @@ async def find_leaks(driver: Driver, provider: str, node_of: Callable[[str], Nod
     if isinstance(driver, SupportsInventory):
         return []
     found = [
-        Leak(INSTANCE, instance.external_id, instance.metadata.get(METADATA_NODE_ID, ""))
-        async for instance in driver.list_instances()
+        Leak(INSTANCE, instance.external_id, _node_id_in(instance.metadata))
+        async for instance in listed(driver)
         if instance.metadata.get(METADATA_PROVIDER) == provider
     ]
     if isinstance(driver, SupportsLeftovers):
         found += [
-            Leak(each.kind, each.external_id, each.metadata.get(METADATA_NODE_ID, ""), each.detail, each)
-            for each in await driver.resources()
+            Leak(each.kind, each.external_id, _node_id_in(each.metadata), legible(each.detail), each)
+            for each in map(sound_resource, await driver.resources())
             if each.metadata.get(METADATA_PROVIDER) == provider
         ]
     return [leak for leak in found if not _is_owned(leak, node_of(leak.node_id))]
+
+
+def _node_id_in(metadata: Mapping[str, str]) -> str:
+    """For people, too: anybody may have written it."""
+    return legible(str(metadata.get(METADATA_NODE_ID, "")))
 
 
 def _is_owned(leak: Leak, node: Node | None) -> bool:

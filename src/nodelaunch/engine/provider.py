@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from nodelaunch.config.models import PoolConfig, ProviderConfig
-from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud
+from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud, listed
+from nodelaunch.engine.owners import Owners
 from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import DriverError
@@ -85,6 +86,7 @@ class ProviderRuntime:
         self.refusals = QuotaRefusals(self.changed)
         self.awaited = AwaitedRefresh(self.invalidate)
         """Pools in which requests wait for room that the cloud has not got."""
+        self.owners = Owners(config.name, view)
         self._view = view
         self._stale = asyncio.Event()
 
@@ -241,7 +243,7 @@ class ProviderRuntime:
         """The instances that carry this provider's name, by the node id they carry."""
         found: defaultdict[str, list[ExternalId]] = defaultdict(list)
         async with self.using() as driver:
-            async for instance in driver.list_instances():
+            async for instance in listed(driver):
                 if instance.metadata.get(METADATA_PROVIDER) == self.name:
                     found[instance.metadata.get(METADATA_NODE_ID, "")].append(instance.external_id)
         return dict(found)

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from nodelaunch import __version__
 from nodelaunch.drivers.process import keeper
+from nodelaunch.drivers.process.rationing import Ration
 from nodelaunch.drivers.process.redaction import NOTHING, Redactor
 from nodelaunch.drivers.wire.handshake import (
     CONTRACT,
@@ -46,9 +47,10 @@ from nodelaunch.drivers.wire.messages import (
     Identity,
     Program,
     VersionRange,
+    places_in,
 )
 from nodelaunch.drivers.wire.peer import Answer, ConnectionEndedError, GarbageError, Notice, Peer, RpcError, no_answer
-from nodelaunch.errors import ErrorKind, ProviderUnavailableError
+from nodelaunch.errors import ErrorKind, ProviderUnavailableError, legible
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,10 @@ LINE_LIMIT: Final = 2000
 """Characters of one line that are kept."""
 LINES_PER_S: Final = 100
 """More lines of output than that aren't logged, only counted."""
+MAX_ASKED: Final = 10_000
+"""Requests of a driver that are not answered yet."""
+STRAYS_PER_MINUTE: Final = 1
+"""Answers to nothing that was asked; more aren't logged, only counted."""
 ENVIRONMENT: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
     "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -88,7 +94,9 @@ class Tail:
         self.lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._redact = redact
         self._log = log.bind(driver=driver)
-        self._second, self._count = 0, 0
+        self._ration = Ration(
+            LINES_PER_S, 1.0, lambda dropped: self._log.warning("driver_output_dropped", lines=dropped)
+        )
 
     async def read(self, stream: asyncio.StreamReader) -> None:
         """Until its end. A line without end is cut."""
@@ -98,21 +106,16 @@ class Tail:
             except asyncio.IncompleteReadError as error:
                 if error.partial:
                     self._take(error.partial)
+                self._ration.settle()
                 return
             except asyncio.LimitOverrunError as error:
                 line = await stream.read(error.consumed)
             self._take(line)
 
     def _take(self, line: bytes) -> None:
-        text = self._redact(line.decode(errors="replace").rstrip("\r\n"))[:LINE_LIMIT]
+        text = legible(self._redact(line.decode(errors="replace").rstrip("\r\n"))[:LINE_LIMIT])
         self.lines.append(text)
-        second = int(asyncio.get_running_loop().time())
-        if second != self._second:
-            if self._count > LINES_PER_S:
-                self._log.warning("driver_output_dropped", lines=self._count - LINES_PER_S)
-            self._second, self._count = second, 0
-        self._count += 1
-        if self._count <= LINES_PER_S:
+        if self._ration.allows():
             self._log.info("driver_output", line=text)
 
 
@@ -134,6 +137,7 @@ class Child:
         self._redact = redact
         self._process = process
         self._lifeline = lifeline
+        self._strays = Ration(STRAYS_PER_MINUTE, 60.0, self._say_strays_dropped)
         self._peer: Peer | None = None
         assert process.stdout is not None  # noqa: S101  it was asked for
         self._reading = asyncio.ensure_future(self.tail.read(process.stdout))
@@ -162,8 +166,16 @@ class Child:
         try:
             await peer.run()
         except GarbageError as error:
-            self.garbage = self._redact(str(error))
+            self.garbage = legible(self._redact(str(error)))
             log.warning("driver_broke_protocol", driver=self.name, detail=self.garbage)
+
+    def stray(self, what: str) -> None:
+        """It answered what nobody asked; so what was asked may be waited for in vain."""
+        if self._strays.allows():
+            log.warning("driver_answer_unmatched", driver=self.name, detail=legible(self._redact(what)))
+
+    def _say_strays_dropped(self, dropped: int) -> None:
+        log.warning("driver_answers_unmatched", driver=self.name, answers=dropped)
 
     async def ended(self) -> str:
         """Wait until it is over; in words, how it ended. Without its keeper it is over in any case."""
@@ -194,6 +206,7 @@ class Child:
 
     async def aclose(self) -> None:
         """End it, by itself or by force; nothing of it is left when this returns. Once is enough."""
+        self._strays.settle()
         if self._peer is not None:
             self._peer.end("the driver is closed")
         if self._lifeline >= 0:
@@ -289,7 +302,7 @@ async def _connected(child: Child, listening: socket.socket, notice: Notice, ans
             connection, _ = accepting.result()
             if _is_ours(connection, child.pid):
                 reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
-                return Peer(reader, writer, answer=answer, notice=notice)
+                return Peer(reader, writer, answer=answer, notice=notice, stray=child.stray, most_asked=MAX_ASKED)
             log.warning("driver_connection_refused", driver=child.name, detail="it is not the process started for it")
             connection.close()
     finally:
@@ -361,14 +374,10 @@ def _in_words(
         case ConnectionEndedError():
             text = "it ended before it was ready"
         case ValidationError():
-            text = f"the handshake failed: what it said is wrong at {_places(error)}"
+            text = f"the handshake failed: what it said is wrong at {places_in(error)}"
         case _:
             text = str(error)
     return ProviderUnavailableError(f"driver {command.name}: {text}" + (f": {words}" if words else ""))
-
-
-def _places(error: ValidationError) -> str:
-    return ", ".join(".".join(map(str, each["loc"])) for each in error.errors(include_url=False))
 
 
 def _exit_in_words(code: int) -> str:

@@ -9,7 +9,6 @@ What does *not* belong here: processes (supervisor.py).
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -24,7 +23,7 @@ from nodelaunch.drivers.process.supervisor import Pings, Restarts, Supervisor
 from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.peer import METHOD_NOT_FOUND, ConnectionEndedError, Outcome, RpcError
-from nodelaunch.errors import DriverError, ErrorKind, ProviderUnavailableError, Scope
+from nodelaunch.errors import DriverError, ErrorKind, ProviderUnavailableError, Scope, is_sound_id
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
@@ -38,6 +37,7 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.faults import error_of
 from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.soundness import json_fault, sound_machine, sound_traits
 
 ParamsT = TypeVar("ParamsT", bound=m.Message)
 ResultT = TypeVar("ResultT", bound=m.Message)
@@ -51,6 +51,9 @@ FOREVER_S: Final = 1e8
 """Deadline of upkeep, which has none."""
 REMEMBERED: Final = 10_000
 """Instances whose driver data is kept at most."""
+MAX_PAGES: Final = 10_000
+MAX_LISTED: Final = 100_000
+"""Instances of one list."""
 
 
 class ProcessDriver:
@@ -96,8 +99,11 @@ class ProcessDriver:
         """Have a new process work for our provider. Raises: DriverError, ConnectionEndedError, TimeoutError."""
         params = m.OpenParams(deadline_s=QUESTION_S, provider=content_of(self._config), diskimages=self._images)
         opened = await self._ask(child, m.OPEN, params, lambda _number: None)
-        self._traits = {(each.pool, each.label): LabelTraits(**m.plain(each.traits)) for each in opened.labels}
-        self._machines = tuple(Machine(**m.plain(machine)) for machine in opened.machines)
+        traits = {(each.pool, each.label): LabelTraits(**m.plain(each.traits)) for each in opened.labels}
+        for each in traits.values():
+            sound_traits(each, m.OPEN.name)
+        self._machines = tuple(sound_machine(Machine(**m.plain(each)), m.OPEN.name) for each in opened.machines)
+        self._traits = traits
 
     async def _call(self, method: m.Method[ParamsT, ResultT], params: ParamsT) -> ResultT:
         """Raises: DriverError."""
@@ -141,8 +147,7 @@ class ProcessDriver:
         except RpcError as error:
             raise self._error(error) from None
         except ValidationError as error:
-            places = ", ".join(".".join(map(str, each["loc"])) for each in error.errors(include_url=False))
-            text = f"driver {child.name} answered {method.name} with a result that is wrong at: {places}"
+            text = f"driver {child.name} answered {method.name} with a result that is wrong at: {m.places_in(error)}"
             raise DriverError(text, provider=self._config.name, may_exist=method.makes) from None
 
     def _given_up(self, method: m.Method[Any, Any]) -> Callable[[Outcome], None]:
@@ -151,12 +156,13 @@ class ProcessDriver:
         def tell(outcome: Outcome) -> None:
             refusal = outcome.data if isinstance(outcome, RpcError) else None
             told = refusal if refusal is not None else outcome if isinstance(outcome, dict) else {}
+            external_id = told.get("external_id")
             log.info(
                 "call_given_up",
                 driver=self._command.name,
                 provider=self._config.name,
                 method=method.name,
-                external_id=told.get("external_id"),
+                external_id=external_id if is_sound_id(external_id) else None,
                 may_exist=refusal is None or bool(refusal.get("may_exist")),
             )
 
@@ -178,12 +184,12 @@ class ProcessDriver:
         return m.InstanceParams(external_id=external_id, driver_data=self._data.get(external_id), deadline_s=deadline_s)
 
     def _remember(self, external_id: str, data: Any) -> None:
-        """Raises: DriverError when it is too much."""
+        """Raises: DriverError when it can't be kept."""
         if data is None:
             return
-        if len(json.dumps(data)) > m.MAX_DRIVER_DATA:
+        if (fault := json_fault(data, m.MAX_DRIVER_DATA)) is not None:
             raise DriverError(
-                f"driver {self._command.name} gave more than {m.MAX_DRIVER_DATA} bytes of driver data",
+                f"driver {self._command.name} gave what is wrong at driver_data: {fault}",
                 provider=self._config.name,
                 external_id=external_id,
             )
@@ -214,15 +220,25 @@ class ProcessDriver:
 
     async def list_instances(self) -> AsyncIterator[Instance]:
         cursor: str | None = None
+        cursors: set[str] = set()
+        listed = 0
         while True:
             page = await self._call(m.LIST, m.ListParams(cursor=cursor, deadline_s=QUESTION_S))
             for info in page.instances:
                 self._remember(info.external_id, info.driver_data)
                 yield m.instance_from(info)
-            cursor = page.next_cursor
+            cursor, listed = page.next_cursor, listed + len(page.instances)
             if cursor is None:
                 return
+            if cursor in cursors:
+                raise self._endless(f"gave the same next_cursor twice: {cursor}")
+            cursors.add(cursor)
+            if len(cursors) >= MAX_PAGES or listed > MAX_LISTED:
+                raise self._endless(f"gave {len(cursors)} pages with {listed} instances, and had more")
             await asyncio.sleep(0)  # however long the list, others get their turn
+
+    def _endless(self, what: str) -> DriverError:
+        return DriverError(f"driver {self._command.name} {what} ({m.LIST.name})", provider=self._config.name)
 
     async def quota_limits(self) -> Limits:
         return Limits((await self._call(m.LIMITS, m.Call(deadline_s=QUESTION_S))).amounts)

@@ -28,6 +28,7 @@ def executables() -> dict[str, Command]:
         path.name.removeprefix(PREFIX)
         for folder in _search_path().split(os.pathsep)
         for path in Path(folder).glob(f"{PREFIX}*")
+        if path.name.isprintable()  # no configuration could name it, and no list show it
     }
     commands = {name: find_executable(name) for name in sorted(found)}
     return {name: command for name, command in commands.items() if command is not None}

@@ -21,7 +21,7 @@ from nodelaunch.drivers.process.supervisor import Restarts
 from nodelaunch.drivers.sdk.schemas import capabilities_of
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.messages import Identity, VersionRange
-from nodelaunch.errors import DriverError
+from nodelaunch.errors import DriverError, legible
 from nodelaunch.protocol.driver import Driver, DriverContext
 
 DESCRIBE_TIMEOUT_S = 20.0
@@ -48,7 +48,7 @@ def _plugin(command: Command, versions: VersionRange, said: str, contract: tuple
         model = provider_model(identity.schemas)
     except Exception as error:  # there is no end of ways in which a schema can be wrong
         text = f"driver {command.name}: the schemas of its options can't be used: {type(error).__name__}: {error}"
-        raise DriverNotFoundError(text) from error
+        raise DriverNotFoundError(legible(text)) from error
     plugin = DriverPlugin(
         name=command.name,
         config_model=model,

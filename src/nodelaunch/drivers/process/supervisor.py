@@ -19,15 +19,21 @@ import structlog
 
 from nodelaunch.drivers.process.child import Child, Command, start
 from nodelaunch.drivers.process.clusterdesk import ClusterDesk
+from nodelaunch.drivers.process.rationing import Ration
 from nodelaunch.drivers.process.redaction import NOTHING, Redactor
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.messages import CLUSTER, LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
 from nodelaunch.drivers.wire.peer import ConnectionEndedError, Json, RpcError
-from nodelaunch.errors import DriverError, ProviderUnavailableError
+from nodelaunch.errors import DriverError, ProviderUnavailableError, is_sound_id, legible
 from nodelaunch.protocol.cluster import Cluster
+from nodelaunch.protocol.soundness import json_fault
 
 log = structlog.get_logger(__name__)
 
+NOTES_PER_S: Final = 100
+"""More notifications than that aren't logged, only counted."""
+MAX_NOTE: Final = 16 << 10
+"""Bytes of what a notification has to say besides, as JSON; more is left out."""
 PATIENCE_S: Final = 2.0
 """A call waits for a pause that is over sooner than that."""
 
@@ -103,6 +109,7 @@ class Supervisor:
         self._last_end = ""
         self._is_closed = False
         self._log = log.bind(driver=command.name, provider=provider)
+        self._notes = Ration(NOTES_PER_S, 1.0, lambda dropped: self._log.warning("driver_notes_dropped", notes=dropped))
 
     @property
     def child(self) -> Child | None:
@@ -224,18 +231,24 @@ class Supervisor:
 
     def _on_note(self, runs: list[_Run], method: str, params: Json) -> None:
         """One that is not known, or not as it should be, is passed over."""
-        if method == LOG and (note := _read(LogNote, params)) is not None:
-            getattr(self._log, note.level)(
-                "driver_says", what=self._redact(note.event), said=self._redact.entry(note.fields)
-            )
+        if method == LOG and self._notes.allows() and (note := _read(LogNote, params)) is not None:
+            self._say(note)
         elif method == PROGRESS and (progress := _read(ProgressNote, params)) is not None:
-            if runs and progress.external_id is not None and runs[0].child.peer.awaits(progress.call):
-                runs[0].progress[progress.call] = progress.external_id
-            self._log.debug("driver_progress", stage=progress.stage, external_id=progress.external_id)
+            external_id = progress.external_id if is_sound_id(progress.external_id) else None
+            if runs and external_id is not None and runs[0].child.peer.awaits(progress.call):
+                runs[0].progress[progress.call] = external_id
+            if self._notes.allows():
+                self._log.debug("driver_progress", stage=legible(progress.stage), external_id=external_id)
+
+    def _say(self, note: LogNote) -> None:
+        fault = json_fault(note.fields, MAX_NOTE)
+        said: dict[str, Any] = {"left_out": fault} if fault is not None else self._redact.entry(note.fields)
+        getattr(self._log, note.level)("driver_says", what=legible(self._redact(note.event)), said=said)
 
     async def aclose(self) -> None:
         """End the process in order; when this returns nothing of it is left."""
         self._is_closed = True
+        self._notes.settle()
         async with self._starting:
             run = self._run
             if run is None:

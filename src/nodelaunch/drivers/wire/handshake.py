@@ -43,7 +43,7 @@ def proof(token: str, role: Literal["launcher", "driver"], launcher_nonce: str, 
 
 def is_proof(given: str, token: str, role: Literal["launcher", "driver"], nonces: tuple[str, str]) -> bool:
     """*nonces*: the launcher's and the driver's."""
-    return hmac.compare_digest(given.encode(), proof(token, role, *nonces).encode())
+    return hmac.compare_digest(given.encode(errors="replace"), proof(token, role, *nonces).encode())
 
 
 def choose_version(ours: VersionRange, theirs: VersionRange, *, driver: str) -> int:

@@ -7,20 +7,21 @@ What does *not* belong here: sending and receiving (peer.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
-from nodelaunch.errors import ErrorKind, Scope
+from nodelaunch.errors import MAX_ID, ErrorKind, Scope, legible
 from nodelaunch.protocol import driver as port
 from nodelaunch.protocol.faults import Fault
 from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.soundness import MAX_DATA, id_fault, json_fault, text_fault
 
 MAX_LINE: Final = 1 << 20
 """Bytes of one message, its line break included."""
-MAX_DRIVER_DATA: Final = 16 << 10
+MAX_DRIVER_DATA: Final = MAX_DATA
 """Bytes of ``driver_data`` as JSON."""
 
 
@@ -32,6 +33,21 @@ Amounts = Annotated[dict[str, int | float], BeforeValidator(_amounts)]
 """By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A limit that is not named is none."""
 
 
+def _sound(fault_of: Callable[[Any], str | None]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if (fault := fault_of(value)) is not None:
+            raise ValueError(fault)
+        return value
+
+    return AfterValidator(check)
+
+
+Line = Annotated[str, AfterValidator(legible)]
+"""A text for people: cut where it is too long, and shown as one line."""
+Word = Annotated[str, _sound(text_fault)]
+"""A text for programs: of one line, and not long."""
+InstanceId = Annotated[str, _sound(id_fault), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_ID})]
+Tree = Annotated[dict[str, Any], _sound(json_fault)]
 Kind = Annotated[ErrorKind, BeforeValidator(lambda value: value if value in list(ErrorKind) else "internal")]
 
 
@@ -69,9 +85,9 @@ class HelloParams(Message):
 
 class HelloResult(Message):
     protocol: VersionRange
-    nonce: str
+    nonce: Word
     """The driver's."""
-    proof: str
+    proof: Word
     """That the driver has the token: see docs/drivers/process.md."""
 
 
@@ -85,27 +101,27 @@ class AuthenticateParams(Message):
 class Schemas(Message):
     """JSON Schemas (2020-12) of the driver's own options, beside those that all drivers have."""
 
-    provider: dict[str, Any] = Field(default_factory=dict)
-    pool: dict[str, Any] = Field(default_factory=dict)
-    label: dict[str, Any] = Field(default_factory=dict)
+    provider: Tree = Field(default_factory=dict)
+    pool: Tree = Field(default_factory=dict)
+    label: Tree = Field(default_factory=dict)
 
 
 class Example(Message):
     """A configuration with which the driver works on any machine, for trying it out and for checks."""
 
-    provider: dict[str, Any]
+    provider: Tree
     """A provider's mapping, without ``name`` and ``driver``; ``{folder}`` in a text stands for a fresh directory."""
 
 
 class Identity(Message):
     """What the driver is."""
 
-    name: str
-    version: str = ""
-    summary: str = ""
-    maintainer: str = ""
-    licence: str = ""
-    capabilities: tuple[str, ...] = ()
+    name: Line
+    version: Line = ""
+    summary: Line = ""
+    maintainer: Line = ""
+    licence: Line = ""
+    capabilities: tuple[Line, ...] = ()
     """Methods beyond the ones every driver has; unknown ones are ignored."""
     schemas: Schemas = Field(default_factory=Schemas)
     example: Example | None = None
@@ -183,9 +199,9 @@ class LoginInfo(Message):
 class InstanceInfo(Message):
     """As `nodelaunch.protocol.driver.Instance`."""
 
-    external_id: str
+    external_id: InstanceId
     metadata: dict[str, str] = Field(default_factory=dict)
-    is_active: bool = False
+    is_active: StrictBool = False
     interface_ip: str | None = None
     public_ipv4: str | None = None
     private_ipv4: str | None = None
@@ -250,7 +266,7 @@ class CreateParams(Call):
 
 
 class CreateResult(Message):
-    external_id: str
+    external_id: InstanceId
     driver_data: Any = None
 
 
@@ -271,7 +287,7 @@ class ListParams(Call):
 
 class ListResult(Message):
     instances: tuple[InstanceInfo, ...]
-    next_cursor: str | None = None
+    next_cursor: Word | None = None
 
 
 class LabelParams(Call):
@@ -284,7 +300,7 @@ class AmountsResult(Message):
 
 
 class ReadyResult(Message):
-    is_ready: bool
+    is_ready: StrictBool
 
 
 class KeysResult(Message):
@@ -318,7 +334,7 @@ class InspectResult(Message):
 
 
 class AliveResult(Message):
-    is_alive: bool
+    is_alive: StrictBool
 
 
 class FaultOfferInfo(Message):
@@ -495,3 +511,18 @@ def offer_from(info: FaultOfferInfo) -> port.FaultOffer:
     """A call that is not known is that of none."""
     calls = {method: call for call, method in FAULTY_CALLS.items()}
     return port.FaultOffer(info.name, calls.get(info.call or ""), info.kind, info.retry_after_s)
+
+
+MAX_PLACES: Final = 5
+"""That are named of all those where a message is wrong."""
+
+
+def places_in(error: ValidationError) -> str:
+    """Where a message is wrong, and how where that is more than its type."""
+    faults = error.errors(include_url=False, include_input=False)
+    named = []
+    for fault in faults[:MAX_PLACES]:
+        place = ".".join(map(str, fault["loc"]))
+        why = fault.get("ctx", {}).get("error")
+        named.append(f"{place} ({why})" if isinstance(why, ValueError) else place)
+    return ", ".join(named) + (f", and {len(faults) - MAX_PLACES} more" if len(faults) > MAX_PLACES else "")

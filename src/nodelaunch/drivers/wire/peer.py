@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from nodelaunch.drivers.wire.messages import CANCEL, MAX_LINE
 
@@ -20,11 +20,17 @@ PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, DRIVER_ERROR = -
 """Codes of errors; the last one's ``data`` is a FaultInfo. Source: JSON-RPC 2.0."""
 CANCEL_GRACE_S: Final = 10.0
 """How long the answer to a cancelled call is waited for."""
+AT_A_TIME: Final = 50
+"""Messages that are taken in before others get their turn."""
+MAX_GIVEN_UP: Final = 10_000
+"""Calls whose late answer is still known for one."""
 
 Json = dict[str, Any]
 Answer = Callable[[str, Json, int], Awaitable[Json]]
 """Of method, parameters and id. Raises: RpcError."""
 Notice = Callable[[str, Json], None]
+Stray = Callable[[str], None]
+"""Is told, in words, of an answer to nothing that was asked."""
 
 
 class RpcError(Exception):
@@ -63,13 +69,20 @@ class Peer:
         *,
         answer: Answer = no_answer,
         notice: Notice = lambda _method, _params: None,
+        stray: Stray = lambda _what: None,
+        most_asked: int | None = None,
     ) -> None:
+        """*most_asked*: requests of the other end that may wait for their answer; None: as many as it likes."""
         self._reader = reader
         self._writer = writer
         self._answer = answer
         self._notice = notice
+        self._stray = stray
+        self._most_asked = most_asked
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Json]] = {}
+        self._given_up: dict[int, None] = {}
+        """Calls nobody waits for any more, and that were not answered yet; the oldest first."""
         self._answering: dict[int, asyncio.Task[None]] = {}
         self.ended: str | None = None
         """Why the connection is over; None while it isn't."""
@@ -136,6 +149,13 @@ class Peer:
             del self._calls[number]
             if result.done():
                 result.exception()  # nobody else may look
+            else:
+                self._give_up(number)
+
+    def _give_up(self, number: int) -> None:
+        self._given_up[number] = None
+        if len(self._given_up) > MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -147,6 +167,8 @@ class Peer:
                 while (message := await self._next()) is not None:
                     self.heard += 1
                     self._take(message, group)
+                    if self.heard % AT_A_TIME == 0:
+                        await asyncio.sleep(0)  # what is here already is read without a pause
             except GarbageError as error:
                 garbage = error
             except ConnectionError:
@@ -184,21 +206,25 @@ class Peer:
             raise GarbageError("it sent a request without a name, or without named parameters")
         elif number is None:
             self._take_note(method, params)
-        elif isinstance(number, int) and number not in self._answering:
+        elif self._most_asked is not None and len(self._answering) >= self._most_asked:
+            raise GarbageError(f"it has more than {self._most_asked} requests that are not answered yet")
+        elif _is_id(number) and number not in self._answering:
             self._answering[number] = task = group.create_task(self._give_answer(method, params, number))
             task.add_done_callback(lambda task: self._answered(number, task))
         else:
             raise GarbageError("it sent a request with an id that is no number, or used twice")
 
     def _settle(self, message: Json) -> None:
-        result = self._calls.get(message["id"]) if isinstance(message.get("id"), int) else None
+        number, error = message.get("id"), message.get("error")
+        result = self._calls.get(number) if _is_id(number) else None
         if result is None or result.done():
-            return  # an answer that came too late
-        error = message.get("error")
+            if not _is_id(number) or self._given_up.pop(number, self) is self:
+                self._stray(_of_what(number, error))
+            return  # else it came too late, which may be
         if isinstance(error, dict):
             code, data = error.get("code"), error.get("data")
-            text = str(error.get("message", "it did not say why"))
             code = code if isinstance(code, int) else DRIVER_ERROR
+            text = _text_of(error) or "it did not say why"
             result.set_exception(RpcError(code, text, data if isinstance(data, dict) else None))
         elif isinstance(message.get("result"), dict):
             result.set_result(message["result"])
@@ -208,7 +234,7 @@ class Peer:
     def _take_note(self, method: str, params: Json) -> None:
         if method == CANCEL:
             number = params.get("id")
-            if isinstance(number, int) and number in self._answering:
+            if _is_id(number) and number in self._answering:
                 self._answering[number].cancel()
         else:
             self._notice(method, params)
@@ -259,6 +285,27 @@ def _outcome(result: asyncio.Future[Json]) -> Outcome:
     if error is None:
         return result.result()
     return error if isinstance(error, RpcError) else None
+
+
+def _is_id(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text_of(error: Json) -> str:
+    text = error.get("message")
+    return text if isinstance(text, str) else ""
+
+
+def _of_what(number: Any, error: Any) -> str:
+    """An answer with this id and error, in words."""
+    if number is None:
+        kind = "no id"
+    elif _is_id(number):
+        kind = f"id {number if -(1 << 63) <= number < 1 << 63 else 'of more than 64 bits'}, which waits for none"
+    else:
+        kind = "an id that is no number"
+    text = _text_of(error) if isinstance(error, dict) else ""
+    return f"an answer with {kind}" + (f", and the error: {text}" if text else "")
 
 
 def _start(line: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from nodelaunch.engine.view.instances import InstanceIndex
 from nodelaunch.engine.view.notes import IdleNodeGone, IdleNodeSeen, NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
 from nodelaunch.engine.view.sums import AllowedOn, IdleIndex, NodeSums
 from nodelaunch.errors import RecordInvalidError
@@ -44,6 +45,7 @@ class NodeView(Teller):
         self._of_request: dict[RequestId, dict[NodeId, Seen[Node]]] = {}
         self._node_contenders: dict[NodeId, dict[str, bool]] = {}
         """Paths of the contenders for a node's lock, and whether each is ours."""
+        self._instances = InstanceIndex()
         self._sums = NodeSums()
         self._idle = IdleIndex()
 
@@ -102,6 +104,10 @@ class NodeView(Teller):
     def is_interrupted(self, seen: Seen[Node]) -> bool:
         return self.interrupted.get(seen.record.id) == seen.version
 
+    def nodes_with(self, provider: str, external_id: str) -> tuple[NodeId, ...]:
+        """The nodes of *provider* that are recorded for one instance of its."""
+        return self._instances.of(provider, external_id)
+
     def is_node_locked(self, node_id: NodeId) -> bool:
         """Whether anybody contends for the node's lock."""
         return node_id in self._node_contenders
@@ -149,6 +155,7 @@ class NodeView(Teller):
         seen = self.nodes[node_id] = Seen(record, entry)
         before = old.record if old is not None else None
         self._index(before, seen)
+        self._instances.change(before, record)
         self._sums.change(before, record)
         if self.interrupted and self.interrupted.get(node_id, seen.version) != seen.version:
             del self.interrupted[node_id]
@@ -190,6 +197,7 @@ class NodeView(Teller):
         is_idle = record.state is NodeState.READY and not record.allocated_to
         if is_idle:
             self._idle.remove(record)
+        self._instances.change(record, None)
         self._sums.change(record, None)
         self._tell_of_node(NodeRemoved(node_id, record), record.provider, None)
         if is_idle:

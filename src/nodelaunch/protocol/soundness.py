@@ -1,0 +1,305 @@
+"""What the values that a driver answers with have to be, whoever wrote the driver and however it runs.
+
+They go into records that others read, are counted as quota, and shown to people. Each function gives its value back, or
+raises a DriverError of kind ``internal`` that names the field; docs/driver-contract.md has the same limits.
+What does *not* belong here: the form of messages (drivers/wire), and what follows from a refusal (engine).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from math import inf, isfinite
+from typing import Any, Final
+
+from nodelaunch.errors import MAX_ID, DriverError, has_controls, is_sound_id
+from nodelaunch.protocol.driver import ExternalId, Inspection, Instance, LabelTraits, Login, Machine, Resource
+from nodelaunch.protocol.quota import Limits, Usage
+
+MAX_TEXT: Final = 1000
+"""Characters of a name, an address, a zone, and the like."""
+MAX_DATA: Final = 16 << 10
+"""Bytes of what a driver leaves with an instance (``driver_data``, ``attributes``, ``node_properties``), as JSON."""
+MAX_DEPTH: Final = 64
+"""Of objects and lists in each other: no codec has trouble with it."""
+MAX_AMOUNT: Final = 1 << 53
+"""Of a resource; up to here every whole number is the same for everybody."""
+MAX_KEYS: Final = 64
+MAX_KEY: Final = 8192
+"""Characters of one host key."""
+NO_PORT: Final = "unknown"
+"""What a record has as long as the port is not known."""
+
+_HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?").fullmatch
+_PORT: Final = range(1, 65536)
+_ADDRESSES: Final = ("interface_ip", "public_ipv4", "private_ipv4", "public_ipv6")
+_TEXTS: Final = ("cloud", "region", "zone", "host_id", "hostname")
+_LOGIN_TEXTS: Final = ("username", "connection_type", "shell_type", "python_path")
+_TRAIT_TEXTS: Final = ("image_id", "diskimage", "probe_key", *_LOGIN_TEXTS)
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a text within JSON must not have; line breaks and tabs may be meant."""
+
+
+def _wrong(call: str, field: str, fault: str) -> DriverError:
+    return DriverError(f"the driver answered {call} with what is wrong at {field}: {fault}")
+
+
+# -- single values ---------------------------------------------------------------------------------------------------
+
+
+def text_fault(value: object) -> str | None:
+    """What is wrong with *value* as a text of one line; None: nothing."""
+    if not isinstance(value, str):
+        return f"a text was expected, not {type(value).__name__}"
+    if len(value) > MAX_TEXT:
+        return f"longer than {MAX_TEXT} characters"
+    return "it has control characters" if has_controls(value) else None
+
+
+def id_fault(value: object) -> str | None:
+    if is_sound_id(value):
+        return None
+    if isinstance(value, str) and len(value) > MAX_ID:
+        return f"longer than {MAX_ID} characters"
+    return "it is empty" if value == "" else text_fault(value)
+
+
+def address_fault(value: object) -> str | None:
+    """An IP address or the name of a host; the empty text where an instance has none."""
+    fault = text_fault(value)
+    if fault is not None or not value or _is_address(str(value)):
+        return fault
+    return "it is neither an IP address nor the name of a host"
+
+
+def _is_address(value: str) -> bool:
+    if _HOST(value) is not None and len(value) <= 255:
+        return True
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def port_fault(value: object) -> str | None:
+    """A number, `NO_PORT`, or credentials as Kubernetes' drivers have them: an object of texts, flags and numbers."""
+    if isinstance(value, Mapping):
+        simple = (str, bool, int, float, type(None))
+        if all(isinstance(each, simple) for each in value.values()):
+            return json_fault(value, MAX_DATA)
+        return "an object with something else than texts, numbers and flags in it"
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if (is_number and value in _PORT) or value == NO_PORT:
+        return None
+    return f"a number from 1 to {_PORT[-1]} was expected"
+
+
+def amounts_fault(amounts: Mapping[str, Any], most: float = MAX_AMOUNT) -> str | None:
+    for name, amount in amounts.items():
+        fault = text_fault(name)
+        if fault is not None:
+            return f"the name of a resource: {fault}"
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount <= most:
+            return f"{name}: a number from 0 to 2**53 was expected"
+    return None
+
+
+def keys_fault(keys: object) -> str | None:
+    """Of host keys, ``<type> <base64>`` each."""
+    if isinstance(keys, str) or not isinstance(keys, Sequence):
+        return "a list of texts was expected"
+    if len(keys) > MAX_KEYS:
+        return f"more than {MAX_KEYS}"
+    for key in keys:
+        if not isinstance(key, str) or len(key) > MAX_KEY or has_controls(key):
+            return f"each has to be a text of one line, of {MAX_KEY} characters at most"
+    return None
+
+
+def json_fault(value: object, most: int | None = None, depth: int = 0) -> str | None:
+    """What is wrong with *value* as JSON that everybody can read, of *most* bytes; None: nothing."""
+    fault = _part_fault(value, depth)
+    if fault is None and most is not None and len(json.dumps(_plain(value))) > most:
+        return f"more than {most} bytes"
+    return fault
+
+
+def _part_fault(value: object, depth: int) -> str | None:
+    if depth > MAX_DEPTH:
+        return f"nested deeper than {MAX_DEPTH} levels"
+    match value:
+        case None | bool():
+            return None
+        case str():
+            return "a text in it has control characters" if _CONTROLS.search(value) else None
+        case int():
+            return None if -(1 << 63) <= value < 1 << 63 else "a number in it has more than 64 bits"
+        case float():
+            return None if isfinite(value) else "a number in it is not finite"
+        case Mapping():
+            if not all(isinstance(key, str) for key in value):
+                return "a key in it is no text"
+            parts = (*value, *value.values())
+        case list() | tuple():
+            parts = tuple(value)
+        case _:
+            return f"{type(value).__name__} is no JSON"
+    return next((fault for part in parts if (fault := _part_fault(part, depth + 1)) is not None), None)
+
+
+def _plain(value: Any) -> Any:
+    """*value* with dicts for other mappings, which ``json`` does not know."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def sound_id(value: Any, call: str = "create_instance") -> ExternalId:
+    """Raises: DriverError."""
+    if (fault := id_fault(value)) is not None:
+        raise _wrong(call, "external_id", fault)
+    return ExternalId(value)
+
+
+def sound_instance(instance: Instance, asked_for: str, call: str = "wait_until_active") -> Instance:
+    """The answer to a wait for the instance *asked_for*. Raises: DriverError."""
+    sound_listed(instance, call)
+    if instance.external_id != asked_for:
+        raise _wrong(call, "external_id", "that is another instance")
+    if instance.is_active is not True:
+        raise _wrong(call, "is_active", "it is not active, which was waited for")
+    for name in _ADDRESSES:
+        value = getattr(instance, name)
+        _check(call, name, None if value is None else address_fault(value))
+    _check_texts(call, instance, _TEXTS)
+    if instance.connection_port is not None:
+        _check(call, "connection_port", port_fault(instance.connection_port))
+    if instance.login is not None:
+        _check_login(call, instance.login)
+    if instance.host_keys is not None:
+        _check(call, "host_keys", keys_fault(instance.host_keys))
+    if instance.slot is not None:
+        _check(call, "slot", _slot_fault(instance.slot))
+    _check(call, "node_properties", _object_fault(instance.node_properties))
+    if instance.attributes is not None:
+        _check(call, "attributes", _object_fault(instance.attributes))
+    _check(call, "driver_data", json_fault(instance.driver_data, MAX_DATA))
+    return instance
+
+
+def sound_listed(instance: Any, call: str = "list_instances") -> Instance:
+    """One of a list: of it only the name, the metadata and what it takes are used. Raises: DriverError."""
+    if not isinstance(instance, Instance):
+        raise _wrong(call, "instance", f"an Instance was expected, not {type(instance).__name__}")
+    _check(call, "external_id", id_fault(instance.external_id))
+    _check_metadata(call, instance.metadata)
+    if instance.resources is not None:
+        _check(call, "resources", amounts_fault(instance.resources.amounts))
+    return instance
+
+
+def sound_usage(usage: Any, call: str = "quota_for_label") -> Usage:
+    """Raises: DriverError."""
+    if not isinstance(usage, Usage):
+        raise _wrong(call, "amounts", f"a Usage was expected, not {type(usage).__name__}")
+    _check(call, "amounts", amounts_fault(usage.amounts))
+    return usage
+
+
+def sound_limits(limits: Any, call: str = "quota_limits") -> Limits:
+    """Raises: DriverError."""
+    if not isinstance(limits, Limits):
+        raise _wrong(call, "amounts", f"Limits were expected, not {type(limits).__name__}")
+    _check(call, "amounts", amounts_fault(limits.amounts, inf))
+    return limits
+
+
+def sound_keys(keys: Sequence[str], call: str = "host_keys") -> Sequence[str]:
+    """Raises: DriverError."""
+    _check(call, "host_keys", keys_fault(keys))
+    return keys
+
+
+def sound_zones(zones: Sequence[str], call: str = "zones") -> tuple[str, ...]:
+    """Raises: DriverError."""
+    for zone in zones:
+        _check(call, "zones", text_fault(zone))
+    return tuple(zones)
+
+
+def sound_resource(resource: Resource, call: str = "resources") -> Resource:
+    """Raises: DriverError."""
+    _check(call, "kind", text_fault(resource.kind))
+    _check(call, "external_id", id_fault(resource.external_id))
+    _check_metadata(call, resource.metadata)
+    return resource
+
+
+def sound_traits(traits: LabelTraits, call: str = "label_traits") -> LabelTraits:
+    """Raises: DriverError."""
+    _check_texts(call, traits, _TRAIT_TEXTS)
+    if traits.connection_port is not None:
+        _check(call, "connection_port", port_fault(traits.connection_port))
+    if not 0 <= traits.settle_s < inf:
+        raise _wrong(call, "settle_s", "a number of seconds was expected")
+    return traits
+
+
+def sound_machine(machine: Machine, call: str = "machines") -> Machine:
+    """Raises: DriverError."""
+    _check(call, "name", "it is empty" if machine.name == "" else address_fault(machine.name))
+    for text in (machine.pool, *machine.labels):
+        _check(call, "pool or labels", text_fault(text))
+    _check_texts(call, machine, _LOGIN_TEXTS)
+    _check(call, "slot", _slot_fault(machine.slot))
+    port: Any = machine.connection_port
+    if not isinstance(port, int) or port not in _PORT:
+        raise _wrong(call, "connection_port", f"a number from 1 to {_PORT[-1]} was expected")
+    return machine
+
+
+def sound_inspection(found: Inspection, call: str = "inspect") -> Inspection:
+    """Raises: DriverError."""
+    _check(call, "host_keys", keys_fault(found.host_keys))
+    for name in ("public_ipv4", "public_ipv6"):
+        value = getattr(found, name)
+        _check(call, name, None if value is None else address_fault(value))
+    return found
+
+
+def _check(call: str, field: str, fault: str | None) -> None:
+    if fault is not None:
+        raise _wrong(call, field, fault)
+
+
+def _check_texts(call: str, value: object, names: Sequence[str]) -> None:
+    for name in names:
+        each = getattr(value, name)
+        _check(call, name, None if each is None else text_fault(each))
+
+
+def _check_login(call: str, login: Login) -> None:
+    _check_texts(call, login, _LOGIN_TEXTS)
+    if login.connection_port is not None:
+        _check(call, "login.connection_port", port_fault(login.connection_port))
+
+
+def _check_metadata(call: str, metadata: Any) -> None:
+    """Other people's may have whatever they like in it, but it is text."""
+    if not isinstance(metadata, Mapping):
+        raise _wrong(call, "metadata", f"a mapping was expected, not {type(metadata).__name__}")
+
+
+def _slot_fault(slot: object) -> str | None:
+    is_sound = isinstance(slot, int) and not isinstance(slot, bool) and 0 <= slot < 1 << 31
+    return None if is_sound else "a whole number from 0 to 2**31 was expected"
+
+
+def _object_fault(value: object) -> str | None:
+    return json_fault(value, MAX_DATA) if isinstance(value, Mapping) else "an object was expected"
