@@ -1,6 +1,6 @@
 """``python -m crash``: the crash matrix as a table; with names of steps, only those.
 
-``--write`` puts the table into docs/reliability.md; ``--point N`` tells what happens at one point of each cell.
+``--write`` puts its rows into docs/reliability.md; ``--point N`` tells what happens at one point of each cell.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> int:
     print(page.table(results))  # noqa: T201
     failures = [report for result in results for report in result.failures]
     print(*failures, sep="\n\n")  # noqa: T201
-    if args.write and not args.step:
+    if args.write:
         page.write(results)
     return bool(failures)
 

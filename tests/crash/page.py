@@ -21,7 +21,10 @@ def table(results: Iterable[Result]) -> str:
 
 def _row(result: Result) -> str:
     held = result.points - len(result.failures)
-    columns = (*_axes(result.cell), result.points, held, result.twins)
+    return _line((*_axes(result.cell), result.points, held, result.twins))
+
+
+def _line(columns: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, columns))} |"
 
 
@@ -46,8 +49,12 @@ def numbers_of(cell: Cell) -> tuple[int, ...]:
 
 
 def write(results: Iterable[Result]) -> None:
-    """Put the table where the old one is."""
+    """Put these rows into the table, in the place of what it says of their cells; cells that are no more go."""
+    lines = {axes: _line((*axes, *numbers)) for axes, numbers in rows().items()}
+    lines |= {_axes(result.cell): _row(result) for result in results}
     text = PAGE.read_text()
     begin = text.index(HEAD)
     end = text.index("\n\n", begin)
-    PAGE.write_text(text[:begin] + table(results) + text[end:])
+    PAGE.write_text(
+        "\n".join([text[:begin] + HEAD, RULE, *(lines[axes] for axes in wanted() if axes in lines)]) + text[end:]
+    )

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from crash.steps import Cell, Kind, Lists, Mark, Recovery
+from crash.trap import LATE_S, LateCloud, Trap, TrappedDriver, TrappedStore
 from nodelaunch.config.models import Config
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import METADATA_NODE_ID
-from crash.steps import Cell, Kind, Lists, Mark, Recovery
-from crash.trap import LATE_S, LateCloud, Trap, TrappedDriver, TrappedStore
 from simulation.cloud import CloudEvent, Process
 from simulation.scenario import LauncherPlan
 from simulation.store import SimStore
@@ -117,6 +117,7 @@ class Site(World):
         if self.cell.step.first_stays_away:
             self._gone_for_good.add(host.plan.name)
         self._end(host)
+        self.note(host.plan.name, "is killed first")
 
     def _kill(self, name: str) -> None:
         self.note("world", f"kills {name} {self.trap.where}")

@@ -103,8 +103,8 @@ STEPS = (
     ),
     Step(
         "adoption",
-        "a launcher that was killed in the middle of a launch is back and goes on with it",
-        opens=Mark("^starts", 2),
+        "a launcher was killed in the middle of a launch; it is back, and the launch is gone on with",
+        opens=Mark("^is killed first"),
         closes=GIVEN,
         requests=(SMALL,),
         boot_time=30.0,

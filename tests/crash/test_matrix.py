@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from crash import page
@@ -16,6 +20,7 @@ from simulation.bugs import BUGS
 CELLS = {str(cell): cell for cell in cells()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_all_is_well_wherever_the_launcher_is_killed(cell: Cell) -> None:
     result = results_of(cell)
@@ -52,3 +57,22 @@ def test_matrix_sees_an_instance_made_twice(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(launch, "_made_before", nothing)
     assert _first_broken(CELLS["adoption / restart / zookeeper / at once"]) == "no instance is made twice for a node"
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "crash", *arguments]
+    return subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+
+
+def test_command_prints_the_rows_of_a_step() -> None:
+    done = _command("delete")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if page.ROW.match(line)] == [
+        line for line in page.PAGE.read_text().splitlines() if page.ROW.match(line) and line.startswith("| delete ")
+    ]
+
+
+def test_command_tells_what_happens_at_a_point() -> None:
+    done = _command("launch", "--point", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("world          kills nl0") == sum(cell.step.name == "launch" for cell in CELLS.values())

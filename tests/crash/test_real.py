@@ -1,5 +1,6 @@
-"""The same with real processes: ``nodelaunch serve`` kills itself by SIGKILL at a point; on a real ZooKeeper, and on the
-embedded store's file; with the fake cloud in a file that outlives it.
+"""The same with real processes: ``nodelaunch serve`` kills itself by SIGKILL at a point.
+
+On a real ZooKeeper, and on the embedded store's file; the fake cloud is in a file that outlives the process.
 
 ``NODELAUNCH_CRASH=all`` takes all points there are, which takes long.
 """
@@ -172,7 +173,7 @@ def test_killed_launcher_stays_away_and_another_takes_over(zk_site: tuple[RealSi
     site.check()
 
 
-# -- the embedded store: whoever uses it does so through the launcher's socket, and loses its session with it -----------
+# -- the embedded store: whoever uses it does so through the launcher's socket, and loses its session with it ---------
 
 
 @pytest.fixture
@@ -203,14 +204,15 @@ async def _answered(store: Store, request_id: RequestId) -> NodeRequest | None:
 
 async def _use(store: Store, request: NodeRequest) -> None:
     """As Zuul does."""
-    for node_id in request.nodes:
-        await store.lock(paths.node_lock(node_id), timeout_s=DEADLINE_S)
+    locks = [await store.lock(paths.node_lock(node_id), timeout_s=DEADLINE_S) for node_id in request.nodes]
     await store.delete(paths.request(request.id))
     for state in (NodeState.IN_USE, NodeState.USED):
         for node_id in request.nodes:
             entry = await store.get(paths.node(node_id))
             node = Node.from_bytes(entry.path, entry.data, node_id=node_id)
             await store.put(entry.path, node.into(state, node.state_time).to_bytes())
+    for lock in locks:
+        await lock.release()
 
 
 async def _submit(store: Store) -> None:
