@@ -1,11 +1,13 @@
 """One session per check; a plain ``nox`` runs all that need nothing but packages.
 
-nox                 everything but openstack
+nox                 everything but openstack and crash
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
                     NODELAUNCH_FUZZ_EXAMPLES=500 for more of what a hostile driver may say
+nox -s crash        launchers killed at every point of every step; NODELAUNCH_CRASH=all for more real processes
+nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
@@ -82,6 +84,13 @@ def simulation(session: nox.Session) -> None:
     """Whole launchers against a store and clouds that fail, and planted bugs that have to be found."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/simulation", *WORKERS, *session.posargs)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """A launcher is killed at every point of every step, in virtual time; and real ones at some, by SIGKILL."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/crash", *WORKERS, *session.posargs)
 
 
 @nox.session

@@ -75,14 +75,19 @@ def run(seed: int) -> Outcome:
 
 def run_scenario(scenario: Scenario) -> Outcome:
     outcome = Outcome(scenario)
-    world = World(scenario, outcome)
-    with _determined(scenario.seed), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    run_world(World(scenario, outcome))
+    return outcome
+
+
+def run_world(world: World) -> None:
+    """Let it happen; what did is in the world's outcome."""
+    outcome = world.outcome
+    with _determined(world.scenario.seed), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         try:
             runner.run(world.run())
         except (StandstillError, NothingToDoError) as error:
             outcome.rule, outcome.detail = "time goes on", f"{type(error).__name__}: {error.__doc__}"
             runner.run(world.kill_all())
-    return outcome
 
 
 @contextmanager
@@ -484,4 +489,4 @@ def _call_time(rng: random.Random) -> float:
     return rng.random() * rng.choice((0.0, 0.05, 0.05, 1.0))
 
 
-__all__ = ["BrokenRuleError", "NothingToDoError", "Outcome", "World", "run", "run_scenario"]
+__all__ = ["BrokenRuleError", "NothingToDoError", "Outcome", "World", "run", "run_scenario", "run_world"]

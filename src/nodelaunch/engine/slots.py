@@ -129,13 +129,15 @@ class Slots:
                 self._early[slot] = asyncio.ensure_future(self._make(slot))
 
     async def give_up_early(self) -> None:
-        """Give up the nodes that were made for a request that is not ours after all."""
-        early, self._early = self._early, {}
-        for slot, making in early.items():
+        """Give up the nodes that were made for a request that is not ours after all. Cancelled, it leaves those that it
+        has not come to for `break_off`."""
+        while self._early:
+            slot, making = next(iter(self._early.items()))
             try:
                 await to_the_end(making)
             except (StoreError, DriverError) as error:
                 log.info("node_not_made", request_id=self._request.id, slot=slot, detail=str(error))
+            del self._early[slot]
             await self._give_up(slot, NodeState.ABORTED)
 
     def break_off(self) -> list[HeldNode]:
