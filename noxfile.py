@@ -8,6 +8,8 @@ nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, 
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
+nox -s drills       partitions, crashes and full disks on a real ensemble under load; NODELAUNCH_DRILL_S and _SEED
+nox -s soak         half an hour at 50 requests a second, after which nothing may have grown; NODELAUNCH_SOAK_S
 nox -s bench        measures launchers beside each other; arguments go to ``python -m bench``
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
 """
@@ -100,6 +102,14 @@ def upstream(session: nox.Session) -> None:
 
 
 @nox.session
+def drills(session: nox.Session) -> None:
+    """Three launchers on an ensemble of three servers, everything of which breaks by a schedule that is seeded."""
+    session.install("-e", ".[dev]")
+    home = Path(session.virtualenv.location).with_name("upstream-peers")
+    session.run("pytest", "tests/drills", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)})
+
+
+@nox.session
 def nodepool(session: nox.Session) -> None:
     """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
     session.install("-e", ".[dev]")
@@ -139,3 +149,10 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[bench]")
     arguments = session.posargs or ["run", "all", "--quick", "--repeat", "1"]
     session.run("python", "-m", "bench", *arguments, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """One launcher at a constant rate for long; fails where memory, tasks, descriptors or znodes grow."""
+    session.install("-e", ".[bench]")
+    session.run("python", "-m", "bench", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
