@@ -39,6 +39,15 @@ def test_warm_up_and_single_peaks_are_no_growth() -> None:
     assert soak.growth(half_an_hour(uneven)) == []
 
 
+def test_samples_while_requests_pile_up_are_left_out_unless_they_are_most() -> None:
+    def piled(sample: Sample, at_s: float, since_s: float) -> Sample:
+        return sample._replace(submitted=5000, tasks=600, znodes=5000) if at_s >= since_s else sample
+
+    assert soak.growth(half_an_hour(lambda sample, at_s: piled(sample, at_s, 1500))) == []
+    (found,) = soak.growth(half_an_hour(lambda sample, at_s: piled(sample, at_s, 900)))
+    assert found == "it did not keep up with the requests in 91 of 151 samples"
+
+
 def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
     with soak.rows(tmp_path) as write:
         write(FLAT)
