@@ -159,6 +159,8 @@ class Zuul:
                 raise TimeoutError(f"request {request_id} does not end") from error
             self.restarts.append(str(error).strip().rpartition("\n")[2])
             self._peer.kill()
+            if request_id is not None and self._looks.exists(f"/nodepool/requests/{request_id}"):
+                self._looks.delete_request(request_id)  # as a scheduler that starts again does
             self._peer = self._started()
             return "zuul restarted"
 

@@ -5,12 +5,17 @@ What does *not* belong here: when something befalls whom (drills/schedule.py).
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import KazooException
+from kazoo.handlers.threading import KazooTimeoutError
 
 from support.certificates import Certificates
 from support.zookeeper import JAVA_OPTIONS, ZooKeeperServer, free_port
@@ -19,6 +24,8 @@ COUNT = 3
 TIMEOUT_S = 90.0
 DISK_MIB = 48
 """Of the server whose disk can be full."""
+SILENT = logging.getLogger("ensemble.kazoo")
+SILENT.setLevel(logging.CRITICAL)
 OPTIONS = (*JAVA_OPTIONS, "-Dzookeeper.preAllocSize=1024")
 """Logs in steps of a MiB, so that they fit on that disk."""
 
@@ -76,12 +83,30 @@ class Ensemble:
         return next((server for server in self.servers if server.mode == "leader"), self.servers[0])
 
     def await_whole(self) -> None:
-        """Wait until all serve. Raises: TimeoutError."""
+        """Wait until all serve and know of a write that is made now: a server that was frozen takes itself for a
+        follower for a while. Raises: TimeoutError."""
         deadline = time.monotonic() + TIMEOUT_S
-        while not all(server.mode for server in self.servers):
+        written: int | None = None
+        while written is None or min(server.zxid for server in self.servers) < written:
+            modes = [server.mode for server in self.servers]
+            if written is None and None not in modes and "leader" in modes:
+                written = self._write()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the ensemble stays {[server.mode for server in self.servers]}")
+                raise TimeoutError(f"the ensemble stays {modes}")
             time.sleep(0.1)
+
+    def _write(self) -> int | None:
+        """The number of a write; None: it failed."""
+        client = KazooClient(f"{self.leader.host}:{self.leader.port}", logger=SILENT)
+        try:
+            client.start(timeout=5)
+            client.ensure_path("/whole")
+            return int(client.set("/whole", b"").mzxid)
+        except (KazooException, KazooTimeoutError):
+            return None
+        finally:
+            client.stop()
+            client.close()
 
     # -- data of one server -----------------------------------------------------------------------------------------
 

@@ -119,13 +119,23 @@ maxClientCnxns=0
     @property
     def mode(self) -> str | None:
         """``standalone``, ``leader`` or ``follower``; None: it does not serve."""
+        return self._said("Mode: ")
+
+    @property
+    def zxid(self) -> int:
+        """Of the last write it knows of; -1 where it does not serve."""
+        found = self._said("Zxid: ")
+        return int(found, 16) if found else -1
+
+    def _said(self, what: str) -> str | None:
+        """The word after *what* in the answer to ``srvr``."""
         with suppress(OSError), socket.create_connection((self.host, self.port), timeout=5) as probe:
             probe.sendall(b"srvr")
             answer = b""
             while data := probe.recv(4096):
                 answer += data
-            if b"Mode: " in answer:
-                return answer.partition(b"Mode: ")[2].split()[0].decode()
+            if what.encode() in answer:
+                return answer.partition(what.encode())[2].split()[0].decode()
         return None
 
     @property
