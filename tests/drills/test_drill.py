@@ -81,9 +81,7 @@ def left_behind(drill: Drill, requestor: Requestor) -> list[str]:
     def found() -> list[str]:
         with drill.cloud() as cloud:
             instances = [f"instance {server.id} {server.name} {server.state}" for server in cloud.servers()]
-        nodes = [
-            f"node {name} {requestor.client.get(f'/nodepool/nodes/{name}')}" for name in _names(requestor, "nodes")
-        ]
+        nodes = [f"node {name} {_told(requestor, f'nodes/{name}')}" for name in _names(requestor, "nodes")]
         requests = [f"request {name} {_told(requestor, f'requests/{name}')}" for name in _names(requestor, "requests")]
         locks = [
             f"lock of {name}: {held}"
