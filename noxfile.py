@@ -7,10 +7,11 @@ nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
                     NODELAUNCH_FUZZ_EXAMPLES=500 for more of what a hostile driver may say
 nox -s crash        launchers killed at every point of every step; NODELAUNCH_CRASH=all for more real processes
-nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server)
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
+nox -s drills       partitions, crashes and full disks on a real ensemble under load; NODELAUNCH_DRILL_S and _SEED
+nox -s soak         half an hour at 50 requests a second, after which nothing may have grown; NODELAUNCH_SOAK_S
 nox -s bench        measures launchers beside each other; arguments go to ``python -m bench``
 nox -s audit        known vulnerabilities of the dependencies, as PyPI has them; needs the network
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
@@ -112,6 +113,14 @@ def upstream(session: nox.Session) -> None:
 
 
 @nox.session
+def drills(session: nox.Session) -> None:
+    """Three launchers on an ensemble of three servers, everything of which breaks by a schedule that is seeded."""
+    session.install("-e", ".[dev]")
+    home = Path(session.virtualenv.location).with_name("upstream-peers")
+    session.run("pytest", "tests/drills", *session.posargs, env={"NODELAUNCH_UPSTREAM_HOME": str(home)})
+
+
+@nox.session
 def nodepool(session: nox.Session) -> None:
     """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
     session.install("-e", ".[dev]")
@@ -178,3 +187,10 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[bench]")
     arguments = session.posargs or ["run", "all", "--quick", "--repeat", "1"]
     session.run("python", "-m", "bench", *arguments, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """One launcher at a constant rate for long; fails where memory, tasks, descriptors or znodes grow."""
+    session.install("-e", ".[bench]")
+    session.run("python", "-m", "bench", "soak", *session.posargs, env={"PYTHONPATH": "tests"})

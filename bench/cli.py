@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench import page, plots, report, results, runner
+from bench import page, plots, report, results, runner, soak
 from bench.launchers import KINDS, kind
 from bench.probes import PROBES
 from bench.results import Row
@@ -24,11 +25,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures launchers on a real ZooKeeper.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="measure, and print a line for each run"))
+    _add_soak(commands.add_parser("soak", help="work for long at a constant rate; fails where anything grows"))
     listing = commands.add_parser("list", help="the scenarios and their cases")
     listing.set_defaults(run=run_list)
     for name, function, about in (
         ("summary", run_summary, "medians and ratios of what is measured"),
         ("plot", run_plot, "PNG files of what is measured"),
+        ("soak-plot", run_soak_plot, "a PNG file of a soak"),
         ("page", run_page, "fill the tables of a page with what is measured"),
     ):
         parts = commands.add_parser(name, help=about)
@@ -52,6 +55,29 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="smaller loads, to see that all works")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of results (default: %(default)s)")
     parser.set_defaults(run=run_measurements)
+
+
+def _add_soak(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seconds", type=float, default=float(os.environ.get("NODELAUNCH_SOAK_S", "1800")),
+        help="how long (default: %(default)g, from NODELAUNCH_SOAK_S)",
+    )  # fmt: skip
+    parser.add_argument("--rate", type=float, default=50.0, help="requests a second (default: %(default)g)")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of its samples (default: %(default)s)")
+    parser.set_defaults(run=run_soak)
+
+
+def run_soak(args: argparse.Namespace) -> int:
+    """Exit code 1 where something grew, or was wrong otherwise."""
+    wrong = soak.run(seconds=args.seconds, rate=args.rate, out=args.out)
+    samples = soak.load(args.out / soak.FILE)
+    print(*samples[:: max(1, len(samples) // 10)], *wrong, sep="\n")
+    return 1 if wrong else 0
+
+
+def run_soak_plot(args: argparse.Namespace) -> int:
+    print(plots.draw_soak(soak.load(args.results / soak.FILE), args.to))
+    return 0
 
 
 def run_measurements(args: argparse.Namespace) -> int:

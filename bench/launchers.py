@@ -108,6 +108,8 @@ class Setup:
     """Requests that are there before, fulfilled."""
     launchers: int = 1
     """Processes; each has providers of its own."""
+    is_cloud_kept: bool = False
+    """Whether the cloud of ``driver: fake``, which remembers all that ever happened in it, does so in a file."""
 
 
 LABEL = "label-0"
@@ -137,7 +139,12 @@ def _fake_provider(setup: Setup, name: str, kind: Kind) -> dict[str, Any]:
         "cloud-images": [{"name": "image", "image-name": "Fake Precise", "username": "zuul"}],
         "pools": [{"name": "main", "max-servers": setup.servers, "labels": [label]}],
     }  # fmt: skip
-    own = {"boot-time": setup.boot_s, "limits": {"max-servers": setup.servers, "max-cores": setup.servers * 100}}
+    own: dict[str, Any] = {
+        "boot-time": setup.boot_s,
+        "limits": {"max-servers": setup.servers, "max-cores": setup.servers * 100, "max-ram": setup.servers * 8192},
+    }
+    if setup.is_cloud_kept:
+        own["cloud-file"] = f"{name}.sqlite"
     return provider if kind.is_nodepool else provider | own
 
 

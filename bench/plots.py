@@ -1,4 +1,4 @@
-"""Results as PNG files: one bar for each launcher and case."""
+"""Results as PNG files: one bar for each launcher and case; curves of a soak."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import report, results
+from bench import report, results, soak
 from bench.results import Key, Row
 
 PLOTS: Mapping[str, tuple[str, ...]] = {
@@ -25,12 +25,7 @@ INCHES = (5.0, 3.6)
 
 def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
     """Write a file for each scenario that is measured; its path. Raises: LookupError without matplotlib."""
-    try:
-        import matplotlib as mpl
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise LookupError("plots need matplotlib: install the extra 'bench'") from None
-    mpl.use("Agg")
+    plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     found = results.medians(rows)
     for scenario in report.scenario_names(found):
@@ -44,6 +39,36 @@ def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
             figure.savefig(path, dpi=120)
             plt.close(figure)
             yield path
+
+
+def draw_soak(samples: Sequence[soak.Sample], folder: Path) -> Path:
+    """Write a file with a curve for each figure that has to stay flat; its path. Raises: as `draw`."""
+    plt = _pyplot()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(
+        1, len(soak.BARS), figsize=(INCHES[0] * len(soak.BARS), INCHES[1]), layout="constrained"
+    )
+    minutes = [sample.at_s / 60 for sample in samples]
+    for axis, name in zip(axes, soak.BARS, strict=True):
+        values = [getattr(sample, name) for sample in samples]
+        axis.plot(minutes, values)
+        axis.set_ylim(0, 1.2 * max(values))
+        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.set_xlabel("minutes", fontsize=8)
+    path = folder / "soak.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib as mpl
+        from matplotlib import pyplot as plt
+    except ImportError:
+        raise LookupError("plots need matplotlib: install the extra 'bench'") from None
+    mpl.use("Agg")
+    return plt
 
 
 def _bars(axis: Any, scenario: str, metric: str, found: Mapping[Key, Row]) -> None:

@@ -15,7 +15,7 @@ import os
 import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import ConfigProblem, StoreError, StoreUnavailableError
+from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
@@ -240,13 +240,20 @@ class Launcher:
             raise RuntimeError("the launcher is not open: use it with 'async with'")
         return self._parts
 
+    async def _ensure_paths(self) -> None:
+        """Also where the first session does not last so long."""
+        while True:
+            await self.store.session.connected()
+            with suppress(SessionLostError):
+                return await self.store.ensure(*paths.ALWAYS_THERE)
+
     async def __aenter__(self) -> Self:
         """Connect. Raises: StoreUnavailableError."""
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await stack.enter_async_context(self.store)
-                    await self.store.ensure(*paths.ALWAYS_THERE)
+                    await self._ensure_paths()
             except TimeoutError:
                 raise no_session(self.store, CONNECT_TIMEOUT_S) from None
             if self._serves_socket and isinstance(self.store, EmbeddedStore):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from kazoo.client import KazooClient
 from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
+from structlog.testing import capture_logs
 
 from conformance.store_suite import until
 from nodelaunch.errors import StoreError, StoreUnavailableError
@@ -200,6 +201,25 @@ async def test_deleted_chroot_is_made_again(store: ZooKeeperStore, zookeeper_ser
         await store.ensure("/a")
         await root.delete_tree(store._chroot)
         assert (await store.create("/a/b", b"x", parents=True)).data == b"x"
+
+
+async def test_chroot_is_made_though_the_connection_breaks_before_it_was(proxy: Proxy, zk_chroot: str) -> None:
+    breaks = iter([True])
+
+    def on_request(_xid: int, opcode: int) -> bool:
+        if opcode == OP_CREATE2 and next(breaks, False):
+            proxy.cut()  # the server never gets it
+        return False
+
+    proxy.on_request = on_request
+    with capture_logs() as logs:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            ZooKeeperStore([("127.0.0.1", proxy.port)], chroot=zk_chroot, session_timeout_s=10.0) as store,
+        ):
+            assert store.session.epoch == 1
+            assert (await store.create("/a", b"x")).data == b"x"
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
 # -- trees ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.minready import REQUEST_KEPT_S
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.sweeper import STALE_LOCK_S
+from nodelaunch.errors import SessionLostError
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -433,3 +434,20 @@ async def test_node_that_became_ready_before_its_deleter_got_the_lock_stays(tmp_
         assert not await delete_node(site.store, site.view, LoopClock(), provider, node.id)
         async with site.client.hold(request) as (held,):
             assert held.id == node.id
+
+
+async def test_session_that_ends_while_the_launcher_starts_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = iter([SessionLostError(paths.PRESENCES)])
+    ensure = EmbeddedStore.ensure
+
+    async def ensure_in_the_end(self: EmbeddedStore, *where: str) -> None:
+        if paths.PRESENCES in where and (end := next(ends, None)) is not None:
+            raise end
+        await ensure(self, *where)
+
+    monkeypatch.setattr(EmbeddedStore, "ensure", ensure_in_the_end)
+    async with running(tmp_path) as site:
+        await site.job("small")
+    assert next(ends, None) is None

@@ -12,7 +12,7 @@ from nodelaunch.engine.peers import RETURN_GRACE_S
 from nodelaunch.engine.questions import ask
 from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.sharing import ACKNOWLEDGED_S
-from nodelaunch.engine.view import NodeSeen
+from nodelaunch.engine.view import NodeSeen, PresencesChanged
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.answers import TURN_S
 from nodelaunch.protocol.paths import RequestId
@@ -307,3 +307,21 @@ async def test_a_launcher_that_is_frozen_keeps_nobody_from_launching(tmp_path: P
             took = asyncio.get_running_loop().time() - began
             assert took < ACKNOWLEDGED_S + TURN_S + 1.0
             assert (await site.client.store.get(paths.ledger("cloud"))).stat.version == 4
+
+
+async def test_launcher_that_others_can_not_know_of_takes_nothing_until_they_can(tmp_path: Path) -> None:
+    """Without its presence they take it for one that doesn't share room, and create nodes where it does, too."""
+    async with running(tmp_path) as site:
+        pool = site.launcher.pools["cloud", "main"]
+        await site.until(lambda: pool.may_start)
+        (path,) = site.view.presences
+        mays: list[bool] = []
+        stop = site.view.subscribe(
+            lambda _note: mays.append(pool.may_start) if not site.view.presences else None, PresencesChanged
+        )
+        await site.client.store.delete(path)
+        await site.until(lambda: path not in site.view.presences and pool.may_start)
+        stop()
+        assert mays == [False]
+        assert len(site.view.presences) == 1
+        await site.job("small")

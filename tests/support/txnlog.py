@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +114,15 @@ def history(data_folder: Path, chroot: str) -> History:
         for each in _writes(transaction)
         if each.path.startswith(chroot + "/")
     )
+
+
+def merged(data_folders: Iterable[Path], chroot: str) -> History:
+    """The same of an ensemble: each server's log may have gaps, where it was given a snapshot to catch up."""
+    by_zxid: dict[int, list[Write]] = {}
+    for folder in data_folders:
+        for zxid, writes in groupby(history(folder, chroot), key=lambda write: write.zxid):
+            by_zxid.setdefault(zxid, list(writes))
+    return History(write for _, writes in sorted(by_zxid.items()) for write in writes)
 
 
 def transactions(log: Path) -> Iterator[bytes]:

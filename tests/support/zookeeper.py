@@ -46,14 +46,24 @@ def free_port() -> int:
 
 
 class ZooKeeperServer:
-    """One standalone server on loopback, in plaintext on ``port`` and with mutual TLS on ``tls_port``."""
+    """One server on loopback, in plaintext on ``port`` and with mutual TLS on ``tls_port``."""
 
-    def __init__(self, folder: Path, certificates: Certificates, java_options: Sequence[str] = JAVA_OPTIONS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        certificates: Certificates,
+        java_options: Sequence[str] = JAVA_OPTIONS,
+        *,
+        number: int | None = None,
+        quorum: str = "",
+    ) -> None:
+        """*number*, *quorum*: its number in an ensemble, and the lines of the configuration that describe that."""
         self.host = "127.0.0.1"
         self.port, self.tls_port = free_port(), free_port()
         self.certificates = certificates
         self._folder = folder
         self._java_options = java_options
+        self._number, self._quorum = number, quorum
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -68,8 +78,15 @@ class ZooKeeperServer:
         return self._folder / "data"
 
     def start(self) -> None:
+        """Back when it serves, so not for the first two of an ensemble."""
+        self.begin()
+        self.await_ready()
+
+    def begin(self) -> None:
         folder = self._folder
         (folder / "data").mkdir(parents=True, exist_ok=True)
+        if self._number is not None:
+            (folder / "data" / "myid").write_text(str(self._number))
         certs = self.certificates.folder
         (folder / "zoo.cfg").write_text(f"""
 tickTime={TICK_MS}
@@ -89,6 +106,7 @@ ssl.clientAuth=need
 admin.enableServer=false
 4lw.commands.whitelist=*
 maxClientCnxns=0
+{self._quorum}
 """)
         command = [
             "java", *self._java_options, "-Dzookeeper.forceSync=no",
@@ -97,19 +115,39 @@ maxClientCnxns=0
         ]  # fmt: skip
         with (folder / "stdout").open("ab") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder)
-        self._await_ready()
 
-    def _await_ready(self) -> None:
+    @property
+    def mode(self) -> str | None:
+        """``standalone``, ``leader`` or ``follower``; None: it does not serve."""
+        return self._said("Mode: ")
+
+    @property
+    def zxid(self) -> int:
+        """Of the last write it knows of; -1 where it does not serve."""
+        found = self._said("Zxid: ")
+        return int(found, 16) if found else -1
+
+    def _said(self, what: str) -> str | None:
+        """The word after *what* in the answer to ``srvr``."""
+        with suppress(OSError), socket.create_connection((self.host, self.port), timeout=5) as probe:
+            probe.sendall(b"srvr")
+            answer = b""
+            while data := probe.recv(4096):
+                answer += data
+            if what.encode() in answer:
+                return answer.partition(what.encode())[2].split()[0].decode()
+        return None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def await_ready(self) -> None:
         """Ask until it serves; its ports open a little before it does."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=5) as probe:
-                probe.sendall(b"srvr")
-                answer = b""
-                while data := probe.recv(4096):
-                    answer += data
-                if b"Mode:" in answer:
-                    return
+            if self.mode is not None:
+                return
             if self._process is not None and self._process.poll() is not None:
                 raise RuntimeError(f"ZooKeeper ended: {(self._folder / 'stdout').read_text()[-2000:]}")
             if time.monotonic() > deadline:

@@ -67,7 +67,13 @@ class Herald:
             self._changed.set()
 
     async def run(self) -> None:
-        """Tell until cancelled. Raises: SessionLostError, to be run again; StoreError."""
+        """Tell, session after session, until cancelled. Raises: StoreError."""
+        while True:
+            with suppress(SessionLostError, RecordGoneError):
+                await self._tell_session()
+
+    async def _tell_session(self) -> None:
+        """Raises: SessionLostError; RecordGoneError when somebody deleted the presence; StoreError."""
         epoch = await self._store.session.connected()
         stops = [
             self._store.session.subscribe(lambda _state: self._changed.set()),
@@ -79,17 +85,23 @@ class Herald:
             entry = await self._store.create(
                 path, self._presence.to_bytes(), ephemeral=True, sequence=True, parents=True
             )
+            was_seen = False
             while True:
                 await self._changed.wait()
                 self._changed.clear()
                 if self._store.session.epoch != epoch or self._store.session.state is SessionState.LOST:
                     raise SessionLostError
+                is_seen = entry.path in self._view.presences
+                if was_seen and not is_seen and self._view.is_warm:
+                    raise RecordGoneError(entry.path)
+                was_seen = was_seen or is_seen
                 entry = await self._publish(entry)
         finally:
             for stop in stops:
                 stop()
 
     def _on_pools(self, _note: PoolsChanged | ViewWarmed) -> None:
+        self._changed.set()
         self.tell(knows=self._view.launchers)
 
     async def _publish(self, entry: Entry) -> Entry:

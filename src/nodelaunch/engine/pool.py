@@ -81,8 +81,15 @@ class Pool:
 
     @property
     def may_start(self) -> bool:
-        """Whether the pool can be given requests."""
-        return self._group is not None and not self._draining and self.is_registered
+        """Whether the pool can be given requests: not before the others can know that it shares room with theirs."""
+        registration = self._registration
+        return (
+            self._group is not None
+            and not self._draining
+            and registration is not None
+            and self.is_registered
+            and self.ctx.view.is_of_known_process(registration.path)
+        )
 
     def renew(self, pool: PoolConfig) -> None:
         """Go on with another configuration; requests that are worked on end under the old one."""

@@ -76,8 +76,8 @@ class OwnWrite:
     """
 
     __slots__ = (
-        "breaks", "error", "extra", "future", "in_line", "is_answered", "is_found", "is_left", "keys", "numbered",
-        "order", "pending", "ready", "results", "since", "swallowed",
+        "breaks", "error", "extra", "future", "in_line", "is_answered", "is_found", "keys", "numbered", "order",
+        "pending", "ready", "results", "since", "swallowed",
     )  # fmt: skip
 
     def __init__(self, order: Order, future: asyncio.Future[list[Entry | None]]) -> None:
@@ -94,8 +94,6 @@ class OwnWrite:
         """What was read since some of them were not."""
         self.pending = 0
         self.in_line = self.ready = self.is_answered = self.is_found = False
-        self.is_left = False
-        """Whoever waited for it was cancelled."""
         self.results: list[Entry | None] = []
         self.error: StoreError | None = None
 

@@ -88,8 +88,7 @@ class Writer:
         try:
             return await future
         except asyncio.CancelledError:
-            write.is_left = True
-            self._give_back(write)  # it may be done already: the reply, or even the result, was here
+            self._give_back(write)  # if it is done already: the reply, or even the result, was here
             raise
 
     def _send(self, write: OwnWrite) -> None:
@@ -123,7 +122,7 @@ class Writer:
         for lock in write.order.released:
             if isinstance(lock, ZkLock):
                 lock.forget()
-        if write.is_left:
+        if write.future.cancelled():
             self._give_back(write)
 
     def _give_back(self, write: OwnWrite) -> None:

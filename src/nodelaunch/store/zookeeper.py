@@ -25,7 +25,16 @@ from nodelaunch.store.zkforest import Forest
 from nodelaunch.store.zklocks import Locks, Result
 from nodelaunch.store.zkreads import Reader
 from nodelaunch.store.zktree import ZkTree
-from nodelaunch.store.zkwire import NODE_EXISTS, OP_CREATE2, OPEN_TO_ALL, Acl, encode_acls, encode_op, store_error
+from nodelaunch.store.zkwire import (
+    BROKEN,
+    NODE_EXISTS,
+    OP_CREATE2,
+    OPEN_TO_ALL,
+    Acl,
+    encode_acls,
+    encode_op,
+    store_error,
+)
 from nodelaunch.store.zkwrites import Writer
 
 log = structlog.get_logger(__name__)
@@ -91,7 +100,7 @@ class ZooKeeperStore:
         self._writer = Writer(self.session, self._forest, self._reader, self._chroot, self._acls)
         self._locks = Locks(self.session, self._forest, self._reader, self._writer)
         self._rooted_epoch = 0
-        """The session in which the chroot was made sure of."""
+        """The session in which the chroot was made sure of; 0: none."""
 
     async def __aenter__(self) -> Self:
         self.session.start(Audience(self._forest.on_event, self._on_connected, self._forest.on_suspended))
@@ -121,7 +130,13 @@ class ZooKeeperStore:
         parts = self._chroot.split("/")
         for count in range(2, len(parts) + 1):
             path = "/".join(parts[:count])
-            self.session.send("create", OP_CREATE2, encode_op(b"", Create(path), self._acls)[1], _on_chroot, path)
+            self.session.send("create", OP_CREATE2, encode_op(b"", Create(path), self._acls)[1], self._on_chroot, path)
+
+    def _on_chroot(self, path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
+        if error == BROKEN:
+            self._rooted_epoch = 0  # it may never have been received: the next connection of this session does it again
+        elif error and error != NODE_EXISTS:
+            log.error("zookeeper_chroot_refused", path=path, detail=store_error(error, path).detail)
 
     @property
     def trouble(self) -> str | None:
@@ -256,8 +271,3 @@ class ZooKeeperStore:
             yield tree
         finally:
             self._forest.remove(tree)
-
-
-def _on_chroot(path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
-    if error and error != NODE_EXISTS:
-        log.error("zookeeper_chroot_refused", path=path, detail=store_error(error, path).detail)

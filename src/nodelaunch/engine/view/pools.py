@@ -73,6 +73,10 @@ class PoolsView(Teller):
         """Ids of the nodelaunch processes that have pools registered, sorted."""
         return (self._peers or self._find_peers()).launchers
 
+    def is_of_known_process(self, path: str) -> bool:
+        """Whether the registration at *path* is of a nodelaunch process whose presence is known."""
+        return self._sessions.get(path) in self._processes.values()
+
     def is_alone(self, pool_id: str) -> bool:
         """Whether the process of this pool, which is registered, is the only one that has pools registered."""
         return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
