@@ -136,6 +136,8 @@ async def goes_on(folder: Path, hostile: list[Write]) -> None:
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(writes(), max_size=12))
 @example([Write((f"{paths.NODES}/0000000001", b"[" * 100_000))])
+@example([Write((f"{paths.QUESTIONS}/0", b"[" * 100_000))])
+@example([Write((f"{paths.REQUEST_LOCKS}/odd/odd/0__lock__0000000001", b""))])
 @example([Write((f"{paths.REQUESTS}/200-0000000001/deeper/lock", b"{}"))])
 def test_launcher_goes_on_whatever_somebody_writes(hostile: list[Write]) -> None:
     structlog.configure(processors=[_nothing_broke])

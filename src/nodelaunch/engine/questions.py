@@ -55,7 +55,7 @@ class Answerer:
     async def _answer(self, path: str, data: bytes) -> None:
         try:
             request_id = RequestId(str(json.loads(data)["request"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return  # not a question that we know
         answer = json.dumps({"pools": [standing.to_json() for standing in self._explain(request_id)]}).encode()
         try:
@@ -99,5 +99,16 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
             answers = {entry.path.rpartition("/")[2]: entry.data for entry in tree.entries()}
     finally:
         await store.delete_tree(asked.path)
-    pools = [pool for data in answers.values() for pool in json.loads(data)["pools"]]
-    return Answers(pools, [process for process in processes if process not in answers])
+    said = {process: pools for process, data in answers.items() if (pools := _pools_in(data)) is not None}
+    pools = [pool for each in said.values() for pool in each]
+    return Answers(pools, [process for process in processes if process not in said])
+
+
+def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
+    """What an answer says; None where it is none."""
+    try:
+        pools = json.loads(data)["pools"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_right = isinstance(pools, list) and all(isinstance(pool, dict) for pool in pools)
+    return pools if is_right else None
