@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -402,3 +403,26 @@ async def test_server_of_a_foreign_ca_is_refused(zookeeper_server: ZooKeeperServ
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.0):
             await ZooKeeperStore([(zookeeper_server.host, zookeeper_server.tls_port)], tls=stranger).__aenter__()
+
+
+async def test_lock_is_lost_while_the_machine_sleeps(
+    zookeeper_server: ZooKeeperServer, zk_chroot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timers stand still then, and so does the clock that most programs measure with; the server's goes on."""
+    servers = [("127.0.0.1", zookeeper_server.port)]
+    async with asyncio.timeout(60.0), ZooKeeperStore(servers, chroot=zk_chroot, session_timeout_s=6.0) as store:
+        await store.ensure("/n")
+        lock = await store.lock("/n/lock")
+        slept_s = 0.0
+        boot_time = time.clock_gettime
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: boot_time(clock) + slept_s)
+        assert lock.is_held
+        slept_s = 7.0
+        assert not lock.is_held
+        with pytest.raises(StoreError):
+            await store.commit([Put("/n", b"written")], under=(lock,))
+        renewed = asyncio.Event()
+        store.session.subscribe(lambda state: renewed.set() if state is SessionState.CONNECTED else None)
+        await renewed.wait()
+        assert store.session.epoch == 2
+        assert (await store.get("/n")).data == b""

@@ -16,10 +16,10 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 
 import structlog
 
+from nodelaunch.clock import uptime
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol.store import SessionState
 from nodelaunch.store.shared import SessionStates
@@ -137,13 +137,13 @@ class ZkSession(SessionStates):
 
     async def _hold(self) -> float:
         """Wait for the end of the connection; how long it held, in seconds."""
-        began = monotonic()
+        began = uptime()
         if self._connection is not None:
             log.info(
                 "zookeeper_connected", server=self.dialer.server, session=f"{self.session_id:#x}", epoch=self.epoch
             )
             await self._connection.ended.wait()
-        return monotonic() - began
+        return uptime() - began
 
     def _make_connection(self) -> WireConnection:
         assert self._audience is not None  # noqa: S101
@@ -154,7 +154,7 @@ class ZkSession(SessionStates):
 
     async def _greet(self, connection: WireConnection) -> None:
         """Have the server take our session, or give us one. Raises: ConnectionBrokenError."""
-        asked_for, asked_at = self._granted, monotonic()
+        asked_for, asked_at = self._granted, uptime()
         try:
             greeting = await connection.greet(
                 session_id=asked_for.session_id, password=asked_for.password, last_zxid=self.last_zxid,
@@ -187,7 +187,7 @@ class ZkSession(SessionStates):
             self.epoch += 1
         self._granted = greeting
         self._heard_at = asked_at
-        self._arrived_at = monotonic()
+        self._arrived_at = uptime()
         self._connection = connection
         self._schedule()
         self._audience.on_connected()
@@ -223,7 +223,7 @@ class ZkSession(SessionStates):
 
     def _heard(self, sent_at: float, zxid: int) -> None:
         self._heard_at = max(self._heard_at, sent_at)
-        self._arrived_at = monotonic()
+        self._arrived_at = uptime()
         if zxid > self.last_zxid:
             self.last_zxid = zxid
             if self._zxid_before:
@@ -239,13 +239,13 @@ class ZkSession(SessionStates):
         self._zxid_before = 0
 
     def _silent_for(self) -> float:
-        return monotonic() - self._heard_at
+        return uptime() - self._heard_at
 
     @property
     def may_hold(self) -> bool:
         """Whether what was taken in this session can still be ours: there is one, and it was heard of in time."""
         granted = self._granted
-        return granted.session_id != 0 and monotonic() - self._heard_at < granted.timeout_s
+        return granted.session_id != 0 and uptime() - self._heard_at < granted.timeout_s
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -265,7 +265,7 @@ class ZkSession(SessionStates):
         if not self.session_id:
             return
         silent, timeout_s = self._silent_for(), self.timeout_s
-        nothing_came = monotonic() - self._arrived_at
+        nothing_came = uptime() - self._arrived_at
         connection = self._connection
         if silent >= timeout_s:
             self._lose("no answer for the whole session timeout")
@@ -276,7 +276,7 @@ class ZkSession(SessionStates):
                 self.dialer.fell_silent()
                 connection.abort()  # another server may answer
         elif connection is not None and (
-            silent >= timeout_s / 3 or monotonic() - connection.last_sent_at >= timeout_s / 3
+            silent >= timeout_s / 3 or uptime() - connection.last_sent_at >= timeout_s / 3
         ):
             self.operations["ping"] += 1
             connection.ping()

@@ -11,9 +11,9 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Final, cast
 
+from nodelaunch.clock import uptime
 from nodelaunch.store.zkwire import (
     BROKEN,
     OP_AUTH,
@@ -106,19 +106,19 @@ class WireConnection(asyncio.Protocol):
         xid = self._xid = self._xid % MAX_XID + 1
         out = self._out
         if not out:
-            self.last_sent_at = monotonic()
+            self.last_sent_at = uptime()
             self._loop.call_soon(self._flush)
         out.append(_REQUEST.pack(len(body) + 8, xid, opcode))
         out.append(body)
         self._waiting.append((xid, self.last_sent_at, on_reply, context))
 
     def ping(self) -> None:
-        self._pings.append(monotonic())
+        self._pings.append(uptime())
         self._write(_REQUEST.pack(8, XID_PING, OP_PING), b"")
 
     def _write(self, head: bytes, body: bytes) -> None:
         if not self._out:
-            self.last_sent_at = monotonic()
+            self.last_sent_at = uptime()
             self._loop.call_soon(self._flush)
         self._out += (head, body)
 
