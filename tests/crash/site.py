@@ -243,7 +243,7 @@ class Site(World):
     def _contenders(self) -> list[str]:
         roots = (paths.NODES, paths.REQUEST_LOCKS)
         below = [entry.path for root in roots for entry in self.server.znodes.below(root)]
-        return [path for path in below if paths.contender_sequence(path) is not None]
+        return [path for path in below if paths.contender_sequence(path.rpartition("/")[2]) is not None]
 
     def _is_nobodys(self, path: str) -> bool:
         entry = self.server.znodes.find(path)

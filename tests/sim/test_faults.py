@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.errors import ProviderUnavailableError
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.driver import InstanceSpec
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import KnownPool
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -147,3 +149,24 @@ async def test_lock_directory_with_something_odd_in_it_is_not_removed_again_and_
             pass
         await asyncio.sleep(100)
         assert 0 < deletions < 100 / 5 + 2
+
+
+async def test_nothing_is_created_for_a_node_whose_lock_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped for long learns of it only in its turn; what was due goes on before."""
+    async with running(tmp_path) as site:
+        driver, asked = site.launcher.providers["cloud"].driver, list[str]()
+
+        async def create(spec: InstanceSpec) -> None:
+            asked.append(spec.node_id)
+            for lock in site.launcher.store.session.locks:
+                if "/nodes/" in lock.path:
+                    lock.is_held = False
+            raise ProviderUnavailableError("away", provider="cloud")
+
+        monkeypatch.setattr(driver, "create_instance", create)
+        await pending(site)
+        await asyncio.sleep(50)
+        assert asked
+        assert len(asked) == len(set(asked))

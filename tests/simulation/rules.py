@@ -155,7 +155,7 @@ class Rules:
         for change in transaction.changes:
             if change.old is not None and change.new is not None and change.old.entry == change.new.entry:
                 continue
-            if paths.contender_sequence(change.path) is not None:
+            if paths.contender_sequence(change.path.rpartition("/")[2]) is not None:
                 directory = change.path.rpartition("/")[0]
                 before.setdefault(directory, self.holder(directory))
                 self._on_contender(change, directory, transaction)
@@ -562,7 +562,7 @@ def _lists(request: NodeRequest) -> str:
 
 
 def _sequence(path: str) -> str:
-    return paths.contender_sequence(path) or ""
+    return paths.contender_sequence(path.rpartition("/")[2]) or ""
 
 
 def _short(directory: str) -> str:

@@ -19,7 +19,7 @@ from nodelaunch.config.models import Launching, PoolConfig
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.view import ClusterView, Seen
-from nodelaunch.errors import LockBusyError, RecordGoneError, StoreError, VersionConflictError
+from nodelaunch.errors import LockBusyError, LockLostError, RecordGoneError, StoreError, VersionConflictError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, ExternalId, HostScanner, Machine
 from nodelaunch.protocol.paths import NodeId
@@ -89,6 +89,12 @@ class HeldNode:
     @property
     def external_id(self) -> ExternalId | None:
         return ExternalId(self.node.external_id) if self.node.external_id else None
+
+    def check(self) -> None:
+        """To be called right before a call that changes the cloud: whoever slept may learn only later that the lock is
+        lost. Raises: LockLostError."""
+        if not self.lock.is_held:
+            raise LockLostError(self.lock.contender)
 
     def note(self, node: Node) -> None:
         """It is *node* from now on; that is written with whatever is written of it next."""

@@ -193,6 +193,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
                 external_id = await _made_before(ctx, held) if is_unsure else None
                 is_unsure = True
                 if external_id is None:
+                    held.check()
                     made = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
                     external_id = sound_id(made)
                 ctx.provider.owners.take(external_id, held)
