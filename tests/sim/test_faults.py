@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.errors import ProviderUnavailableError
+from nodelaunch.errors import LaunchFailedError, ProviderUnavailableError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import InstanceSpec
 from nodelaunch.protocol.quota import Limits
@@ -170,3 +170,30 @@ async def test_nothing_is_created_for_a_node_whose_lock_is_lost(
         await asyncio.sleep(50)
         assert asked
         assert len(asked) == len(set(asked))
+
+
+async def test_what_a_failed_launch_left_is_not_deleted_once_the_lock_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the lock by now may be going on with it."""
+    async with running(tmp_path) as site:
+        driver, failed, deleted = site.launcher.providers["cloud"].driver, list[str](), list[str]()
+        delete = driver.delete_instance
+
+        async def wait(external_id: str) -> None:
+            failed.append(external_id)
+            for lock in site.launcher.store.session.locks:
+                if "/nodes/" in lock.path:
+                    lock.is_held = False
+            raise LaunchFailedError("it broke", provider="cloud", external_id=external_id)
+
+        async def counted(external_id: str) -> None:
+            deleted.append(external_id)
+            await delete(external_id)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(driver, "wait_until_active", wait)
+        monkeypatch.setattr(driver, "delete_instance", counted)
+        await pending(site)
+        await asyncio.sleep(10)
+        assert failed
+        assert not deleted

@@ -213,6 +213,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
         except InstanceNotFoundError:
             if not held.is_resumed or held.external_id is None:
                 raise
+            held.check()
             await delete_instance(ctx.provider, held.external_id)  # whoever began the launch was giving it up
             held.is_resumed = is_unsure = False
             await save(ctx, held, held.node.changed(external_id=None))
@@ -343,6 +344,7 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
         if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
             leftovers = (await _instances_by_node(ctx)).get(held.id, [])
         for leftover in leftovers:
+            held.check()  # else it may be what another goes on with
             await delete_instance(ctx.provider, leftover)
     except DriverError as problem:
         log.warning("launch_not_cleaned_up", node_id=held.id, external_id=external_id, detail=str(problem))
