@@ -39,6 +39,9 @@ class Service:
     async def apply(self, config: SimpleNamespace, *, is_changed: bool, grace_s: float) -> None:
         self.told.append(("apply", is_changed, grace_s))
 
+    def end(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+
     async def drain(self, grace_s: float) -> None:
         self.told.append(("drain", grace_s))
 
