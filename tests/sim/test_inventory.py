@@ -104,7 +104,8 @@ async def test_used_machine_is_registered_anew_with_its_present_keys(tmp_path: P
 
 async def test_requests_wait_for_a_busy_machine_in_their_order(tmp_path: Path, store: EmbeddedStore) -> None:
     async with lab(tmp_path, store, Hosts(), ONE.format(labels="bare", more="")) as site:
-        handles = [await site.client.submit(["bare"], relative_priority=n) for n in (3, 1, 2)]
+        submits = (site.client.submit(["bare"], relative_priority=n) for n in (3, 1, 2))
+        handles = await asyncio.gather(*submits)  # all are there before one is decided on
         served: list[int] = []
 
         async def use(number: int) -> None:

@@ -231,8 +231,8 @@ class Site(Running):
         return number, self.request(handles.pop(number))
 
     def states_of(self, handle: RequestHandle) -> list[RequestState]:
-        """Filled with each state the request is seen in from now on, none twice in a row."""
-        seen: list[RequestState] = []
+        """Filled with each state the request is seen in, the one it was submitted in first, none twice in a row."""
+        seen = [handle.request.state]
 
         def note(_note: object) -> None:
             request = self.view.request(handle.id)
