@@ -133,7 +133,8 @@ async def test_accepted_request_that_waits_for_room_is_declined_by_a_new_list(tm
         states = site.states_of(waiting)
         await site.reload(config(provider(pool("small", allowed_tenants=["a"]), **refuses)))
         await waiting.finished()
-        assert states == [RequestState.PENDING, RequestState.FAILED], "it is not handed back first"
+        path = [RequestState.REQUESTED, RequestState.PENDING, RequestState.FAILED]
+        assert states == path, "it is not handed back first"
         assert reasons(site, waiting, CLOUD) == [PoolNotAllowed("b")]
 
 
