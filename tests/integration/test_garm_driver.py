@@ -156,7 +156,7 @@ async def test_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
 
 
 async def test_slow_create_is_ended_at_its_deadline_with_all_it_started(tmp_path: Path) -> None:
-    driver = opened(tmp_path, launch_timeout=1.0)
+    driver = opened(tmp_path, launch_timeout=5.0)
     garm.break_with(tmp_path, "hangs in a create")
     with pytest.raises(ProviderUnavailableError) as caught:
         await driver.create_instance(spec())
