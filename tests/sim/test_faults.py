@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.errors import LaunchFailedError, ProviderUnavailableError
+from nodelaunch.errors import LaunchFailedError, ProviderUnavailableError, SessionLostError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import InstanceSpec
 from nodelaunch.protocol.quota import Limits
@@ -197,3 +197,26 @@ async def test_what_a_failed_launch_left_is_not_deleted_once_the_lock_is_lost(
         await asyncio.sleep(10)
         assert failed
         assert not deleted
+
+
+async def test_session_that_is_over_before_it_says_so_lets_the_rest_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a machine slept, its session counts as connected, and every write is refused at once."""
+    async with running(tmp_path) as site:
+        store, create, refused = site.launcher.store, site.launcher.store.create, 0
+
+        async def refuses(path: str, *args: object, **more: object) -> object:
+            nonlocal refused
+            if path.startswith(paths.PRESENCES) and refused < 5:
+                refused += 1
+                raise SessionLostError
+            return await create(path, *args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store, "create", refuses)
+        (presence,) = await store.children(paths.PRESENCES)
+        began = asyncio.get_running_loop().time()
+        await site.client.store.delete(f"{paths.PRESENCES}/{presence}")
+        await site.until(lambda: refused == 5 and bool(site.view.presences), within_s=60)
+        assert asyncio.get_running_loop().time() > began, "it pauses between its tries"
+        assert (await site.finished("small")).state is RequestState.FULFILLED

@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 RETURN_GRACE_S = 120.0
 """How long a pool that is not registered any more is waited for: time for a rolling restart to replace a process."""
 
+AGAIN_S = 0.1
+"""Pause before the next try to be present."""
+
 PoolName = tuple[str, str]
 """Provider and pool."""
 
@@ -71,6 +74,7 @@ class Herald:
         while True:
             with suppress(SessionLostError, RecordGoneError):
                 await self._tell_session()
+            await asyncio.sleep(AGAIN_S)  # a session may be over before its state says so: then all fails at once
 
     async def _tell_session(self) -> None:
         """Raises: SessionLostError; RecordGoneError when somebody deleted the presence; StoreError."""
