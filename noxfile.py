@@ -1,6 +1,6 @@
 """One session per check; a plain ``nox`` runs all that need nothing but packages.
 
-nox                 everything but openstack and crash
+nox                 everything but openstack, crash, drills, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
@@ -12,6 +12,8 @@ nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
 nox -s drills       partitions, crashes and full disks on a real ensemble under load; NODELAUNCH_DRILL_S and _SEED
 nox -s soak         half an hour at 50 requests a second, after which nothing may have grown; NODELAUNCH_SOAK_S
+nox -s lives        20,000 requests, after which no container, task, descriptor or znode may have grown;
+                    NODELAUNCH_ZOOKEEPER_LIVES=20000 for as many on ZooKeeper
 nox -s bench        measures launchers beside each other; arguments go to ``python -m bench``
 nox -s audit        known vulnerabilities of the dependencies, as PyPI has them; needs the network
 nox -s nodepool     beside an unmodified Nodepool 11.0.0, which is installed from the package index (350 MB)
@@ -194,3 +196,10 @@ def soak(session: nox.Session) -> None:
     """One launcher at a constant rate for long; fails where memory, tasks, descriptors or znodes grow."""
     session.install("-e", ".[bench]")
     session.run("python", "-m", "bench", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def lives(session: nox.Session) -> None:
+    """Whole lives of requests against a launcher in the test's own process leave nothing behind."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/lives", *session.posargs)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import pytest
 
+from nodelaunch.drivers.fake import ledger
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.controls import FAULTS, CloudBusyError, CloudRefusedError
 from nodelaunch.drivers.fake.driver import PAGE, FakeDriver
@@ -117,6 +118,17 @@ def test_log_tells_everything_in_order(cloud: FakeCloud) -> None:
     assert {entry["node_id"] for entry in log} == {"1"}
     assert [entry["at"] for entry in log] == sorted(entry["at"] for entry in log)
     assert log[0]["detail"] == {"metadata": {METADATA_NODE_ID: "1"}, "resources": NEED}
+
+
+def test_log_in_memory_is_bounded_and_the_peak_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "LOG_KEPT", 6)
+    cloud = FakeCloud(None)
+    first, second = make(cloud), make(cloud)
+    for instance_id in (first, second, make(cloud), make(cloud)):
+        cloud.delete(instance_id)
+    assert len(cloud.log()) == 6
+    assert cloud.peak()["instances"] == 4
+    cloud.close()
 
 
 def test_limits_are_kept_whatever_the_order(cloud: FakeCloud) -> None:

@@ -120,7 +120,10 @@ class TreeCopy:
         old = self._entries.pop(path, None)
         if old is not None:
             parent, _, name = path.rpartition("/")
-            self._children.get(parent, set()).discard(name)
+            children = self._children[parent]
+            children.discard(name)
+            if not children:
+                del self._children[parent]
             self._tell(Removed(old))
 
     def set_warm(self, is_warm: bool) -> None:

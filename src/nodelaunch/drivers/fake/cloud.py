@@ -19,13 +19,13 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind, check_fault, check_setting
 from nodelaunch.drivers.fake.filed import FileLedger
-from nodelaunch.drivers.fake.ledger import Fault, Ledger, LogEntry, MemoryLedger, Server, node_of
+from nodelaunch.drivers.fake.ledger import Fault, Ledger, MemoryLedger, Server, node_of
 from nodelaunch.drivers.fake.life import Life
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM
 
@@ -101,7 +101,8 @@ class FakeCloud:
     def log(self) -> list[dict[str, Any]]:
         """Everything that happened, in order: at, what, id, node_id, detail.
 
-        What: create (its detail has metadata and resources), refused, active, error, deleting, gone.
+        What: create (its detail has metadata and resources), refused, active, error, deleting, gone. A cloud in memory
+        has the last 10,000 entries.
         """
         self._life.catch_up()
         return [
@@ -115,9 +116,9 @@ class FakeCloud:
         return self._ledger.used()
 
     def peak(self) -> dict[str, float]:
-        """The most that was ever taken of each resource, by the log: to check that capacity was never exceeded."""
+        """The most of each resource that was ever taken at once: to check that capacity was never exceeded."""
         self._life.catch_up()
-        return _peak(self._ledger.log())
+        return self._ledger.peak()
 
     def version(self) -> int:
         """Differs after another process changed the file."""
@@ -295,22 +296,6 @@ def _beginning(fault: Fault | None, broken: FaultKind | None, boots_at: float) -
     if broken is None:
         return "building", "active", boots_at, None
     return ("building", None, None, None) if broken == "never" else ("building", "error", boots_at, broken)
-
-
-def _peak(log: Iterable[LogEntry]) -> dict[str, float]:
-    taken: dict[str | None, Mapping[str, float]] = {}
-    used: dict[str, float] = {}
-    most: dict[str, float] = {}
-    for entry in log:
-        if entry.what == "create":
-            taken[entry.id] = entry.detail["resources"]
-            for name, amount in taken[entry.id].items():
-                used[name] = used.get(name, 0) + amount
-                most[name] = max(most.get(name, 0), used[name])
-        elif entry.what == "gone":
-            for name, amount in taken.pop(entry.id).items():
-                used[name] -= amount
-    return most
 
 
 def _loop_time() -> float:

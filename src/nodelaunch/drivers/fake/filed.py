@@ -6,7 +6,7 @@ What does *not* belong here: tables and transactions (database.py), what the ent
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ class FileLedger:
     def used(self) -> dict[str, float]:
         return dict(self._db.rows("SELECT resource, amount FROM used WHERE amount != 0 ORDER BY resource"))
 
+    def peak(self) -> dict[str, float]:
+        return _peak(self.log())
+
     # -- the log, settings and faults -------------------------------------------------------------------------------
 
     def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None:
@@ -122,3 +125,19 @@ class FileLedger:
 def _server(row: tuple[Any, ...]) -> Server:
     *plain, metadata, resources, addresses, details = row
     return Server(*plain, *map(json.loads, (metadata, resources, addresses, details)))
+
+
+def _peak(log: Iterable[LogEntry]) -> dict[str, float]:
+    taken: dict[str | None, Mapping[str, float]] = {}
+    used: dict[str, float] = {}
+    most: dict[str, float] = {}
+    for entry in log:
+        if entry.what == "create":
+            taken[entry.id] = entry.detail["resources"]
+            for name, amount in taken[entry.id].items():
+                used[name] = used.get(name, 0) + amount
+                most[name] = max(most.get(name, 0), used[name])
+        elif entry.what == "gone":
+            for name, amount in taken.pop(entry.id).items():
+                used[name] -= amount
+    return most

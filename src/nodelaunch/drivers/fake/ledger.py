@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,6 +15,9 @@ from typing import Any, Protocol
 
 from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind
 from nodelaunch.protocol.driver import METADATA_NODE_ID
+
+LOG_KEPT = 10_000
+"""Entries of its log that a cloud in memory has; a file has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,9 @@ class Ledger(Protocol):
     def used(self) -> dict[str, float]:
         """What all instances take together."""
 
+    def peak(self) -> dict[str, float]:
+        """The most of each resource that was ever taken at once."""
+
     def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None: ...
 
     def log(self) -> Iterable[LogEntry]: ...
@@ -129,9 +136,10 @@ class MemoryLedger:
         self._due: list[tuple[float, int]] = []
         """A heap of times and numbers; those that are not true any more are skipped."""
         self._used: dict[str, float] = {}
+        self._peak: dict[str, float] = {}
         self._settings: dict[str, Any] = {}
         self._faults: list[Fault] = []
-        self._log: list[LogEntry] = []
+        self._log: deque[LogEntry] = deque(maxlen=LOG_KEPT)
         self._is_closed = False
         self._transaction = nullcontext()
 
@@ -181,7 +189,8 @@ class MemoryLedger:
         self._numbers[server.id] = self._last_number
         self._put(replace(server, number=self._last_number))
         for name, amount in server.resources.items():
-            self._used[name] = self._used.get(name, 0) + amount
+            self._used[name] = used = self._used.get(name, 0) + amount
+            self._peak[name] = max(self._peak.get(name, 0), used)
 
     def move(self, server: Server, state: str, next_state: str | None, next_at: float | None) -> None:
         self._put(replace(server, state=state, next_state=next_state, next_at=next_at))
@@ -199,6 +208,10 @@ class MemoryLedger:
     def used(self) -> dict[str, float]:
         self._check()
         return {name: amount for name, amount in sorted(self._used.items()) if amount}
+
+    def peak(self) -> dict[str, float]:
+        self._check()
+        return dict(self._peak)
 
     # -- the log, settings and faults -------------------------------------------------------------------------------
 
