@@ -1,6 +1,7 @@
 """Three launchers with one configuration, restarted in turn while jobs come and go: no request fails, nothing is left.
 
-`NODELAUNCH_ROUNDS` sets how often each of them is restarted. What the waits were is printed with ``-s``.
+`NODELAUNCH_ROUNDS` sets how often each of them is restarted. `NODELAUNCH_OTHER` names the ``nodelaunch`` command of
+another version, which is then upgraded to this one and downgraded again. What the waits were is printed with ``-s``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper
 
+OTHER = os.environ.get("NODELAUNCH_OTHER")
 ROUNDS = int(os.environ.get("NODELAUNCH_ROUNDS", "1"))
 LAUNCHERS, JOBS, QUIET_JOBS = 3, 8, 100
 CONFIG = """
@@ -90,40 +92,86 @@ class Load:
         return 1000 * sorted(self.waits_s)[int(0.99 * (len(self.waits_s) - 1))]
 
 
-def test_restarts_in_turn_fail_no_request_and_leave_nothing(
-    zookeeper_server: ZooKeeperServer, zk_chroot: str, client: KazooClient, tmp_path: Path
-) -> None:
+@dataclass
+class Fleet:
+    """Launchers with one configuration, and the jobs that they serve."""
+
+    config: Path
+    cloud: Path
+    requestor: Requestor
+    serves: list[Serve] = field(default_factory=list)
+    ended: list[Serve] = field(default_factory=list)
+
+    def start(self, *programs: str | None) -> None:
+        """One launcher for each of *programs*; None: of this version."""
+        self.serves = [Serve(self.config, program=program) for program in programs]
+        for serve in self.serves:
+            serve.await_log("pool_registered")
+
+    def restart(self, number: int, program: str | None = None) -> None:
+        assert self.serves[number].stop() == 0
+        self.ended.append(self.serves[number])
+        self.serves[number] = Serve(self.config, program=program)
+        self.serves[number].await_log("pool_registered")
+
+    def warm_up(self) -> Load:
+        """Jobs while nothing befalls the launchers."""
+        quiet = Load(self.requestor)
+        with quiet.running():
+            while len(quiet.waits_s) < QUIET_JOBS and not quiet.is_over.is_set():
+                self.requestor.client.sync("/")
+        return quiet
+
+    def finish(self) -> None:
+        """All is well: every launcher ends, none complained, nothing is left."""
+        self.requestor.await_children("/nodepool/nodes", lambda names: not names)
+        for serve in self.serves:
+            assert serve.stop() == 0
+        assert [each.complaints for each in [*self.ended, *self.serves]] == [[]] * len([*self.ended, *self.serves])
+        assert self.requestor.children("/nodepool/requests") == []
+        assert run("fake-cloud", str(self.cloud), "show", check=True).stdout.startswith("0 instances")
+
+
+@pytest.fixture
+def fleet(zookeeper_server: ZooKeeperServer, zk_chroot: str, client: KazooClient, tmp_path: Path) -> Iterator[Fleet]:
     server, config, cloud = zookeeper_server, tmp_path / "nodepool.yaml", tmp_path / "cloud.sqlite"
     config.write_text(
         CONFIG.format(
             host=server.host, port=server.tls_port, chroot=zk_chroot, tls=server.certificates.client, cloud=cloud
         )
     )
-    requestor = Requestor(client, deadline_s=60)
-    serves = [Serve(config) for _ in range(LAUNCHERS)]
-    ended: list[Serve] = []
-    quiet, rolling = Load(requestor), Load(requestor)
-    try:
-        for serve in serves:
-            serve.await_log("pool_registered")
-        with quiet.running():
-            while len(quiet.waits_s) < QUIET_JOBS and not quiet.is_over.is_set():
-                requestor.client.sync("/")
-        with rolling.running():
-            for number in list(range(LAUNCHERS)) * ROUNDS:
-                assert serves[number].stop() == 0
-                ended.append(serves[number])
-                serves[number] = Serve(config)
-                serves[number].await_log("pool_registered")
-        requestor.await_children("/nodepool/nodes", lambda names: not names)
-        for serve in serves:
-            assert serve.stop() == 0
-        assert [each.complaints for each in [*ended, *serves]] == [[]] * len([*ended, *serves])
-    finally:
-        for serve in serves:
-            serve.kill()
+    made = Fleet(config, cloud, Requestor(client, deadline_s=60))
+    yield made
+    for serve in made.serves:
+        serve.kill()
+
+
+def test_restarts_in_turn_fail_no_request_and_leave_nothing(fleet: Fleet) -> None:
+    fleet.start(*[None] * LAUNCHERS)
+    quiet, rolling = fleet.warm_up(), Load(fleet.requestor)
+    with rolling.running():
+        for number in list(range(LAUNCHERS)) * ROUNDS:
+            fleet.restart(number)
+    fleet.finish()
     assert set(quiet.states + rolling.states) == {"fulfilled"}
-    assert requestor.children("/nodepool/requests") == []
-    assert run("fake-cloud", str(cloud), "show", check=True).stdout.startswith("0 instances")
+    report(fleet, quiet, rolling)
+
+
+@pytest.mark.skipif(not OTHER, reason="NODELAUNCH_OTHER does not name the nodelaunch command of another version")
+def test_upgrade_and_downgrade_in_turn_fail_no_request_and_leave_nothing(fleet: Fleet) -> None:
+    """From the other version to this one and back; in between both serve."""
+    fleet.start(*[OTHER] * LAUNCHERS)
+    quiet, rolling = fleet.warm_up(), Load(fleet.requestor)
+    with rolling.running():
+        for program in [None, OTHER] * ROUNDS:
+            for number in range(LAUNCHERS):
+                fleet.restart(number, program)
+    fleet.finish()
+    assert set(quiet.states + rolling.states) == {"fulfilled"}
+    report(fleet, quiet, rolling)
+
+
+def report(fleet: Fleet, quiet: Load, rolling: Load) -> None:
+    """For whoever asks with ``-s``."""
     p99 = f"p99 {quiet.p99_ms():.0f} ms before, {rolling.p99_ms():.0f} ms meanwhile"
-    print(f"\n{len(ended)} restarts, {len(rolling.states)} requests; {p99}")  # noqa: T201  for whoever asks with -s
+    print(f"\n{len(fleet.ended)} restarts, {len(rolling.states)} requests; {p99}")  # noqa: T201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,15 +22,22 @@ class Serve:
     """``nodelaunch serve`` on a configuration file; its log is read as JSON lines."""
 
     def __init__(
-        self, config: Path, *arguments: str, python: Sequence[str] = ("-m", "nodelaunch"), as_json: bool = True
+        self,
+        config: Path,
+        *arguments: str,
+        python: Sequence[str] = ("-m", "nodelaunch"),
+        program: str | None = None,
+        as_json: bool = True,
     ) -> None:
-        """*python*: what Python is given to become the command. *as_json*: else the log is text, of which entries have
-        what is text in it and no more."""
+        """*python*: what Python is given to become the command; *program*: the command of another installation.
+        *as_json*: else the log is text, of which entries have what is text in it and no more."""
         self.log: list[dict[str, Any]] = []
         self._news = threading.Condition()
         logging = ["--log-json"] if as_json else []
-        command = [sys.executable, *python, *logging, "serve", "-c", str(config), *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        first = [program] if program else [sys.executable, *python]
+        command = [*first, *logging, "serve", "-c", str(config), *arguments]
+        env = {name: value for name, value in os.environ.items() if not program or name != "PYTHONPATH"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

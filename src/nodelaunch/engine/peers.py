@@ -208,7 +208,8 @@ class Memory:
             if known is None:
                 await self._store.create(paths.known_pool(*name), record.to_bytes(), parents=True)
             elif known.record.labels != labels:
-                await self._store.put(known.path, record.to_bytes(), version=known.version)
+                changed = known.record.changed(labels=labels)  # with what another version wrote besides
+                await self._store.put(known.path, changed.to_bytes(), version=known.version)
         except RecordExistsError:
             if paths.known_pool(*name) in self._view.unreadable:
                 await self._store.put(paths.known_pool(*name), record.to_bytes())

@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 ANSWER_TIMEOUT_S = 5.0
 """How long an asker waits for processes that are present."""
 
+LATEST_S = 1e11
+"""Seconds since 1970 beyond which no time can be shown."""
+
 Explain = Callable[[RequestId], list[Standing]]
 """How a request stands with each pool of this process."""
 
@@ -105,10 +108,45 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
-    """What an answer says; None where it is none."""
+    """What an answer says, with defaults for what another version does not say; None where it is none."""
     try:
         pools = json.loads(data)["pools"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     is_right = isinstance(pools, list) and all(isinstance(pool, dict) for pool in pools)
-    return pools if is_right else None
+    return [_whole(pool) for pool in pools] if is_right else None
+
+
+def _whole(pool: dict[str, Any]) -> dict[str, Any]:
+    """*pool* with every key of `Standing.to_json`, each of its kind; and whatever else it says."""
+    texts = {key: _text(pool.get(key)) for key in ("pool_id", "provider", "pool", "status")}
+    return {
+        **pool,
+        **texts,
+        "reasons": [_reason(each) for each in _dicts(pool.get("reasons"))],
+        "nodes": [each for each in _list(pool.get("nodes")) if isinstance(each, str)],
+        "history": [_event(each) for each in _dicts(pool.get("history"))],
+    }
+
+
+def _reason(said: dict[str, Any]) -> dict[str, Any]:
+    return {**said, "text": _text(said.get("text")), "remedy": _text(said.get("remedy"))}
+
+
+def _event(said: dict[str, Any]) -> dict[str, Any]:
+    at = said.get("at")
+    is_time = isinstance(at, int | float) and 0 <= at < LATEST_S
+    reasons = [_reason(each) for each in _dicts(said.get("reasons"))]
+    return {**said, "at": at if is_time else 0, "what": _text(said.get("what")), "reasons": reasons}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [each for each in _list(value) if isinstance(each, dict)]
