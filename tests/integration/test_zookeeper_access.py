@@ -61,8 +61,9 @@ def plain(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> Iterator[Client]
 
         def make(*who: str) -> KazooClient:
             auth = [("digest", f"{who[0]}:{who[1]}")] if who else None
-            client = KazooClient(f"{zookeeper_server.host}:{zookeeper_server.port}{zk_chroot}", auth_data=auth)
+            client = KazooClient(f"{zookeeper_server.host}:{zookeeper_server.port}", auth_data=auth)
             client.start(timeout=30)
+            client.chroot = zk_chroot  # later, as ZooKeeper 3.9 lets no stranger look for it
             stack.callback(client.close)
             stack.callback(client.stop)
             return client

@@ -22,7 +22,11 @@ from support.certificates import Certificates
 
 JAR = "/usr/share/java/zookeeper.jar"
 JAVA = Path("/usr/share/java")
-CLASSPATH = ":".join(map(str, [JAR, JAVA / "slf4j-simple.jar", *sorted(JAVA.glob("netty-*[a-z].jar"))]))
+OTHER_CLASSPATH = os.environ.get("NODELAUNCH_ZOOKEEPER_CLASSPATH")
+"""Of another version of the server than Debian's, with all that it needs; ``FOLDER/*`` stands for all jars in one."""
+CLASSPATH = OTHER_CLASSPATH or ":".join(
+    map(str, [JAR, JAVA / "slf4j-simple.jar", *sorted(JAVA.glob("netty-*[a-z].jar"))])
+)
 """Not all of Netty, which TLS needs, is on the package's own class path."""
 JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """Small, and quick to start."""
@@ -34,7 +38,7 @@ def why_not() -> str | None:
     """Why ZooKeeper can't be run here; None: it can."""
     if shutil.which("java") is None:
         return "no java (Debian package default-jre-headless)"
-    if not Path(JAR).exists():
+    if not OTHER_CLASSPATH and not Path(JAR).exists():
         return "no ZooKeeper (Debian package zookeeper)"
     return None
 

@@ -53,8 +53,9 @@ class AuthRefusedError(ConnectionBrokenError):
 class WireConnection(asyncio.Protocol):
     """One connection. Everything it is told of comes in the order of the stream.
 
-    *on_event*: told of kind and path. *on_heard*: told, after a batch of replies, when the last request answered was
-    sent, and the highest zxid. *on_broken*: told of the end, before the requests without a reply are.
+    *on_event*: told of kind and path. *on_heard*: told, after a batch of replies and events, when the last request
+    answered was sent (0: none was), and the highest zxid. *on_broken*: told of the end, before the requests without a
+    reply are.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class WireConnection(asyncio.Protocol):
             if self._greeting is not None:
                 self._be_greeted(read_greeting(data, at + 4))
             elif xid == XID_WATCH:
+                heard_zxid = max(heard_zxid, zxid)  # -1 where the server is older than 3.9
                 kind, _, path_size = _EVENT.unpack_from(data, at + 20)
                 self._on_event(kind, data[at + 32 : at + 32 + path_size].decode())
             elif xid == XID_PING:
@@ -209,7 +211,7 @@ class WireConnection(asyncio.Protocol):
                 heard_zxid = max(heard_zxid, zxid)
                 on_reply(context, error, zxid, data, at + 20)
             at = end
-        if heard_at:
+        if heard_at or heard_zxid:
             self._on_heard(heard_at, heard_zxid)
         return at
 

@@ -1,0 +1,47 @@
+"""What a connection makes of the bytes that a server sends."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from nodelaunch.store.zkconnection import WireConnection
+from nodelaunch.store.zkwire import EVENT_DELETED
+
+BEFORE_3_9 = -1
+"""In place of the zxid of an event."""
+
+
+def an_event(path: str, zxid: int) -> bytes:
+    raw = path.encode()
+    frame = struct.pack("!iqi", -1, zxid, 0) + struct.pack("!iii", EVENT_DELETED, 3, len(raw)) + raw
+    return struct.pack("!i", len(frame)) + frame
+
+
+class Told:
+    """A connection that was greeted, and what it told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, str]] = []
+        self.heard: list[tuple[float, int]] = []
+        self.connection: Any = WireConnection(
+            on_event=lambda kind, path: self.events.append((kind, path)),
+            on_heard=lambda at, zxid: self.heard.append((at, zxid)),
+            on_broken=lambda: None,
+        )
+        self.connection.data_received(struct.pack("!iiiqi", 36, 0, 4000, 7, 16) + bytes(16))
+
+
+async def test_zxid_of_an_event_counts_as_seen() -> None:
+    """So that no server takes us that knows less than the event told: ZooKeeper tells it from 3.9 on."""
+    told = Told()
+    told.connection.data_received(an_event("/a", 12) + an_event("/b", 13))
+    assert told.events == [(EVENT_DELETED, "/a"), (EVENT_DELETED, "/b")]
+    assert told.heard == [(0, 13)]
+
+
+async def test_event_without_a_zxid_tells_nothing_of_what_was_seen() -> None:
+    told = Told()
+    told.connection.data_received(an_event("/a", BEFORE_3_9))
+    assert told.events == [(EVENT_DELETED, "/a")]
+    assert told.heard == []
