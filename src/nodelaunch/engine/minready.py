@@ -23,13 +23,16 @@ from nodelaunch.engine.view import (
     IdleNodeGone,
     IdleNodeSeen,
     MinReadyRequestChanged,
+    NodeRemoved,
+    NodeSeen,
+    NodeUnlocked,
     Note,
     PresencesChanged,
     ViewWarmed,
 )
 from nodelaunch.errors import RecordGoneError, StoreError
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import NodeRequest, keeper_of
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import SessionState, Store
@@ -43,10 +46,6 @@ REQUEST_KEPT_S = 1.0
 """How long an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps one for ever
 that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
 
-FREE_AGAIN_S = 0.1
-"""Pause before nodes of a fulfilled request that could not be freed are tried again. Were the request deleted before,
-its nodes would count neither as asked for nor as idle, and one more would be made."""
-
 
 class MinReady:
     """One per launcher. Say what to `want` and `run` it. *own_id*: under which this process is present."""
@@ -59,6 +58,10 @@ class MinReady:
         self._wanted: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._mine: set[RequestId] = set()
+        self._changed: set[RequestId] = set()
+        """Those to be looked at: they are new, or changed, or one of their nodes may be free now."""
+        self._freeing: dict[NodeId, RequestId] = {}
+        """Nodes of a fulfilled request that are still tied to it."""
         self._answered: set[RequestId] = set()
         """Those that are answered and still there."""
         self._expired: set[RequestId] = set()
@@ -77,10 +80,11 @@ class MinReady:
         """Keep nodes ready until cancelled."""
         stops = [
             self._view.subscribe(self._on_news, IdleNodeSeen, IdleNodeGone, MinReadyRequestChanged),
+            self._view.subscribe(self._on_node, NodeSeen, NodeUnlocked, NodeRemoved),
             self._view.subscribe(self._on_processes, PresencesChanged, ViewWarmed),
         ]
         self._ours.clear()
-        self._wake.set()
+        self._look_at_all()
         try:
             while True:
                 await self._wake.wait()
@@ -90,19 +94,31 @@ class MinReady:
             for stop in stops:
                 stop()
 
-    def _on_news(self, _note: Note) -> None:
+    def _on_news(self, note: Note) -> None:
+        if isinstance(note, MinReadyRequestChanged) and note.id in self._mine:
+            self._changed.add(note.id)
         if self._wanted or self._mine:
+            self._wake.set()
+
+    def _on_node(self, note: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
+        if note.id in self._freeing:
+            self._changed.add(self._freeing[note.id])
             self._wake.set()
 
     def _on_processes(self, _note: Note) -> None:
         self._ours.clear()
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        self._changed |= self._mine
         self._wake.set()
 
     async def _pass(self) -> None:
         if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
             return
         try:
-            for request_id in sorted(self._mine - self._answered):
+            for request_id in sorted(self._changed):
+                self._changed.discard(request_id)
                 await self._collect(request_id)
             for request_id in sorted(self._expired):
                 await self._take_off(request_id)
@@ -113,7 +129,7 @@ class MinReady:
                         await self._ask(label)
         except StoreError as error:
             log.info("min_ready_failed", detail=str(error))
-            asyncio.get_running_loop().call_later(FIRST_BACKOFF_S, self._wake.set)
+            asyncio.get_running_loop().call_later(FIRST_BACKOFF_S, self._look_at_all)
 
     def _is_ours(self, label: str) -> bool:
         is_ours = self._ours.get(label)
@@ -153,19 +169,26 @@ class MinReady:
         entry = await self._store.create(where, request.to_bytes(), ephemeral=True, sequence=True)
         request_id = paths.request_id_at(entry.path) or RequestId("")
         self._mine.add(request_id)
+        self._changed.add(request_id)  # what became of it until now was told of nobody's
+        self._wake.set()
         log.info("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
-        """See whether one of our requests has an answer; if so, free its nodes now and take it off in a moment."""
+        """See whether one of our requests has an answer; if so, free its nodes and take it off a moment later.
+
+        Were it taken off before, its nodes would count neither as asked for nor as idle, and one more would be made.
+        """
+        if request_id not in self._mine or request_id in self._answered:
+            return
         seen = self._view.requests.get(request_id)
         if seen is None:
             self._mine.discard(request_id)
+            self._freeing = {node_id: other for node_id, other in self._freeing.items() if other != request_id}
             return
         label = seen.record.node_types[0]
         if seen.record.state is RequestState.FULFILLED:
             self._backoff.succeeded(label)
             if not await self._free_nodes(seen.record):
-                asyncio.get_running_loop().call_later(FREE_AGAIN_S, self._wake.set)
                 return
         elif seen.record.state is RequestState.FAILED:
             self._back_off(label)
@@ -189,17 +212,20 @@ class MinReady:
     async def _free_nodes(self, request: NodeRequest) -> bool:
         """Untie the request's nodes from it, so that anybody may have them; whether that is done for each of them.
 
-        It is not where the request is seen fulfilled before its node is seen ready, or where another has the node.
+        It is not where the request is seen fulfilled before its node is seen ready, or where another has the node. Then
+        a change of the node, or of its lock, is told of; it may be told before the refusal is.
         """
-        is_done = True
         for node_id in request.nodes:
             seen = self._view.nodes.get(node_id)
             if seen is None or seen.record.allocated_to != request.id:
+                self._freeing.pop(node_id, None)
                 continue
-            if not await rewrite_node(self._store, seen, seen.record.deallocated()):
+            self._freeing[node_id] = request.id
+            if await rewrite_node(self._store, seen, seen.record.deallocated()):
+                self._freeing.pop(node_id, None)
+            else:
                 log.debug("min_ready_node_not_freed", node_id=node_id)
-                is_done = False
-        return is_done
+        return not any(node_id in self._freeing for node_id in request.nodes)
 
     def _back_off(self, label: str) -> None:
         loop = asyncio.get_running_loop()

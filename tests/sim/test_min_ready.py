@@ -1,0 +1,62 @@
+"""What keeping nodes ready costs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from nodelaunch.engine.minready import MinReady
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.states import NodeState
+from support.launchers import running
+
+pytestmark = pytest.mark.looptime
+
+READY = 18
+ELSEWHERE = b'{"state": "ready", "provider": "elsewhere", "pool": "main", "type": ["other"]}'
+"""A node that somebody else keeps ready."""
+MOST_TRIES = 10
+"""At a node that another has, in 100 seconds."""
+
+
+async def test_a_request_is_looked_at_when_it_changes_and_not_when_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    collect = MinReady._collect
+
+    async def counted(self: MinReady, request_id: RequestId) -> None:
+        nonlocal looks
+        looks += 1
+        await collect(self, request_id)
+
+    monkeypatch.setattr(MinReady, "_collect", counted)
+    async with running(tmp_path, boot_time=1000.0, max_servers=20, min_ready=READY) as site:
+        await site.until(lambda: len(site.nodes(NodeState.BUILDING)) == READY)
+        before = looks
+        for _ in range(10):
+            idle = await site.client.store.create(paths.NEW_NODE, ELSEWHERE, sequence=True)
+            await asyncio.sleep(1)
+            assert site.view.idle_by_label.get("other") == 1
+            await site.client.store.delete(idle.path)
+            await asyncio.sleep(1)
+        assert looks - before < READY
+
+
+async def test_a_node_that_another_has_is_freed_when_it_is_let_go(tmp_path: Path) -> None:
+    """Nobody tries over and over meanwhile."""
+    async with running(tmp_path, boot_time=1.0, min_ready=1) as site:
+        await site.until(lambda: bool(site.nodes(NodeState.BUILDING)))
+        (node,) = site.nodes()
+        contender = await site.client.store.create(f"{paths.node_lock(node.id)}/{'f' * 32}__lock__", sequence=True)
+        await site.until(lambda: bool(site.nodes(NodeState.READY)))
+        request_id = site.nodes()[0].allocated_to
+        before = site.launcher.store.operations
+        await asyncio.sleep(100)
+        tried = site.launcher.store.operations["commit"] - before["commit"]
+        assert (site.nodes()[0].allocated_to, tried < MOST_TRIES) == (request_id, True)
+        await site.client.store.delete(contender.path)
+        await site.until(lambda: site.view.idle_by_label.get("small") == 1 and not site.view.requests)
