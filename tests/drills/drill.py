@@ -45,7 +45,9 @@ class Drill:
         self.ensemble = Ensemble(folder, certificates)
         self.wires = Wires(LAUNCHERS, [server.port for server in self.ensemble.servers])
         self.serves: list[Serve] = []
-        """Those that run."""
+        """The newest of each launcher."""
+        self._killed: set[int] = set()
+        """Launchers that a fault has just ended."""
         self.all_serves: list[Serve] = []
 
     def __enter__(self) -> Self:
@@ -179,9 +181,11 @@ class Drill:
 
     def kill(self, fault: Fault) -> None:
         self.check_alive()
+        self._killed.add(fault.target)
         self.serves[fault.target].kill()
         time.sleep(fault.length_s)
         self.serves[fault.target] = self._serve(fault.target)
+        self._killed.discard(fault.target)
 
     def partition(self, fault: Fault) -> None:
         def begin(wire: Wire) -> None:
@@ -231,8 +235,8 @@ class Drill:
         self.wires.do(fault.target, end)
 
     def check_alive(self) -> None:
-        for serve in self.serves:
-            if (code := serve.process.poll()) is not None:
+        for number, serve in enumerate(self.serves):
+            if (code := serve.process.poll()) is not None and number not in self._killed:
                 raise RuntimeError(f"a launcher ended by itself with {code}: {serve.log[-5:]}")
 
 

@@ -6,6 +6,7 @@ What does *not* belong here: whether what they got was right (checker.py).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import threading
@@ -63,7 +64,18 @@ class Patient(KazooClient):
         return self.retry(super().get_children, *args, **more)
 
     def delete(self, *args: Any, **more: Any) -> Any:
-        return self.retry(super().delete, *args, **more)
+        """What is gone at a second try went at the first, whose reply was lost."""
+        tries = itertools.count()
+
+        def attempt() -> None:
+            is_first = next(tries) == 0
+            try:
+                super(Patient, self).delete(*args, **more)
+            except NoNodeError:
+                if is_first:
+                    raise
+
+        self.retry(attempt)
 
 
 class Asks(Protocol):

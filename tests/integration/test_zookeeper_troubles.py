@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from conformance.store_suite import until
 from nodelaunch.errors import StoreError, StoreUnavailableError
-from nodelaunch.protocol.store import Put, SessionState
+from nodelaunch.protocol.store import Create, Entry, Put, SessionState
 from nodelaunch.store.zookeeper import ZooKeeperStore
 from support.certificates import Certificates
 from support.zookeeper import Proxy, ZooKeeperServer
@@ -289,6 +289,27 @@ async def test_created_and_locked_in_one_transaction_with_the_numbers_that_the_s
         assert [lock.contender] == await numbered.contenders(f"{entry.path}/lock")
         await lock.release()
     assert await asyncio.to_thread(kazoo.create, "/n/", sequence=True) == name(6)
+
+
+async def test_creates_within_transactions_count(numbered: ZooKeeperStore) -> None:
+    await numbered.create("/t")
+    made, _ = await numbered.commit([Create("/n/", sequence=True), Put("/t", b"")])
+    assert isinstance(made, Entry)
+    assert made.path == name(2)
+    await numbered.delete(name(2))
+    entry, _ = await numbered.create_locked("/n/", b"") or (None, None)
+    assert entry is not None and entry.path == name(3)  # noqa: PT018
+
+
+async def test_a_cancelled_create_counts(numbered: ZooKeeperStore) -> None:
+    creating = [asyncio.ensure_future(numbered.create("/n/", sequence=True)) for _ in range(2)]
+    await asyncio.sleep(0)
+    creating[1].cancel()
+    assert (await creating[0]).path == name(2)
+    await numbered.get(name(3))  # nobody waited for it, and it is there
+    await numbered.delete(name(3))
+    made = await numbered.create_locked("/n/", b"")
+    assert made is None or made[0].path == name(4)
 
 
 async def test_nothing_is_foreseen_once_somebody_else_creates(numbered: ZooKeeperStore, kazoo: KazooClient) -> None:

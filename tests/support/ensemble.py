@@ -66,6 +66,8 @@ class Ensemble:
         for server in self.servers:
             server.kill()
         if self._disk is not None:
+            with suppress(OSError):  # for whoever looks into what went wrong
+                shutil.copytree(self._disk / "version-2", self._folder / "kept-disk")
             subprocess.run(["umount", "-l", self._disk], check=False, timeout=30)
             self._disk = None
 
@@ -122,9 +124,21 @@ class Ensemble:
     def restore(self, server: ZooKeeperServer) -> None:
         """Give it back what was kept."""
         server.kill()
-        shutil.rmtree(server.data_folder / "version-2")
+        lost = self._lost(server)
+        place = self._folder / f"lost-{self.servers.index(server)}-{len(lost)}"
+        place.mkdir()
+        shutil.move(server.data_folder / "version-2", place)
         shutil.copytree(self._kept(server), server.data_folder / "version-2")
         server.begin()
+
+    def _lost(self, server: ZooKeeperServer) -> list[Path]:
+        """Data folders with what it lost when it was restored."""
+        return sorted(self._folder.glob(f"lost-{self.servers.index(server)}-*"))
+
+    @property
+    def data_folders(self) -> list[list[Path]]:
+        """All that each server has ever written, for `txnlog.merged`."""
+        return [[server.data_folder, *self._lost(server)] for server in self.servers]
 
     def _kept(self, server: ZooKeeperServer) -> Path:
         return self._folder / f"kept-{self.servers.index(server)}"

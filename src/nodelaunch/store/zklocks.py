@@ -116,7 +116,7 @@ class Locks:
     async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
         """Create a numbered znode with its lock taken, as the port says."""
         numbers = self._forest.numbers
-        foreseen = numbers.take(path)
+        foreseen = numbers.take(path) if self._writer.sends_at_once else None
         if foreseen is None:
             return None
         directory = f"{foreseen}/lock"
