@@ -27,7 +27,7 @@ from support.peer import Requestor
 from support.upstream import ZUUL_VERSIONS, PeerError, ZuulPeer
 
 LABELS = ("small", "big")
-ENDS_WITHIN_S = 150.0
+ENDS_WITHIN_S = 300.0
 """A request, faults and all."""
 CLIENT_SESSION_S = 60.0
 ZUUL_SESSION_S = 40.0
@@ -119,6 +119,7 @@ class Kazoo:
                     return found
 
     def _find(self, mark: str) -> str | None:
+        self.client.retry(self.client.sync, "/nodepool/requests")  # this server may know less than the one before
         for name in self.requestor.children("/nodepool/requests"):
             try:
                 if self.requestor.request(name)["event_id"] == mark:
@@ -145,13 +146,21 @@ class Zuul:
         self._peer = self._started()
 
     def _started(self) -> ZuulPeer:
-        peer, tls = ZuulPeer(ZUUL_VERSIONS[-1], self._log), self._certificates.client
-        try:
-            peer("open", hosts=self._hosts, cert=tls.cert, key=tls.key, ca=tls.ca, timeout_s=ZUUL_SESSION_S)
-        except BaseException:
-            peer.kill()
-            raise
-        return peer
+        """Once there is a ZooKeeper that lets it in. Raises: PeerError, queue.Empty."""
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while True:
+            tls = self._certificates.client
+            peer = ZuulPeer(ZUUL_VERSIONS[-1], self._log, reply_timeout_s=ENDS_WITHIN_S)
+            try:
+                peer("open", hosts=self._hosts, cert=tls.cert, key=tls.key, ca=tls.ca, timeout_s=ZUUL_SESSION_S)
+                return peer
+            except PeerError:
+                peer.kill()
+                if time.monotonic() > deadline:
+                    raise
+            except BaseException:
+                peer.kill()
+                raise
 
     def job(self, labels: list[str], hold: Hold) -> str:
         request_id = None
@@ -233,6 +242,6 @@ class Worker:
 
     def join(self) -> None:
         """Wait for the end of its last job."""
-        self._thread.join(ENDS_WITHIN_S + 30)
+        self._thread.join(2 * ENDS_WITHIN_S)
         if self._thread.is_alive():
             self.wrong.append(f"{self._thread.name} does not end")

@@ -28,14 +28,13 @@ from support.discipline import kind_of
 from support.peer import Requestor
 from support.upstream import ZUUL_VERSIONS, zuul_python
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.long]
-
 SECONDS = float(os.environ.get("NODELAUNCH_DRILL_S", "180"))
 SEED = int(os.environ.get("NODELAUNCH_DRILL_SEED") or random.SystemRandom().randrange(1_000_000))
 REQUESTORS = 5
 """Besides one Zuul."""
-GONE_WITHIN_S = 200.0
-"""After the last fault: what a launcher was building when it was killed is left alone for a while."""
+GONE_WITHIN_S = 450.0
+"""After the last fault: what a launcher had just made when it was killed is left alone for five minutes."""
+pytestmark = [pytest.mark.zookeeper, pytest.mark.long, pytest.mark.timeout(2 * SECONDS + 1800)]
 
 
 def test_no_fault_has_a_node_held_twice_lost_or_left_behind(
@@ -67,6 +66,7 @@ def test_no_fault_has_a_node_held_twice_lost_or_left_behind(
         with drill.cloud() as cloud:
             uses = [use for worker in workers for use in worker.uses]
             wrong += checker.faults(history.writes, cloud.log(), MAX_SERVERS, uses)
+        wrong += [f"ZooKeeper contradicts itself, so judge nothing by this: {each}" for each in ensemble.contradictions]
         outcomes = sum((worker.outcomes for worker in workers), Counter())
         record_property("drill", f"{summary(drill, outcomes, uses)}: {'passed' if not wrong else 'FAILED'}")
         complaints = Counter(entry["event"] for serve in drill.all_serves for entry in serve.complaints)

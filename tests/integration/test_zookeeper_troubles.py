@@ -259,6 +259,17 @@ async def test_listener_that_fails_harms_nobody_else(store: ZooKeeperStore) -> N
     assert store.session.state is SessionState.CONNECTED
 
 
+async def test_session_that_may_be_over_is_no_session(store: ZooKeeperStore) -> None:
+    """A process that was stopped for long, and whose first to go on asks for a session again whenever it is lost, would
+    otherwise ask for ever: nobody else gets a turn to learn of the loss."""
+    session = store.session
+    epoch = session.epoch
+    session._heard_at -= 60.0
+    async with asyncio.timeout(DEADLINE_S):
+        assert await session.connected() > epoch
+        await store.ensure("/a")
+
+
 # -- numbers foreseen -----------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,10 @@ from support.certificates import Certificates
 from support.zookeeper import JAVA_OPTIONS, ZooKeeperServer, free_port
 
 COUNT = 3
-TIMEOUT_S = 90.0
+TIMEOUT_S = 180.0
+SYNC_LIMIT = 60
+"""Ticks: a server that is frozen for less stays with the others, and a leader stays the leader. Servers of ZooKeeper
+3.8.0 can come to hold different trees where a leader goes on after another one took over; `contradictions` tells."""
 DISK_MIB = 48
 """Of the server whose disk can be full."""
 SILENT = logging.getLogger("ensemble.kazoo")
@@ -37,7 +40,7 @@ class Ensemble:
         self._folder = folder
         peers = [(free_port(), free_port()) for _ in range(COUNT)]
         quorum = "\n".join(
-            ["initLimit=20", "syncLimit=10"]
+            ["initLimit=60", f"syncLimit={SYNC_LIMIT}"]
             + [f"server.{n + 1}=127.0.0.1:{data}:{vote}" for n, (data, vote) in enumerate(peers)]
         )
         self.servers = [
@@ -90,6 +93,7 @@ class Ensemble:
         deadline = time.monotonic() + TIMEOUT_S
         written: int | None = None
         while written is None or min(server.zxid for server in self.servers) < written:
+            self._revive()
             modes = [server.mode for server in self.servers]
             if written is None and None not in modes and "leader" in modes:
                 written = self._write()
@@ -109,6 +113,16 @@ class Ensemble:
         finally:
             client.stop()
             client.close()
+
+    @property
+    def contradictions(self) -> list[str]:
+        """What the servers themselves say of trees that are not the same: every transaction comes with a digest."""
+        return [
+            f"server {number}: {line.partition('ERROR ')[2]}"
+            for number, server in enumerate(self.servers)
+            for line in server.output.splitlines()
+            if "First digest mismatch" in line
+        ]
 
     # -- data of one server -----------------------------------------------------------------------------------------
 
@@ -164,10 +178,13 @@ class Ensemble:
                 file.write(bytes(4096))
 
     def free_disk(self) -> None:
-        """Make room, and start the server where it has ended."""
+        """Make room, and start the server where it has ended, or ends of it now."""
         assert self._disk is not None
         (self._disk / "filler").unlink(missing_ok=True)
+        self._revive()
+
+    def _revive(self) -> None:
         server = self.servers[-1]
-        if server.has_ended:
+        if self._disk is not None and server.has_ended:
             server.kill()
             server.begin()
