@@ -25,6 +25,8 @@ from support.process import Serve
 
 MAX_SERVERS = 8
 LOST_REPLY_SHARE = 0.05
+PATIENCE_S = 300.0
+"""With a launcher that starts or ends on a machine that is busy."""
 _CHANGES = {1, 2, 5, 14, 15}
 """Opcodes of writes."""
 
@@ -67,8 +69,9 @@ class Drill:
         self._stack.close()
 
     def _kill_all(self) -> None:
-        for serve in self.all_serves:
+        for number, serve in enumerate(self.all_serves):
             serve.kill()
+            (self._folder / f"launcher-{number}.log").write_text("".join(f"{json.dumps(e)}\n" for e in serve.log))
 
     def _serve(self, number: int) -> Serve:
         config = {
@@ -92,6 +95,7 @@ class Drill:
         path = self._folder / f"nodepool-{number}.yaml"
         path.write_text(json.dumps(config))
         serve = Serve(path)
+        serve.patience_s = PATIENCE_S
         self.all_serves.append(serve)
         return serve
 

@@ -66,7 +66,9 @@ def test_no_fault_has_a_node_held_twice_lost_or_left_behind(
         with drill.cloud() as cloud:
             uses = [use for worker in workers for use in worker.uses]
             wrong += checker.faults(history.writes, cloud.log(), MAX_SERVERS, uses)
-        wrong += [f"ZooKeeper contradicts itself, so judge nothing by this: {each}" for each in ensemble.contradictions]
+        told = [
+            f"ZooKeeper says itself that its trees differ, a possible cause: {each}" for each in ensemble.contradictions
+        ]
         outcomes = sum((worker.outcomes for worker in workers), Counter())
         record_property("drill", f"{summary(drill, outcomes, uses)}: {'passed' if not wrong else 'FAILED'}")
         complaints = Counter(entry["event"] for serve in drill.all_serves for entry in serve.complaints)
@@ -74,7 +76,7 @@ def test_no_fault_has_a_node_held_twice_lost_or_left_behind(
             f"{outcomes}\n{drill.done}\n{drill.skipped}\ncomplaints: {complaints}\n"
             f"Zuul missed {zuul.missed} answers and was started again after {zuul.restarts}\n"
         )
-        assert not wrong, "\n".join(map(str, wrong))
+        assert not wrong, "\n".join(map(str, [*wrong, *told]))
         assert outcomes["fulfilled"] > SECONDS / 10
         seen = {write.path for write in history if kind_of(write.path) == "requests" and b'"fulfilled"' in write.data}
         assert len(seen) >= outcomes["fulfilled"], "the history has gaps"

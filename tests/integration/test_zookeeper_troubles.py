@@ -16,8 +16,9 @@ from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 from structlog.testing import capture_logs
 
 from conformance.store_suite import until
-from nodelaunch.errors import StoreError, StoreUnavailableError
-from nodelaunch.protocol.store import Create, Entry, Put, SessionState
+from nodelaunch.errors import SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.protocol.store import Create, Entry, Put, SessionState, TakeLock
+from nodelaunch.store.zkforest import OwnWrite
 from nodelaunch.store.zookeeper import ZooKeeperStore
 from support.certificates import Certificates
 from support.zookeeper import Proxy, ZooKeeperServer
@@ -268,6 +269,34 @@ async def test_session_that_may_be_over_is_no_session(store: ZooKeeperStore) -> 
     async with asyncio.timeout(DEADLINE_S):
         assert await session.connected() > epoch
         await store.ensure("/a")
+
+
+async def test_lock_of_a_session_that_ends_before_its_taker_goes_on_is_lost(store: ZooKeeperStore) -> None:
+    """The answer and the end of the session may come in one turn of the loop, where the process was stopped."""
+    await store.ensure("/l", "/n")
+    await store.create("/n/", sequence=True)
+    forest, settle = store._forest, store._forest.settle
+
+    def settle_and_lose(write: OwnWrite) -> None:
+        settle(write)
+        store.session._lose("the process was stopped")
+
+    for take in (
+        lambda: store.commit([TakeLock("/l/lock")]),
+        lambda: store.create_locked("/n/", b""),
+        lambda: store.lock("/l/other"),
+    ):
+        forest.settle = settle_and_lose
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                taken = await take()
+        except SessionLostError:
+            taken = []
+        forest.settle = settle
+        async with asyncio.timeout(DEADLINE_S):
+            await store.session.connected()
+        for lock in filter(None, taken if isinstance(taken, (list, tuple)) else [taken]):
+            assert isinstance(lock, Entry) or not lock.is_held
 
 
 # -- numbers foreseen -----------------------------------------------------------------------------------------------
