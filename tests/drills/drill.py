@@ -125,6 +125,7 @@ class Drill:
 
     def _befall(self, fault: Fault) -> None:
         if fault.kind in _OF_LAUNCHERS:
+            self.start_again(fault.target)
             _OF_LAUNCHERS[fault.kind](self, fault)
         else:
             _OF_SERVERS[fault.kind](self, fault)
@@ -238,10 +239,20 @@ class Drill:
         time.sleep(fault.length_s)
         self.wires.do(fault.target, end)
 
+    def start_again(self, number: int) -> None:
+        """As a supervisor does, where launcher *number* ended because it found no servers when it started."""
+        if self.serves[number].process.poll() is not None and _found_no_servers(self.serves[number]):
+            self.serves[number] = self._serve(number)
+
     def check_alive(self) -> None:
         for number, serve in enumerate(self.serves):
-            if (code := serve.process.poll()) is not None and number not in self._killed:
+            code = serve.process.poll()
+            if code is not None and number not in self._killed and not _found_no_servers(serve):
                 raise RuntimeError(f"a launcher ended by itself with {code}: {serve.log[-5:]}")
+
+
+def _found_no_servers(serve: Serve) -> bool:
+    return any("no session within" in entry.get("line", "") for entry in serve.log)
 
 
 _OF_SERVERS = {

@@ -16,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any, Protocol
 
 from kazoo.client import KazooClient
@@ -31,6 +32,8 @@ ENDS_WITHIN_S = 300.0
 """A request, faults and all."""
 CLIENT_SESSION_S = 60.0
 ZUUL_SESSION_S = 40.0
+ZUUL_REPLY_S, ZUUL_WITHIN_S = 120.0, 600.0
+"""For one answer of it, and for its start, failures and all."""
 MOST_REQUESTS = 2000
 """Of one requestor."""
 HOLD_S = (0.05, 1.0)
@@ -146,15 +149,18 @@ class Zuul:
         self._peer = self._started()
 
     def _started(self) -> ZuulPeer:
-        """Once there is a ZooKeeper that lets it in. Raises: PeerError, queue.Empty."""
-        deadline = time.monotonic() + ENDS_WITHIN_S
+        """Started anew until it comes through: where its connection breaks while it starts it may wait for ever.
+
+        Raises: PeerError, Empty.
+        """
+        deadline = time.monotonic() + ZUUL_WITHIN_S
         while True:
             tls = self._certificates.client
-            peer = ZuulPeer(ZUUL_VERSIONS[-1], self._log, reply_timeout_s=ENDS_WITHIN_S)
+            peer = ZuulPeer(ZUUL_VERSIONS[-1], self._log, reply_timeout_s=ZUUL_REPLY_S)
             try:
                 peer("open", hosts=self._hosts, cert=tls.cert, key=tls.key, ca=tls.ca, timeout_s=ZUUL_SESSION_S)
                 return peer
-            except PeerError:
+            except (PeerError, Empty):
                 peer.kill()
                 if time.monotonic() > deadline:
                     raise
@@ -242,6 +248,6 @@ class Worker:
 
     def join(self) -> None:
         """Wait for the end of its last job."""
-        self._thread.join(2 * ENDS_WITHIN_S)
+        self._thread.join(ENDS_WITHIN_S + ZUUL_WITHIN_S + ENDS_WITHIN_S)
         if self._thread.is_alive():
             self.wrong.append(f"{self._thread.name} does not end")

@@ -55,6 +55,8 @@ def test_no_fault_has_a_node_held_twice_lost_or_left_behind(
         stack.callback(zuul.close)
         workers = [Worker(f"requestor {n}", asks, SEED) for n, asks in enumerate([*requestors, zuul])]
         drill.run(schedule.plan(SEED, SECONDS))
+        for number in range(schedule.LAUNCHERS):
+            drill.start_again(number)
         for worker in workers:
             worker.stop()
         for worker in workers:
