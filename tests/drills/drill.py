@@ -25,6 +25,8 @@ from support.process import Serve
 
 MAX_SERVERS = 8
 LOST_REPLY_SHARE = 0.05
+PATIENCE_S = 300.0
+"""With a launcher that starts or ends on a machine that is busy."""
 _CHANGES = {1, 2, 5, 14, 15}
 """Opcodes of writes."""
 
@@ -45,7 +47,9 @@ class Drill:
         self.ensemble = Ensemble(folder, certificates)
         self.wires = Wires(LAUNCHERS, [server.port for server in self.ensemble.servers])
         self.serves: list[Serve] = []
-        """Those that run."""
+        """The newest of each launcher."""
+        self._killed: set[int] = set()
+        """Launchers that a fault has just ended."""
         self.all_serves: list[Serve] = []
 
     def __enter__(self) -> Self:
@@ -65,8 +69,9 @@ class Drill:
         self._stack.close()
 
     def _kill_all(self) -> None:
-        for serve in self.all_serves:
+        for number, serve in enumerate(self.all_serves):
             serve.kill()
+            (self._folder / f"launcher-{number}.log").write_text("".join(f"{json.dumps(e)}\n" for e in serve.log))
 
     def _serve(self, number: int) -> Serve:
         config = {
@@ -90,6 +95,7 @@ class Drill:
         path = self._folder / f"nodepool-{number}.yaml"
         path.write_text(json.dumps(config))
         serve = Serve(path)
+        serve.patience_s = PATIENCE_S
         self.all_serves.append(serve)
         return serve
 
@@ -119,6 +125,7 @@ class Drill:
 
     def _befall(self, fault: Fault) -> None:
         if fault.kind in _OF_LAUNCHERS:
+            self.start_again(fault.target)
             _OF_LAUNCHERS[fault.kind](self, fault)
         else:
             _OF_SERVERS[fault.kind](self, fault)
@@ -179,9 +186,11 @@ class Drill:
 
     def kill(self, fault: Fault) -> None:
         self.check_alive()
+        self._killed.add(fault.target)
         self.serves[fault.target].kill()
         time.sleep(fault.length_s)
         self.serves[fault.target] = self._serve(fault.target)
+        self._killed.discard(fault.target)
 
     def partition(self, fault: Fault) -> None:
         def begin(wire: Wire) -> None:
@@ -230,10 +239,20 @@ class Drill:
         time.sleep(fault.length_s)
         self.wires.do(fault.target, end)
 
+    def start_again(self, number: int) -> None:
+        """As a supervisor does, where launcher *number* ended because it found no servers when it started."""
+        if self.serves[number].process.poll() is not None and _found_no_servers(self.serves[number]):
+            self.serves[number] = self._serve(number)
+
     def check_alive(self) -> None:
-        for serve in self.serves:
-            if (code := serve.process.poll()) is not None:
+        for number, serve in enumerate(self.serves):
+            code = serve.process.poll()
+            if code is not None and number not in self._killed and not _found_no_servers(serve):
                 raise RuntimeError(f"a launcher ended by itself with {code}: {serve.log[-5:]}")
+
+
+def _found_no_servers(serve: Serve) -> bool:
+    return any("no session within" in entry.get("line", "") for entry in serve.log)
 
 
 _OF_SERVERS = {

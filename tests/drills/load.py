@@ -6,6 +6,7 @@ What does *not* belong here: whether what they got was right (checker.py).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import threading
@@ -15,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any, Protocol
 
 from kazoo.client import KazooClient
@@ -26,10 +28,12 @@ from support.peer import Requestor
 from support.upstream import ZUUL_VERSIONS, PeerError, ZuulPeer
 
 LABELS = ("small", "big")
-ENDS_WITHIN_S = 150.0
+ENDS_WITHIN_S = 300.0
 """A request, faults and all."""
 CLIENT_SESSION_S = 60.0
 ZUUL_SESSION_S = 40.0
+ZUUL_REPLY_S, ZUUL_WITHIN_S = 120.0, 600.0
+"""For one answer of it, and for its start, failures and all."""
 MOST_REQUESTS = 2000
 """Of one requestor."""
 HOLD_S = (0.05, 1.0)
@@ -63,7 +67,18 @@ class Patient(KazooClient):
         return self.retry(super().get_children, *args, **more)
 
     def delete(self, *args: Any, **more: Any) -> Any:
-        return self.retry(super().delete, *args, **more)
+        """What is gone at a second try went at the first, whose reply was lost."""
+        tries = itertools.count()
+
+        def attempt() -> None:
+            is_first = next(tries) == 0
+            try:
+                super(Patient, self).delete(*args, **more)
+            except NoNodeError:
+                if is_first:
+                    raise
+
+        self.retry(attempt)
 
 
 class Asks(Protocol):
@@ -107,6 +122,7 @@ class Kazoo:
                     return found
 
     def _find(self, mark: str) -> str | None:
+        self.client.retry(self.client.sync, "/nodepool/requests")  # this server may know less than the one before
         for name in self.requestor.children("/nodepool/requests"):
             try:
                 if self.requestor.request(name)["event_id"] == mark:
@@ -133,13 +149,24 @@ class Zuul:
         self._peer = self._started()
 
     def _started(self) -> ZuulPeer:
-        peer, tls = ZuulPeer(ZUUL_VERSIONS[-1], self._log), self._certificates.client
-        try:
-            peer("open", hosts=self._hosts, cert=tls.cert, key=tls.key, ca=tls.ca, timeout_s=ZUUL_SESSION_S)
-        except BaseException:
-            peer.kill()
-            raise
-        return peer
+        """Started anew until it comes through: where its connection breaks while it starts it may wait for ever.
+
+        Raises: PeerError, Empty.
+        """
+        deadline = time.monotonic() + ZUUL_WITHIN_S
+        while True:
+            tls = self._certificates.client
+            peer = ZuulPeer(ZUUL_VERSIONS[-1], self._log, reply_timeout_s=ZUUL_REPLY_S)
+            try:
+                peer("open", hosts=self._hosts, cert=tls.cert, key=tls.key, ca=tls.ca, timeout_s=ZUUL_SESSION_S)
+                return peer
+            except (PeerError, Empty):
+                peer.kill()
+                if time.monotonic() > deadline:
+                    raise
+            except BaseException:
+                peer.kill()
+                raise
 
     def job(self, labels: list[str], hold: Hold) -> str:
         request_id = None
@@ -221,6 +248,6 @@ class Worker:
 
     def join(self) -> None:
         """Wait for the end of its last job."""
-        self._thread.join(ENDS_WITHIN_S + 30)
+        self._thread.join(ENDS_WITHIN_S + ZUUL_WITHIN_S + ENDS_WITHIN_S)
         if self._thread.is_alive():
             self.wrong.append(f"{self._thread.name} does not end")

@@ -16,8 +16,9 @@ from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 from structlog.testing import capture_logs
 
 from conformance.store_suite import until
-from nodelaunch.errors import StoreError, StoreUnavailableError
-from nodelaunch.protocol.store import Put, SessionState
+from nodelaunch.errors import SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.protocol.store import Create, Entry, Put, SessionState, TakeLock
+from nodelaunch.store.zkforest import OwnWrite
 from nodelaunch.store.zookeeper import ZooKeeperStore
 from support.certificates import Certificates
 from support.zookeeper import Proxy, ZooKeeperServer
@@ -259,6 +260,45 @@ async def test_listener_that_fails_harms_nobody_else(store: ZooKeeperStore) -> N
     assert store.session.state is SessionState.CONNECTED
 
 
+async def test_session_that_may_be_over_is_no_session(store: ZooKeeperStore) -> None:
+    """A process that was stopped for long, and whose first to go on asks for a session again whenever it is lost, would
+    otherwise ask for ever: nobody else gets a turn to learn of the loss."""
+    session = store.session
+    epoch = session.epoch
+    session._heard_at -= 60.0
+    async with asyncio.timeout(DEADLINE_S):
+        assert await session.connected() > epoch
+        await store.ensure("/a")
+
+
+async def test_lock_of_a_session_that_ends_before_its_taker_goes_on_is_lost(store: ZooKeeperStore) -> None:
+    """The answer and the end of the session may come in one turn of the loop, where the process was stopped."""
+    await store.ensure("/l", "/n")
+    await store.create("/n/", sequence=True)
+    forest, settle = store._forest, store._forest.settle
+
+    def settle_and_lose(write: OwnWrite) -> None:
+        settle(write)
+        store.session._lose("the process was stopped")
+
+    for take in (
+        lambda: store.commit([TakeLock("/l/lock")]),
+        lambda: store.create_locked("/n/", b""),
+        lambda: store.lock("/l/other"),
+    ):
+        forest.settle = settle_and_lose
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                taken = await take()
+        except SessionLostError:
+            taken = []
+        forest.settle = settle
+        async with asyncio.timeout(DEADLINE_S):
+            await store.session.connected()
+        for lock in filter(None, taken if isinstance(taken, (list, tuple)) else [taken]):
+            assert isinstance(lock, Entry) or not lock.is_held
+
+
 # -- numbers foreseen -----------------------------------------------------------------------------------------------
 
 
@@ -289,6 +329,27 @@ async def test_created_and_locked_in_one_transaction_with_the_numbers_that_the_s
         assert [lock.contender] == await numbered.contenders(f"{entry.path}/lock")
         await lock.release()
     assert await asyncio.to_thread(kazoo.create, "/n/", sequence=True) == name(6)
+
+
+async def test_creates_within_transactions_count(numbered: ZooKeeperStore) -> None:
+    await numbered.create("/t")
+    made, _ = await numbered.commit([Create("/n/", sequence=True), Put("/t", b"")])
+    assert isinstance(made, Entry)
+    assert made.path == name(2)
+    await numbered.delete(name(2))
+    entry, _ = await numbered.create_locked("/n/", b"") or (None, None)
+    assert entry is not None and entry.path == name(3)  # noqa: PT018
+
+
+async def test_a_cancelled_create_counts(numbered: ZooKeeperStore) -> None:
+    creating = [asyncio.ensure_future(numbered.create("/n/", sequence=True)) for _ in range(2)]
+    await asyncio.sleep(0)
+    creating[1].cancel()
+    assert (await creating[0]).path == name(2)
+    await numbered.get(name(3))  # nobody waited for it, and it is there
+    await numbered.delete(name(3))
+    made = await numbered.create_locked("/n/", b"")
+    assert made is None or made[0].path == name(4)
 
 
 async def test_nothing_is_foreseen_once_somebody_else_creates(numbered: ZooKeeperStore, kazoo: KazooClient) -> None:

@@ -21,7 +21,10 @@ from support.certificates import Certificates
 from support.zookeeper import JAVA_OPTIONS, ZooKeeperServer, free_port
 
 COUNT = 3
-TIMEOUT_S = 90.0
+TIMEOUT_S = 180.0
+SYNC_LIMIT = 60
+"""Ticks: a server that is frozen for less stays with the others, and a leader stays the leader. Servers of ZooKeeper
+3.8.0 can come to hold different trees where a leader goes on after another one took over; `contradictions` tells."""
 DISK_MIB = 48
 """Of the server whose disk can be full."""
 SILENT = logging.getLogger("ensemble.kazoo")
@@ -37,7 +40,7 @@ class Ensemble:
         self._folder = folder
         peers = [(free_port(), free_port()) for _ in range(COUNT)]
         quorum = "\n".join(
-            ["initLimit=20", "syncLimit=10"]
+            ["initLimit=60", f"syncLimit={SYNC_LIMIT}"]
             + [f"server.{n + 1}=127.0.0.1:{data}:{vote}" for n, (data, vote) in enumerate(peers)]
         )
         self.servers = [
@@ -66,6 +69,8 @@ class Ensemble:
         for server in self.servers:
             server.kill()
         if self._disk is not None:
+            with suppress(OSError):  # for whoever looks into what went wrong
+                shutil.copytree(self._disk / "version-2", self._folder / "kept-disk")
             subprocess.run(["umount", "-l", self._disk], check=False, timeout=30)
             self._disk = None
 
@@ -88,6 +93,7 @@ class Ensemble:
         deadline = time.monotonic() + TIMEOUT_S
         written: int | None = None
         while written is None or min(server.zxid for server in self.servers) < written:
+            self._revive()
             modes = [server.mode for server in self.servers]
             if written is None and None not in modes and "leader" in modes:
                 written = self._write()
@@ -108,6 +114,16 @@ class Ensemble:
             client.stop()
             client.close()
 
+    @property
+    def contradictions(self) -> list[str]:
+        """What the servers themselves say of trees that are not the same: every transaction comes with a digest."""
+        return [
+            f"server {number}: {line.partition('ERROR ')[2]}"
+            for number, server in enumerate(self.servers)
+            for line in server.output.splitlines()
+            if "First digest mismatch" in line
+        ]
+
     # -- data of one server -----------------------------------------------------------------------------------------
 
     def back_up(self, server: ZooKeeperServer) -> None:
@@ -122,9 +138,21 @@ class Ensemble:
     def restore(self, server: ZooKeeperServer) -> None:
         """Give it back what was kept."""
         server.kill()
-        shutil.rmtree(server.data_folder / "version-2")
+        lost = self._lost(server)
+        place = self._folder / f"lost-{self.servers.index(server)}-{len(lost)}"
+        place.mkdir()
+        shutil.move(server.data_folder / "version-2", place)
         shutil.copytree(self._kept(server), server.data_folder / "version-2")
         server.begin()
+
+    def _lost(self, server: ZooKeeperServer) -> list[Path]:
+        """Data folders with what it lost when it was restored."""
+        return sorted(self._folder.glob(f"lost-{self.servers.index(server)}-*"))
+
+    @property
+    def data_folders(self) -> list[list[Path]]:
+        """All that each server has ever written, for `txnlog.merged`."""
+        return [[server.data_folder, *self._lost(server)] for server in self.servers]
 
     def _kept(self, server: ZooKeeperServer) -> Path:
         return self._folder / f"kept-{self.servers.index(server)}"
@@ -150,10 +178,13 @@ class Ensemble:
                 file.write(bytes(4096))
 
     def free_disk(self) -> None:
-        """Make room, and start the server where it has ended."""
+        """Make room, and start the server where it has ended, or ends of it now."""
         assert self._disk is not None
         (self._disk / "filler").unlink(missing_ok=True)
+        self._revive()
+
+    def _revive(self) -> None:
         server = self.servers[-1]
-        if server.has_ended:
+        if self._disk is not None and server.has_ended:
             server.kill()
             server.begin()

@@ -32,6 +32,8 @@ class Serve:
         """*python*: what Python is given to become the command; *program*: the command of another installation.
         *as_json*: else the log is text, of which entries have what is text in it and no more."""
         self.log: list[dict[str, Any]] = []
+        self.patience_s = START_TIMEOUT_S
+        """How long to wait for an entry of the log, or for the end."""
         self._news = threading.Condition()
         logging = ["--log-json"] if as_json else []
         first = [program] if program else [sys.executable, *python]
@@ -57,7 +59,7 @@ class Serve:
     def await_log(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
         """Wait for the *count*-th log entry of *event* with these fields."""
         with self._news:
-            matches = self._news.wait_for(lambda: self._matching(event, count, fields), timeout=START_TIMEOUT_S)
+            matches = self._news.wait_for(lambda: self._matching(event, count, fields), timeout=self.patience_s)
             assert matches, f"no {event} {fields} in {self.log[-20:]}"
             return matches[count - 1]
 
@@ -87,8 +89,8 @@ class Serve:
         self.wait()
 
     def wait(self) -> int:
-        code = self.process.wait(timeout=START_TIMEOUT_S)
-        self._reader.join(timeout=START_TIMEOUT_S)
+        code = self.process.wait(timeout=self.patience_s)
+        self._reader.join(timeout=self.patience_s)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code

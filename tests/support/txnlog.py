@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ _FILE_HEADER = 16
 _CREATES = {1, 15, 19, 21}
 """Create, and its kinds that return a stat, make a container, or have a time to live."""
 _DELETES = {2, 20}
-_SET, _MULTI, _CLOSE = 5, 14, -11
+_SET, _MULTI, _CLOSE, _ERROR = 5, 14, -11, -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +106,52 @@ class _Reader:
 
 def history(data_folder: Path, chroot: str) -> History:
     """All writes below *chroot*, their paths relative to it, that are in the logs of the server at *data_folder*."""
-    logs = sorted((data_folder / "version-2").glob("log.*"), key=lambda path: int(path.suffix[1:], 16))
+    return History(write for each in _logged(data_folder).values() for write in _below(chroot, each))
+
+
+def merged(servers: Iterable[Iterable[Path]], chroot: str) -> History:
+    """The same of an ensemble: of each server its data folders, of which all but one hold what it lost by a restore.
+
+    A server's log may have gaps, where it was given a snapshot to catch up, and a tail that was never committed, where
+    its epoch ended meanwhile. What two have logged is committed, and so is all before it in its epoch; and what a
+    snapshot is named after, which each leader takes when it begins.
+    """
+    found: dict[int, bytes] = {}
+    holders: Counter[int] = Counter()
+    committed: list[int] = []
+    for folders in servers:
+        own: dict[int, bytes] = {}
+        for folder in folders:
+            own.update(_logged(folder))
+            committed += [_number(path) for path in (folder / "version-2").glob("snapshot.*")]
+        holders.update(own.keys())
+        found.update(own)
+    committed += [zxid for zxid, count in holders.items() if count > 1]
+    ends: dict[int, int] = {}
+    for zxid in committed:
+        ends[zxid >> 32] = max(zxid, ends.get(zxid >> 32, 0))
     return History(
-        Write(each.zxid, each.session, each.kind, each.path.removeprefix(chroot), each.data)
-        for log in logs
-        for transaction in transactions(log)
-        for each in _writes(transaction)
-        if each.path.startswith(chroot + "/")
+        write
+        for zxid, transaction in sorted(found.items())
+        if zxid <= ends.get(zxid >> 32, 0)
+        for write in _below(chroot, transaction)
     )
 
 
-def merged(data_folders: Iterable[Path], chroot: str) -> History:
-    """The same of an ensemble: each server's log may have gaps, where it was given a snapshot to catch up."""
-    by_zxid: dict[int, list[Write]] = {}
-    for folder in data_folders:
-        for zxid, writes in groupby(history(folder, chroot), key=lambda write: write.zxid):
-            by_zxid.setdefault(zxid, list(writes))
-    return History(write for _, writes in sorted(by_zxid.items()) for write in writes)
+def _logged(data_folder: Path) -> dict[int, bytes]:
+    """The transactions in the logs there, by zxid and in their order."""
+    logs = sorted((data_folder / "version-2").glob("log.*"), key=_number)
+    return {struct.unpack_from("!q", each, 12)[0]: each for log in logs for each in transactions(log)}
+
+
+def _number(path: Path) -> int:
+    return int(path.suffix[1:], 16)
+
+
+def _below(chroot: str, transaction: bytes) -> Iterator[Write]:
+    for each in _writes(transaction):
+        if each.path.startswith(chroot + "/"):
+            yield Write(each.zxid, each.session, each.kind, each.path.removeprefix(chroot), each.data)
 
 
 def transactions(log: Path) -> Iterator[bytes]:
@@ -154,5 +183,7 @@ def _parts(kind: int, reader: _Reader, zxid: int, session: int) -> Iterator[Writ
         for _ in range(max(0, reader.number())):
             yield Write(zxid, session, "delete", reader.text())
     elif kind == _MULTI:
-        for _ in range(max(0, reader.number())):
-            yield from _parts(reader.number(), _Reader(reader.buffer()), zxid, session)
+        parts = [(reader.number(), reader.buffer()) for _ in range(max(0, reader.number()))]
+        if not any(part == _ERROR for part, _ in parts):  # else nothing of it was done
+            for part, body in parts:
+                yield from _parts(part, _Reader(body), zxid, session)

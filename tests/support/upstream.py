@@ -86,8 +86,9 @@ class PeerError(Exception):
 class ZuulPeer:
     """A process with Zuul's classes. `open` it on a tree, `close` it there, and so on with the next; `stop` it."""
 
-    def __init__(self, version: str, log: Path) -> None:
+    def __init__(self, version: str, log: Path, *, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
         self.version = version
+        self._reply_timeout_s = reply_timeout_s
         self.sessions: set[int] = set()
         self._log = log
         with log.open("ab") as err:
@@ -118,7 +119,7 @@ class ZuulPeer:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
         self.process.stdin.flush()
-        line = self._replies.get(timeout=REPLY_TIMEOUT_S)
+        line = self._replies.get(timeout=self._reply_timeout_s)
         if not line:
             raise PeerError(f"Zuul {self.version} ended: {self._log.read_text()[-2000:]}")
         reply = json.loads(line)

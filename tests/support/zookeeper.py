@@ -81,6 +81,11 @@ class ZooKeeperServer:
         """Where its snapshots and transaction logs are."""
         return self._folder / "data"
 
+    @property
+    def output(self) -> str:
+        """All that it has said, in all its lives."""
+        return (self._folder / "stdout").read_text(errors="replace")
+
     def start(self) -> None:
         """Back when it serves, so not for the first two of an ensemble."""
         self.begin()
@@ -153,7 +158,7 @@ maxClientCnxns=0
             if self.mode is not None:
                 return
             if self._process is not None and self._process.poll() is not None:
-                raise RuntimeError(f"ZooKeeper ended: {(self._folder / 'stdout').read_text()[-2000:]}")
+                raise RuntimeError(f"ZooKeeper ended: {self.output[-2000:]}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError("ZooKeeper does not serve")

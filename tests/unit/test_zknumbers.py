@@ -17,6 +17,13 @@ def counted(created: int = 7) -> Numbers:
     return numbers
 
 
+def sent(numbers: Numbers) -> str | None:
+    """The path of a create that is sent with a number that was foreseen."""
+    taken = numbers.take(NODES)
+    numbers.begins(NODES, is_foreseen=True)
+    return taken
+
+
 def test_nothing_is_foreseen_before_anything_is_known() -> None:
     assert Numbers().take(NODES) is None
 
@@ -42,7 +49,7 @@ def test_a_creation_by_somebody_else_ends_the_foresight() -> None:
 def test_creates_that_the_server_numbers_count() -> None:
     numbers = counted(7)
     numbers.begins(NODES)
-    assert numbers.take(NODES) == path(8)
+    assert sent(numbers) == path(8)
     numbers.ends(NODES, path(7))
     assert numbers.take(NODES) == path(9)
 
@@ -52,7 +59,7 @@ def test_the_first_reply_tells_the_number_behind_all_that_was_sent() -> None:
     for _ in range(3):
         numbers.begins(NODES)
     numbers.ends(NODES, path(4))
-    assert numbers.take(NODES) == path(7)
+    assert sent(numbers) == path(7)
     numbers.ends(NODES, path(5))
     numbers.ends(NODES, path(6))
     assert numbers.take(NODES) == path(8)
@@ -63,6 +70,29 @@ def test_a_reply_older_than_what_somebody_else_made_tells_nothing() -> None:
     numbers.begins(NODES)
     numbers.created(path(5))
     numbers.ends(NODES, path(4))
+    assert numbers.take(NODES) is None
+
+
+def test_a_reply_that_surprises_ends_the_foresight() -> None:
+    numbers = counted(7)
+    numbers.begins(NODES)
+    numbers.ends(NODES, path(8))
+    assert numbers.take(NODES) is None
+
+
+def test_a_listing_while_a_foreseen_create_is_under_way_tells_nothing() -> None:
+    numbers = counted(7)
+    sent(numbers)
+    numbers.listed(NODES, 7)
+    numbers.ends(NODES, path(7), is_foreseen=True)
+    assert numbers.take(NODES) == path(8)
+
+
+def test_a_foreseen_create_that_is_done_does_not_tell_what_comes_next() -> None:
+    numbers = counted(7)
+    sent(numbers)
+    numbers.created(path(8))
+    numbers.ends(NODES, path(7), is_foreseen=True)
     assert numbers.take(NODES) is None
 
 

@@ -175,7 +175,7 @@ class ZkSession(SessionStates):
             if not greeting.session_id:
                 connection.abort()
                 raise ConnectionBrokenError("the session is over")
-        elif self.session_id and self._silent_for() >= self.timeout_s:
+        elif self.session_id and (uptime() - self._heard_at) >= self.timeout_s:
             self._lose("no answer for the whole session timeout")
             connection.abort()
             raise ConnectionBrokenError("the session is over")
@@ -238,9 +238,6 @@ class ZkSession(SessionStates):
             )  # fmt: skip
         self._zxid_before = 0
 
-    def _silent_for(self) -> float:
-        return uptime() - self._heard_at
-
     @property
     def may_hold(self) -> bool:
         """Whether what was taken in this session can still be ours: there is one, and it was heard of in time."""
@@ -251,7 +248,7 @@ class ZkSession(SessionStates):
         if self._timer is not None:
             self._timer.cancel()
         # At the end of the timeout exactly, not at the next look after it: by then the session may be over.
-        until_lost = max(0.0, self.timeout_s - self._silent_for()) if self.session_id else self.timeout_s
+        until_lost = max(0.0, self.timeout_s - (uptime() - self._heard_at)) if self.session_id else self.timeout_s
         self._timer = asyncio.get_running_loop().call_later(min(self.timeout_s / 6, until_lost), self._tick)
 
     def _tick(self) -> None:
@@ -264,7 +261,7 @@ class ZkSession(SessionStates):
     def _conclude(self) -> None:
         if not self.session_id:
             return
-        silent, timeout_s = self._silent_for(), self.timeout_s
+        silent, timeout_s = uptime() - self._heard_at, self.timeout_s
         nothing_came = uptime() - self._arrived_at
         connection = self._connection
         if silent >= timeout_s:
@@ -282,6 +279,13 @@ class ZkSession(SessionStates):
             connection.ping()
 
     # -- the port ---------------------------------------------------------------------------------------------------
+
+    async def connected(self) -> int:
+        epoch = await super().connected()
+        while not self.may_hold:
+            self._conclude()  # it may be long until the next look: the process was stopped, or is very busy
+            epoch = await super().connected()
+        return epoch
 
     async def usable(self, epoch: int) -> None:
         """Wait until requests can be sent in session *epoch*. Raises: SessionLostError."""

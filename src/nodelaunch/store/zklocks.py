@@ -50,8 +50,12 @@ class Locks:
             for lock in tuple(self._held.values()):
                 lock.lose()
 
-    def _locked(self, path: str, contender: str) -> ZkLock:
-        return ZkLock(path, contender, self._session, self._held, self.drop)
+    def _locked(self, path: str, contender: str, epoch: int) -> ZkLock:
+        """The lock that was taken in session *epoch*; lost already where that has ended since its answer came."""
+        lock = ZkLock(path, contender, self._session, self._held, self.drop)
+        if self._session.epoch != epoch or not self._session.may_hold:
+            lock.lose()
+        return lock
 
     async def drop(self, contender: str) -> None:
         """Delete *contender*; shielded against cancellation of the caller."""
@@ -89,7 +93,7 @@ class Locks:
         path = take.path
         is_there = bool(self._forest.grove.knows(path))
         for _ in range(MAX_TRIES):
-            prefix = new_contender(path)
+            prefix, epoch = new_contender(path), self._session.epoch
             contend: list[PlainOp] = [Create(path), Create(prefix, take.identifier, ephemeral=True, sequence=True)]
             if is_there:
                 contend.insert(0, Delete(path))
@@ -110,13 +114,13 @@ class Locks:
             else:
                 contender = results[len(contend) - 1]
                 assert contender is not None  # noqa: S101
-                return [self._locked(path, contender.path), *results[len(contend) :]]
+                return [self._locked(path, contender.path, epoch), *results[len(contend) :]]
         raise LockBusyError(path, "its directory comes and goes")
 
     async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
         """Create a numbered znode with its lock taken, as the port says."""
-        numbers = self._forest.numbers
-        foreseen = numbers.take(path)
+        numbers, epoch = self._forest.numbers, self._session.epoch
+        foreseen = numbers.take(path) if self._writer.sends_at_once else None
         if foreseen is None:
             return None
         directory = f"{foreseen}/lock"
@@ -131,7 +135,7 @@ class Locks:
             numbers.forget(path)
             raise
         assert entry is not None and contender is not None  # noqa: S101, PT018
-        return entry, self._locked(directory, contender.path)
+        return entry, self._locked(directory, contender.path, epoch)
 
     # -- contending ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ class Locks:
             if isinstance(error, TimeoutError):
                 raise LockBusyError(path) from None
             raise
-        return self._locked(path, contender)
+        return self._locked(path, contender, epoch)
 
     async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> str:
         prefix = new_contender(path)

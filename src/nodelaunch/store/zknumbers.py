@@ -26,7 +26,7 @@ class Numbers:
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
         self._under_way: dict[str, int] = {}
-        """How many creates that the server numbers have no reply yet. Without any there is no entry."""
+        """How many creates have no reply yet. Without any there is no entry."""
         self._foreign: dict[str, int] = {}
         """The highest number that somebody else was seen to make while the next one was not known."""
 
@@ -38,21 +38,26 @@ class Numbers:
         self._next[path] = number + 1
         return f"{path}{number:0{DIGITS}d}"
 
-    def begins(self, path: str) -> None:
-        """A create at *path* that the server numbers is sent."""
+    def begins(self, path: str, *, is_foreseen: bool = False) -> None:
+        """A create at *path* is sent: one that the server numbers, or, *is_foreseen*, one whose number was taken."""
         self._under_way[path] = self._under_way.get(path, 0) + 1
-        if path in self._next:
+        if path in self._next and not is_foreseen:
             self._next[path] += 1
 
-    def ends(self, path: str, made: str | None) -> None:
+    def ends(self, path: str, made: str | None, *, is_foreseen: bool = False) -> None:
         """The first of those without a reply is answered: *made* is what it made, None if it failed."""
         left = self._under_way.pop(path, 1) - 1
         if left > 0:
             self._under_way[path] = left
         if made is None:
-            self._next.pop(path, None)
-        elif path not in self._next and int(made[-DIGITS:]) > self._foreign.get(path, -1):
-            self._next[path] = int(made[-DIGITS:]) + 1 + left
+            self.forget(path)
+            return
+        number = int(made[-DIGITS:])
+        if path in self._next:
+            if self._next[path] != number + 1 + left:
+                self.forget(path)  # somebody else created, and the event was taken for one of ours
+        elif not is_foreseen and number > self._foreign.get(path, -1):
+            self._next[path] = number + 1 + left
 
     def listed(self, path: str, created: int) -> None:
         """At *path*, so many znodes were ever created, as of all that was sent before now and is answered."""

@@ -12,10 +12,11 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from nodelaunch.errors import LockLostError, RecordGoneError, StoreError
-from nodelaunch.protocol.store import Delete, Entry, Lock
+from nodelaunch.protocol.store import Create, Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkforest import Forest, Order, OwnWrite
 from nodelaunch.store.zklock import ZkLock
+from nodelaunch.store.zknumbers import DIGITS
 from nodelaunch.store.zkreads import Reader
 from nodelaunch.store.zkrecovery import Recovery
 from nodelaunch.store.zkwire import (
@@ -72,7 +73,7 @@ class Writer:
         code, body = encode_write(self._prefix, ops, self._acls)
         if len(body) > MAX_PACKET - HEADER_SIZE:
             raise _too_large(ops, len(body) + HEADER_SIZE)
-        if not session.is_connected or self.recovery.is_on:
+        if not self.sends_at_once:
             await self.recovery.over(epoch)
         elif not session.may_hold:
             session.check(epoch)
@@ -91,8 +92,15 @@ class Writer:
             self._give_back(write)  # if it is done already: the reply, or even the result, was here
             raise
 
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether a write that begins now is sent before anything else happens."""
+        return self._session.is_connected and not self.recovery.is_on
+
     def _send(self, write: OwnWrite) -> None:
         self._forest.expect(write)
+        for path in _numbered(write.order):
+            self._forest.numbers.begins(path, is_foreseen=write.order.is_foreseen)
         self._session.send(NAMES[write.order.code], write.order.code, write.order.body, self._on_reply, write)
 
     def _on_reply(self, write: OwnWrite, error: int, zxid: int, data: bytes, at: int) -> None:
@@ -115,7 +123,17 @@ class Writer:
         else:
             if write.order.released or write.order.contender:
                 self._done(write)
+        self._count(write)
         self._forest.settle(write)
+
+    def _count(self, write: OwnWrite) -> None:
+        """What *write* created, or that it created nothing, tells of the numbers that come next."""
+        made = [entry.path for entry in write.results if entry is not None]
+        for path in _numbered(write.order):
+            found = next((each for each in made if each[:-DIGITS] == path), None)
+            if found is not None:
+                made.remove(found)
+            self._forest.numbers.ends(path, found, is_foreseen=write.order.is_foreseen)
 
     def _done(self, write: OwnWrite) -> None:
         """*write* had its effect: locks it gave back are, and one that nobody waits for any more is given back."""
@@ -139,6 +157,16 @@ class Writer:
         future.add_done_callback(_retrieved)
         ops = [Delete(path)]
         self._send(OwnWrite(Order(ops, *encode_write(self._prefix, ops, self._acls), epoch), future))
+
+
+def _numbered(order: Order) -> list[str]:
+    """Where *order* creates znodes that the server numbers, or whose number was foreseen: their paths without it.
+
+    Nobody foresees the number of a contender, whose path is used once.
+    """
+    if order.is_foreseen:
+        return [order.path[:-DIGITS]]
+    return [op.path for op in order.ops if isinstance(op, Create) and op.sequence and op.path != order.contender]
 
 
 def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:

@@ -176,18 +176,9 @@ class ZooKeeperStore:
             return await self._create(op)
 
     async def _create(self, op: Create) -> Entry:
-        made: str | None = None
-        numbers = self._forest.numbers
-        if op.sequence:
-            numbers.begins(op.path)
-        try:
-            (entry,) = await self._writer.write([op])
-            assert entry is not None  # noqa: S101
-            made = entry.path
-            return entry
-        finally:
-            if op.sequence:
-                numbers.ends(op.path, made)
+        (entry,) = await self._writer.write([op])
+        assert entry is not None  # noqa: S101
+        return entry
 
     def create_locked(
         self, path: str, data: bytes, *, record: object = None
