@@ -50,8 +50,8 @@ class Locks:
             for lock in tuple(self._held.values()):
                 lock.lose()
 
-    def _locked(self, path: str, contender: str) -> ZkLock:
-        return ZkLock(path, contender, self._session, self._held, self.drop)
+    def _locked(self, path: str, contender: Entry) -> ZkLock:
+        return ZkLock(path, contender.path, contender.stat.created_zxid, self._session, self._held, self.drop)
 
     async def drop(self, contender: str) -> None:
         """Delete *contender*; shielded against cancellation of the caller."""
@@ -110,7 +110,7 @@ class Locks:
             else:
                 contender = results[len(contend) - 1]
                 assert contender is not None  # noqa: S101
-                return [self._locked(path, contender.path), *results[len(contend) :]]
+                return [self._locked(path, contender), *results[len(contend) :]]
         raise LockBusyError(path, "its directory comes and goes")
 
     async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
@@ -131,7 +131,7 @@ class Locks:
             numbers.forget(path)
             raise
         assert entry is not None and contender is not None  # noqa: S101, PT018
-        return entry, self._locked(directory, contender.path)
+        return entry, self._locked(directory, contender)
 
     # -- contending ---------------------------------------------------------------------------------------------------
 
@@ -141,15 +141,15 @@ class Locks:
         contender = await self._contend(path, identifier, ephemeral=ephemeral)
         try:
             async with asyncio.timeout(timeout_s or None):
-                await self._lead(path, contender, epoch, waits=timeout_s > 0)
+                await self._lead(path, contender.path, epoch, waits=timeout_s > 0)
         except BaseException as error:
-            await self.drop(contender)
+            await self.drop(contender.path)
             if isinstance(error, TimeoutError):
                 raise LockBusyError(path) from None
             raise
         return self._locked(path, contender)
 
-    async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> str:
+    async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> Entry:
         prefix = new_contender(path)
         op = Create(prefix, identifier, ephemeral, sequence=True)
         try:
@@ -160,7 +160,7 @@ class Locks:
             results = await self._writer.write([op], contender=prefix)
         (entry,) = results
         assert entry is not None  # noqa: S101
-        return entry.path
+        return entry
 
     async def _lead(self, path: str, contender: str, epoch: int, *, waits: bool) -> None:
         """Return once *contender* is the first one. Raises: LockBusyError when it is not and we don't wait."""
