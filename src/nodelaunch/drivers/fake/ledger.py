@@ -94,6 +94,11 @@ class Ledger(Protocol):
     def used(self) -> dict[str, float]:
         """What all instances take together."""
 
+    def fence(self, node: str) -> int:
+        """The highest fence there was for *node*; 0: none."""
+
+    def set_fence(self, node: str, number: int) -> None: ...
+
     def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None: ...
 
     def log(self) -> Iterable[LogEntry]: ...
@@ -129,6 +134,7 @@ class MemoryLedger:
         self._due: list[tuple[float, int]] = []
         """A heap of times and numbers; those that are not true any more are skipped."""
         self._used: dict[str, float] = {}
+        self._fences: dict[str, int] = {}
         self._settings: dict[str, Any] = {}
         self._faults: list[Fault] = []
         self._log: list[LogEntry] = []
@@ -199,6 +205,12 @@ class MemoryLedger:
     def used(self) -> dict[str, float]:
         self._check()
         return {name: amount for name, amount in sorted(self._used.items()) if amount}
+
+    def fence(self, node: str) -> int:
+        return self._fences.get(node, 0)
+
+    def set_fence(self, node: str, number: int) -> None:
+        self._fences[node] = number
 
     # -- the log, settings and faults -------------------------------------------------------------------------------
 
