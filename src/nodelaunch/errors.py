@@ -89,6 +89,7 @@ class ErrorKind(enum.StrEnum):
     UNSUPPORTED = "unsupported"
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    STALE = "stale"
     INTERNAL = "internal"
 
 
@@ -184,6 +185,12 @@ class ProviderUnavailableError(DriverError):
 
     default_kind = ErrorKind.TRANSIENT
     default_scope = Scope.PROVIDER
+
+
+class StaleFenceError(DriverError):
+    """Another launcher has taken the node over: whatever was going on with it here ends, and nothing is tidied up."""
+
+    default_kind = ErrorKind.STALE
 
 
 # -- the store ------------------------------------------------------------------------------------------------------

@@ -228,6 +228,48 @@ class StoreContract:
                 await asyncio.gather(*tasks)
         assert order == [1, 2, 3]
 
+    async def test_fence_grows_with_each_holder(self, store: Store, other: Store) -> None:
+        """However the lock is taken, and also where its directory was deleted and made anew."""
+        await store.create("/n", b"0")
+        fences = []
+        for by in (store, other, store):
+            taken, _ = await by.commit([TakeLock("/n/lock"), Put("/n", b"1")])
+            assert taken is not None
+            assert not isinstance(taken, Entry)
+            waiting = asyncio.create_task(store.lock("/n/lock", timeout_s=DEADLINE_S))
+            async with store.tree("/n") as tree:
+                await tree.warm()
+                await until(tree, lambda: len(tree.children("/n/lock")) == 2)
+            await taken.release()
+            async with asyncio.timeout(DEADLINE_S):
+                waited = await waiting
+            fences += [taken.fence, waited.fence]
+            await waited.release()
+            at_once = await other.lock("/n/lock")
+            fences.append(at_once.fence)
+            await at_once.release()
+            await store.delete_tree("/n/lock")
+        assert fences[0] > 0
+        assert fences == sorted(set(fences))
+
+    async def test_fence_is_when_the_contender_was_made(self, store: Store) -> None:
+        """Known from the answer to the call that made it, without another one."""
+        await store.ensure("/n")
+        async with store.tree("/n") as tree:
+            await tree.warm()
+            for n in range(3):
+                made = await store.create_locked("/n/", b"%d" % n)
+                if made is not None:
+                    assert made[1].fence == (await store.get(made[1].contender)).stat.created_zxid
+                    await made[1].release()
+                await store.create(f"/n{n}")
+                before = sum(store.operations.values())
+                taken, _ = await store.commit([TakeLock(f"/n{n}/lock"), Put(f"/n{n}", b"")])
+                assert sum(store.operations.values()) == before + 1
+                assert taken is not None
+                assert not isinstance(taken, Entry)
+                assert taken.fence == (await store.get(taken.contender)).stat.created_zxid
+
     async def test_waiting_ends_in_time_and_leaves_nothing(self, store: Store, other: Store) -> None:
         await store.ensure("/l")
         held = await store.lock("/l/lock")

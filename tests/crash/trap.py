@@ -10,13 +10,14 @@ What does *not* belong here: when points count (site.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.ledger import Server
-from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec
+from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instance, InstanceSpec
 from simulation.cloud import Process, SlowDriver, ToldCloud
 from simulation.store import Latency, SimServer, SimStore
 
@@ -139,9 +140,18 @@ class TrappedDriver(SlowDriver):
             self._at("after wait_until_active")
 
     async def delete_instance(self, external_id: ExternalId) -> None:
+        with self._deleting():
+            await super().delete_instance(external_id)
+
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        with self._deleting():
+            await super().delete_fenced(external_id, fence)
+
+    @contextmanager
+    def _deleting(self) -> Iterator[None]:
         self._at("before delete_instance")
         try:
-            await super().delete_instance(external_id)
+            yield
         finally:
             self._at("after delete_instance")
 

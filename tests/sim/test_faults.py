@@ -10,7 +10,7 @@ import pytest
 
 from nodelaunch.errors import LaunchFailedError, ProviderUnavailableError, SessionLostError
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import InstanceSpec
+from nodelaunch.protocol.driver import Fence, InstanceSpec
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import KnownPool
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -187,12 +187,13 @@ async def test_what_a_failed_launch_left_is_not_deleted_once_the_lock_is_lost(
                     lock.is_held = False
             raise LaunchFailedError("it broke", provider="cloud", external_id=external_id)
 
-        async def counted(external_id: str) -> None:
+        async def counted(external_id: str, *_fence: Fence) -> None:
             deleted.append(external_id)
             await delete(external_id)  # type: ignore[arg-type]
 
         monkeypatch.setattr(driver, "wait_until_active", wait)
         monkeypatch.setattr(driver, "delete_instance", counted)
+        monkeypatch.setattr(driver, "delete_fenced", counted)
         await pending(site)
         await asyncio.sleep(10)
         assert failed

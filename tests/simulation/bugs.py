@@ -218,7 +218,7 @@ def _leaks_by_a_cold_view() -> AbstractContextManager[Any]:
             seen = self._ctx.view.nodes.get(node_id)
             if seen is None or seen.record.external_id not in ids:
                 for external_id in ids:
-                    await deletion.delete_instance(provider, ExternalId(external_id))
+                    await provider.driver.delete_instance(ExternalId(external_id))
 
     @contextmanager
     def planted() -> Iterator[None]:

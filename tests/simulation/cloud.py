@@ -18,7 +18,7 @@ from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.drivers.fake.ledger import MemoryLedger
 from nodelaunch.errors import DriverError, LaunchTimeoutError, ProviderUnavailableError
-from nodelaunch.protocol.driver import METADATA_NODE_ID, DriverContext, ExternalId, Instance, InstanceSpec
+from nodelaunch.protocol.driver import METADATA_NODE_ID, DriverContext, ExternalId, Fence, Instance, InstanceSpec
 
 T = TypeVar("T")
 
@@ -128,6 +128,12 @@ class SlowDriver(FakeDriver):
 
     async def delete_instance(self, external_id: ExternalId) -> None:
         await self._as_sent(lambda: super(SlowDriver, self).delete_instance(external_id))
+
+    async def raise_fence(self, fence: Fence) -> None:
+        await self._as_sent(lambda: super(SlowDriver, self).raise_fence(fence))
+
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        await self._as_sent(lambda: super(SlowDriver, self).delete_fenced(external_id, fence))
 
     async def list_instances(self) -> AsyncIterator[Instance]:
         async def whole() -> list[Instance]:

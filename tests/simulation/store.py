@@ -139,10 +139,11 @@ class _Line:
 class SimLock(LossListeners):
     """The port's lock."""
 
-    def __init__(self, store: SimStore, path: str, contender: str) -> None:
+    def __init__(self, store: SimStore, path: str, contender: str, fence: int) -> None:
         super().__init__()
         self.path = path
         self.contender = contender
+        self.fence = fence
         self._store = store
         self._epoch = store.session.epoch
         self._is_released = False
@@ -451,7 +452,7 @@ class SimStore:
             raise
         except RecordExistsError:
             return None
-        return entry, self._hold(directory, taken.path)
+        return entry, self._hold(directory, taken)
 
     async def commit(self, ops: Sequence[Op], *, under: Collection[Lock] = ()) -> list[Result]:
         if ops and isinstance(ops[0], TakeLock):
@@ -485,7 +486,7 @@ class SimStore:
             if error.path != take.path:
                 raise
         else:
-            return [self._hold(take.path, results[1].path), *results[2:]]
+            return [self._hold(take.path, results[1]), *results[2:]]
         lock = await self.lock(take.path, identifier=take.identifier)
         try:
             return [lock, *(await self._commit_plain(rest, [*under, lock]) if rest else [])]
@@ -536,7 +537,7 @@ class SimStore:
             if isinstance(error, TimeoutError):
                 raise LockBusyError(path) from None
             raise
-        return self._hold(path, entry.path)
+        return self._hold(path, entry)
 
     async def _lead(self, path: str, contender: str, *, waits: bool) -> None:
         """Wait until *contender* is the first one. Raises: LockBusyError where there is no waiting."""
@@ -545,9 +546,9 @@ class SimStore:
                 raise LockBusyError(path)
             await asyncio.sleep(0.05)  # stands for the watch on the contender before ours
 
-    def _hold(self, path: str, contender: str) -> SimLock:
-        lock = SimLock(self, path, contender)
-        self.locks[contender] = lock
+    def _hold(self, path: str, contender: Entry) -> SimLock:
+        lock = SimLock(self, path, contender.path, contender.stat.created_zxid)
+        self.locks[contender.path] = lock
         return lock
 
     # -- trees ------------------------------------------------------------------------------------------------------

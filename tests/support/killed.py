@@ -62,6 +62,7 @@ if __name__ == "__main__":
     trap = Trap(when, kind, int(number))
     for name in CALLS:
         trap.wrap(FakeDriver, name, name)
+    trap.wrap(FakeDriver, "delete_fenced", "delete_instance")
     for name in WRITES:
         trap.wrap(EmbeddedStore, name, "write")
         trap.wrap(ZooKeeperStore, name, "write")

@@ -10,11 +10,12 @@ import asyncio
 from typing import cast
 
 from nodelaunch.clock import Clock
+from nodelaunch.engine.fencing import fence_of, raise_fence
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import LaunchFailedError, LockBusyError, NotEmptyError, RecordGoneError, VersionConflictError
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import ExternalId
+from nodelaunch.protocol.driver import ExternalId, Fence
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
@@ -24,15 +25,19 @@ DELETE_TIMEOUT_S = 600.0
 """How long one deletion may take before it is given up for now. Source: Nodepool 11."""
 
 
-async def delete_instance(provider: ProviderRuntime, external_id: ExternalId) -> None:
-    """Delete one instance; when it returns the instance is gone.
+async def delete_instance(provider: ProviderRuntime, external_id: ExternalId, fence: Fence) -> None:
+    """Delete one instance of the node that *fence* is of; when it returns the instance is gone.
 
     Raises: DriverError, also when it takes longer than `DELETE_TIMEOUT_S`.
     """
+    generation = provider.current
     try:
         async with asyncio.timeout(DELETE_TIMEOUT_S):
-            async with provider.using() as driver:
-                await driver.delete_instance(external_id)
+            async with provider.using(generation) as driver:
+                if generation.fencing is not None:
+                    await generation.fencing.delete_fenced(external_id, fence)
+                else:
+                    await driver.delete_instance(external_id)
     except TimeoutError:
         message = f"instance {external_id} not deleted within {DELETE_TIMEOUT_S:g} s"
         raise LaunchFailedError(message, provider=provider.name, external_id=external_id) from None
@@ -53,7 +58,7 @@ async def delete_node(
         return False
     node, version, lock = taken
     try:
-        had_any = await _delete_instances(provider, node)
+        had_any = await _delete_instances(provider, node, fence_of(node, lock))
         await _remove_record(store, clock, node, version, lock)
     except (VersionConflictError, RecordGoneError):
         return False  # it changed under us: look again
@@ -81,17 +86,18 @@ async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int
     return node, version, cast("Lock", lock)
 
 
-async def _delete_instances(provider: ProviderRuntime, node: Node) -> bool:
+async def _delete_instances(provider: ProviderRuntime, node: Node, fence: Fence) -> bool:
     """Whether there was any."""
     if not provider.can_launch:
         return True
     if node.external_id:
-        await delete_instance(provider, ExternalId(node.external_id))
+        await delete_instance(provider, ExternalId(node.external_id), fence)
         return True
     async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
+        await raise_fence(provider, fence)  # and may be under way still
         leftovers = (await provider.instances_by_node()).get(node.id, [])
     for leftover in leftovers:
-        await delete_instance(provider, leftover)
+        await delete_instance(provider, leftover, fence)
     return bool(leftovers)
 
 

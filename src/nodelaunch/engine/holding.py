@@ -16,12 +16,13 @@ import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import Launching, PoolConfig
+from nodelaunch.engine.fencing import fence_of
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.errors import LockBusyError, LockLostError, RecordGoneError, StoreError, VersionConflictError
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import Driver, ExternalId, HostScanner, Machine
+from nodelaunch.protocol.driver import Driver, ExternalId, Fence, HostScanner, Machine
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
@@ -81,6 +82,8 @@ class HeldNode:
     """Whether the store has ``node`` as it is."""
     is_resumed: bool = False
     """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
+    is_overtaken: bool = False
+    """Whether the cloud had a call of a later holder of the lock: nothing is ours to do any more."""
 
     @property
     def id(self) -> NodeId:
@@ -89,6 +92,10 @@ class HeldNode:
     @property
     def external_id(self) -> ExternalId | None:
         return ExternalId(self.node.external_id) if self.node.external_id else None
+
+    @property
+    def fence(self) -> Fence:
+        return fence_of(self.node, self.lock)
 
     def check(self) -> None:
         """To be called right before a call that changes the cloud: whoever slept may learn only later that the lock is
@@ -144,8 +151,12 @@ async def to_the_end(work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> No
 async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
     """Record a node that won't be ready in *state* (failed or aborted) and unlock it: the sweeper deletes it.
 
-    What can't be written is left as it is: an unlocked building node is deleted all the same.
+    What can't be written is left as it is: an unlocked building node is deleted all the same. Nothing is written of one
+    that another has by now.
     """
+    if held.is_overtaken:
+        await held.lock.release()
+        return
     node = held.node.into(state, ctx.clock.now())
     try:
         async with asyncio.timeout(GIVE_UP_TIMEOUT_S):

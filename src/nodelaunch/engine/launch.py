@@ -23,7 +23,9 @@ from nodelaunch.errors import (
     LaunchFailedError,
     LaunchTimeoutError,
     LockBusyError,
+    LockLostError,
     ProviderUnavailableError,
+    StaleFenceError,
     legible,
 )
 from nodelaunch.protocol import paths
@@ -142,9 +144,28 @@ async def launch_node(
     its request, it is left to be written together with the fulfilled request.
 
     Whatever an unsuccessful attempt left is deleted, if possible, before its error comes out. ``launch-timeout`` covers
-    all from the first call until the machine can be used.
+    all from the first call until the machine can be used. One that another launcher took over meanwhile, by what the
+    cloud says, ends as if the lock were lost.
     Raises: DriverError as the launch ended; StoreError.
     """
+    try:
+        await _launch(ctx, held, request, label, attempt, zone, is_last)
+    except StaleFenceError as error:
+        held.is_overtaken = True
+        log.warning("launch_overtaken", provider=ctx.provider.name, node_id=held.id, detail=str(error))
+        ctx.tell(request, f"launch of node {held.id} ended, another launcher has taken it over: {error}")
+        raise LockLostError(held.lock.contender, str(error)) from error
+
+
+async def _launch(
+    ctx: PoolContext,
+    held: HeldNode,
+    request: NodeRequest,
+    label: str,
+    attempt: int,
+    zone: str | None,
+    is_last: Callable[[], bool],
+) -> None:
     started = asyncio.get_running_loop().time()
     limit_s = ctx.launching.timeout_s
     log_ = log.bind(provider=ctx.provider.name, pool=ctx.pool.name, request_id=request.id, node_id=held.id)
@@ -162,6 +183,8 @@ async def launch_node(
             held.note(ready)
         else:
             await save(ctx, held, ready)
+    except StaleFenceError:
+        raise
     except DriverError as error:
         error.external_id = error.external_id or held.external_id
         log_.warning(
@@ -187,14 +210,18 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
     backoff = FIRST_BACKOFF_S
     driver = ctx.driver
     is_unsure = held.is_resumed
+    fencing = ctx.generation.fencing if held.is_resumed else None
     while True:
         try:
+            if fencing is not None:  # else what is found now may go, or be made once more, by a call that is under way
+                await fencing.raise_fence(held.fence)
+                fencing = None
             if held.external_id is None:
                 external_id = await _made_before(ctx, held) if is_unsure else None
                 is_unsure = True
                 if external_id is None:
                     held.check()
-                    made = await driver.create_instance(_spec(ctx, held.node, request, label, attempt))
+                    made = await driver.create_instance(_spec(ctx, held, request, label, attempt))
                     external_id = sound_id(made)
                 ctx.provider.owners.take(external_id, held)
                 held.note(held.node.changed(external_id=external_id))
@@ -214,7 +241,9 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             if not held.is_resumed or held.external_id is None:
                 raise
             held.check()
-            await delete_instance(ctx.provider, held.external_id)  # whoever began the launch was giving it up
+            await delete_instance(
+                ctx.provider, held.external_id, held.fence
+            )  # whoever began the launch was giving it up
             held.is_resumed = is_unsure = False
             await save(ctx, held, held.node.changed(external_id=None))
 
@@ -242,7 +271,8 @@ async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
     return found[0] if found else None
 
 
-def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attempt: int) -> InstanceSpec:
+def _spec(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> InstanceSpec:
+    node = held.node
     traits = ctx.driver.label_traits(ctx.pool.name, label)
     upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name) if traits.diskimage else None
     if traits.diskimage and upload is None:
@@ -261,6 +291,7 @@ def _spec(ctx: PoolContext, node: Node, request: NodeRequest, label: str, attemp
         zone=node.az,
         image_external_id=upload.external_id if upload else None,
         request=request.template_values,
+        fence=held.fence,
     )
 
 
@@ -345,7 +376,9 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
             leftovers = (await _instances_by_node(ctx)).get(held.id, [])
         for leftover in leftovers:
             held.check()  # else it may be what another goes on with
-            await delete_instance(ctx.provider, leftover)
+            await delete_instance(ctx.provider, leftover, held.fence)
+    except StaleFenceError:
+        raise
     except DriverError as problem:
         log.warning("launch_not_cleaned_up", node_id=held.id, external_id=external_id, detail=str(problem))
         if external_id != held.external_id:

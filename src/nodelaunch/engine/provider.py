@@ -28,6 +28,7 @@ from nodelaunch.protocol.driver import (
     ExternalId,
     ScansHostKeys,
     SupportsConsoleLog,
+    SupportsFencing,
     SupportsInventory,
 )
 from nodelaunch.protocol.paths import RequestId
@@ -56,11 +57,13 @@ class Generation:
     """The driver, if its machines exist already. This and the next are asked for once: the question is slow."""
     key_scanner: ScansHostKeys | None = field(init=False)
     console: SupportsConsoleLog | None = field(init=False)
+    fencing: SupportsFencing | None = field(init=False)
 
     def __post_init__(self) -> None:
         driver = self.driver
         self.inventory = driver if isinstance(driver, SupportsInventory) else None
         self.key_scanner = driver if isinstance(driver, ScansHostKeys) else None
+        self.fencing = driver if isinstance(driver, SupportsFencing) else None
         self.console = driver if isinstance(driver, SupportsConsoleLog) else None
 
 

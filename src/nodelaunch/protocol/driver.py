@@ -14,6 +14,7 @@ D6   ``list_instances`` shows everything the credentials can see, ours or not; q
 D7   Only `DriverError` subclasses are raised; a cloud's message text is read nowhere but in the driver.
 D8   A driver can be rebuilt at any time from its configuration, its cloud, and the ids our records name.
 D9   Calls run concurrently and never block the event loop.
+D14  One that is `SupportsFencing` refuses the calls of a launcher from which another took the node over.
 ==== =================================================================================================================
 """
 
@@ -37,6 +38,18 @@ METADATA_PROVIDER = "nodepool_provider_name"
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """Orders the calls that change a cloud for one node: one is stale when its ``number`` is lower than that of another
+    with the same ``node``. Fences of different nodes have no order."""
+
+    node: str
+    """The node's id, and when its record was made: an id comes again where a store was wiped, or put back from a
+    copy. To be compared as a whole."""
+    number: int
+    """Greater for each later holder of the node's lock, the same for all calls of one."""
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """What is to be created. ``name`` and ``metadata`` are final; ``request`` feeds an operator's own templates."""
 
@@ -53,6 +66,8 @@ class InstanceSpec:
     request: Mapping[str, Any] = field(default_factory=dict)
     """Of the node request: id, labels, requestor, requestor_data, relative_priority, event_id, created_time,
     tenant_name."""
+    fence: Fence | None = None
+    """For drivers that are `SupportsFencing`; None: the call is not to be refused as stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +180,20 @@ class ScansHostKeys(Protocol):
 class SupportsConsoleLog(Protocol):
     async def console_log(self, external_id: ExternalId) -> str | None:
         """The tail of the console, for the operator's log after a failed launch."""
+
+
+@runtime_checkable
+class SupportsFencing(Protocol):
+    """A driver that keeps the highest fence it had for each node, in the same step as what it does in its cloud, and
+    for all processes with the same configuration. It refuses what is stale with `StaleFenceError`: a create by the
+    fence of its spec, and these. A call without a fence is never stale."""
+
+    async def raise_fence(self, fence: Fence) -> None:
+        """Have every call with a lower one be stale when this returns. The engine calls it before it looks for, or goes
+        on with, what an earlier holder of the node's lock made."""
+
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        """As `delete_instance`; the engine calls it instead wherever it has the node's lock."""
 
 
 @runtime_checkable
@@ -338,7 +367,8 @@ class DriverContext:
 
 __all__ = [
     "BOOT_HELD", "FOREIGN_INSTANCE", "LIST_LAGS", "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS",
-    "Driver", "DriverContext", "ExternalId", "FaultOffer", "HostScanner", "Inspection", "Instance", "InstanceSpec",
-    "LabelTraits", "Limits", "Login", "Machine", "ReportsZones", "Resource", "ScansHostKeys", "SupportsConsoleLog",
-    "SupportsFaults", "SupportsInventory", "SupportsLeftovers", "SupportsUpkeep", "TriesLogin", "Usage",
+    "Driver", "DriverContext", "ExternalId", "FaultOffer", "Fence", "HostScanner", "Inspection", "Instance",
+    "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine", "ReportsZones", "Resource", "ScansHostKeys",
+    "SupportsConsoleLog", "SupportsFaults", "SupportsFencing", "SupportsInventory", "SupportsLeftovers",
+    "SupportsUpkeep", "TriesLogin", "Usage",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from nodelaunch.errors import (
     ProviderUnavailableError,
     QuotaExceededError,
     Scope,
+    StaleFenceError,
 )
 
 _FOR_ONE: Final[Mapping[ErrorKind, type[DriverError]]] = {
@@ -38,6 +39,7 @@ _FOR_ONE: Final[Mapping[ErrorKind, type[DriverError]]] = {
     ErrorKind.UNSUPPORTED: LabelUnusableError,
     ErrorKind.CANCELLED: LaunchFailedError,
     ErrorKind.DEADLINE: LaunchTimeoutError,
+    ErrorKind.STALE: StaleFenceError,
     ErrorKind.INTERNAL: DriverError,
 }
 """What an error about one request is."""

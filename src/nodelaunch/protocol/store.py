@@ -150,6 +150,11 @@ class Lock(Protocol):
         """Full path of our znode in it."""
 
     @property
+    def fence(self) -> int:
+        """A number above 0, greater than that of every earlier holder of the lock at ``path``, whatever was deleted
+        and made anew meanwhile; lower than that of every later one."""
+
+    @property
     def is_held(self) -> bool:
         """False once released or lost. Turns false, without any call, when the session is lost *or in doubt for so
         long that it may have been lost*."""

@@ -77,10 +77,12 @@ class EmbeddedSession(SessionStates):
 class EmbeddedLock(LossListeners):
     """The port's lock. Of the session's locks from the moment its contender is there, held or not."""
 
-    def __init__(self, store: EmbeddedStore, path: str, contender: str, *, is_held: bool = True) -> None:
+    def __init__(self, store: EmbeddedStore, path: str, contender: str, fence: int, *, is_held: bool = True) -> None:
+        """*fence*: the zxid at which the contender was made."""
         super().__init__()
         self.path = path
         self.contender = contender
+        self.fence = fence
         self.is_held = is_held
         self._store = store
         store.session.locks.add(self)
@@ -169,12 +171,12 @@ class _Exchange:
                 self._give_back(lock, is_done=not isinstance(outcome, StoreError))
         if self._contend is None or isinstance(outcome, StoreError):
             return
-        contender = cast("Entry", outcome[self._contends_at]).path
+        contender = cast("Entry", outcome[self._contends_at])
         if self._is_abandoned:
-            self._store.drop(contender).add_done_callback(_swallow)
+            self._store.drop(contender.path).add_done_callback(_swallow)
         elif self._store.session.id == self._session_id:
-            is_held = not self._contend.waits
-            self.taken = EmbeddedLock(self._store, self._contend.path, contender, is_held=is_held)
+            path, fence, is_held = self._contend.path, contender.stat.created_zxid, not self._contend.waits
+            self.taken = EmbeddedLock(self._store, path, contender.path, fence, is_held=is_held)
 
     @staticmethod
     def _give_back(lock: EmbeddedLock, *, is_done: bool) -> None:

@@ -303,7 +303,7 @@ class _Connection:
         number = next(self._numbers)
         self._locks[number] = lock
         self._granted[call] = number
-        return [number, lock.path, lock.contender]
+        return [number, lock.path, lock.contender, lock.fence]
 
     async def _commit(self, call: int, args: Message) -> Any:
         ops = [_op_in(op, self._lock) for op in args["ops"]]
@@ -372,8 +372,8 @@ class _Connection:
 class _RemoteLock(EmbeddedLock):
     """A lock held by our connection's session."""
 
-    def __init__(self, store: SocketStore, number: int, path: str, contender: str) -> None:
-        super().__init__(store, path, contender)  # type: ignore[arg-type]  # only its session is used
+    def __init__(self, store: SocketStore, number: int, path: str, contender: str, fence: int) -> None:
+        super().__init__(store, path, contender, fence)  # type: ignore[arg-type]  # only its session is used
         self.number = number
         self._remote = store
 
@@ -554,8 +554,8 @@ class SocketStore:
             return self._hold(*answer["lock"])
         return None if answer["entry"] is None else _entry_in(answer["entry"])
 
-    def _hold(self, number: int, path: str, contender: str) -> _RemoteLock:
-        lock = _RemoteLock(self, number, path, contender)
+    def _hold(self, number: int, path: str, contender: str, fence: int) -> _RemoteLock:
+        lock = _RemoteLock(self, number, path, contender, fence)
         self.session.locks.add(lock)
         return lock
 

@@ -20,18 +20,22 @@ from nodelaunch.store.zkdoubt import CONTENDER_MARK
 class ZkLock:
     """The port's lock."""
 
-    __slots__ = ("_drop", "_held", "_is_lost", "_listeners", "_session", "contender", "path")
+    __slots__ = ("_drop", "_held", "_is_lost", "_listeners", "_session", "contender", "fence", "path")
 
     def __init__(
         self,
         path: str,
         contender: str,
+        fence: int,
         session: ZkSession,
         held: dict[str, ZkLock],
         drop: Callable[[str], Awaitable[None]],
     ) -> None:
         self.path = path
         self.contender = contender
+        self.fence = fence
+        """The zxid at which the contender was made: contenders of one directory are in the order of these, and a
+        directory is deleted only when nobody contends."""
         self._session = session
         self._held = held
         """The locks that are neither released nor lost, by contender."""

@@ -50,9 +50,10 @@ class Locks:
             for lock in tuple(self._held.values()):
                 lock.lose()
 
-    def _locked(self, path: str, contender: str, epoch: int) -> ZkLock:
+    def _locked(self, path: str, contender: Entry, epoch: int) -> ZkLock:
         """The lock that was taken in session *epoch*; lost already where that has ended since its answer came."""
-        lock = ZkLock(path, contender, self._session, self._held, self.drop)
+        fence = contender.stat.created_zxid
+        lock = ZkLock(path, contender.path, fence, self._session, self._held, self.drop)
         if self._session.epoch != epoch or not self._session.may_hold:
             lock.lose()
         return lock
@@ -114,7 +115,7 @@ class Locks:
             else:
                 contender = results[len(contend) - 1]
                 assert contender is not None  # noqa: S101
-                return [self._locked(path, contender.path, epoch), *results[len(contend) :]]
+                return [self._locked(path, contender, epoch), *results[len(contend) :]]
         raise LockBusyError(path, "its directory comes and goes")
 
     async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
@@ -135,7 +136,7 @@ class Locks:
             numbers.forget(path)
             raise
         assert entry is not None and contender is not None  # noqa: S101, PT018
-        return entry, self._locked(directory, contender.path, epoch)
+        return entry, self._locked(directory, contender, epoch)
 
     # -- contending ---------------------------------------------------------------------------------------------------
 
@@ -145,15 +146,15 @@ class Locks:
         contender = await self._contend(path, identifier, ephemeral=ephemeral)
         try:
             async with asyncio.timeout(timeout_s or None):
-                await self._lead(path, contender, epoch, waits=timeout_s > 0)
+                await self._lead(path, contender.path, epoch, waits=timeout_s > 0)
         except BaseException as error:
-            await self.drop(contender)
+            await self.drop(contender.path)
             if isinstance(error, TimeoutError):
                 raise LockBusyError(path) from None
             raise
         return self._locked(path, contender, epoch)
 
-    async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> str:
+    async def _contend(self, path: str, identifier: bytes, *, ephemeral: bool) -> Entry:
         prefix = new_contender(path)
         op = Create(prefix, identifier, ephemeral, sequence=True)
         try:
@@ -164,7 +165,7 @@ class Locks:
             results = await self._writer.write([op], contender=prefix)
         (entry,) = results
         assert entry is not None  # noqa: S101
-        return entry.path
+        return entry
 
     async def _lead(self, path: str, contender: str, epoch: int, *, waits: bool) -> None:
         """Return once *contender* is the first one. Raises: LockBusyError when it is not and we don't wait."""

@@ -14,16 +14,19 @@ from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.errors import (
     DriverError,
+    ErrorKind,
     InstanceNotFoundError,
     LaunchFailedError,
     ProviderUnavailableError,
     QuotaExceededError,
+    StaleFenceError,
 )
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_PROVIDER,
     DriverContext,
     ExternalId,
+    Fence,
     Instance,
     InstanceSpec,
     Limits,
@@ -353,6 +356,50 @@ class ListsLate(FakeDriver):
             seen.add(instance.external_id)
 
 
+class KeepsFencesToItself(FakeDriver):
+    """Another driver, which a launcher that was overtaken has, knows nothing of them."""
+
+    def _own(self, fence: Fence) -> Fence:
+        return replace(fence, node=f"{fence.node} of {id(self)}")
+
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        return await super().create_instance(replace(spec, fence=self._own(spec.fence) if spec.fence else None))
+
+    async def raise_fence(self, fence: Fence) -> None:
+        await super().raise_fence(self._own(fence))
+
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        await super().delete_fenced(external_id, self._own(fence))
+
+
+class FencesOffCreatesOnly(FakeDriver):
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        await self.delete_instance(external_id)
+
+
+class CallsTheStaleAConflict(FakeDriver):
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        try:
+            return await super().create_instance(spec)
+        except StaleFenceError as error:
+            raise LaunchFailedError(str(error), kind=ErrorKind.CONFLICT) from None
+
+
+class RefusesTheSameFence(FakeDriver):
+    async def create_instance(self, spec: InstanceSpec) -> ExternalId:
+        external_id = await super().create_instance(spec)
+        if spec.fence is not None:
+            await self.raise_fence(replace(spec.fence, number=spec.fence.number + 1))
+        return external_id
+
+
+class GoesByTheNodesId(FakeDriver):
+    """A node of the same id, of a store that was made anew, can do nothing."""
+
+    async def raise_fence(self, fence: Fence) -> None:
+        await super().raise_fence(replace(fence, node=fence.node.partition("@")[0]))
+
+
 @dataclass(frozen=True)
 class Mutant:
     driver: type[FakeDriver]
@@ -408,6 +455,11 @@ MUTANTS = (
     Mutant(DeletesAllWhenClosed, "D8.1", ["another_driver_takes_over"]),
     Mutant(BlocksTheLoop, "D9.2", ["the_loop_is_never_held_up"], max_block_s=0.2),
     Mutant(MixesUpConcurrentCreates, "D9.1", ["calls_run_side_by_side"]),
+    Mutant(KeepsFencesToItself, "D14.1", ["stale_calls_are_refused"]),
+    Mutant(FencesOffCreatesOnly, "D14.1", ["stale_calls_are_refused"]),
+    Mutant(CallsTheStaleAConflict, "D14.1", ["stale_calls_are_refused"]),
+    Mutant(RefusesTheSameFence, "D14.2", ["other_calls_are_not_refused"]),
+    Mutant(GoesByTheNodesId, "D14.1 D14.2", ["stale_calls_are_refused", "other_calls_are_not_refused"]),
     Mutant(LogsRequests, "D10", ["secrets_are_never_said"]),
     Mutant(QuotesRequests, "D10", ["secrets_are_never_said"]),
 )  # fmt: skip

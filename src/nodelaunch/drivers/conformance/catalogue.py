@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from nodelaunch.drivers.conformance import checks, crashes, secrecy, truthchecks, wirechecks
+from nodelaunch.drivers.conformance import checks, crashes, fencechecks, secrecy, truthchecks, wirechecks
 from nodelaunch.drivers.conformance.registry import Check
 
 CHECKS: Final[Sequence[Check]] = (
-    *wirechecks.CHECKS, *checks.CHECKS, *truthchecks.CHECKS, *secrecy.CHECKS, *crashes.CHECKS,
+    *wirechecks.CHECKS, *checks.CHECKS, *truthchecks.CHECKS, *fencechecks.CHECKS, *secrecy.CHECKS, *crashes.CHECKS,
 )  # fmt: skip
 BY_NAME: Final = {check.name: check for check in CHECKS}
 

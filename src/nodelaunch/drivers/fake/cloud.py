@@ -27,6 +27,7 @@ from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind, check
 from nodelaunch.drivers.fake.filed import FileLedger
 from nodelaunch.drivers.fake.ledger import Fault, Ledger, MemoryLedger, Server, node_of
 from nodelaunch.drivers.fake.life import Life
+from nodelaunch.protocol.driver import Fence
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM
 
 FLAVORS: Mapping[str, Mapping[str, int]] = {
@@ -220,24 +221,25 @@ class FakeCloud:
         addresses: Mapping[str, str | None] | None = None,
         details: Mapping[str, Any] | None = None,
         failure: FaultKind | None = None,
+        fence: Fence | None = None,
     ) -> str:
         """Make an instance; its id. With *failure* it comes to nothing: it is refused, or, for ``error`` and
         ``timeout``, breaks while it boots or never boots.
 
-        Raises: CloudRefusedError, as a fault says; beyond *limits*; for a zone that doesn't exist; TypeError for
-        *details* that are not JSON.
+        Raises: CloudRefusedError, as a fault says; when *fence* is stale; beyond *limits*; for a zone that doesn't
+        exist; TypeError for *details* that are not JSON.
         """
         json.dumps(details)  # a cloud in memory takes what a file takes
         with self._life.step() as now:
             try:
                 self._refuse_if_down()
+                self._refuse_if_stale(fence)
                 if failure is not None and failure not in _BOOT_FAILURES:
                     raise CloudRefusedError(failure, f"random fault ({failure})")
                 fault = self._spend("create")
                 _admit(self._ledger.used(), resources, limits or {}, zone)
             except CloudRefusedError as error:
-                refusal = {"kind": error.kind, "message": str(error)}
-                self._ledger.note(now, "refused", None, node_of(metadata), refusal)
+                self._ledger.note(now, "refused", None, node_of(metadata), _told(error))
                 raise
             boot = self._ledger.take_fault("boot")
             broken = boot.kind if boot else _BOOT_FAILURES.get(failure or "")
@@ -254,11 +256,18 @@ class FakeCloud:
     def _new_id(self) -> str:
         return str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
 
-    def delete(self, instance_id: str, *, delete_time: float = 0.0) -> Server | None:
-        """Begin to delete; the instance as it is now, None when it is gone. Raises: CloudRefusedError."""
+    def delete(self, instance_id: str, *, delete_time: float = 0.0, fence: Fence | None = None) -> Server | None:
+        """Begin to delete; the instance as it is now, None when it is gone. Raises: CloudRefusedError, also when
+        *fence* is stale."""
         with self._life.step() as now:
             self._refuse_if_down()
             server = self._ledger.find(instance_id)
+            try:
+                self._refuse_if_stale(fence)
+            except CloudRefusedError as error:
+                if server is not None:
+                    self._ledger.note(now, "refused", instance_id, node_of(server.metadata), _told(error))
+                    raise
             if server is None:
                 return None
             fault = self._ledger.take_fault("delete")
@@ -271,12 +280,36 @@ class FakeCloud:
                 self._life.settle(now)
             return self._ledger.find(instance_id)
 
+    def raise_fence(self, fence: Fence) -> None:
+        """Have calls with lower fences be stale. Raises: CloudRefusedError when this one is, too."""
+        with self._life.step():
+            self._refuse_if_down()
+            self._refuse_if_stale(fence)
+
+    def _refuse_if_stale(self, fence: Fence | None) -> None:
+        """Within a step: keep *fence* if it is the highest there was for its node. Raises: CloudRefusedError when there
+        was a higher one."""
+        if fence is None:
+            return
+        highest = self._ledger.fence(fence.node)
+        if fence.number < highest:
+            raise CloudRefusedError(
+                "stale", f"fence {fence.number} of node {fence.node} is stale: there was a call with {highest}"
+            )
+        if fence.number > highest:
+            self._ledger.set_fence(fence.node, fence.number)
+
     def _spend(self, call: str) -> Fault | None:
         """Fail *call* if it is to fail; the fault, where it leaves an instance first."""
         fault = self._ledger.take_fault(call)
         if fault is None or fault.leaves:
             return fault
         raise CloudRefusedError(fault.kind, f"injected fault: {call} fails ({fault.kind})")
+
+
+def _told(error: CloudRefusedError) -> dict[str, str]:
+    """What the log says of a refusal."""
+    return {"kind": error.kind, "message": str(error)}
 
 
 def _admit(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
 FaultKind = Literal["error", "quota", "capacity", "timeout", "rate-limit", "unavailable", "never"]
+RefusalKind = FaultKind | Literal["stale"]
+"""With ``stale``, which no fault can be: the call is of a launcher from which another took the node over."""
 FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 CREATE_FAILURES: Final[tuple[FaultKind, ...]] = ("error", "quota", "capacity", "timeout", "rate-limit", "unavailable")
 
@@ -33,7 +35,7 @@ RATE_LIMIT_RETRY_S: Final = 2.0
 class CloudRefusedError(Exception):
     """The cloud says no, in the way *kind* names; ``instance_id`` is set where it tells of an instance it left."""
 
-    def __init__(self, kind: FaultKind, message: str, instance_id: str | None = None) -> None:
+    def __init__(self, kind: RefusalKind, message: str, instance_id: str | None = None) -> None:
         super().__init__(message)
         self.kind = kind
         self.instance_id = instance_id

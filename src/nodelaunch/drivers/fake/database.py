@@ -31,6 +31,8 @@ _SCHEMA = (
         detail TEXT NOT NULL)""",
     f"PRAGMA user_version = {FORMAT}",
 )
+_FENCES = "CREATE TABLE IF NOT EXISTS fences (node TEXT PRIMARY KEY, number INTEGER NOT NULL)"
+"""Not in every file of this format, and not missed by a program that does not know of it."""
 
 
 class Database:
@@ -107,6 +109,7 @@ def _open(path: Path, patience_s: float) -> sqlite3.Connection:
                     db.execute(statement)
             db.execute("COMMIT")
         db.execute("PRAGMA synchronous = OFF")
+        db.execute(_FENCES)
     except BaseException:
         db.close()
         raise

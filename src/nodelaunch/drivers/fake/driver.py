@@ -32,8 +32,9 @@ from nodelaunch.errors import (
     LaunchTimeoutError,
     ProviderUnavailableError,
     QuotaExceededError,
+    StaleFenceError,
 )
-from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec, LabelTraits
+from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instance, InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
 T = TypeVar("T")
@@ -109,6 +110,7 @@ class FakeDriver(Faults):
                 addresses=_addresses(spec, pool, label),
                 details=self._details(pool, label),
                 failure=settings.get("failure-kind", self.config.failure_kind) if fails else None,
+                fence=spec.fence,
             )
         )
         if answered_after := settings.get("create-time", 0):
@@ -141,9 +143,19 @@ class FakeDriver(Faults):
                 await self._until_due(server, waiter)
 
     async def delete_instance(self, external_id: ExternalId) -> None:
+        await self._delete(external_id, None)
+
+    async def raise_fence(self, fence: Fence) -> None:
+        await self._ask(lambda: self.cloud.raise_fence(fence))
+
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        await self._delete(external_id, fence)
+
+    async def _delete(self, external_id: ExternalId, fence: Fence | None) -> None:
         delete_time = (await self._settings(external_id)).get("delete-time", self.config.delete_time)
         with self._watch.on(external_id) as waiter:
-            server = await self._ask(lambda: self.cloud.delete(external_id, delete_time=delete_time), external_id)
+            deleting = partial(self.cloud.delete, external_id, delete_time=delete_time, fence=fence)
+            server = await self._ask(deleting, external_id)
             while server is not None:
                 await self._until_due(server, waiter)
                 server = await self._ask(lambda: self.cloud.server(external_id), external_id)
@@ -252,6 +264,8 @@ class FakeDriver(Faults):
                 return QuotaExceededError(str(error), provider=name, external_id=left)
             case "capacity":
                 return InsufficientCapacityError(str(error), provider=name, external_id=left)
+            case "stale":
+                return StaleFenceError(str(error), provider=name, external_id=external_id)
             case "timeout":
                 return LaunchTimeoutError(str(error), provider=name, external_id=left)
             case "rate-limit":

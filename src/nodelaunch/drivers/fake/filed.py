@@ -77,6 +77,13 @@ class FileLedger:
     def peak(self) -> dict[str, float]:
         return _peak(self.log())
 
+    def fence(self, node: str) -> int:
+        rows = self._db.rows("SELECT number FROM fences WHERE node = ?", node)
+        return int(rows[0][0]) if rows else 0
+
+    def set_fence(self, node: str, number: int) -> None:
+        self._db.run("INSERT OR REPLACE INTO fences VALUES (?, ?)", node, number)
+
     # -- the log, settings and faults -------------------------------------------------------------------------------
 
     def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None:

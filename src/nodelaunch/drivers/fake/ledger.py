@@ -101,6 +101,11 @@ class Ledger(Protocol):
     def peak(self) -> dict[str, float]:
         """The most of each resource that was ever taken at once."""
 
+    def fence(self, node: str) -> int:
+        """The highest fence there was for *node*; 0: none."""
+
+    def set_fence(self, node: str, number: int) -> None: ...
+
     def note(self, at: float, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None: ...
 
     def log(self) -> Iterable[LogEntry]: ...
@@ -137,6 +142,7 @@ class MemoryLedger:
         """A heap of times and numbers; those that are not true any more are skipped."""
         self._used: dict[str, float] = {}
         self._peak: dict[str, float] = {}
+        self._fences: dict[str, int] = {}
         self._settings: dict[str, Any] = {}
         self._faults: list[Fault] = []
         self._log: deque[LogEntry] = deque(maxlen=LOG_KEPT)
@@ -212,6 +218,12 @@ class MemoryLedger:
     def peak(self) -> dict[str, float]:
         self._check()
         return dict(self._peak)
+
+    def fence(self, node: str) -> int:
+        return self._fences.get(node, 0)
+
+    def set_fence(self, node: str, number: int) -> None:
+        self._fences[node] = number
 
     # -- the log, settings and faults -------------------------------------------------------------------------------
 

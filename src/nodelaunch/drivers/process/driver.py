@@ -28,6 +28,7 @@ from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
     FaultOffer,
+    Fence,
     Inspection,
     Instance,
     InstanceSpec,
@@ -215,7 +216,11 @@ class ProcessDriver:
         return m.instance_from(found.instance)
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        await self._call(m.DELETE, self._instance_params(external_id, DELETE_S))
+        await self._delete(external_id, None)
+
+    async def _delete(self, external_id: ExternalId, fence: m.FenceInfo | None) -> None:
+        known = self._instance_params(external_id, DELETE_S)
+        await self._call(m.DELETE, m.DeleteParams(**m.plain(known), fence=fence))
         self._data.pop(external_id, None)
 
     async def list_instances(self) -> AsyncIterator[Instance]:
@@ -273,6 +278,14 @@ class _Zones(ProcessDriver):
         return (await self._call(m.ZONES, m.Call(deadline_s=QUESTION_S))).zones
 
 
+class _Fencing(ProcessDriver):
+    async def raise_fence(self, fence: Fence) -> None:
+        await self._call(m.FENCE, m.FenceParams(fence=m.fence_to(fence), deadline_s=QUESTION_S))
+
+    async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
+        await self._delete(external_id, m.fence_to(fence))
+
+
 class _Leftovers(ProcessDriver):
     async def resources(self) -> Sequence[Resource]:
         found = await self._call(m.RESOURCES, m.Call(deadline_s=QUESTION_S))
@@ -328,6 +341,7 @@ _PARTS: Final[Mapping[str, type[ProcessDriver]]] = {
     "host_keys": _HostKeys,
     "console_log": _ConsoleLog,
     "zones": _Zones,
+    "fencing": _Fencing,
     "leftovers": _Leftovers,
     "inventory": _Inventory,
     "upkeep": _Upkeep,

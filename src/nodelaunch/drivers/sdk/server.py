@@ -27,8 +27,8 @@ from nodelaunch.protocol.driver import (
     Driver,
     DriverContext,
     ExternalId,
+    Fence,
     HostScanner,
-    InstanceSpec,
     LabelTraits,
     Machine,
     ReportsZones,
@@ -36,6 +36,7 @@ from nodelaunch.protocol.driver import (
     ScansHostKeys,
     SupportsConsoleLog,
     SupportsFaults,
+    SupportsFencing,
     SupportsInventory,
     SupportsLeftovers,
     SupportsUpkeep,
@@ -103,6 +104,7 @@ class Server:
             m.HOST_KEYS.name: self._host_keys,
             m.CONSOLE_LOG.name: self._console_log,
             m.ZONES.name: self._zones,
+            m.FENCE.name: self._fence,
             m.RESOURCES.name: self._resources,
             m.DELETE_RESOURCE.name: self._delete_resource,
             m.INSPECT.name: self._inspect,
@@ -214,15 +216,18 @@ class Server:
     # -- instances --------------------------------------------------------------------------------------------------
 
     async def _create(self, params: m.CreateParams) -> m.CreateResult:
-        spec = InstanceSpec(**m.plain(params.spec))
-        return m.CreateResult(external_id=await self._open_driver.create_instance(spec))
+        return m.CreateResult(external_id=await self._open_driver.create_instance(m.spec_from(params.spec)))
 
     async def _wait(self, params: m.InstanceParams) -> m.InstanceResult:
         instance = await self._open_driver.wait_until_active(ExternalId(params.external_id))
         return m.InstanceResult(instance=m.InstanceInfo.model_validate(instance))
 
-    async def _delete(self, params: m.InstanceParams) -> m.Empty:
-        await self._open_driver.delete_instance(ExternalId(params.external_id))
+    async def _delete(self, params: m.DeleteParams) -> m.Empty:
+        driver, external_id, fence = self._open_driver, ExternalId(params.external_id), m.fence_from(params.fence)
+        if fence is not None and m.FENCE.capability in self._capabilities:
+            await cast("SupportsFencing", driver).delete_fenced(external_id, fence)
+        else:
+            await driver.delete_instance(external_id)
         return m.Empty()
 
     async def _list(self, params: m.ListParams) -> m.ListResult:
@@ -272,6 +277,11 @@ class Server:
 
     async def _zones(self, _params: m.Call) -> m.ZonesResult:
         return m.ZonesResult(zones=tuple(await cast("ReportsZones", self._open_driver).zones()))
+
+    async def _fence(self, params: m.FenceParams) -> m.Empty:
+        fence = Fence(params.fence.node, params.fence.number)
+        await cast("SupportsFencing", self._open_driver).raise_fence(fence)
+        return m.Empty()
 
     async def _resources(self, _params: m.Call) -> m.ResourcesResult:
         found = await cast("SupportsLeftovers", self._open_driver).resources()

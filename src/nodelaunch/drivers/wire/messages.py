@@ -174,6 +174,13 @@ class MachineInfo(Message):
     shell_type: str | None = None
 
 
+class FenceInfo(Message):
+    """As `nodelaunch.protocol.driver.Fence`."""
+
+    node: str
+    number: int
+
+
 class Spec(Message):
     """As `nodelaunch.protocol.driver.InstanceSpec`."""
 
@@ -186,6 +193,8 @@ class Spec(Message):
     zone: str | None = None
     image_external_id: str | None = None
     request: dict[str, Any] = Field(default_factory=dict)
+    fence: FenceInfo | None = None
+    """For drivers with the capability ``fencing``."""
 
 
 class LoginInfo(Message):
@@ -274,6 +283,15 @@ class InstanceParams(Call):
     external_id: str
     driver_data: Any = None
     """What the driver gave with this instance last, as far as the launcher still has it."""
+
+
+class DeleteParams(InstanceParams):
+    fence: FenceInfo | None = None
+    """For drivers with the capability ``fencing``; None: the call is not to be refused as stale."""
+
+
+class FenceParams(Call):
+    fence: FenceInfo
 
 
 class InstanceResult(Message):
@@ -420,7 +438,7 @@ CREATE = Method(
     "instance.create", CreateParams, CreateResult, "Ask for an instance; don't wait until it runs.", makes=True
 )
 WAIT = Method("instance.wait", InstanceParams, InstanceResult, "Wait until it runs and has its addresses.")
-DELETE = Method("instance.delete", InstanceParams, Empty, "Delete, and wait until it is gone.", makes=True)
+DELETE = Method("instance.delete", DeleteParams, Empty, "Delete, and wait until it is gone.", makes=True)
 LIST = Method("instance.list", ListParams, ListResult, "All instances the credentials can see, page by page.")
 LIMITS = Method("quota.limits", Call, AmountsResult, "The cloud's limits for these credentials.")
 LABEL_USAGE = Method("label.usage", LabelParams, AmountsResult, "What one node of the label takes.")
@@ -429,6 +447,7 @@ LABEL_READY = Method("label.ready", LabelParams, ReadyResult, "Whether the cloud
 HOST_KEYS = Method("instance.host_keys", InstanceParams, KeysResult, "SSH host keys.", "host_keys")
 CONSOLE_LOG = Method("instance.console_log", InstanceParams, TextResult, "Tail of the console.", "console_log")
 ZONES = Method("cloud.zones", Call, ZonesResult, "Names of the placement zones.", "zones")
+FENCE = Method("instance.fence", FenceParams, Empty, "Refuse what is older from now on.", "fencing", makes=True)
 RESOURCES = Method("resource.list", Call, ResourcesResult, "What can stay behind when instances go.", "leftovers")
 DELETE_RESOURCE = Method("resource.delete", ResourceParams, Empty, "Delete one of these.", "leftovers", makes=True)
 INSPECT = Method("machine.inspect", MachineParams, InspectResult, "Look at a machine that exists.", "inventory")
@@ -444,7 +463,7 @@ METHODS: Final[Mapping[str, Method[Any, Any]]] = {
     method.name: method
     for method in (
         HELLO, AUTHENTICATE, OPEN, CLOSE, PING, CREATE, WAIT, DELETE, LIST, LIMITS, LABEL_USAGE, LABEL_READY,
-        HOST_KEYS, CONSOLE_LOG, ZONES, RESOURCES, DELETE_RESOURCE, INSPECT, IS_ALIVE, UPKEEP, EMPTIED,
+        HOST_KEYS, CONSOLE_LOG, ZONES, FENCE, RESOURCES, DELETE_RESOURCE, INSPECT, IS_ALIVE, UPKEEP, EMPTIED,
         FAULTS, SET_FAULT, CLEAR_FAULT, CLOUD_RESOURCES,
     )
 }  # fmt: skip
@@ -460,6 +479,7 @@ CAPABILITIES: Final[Mapping[str, type]] = {
     "host_keys": port.ScansHostKeys,
     "console_log": port.SupportsConsoleLog,
     "zones": port.ReportsZones,
+    "fencing": port.SupportsFencing,
     "leftovers": port.SupportsLeftovers,
     "inventory": port.SupportsInventory,
     "upkeep": port.SupportsUpkeep,
@@ -496,6 +516,18 @@ def instance_from(info: InstanceInfo) -> port.Instance:
     usage = None if info.resources is None else Usage(info.resources)
     login = None if info.login is None else port.Login(**plain(info.login))
     return port.Instance(**plain(info, external_id=port.ExternalId(info.external_id), resources=usage, login=login))
+
+
+def spec_from(spec: Spec) -> port.InstanceSpec:
+    return port.InstanceSpec(**plain(spec, fence=fence_from(spec.fence)))
+
+
+def fence_to(fence: port.Fence) -> FenceInfo:
+    return FenceInfo(node=fence.node, number=fence.number)
+
+
+def fence_from(info: FenceInfo | None) -> port.Fence | None:
+    return None if info is None else port.Fence(info.node, info.number)
 
 
 def fault_from(message: str, info: FaultInfo) -> Fault:
