@@ -14,10 +14,13 @@ from rich.table import Table
 from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
 from nodelaunch.config.models import Config
 from nodelaunch.engine.view import ClusterView
+from nodelaunch.protocol.hostkeys import ASSURANCE
 from nodelaunch.protocol.records import Node, NodeRequest
 
 UNLIMITED = 10_000
 """Columns of a terminal that is wide enough for anything."""
+ONLY_IN_JSON = ("host_key_assurance",)
+"""Keys of a row that few nodes have."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,7 @@ async def _list(config: Config, args: argparse.Namespace) -> int:
     if args.json:
         say_json(rows)
     else:
+        rows = [{name: value for name, value in row.items() if name not in ONLY_IN_JSON} for row in rows]
         show(table_of(rows, "requests" if args.requests else "nodes"))
     return 0
 
@@ -67,6 +71,7 @@ def _node_row(view: ClusterView, node: Node) -> dict[str, Any]:
         "age_s": _age(node.state_time),
         "locked": view.is_node_locked(node.id),
         "allocated_to": node.allocated_to,
+        ASSURANCE: (node.node_properties or {}).get(ASSURANCE),
     }
 
 
