@@ -105,6 +105,8 @@ async def test_user_data_that_nova_would_refuse_together_with_a_key_is_a_fault()
     most = bisect(range(49000), False, key=lambda size: fault_of(script + "x" * size) is not None) - 1
     assert encoded_size(with_host_key(script + "x" * most, private, public)) <= MOST_CHARACTERS
     assert most > 45000
+    for text, times in ((script, 1.0), (script + "ü" * 9000, 1.4)):
+        assert encoded_size(with_host_key(text, private, public)) < 1300 + times * encoded_size(text)
     fault = fault_of(script + "x" * 49000)
     assert fault is not None
     assert fault.startswith("has ")

@@ -40,7 +40,6 @@ async def _list(config: Config, args: argparse.Namespace) -> int:
     if args.json:
         say_json(rows)
     else:
-        rows = [{name: value for name, value in row.items() if name not in ONLY_IN_JSON} for row in rows]
         show(table_of(rows, "requests" if args.requests else "nodes"))
     return 0
 
@@ -102,10 +101,11 @@ def table_of(rows: list[dict[str, Any]], what: str) -> Table | str:
     if not rows:
         return f"no {what}"
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
+    names = [name for name in rows[0] if name not in ONLY_IN_JSON]
+    for name in names:
         table.add_column(name.replace("_", " "), no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(row[name]) for name in names))
     return table
 
 
