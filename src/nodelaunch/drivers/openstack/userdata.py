@@ -13,7 +13,6 @@ from email import message_from_string
 from email.message import Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.nonmultipart import MIMENonMultipart
-from email.policy import compat32
 from typing import Final
 
 METADATA_HOST_KEY: Final = "nodelaunch_host_key"
@@ -29,7 +28,6 @@ _KINDS: Final = (
 """How a document for cloud-init begins, whatever the case of its letters."""
 _MIME_WITHIN: Final = 4096
 """Characters within which an archive has to say that it is one."""
-_POLICY: Final = compat32.clone(mangle_from_=False)
 _CLOUD_CONFIG: Final = """\
 #cloud-config
 ssh_deletekeys: true
@@ -63,7 +61,7 @@ def with_host_key(text: str | None, private: str, public: str) -> str:
     archive = MIMEMultipart()
     archive.attach(message_from_string(text) if _is_mime(text) else _part(text, "plain"))  # of which it finds the kind
     archive.attach(_part(ours, "cloud-config"))
-    return archive.as_string(policy=_POLICY)
+    return archive.as_string()
 
 
 def fault_of(text: str | None) -> str | None:
