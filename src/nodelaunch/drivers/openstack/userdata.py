@@ -3,7 +3,7 @@
 cloud-init takes one document, or an archive of several (MIME multi-part). A label's own document stays as it is, and
 ours is the last of the archive: where both have a key of cloud-config, cloud-init takes the later one.
 What does *not* belong here: making the key (sshscan.py), and looking whether the server has it (the engine).
-Source: cloud-init 22.4, formats of user data, merging of cloud-config, module ``ssh``; Nova, API schema of servers.
+Source: cloud-init 26.2, formats of user data, merging of cloud-config, module ``ssh``; Nova, API schema of servers.
 """
 
 from __future__ import annotations
