@@ -162,7 +162,7 @@ class LaunchTimeoutError(LaunchFailedError):
 
 
 class KeyScanError(LaunchFailedError):
-    """The instance runs, but its SSH port did not answer within ``boot-timeout``."""
+    """The instance runs, but its SSH port did not answer within ``boot-timeout``, or not with the keys it was given."""
 
     default_kind = ErrorKind.AUTH
 

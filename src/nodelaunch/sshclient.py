@@ -1,8 +1,8 @@
-"""Key exchanges and logins at SSH servers: the home of asyncssh.
+"""Key exchanges and logins at SSH servers, and new host keys: the home of asyncssh.
 
-asyncssh takes 15 MiB and a fifth of a second, so this module is imported by the first scan that needs it, and by
-nothing else of the launcher. What does *not* belong here: waiting for a server, repeating tries, and deadlines
-(sshscan.py).
+asyncssh takes 15 MiB and a fifth of a second, so this module is imported by the first scan that needs it, or by the
+first key that is made, and by nothing else of the launcher. What does *not* belong here: waiting for a server,
+repeating tries, and deadlines (sshscan.py).
 """
 
 from __future__ import annotations
@@ -76,3 +76,10 @@ async def log_in(host: str, port: int, options: asyncssh.SSHClientConnectionOpti
     """Log in once, and out again. Raises: one of `LOGIN_FAILURES`."""
     async with await asyncssh.connect(host, port, options=options):
         pass
+
+
+def new_host_key() -> tuple[str, str]:
+    """A new Ed25519 key: the private one as OpenSSH's file has it, and ``<type> <base64>`` of the public one."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    public = key.export_public_key("openssh").decode("ascii")
+    return key.export_private_key("openssh").decode("ascii"), " ".join(public.split()[:2])

@@ -1,4 +1,4 @@
-"""SSH host keys and reachability of a host, over the network.
+"""SSH host keys and reachability of a host, over the network; and new keys for a host to be.
 
 A scan goes in two steps. First a bare connection is repeated until the server answers with its key exchange offer:
 that proves a working sshd, not just an open port, and tells which host key types it has. Then each offered type gets a
@@ -260,6 +260,14 @@ class _Scan:
 async def _loaded() -> None:
     """Have sshclient.py imported. The first time that takes a while, so a thread does it."""
     await asyncio.to_thread(import_module, "nodelaunch.sshclient")
+
+
+async def new_host_key() -> tuple[str, str]:
+    """A new Ed25519 key for a machine: the private one as OpenSSH's file has it, and the public one as in records."""
+    await _loaded()
+    from nodelaunch import sshclient
+
+    return sshclient.new_host_key()
 
 
 # -- connecting -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 
 Standard input has the server as one JSON object, standard output is its console; whoever started us kills our process
 group. ``guest: sshd`` is an OpenSSH server with host keys of its own; ``guest: rekey`` one that starts with keys of
-its image, and has others after ``rekey_after`` seconds, as an image with baked-in keys; ``guest: closed`` nothing that
+its image, and has others after ``rekey_after`` seconds, as an image with baked-in keys; ``guest: cloud-init`` one that
+starts with keys of its image, too, until a real cloud-init has seen to its user data; ``guest: closed`` nothing that
 listens. Without it there is no guest. What does *not* belong here: anything of the project; any Python runs this.
 """
 
@@ -23,6 +24,9 @@ KEYS = {
     "ecdsa-sha2-nistp256": ("-t", "ecdsa", "-b", "256"),
     "ssh-rsa": ("-t", "rsa", "-b", "2048"),
 }
+ROOT = Path(__file__).resolve().parents[2]
+CLOUD_INIT = Path(os.environ.get("NODELAUNCH_CLOUD_INIT") or ROOT / ".nox" / "cloud-init")
+"""Where Debian's packages of it are unpacked."""
 CONSOLE_KEY = "host key of guest: "
 """Comes before each host key on the console, once it is final."""
 
@@ -31,19 +35,24 @@ def main() -> None:
     server = json.load(sys.stdin)
     say(f"guest of {server['name']} at {server['host']}")
     kind = server["metadata"].get("guest")
-    if kind not in ("sshd", "rekey"):
+    if kind not in ("sshd", "rekey", "cloud-init"):
         return
     addresses = [address for port in server["ports"] for address in port["addresses"] if "." in address]
     folder = Path(tempfile.mkdtemp(prefix="guest-"))
     (folder / "authorized_keys").write_text(server["key_data"] or "")
-    if kind == "rekey":
-        first = start_sshd(folder, addresses)
-        time.sleep(float(server["metadata"].get("rekey_after", "1")))
-        first.terminate()
-        first.wait()
+    make_keys(folder)
     sshd = start_sshd(folder, addresses)
-    for name in sorted(KEYS):
-        say(CONSOLE_KEY + " ".join((folder / f"{name}.pub").read_text().split()[:2]))
+    if kind != "sshd":
+        time.sleep(float(server["metadata"].get("rekey_after", "1")))
+        if kind == "rekey":
+            make_keys(folder)
+        else:
+            first_boot(folder, server["user_data"] or "")
+        sshd.terminate()
+        sshd.wait()
+        sshd = start_sshd(folder, addresses)
+    for path in keys_in(folder):
+        say(CONSOLE_KEY + " ".join(path.with_suffix(".pub").read_text().split()[:2]))
     sshd.wait()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -53,16 +62,42 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def keys_in(folder: Path) -> "list[Path]":
+    """The host keys there are."""
+    return sorted((folder / "etc" / "ssh").glob("ssh_host_*_key"))
+
+
+def make_keys(folder: Path) -> None:
+    """New ones of each kind."""
+    (folder / "etc" / "ssh").mkdir(parents=True, exist_ok=True)
+    for arguments in KEYS.values():
+        path = folder / "etc" / "ssh" / f"ssh_host_{arguments[1]}_key"
+        path.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-N", "", "-C", "guest", *arguments, "-f", path], check=True)
+
+
+def first_boot(folder: Path, user_data: str) -> None:
+    """Have cloud-init do what *user_data* says of host keys."""
+    script = ROOT / "tests" / "support" / "cloudinit_run.py"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CLOUD_INIT / "usr" / "lib" / "python3" / "dist-packages")}
+    asked = json.dumps([{"user_data": user_data, "folder": str(folder)}])
+    done = subprocess.run(
+        ["/usr/bin/python3", script], input=asked, capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode != 0:
+        say("cloud-init failed: " + done.stderr)
+        return
+    (answer,) = json.loads(done.stdout.splitlines()[-1])
+    answer["config"].pop("ssh_keys", None)
+    say("cloud-init: " + json.dumps(answer))
+
+
 def start_sshd(folder: Path, addresses: "list[str]") -> "subprocess.Popen[bytes]":
-    """An OpenSSH server with new host keys."""
+    """An OpenSSH server with the host keys there are."""
     lines = [f"PidFile {folder}/pid", "UsePAM no", "PasswordAuthentication no", "StrictModes no"]
     lines += [f"AuthorizedKeysFile {folder}/authorized_keys"]
     lines += [f"ListenAddress {address}:{PORT}" for address in addresses]
-    for name, arguments in KEYS.items():
-        path = folder / name
-        path.unlink(missing_ok=True)
-        subprocess.run(["ssh-keygen", "-q", "-N", "", "-C", "guest", *arguments, "-f", path], check=True)
-        lines.append(f"HostKey {path}")
+    lines += [f"HostKey {path}" for path in keys_in(folder)]
     config = folder / "sshd_config"
     config.write_text("\n".join(lines) + "\n")
     sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or "sshd"

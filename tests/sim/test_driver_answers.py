@@ -12,7 +12,7 @@ from nodelaunch.errors import LaunchFailedError
 from nodelaunch.protocol.driver import ExternalId, InstanceSpec
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.states import NodeState, RequestState
-from support.launchers import Running, running
+from support.launchers import CONFIG, Running, running
 
 pytestmark = pytest.mark.looptime
 
@@ -39,6 +39,7 @@ def waits_give(site: Running, monkeypatch: pytest.MonkeyPatch, **more: Any) -> N
         ("attributes", {"a": {1}}),
         ("node_properties", {"a": 10**40}),
         ("host_keys", ["\ud800"]),
+        ("expected_host_keys", ["\ud800"]),
         ("interface_ip", "not an ip\n"),
         ("connection_port", 10**30),
         ("resources", Usage(cores=float("nan"))),
@@ -125,3 +126,79 @@ async def test_amounts_that_can_not_be_make_the_provider_count_as_away(
             assert f"the driver answered {call} with what is wrong at amounts" in str(provider.down)
         await site.until(lambda: provider.down is None)
         assert len(await site.job("small")) == 1
+
+
+# -- host keys that the driver gave its machines --------------------------------------------------------------------
+
+KEY, OTHER = "ssh-ed25519 AAAA", "ssh-ed25519 BBBB"
+
+
+class Scanner:
+    """Machines that have one key, whoever they are."""
+
+    def __init__(self) -> None:
+        self.key = KEY
+        self.scanned: list[str] = []
+
+    async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
+        self.scanned.append(host)
+        return (self.key,)
+
+    async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
+        raise AssertionError("not asked for")
+
+
+async def test_node_with_the_key_its_driver_gave_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the driver says besides, what was seen on the machine counts."""
+    scanner = Scanner()
+    async with running(tmp_path, scanner=scanner) as site:
+        waits_give(site, monkeypatch, expected_host_keys=[KEY], host_keys=[OTHER], node_properties={"spot": True})
+        (node,) = await site.job("small")
+        assert node.host_keys == (KEY,)
+        assert node.node_properties == {"spot": True, "host_key_assurance": "verified"}
+        assert scanner.scanned == [node.interface_ip]
+
+
+async def test_node_without_the_key_its_driver_gave_it_is_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanner = Scanner()
+    scanner.key = OTHER
+    async with running(tmp_path, scanner=scanner) as site:
+        waits_give(site, monkeypatch, expected_host_keys=[KEY])
+        request = await site.finished("small")
+        assert request.state is RequestState.FAILED
+        await site.until(lambda: not site.nodes())
+        assert site.cloud.servers() == []
+        assert len(scanner.scanned) > 1
+        scanner.key = KEY
+        assert len(await site.job("small")) == 1
+
+
+async def test_key_that_the_driver_gave_and_nobody_is_to_look_for_is_recorded_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.replace("max-servers", "host-key-checking: false\n        max-servers")
+    async with running(tmp_path, config, scanner=Scanner()) as site:
+        waits_give(site, monkeypatch, expected_host_keys=[KEY])
+        (node,) = await site.job("small")
+        assert (node.host_keys, node.node_properties) == ((KEY,), {"host_key_assurance": "unseen"})
+
+
+async def test_machine_that_can_not_be_looked_at_is_not_taken_for_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, scanner=Scanner()) as site:
+        waits_give(site, monkeypatch, expected_host_keys=[KEY], interface_ip=None)
+        request = await site.finished("small")
+        assert request.state is RequestState.FAILED
+
+
+@pytest.mark.parametrize("expected", [None, []])
+async def test_record_says_nothing_where_no_key_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[str] | None
+) -> None:
+    async with running(tmp_path) as site:
+        waits_give(site, monkeypatch, expected_host_keys=expected)
+        (node,) = await site.job("small")
+        assert node.node_properties == {}

@@ -64,6 +64,12 @@ class Player(BaseAdapter):
         self._left = list(exchanges)
         self.sent: list[tuple[str, str, Any]] = []
 
+    def say(self, path: str, message: str) -> None:
+        """Have the refusal of a POST to *path* say *message* instead."""
+        (found,) = [each for each in self._left if each["method"] == "POST" and each["url"].endswith(path)]
+        ((kind, refusal),) = found["body"].items()
+        found["body"] = {kind: {**refusal, "message": message}}
+
     def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
         url = address_of(request)
         found = [each for each in self._left if (each["method"], each["url"]) == (request.method, url)]

@@ -11,6 +11,7 @@ from typing import Any
 from nodelaunch.client import NodeClient
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.launcher import Launcher, load_config
+from nodelaunch.protocol.driver import HostScanner
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.store.embedded import EmbeddedStore
@@ -114,11 +115,13 @@ def written(
 
 
 @asynccontextmanager
-async def running(folder: Path, config: str = CONFIG, *, more: str = "", **values: object) -> AsyncIterator[Running]:
+async def running(
+    folder: Path, config: str = CONFIG, *, more: str = "", scanner: HostScanner | None = None, **values: object
+) -> AsyncIterator[Running]:
     path = written(folder, config, more=more, **values)
     store = EmbeddedStore(None, clock=LoopClock().now)
     async with (
-        at_work(path, store) as launcher,
+        at_work(path, store, scanner=scanner) as launcher,
         store.connect() as session,
         NodeClient(session, clock=LoopClock()) as client,
     ):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from nodelaunch.cli.lists import show, table_of
+from nodelaunch.cli.lists import node_rows, show, table_of
+from support.builders import a_node
 
 
 def test_each_row_is_a_line_on_a_narrow_terminal(
@@ -27,3 +30,27 @@ def test_each_row_is_a_line_on_a_narrow_terminal(
 def test_nothing_to_show_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     show(table_of([], "leaks"))
     assert capsys.readouterr().out == "no leaks\n"
+
+
+class View:
+    """Of nodes alone."""
+
+    def __init__(self, **nodes: Any) -> None:
+        self.nodes = nodes
+
+    def is_node_locked(self, node_id: str) -> bool:
+        return False
+
+
+class Seen:
+    def __init__(self, record: Any) -> None:
+        self.record = record
+
+
+def test_assurance_of_host_keys_is_in_the_json_and_not_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    properties = ({"host_key_assurance": "verified"}, {"spot": True}, None)
+    view: Any = View(**{str(n): Seen(a_node(n, node_properties=each)) for n, each in enumerate(properties)})
+    rows = node_rows(view)
+    assert [row["host_key_assurance"] for row in rows] == ["verified", None, None]
+    show(table_of(rows, "nodes"))
+    assert "assurance" not in capsys.readouterr().out

@@ -42,7 +42,7 @@ BEYOND_A_SCHEMA = {
     "an image or a label that leads to itself": {"diskimage_parents", "metastatic_on_itself"},
     "keys that need or exclude one another": {
         "image_kinds_and_flavor", "static_port_twice", "tls_without_servers", "two_stores",
-        "zookeeper_access_of_nobody", "zookeeper_access_without_servers",
+        "zookeeper_access_of_nobody", "zookeeper_access_without_servers", "openstack_host_key",
     },
     "what variables of the environment hold": {"stray_s"},
 }  # fmt: skip

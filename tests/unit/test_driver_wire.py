@@ -339,6 +339,7 @@ def test_instance_survives() -> None:
         resources=Usage(cores=4, instances=1),
         login=Login("zuul", "ssh", 22, None, "auto"),
         host_keys=("ssh-rsa A",),
+        expected_host_keys=("ssh-ed25519 B",),
         connection_port={"name": "x"},
         slot=1,
         driver_data=[1, 2],

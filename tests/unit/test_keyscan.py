@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.engine.keyscan import scan_node
+from nodelaunch.engine.keyscan import given_keys, scan_node
 from nodelaunch.errors import KeyScanError
 from nodelaunch.protocol.driver import LabelTraits
 
@@ -36,9 +36,12 @@ class Scanner:
 
 
 async def scan(scanner: Scanner, connection_type: str | None, **traits: Any) -> tuple[str, ...]:
+    return await look(scanner, LabelTraits(connection_type=connection_type, **traits))
+
+
+async def look(scanner: Scanner, traits: LabelTraits, *expected: str) -> tuple[str, ...]:
     async with asyncio.timeout(1000):
-        wanted = LabelTraits(connection_type=connection_type, **traits)
-        return await scan_node(scanner, "192.0.2.1", 2022, wanted, timeout_s=60)
+        return await scan_node(scanner, "192.0.2.1", 2022, traits, expected=expected, timeout_s=60)
 
 
 @pytest.mark.parametrize("connection_type", ["ssh", "network_cli"])
@@ -92,3 +95,61 @@ async def test_login_is_tried_where_there_is_a_key_for_it() -> None:
     scanner = Scanner()
     assert await scan(scanner, "ssh", probe_key="/key", username="zuul") == ("ssh-ed25519 AAAA",)
     assert scanner.asked[1:] == [("log in", "zuul", "/key", ("ssh-ed25519 AAAA",))]
+
+
+# -- keys that the machine was given --------------------------------------------------------------------------------
+
+GIVEN, OTHER = "ssh-ed25519 GIVE", "ssh-ed25519 OTHE"
+
+
+async def test_machine_with_the_key_it_was_given_has_that_one_alone() -> None:
+    scanner = Scanner()
+    scanner.keys = [GIVEN]
+    assert await look(scanner, LabelTraits(settle_s=5.0), GIVEN) == (GIVEN,)
+    assert len(scanner.asked) == 1
+
+
+@pytest.mark.looptime
+async def test_machine_has_time_to_come_to_the_key_it_was_given() -> None:
+    scanner = Scanner()
+    scanner.keys = [OTHER, OTHER, OTHER, GIVEN]
+    assert await look(scanner, LabelTraits(), GIVEN) == (GIVEN,)
+    assert asyncio.get_running_loop().time() == pytest.approx(1 + 2 + 4)
+
+
+@pytest.mark.looptime
+async def test_machine_without_the_key_it_was_given_is_not_believed() -> None:
+    scanner = Scanner()
+    scanner.keys = [OTHER]
+    with pytest.raises(KeyScanError) as caught:
+        await look(scanner, LabelTraits(probe_key="/key", username="zuul"), GIVEN)
+    assert str(caught.value) == (
+        "192.0.2.1 port 2022 does not have the host key that it was given: "
+        "expected ssh-ed25519 SHA256:nLt1vlNoYfvQpRBLVsHyjweNEriCtjo2N8aTbWcqk+Q, "
+        "found ssh-ed25519 SHA256:vG7/ossAUa6OtdYbR4hOUnL7b7JUOJMahJsRV6diz8c"
+    )
+    assert 45 < asyncio.get_running_loop().time() < 60
+    assert {asked[0] for asked in scanner.asked} == {"keys"}, "nobody logs in to what may be anybody's"
+
+
+async def test_login_is_tried_with_the_key_the_machine_was_given() -> None:
+    scanner = Scanner()
+    scanner.keys = [GIVEN]
+    await look(scanner, LabelTraits(probe_key="/key", username="zuul"), GIVEN)
+    assert scanner.asked[1:] == [("log in", "zuul", "/key", (GIVEN,))]
+
+
+@pytest.mark.parametrize(
+    ("connection_type", "expected", "given"),
+    [
+        ("ssh", [GIVEN], (GIVEN,)),
+        ("network_cli", [GIVEN], (GIVEN,)),
+        ("winrm", [GIVEN], ()),
+        ("ssh", [], ()),
+        ("ssh", None, ()),
+    ],
+)
+def test_keys_are_given_where_connections_have_any(
+    connection_type: str, expected: list[str] | None, given: tuple[str, ...]
+) -> None:
+    assert given_keys(LabelTraits(connection_type=connection_type), expected) == given

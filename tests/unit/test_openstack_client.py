@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,6 +185,24 @@ async def test_create_beyond_the_quota() -> None:
 async def test_create_with_an_image_that_is_gone() -> None:
     with pytest.raises(LabelUnusableError, match=r"create server np: HTTP 400: .*image"):
         await created("create_image_gone")
+
+
+@pytest.mark.parametrize("cut", [None, 40])
+async def test_user_data_that_nova_quotes_in_an_error_is_not_in_ours(cut: int | None) -> None:
+    """Nova says the whole value that it refuses, as for one that is too long."""
+    player = recorded("create_image_gone")
+    secret = base64.b64encode(b"#cloud-config\nssh_keys: {ed25519_private: 48151623}").decode()
+    player.say(
+        "/servers", f"Invalid input for field/attribute user_data. Value: {secret[:cut]}. '{secret[:cut]}' is no"
+    )
+    client = client_through(player)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(LabelUnusableError, match=r"user_data. Value: \*\*\*") as caught:
+                await client.create_server("create server np", a_server(player, user_data=secret))
+    finally:
+        await client.aclose()
+    assert secret[:20] not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_create_in_a_zone_that_is_gone_may_go_well_in_another() -> None:

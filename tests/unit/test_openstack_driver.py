@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -209,6 +210,56 @@ async def test_everything_is_in_the_creating_call(cloud: PlainCloud, opened: Any
         "scheduler_hints": {"group": "g1"},
         "metadata": {**METADATA, "team": "x", "groups": "lab,debian,small"},
     }  # fmt: skip
+
+
+async def test_host_key_is_in_the_creating_call_and_known_from_the_list(cloud: PlainCloud, opened: Any) -> None:
+    """Whoever goes on with the launch learns the public key from the server's metadata alone."""
+    driver = opened({"userdata": "#!/bin/sh\n"}, {"host-key-injection": True, "auto-floating-ip": False})
+    first, second = await driver.create_instance(a_spec()), await driver.create_instance(a_spec())
+    keys = [body["metadata"]["nodelaunch_host_key"] for body in cloud.created]
+    assert len({*keys}) == 2
+    for body, key in zip(cloud.created, keys, strict=True):
+        text = base64.b64decode(body["user_data"]).decode()
+        assert f"ed25519_public: {key}\n" in text
+        assert "#!/bin/sh\n" in text
+        assert "PRIVATE" not in str(body["metadata"])
+    another = opened()
+    for server_id, key in ((first, keys[0]), (second, keys[1])):
+        instance = await another.wait_until_active(server_id)
+        assert (instance.expected_host_keys, instance.host_keys) == ((key,), None)
+        assert instance.metadata["nodelaunch_host_key"] == key
+        assert "PRIVATE" not in repr(instance)
+
+
+@pytest.mark.parametrize(
+    ("pool", "label", "image", "is_given"),
+    [
+        (None, None, "ssh", False),
+        (True, None, "ssh", True),
+        (None, True, "network_cli", True),
+        (True, False, "ssh", False),
+        (True, None, "winrm", False),
+    ],
+)
+async def test_host_key_is_given_where_label_or_pool_say_so_and_there_is_ssh(
+    cloud: PlainCloud, opened: Any, pool: bool | None, label: bool | None, image: str, is_given: bool
+) -> None:
+    keys = [{} if each is None else {"host-key-injection": each} for each in (label, pool)]
+    images = [{"name": "debian", "connection-type": image}]
+    driver = opened(keys[0], {**keys[1], "auto-floating-ip": False}, **{"cloud-images": images})
+    instance = await driver.wait_until_active(await driver.create_instance(a_spec()))
+    assert ("user_data" in cloud.created[0]) is is_given
+    assert (instance.expected_host_keys is not None) is is_given
+
+
+async def test_server_is_asked_for_again_with_the_same_host_key(cloud: PlainCloud, opened: Any) -> None:
+    """What the cloud refuses is compared with what the names lead to now."""
+    driver = opened({"host-key-injection": True})
+    await driver.create_instance(a_spec())
+    cloud.gone_images.add("i-new")
+    with pytest.raises(LabelUnusableError):
+        await driver.create_instance(a_spec())
+    assert len(cloud.created) == 2
 
 
 async def test_volume_goes_with_its_server(cloud: PlainCloud, opened: Any) -> None:

@@ -39,6 +39,7 @@ def test_what_drivers_give_passes() -> None:
         node_properties={"spot": True},
         login=LOGIN,
         host_keys=(KEY,),
+        expected_host_keys=(KEY,),
         attributes=MappingProxyType({"a": [1, 2.5, {"b": None}]}),
         slot=0,
         driver_data={"text": "two\nlines"},

@@ -14,10 +14,13 @@ from rich.table import Table
 from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
 from nodelaunch.config.models import Config
 from nodelaunch.engine.view import ClusterView
+from nodelaunch.protocol.hostkeys import ASSURANCE
 from nodelaunch.protocol.records import Node, NodeRequest
 
 UNLIMITED = 10_000
 """Columns of a terminal that is wide enough for anything."""
+ONLY_IN_JSON = ("host_key_assurance",)
+"""Keys of a row that few nodes have."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +70,7 @@ def _node_row(view: ClusterView, node: Node) -> dict[str, Any]:
         "age_s": _age(node.state_time),
         "locked": view.is_node_locked(node.id),
         "allocated_to": node.allocated_to,
+        ASSURANCE: (node.node_properties or {}).get(ASSURANCE),
     }
 
 
@@ -97,10 +101,11 @@ def table_of(rows: list[dict[str, Any]], what: str) -> Table | str:
     if not rows:
         return f"no {what}"
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
+    names = [name for name in rows[0] if name not in ONLY_IN_JSON]
+    for name in names:
         table.add_column(name.replace("_", " "), no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(row[name]) for name in names))
     return table
 
 

@@ -7,19 +7,35 @@ Source: Nodepool 11, node scanning; waiting for keys to settle, and for a login,
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nodelaunch.errors import KeyScanError
 from nodelaunch.protocol.driver import HostScanner, LabelTraits, TriesLogin
+from nodelaunch.protocol.hostkeys import SSH_CONNECTION_TYPES, Assurance, mismatch
 
-SSH_CONNECTION_TYPES: Final = frozenset({"ssh", "network_cli"})
-"""Connection types that speak SSH, so that there are host keys to scan."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 8.0
+"""Pause between two looks for the keys that a machine was given; it doubles each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeys:
+    """What goes into a record: ``<type> <base64>`` each, and what is known of them."""
+
+    keys: tuple[str, ...] = ()
+    assurance: Assurance | None = None
+
+
+def given_keys(traits: LabelTraits, expected: Sequence[str] | None) -> tuple[str, ...]:
+    """Those of *expected*, which a driver gave the machine, where connections to it have host keys at all."""
+    return tuple(expected or ()) if traits.connection_type in SSH_CONNECTION_TYPES else ()
 
 
 async def scan_node(
-    scanner: HostScanner, host: str, port: int, traits: LabelTraits, *, timeout_s: float
+    scanner: HostScanner, host: str, port: int, traits: LabelTraits, *, expected: Sequence[str] = (), timeout_s: float
 ) -> tuple[str, ...]:
     """Wait until the machine can be used as *traits* say; its host keys, each ``<type> <base64>``, where it has any.
+    *expected*: keys that it has to have; these alone are its keys then.
 
     Without host key checking the network is not touched. Raises: KeyScanError when it can't be within *timeout_s*.
     """
@@ -29,7 +45,10 @@ async def scan_node(
         await scanner.reach(host, port, timeout_s=timeout_s)
         return ()
     deadline = asyncio.get_running_loop().time() + timeout_s
-    keys = await _settled_keys(scanner, host, port, traits.settle_s, deadline)
+    if expected:
+        keys = await _expected_keys(scanner, host, port, tuple(expected), deadline)
+    else:
+        keys = await _settled_keys(scanner, host, port, traits.settle_s, deadline)
     if traits.probe_key is not None and traits.username is not None and isinstance(scanner, TriesLogin):
         await scanner.log_in(
             host, port, username=traits.username, key_file=traits.probe_key, host_keys=keys,
@@ -51,6 +70,21 @@ async def _settled_keys(
         if keys == before:
             break
     return keys
+
+
+async def _expected_keys(
+    scanner: HostScanner, host: str, port: int, expected: tuple[str, ...], deadline: float
+) -> tuple[str, ...]:
+    """*expected*, once the machine has them all: until it has come to its own, it may have those of its image."""
+    pause = FIRST_PAUSE_S
+    while True:
+        fault = mismatch(expected, await scanner.host_keys(host, port, timeout_s=_left_until(deadline)))
+        if fault is None:
+            return expected
+        if _left_until(deadline) <= pause:
+            raise KeyScanError(f"{host} port {port} does not have the host key that it was given: {fault}")
+        await asyncio.sleep(pause)
+        pause = min(LAST_PAUSE_S, pause * 2)
 
 
 def _left_until(deadline: float) -> float:

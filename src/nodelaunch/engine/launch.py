@@ -8,17 +8,18 @@ or a listed instance tells of it. What does *not* belong here: which node for wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
 from nodelaunch.engine.deletion import DELETE_TIMEOUT_S, delete_instance
 from nodelaunch.engine.holding import GIVE_UP_TIMEOUT_S, HeldNode, PoolContext, save, take_node
-from nodelaunch.engine.keyscan import scan_node
+from nodelaunch.engine.keyscan import HostKeys, given_keys, scan_node
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import (
     DriverError,
     InstanceNotFoundError,
+    KeyScanError,
     LabelUnusableError,
     LaunchFailedError,
     LaunchTimeoutError,
@@ -39,6 +40,7 @@ from nodelaunch.protocol.driver import (
     LabelTraits,
     Login,
 )
+from nodelaunch.protocol.hostkeys import ASSURANCE, SSH_CONNECTION_TYPES, Assurance
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.soundness import sound_id, sound_instance, sound_keys, sound_traits
@@ -295,26 +297,56 @@ def _spec(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, at
     )
 
 
-async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> Sequence[str]:
+async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> HostKeys:
+    """The keys to record for *instance*, once it can be used. Raises: DriverError when it can't be."""
     traits = ctx.driver.label_traits(ctx.pool.name, label)
+    if given := given_keys(traits, instance.expected_host_keys):
+        return await _given(ctx, instance, traits, given)
+    scanned = await _scanned(ctx, instance, traits)
+    return HostKeys(scanned if instance.host_keys is None else tuple(instance.host_keys))
+
+
+async def _given(ctx: PoolContext, instance: Instance, traits: LabelTraits, given: tuple[str, ...]) -> HostKeys:
+    """*given*, which the driver gave the machine, once they were found on it where that is to be looked at."""
+    if not traits.host_key_checking:
+        return HostKeys(given, Assurance.UNSEEN)
+    port = _port(instance, traits)
+    if instance.interface_ip is None or port is None:
+        raise KeyScanError("the driver says neither where the machine is nor at which port, so nobody can see its key")
+    timeout_s = float(ctx.launching.boot_timeout_s)
+    await scan_node(ctx.scanner, instance.interface_ip, port, traits, expected=given, timeout_s=timeout_s)
+    return HostKeys(given, Assurance.VERIFIED)
+
+
+async def _scanned(ctx: PoolContext, instance: Instance, traits: LabelTraits) -> tuple[str, ...]:
+    """The keys the machine is found with, which may be anybody's who is on the way to it."""
     scanner = ctx.generation.key_scanner
     if scanner is not None:
-        is_ssh = traits.connection_type in ("ssh", "network_cli")
+        is_ssh = traits.connection_type in SSH_CONNECTION_TYPES
         if not traits.host_key_checking or not is_ssh:
             return ()
-        return sound_keys(await scanner.host_keys(instance.external_id))
-    port = instance.connection_port if instance.connection_port is not None else traits.connection_port
-    if instance.interface_ip is None or not isinstance(port, int):
+        return tuple(sound_keys(await scanner.host_keys(instance.external_id)))
+    port = _port(instance, traits)
+    if instance.interface_ip is None or port is None:
         return ()
     return await scan_node(
         ctx.scanner, instance.interface_ip, port, traits, timeout_s=float(ctx.launching.boot_timeout_s)
     )
 
 
-def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]) -> Node:
+def _port(instance: Instance, traits: LabelTraits) -> int | None:
+    """Where to connect to; None for what is no number, as Kubernetes' drivers have it."""
+    port = instance.connection_port if instance.connection_port is not None else traits.connection_port
+    return port if isinstance(port, int) else None
+
+
+def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: HostKeys) -> Node:
     """*node* as it is offered: ready, with the instance's addresses; the public address doubles as a private one."""
     own = node.attributes or {}
     resources = instance.resources.to_resources() if instance.resources else node.resources
+    properties = dict(instance.node_properties)
+    if keys.assurance is not None:
+        properties[ASSURANCE] = keys.assurance.value
     ready = node.into(
         NodeState.READY,
         ctx.clock.now(),
@@ -328,11 +360,11 @@ def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: Sequence[str]
         host_id=instance.host_id,
         hostname=instance.hostname,
         resources=resources,
-        host_keys=tuple(keys if instance.host_keys is None else instance.host_keys),
+        host_keys=keys.keys,
         attributes=node.attributes if instance.attributes is None else {**instance.attributes, **own},
         slot=instance.slot,
         driver_data=instance.driver_data,
-        node_properties=dict(instance.node_properties),
+        node_properties=properties,
     )
     if instance.login is not None:
         return _logged_in_by(ready, instance.login)

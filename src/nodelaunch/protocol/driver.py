@@ -106,6 +106,9 @@ class Instance:
     """Overrides the label's, where instances of one label differ."""
     host_keys: Sequence[str] | None = None
     """``<type> <base64>`` each, where the driver knows them; overrides what the engine scanned."""
+    expected_host_keys: Sequence[str] | None = None
+    """``<type> <base64>`` each, where the driver gave the machine its keys: the engine looks whether it has them, and
+    records these alone, with an `Assurance`. A machine without them fails its launch."""
     attributes: Mapping[str, Any] | None = None
     """Come with the instance; the pool's ``node-attributes`` go over them."""
     slot: int | None = None

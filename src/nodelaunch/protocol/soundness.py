@@ -35,6 +35,7 @@ NO_PORT: Final = "unknown"
 _HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?").fullmatch
 _PORT: Final = range(1, 65536)
 _ADDRESSES: Final = ("interface_ip", "public_ipv4", "private_ipv4", "public_ipv6")
+_KEYS: Final = ("host_keys", "expected_host_keys")
 _TEXTS: Final = ("cloud", "region", "zone", "host_id", "hostname")
 _LOGIN_TEXTS: Final = ("username", "connection_type", "shell_type", "python_path")
 _TRAIT_TEXTS: Final = ("image_id", "diskimage", "probe_key", *_LOGIN_TEXTS)
@@ -182,8 +183,9 @@ def sound_instance(instance: Instance, asked_for: str, call: str = "wait_until_a
         _check(call, "connection_port", port_fault(instance.connection_port))
     if instance.login is not None:
         _check_login(call, instance.login)
-    if instance.host_keys is not None:
-        _check(call, "host_keys", keys_fault(instance.host_keys))
+    for name in _KEYS:
+        keys = getattr(instance, name)
+        _check(call, name, None if keys is None else keys_fault(keys))
     if instance.slot is not None:
         _check(call, "slot", _slot_fault(instance.slot))
     _check(call, "node_properties", _object_fault(instance.node_properties))

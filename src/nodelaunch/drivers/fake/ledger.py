@@ -18,6 +18,8 @@ from nodelaunch.protocol.driver import METADATA_NODE_ID
 
 LOG_KEPT = 10_000
 """Entries of its log that a cloud in memory has; a file has all."""
+FENCES_KEPT = 10_000
+"""Nodes whose fence a cloud in memory knows; a file knows all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,10 @@ class MemoryLedger:
         return self._fences.get(node, 0)
 
     def set_fence(self, node: str, number: int) -> None:
+        self._fences.pop(node, None)
         self._fences[node] = number
+        if len(self._fences) > FENCES_KEPT:
+            del self._fences[next(iter(self._fences))]
 
     # -- the log, settings and faults -------------------------------------------------------------------------------
 

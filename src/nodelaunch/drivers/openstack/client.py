@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from nodelaunch.drivers.openstack.bridge import Bridge, Lane
-from nodelaunch.drivers.openstack.errors import NO_ROUTE_CODE, Refusal, refusal_of, translated
+from nodelaunch.drivers.openstack.errors import NO_ROUTE_CODE, Refusal, begins, refusal_of, translated, without
 from nodelaunch.drivers.openstack.model import (
     Address,
     Flavor,
@@ -62,9 +63,12 @@ class Client:
         *,
         external_id: str | None = None,
         is_create: bool = False,
+        secret: str | None = None,
     ) -> T:
-        """The outcome of *call* on the lane's connection. Raises: DriverError; asyncio.CancelledError, after which the
-        call may have its effect all the same (`settled`)."""
+        """The outcome of *call* on the lane's connection. *secret*: what no error may say, though the cloud's does.
+
+        Raises: DriverError; asyncio.CancelledError, after which the call may have its effect all the same (`settled`).
+        """
         timeout_s = REQUESTS_PER_CALL * self._request_timeout_s
         try:
             return await self._bridge.run(lane, partial(self._on_connection, lane, call), timeout_s=timeout_s)
@@ -75,6 +79,9 @@ class Client:
             refusal = refusal_of(error)
             if refusal is None:
                 raise
+            if secret and begins(secret) in f"{refusal.message} {error}":
+                refusal = replace(refusal, message=without(secret, refusal.message))
+                raise self._error(refusal, what, external_id, is_create=is_create) from None
             raise self._error(refusal, what, external_id, is_create=is_create) from error
 
     def _error(self, refusal: Refusal, what: str, external_id: str | None, *, is_create: bool) -> DriverError:
@@ -123,8 +130,12 @@ class Client:
     async def create_server(self, what: str, body: Mapping[str, Any]) -> str:
         """The new server's id. *body*: attributes as openstacksdk names them."""
         return await self._call(
-            Lane.CREATE, what, lambda c: str(c.compute.create_server(**body).id), is_create=True
-        )  # fmt: skip
+            Lane.CREATE,
+            what,
+            lambda c: str(c.compute.create_server(**body).id),
+            is_create=True,
+            secret=body.get("user_data"),
+        )
 
     async def delete_server(self, server_id: str) -> None:
         """Ask for the deletion; a server that is not there is all right."""

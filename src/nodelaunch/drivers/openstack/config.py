@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from nodelaunch.config.models import Count, Text
 from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, CloudProvider
+from nodelaunch.drivers.openstack.userdata import fault_of
+from nodelaunch.protocol.hostkeys import SSH_CONNECTION_TYPES
 
 CONFIG_FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE")
 """Environment variables that put a file before those of the search path."""
@@ -23,6 +25,8 @@ class OpenStackLabel(CloudLabel):
     """Of the boot volume."""
     server_group: Text | None = None
     """Name or id."""
+    host_key_injection: StrictBool | None = None
+    """None: the pool's."""
 
     @model_validator(mode="after")
     def _volume_has_a_type(self) -> OpenStackLabel:
@@ -36,6 +40,8 @@ class OpenStackPool(CloudPool):
     host_key_settle_time: Count = 2
     """Seconds for which host keys have to stay the same before they are recorded; 0: they are scanned once. Images with
     keys of their own replace them as they boot."""
+    host_key_injection: StrictBool = False
+    """Make a host key for each server, give it to cloud-init, and take no server without it."""
     login_key: Text | None = None
     """File of a private key with which the image's user has to get in before a node counts as ready."""
     floating_ip_network: Text | None = None
@@ -43,12 +49,33 @@ class OpenStackPool(CloudPool):
     use_internal_ip: StrictBool = False
     """Connect to the fixed address, also where there is a public one."""
 
+    def injects(self, label: OpenStackLabel) -> bool:
+        return self.host_key_injection if label.host_key_injection is None else label.host_key_injection
+
 
 class OpenStackProvider(CloudProvider):
     driver: Text = "openstack"
     pools: tuple[OpenStackPool, ...] = ()
     cloud: Text
     """Entry of ``clouds.yaml``."""
+
+    @model_validator(mode="after")
+    def _user_data_takes_a_host_key(self) -> OpenStackProvider:
+        for pool in self.pools:
+            for label in pool.labels:
+                fault = fault_of(label.userdata) if self.injects_host_key(pool, label) else None
+                if fault is not None:
+                    raise PydanticCustomError(
+                        "user_data", "pool {pool}, label {label}: userdata {fault}",
+                        {"pool": pool.name, "label": label.name, "fault": fault},
+                    )  # fmt: skip
+        return self
+
+    def injects_host_key(self, pool: OpenStackPool, label: OpenStackLabel) -> bool:
+        """Whether a server of *label* in *pool* is given its host key: where one connects to it by SSH."""
+        images = {image.name: image for image in (self.cloud_images if label.diskimage is None else self.diskimages)}
+        image = images.get(label.diskimage or label.cloud_image or "")
+        return pool.injects(label) and (image is None or image.connection_type in SSH_CONNECTION_TYPES)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -23,6 +23,7 @@ from nodelaunch.drivers.openstack.floating import FloatingIps
 from nodelaunch.drivers.openstack.leftovers import Leftovers
 from nodelaunch.drivers.openstack.model import FloatingIp, Networks, Server
 from nodelaunch.drivers.openstack.quota import Quota
+from nodelaunch.drivers.openstack.userdata import METADATA_HOST_KEY, UserData, with_host_key
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
 from nodelaunch.protocol.driver import (
@@ -35,6 +36,7 @@ from nodelaunch.protocol.driver import (
     Resource,
 )
 from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.sshscan import new_host_key
 
 log = structlog.get_logger(__name__)
 
@@ -71,18 +73,28 @@ class OpenStackDriver:
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
         pool, label = self._book.label(spec.pool, spec.label)
-        body = await self._body(spec, pool, label)
+        data = await self._user_data(pool, label)
+        body = await self._body(spec, pool, label, data)
         what = f"create server {spec.name}"
         try:
             return ExternalId(await self._client.create_server(what, body))
         except LabelUnusableError:
             self._catalog.forget()  # what the names led to may have changed
-            renewed = await self._body(spec, pool, label)
+            renewed = await self._body(spec, pool, label, data)
             if renewed == body:
                 raise
             return ExternalId(await self._client.create_server(what, renewed))
 
-    async def _body(self, spec: InstanceSpec, pool: OpenStackPool, label: OpenStackLabel) -> dict[str, Any]:
+    async def _user_data(self, pool: OpenStackPool, label: OpenStackLabel) -> UserData:
+        """The label's own; with a host key made for this server alone, where servers are given theirs."""
+        if not self.config.injects_host_key(pool, label):
+            return UserData(label.userdata)
+        private, public = await new_host_key()
+        return UserData(with_host_key(label.userdata, private, public), public)
+
+    async def _body(
+        self, spec: InstanceSpec, pool: OpenStackPool, label: OpenStackLabel, data: UserData
+    ) -> dict[str, Any]:
         """The request that makes the server, as openstacksdk names its parts; what is None is left out."""
         networks = await self._catalog.network_ids(pool.networks_of(label))
         group = await self._catalog.server_group_id(label.server_group) if label.server_group else None
@@ -93,11 +105,12 @@ class OpenStackDriver:
             "networks": [{"uuid": network_id} for network_id in networks] or "auto",
             "security_groups": [{"name": name} for name in pool.security_groups] or None,
             "key_name": label.key_name,
-            "user_data": user_data(label.userdata) if label.userdata is not None else None,
+            "user_data": user_data(data.text) if data.text is not None else None,
             "config_drive": self._book.image(label).config_drive,
             "availability_zone": spec.zone,
             "scheduler_hints": {"group": group} if group else None,
-            "metadata": self._book.metadata(spec, label),
+            "metadata": self._book.metadata(spec, label)
+            | ({METADATA_HOST_KEY: data.host_key} if data.host_key else {}),
         }
         return {name: value for name, value in body.items() if value is not None}
 
@@ -137,6 +150,7 @@ class OpenStackDriver:
         )
         if found.interface_ip is None:
             raise LaunchFailedError("it has no address", provider=self.config.name, external_id=external_id)
+        host_key = server.metadata.get(METADATA_HOST_KEY)
         return Instance(
             external_id=external_id,
             metadata=server.metadata,
@@ -151,6 +165,7 @@ class OpenStackDriver:
             zone=server.zone,
             host_id=server.host_id,
             resources=await self._quota.of_server(server, floating_ip),
+            expected_host_keys=(host_key,) if host_key else None,
         )
 
     async def _floating_ip(self, server: Server, networks: Networks, pool: OpenStackPool | None) -> FloatingIp | None:

@@ -37,6 +37,10 @@ MAX_RETRY_S: Final = 300.0
 DETAIL_LENGTH: Final = 300
 """Characters shown of what a cloud says."""
 
+TELLING: Final = 16
+"""Characters by which a secret is known."""
+HIDDEN: Final = "***"
+
 _POOL: Final = re.compile(r": (HTTPS?ConnectionPool)?\(")
 """Begins what urllib3 says of a connection that failed, in which its errors are nested as they are in Python."""
 
@@ -176,6 +180,17 @@ def of_fault(message: str, *, provider: str, external_id: str) -> DriverError:
     if _has_any(message, CAPACITY_WORDS):
         return InsufficientCapacityError(text, provider=provider, external_id=external_id)
     return LaunchFailedError(text, provider=provider, external_id=external_id)
+
+
+def begins(secret: str) -> str:
+    """So much of *secret* as tells that it follows, also where it is cut."""
+    return secret[:TELLING]
+
+
+def without(secret: str, message: str) -> str:
+    """*message* with *secret* replaced, or from there on left out where it is not whole."""
+    before, cut, _ = message.replace(secret, HIDDEN).partition(begins(secret))
+    return before + HIDDEN if cut else before
 
 
 def _status(refusal: Refusal) -> str:

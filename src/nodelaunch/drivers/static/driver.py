@@ -9,9 +9,6 @@ Source: Nodepool 11, static driver.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +34,7 @@ from nodelaunch.protocol.driver import (
     LabelTraits,
     Machine,
 )
+from nodelaunch.protocol.hostkeys import mismatch
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 from nodelaunch.resolving import Resolver
 
@@ -171,14 +169,9 @@ class StaticDriver:
         return ipv4, ipv6
 
     def _compare(self, node: StaticNode, found: Iterable[str]) -> None:
-        has = {_without_comment(key) for key in found}
-        missing = [key for key in map(_without_comment, node.host_key) if key not in has]
-        if missing:
-            raise self._failed(
-                KeyScanError,
-                f"{node.name} port {node.connection_port} does not have the configured host key: expected "
-                f"{_fingerprints(missing)}, found {_fingerprints(sorted(has))}",
-            )
+        if (fault := mismatch(node.host_key, found)) is not None:
+            where = f"{node.name} port {node.connection_port}"
+            raise self._failed(KeyScanError, f"{where} does not have the configured host key: {fault}")
 
     # -- what a cloud's driver does: here there is nothing to launch ------------------------------------------------
 
@@ -257,22 +250,3 @@ class _Turn:
 
 def _identity(machine: Machine) -> Identity:
     return (machine.name, machine.username, machine.connection_port)
-
-
-def _without_comment(key: str) -> str:
-    """``<type> <base64>`` of a public key line."""
-    return " ".join(key.split()[:2])
-
-
-def _fingerprints(keys: Iterable[str]) -> str:
-    """Type and SHA256 fingerprint of each, as OpenSSH prints them; what is no key stands as it is."""
-    return ", ".join(map(_fingerprint, keys)) or "none"
-
-
-def _fingerprint(key: str) -> str:
-    kind, _, blob = key.partition(" ")
-    try:
-        digest = hashlib.sha256(base64.b64decode(blob, validate=True)).digest()
-    except binascii.Error:
-        return key
-    return f"{kind} SHA256:{base64.b64encode(digest).decode('ascii').rstrip('=')}"

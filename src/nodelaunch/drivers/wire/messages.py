@@ -225,6 +225,7 @@ class InstanceInfo(Message):
     node_properties: dict[str, Any] = Field(default_factory=dict)
     login: LoginInfo | None = None
     host_keys: tuple[str, ...] | None = None
+    expected_host_keys: tuple[str, ...] | None = None
     attributes: dict[str, Any] | None = None
     slot: int | None = None
     driver_data: Any = None
