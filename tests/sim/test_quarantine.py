@@ -15,6 +15,9 @@ import structlog
 from structlog.testing import capture_logs
 
 from nodelaunch.client import RequestHandle
+from nodelaunch.engine.hostwatch import HostWatch, machine_of
+from nodelaunch.engine.inventory import Inventory
+from nodelaunch.engine.view.sums import IdleIndex
 from nodelaunch.protocol.states import RequestState
 from support.sites import KEY, OTHER_KEY, Data, Hosts, Site, config, lab, launched, machine, shared_store
 
@@ -322,6 +325,66 @@ async def test_host_that_fails_at_another_launcher_is_looked_at_by_the_one_that_
             request = await handle.finished()
             assert request.state is RequestState.FULFILLED
             await (await keeper.take(request)).give_all_back()
+
+
+async def test_launcher_that_cannot_reach_a_host_takes_its_free_nodes_out_once(tmp_path: Path) -> None:
+    """So the one that keeps the records looks at the host; it offers it again, and the other leaves it alone."""
+    here, there = Network(), Network()
+    there.down.add(ONE)
+    (tmp_path / "there").mkdir()
+    content = of(ONE, max_parallel_jobs=2)
+    with capture_logs() as logs:
+        async with (
+            shared_store() as store,
+            launched(tmp_path, content, scanner=here, store=store, until=all_idle(2)) as keeper,
+            launched(tmp_path / "there", content, scanner=there, store=store, hostname="there") as other,
+        ):
+            before = {node.id for node in keeper.idle}
+            watch = other.launcher.providers["lab"].hosts
+            assert watch is not None
+            await other.a_while(10)
+            assert watch.not_handed_out(machine_of(keeper.idle[0]))
+            await keeper.until(lambda: before.isdisjoint(node.id for node in keeper.idle) and len(keeper.idle) == 2)
+            again = keeper.idle
+            await keeper.a_while(2000)
+            assert keeper.idle == again
+    assert told(logs, "machine_quarantined") == [("machine_quarantined", ONE)]
+    assert len(told(logs, "machine_deregistered")) == 2
+
+
+async def _compared(folder: Path, monkeypatch: pytest.MonkeyPatch, hosts_there: int) -> int:
+    """How many slots and nodes are looked at for a host that goes away and comes back, among so many."""
+    hosts, names, looked_at = Network(), MANY[:hosts_there], 0
+
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*args: Any) -> Any:
+            nonlocal looked_at
+            looked_at += 1
+            return work(*args)
+
+        return count
+
+    folder.mkdir()
+    content = config(lab(machine(ONE, "one"), *(machine(name) for name in names if name != ONE)))
+    async with launched(folder, content, scanner=hosts, until=all_idle(hosts_there)) as site:
+        await site.a_while(10)
+        with monkeypatch.context() as patch:
+            patch.setattr(Inventory, "_compare_slot", counted(Inventory._compare_slot))
+            patch.setattr(IdleIndex, "look_again", counted(IdleIndex.look_again))
+            patch.setattr(HostWatch, "_is_hidden", counted(HostWatch._is_hidden))
+            hosts.down.add(ONE)
+            waiting = await site.ask("one")
+            await site.until(lambda: len(site.nodes()) == hosts_there - 1)
+            hosts.down.clear()
+            assert (await waiting.finished()).state is RequestState.FULFILLED
+    return looked_at
+
+
+async def test_one_host_among_many_costs_no_more_than_among_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = await _compared(tmp_path / "few", monkeypatch, 5)
+    assert 0 < few == await _compared(tmp_path / "many", monkeypatch, 100)
 
 
 async def test_who_takes_over_looks_at_every_host_and_knows_as_much(tmp_path: Path) -> None:

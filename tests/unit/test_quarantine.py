@@ -20,6 +20,7 @@ from nodelaunch.protocol.quarantine import (
     Quarantined,
     Returned,
 )
+from nodelaunch.protocol.verdicts import MachineAway, MachinesFailTogether, MoreMachinesAway
 
 AWAY, KEY = Cause.UNREACHABLE, Cause.WRONG_KEY
 
@@ -266,3 +267,33 @@ def test_host_that_was_away_for_long_counts_again_once_it_was_reached(answer: st
         quarantine.failed(A, KEY, "other key", 1001, 0)
     away(quarantine, C, 1002)
     assert away(quarantine, A, 1003)[:1] == [GuardChanged(True, 3, 3)]
+
+
+# -- what is said of it ---------------------------------------------------------------------------------------------
+
+
+def machine_away(*, is_quarantined: bool, cause: Cause) -> MachineAway:
+    return MachineAway(
+        label="bare",
+        hostname="bm1",
+        username="ci",
+        port=2222,
+        is_quarantined=is_quarantined,
+        cause=cause.value,
+        detail="no answer",
+        for_s=34,
+        next_look_s=12,
+    )
+
+
+def test_reasons_say_what_is_away_and_what_would_help() -> None:
+    doubted = machine_away(is_quarantined=False, cause=AWAY)
+    where = "machine bm1 (user ci, port 2222)"
+    assert str(doubted) == f"{where} is not handed out for 34 s: no answer; the next look is in 12 s"
+    assert doubted.remedy == "have it answer; the machine comes back by itself at the first good look"
+    quarantined = machine_away(is_quarantined=True, cause=KEY)
+    assert str(quarantined) == f"{where} is in quarantine for 34 s: no answer; the next look is in 12 s"
+    assert quarantined.remedy.startswith("compare the host keys and correct the wrong one;")
+    assert str(MoreMachinesAway("bare", 3)) == "3 more machines of label bare are away"
+    together = "3 of 5 machines became unreachable together: the fault is probably at this launcher"
+    assert str(MachinesFailTogether(3, 5)) == together
