@@ -49,6 +49,7 @@ from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, Store
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
+from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Presence
 from nodelaunch.protocol.states import ComponentState
@@ -299,6 +300,7 @@ class Launcher:
             scheduler=scheduler,
             memory=memory,
             identity=PoolIdentity(self._hostname, __version__),
+            guard=Guard(),
             own_id=own_id,
             open_driver=self._open_driver,
             new_pool_id=lambda provider, pool: f"{self._hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",

@@ -301,11 +301,11 @@ async def test_new_list_of_a_machine_is_in_force_for_its_record_of_before(tmp_pa
 
 async def test_nothing_is_left_of_a_pool_that_is_gone(tmp_path: Path) -> None:
     async with _lab(tmp_path, machine(CLOSED, allowed_tenants=["a"])) as site:
-        assert site.view._idle._splits
+        assert site.view.idle._splits
         await site.reload(config(provider(pool("small"))))
         await site.until(lambda: RACK not in site.launcher.scheduler.own.pools)
-        assert not site.view._idle._splits
-        assert not site.view._idle._shares
+        assert not site.view.idle._splits
+        assert not site.view.idle._shares
 
 
 @pytest.mark.parametrize("is_closed_first", [True, False])

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from nodelaunch import launcher, sshscan
 from nodelaunch.config.models import Config, PoolConfig, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine import deletion, expected, inventory, peers, provider, sweeper
-from nodelaunch.protocol import paths
+from nodelaunch.engine import deletion, expected, peers, provider, sweeper
+from nodelaunch.protocol import paths, quarantine
 from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, RequestState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
@@ -167,7 +167,7 @@ def test_every_state_is_there(heading: str, states: type[StrEnum]) -> None:
         ("waiting for a pool that went away", peers.RETURN_GRACE_S),
         ("waiting for a first image, from when its builder began", provider.IMAGE_WAIT_S),
         ("one try of a key scan", sshscan.TRY_TIMEOUT_S),
-        ("static machine away, first pause", inventory.FIRST_RETRY_S),
+        ("static machine away, first pause", quarantine.RETRY_S),
         ("priority of min-ready requests", float(paths.MIN_READY_PRIORITY)),
         ("priority of a pool", ProviderConfig(name="p", driver="d").pool_priority(PoolConfig(name="p"))),
     ],

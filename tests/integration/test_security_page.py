@@ -96,7 +96,7 @@ async def test_machine_without_the_pinned_host_key_is_not_offered(sshd: SshdFact
     path.write_text(MACHINES.format(folder=tmp_path, port=host.port, right=right, wrong=KEY))
     serve = Serve(path)
     try:
-        trouble = await asyncio.to_thread(serve.await_log, "machine_unusable")
+        trouble = await asyncio.to_thread(serve.await_log, "machine_quarantined")
         assert trouble["hostname"] == "localhost"
         assert re.search(r"expected ssh-ed25519 SHA256:\S+, found ssh-ed25519 SHA256:", trouble["detail"])
         good = await asyncio.to_thread(run, "request", "good", "-c", str(path))

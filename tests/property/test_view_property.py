@@ -181,13 +181,43 @@ def test_idle_nodes_are_told_apart_by_who_may_use_them(events: list[Event], tena
     for change, tell in enumerate(events, start=1):
         tell(view, change)
         check_invariants(view)
-    rule = view._idle._splits.get(("here", "main", None), lambda _node: None)
+    rule = view.idle._splits.get(("here", "main", None), lambda _node: None)
     for asker in (Asker(tenant), Asker(None), LAUNCHER):
         for label in {label for seen in view.nodes.values() for label in seen.record.type}:
             found = [seen for some in view.idle_nodes_for("here", "main", label, asker) for seen in some]
             every = view.idle_nodes("here", "main", label)
             assert len({seen.record.id for seen in found}) == len(found)
             assert [seen for seen in every if seen in found] == [s for s in every if asker.may_use(rule(s.record))]
+
+
+def hidden_anew(hosts: set[str | None]) -> Event:
+    """Idle nodes of *hosts*, and no others, are hidden from now on."""
+
+    def tell(view: ClusterView, _change: int) -> None:
+        view.idle.hide("here", lambda node: node.hostname in hosts)
+        for seen in [*view.idle_nodes("here", "main"), *view.idle_nodes("here", "other")]:
+            was_hidden = seen.record.id in view.idle._hidden
+            assert view.idle.look_again(seen) is (was_hidden and seen.record.hostname not in hosts)
+
+    return tell
+
+
+HIDINGS = st.sets(st.sampled_from([None, "one", "two"])).map(hidden_anew)
+
+
+@given(st.lists(SPLITS | HIDINGS | st.builds(node_seen, idle_nodes, st.booleans()), max_size=15))
+def test_hidden_nodes_are_given_to_nobody(events: list[Event]) -> None:
+    view = ClusterView()
+    view.is_warm = True
+    for change, tell in enumerate(events, start=1):
+        tell(view, change)
+        check_invariants(view)
+    is_hidden = view.idle._hiding.get("here", lambda _node: False)
+    assert view.idle._hidden == {s.record.id for s in view.nodes.values() if s.record.is_idle and is_hidden(s.record)}
+    for label in {label for seen in view.nodes.values() for label in seen.record.type}:
+        for asker in (Asker("a"), Asker(None), LAUNCHER):
+            found = [seen for some in view.idle_nodes_for("here", "main", label, asker) for seen in some]
+            assert not any(is_hidden(seen.record) for seen in found)
 
 
 @given(st.lists(st.builds(node_seen, nodes, st.booleans()), max_size=10))
@@ -215,6 +245,6 @@ def test_nothing_is_left_of_nodes_that_are_gone(events: list[Event], data: st.Da
     view.split_idle("here", "main", _some_on_one)
     for node_id in data.draw(st.permutations(sorted(view.nodes))):
         view.node_entry_removed(paths.node(node_id))
-    idle = (view._idle._places, view._idle._shares, view._idle.by_label)
+    idle = (view.idle._places, view.idle._shares, view.idle.by_label)
     left = (view._instances._nodes, view._of_provider, view._of_request, *idle, view._sums.of_pool._sums)
     assert not any(left)

@@ -77,18 +77,20 @@ def _check_idle(view: ClusterView) -> None:
     places: defaultdict[Any, list[Any]] = defaultdict(list)
     idle = [seen for seen in view.nodes.values() if seen.record.is_idle]
     for seen in sorted(idle, key=lambda seen: (seen.record.state_time, seen.record.id)):
-        for label in (None, *dict.fromkeys(seen.record.type)):
+        labels = dict.fromkeys(seen.record.type) if seen.record.id not in view.idle._hidden else ()
+        for label in (None, *labels):
             places[seen.record.provider, seen.record.pool, label].append(seen)
-    assert {place: nodes.nodes for place, nodes in view._idle._places.items()} == places
+    assert {place: nodes.nodes for place, nodes in view.idle._places.items()} == places
     shares: defaultdict[Any, list[Any]] = defaultdict(list)
     for place, nodes in places.items():
         provider, pool, label = place
-        allowed_on = view._idle._splits.get((provider, pool, None))
+        allowed_on = view.idle._splits.get((provider, pool, None))
         for seen in nodes if allowed_on is not None and label is not None else ():
             allowed = allowed_on(seen.record)
             for tenant in (None,) if allowed is None else allowed:
                 shares[place, tenant].append(seen)
-    assert {share: nodes.nodes for share, nodes in view._idle._shares.items()} == shares
+    assert {share: nodes.nodes for share, nodes in view.idle._shares.items()} == shares
+    assert view.idle._hidden <= {seen.record.id for seen in idle}
     assert view.idle_by_label == Counter(label for seen in idle for label in set(seen.record.type))
 
 

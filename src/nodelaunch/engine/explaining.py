@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.history import History, Standing, nodes_of, status_of
 from nodelaunch.engine.pool import Pool
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.scheduling import Schedule
 from nodelaunch.protocol.triage import PoolKey
-from nodelaunch.protocol.verdicts import Verdict
+from nodelaunch.protocol.verdicts import NoFreeMachine, Reason, Verdict
 
 
 class Explainer:
@@ -38,7 +40,14 @@ class Explainer:
             provider=pool.key[0],
             pool=pool.key[1],
             status=status,
-            reasons=tuple(reasons),
+            reasons=(*reasons, *_machines_away(pool, reasons)),
             nodes=tuple(nodes_of(state, waits)) if state else (),
             history=tuple(events),
         )
+
+
+def _machines_away(pool: Pool, reasons: Iterable[Reason]) -> list[Reason]:
+    """For each label of which no machine is free, the machines that are away."""
+    hosts = pool.ctx.provider.hosts
+    labels = [reason.label for reason in reasons if isinstance(reason, NoFreeMachine)]
+    return [] if hosts is None else [reason for label in labels for reason in hosts.reasons(pool.key[1], label)]

@@ -17,12 +17,20 @@ import structlog
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import Launching, PoolConfig
 from nodelaunch.engine.fencing import fence_of
+from nodelaunch.engine.hostwatch import NOT_ANSWERED, machine_of
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.view import ClusterView, Seen
-from nodelaunch.errors import LockBusyError, LockLostError, RecordGoneError, StoreError, VersionConflictError
+from nodelaunch.errors import (
+    DriverError,
+    LockBusyError,
+    LockLostError,
+    RecordGoneError,
+    StoreError,
+    VersionConflictError,
+)
 from nodelaunch.protocol import paths
-from nodelaunch.protocol.driver import Driver, ExternalId, Fence, HostScanner, Machine
+from nodelaunch.protocol.driver import Driver, ExternalId, Fence, HostScanner
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
@@ -171,32 +179,27 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
     seen = ctx.view.nodes.get(node_id)
     if seen is None or not seen.record.is_idle:
         return None
-    if not await _is_alive(ctx, seen.record):
-        log.warning("machine_unreachable", provider=ctx.provider.name, node_id=node_id, hostname=seen.record.hostname)
-        await discard_node(ctx.store, ctx.view, seen, ctx.clock)
+    if not await _is_alive(ctx, seen):
         return None
     return await take_node(ctx.store, seen, seen.record.allocated(request))
 
 
-async def _is_alive(ctx: PoolContext, node: Node) -> bool:
-    inventory = ctx.generation.inventory
-    return inventory is None or await inventory.is_alive(machine_of(node))
-
-
-def machine_of(node: Node) -> Machine:
-    """The machine slot a static node's record stands for."""
-    port: Any = node.connection_port
-    return Machine(
-        pool=node.pool or "",
-        name=node.hostname or node.interface_ip or "",
-        labels=node.type,
-        slot=node.slot or 0,
-        username=node.username,
-        connection_port=port if isinstance(port, int) else 22,
-        connection_type=node.connection_type or "ssh",
-        python_path=node.python_path,
-        shell_type=node.shell_type,
-    )
+async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
+    """Whether the node's machine answers. One that does not is not handed out before it was looked at again; a node
+    whose machine nobody looks at any more is given up."""
+    inventory, hosts = ctx.generation.inventory, ctx.provider.hosts
+    if inventory is None or hosts is None:
+        return True
+    machine, detail = machine_of(seen.record), NOT_ANSWERED
+    try:
+        if await inventory.is_alive(machine):
+            hosts.handed_out(machine)
+            return True
+    except (DriverError, TimeoutError) as error:
+        detail = str(error) or detail
+    if not hosts.not_handed_out(machine, detail):
+        await discard_node(ctx.store, ctx.view, seen, ctx.clock)
+    return False
 
 
 async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:

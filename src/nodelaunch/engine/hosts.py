@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nodelaunch.engine.holding import machine_of
+from nodelaunch.engine.hostwatch import machine_of
 from nodelaunch.engine.provider import Generation
 from nodelaunch.protocol.access import NOBODY, Allowed
 from nodelaunch.protocol.records import Node

@@ -1,8 +1,8 @@
 """Keeps one ready node registered for each slot of machines that exist without being launched.
 
 One writer per slot: this coroutine. It registers what is missing, updates free records in place, takes out what is no
-longer configured, and registers a slot anew right after its used record was deleted. What does *not* belong here: what
-a machine is, and whether it is alive; its driver knows.
+longer configured or in quarantine, and registers a slot anew right after its used record was deleted. What does *not*
+belong here: what a machine is (its driver knows), and whether it is alive (hostwatch.py).
 Source: Nodepool 11, static driver, on the wire; its order of work is our own.
 """
 
@@ -16,16 +16,18 @@ import structlog
 
 from nodelaunch.backoff import Backoff
 from nodelaunch.clock import Clock
-from nodelaunch.config.models import PoolConfig
-from nodelaunch.engine.holding import discard_node, machine_of, rewrite_node
+from nodelaunch.engine.holding import discard_node, rewrite_node
+from nodelaunch.engine.hostwatch import HostWatch, machine_of
 from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.standby import turn_at
 from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, NodeUnlocked, Seen, ViewWarmed
-from nodelaunch.errors import DriverError, LockBusyError, LockLostError, StoreError
+from nodelaunch.errors import LockLostError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
 from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.quarantine import Host
 from nodelaunch.protocol.records import Node
-from nodelaunch.protocol.soundness import sound_inspection, sound_machine
+from nodelaunch.protocol.soundness import sound_machine
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, SessionState, Store
 
@@ -34,9 +36,7 @@ log = structlog.get_logger(__name__)
 LAUNCHER = "static driver"
 """What the records say instead of a pool's id. Source: Nodepool 11."""
 FIRST_RETRY_S, LAST_RETRY_S = 2.0, 60.0
-"""Pause after a machine could not be reached; it doubles each time."""
-LOCK_WAIT_S = 600.0
-"""How long to wait at a time for another launcher to leave the inventory to us."""
+"""Pause after a record could not be written; it doubles each time."""
 
 Identity = tuple[str, str | None, int, int]
 
@@ -45,18 +45,24 @@ class Inventory:
     """One per provider whose driver has machines instead of launching. `run` it.
 
     Invariants, while it keeps the records: ``_recorded`` has each node of the provider under the slot its record names,
-    and no slot without any; a slot is in ``_doubtful`` from when it changes until it is compared.
+    and no slot without any; a slot is in ``_doubtful`` from when it changes until it is compared, and so are all slots
+    of a host that was looked at.
     """
 
-    def __init__(self, store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime) -> None:
+    def __init__(
+        self, store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime, hosts: HostWatch
+    ) -> None:
         self._store = store
         self._view = view
         self._clock = clock
         self._provider = provider
+        self._hosts = hosts
         self._is_stopped = False
         self._wake = asyncio.Event()
         self._machines: dict[Identity, Machine] | None = None
         """As configured; None: to be read, and all slots compared."""
+        self._found: dict[Host, Inspection] = {}
+        """Good looks, of which nothing was made yet."""
         self._recorded: dict[Identity, set[NodeId]] = {}
         self._doubtful: dict[Identity, None] = {}
         """Slots to be compared, in order."""
@@ -79,6 +85,7 @@ class Inventory:
         self._is_stopped = False
         self._looked_at.clear()
         self._look_at_all()
+        self._hosts.renew()
 
     def stop(self) -> None:
         """Register nothing more: the provider is not configured any more."""
@@ -87,18 +94,15 @@ class Inventory:
     async def run(self) -> None:
         """Keep the records in step with the machines until cancelled; of several launchers with the same machines one
         does. Raises: LockLostError, to be run again; StoreError."""
-        while True:
-            try:
-                lock = await self._store.lock(
-                    f"{paths.INVENTORIES}/{self._provider.name}", timeout_s=LOCK_WAIT_S, parents=True
-                )
-                break
-            except LockBusyError:
-                continue
         try:
-            await self._keep(lock)
+            lock = await turn_at(self._store, self._view, self._clock, self._provider.name, self._hosts)
+            self._hosts.on_found, self._hosts.on_out = self._on_found, self._on_out
+            try:
+                await self._keep(lock)
+            finally:
+                await lock.release()
         finally:
-            await lock.release()
+            self._hosts.on_found = self._hosts.on_out = None
 
     async def _keep(self, lock: Lock) -> None:
         stops = [
@@ -123,16 +127,14 @@ class Inventory:
 
     # -- knowing ----------------------------------------------------------------------------------------------------
 
-    def _pool(self, name: str) -> PoolConfig | None:
-        return next((pool for pool in self._provider.config.pools if pool.name == name), None)
-
     def _attributes(self, machine: Machine) -> dict[str, Any] | None:
-        pool = self._pool(machine.pool)
+        pool = next((pool for pool in self._provider.config.pools if pool.name == machine.pool), None)
         return dict(pool.node_attributes) if pool is not None and pool.node_attributes is not None else None
 
     def _look_at_all(self) -> None:
         """Compare every slot: machines or records may have changed that nobody told of."""
         self._machines = None
+        self._found.clear()
         self._wake.set()
 
     def _on_node(self, note: NodeSeen | NodeRemoved | NodeUnlocked) -> None:
@@ -147,6 +149,14 @@ class Inventory:
             self._list(note.id)
         else:
             self._doubt(identity_of(self._view.nodes[note.id].record))
+
+    def _on_found(self, host: Host, found: Inspection) -> None:
+        self._found[host] = found
+        self._on_out(host)
+
+    def _on_out(self, host: Host) -> None:
+        for machine in self._hosts.slots_of(host):
+            self._doubt(machine.identity)
 
     def _list(self, node_id: NodeId) -> None:
         node = self._view.nodes[node_id].record
@@ -186,22 +196,31 @@ class Inventory:
         """Start what is to be done for each doubtful slot that is not as configured."""
         machines = self._learn()
         doubtful, self._doubtful = self._doubtful, {}
+        found, self._found = self._found, {}
         for identity in doubtful:
-            self._compare_slot(group, identity, machines.get(identity))
+            self._compare_slot(group, identity, machines.get(identity), found.get(identity[:3]))
 
-    def _compare_slot(self, group: asyncio.TaskGroup, identity: Identity, machine: Machine | None) -> None:
+    def _compare_slot(
+        self, group: asyncio.TaskGroup, identity: Identity, machine: Machine | None, found: Inspection | None
+    ) -> None:
+        """*found*: what the host is like, if it was just looked at; where that matters, it is asked for otherwise."""
         records = [self._view.nodes[node_id] for node_id in sorted(self._recorded.get(identity, ()))]
-        if not records and machine is not None:
-            self._begin(group, (identity, None), self._register, machine)
-        kept = self._kept(records) if records and machine is not None else None
+        is_offered = machine is not None and not self._hosts.is_out(identity[:3])
+        kept = self._kept(records) if records and is_offered else None
+        is_new = not records and machine is not None
+        is_doubtful = kept is not None and self._is_free(kept) and not self._was_looked_at(kept)
+        if (identity, None) in self._under_way:
+            pass  # compared again when that is done
+        elif found is None and (is_new or is_doubtful):
+            self._hosts.want(identity[:3])
+        elif found is not None and machine is not None and is_new:
+            self._begin(group, (identity, None), self._register, machine, found)
+        elif found is not None and machine is not None and is_doubtful and kept is not None:
+            self._looked_at[kept.record.id] = kept.version
+            self._begin(group, (identity, None), self._update, kept, machine, found)
         for seen in records:
-            if not self._is_free(seen):
-                continue  # looked at again when it is
-            if seen is not kept:
+            if seen is not kept and self._is_free(seen):  # one in use is looked at again when it is free
                 self._begin(group, (identity, seen.record.id), self._deregister, seen)
-            elif machine is not None and not self._was_looked_at(seen):
-                self._looked_at[seen.record.id] = seen.version
-                self._begin(group, (identity, None), self._update, seen, machine)
 
     @staticmethod
     def _kept(records: list[Seen[Node]]) -> Seen[Node]:
@@ -226,12 +245,10 @@ class Inventory:
         try:
             await work(*args)
             self._backoff.succeeded(key)
-        except (DriverError, TimeoutError) as error:
-            delay = self._backoff.failed(key, asyncio.get_running_loop().time())
-            self._log.warning("machine_unusable", hostname=identity[0], detail=str(error), retry_in_s=delay)
-            await asyncio.sleep(delay)
         except StoreError as error:
-            self._log.info("slot_write_failed", hostname=identity[0], detail=str(error))
+            delay = self._backoff.failed(key, asyncio.get_running_loop().time())
+            self._log.info("slot_write_failed", hostname=identity[0], detail=str(error), retry_in_s=delay)
+            await asyncio.sleep(delay)
         except Exception:  # noqa: BLE001  the top of a slot's task
             self._log.exception("slot_failed", hostname=identity[0])
         finally:
@@ -240,8 +257,7 @@ class Inventory:
 
     # -- registering ------------------------------------------------------------------------------------------------
 
-    async def _register(self, machine: Machine) -> None:
-        found = sound_inspection(await self._driver.inspect(machine))
+    async def _register(self, machine: Machine, found: Inspection) -> None:
         now = self._clock.now()
         blank = Node(
             id=NodeId(""),
@@ -278,8 +294,7 @@ class Inventory:
         """Whether nobody has the record; one in use is looked at again when it is not any more."""
         return seen.record.is_idle and not self._view.is_node_locked(seen.record.id)
 
-    async def _update(self, seen: Seen[Node], machine: Machine) -> None:
-        found = sound_inspection(await self._driver.inspect(machine))
+    async def _update(self, seen: Seen[Node], machine: Machine, found: Inspection) -> None:
         node = _described(seen.record.changed(pool=machine.pool), machine, found)
         node = node.changed(attributes=self._attributes(machine))
         if node == seen.record or not await rewrite_node(self._store, seen, node):

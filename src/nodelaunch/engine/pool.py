@@ -105,6 +105,9 @@ class Pool:
         provider = self.ctx.provider
         provider.listeners.append(self._provider_changed)
         provider.witnesses.append(self._happened)
+        hosts = provider.hosts
+        if hosts is not None:
+            hosts.listeners.append(self._nodes_shown)
         self._ended.clear()
         self._scheduler.add(self)
         try:
@@ -118,6 +121,8 @@ class Pool:
             provider.awaited.set(self.ctx.pool.name, is_awaited=False)
             provider.listeners.remove(self._provider_changed)
             provider.witnesses.remove(self._happened)
+            if hosts is not None:
+                hosts.listeners.remove(self._nodes_shown)
             unsubscribe()
 
     async def _serve_session(self) -> None:
@@ -294,6 +299,10 @@ class Pool:
     def _provider_changed(self) -> None:
         self._scheduler.provider_changed(self.key)
         self._wake.set()
+
+    def _nodes_shown(self, pool: str) -> None:
+        if pool == self.ctx.pool.name:
+            self._scheduler.marks.room_changed(self.key)
 
     def _happened(self, pool: str, request_id: RequestId, what: str) -> None:
         if pool == self.ctx.pool.name:

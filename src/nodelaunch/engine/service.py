@@ -16,6 +16,7 @@ import structlog
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.engine.holding import PoolContext
+from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.inventory import Inventory
 from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
@@ -26,6 +27,7 @@ from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
+from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.store import Store
 
 log = structlog.get_logger(__name__)
@@ -42,6 +44,8 @@ class Site:
     scheduler: Scheduler
     memory: Memory
     identity: PoolIdentity
+    guard: Guard
+    """Counts the machines of all providers that fail."""
     own_id: str
     """Under which this process is present."""
     open_driver: Callable[[ProviderConfig], Driver]
@@ -86,7 +90,9 @@ class ProviderService:
                 self._group = group
                 group.create_task(runtime.run(), name=f"knowing {self.name}")
                 if isinstance(runtime.driver, SupportsInventory):
-                    self._inventory = Inventory(self._site.store, self._site.view, self._site.clock, runtime)
+                    hosts = runtime.hosts = HostWatch(self.name, self._site.view, runtime.using, self._site.guard)
+                    self._inventory = Inventory(self._site.store, self._site.view, self._site.clock, runtime, hosts)
+                    self._start("hosts", hosts.run)
                     self._start("inventory", self._inventory.run)
                     if self._is_retired:
                         self._inventory.stop()

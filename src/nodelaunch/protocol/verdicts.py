@@ -191,6 +191,54 @@ class NoFreeMachine(Reason):
 
 
 @dataclass(frozen=True, slots=True)
+class MachineAway(Reason):
+    """A machine that has failed, and that is not handed out before a good look at it."""
+
+    label: str
+    hostname: str
+    username: str | None
+    port: int
+    is_quarantined: bool
+    cause: str
+    """``unreachable``, or ``wrong key``."""
+    detail: str
+    for_s: int
+    next_look_s: int
+    CLAUSE = (
+        "machine {self.hostname} (user {self.username}, port {self.port}) {self.how} for {self.for_s} s: "
+        "{self.detail}; the next look is in {self.next_look_s} s"
+    )
+
+    @property
+    def how(self) -> str:
+        return "is in quarantine" if self.is_quarantined else "is not handed out"
+
+    @property
+    def remedy(self) -> str:
+        what = "compare the host keys and correct the wrong one" if self.cause == "wrong key" else "have it answer"
+        return f"{what}; the machine comes back by itself at the first good look"
+
+
+@dataclass(frozen=True, slots=True)
+class MoreMachinesAway(Reason):
+    label: str
+    count: int
+    CLAUSE = "{self.count} more machines of label {self.label} are away"
+    REMEDY = "as for those before"
+
+
+@dataclass(frozen=True, slots=True)
+class MachinesFailTogether(Reason):
+    unreachable: int
+    hosts: int
+    CLAUSE = (
+        "{self.unreachable} of {self.hosts} machines became unreachable together: the fault is probably at this "
+        "launcher"
+    )
+    REMEDY = "look at the launcher's network, its name server and its open files; nodes that are registered stay so"
+
+
+@dataclass(frozen=True, slots=True)
 class NoRoom(Reason):
     resource: str
     wanted: float

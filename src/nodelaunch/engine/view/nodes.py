@@ -47,7 +47,8 @@ class NodeView(Teller):
         """Paths of the contenders for a node's lock, and whether each is ours."""
         self._instances = InstanceIndex()
         self._sums = NodeSums()
-        self._idle = IdleIndex()
+        self.idle = IdleIndex()
+        """To be hidden and shown; otherwise read through this class."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -70,23 +71,23 @@ class NodeView(Teller):
         The sequence is the live one: take a copy before awaiting, or before changing anything. A node among them may
         be locked.
         """
-        return self._idle.of(provider, pool, label)
+        return self.idle.of(provider, pool, label)
 
     def idle_nodes_for(self, provider: str, pool: str, label: str, asker: Asker) -> Sequence[Sequence[Seen[Node]]]:
         """Those with *label* that the *asker* may have, as `idle_nodes` gives them: one or two sequences, each in
         order, no node in both."""
         if asker.is_launcher:
-            return (self._idle.of(provider, pool, label),)
-        return self._idle.of_tenant(provider, pool, label, asker.tenant)
+            return (self.idle.of(provider, pool, label),)
+        return self.idle.of_tenant(provider, pool, label, asker.tenant)
 
     def split_idle(self, provider: str, pool: str, allowed_on: AllowedOn | None) -> None:
         """From now on the idle nodes of the pool are told apart by who may use them; None: everybody may use all."""
-        self._idle.split(provider, pool, allowed_on)
+        self.idle.split(provider, pool, allowed_on)
 
     @property
     def idle_by_label(self) -> Mapping[str, int]:
         """How many idle nodes there are of each label, over all providers; live."""
-        return self._idle.by_label
+        return self.idle.by_label
 
     def interrupted_nodes(self) -> list[Node]:
         """Nodes whose launch broke off, and that nobody has gone on with."""
@@ -196,7 +197,7 @@ class NodeView(Teller):
             _drop(self._of_request, record.allocated_to, node_id)
         is_idle = record.state is NodeState.READY and not record.allocated_to
         if is_idle:
-            self._idle.remove(record)
+            self.idle.remove(record)
         self._instances.change(record, None)
         self._sums.change(record, None)
         self._tell_of_node(NodeRemoved(node_id, record), record.provider, None)
@@ -220,11 +221,11 @@ class NodeView(Teller):
             if old.allocated_to:
                 _drop(self._of_request, old.allocated_to, new.id)
             elif old.state is NodeState.READY:
-                self._idle.remove(old)
+                self.idle.remove(old)
         if request_id:
             _put(self._of_request, request_id, seen)
         elif new.state is NodeState.READY:
-            self._idle.add(seen)
+            self.idle.add(seen)
 
     def _contender_came(self, name: str, entry: Entry) -> None:
         """*name*: path below `paths.NODES`."""

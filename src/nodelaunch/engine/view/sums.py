@@ -184,13 +184,17 @@ AllowedOn = Callable[[Node], Allowed]
 """Which tenants may use a node of a pool; for one record always the same."""
 
 
+IsHidden = Callable[[Node], bool]
+"""Whether an idle node can't be handed out for now."""
+
+
 class IdleIndex:
     """Idle nodes by pool, and by pool and label; in a pool that is split, by who may use them as well; and how many
     there are of each label.
 
-    Invariants: a node is in the list of its pool, and in that of each of its labels, exactly while it is idle; in a
-    pool that is split, each of its labels has it in the list of each tenant that may use it, or in that of everybody's;
-    no list is empty, no count is 0.
+    Invariants: a node is in the list of its pool exactly while it is idle, and in that of each of its labels exactly
+    while it is idle and not hidden; in a pool that is split, each of its labels has it in the list of each tenant that
+    may use it, or in that of everybody's; no list is empty, no count is 0.
     """
 
     def __init__(self) -> None:
@@ -201,11 +205,29 @@ class IdleIndex:
         """How pools are split; by provider and pool, with label None."""
         self._shares: dict[tuple[Place, str | None], IdleNodes] = {}
         """By place and tenant; tenant None: everybody's."""
+        self._hiding: dict[str | None, IsHidden] = {}
+        """By provider."""
+        self._hidden: set[NodeId] = set()
+        """Idle nodes that were hidden when they were last looked at."""
+
+    def hide(self, provider: str, is_hidden: IsHidden | None) -> None:
+        """Hide idle nodes of the provider that become idle, or are looked at again, from now on; None: show them."""
+        if is_hidden is None:
+            self._hiding.pop(provider, None)
+        else:
+            self._hiding[provider] = is_hidden
+
+    def look_again(self, seen: Seen[Node]) -> bool:
+        """See whether an idle node is hidden now; whether it is shown again."""
+        was_hidden = seen.record.id in self._hidden
+        self.remove(seen.record)
+        self.add(seen)
+        return was_hidden and seen.record.id not in self._hidden
 
     def split(self, provider: str, pool: str, allowed_on: AllowedOn | None) -> None:
         """Split the pool's nodes by who may use them; None: everybody may use all."""
         place: Place = (provider, pool, None)
-        nodes = list(self.of(*place))
+        nodes = [seen for seen in self.of(*place) if seen.record.id not in self._hidden]
         for seen in nodes:
             self._unshare(seen.record)
         if allowed_on is None:
@@ -253,19 +275,30 @@ class IdleIndex:
         return nodes.nodes if nodes is not None else ()
 
     def add(self, seen: Seen[Node]) -> None:
-        for place in _places(seen.record):
+        places = _places(seen.record)
+        is_hidden = self._hiding.get(seen.record.provider) if self._hiding else None
+        if is_hidden is not None and is_hidden(seen.record):
+            self._hidden.add(seen.record.id)
+            del places[1:]
+        else:
+            self._share(seen)
+        for place in places:
             nodes = self._places.get(place)
             if nodes is None:
                 nodes = self._places[place] = IdleNodes()
             nodes.add(seen)
-        self._share(seen)
         for label in set(seen.record.type):
             self.by_label[label] = self.by_label.get(label, 0) + 1
 
     def remove(self, node: Node) -> None:
         """Take out *node*, as it was when it was added."""
-        self._unshare(node)
-        for place in _places(node):
+        places = _places(node)
+        if node.id in self._hidden:
+            self._hidden.discard(node.id)
+            del places[1:]
+        else:
+            self._unshare(node)
+        for place in places:
             nodes = self._places[place]
             nodes.remove(node)
             if not nodes.nodes:
