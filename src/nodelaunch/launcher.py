@@ -42,6 +42,7 @@ from nodelaunch.engine.providers import Providers
 from nodelaunch.engine.questions import Answerer
 from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.service import ProviderService, Site
+from nodelaunch.engine.sharing import TenantLedgers
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
@@ -299,6 +300,7 @@ class Launcher:
             scanner=self._scanner,
             scheduler=scheduler,
             memory=memory,
+            tenants=TenantLedgers(self.store, view),
             identity=PoolIdentity(self._hostname, __version__),
             guard=Guard(),
             own_id=own_id,

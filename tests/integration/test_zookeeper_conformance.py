@@ -129,6 +129,25 @@ async def test_lagging_change_is_told_in_time_though_nothing_follows(
         assert store.operations["get"] == before + 1
 
 
+async def test_lagging_change_is_told_with_the_next_answer_when_it_is_hurried(
+    store: ZooKeeperStore, other: ZooKeeperStore
+) -> None:
+    await store.create("/t/n", b"0", parents=True)
+    await store.create("/elsewhere")
+    async with store.tree("/t", wants_data=is_node, may_lag=lambda _path: True) as tree:
+        await tree.warm()
+        await other.commit([TakeLock("/t/n/lock"), Put("/t/n", b"1")])
+        await store.get("/elsewhere")
+        found = tree.get("/t/n")
+        assert found is not None
+        assert found.data == b"0"
+        tree.hurry()
+        await store.get("/elsewhere")
+        found = tree.get("/t/n")
+        assert found is not None
+        assert found.data == b"1"
+
+
 async def test_lagging_change_of_a_deleted_znode_is_not_read(store: ZooKeeperStore, other: ZooKeeperStore) -> None:
     await store.create("/t/n", b"0", parents=True)
     async with store.tree("/t", may_lag=lambda _path: True) as tree:

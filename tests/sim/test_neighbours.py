@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from nodelaunch.client import NodeClient
+from nodelaunch.engine import waiting
 from nodelaunch.engine.peers import RETURN_GRACE_S
 from nodelaunch.engine.questions import ask
 from nodelaunch.engine.scheduler import Scheduler
-from nodelaunch.engine.sharing import ACKNOWLEDGED_S
+from nodelaunch.engine.sharing import ACKNOWLEDGED_S, SharedRoom
 from nodelaunch.engine.view import NodeSeen, PresencesChanged
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.answers import TURN_S
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState, RequestState
+from nodelaunch.protocol.store import Create, Entry
 from nodelaunch.store.embedded import EmbeddedStore
 from support.launchers import CONFIG, LoopClock, Running, at_work, running, written
 
@@ -289,6 +293,145 @@ async def test_launchers_that_share_a_provider_keep_its_limits_together(tmp_path
                 launchers |= {node.launcher for node in nodes}
             assert most == 5
             assert len(launchers) == 2
+
+
+TENANT = "acme"
+TWO_CLOUDS = """
+webapp: {{port: 0, listen_address: 127.0.0.1}}
+labels: [{{name: small, min-ready: {min_ready}}}]
+tenant-resource-limits: [{{tenant-name: acme, max-servers: {limit}}}]
+providers:
+  - name: {cloud}
+    driver: fake
+    boot-time: 1.0
+    delete-time: 0.5
+    cloud-images: [{{name: image}}]
+    pools:
+      - name: main
+        max-servers: 40
+        labels: [{{name: small, cloud-image: image, min-ram: 8192}}]
+"""
+
+
+@asynccontextmanager
+async def two_clouds(folder: Path, *, limit: int, min_ready: int = 0) -> AsyncIterator[Running]:
+    """Two launchers, one for each of two clouds, and a tenant that both serve."""
+    second = written(folder, TWO_CLOUDS, name="second.yaml", limit=limit, cloud="other", min_ready=min_ready)
+    async with (
+        running(folder, TWO_CLOUDS, limit=limit, cloud="cloud", min_ready=min_ready) as site,
+        at_work(second, site.store.connect(), hostname="there"),
+    ):
+        await site.until(lambda: len(site.view.launchers) == 2)
+        yield site
+
+
+class Peak:
+    """The most nodes that a tenant had at once, and who launched them."""
+
+    def __init__(self, site: Running) -> None:
+        self.most = 0
+        self.launchers: set[str | None] = set()
+        self._site = site
+        site.view.subscribe(self._count, NodeSeen)
+
+    def _count(self, _note: NodeSeen) -> None:
+        nodes = [node for node in self._site.nodes() if node.tenant_name == TENANT and not node.is_idle]
+        self.most = max(self.most, len(nodes))
+        self.launchers |= {node.launcher for node in nodes}
+
+
+async def test_launchers_keep_to_the_limit_of_a_tenant_together(tmp_path: Path) -> None:
+    async with two_clouds(tmp_path, limit=10) as site:
+        peak = Peak(site)
+        await asyncio.gather(*(site.job("small", tenant=TENANT) for _ in range(40)))
+        assert peak.most == 10
+        assert len(peak.launchers) == 2
+        assert site.launcher.scheduler.queue.waiters == {}
+        ledger = await site.client.store.get(paths.tenant_ledger(TENANT))
+        assert ledger.stat.version >= 40
+
+
+async def test_launchers_keep_to_the_limit_of_a_tenant_when_ready_nodes_are_claimed(tmp_path: Path) -> None:
+    """A ready node counts for nobody, until it is given to somebody."""
+    async with two_clouds(tmp_path, limit=3, min_ready=10) as site:
+        await site.until(lambda: len(site.view.idle_nodes("cloud", "main")) >= 5)
+        peak = Peak(site)
+        await asyncio.gather(*(site.job("small", tenant=TENANT) for _ in range(20)))
+        assert peak.most == 3
+
+
+async def test_node_sets_of_a_tenant_get_on_though_each_launcher_has_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sets of two have one node each, and the tenant may have no third one: the later set lets go of its node."""
+    monkeypatch.setattr(waiting, "ROOM_WAIT_S", 1e6)
+    create = SharedRoom.create
+    began: set[str] = set()
+    created: set[str] = set()
+    changed = asyncio.Condition()
+
+    async def in_step(self: SharedRoom, pool: str, tenant: str | None, op: Create) -> Entry:
+        """Whoever has one node waits until the other has one, too."""
+        async with changed:
+            began.add(self._provider)
+            changed.notify_all()
+            await changed.wait_for(lambda: len(began) == 2 and (self._provider not in created or len(created) == 2))
+        entry = await create(self, pool, tenant, op)
+        async with changed:
+            created.add(self._provider)
+            changed.notify_all()
+        return entry
+
+    monkeypatch.setattr(SharedRoom, "create", in_step)
+    async with two_clouds(tmp_path, limit=2) as site, asyncio.timeout(600):
+        peak = Peak(site)
+        jobs = [site.job("small", "small", tenant=TENANT, provider=name) for name in ("cloud", "other")]
+        first, second = await asyncio.gather(*jobs)
+        assert (peak.most, len(peak.launchers)) == (2, 2)
+        assert {node.provider for node in (*first, *second)} == {"cloud", "other"}
+
+
+async def test_many_node_sets_of_a_tenant_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "ROOM_WAIT_S", 1e6)
+    async with two_clouds(tmp_path, limit=9) as site, asyncio.timeout(600):
+        peak = Peak(site)
+        await asyncio.gather(*(site.job(*["small"] * count, tenant=TENANT) for count in (1, 2, 3, 4, 5) * 6))
+        assert peak.most <= 9
+
+
+async def test_tenant_without_a_limit_and_others_have_no_ledger(tmp_path: Path) -> None:
+    async with two_clouds(tmp_path, limit=3) as site:
+        await asyncio.gather(*(site.job("small", tenant="other") for _ in range(4)), site.job("small"))
+        ledgers = [paths.tenant_ledger("other"), paths.tenant_ledger(TENANT)]
+        assert await site.client.store.get_many(ledgers) == [None, None]
+
+
+async def test_launchers_launch_no_more_at_once_than_the_provider_may(tmp_path: Path) -> None:
+    async with running(tmp_path, max_concurrency=3, boot_time=2.0, max_servers=40) as site:
+        second = written(tmp_path, name="second.yaml", max_concurrency=3, boot_time=2.0, max_servers=40)
+        async with at_work(second, site.store.connect(), hostname="there"):
+            await site.until(lambda: len(site.view.launchers) == 2)
+            most = 0
+            launchers: set[str | None] = set()
+
+            def count(_note: NodeSeen) -> None:
+                nonlocal most
+                launching = site.nodes(NodeState.INIT, NodeState.BUILDING)
+                most = max(most, len(launching))
+                launchers.update(node.launcher for node in launching)
+
+            site.view.subscribe(count, NodeSeen)
+            await asyncio.gather(*(site.job("small") for _ in range(30)))
+            assert most == 3
+            assert len(launchers) == 2
+
+
+async def test_node_set_larger_than_may_be_launched_at_once_is_served_beside_another_launcher(tmp_path: Path) -> None:
+    async with running(tmp_path, max_concurrency=2, boot_time=2.0, max_servers=40) as site:
+        second = written(tmp_path, name="second.yaml", max_concurrency=2, boot_time=2.0, max_servers=40)
+        async with at_work(second, site.store.connect(), hostname="there"), asyncio.timeout(600):
+            await site.until(lambda: len(site.view.launchers) == 2)
+            await asyncio.gather(*(site.job(*["small"] * count) for count in (3, 1, 3, 2, 3, 1)))
 
 
 async def test_a_launcher_that_is_frozen_keeps_nobody_from_launching(tmp_path: Path) -> None:

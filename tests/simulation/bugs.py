@@ -80,6 +80,11 @@ def _unshared() -> AbstractContextManager[Any]:
     return mock.patch.object(SharedRoom, "is_shared", False)
 
 
+@_bug("launchers that share a tenant do not heed each other", "tenants get what they may have", first_seed=190)
+def _unshared_tenant() -> AbstractContextManager[Any]:
+    return mock.patch.object(SharedRoom, "shares_tenant", return_value=False)
+
+
 @_bug("reserved room counts as free", "capacity is never exceeded", "tenants get what they may have")
 def _reserved_is_free() -> AbstractContextManager[Any]:
     @contextmanager

@@ -451,7 +451,7 @@ class Rules:
 
     def _check_tenant(self, node: Node) -> None:
         limit = self.scenario.tenant_servers
-        if node.tenant_name != TENANT or limit is None or len(self.scenario.launchers) > 1:
+        if node.tenant_name != TENANT or limit is None:
             return
         used = [n.id for n in self.nodes.values() if n.tenant_name == TENANT and not n.is_idle]
         self.must(len(used) <= limit, "tenants get what they may have", f"{used} for at most {limit}")

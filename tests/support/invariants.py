@@ -14,7 +14,7 @@ from nodelaunch.engine.view import ON_THE_WAY_OUT, ClusterView
 from nodelaunch.engine.view.sums import Sums, taken, tenant_of
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node
-from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.states import NodeState, RequestState
 
 
 def check_invariants(view: ClusterView) -> None:
@@ -42,6 +42,11 @@ def _check_nodes(view: ClusterView) -> None:
     assert {key: set(nodes) for key, nodes in view._instances._nodes.items()} == by_instance
     assert view._of_provider == by_provider
     assert view._of_request == by_request
+    being_made: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+    for node_id, seen in view.nodes.items():
+        if seen.record.state in (NodeState.INIT, NodeState.BUILDING):
+            being_made[seen.record.provider][node_id] = seen
+    assert view._being_made == being_made
     assert all(view._node_contenders.values()), "nobody contends for a lock without contenders"
     assert view.discarded | view.interrupted.keys() <= view.nodes.keys()
     assert all(view.is_interrupted(view.nodes[node_id]) for node_id in view.interrupted)
@@ -100,6 +105,9 @@ def _check_requests(view: ClusterView) -> None:
     records = [seen.record for seen in view.requests.values()]
     assert view.open_requests == {
         request_id: seen for request_id, seen in view.requests.items() if seen.record.state is RequestState.REQUESTED
+    }
+    assert view.pending_requests == {
+        request_id: seen for request_id, seen in view.requests.items() if seen.record.state is RequestState.PENDING
     }
     asked = [r for r in records if r.requestor == paths.MIN_READY_REQUESTOR and r.state is not RequestState.FAILED]
     assert view.stray_lock_dirs == {

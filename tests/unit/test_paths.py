@@ -83,6 +83,8 @@ def test_builds_and_known_pools_are_known_by_depth() -> None:
     assert paths.known_pool_at(paths.known_pool("cloud", "main")) == ("cloud", "main")
     assert paths.known_pool_at(f"{paths.KNOWN_POOLS}/cloud") is None
     assert paths.ledger("cloud") == "/nodelaunch/limits/cloud"
+    assert paths.tenant_ledger("acme") == "/nodelaunch/tenant-limits/acme"
+    assert paths.tenant_ledger("a/b. ü") == "/nodelaunch/tenant-limits/a%2Fb%2E%20%C3%BC"
 
 
 def test_what_lies_deeper_than_a_contender_is_none() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from nodelaunch.engine.reservations import Reservations
-from nodelaunch.engine.waiting import CapacityQueue
+from nodelaunch.engine.waiting import CapacityQueue, out_of_turn
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.triage import PoolKey
@@ -24,17 +25,37 @@ class Hall:
         self.queue = CapacityQueue(self.changed.append, self.too_long.append)
         self.book = Reservations(lambda *_: None)
 
-    async def wait(self, number: int, key: PoolKey = MAIN, need: Usage = ONE) -> asyncio.Task[None]:
+    async def wait(
+        self, number: int, key: PoolKey = MAIN, need: Usage = ONE, *, tenant: str | None = None
+    ) -> asyncio.Task[None]:
         reservation = self.book.open(key, None, {}, {})
-        task = asyncio.create_task(self.queue.wait(a_request(number=number), 0, need, reservation))
+        task = asyncio.create_task(self.queue.wait(a_request(number=number, tenant_name=tenant), 0, need, reservation))
         await asyncio.sleep(0)
         return task
 
-    def grant(self, pools: dict[PoolKey, Limits], provider: Limits = NO_LIMITS, *, may_have: bool = True) -> None:
-        def pool_left(key: PoolKey) -> Limits:
-            return pools.get(key, NO_LIMITS).minus(self.book.of_pool(key))
+    def grant(
+        self, pools: dict[PoolKey, Limits], provider: Limits = NO_LIMITS, *, may_have: bool = True, launches: int = 99
+    ) -> None:
+        self.queue.grant(Free(self.book, pools, provider, launches), lambda _: may_have)
 
-        self.queue.grant(pool_left, lambda key: provider.minus(self.book.of_provider(key[0])), lambda _: may_have)
+
+@dataclass
+class Free:
+    """What there is."""
+
+    book: Reservations
+    pools: dict[PoolKey, Limits]
+    provider: Limits
+    launches: int
+
+    def pool_room(self, key: PoolKey) -> Limits:
+        return self.pools.get(key, NO_LIMITS).minus(self.book.of_pool(key))
+
+    def provider_room(self, key: PoolKey) -> Limits:
+        return self.provider.minus(self.book.of_provider(key[0]))
+
+    def may_launch_another(self, key: PoolKey) -> bool:
+        return self.book.launches_of(key[0]) < self.launches
 
 
 async def test_room_is_given_in_the_order_of_requests() -> None:
@@ -51,6 +72,42 @@ async def test_room_is_given_in_the_order_of_requests() -> None:
     second.cancel()
     await asyncio.wait([second])
     assert (hall.queue.need(MAIN), hall.queue.first(MAIN), hall.changed) == (NOTHING, None, [MAIN] * 3)
+
+
+async def test_no_more_is_given_than_may_be_launched_at_once() -> None:
+    hall = Hall()
+    first, second = await hall.wait(1), await hall.wait(2)
+    hall.grant({}, launches=1)
+    await first
+    assert not second.done()
+    hall.book.room_given_back(MAIN, ONE)
+    hall.grant({}, launches=1)
+    await second
+
+
+async def test_what_a_tenant_waits_for_is_counted_up_to_each_who_waits() -> None:
+    hall = Hall()
+    tasks = [await hall.wait(number, tenant=tenant) for number, tenant in ((2, "acme"), (1, "acme"), (3, "other"))]
+    second, first, _ = sorted(hall.queue.waiters, key=lambda waiter: waiter.request.id != "200-0000000002")
+    assert hall.queue.need_of_tenant("acme") == ONE + ONE
+    assert hall.queue.need_until(first) == ONE
+    assert hall.queue.need_until(second) == ONE + ONE
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert hall.queue.need_of_tenant("acme") == NOTHING
+
+
+async def test_only_the_first_request_of_a_tenant_waits_while_it_is_full() -> None:
+    hall = Hall()
+    task = await hall.wait(2, tenant="acme")
+    (waiter,) = hall.queue.waiters
+    others = [a_request(number=3, tenant_name="acme"), a_request(number=1, tenant_name="other"), waiter.request]
+    assert out_of_turn(waiter, others) is None
+    earlier = a_request(number=1, tenant_name="acme")
+    assert out_of_turn(waiter, [*others, earlier]) == earlier.id
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_nobody_overtakes_where_room_is_short_and_others_go_on() -> None:

@@ -12,13 +12,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from nodelaunch.clock import Clock
+from nodelaunch.engine.books import Books
 from nodelaunch.engine.hosts import HostRule, host_rule
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.engine.waiting import CapacityQueue
 from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits
+from nodelaunch.protocol.quota import INSTANCES, NOTHING, Limits
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.triage import Absentee, IdleNode, MachineView, PoolKey, PoolView, RegisteredPool, Tenant
 from nodelaunch.protocol.verdicts import Accept, Verdict
@@ -26,7 +27,6 @@ from nodelaunch.protocol.verdicts import Accept, Verdict
 if TYPE_CHECKING:
     from nodelaunch.engine.pool import Pool
 
-NO_INSTANCES = Limits({INSTANCES: 0})
 MAX_LOOKED_AT = 256
 """Idle nodes looked at for one label, in the hope of filling a request from one zone."""
 
@@ -158,12 +158,12 @@ class EngineFacts:
         self.absent: list[Absentee] = []
         self.now = 0.0
         self.may_decline = False
-        self.tenants: Mapping[str, Limits] = {}
         self.taken: set[NodeId] = set()
         """Idle nodes that are about to be claimed or deleted by this launcher."""
         self.reserved: dict[RequestId, Reservation] = {}
         """Of requests that were accepted in this pass."""
         self.decided = on_decided
+        self.books = Books(view, own_pools, reservations, queue)
         self._view = view
         self._clock = clock
         self._own_pools = own_pools
@@ -205,50 +205,22 @@ class EngineFacts:
     # -- room -------------------------------------------------------------------------------------------------------
 
     def pool_left(self, key: PoolKey) -> Limits:
-        limits = self._own_pools.views[key].limits
-        left = limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
+        left = self.books.pool_room(key)
         return left.minus(self._queue.need(key)) if self._queue.waiters else left
 
     def provider_left(self, key: PoolKey) -> Limits:
-        left = self.provider_room(key)
+        left = self.books.provider_room(key)
         return left.minus(self._queue.need_of_provider(key[0])) if self._queue.waiters else left
-
-    def pool_room(self, key: PoolKey) -> Limits:
-        """What the pool can give now, what accepted requests wait for included."""
-        limits = self._own_pools.views[key].limits
-        return limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
-
-    def provider_room(self, key: PoolKey) -> Limits:
-        """What the provider can give the pool now, with what accepted requests wait for; nothing while it refuses."""
-        provider = self._own_pools.pools[key].ctx.provider
-        if provider.refusals.is_active:
-            return NO_INSTANCES
-        if not self._own_pools.views[key].shares_provider_quota:
-            return NO_LIMITS
-        name = key[0]
-        cloud = provider.cloud
-        left = cloud.limits.minus(self._view.used(name)).minus(self._reservations.of_provider(name))
-        return left if cloud.unmanaged == NOTHING else left.minus(cloud.unmanaged)
-
-    def is_overbooked(self, key: PoolKey) -> bool:
-        """Whether more is in use or reserved in the pool, or at its provider, than there is."""
-        amounts = (*self.pool_room(key).amounts.values(), *self.provider_room(key).amounts.values())
-        return min(amounts, default=0.0) < 0
 
     def used(self, key: PoolKey) -> float:
         return self._view.used(*key)[INSTANCES] + self._reservations.of_pool(key)[INSTANCES]
 
     def tenant(self, name: str) -> Tenant | None:
-        limits = self.tenants.get(name)
-        if limits is None:
-            return None
-        used = self._view.used_by_tenant(name)
-        return Tenant(limits, limits.minus(used).minus(self._reservations.of_tenant(name)))
+        limits = self.books.tenants.get(name)
+        return None if limits is None else Tenant(limits, self.books.tenant_left(name, limits))
 
     def launching(self, provider: str) -> int:
-        pools = self._own_pools.pools
-        running = next((pool.ctx.provider.running_launches for key, pool in pools.items() if key[0] == provider), 0)
-        return running + self._reservations.launches_of(provider)
+        return self.books.launching(provider)
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
@@ -274,7 +246,7 @@ class EngineFacts:
         launches = {
             slot: need for slot, need in needs.items() if verdict.reuse[slot] is None and slot not in verdict.resumed
         }
-        tenant = request.tenant_name if request.tenant_name in self.tenants else None
+        tenant = request.tenant_name if request.tenant_name in self.books.tenants else None
         self.reserved[request.id] = self._reservations.open(key, tenant, launches, needs)
         self.taken.update(node_id for node_id in verdict.reuse if node_id is not None)
 

@@ -38,6 +38,8 @@ from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, Store, 
 
 log = structlog.get_logger(__name__)
 
+_TAKEN = (LockBusyError, RecordGoneError, VersionConflictError)
+"""The node is locked, changed or gone."""
 GIVE_UP_TIMEOUT_S = 10.0
 """How long the last write about a node may take when its launch is cancelled."""
 
@@ -175,13 +177,21 @@ async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
 
 
 async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) -> HeldNode | None:
-    """Lock an idle node and allocate it to *request*; None when it is not to be had, or does not answer."""
+    """Lock an idle node and allocate it to *request*; None when it is not to be had, or does not answer.
+
+    Raises: OvertakenError, StoreError.
+    """
     seen = ctx.view.nodes.get(node_id)
     if seen is None or not seen.record.is_idle:
         return None
     if not await _is_alive(ctx, seen):
         return None
-    return await take_node(ctx.store, seen, seen.record.allocated(request))
+    node = seen.record.allocated(request)
+    try:
+        lock, entry = await ctx.shared.claim(request.tenant_name, *_taking_ops(seen, node))
+    except _TAKEN:
+        return None
+    return HeldNode(node, entry.stat.version, lock)
 
 
 async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
@@ -202,15 +212,18 @@ async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
     return False
 
 
+def _taking_ops(seen: Seen[Node], node: Node) -> tuple[TakeLock, Put]:
+    return TakeLock(paths.node_lock(node.id)), Put(seen.path, node.to_bytes(), seen.version, node)
+
+
 async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
     """Lock the node *seen* and write it as *node*; None when it is locked, changed or gone since it was seen.
 
     Raises: StoreError.
     """
-    take, put = TakeLock(paths.node_lock(node.id)), Put(seen.path, node.to_bytes(), seen.version, node)
     try:
-        lock, entry = await store.commit([take, put])
-    except (LockBusyError, RecordGoneError, VersionConflictError):
+        lock, entry = await store.commit(_taking_ops(seen, node))
+    except _TAKEN:
         return None
     assert isinstance(entry, Entry) and lock is not None and not isinstance(lock, Entry)  # noqa: S101, PT018
     return HeldNode(node, entry.stat.version, lock)

@@ -56,8 +56,11 @@ MAX_CONSOLE = 64 << 10
 """Characters of a console that are logged."""
 
 
-async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: str | None) -> HeldNode:
+async def create_node(
+    ctx: PoolContext, request: NodeRequest, label: str, zone: str | None, recorded: Callable[[], None]
+) -> HeldNode:
     """A new node for *request*, locked and ``building``: in one step where we are alone, or recorded ``init`` before.
+    *recorded* is called as soon as there is a record of it, which counts from then on.
 
     Raises: StoreError; OvertakenError; DriverError for a label that can't be launched.
     """
@@ -81,11 +84,11 @@ async def create_node(ctx: PoolContext, request: NodeRequest, label: str, zone: 
         made = await ctx.store.create_locked(paths.NEW_NODE, building.to_bytes(), record=building)
         if made is not None:
             entry, lock = made
+            recorded()
             return HeldNode(building.changed(id=_id_of(entry)), entry.stat.version, lock)
-    if ctx.shared.is_shared:
-        created = await ctx.shared.create(ctx.pool.name, Create(paths.NEW_NODE, blank.to_bytes(), sequence=True))
-    else:
-        created = await ctx.store.create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
+    op = Create(paths.NEW_NODE, blank.to_bytes(), sequence=True)
+    created = await ctx.shared.create(ctx.pool.name, request.tenant_name, op)
+    recorded()
     node_id = _id_of(created)
     held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building.changed(id=node_id))
     if held is None:

@@ -8,7 +8,10 @@ from math import inf
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.scheduling import Schedule
+from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.triage import PoolKey
+
+LAUNCHING = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
 class Marks:
@@ -37,7 +40,7 @@ class Marks:
 
     def tenant_changed(self, name: str) -> None:
         """There may be more room for the tenant."""
-        if name in self._facts.tenants:
+        if name in self._facts.books.tenants:
             self._schedule.tenant_changed(name)
             self._wake()
 
@@ -55,14 +58,27 @@ class Marks:
                 self.tenant_changed(old.tenant_name)
         elif old is not None and _takes_other_room(old, new):
             self.node_freed(old)
+        if old is not None and old.state in LAUNCHING and new.state not in LAUNCHING:
+            self._launch_ended(old)
 
     def node_unlocked(self, node: Node | None) -> None:
-        """An idle node can be had again."""
+        """An idle node can be had again, or a launch broke off."""
         if node is not None and node.is_idle:
             self.room_changed((node.provider or "", node.pool or ""))
+        elif node is not None and node.state in LAUNCHING:
+            self._launch_ended(node)
+
+    def _launch_ended(self, node: Node) -> None:
+        """Where launchers share a provider, another's launch counts as one of ours does."""
+        if self._facts.launchers > 1:
+            for key, view in self._own.views.items():
+                if key[0] == node.provider and view.max_concurrency >= 0:
+                    self.room_changed(key)
 
     def node_freed(self, node: Node) -> None:
         """What *node* took is free."""
+        if node.state in LAUNCHING:
+            self._launch_ended(node)
         self.room_changed((node.provider or "", node.pool or ""))
         if node.tenant_name:
             self.tenant_changed(node.tenant_name)

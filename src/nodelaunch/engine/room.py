@@ -15,7 +15,8 @@ from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.holding import discard_node
 from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.engine.waiting import CapacityQueue, Waiter
+from nodelaunch.engine.view.sums import ON_THE_WAY_OUT
+from nodelaunch.engine.waiting import CapacityQueue, Waiter, out_of_turn
 from nodelaunch.errors import StoreError
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
@@ -51,7 +52,8 @@ class RoomMaker:
     def serve_waiters(self) -> None:
         """Give room to accepted requests that wait for it; fail those for which there will never be any."""
         facts = self._facts
-        self._queue.grant(facts.pool_room, facts.provider_room, self._tenant_allows)
+        self._queue.grant(facts.books, self._tenant_allows)
+        self._hand_back_out_of_turn()
         for waiter in list(self._queue.waiters):
             view = self._own.views.get(waiter.key)
             if view is None:
@@ -62,11 +64,31 @@ class RoomMaker:
             for reason in reasons_to_decline(waiter.request, view, ceiling, facts.now)[:1]:
                 self._own.pools[waiter.key].post(waiter.request.id, m.Failed(reason))
 
-    def _tenant_allows(self, waiter: Waiter) -> bool:
-        """Whether the tenant has its share by now: what a refused launch left counts until it is gone."""
+    def _tenant_allows(self, waiter: Waiter, leaving: Usage = NOTHING) -> bool:
+        """Whether the tenant has its share by now: what a refused launch left counts until it is gone. *leaving*: what
+        is not to count."""
         name = waiter.request.tenant_name
-        tenant = self._facts.tenant(name) if name is not None else None
-        return tenant is None or all(tenant.room[resource] >= 0 for resource in waiter.need)  # its own share is off
+        limits = self._facts.books.tenants.get(name) if name is not None else None
+        if name is None or limits is None:
+            return True
+        room = self._facts.books.tenant_room(name, limits)
+        wanted = self._queue.need_until(waiter)
+        return all(room[resource] + leaving[resource] >= wanted[resource] for resource in waiter.need)
+
+    def _hand_back_out_of_turn(self) -> None:
+        """Where several launchers serve a tenant that is full, only its first request goes on waiting (waiting.py)."""
+        if self._facts.launchers < 2:
+            return
+        for waiter in list(self._queue.waiters):
+            nodes = (seen.record for seen in self._view.nodes_allocated_to(waiter.request.id))
+            leaving = Usage.total(node.usage or NOTHING for node in nodes if node.state in ON_THE_WAY_OUT)
+            if self._tenant_allows(waiter, leaving):
+                continue
+            first = out_of_turn(waiter, (seen.record for seen in self._view.pending_requests.values()))
+            if first is not None:
+                pool = self._own.pools[waiter.key]
+                pool.ctx.tell(waiter.request, f"handed back: its tenant is full, and request {first} comes first")
+                pool.post(waiter.request.id, m.Withdrawn())
 
     def make_room(self, pool: Pool, need: Usage | None) -> None:
         """Let idle nodes of *pool* go for the first accepted request that waits, else for *need*."""
@@ -81,7 +103,8 @@ class RoomMaker:
             for node_id, of in self._evicting.items()
             if of == key and (seen := self._view.nodes.get(node_id)) is not None and seen.record.is_idle
         )
-        room = self._facts.pool_room(key).tightest(self._facts.provider_room(key))
+        books = self._facts.books
+        room = books.pool_room(key).tightest(books.provider_room(key))
         for node_id in make_room(need, room, freeing, self._facts.idle(key, frozenset()).all()):
             self._evicting[node_id] = key
             self._facts.taken.add(node_id)

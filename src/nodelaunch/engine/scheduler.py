@@ -139,8 +139,8 @@ class Scheduler:
 
     def configure(self, tenants: Mapping[str, Limits]) -> None:
         """Keep to these limits of tenants, by name."""
-        if tenants != self.facts.tenants:
-            self.facts.tenants = tenants
+        if tenants != self.facts.books.tenants:
+            self.facts.books.tenants = tenants
             self.own.generation += 1
             self.wake_all()
 
@@ -153,8 +153,8 @@ class Scheduler:
     def _on_note(self, note: Note) -> None:
         match note:
             case RequestSeen(request_id, _) | RequestUnlocked(request_id):
-                if self.dispatcher.requests.changed(request_id):
-                    self._wake()
+                if self.dispatcher.requests.changed(request_id) or self.queue.waiters:
+                    self._wake()  # for those who wait, an earlier request that is worked on may matter
             case NodeSeen(node_id, old):
                 self.marks.node_changed(old, self._view.nodes[node_id].record)
             case NodeUnlocked(node_id):

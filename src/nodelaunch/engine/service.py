@@ -22,7 +22,7 @@ from nodelaunch.engine.peers import Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import Generation, ProviderRuntime
 from nodelaunch.engine.scheduler import Scheduler
-from nodelaunch.engine.sharing import SharedRoom
+from nodelaunch.engine.sharing import SharedRoom, TenantLedgers
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
@@ -43,6 +43,7 @@ class Site:
     scanner: HostScanner
     scheduler: Scheduler
     memory: Memory
+    tenants: TenantLedgers
     identity: PoolIdentity
     guard: Guard
     """Counts the machines of all providers that fail."""
@@ -65,7 +66,9 @@ class ProviderService:
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
-        self._shared = SharedRoom(site.store, site.view, config.name, site.own_id, site.scheduler.facts.is_overbooked)
+        self._shared = SharedRoom(
+            site.store, site.view, config.name, site.own_id, site.tenants, site.scheduler.facts.books
+        )
         self._inventory: Inventory | None = None
         self._group: asyncio.TaskGroup | None = None
         self._revived = asyncio.Event()

@@ -150,11 +150,11 @@ class Slots:
         """Make the slot's node; if there is no room after all, give up what is reserved for it."""
         label, zone = self._request.node_types[slot], self._zones.pick(slot)
         try:
-            self.held[slot] = await create_node(self._ctx, self._request, label, zone)
+            self.held[slot] = await create_node(
+                self._ctx, self._request, label, zone, partial(self._reservation.settle, slot)
+            )
         except OvertakenError:
             self._reservation.settle_room(slot)
-        else:
-            self._reservation.settle(slot)
 
     # -- claiming and launching ---------------------------------------------------------------------------------------
 
@@ -169,6 +169,8 @@ class Slots:
         except asyncio.CancelledError:
             if slot not in self.held:
                 raise
+        except OvertakenError:
+            pass  # what is lost is the share of the tenant: the slot waits for it
         except StoreError as error:
             _store_failed(self._request, error)
         finally:

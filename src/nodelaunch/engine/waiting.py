@@ -1,13 +1,25 @@
-"""Slots of accepted requests that wait for room: a launch was refused, or what an attempt left still takes its place.
+"""Slots of accepted requests that wait for room: a launch was refused, what an attempt left still takes its place, or
+another launcher was faster.
 
 They come before all requests that wait to be accepted, and get room in the order of their requests.
+
+Requests of one tenant may wait for its share in several launchers, each with nodes that count for the tenant: if each
+held half of what both need, they would wait for ever. So of all requests of a tenant that launchers work on, only the
+first one, in the order of service, goes on waiting while the tenant is full. Every other one is handed back, as if it
+had never begun: what it held is idle then and counts for nobody (`out_of_turn`). The first one is never handed back for
+that. Of the tenant's nodes, those that are not its own belong to requests that are launching and come to an end by
+themselves, to requests that their requestor was given and gives back, or to requests that are being handed back. So the
+share that it waits for becomes free. Another request may be faster to take it, but that one is served then: at any time
+some request gets on. All launchers see the same requests, if not at the same moment, and look again with each that is
+taken up. Whoever waits for `ROOM_WAIT_S`, for whatever other reason, is handed back too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.protocol.paths import RequestId
@@ -38,6 +50,16 @@ class Waiter:
         return (self.request.order, self.slot)
 
 
+class Rooms(Protocol):
+    """What there is to give, with what is waited for."""
+
+    def pool_room(self, key: PoolKey) -> Limits: ...
+
+    def provider_room(self, key: PoolKey) -> Limits: ...
+
+    def may_launch_another(self, key: PoolKey) -> bool: ...
+
+
 class CapacityQueue:
     """All waiters of a launcher.
 
@@ -59,6 +81,15 @@ class CapacityQueue:
         """What is waited for in all pools of *provider*."""
         return Usage.total(w.need for w in self.waiters if w.key[0] == provider) if self.waiters else NOTHING
 
+    def need_of_tenant(self, tenant: str) -> Usage:
+        """What is waited for, for a tenant, in all pools."""
+        return Usage.total(w.need for w in self.waiters if w.request.tenant_name == tenant) if self.waiters else NOTHING
+
+    def need_until(self, waiter: Waiter) -> Usage:
+        """What *waiter* waits for, and with it those of its tenant that come before it, in all pools."""
+        tenant, turn = waiter.request.tenant_name, waiter.turn
+        return Usage.total(w.need for w in self.waiters if w.request.tenant_name == tenant and w.turn <= turn)
+
     def first(self, key: PoolKey) -> Waiter | None:
         """Who is served next in pool *key*."""
         return min((w for w in self.waiters if w.key == key), key=lambda w: w.turn, default=None)
@@ -78,12 +109,7 @@ class CapacityQueue:
             if self.waiters.pop(waiter, waiter) is None:
                 self._on_change(waiter.key)
 
-    def grant(
-        self,
-        pool_left: Callable[[PoolKey], Limits],
-        provider_left: Callable[[PoolKey], Limits],
-        tenant_allows: Callable[[Waiter], bool],
-    ) -> None:
+    def grant(self, rooms: Rooms, tenant_allows: Callable[[Waiter], bool]) -> None:
         """Give what room there is, in turn. Nobody waits for another's tenant."""
         full: set[object] = set()
         """Pools, by key, and providers, by name, in which somebody waits for more than there is."""
@@ -91,11 +117,19 @@ class CapacityQueue:
             key = waiter.key
             if key in full or key[0] in full:
                 continue
-            if not provider_left(key).allows(waiter.need):
+            if not rooms.may_launch_another(key) or not rooms.provider_room(key).allows(waiter.need):
                 full.add(key[0])
-            elif not pool_left(key).allows(waiter.need):
+            elif not rooms.pool_room(key).allows(waiter.need):
                 full.add(key)
             elif not waiter.granted.done() and tenant_allows(waiter):
                 waiter.reservation.add(waiter.slot, waiter.need)
                 del self.waiters[waiter]
                 waiter.granted.set_result(None)
+
+
+def out_of_turn(waiter: Waiter, pending: Iterable[NodeRequest]) -> RequestId | None:
+    """Of the *pending* requests, those that launchers work on, an earlier one of the same tenant: the waiter's request
+    is handed back, if its tenant is full. None: it goes on waiting."""
+    request = waiter.request
+    earlier = (each for each in pending if each.tenant_name == request.tenant_name and each.order < request.order)
+    return next((each.id for each in earlier), None)

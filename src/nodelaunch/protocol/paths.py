@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Final, NewType
+from urllib.parse import quote
 
 RequestId = NewType("RequestId", str)
 """``PPP-SSSSSSSSSS``: a priority of three characters, a dash, ten digits."""
@@ -30,6 +31,7 @@ KNOWN_POOLS: Final = f"{OWN_ROOT}/pools"
 QUESTIONS: Final = f"{OWN_ROOT}/questions"
 INVENTORIES: Final = f"{OWN_ROOT}/inventories"
 LEDGERS: Final = f"{OWN_ROOT}/limits"
+TENANT_LEDGERS: Final = f"{OWN_ROOT}/tenant-limits"
 
 ALWAYS_THERE: Final = (
     REQUESTS,
@@ -101,6 +103,11 @@ def known_pool(provider: str, pool: str) -> str:
 def ledger(provider: str) -> str:
     """The record whose version grows with each node that is created at a shared provider."""
     return f"{LEDGERS}/{provider}"
+
+
+def tenant_ledger(tenant: str) -> str:
+    """The record whose version grows with each node that is created or claimed for a tenant that has a limit."""
+    return f"{TENANT_LEDGERS}/{quote(tenant, safe='').replace('.', '%2E')}"
 
 
 # -- metastatic providers -------------------------------------------------------------------------------------------

@@ -247,6 +247,9 @@ class Tree(Protocol):
     def entries(self) -> Iterable[Entry]:
         """Every entry, in no order; take a copy before awaiting."""
 
+    def hurry(self) -> None:
+        """Have read at once what may lag: with the answer to the next read, it has been told."""
+
     def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
         """Call *listener* on the event loop with every event from now on. An own write is told before the call that
         made it returns."""

@@ -149,7 +149,7 @@ class Laggards:
     def add(self, path: str) -> None:
         self.paths[path] = None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LAG_S, self._catch_up)
+            self._timer = asyncio.get_running_loop().call_later(LAG_S, self._time_is_up)
 
     def hurry(self, kind: int, path: str) -> None:
         """Something is about to be told of *path*: what lags above it is read first. One that is gone is not read."""
@@ -169,8 +169,12 @@ class Laggards:
             self._timer.cancel()
             self._timer = None
 
-    def _catch_up(self) -> None:
+    def _time_is_up(self) -> None:
         self._timer = None
+        self.read_all()
+
+    def read_all(self) -> None:
+        """Wait no longer."""
         paths, self.paths = self.paths, {}
         for path in paths:
             self._read(path)
@@ -197,6 +201,7 @@ class Forest:
 
     def add(self, tree: ZkTree) -> None:
         self.grove.add(tree)
+        tree.read_laggards = self._lagging.read_all
         if self._session.is_connected:
             self._walker.begin(tree)
 

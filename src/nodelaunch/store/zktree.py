@@ -42,6 +42,10 @@ FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Before a tree that was refused something is walked again; doubling."""
 
 
+def _nothing() -> None:
+    """While the tree is in no forest, nothing lags."""
+
+
 class ZkTree:
     """The port's tree."""
 
@@ -64,6 +68,8 @@ class ZkTree:
         self.retry_s = 0.0
         """Pause before the next walk, after a refusal."""
         self.retry: asyncio.TimerHandle | None = None
+        self.read_laggards: Callable[[], None] = _nothing
+        """Read at once what may lag, in whatever tree."""
         self._keeps_data = keeps_data
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
@@ -84,6 +90,9 @@ class ZkTree:
 
     def entries(self) -> Iterable[Entry]:
         return list(self._entries.values())
+
+    def hurry(self) -> None:
+        self.read_laggards()
 
     def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
         self._listeners = (*self._listeners, listener)

@@ -40,6 +40,11 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
         while not self.is_warm:
             await self._warmed.wait()
 
+    def hurry(self) -> None:
+        """Have read what `may_lag`: with the answer to the next read of the store, it is here."""
+        for tree in self._trees:
+            tree.hurry()
+
     def attach(self, tree: Tree, on_changed: OnChanged, on_removed: OnRemoved) -> None:
         """Be fed from *tree*: by *on_changed* with each entry that is there, by *on_removed* with each path that is
         gone."""

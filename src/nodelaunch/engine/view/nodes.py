@@ -24,6 +24,7 @@ K = TypeVar("K")
 
 _BELOW = len(paths.NODES) + 1
 _NO_NODES: Mapping[NodeId, Seen[Node]] = {}
+_BEING_MADE = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
 class NodeView(Teller):
@@ -43,6 +44,8 @@ class NodeView(Teller):
         request next goes on with them. A node that changes is not among them any more."""
         self._of_provider: dict[str | None, dict[NodeId, Seen[Node]]] = {}
         self._of_request: dict[RequestId, dict[NodeId, Seen[Node]]] = {}
+        self._being_made: dict[str | None, dict[NodeId, Seen[Node]]] = {}
+        """Those in state init or building, by provider."""
         self._node_contenders: dict[NodeId, dict[str, bool]] = {}
         """Paths of the contenders for a node's lock, and whether each is ours."""
         self._instances = InstanceIndex()
@@ -101,6 +104,17 @@ class NodeView(Teller):
             return []
         nodes = self._of_request.get(request_id, _NO_NODES)
         return [seen for node_id, seen in nodes.items() if node_id in self.interrupted]
+
+    def launching(self, provider: str) -> list[Node]:
+        """The nodes of *provider* that some launcher, ours or another, is launching."""
+        made = self._being_made.get(provider)
+        if made is None:
+            return []
+        return [
+            seen.record
+            for node_id, seen in made.items()
+            if seen.record.state is NodeState.INIT or node_id in self._node_contenders
+        ]
 
     def is_interrupted(self, seen: Seen[Node]) -> bool:
         return self.interrupted.get(seen.record.id) == seen.version
@@ -195,6 +209,8 @@ class NodeView(Teller):
         _drop(self._of_provider, record.provider, node_id)
         if record.allocated_to:
             _drop(self._of_request, record.allocated_to, node_id)
+        if record.state in _BEING_MADE:
+            _drop(self._being_made, record.provider, node_id)
         is_idle = record.state is NodeState.READY and not record.allocated_to
         if is_idle:
             self.idle.remove(record)
@@ -213,6 +229,10 @@ class NodeView(Teller):
             if old is not None:
                 _drop(self._of_provider, old.provider, new.id)
             _put(self._of_provider, new.provider, seen)
+        if old is not None and old.state in _BEING_MADE:
+            _drop(self._being_made, old.provider, new.id)
+        if new.state in _BEING_MADE:
+            _put(self._being_made, new.provider, seen)
         request_id = new.allocated_to
         if old is not None and request_id and old.allocated_to == request_id:
             self._of_request[request_id][new.id] = seen

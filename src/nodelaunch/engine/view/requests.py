@@ -29,7 +29,8 @@ _BELOW_LOCKS = len(paths.REQUEST_LOCKS) + 1
 class RequestView(Teller):
     """The part of the view about requests.
 
-    Invariants: ``open_requests`` has exactly those of ``requests`` that are requested, in their present version;
+    Invariants: ``open_requests`` has exactly those of ``requests`` that are requested, ``pending_requests`` those that
+    are pending, in their present version;
     ``stray_lock_dirs`` has exactly the lock directories whose request is not in ``requests``;
     ``min_ready_asked`` has, by label, those that ask for nodes to be kept ready and have not failed; no set is empty,
     of contenders neither.
@@ -40,6 +41,8 @@ class RequestView(Teller):
         self.requests: dict[RequestId, Seen[NodeRequest]] = {}
         self.open_requests: dict[RequestId, Seen[NodeRequest]] = {}
         """Those in state requested, in the order in which they were first so."""
+        self.pending_requests: dict[RequestId, Seen[NodeRequest]] = {}
+        """Those that some launcher works on, ours or another."""
         self.min_ready_asked: dict[str, set[RequestId]] = {}
         """The requests, whoever wrote them, that ask for a node of a label to be kept ready and have not failed."""
         self._request_contenders: dict[RequestId, set[str]] = {}
@@ -88,6 +91,10 @@ class RequestView(Teller):
             self.open_requests[request_id] = seen
         elif before is None or before.state is RequestState.REQUESTED:
             self.open_requests.pop(request_id, None)
+        if record.state is RequestState.PENDING:
+            self.pending_requests[request_id] = seen
+        elif before is not None and before.state is RequestState.PENDING:
+            del self.pending_requests[request_id]
         self._tell(RequestSeen(request_id, before))
         if record.requestor == paths.MIN_READY_REQUESTOR or (
             before is not None and before.requestor == paths.MIN_READY_REQUESTOR
@@ -111,6 +118,7 @@ class RequestView(Teller):
         old = self.requests.pop(request_id, None)
         if old is not None:
             self.open_requests.pop(request_id, None)
+            self.pending_requests.pop(request_id, None)
             if request_id in self._request_lock_dirs:
                 self.stray_lock_dirs[request_id] = self._request_lock_dirs[request_id]
             self._tell(RequestRemoved(request_id, old.record))

@@ -1,0 +1,78 @@
+"""A record whose version tells whether this process knows of everything that counts against a limit.
+
+Whoever makes use of what is limited bumps the version in the same transaction, and only from the version with which it
+has caught up. What does *not* belong here: which limits have a ledger, and who shares it (sharing.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.errors import RecordExistsError, RecordGoneError
+from nodelaunch.protocol.store import Put, Store
+
+MAX_READS = 20
+"""How often others may be faster before what was read last is tried all the same."""
+
+
+class Ledger:
+    """One record of that kind.
+
+    Invariant: while ``version`` is set, the view has everything that was done up to that version.
+    """
+
+    def __init__(self, store: Store, view: ClusterView, path: str, *, counts_claims: bool = False) -> None:
+        """*counts_claims*: whether idle nodes that others claim count against the limit, besides those they create."""
+        self.path = path
+        self.version: int | None = None
+        """With which the next use is sent; None: others may have bumped it since it was read."""
+        self._store = store
+        self._view = view
+        self._counts_claims = counts_claims
+        self._catching_up: asyncio.Task[None] | None = None
+
+    def forget(self) -> None:
+        """Catch up before the next use."""
+        self.version = None
+
+    def bump(self, writer: str) -> Put:
+        """The operation that says that *writer* makes use of what is limited. Only while ``version`` is set."""
+        assert self.version is not None  # noqa: S101
+        version, self.version = self.version, self.version + 1
+        return Put(self.path, writer.encode(), version)
+
+    async def catch_up(self) -> None:
+        """Know of everything that was done so far. Raises: StoreError."""
+        if self._catching_up is None:
+            self._catching_up = asyncio.ensure_future(self._read())
+            self._catching_up.add_done_callback(self._caught_up)
+        await asyncio.shield(self._catching_up)
+
+    def _caught_up(self, task: asyncio.Task[None]) -> None:
+        self._catching_up = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _read(self) -> None:
+        """With an answer, all that was done earlier has been told of, and is being read; with the next one, it has been
+        read: answers and events come in one order. Only changes of locked nodes may be read later than that."""
+        await self._view.warm()
+        version = await self._read_version()
+        for _ in range(MAX_READS):
+            if self._counts_claims:
+                self._view.hurry()
+            before, version = version, await self._read_version()
+            if version == before:
+                break
+        if self._view.is_warm:
+            self.version = before
+
+    async def _read_version(self) -> int:
+        try:
+            return (await self._store.get(self.path)).stat.version
+        except RecordGoneError:
+            with suppress(RecordExistsError):
+                await self._store.create(self.path, parents=True)
+            return (await self._store.get(self.path)).stat.version
