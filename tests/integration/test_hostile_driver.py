@@ -28,7 +28,7 @@ from nodelaunch.drivers.process import supervisor
 from nodelaunch.drivers.process.driver import ProcessDriver
 from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire import peer
-from nodelaunch.engine import launch, provider
+from nodelaunch.engine import breakers, launch
 from nodelaunch.engine.leaks import find_leaks
 from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import ExternalId
@@ -255,7 +255,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
     monkeypatch.setattr(process_driver, "QUESTION_S", 0.7)
     monkeypatch.setattr(process_driver, "DELETE_S", 0.7)
     monkeypatch.setattr(peer, "CANCEL_GRACE_S", 0.1)
-    for module in (provider, launch):
+    for module in (breakers, launch):
         monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.05)
         monkeypatch.setattr(module, "LAST_BACKOFF_S", 0.1)
     return taken

@@ -57,6 +57,8 @@ class StaticFacts:
         self.tenants = dict(tenants or {})
         self.paused: set[str] = set()
         """Pools of ours of which others are told that they are paused."""
+        self.doubtful: set[tuple[PoolKey, str]] = set()
+        """Pools and labels whose launches fail there."""
         self.refused: set[str] = set()
         """Providers that give nothing at the moment."""
         self.idle_nodes = {key: {node.id: node for node in nodes} for key, nodes in (idle or {}).items()}
@@ -160,6 +162,9 @@ class StaticFacts:
     def _idle_for(self, key: PoolKey, asker: Asker) -> list[IdleNode]:
         nodes = self.idle_nodes.get(key, {}).values()
         return [node for node in nodes if asker.may_use(self.allowed_on.get(node.id))]
+
+    def is_doubtful(self, key: PoolKey, labels: Sequence[str]) -> bool:
+        return any((key, label) in self.doubtful for label in labels)
 
     def has_idle(self, key: PoolKey) -> bool:
         return bool(self.idle_nodes.get(key))

@@ -62,7 +62,7 @@ def test_only_so_many_empty_lines_are_kept_and_none_of_a_single_request() -> Non
 def test_stale_offers_are_dropped() -> None:
     line, _ = Backlog().put(a_request())
     line.stamps = {("cloud", "a"): 2, ("cloud", "b"): 1}
-    offers = [Offer(priority, 0, 0.0, 0.0, ("cloud", pool), stamp) for priority, pool, stamp in
+    offers = [Offer(priority, False, 0, 0.0, 0.0, ("cloud", pool), stamp) for priority, pool, stamp in
               [(3, "a", 1), (2, "a", 2), (1, "b", 1), (0, "gone", 1)]]  # fmt: skip
     line.offers = list(offers)
     line.drop_stale_offers()

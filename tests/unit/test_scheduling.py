@@ -352,6 +352,22 @@ def test_smallest_priority_number_goes_first_then_idle_nodes_then_most_room() ->
     assert [pool for _, pool in desk.decide()] == ["first", "idle", "empty", "empty"]
 
 
+def test_pool_where_the_label_fails_goes_last_among_equals_but_goes_before_none() -> None:
+    """Nobody waits, or is declined, for it; a pool of a larger priority number is no equal."""
+    views = [with_limit(9, "fails"), with_limit(1, "sound", provider="two"), with_limit(9, "last", priority=200)]
+    desk = Desk(*views)
+    desk.facts.doubtful.add((("cloud", "fails"), "small"))
+    desk.put(*many(2), *many(1, "big", start=3), *many(1, "small", "big", start=4))
+    assert desk.decide() == [(1, "sound"), (2, "fails"), (3, "fails"), (4, "fails")]
+
+
+def test_pool_where_the_label_fails_gives_the_nodes_it_has() -> None:
+    desk = Desk(with_limit(9, "fails"), with_limit(9, "sound"), idle={("cloud", "fails"): [an_idle_node(1)]})
+    desk.facts.doubtful.add((("cloud", "fails"), "small"))
+    desk.put(*many(1), *many(1, "small", "small", start=2))
+    assert desk.decide() == [(1, "fails"), (2, "sound")]
+
+
 def test_requests_are_spread_over_pools_of_the_same_room() -> None:
     desk = Desk(*(with_limit(4, f"p{n}") for n in range(4)))
     desk.put(*many(8))

@@ -103,6 +103,16 @@ def test_provider_that_is_down_is_waited_for() -> None:
     assert not verdict.holds_others_back
 
 
+def test_provider_where_nothing_can_be_launched_gives_what_is_there() -> None:
+    view = a_pool_view(launches_down="HTTP 503")
+    assert one(view, Room()) == Defer((ProviderDown("HTTP 503"),))
+    idle = some_idle(an_idle_node(1))
+    assert one(view, Room(idle=idle)) == Accept((NodeId("0000000001"),), Usage())
+    assert one(view, Room(idle=idle), "small", "small") == Defer((ProviderDown("HTTP 503"),))
+    begun = one(view, Room(begun=["small"]))
+    assert isinstance(begun, Accept), "a launch that was begun goes on, and waits for the provider itself"
+
+
 def test_full_tenant_is_waited_for_before_room_is() -> None:
     room = Room(pool=Limits(instances=0), tenant=Limits(instances=1), tenant_ceiling=Limits(instances=5))
     verdict = one(a_pool_view(), room, "small", "small", tenant_name="t")

@@ -90,6 +90,7 @@ def _from_records(pool: PoolRegistration, request: NodeRequest | None) -> dict[s
         "status": status,
         "reasons": [],
         "nodes": [],
+        "breakers": [],
         "history": [],
     }
 
@@ -117,6 +118,7 @@ def _pool_lines(pool: dict[str, Any]) -> list[str]:
     lines = [f"{pool['provider']}/{pool['pool']}: {pool['status']}"]
     for reason in pool["reasons"]:
         lines += [f"  because {reason['text']}", f"    to change that: {reason['remedy']}"]
+    lines += [f"  breaker of {breaker['text']}" for breaker in pool.get("breakers", ())]
     lines += [f"  node {number}: {node}" for number, node in enumerate(pool["nodes"], 1)]
     for event in pool["history"]:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at"]))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.history import History, Standing, nodes_of, status_of
 from nodelaunch.engine.pool import Pool
+from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.scheduling import Schedule
 from nodelaunch.protocol.triage import PoolKey
@@ -16,8 +17,11 @@ from nodelaunch.protocol.verdicts import NoFreeMachine, Reason, Verdict
 class Explainer:
     """Puts verdicts, the work of handlers and the history together. It changes nothing."""
 
-    def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, history: History) -> None:
+    def __init__(
+        self, schedule: Schedule, own: OwnPools, facts: EngineFacts, history: History, view: ClusterView
+    ) -> None:
         self._schedule = schedule
+        self._view = view
         self._own = own
         self._facts = facts
         self._history = history
@@ -34,6 +38,8 @@ class Explainer:
         handler = pool.handlers.get(request_id)
         state, waits = (handler.state, handler.waits) if handler is not None else (None, {})
         events = self._history.events(request_id, pool.key)
+        request = self._view.request(request_id)
+        labels = request.node_types if request is not None else ()
         status, reasons = status_of(self.verdict(request_id, pool.key), state, events)
         return Standing(
             pool_id=pool.ctx.pool_id,
@@ -43,6 +49,7 @@ class Explainer:
             reasons=(*reasons, *_machines_away(pool, reasons)),
             nodes=tuple(nodes_of(state, waits)) if state else (),
             history=tuple(events),
+            breakers=tuple(pool.ctx.provider.breakers.told(pool.key[1], labels)),
         )
 
 

@@ -139,6 +139,7 @@ def pool_view(pool: Pool) -> PoolView:
         ),
         max_concurrency=provider.config.max_concurrency,
         down=provider.down,
+        launches_down=provider.breakers.launches.why,
         allowed=config.tenants,
     )
 
@@ -212,6 +213,9 @@ class EngineFacts:
         left = self.books.provider_room(key)
         return left.minus(self._queue.need_of_provider(key[0])) if self._queue.waiters else left
 
+    def is_doubtful(self, key: PoolKey, labels: Sequence[str]) -> bool:
+        return self._own_pools.pools[key].ctx.provider.breakers.is_doubtful(key[1], labels)
+
     def used(self, key: PoolKey) -> float:
         return self._view.used(*key)[INSTANCES] + self._reservations.of_pool(key)[INSTANCES]
 
@@ -247,6 +251,8 @@ class EngineFacts:
             slot: need for slot, need in needs.items() if verdict.reuse[slot] is None and slot not in verdict.resumed
         }
         tenant = request.tenant_name if request.tenant_name in self.books.tenants else None
+        launched = {request.node_types[slot] for slot in launches}
+        self._own_pools.pools[key].ctx.provider.breakers.chosen(key[1], launched)
         self.reserved[request.id] = self._reservations.open(key, tenant, launches, needs)
         self.taken.update(node_id for node_id in verdict.reuse if node_id is not None)
 

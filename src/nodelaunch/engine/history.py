@@ -12,6 +12,7 @@ from typing import Any
 
 from nodelaunch.clock import Clock
 from nodelaunch.protocol import machine as m
+from nodelaunch.protocol.breaker import OpenBreaker
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
@@ -51,6 +52,8 @@ class Standing:
     nodes: tuple[str, ...] = ()
     """A line for each node being obtained."""
     history: tuple[Event, ...] = ()
+    breakers: tuple[OpenBreaker, ...] = ()
+    """What is not tried at the moment because it failed again and again, as far as it concerns the request."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +63,7 @@ class Standing:
             "status": self.status,
             "reasons": _as_json(self.reasons),
             "nodes": list(self.nodes),
+            "breakers": [{"text": str(breaker), **asdict(breaker)} for breaker in self.breakers],
             "history": [{"at": e.at, "what": e.what, "reasons": _as_json(e.reasons)} for e in self.history],
         }
 

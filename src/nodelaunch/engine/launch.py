@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from nodelaunch.engine.breakers import SHORTEST_BACKOFF_S, cause_of
 from nodelaunch.engine.deletion import DELETE_TIMEOUT_S, delete_instance
 from nodelaunch.engine.holding import GIVE_UP_TIMEOUT_S, HeldNode, PoolContext, save, take_node
 from nodelaunch.engine.keyscan import HostKeys, given_keys, scan_node
@@ -19,6 +20,7 @@ from nodelaunch.engine.view import Seen
 from nodelaunch.errors import (
     DriverError,
     InstanceNotFoundError,
+    InsufficientCapacityError,
     KeyScanError,
     LabelUnusableError,
     LaunchFailedError,
@@ -26,10 +28,13 @@ from nodelaunch.errors import (
     LockBusyError,
     LockLostError,
     ProviderUnavailableError,
+    QuotaExceededError,
+    Scope,
     StaleFenceError,
     legible,
 )
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.breaker import Cause
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_POOL,
@@ -50,10 +55,11 @@ from nodelaunch.protocol.store import Create, Entry
 log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
-SHORTEST_BACKOFF_S = 0.1
-"""However soon a driver wants to be asked again."""
+"""Pauses of one launch whose call was not answered, as long as the provider's breaker is closed."""
 MAX_CONSOLE = 64 << 10
 """Characters of a console that are logged."""
+_ANSWERS = (LaunchFailedError, QuotaExceededError, InsufficientCapacityError, LabelUnusableError)
+"""What a provider that is there may say."""
 
 
 async def create_node(
@@ -182,6 +188,9 @@ async def _launch(
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
         except TimeoutError:
+            if held.external_id is None and held.waits_for is None:  # a call that makes, or looks for, an instance
+                ctx.provider.breakers.launches.failed(Cause("no answer", f"no answer within {limit_s:g} s"))
+            held.waits_for = None
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s:g} s)") from None
         ready = _ready(ctx, held.node, instance, keys)
         if is_last():
@@ -213,36 +222,32 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
     After a create whose outcome is not known, and of a launch that another began, the instance is looked for first.
     """
     backoff = FIRST_BACKOFF_S
-    driver = ctx.driver
+    gate = ctx.provider.breakers.launches
     is_unsure = held.is_resumed
     fencing = ctx.generation.fencing if held.is_resumed else None
+    await _enter(ctx, held)
     while True:
+        began = asyncio.get_running_loop().time()
         try:
             if fencing is not None:  # else what is found now may go, or be made once more, by a call that is under way
                 await fencing.raise_fence(held.fence)
                 fencing = None
             if held.external_id is None:
-                external_id = await _made_before(ctx, held) if is_unsure else None
-                is_unsure = True
-                if external_id is None:
-                    held.check()
-                    made = await driver.create_instance(_spec(ctx, held, request, label, attempt))
-                    external_id = sound_id(made)
-                ctx.provider.owners.take(external_id, held)
-                held.note(held.node.changed(external_id=external_id))
-            return await _until_active(ctx, held)
+                look_first, is_unsure = is_unsure, True
+                await _create(ctx, held, request, label, attempt, look_first=look_first)
+                gate.answered(began)
+            instance = await _until_active(ctx, held)
+            gate.answered(began)
+            return instance
         except ProviderUnavailableError as error:
             if not held.is_written:
                 await save(ctx, held, held.node)
-            held.waits_for = str(error)
-            ctx.tell(request, f"node {held.id} waits for the provider: {error}")
-            log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
-            await asyncio.sleep(max(error.retry_after_s or backoff, SHORTEST_BACKOFF_S))
-            held.waits_for = None
+            await _put_off(ctx, held, request, label, error, backoff)
             backoff = min(LAST_BACKOFF_S, backoff * 2)
             if held.external_id is None and (left := ctx.provider.owners.left_by(error, held)) is not None:
                 await save(ctx, held, held.node.changed(external_id=left))
         except InstanceNotFoundError:
+            gate.answered(began)
             if not held.is_resumed or held.external_id is None:
                 raise
             held.check()
@@ -251,6 +256,58 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             )  # whoever began the launch was giving it up
             held.is_resumed = is_unsure = False
             await save(ctx, held, held.node.changed(external_id=None))
+        except _ANSWERS as error:
+            if not isinstance(error, LaunchTimeoutError):
+                gate.answered(began)
+            raise
+
+
+async def _create(
+    ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int, *, look_first: bool
+) -> None:
+    """Have the instance of *held* created, unless *look_first* finds that it was; its id is noted.
+
+    Raises: DriverError.
+    """
+    external_id = await _made_before(ctx, held) if look_first else None
+    if external_id is None:
+        held.check()
+        external_id = sound_id(await ctx.driver.create_instance(_spec(ctx, held, request, label, attempt)))
+    ctx.provider.owners.take(external_id, held)
+    held.note(held.node.changed(external_id=external_id))
+
+
+async def _put_off(
+    ctx: PoolContext,
+    held: HeldNode,
+    request: NodeRequest,
+    label: str,
+    error: ProviderUnavailableError,
+    backoff_s: float,
+) -> None:
+    """After a call that was not answered: wait until the next one may be made."""
+    gate = ctx.provider.breakers.launches
+    if error.scope in (Scope.REQUEST, Scope.PROVIDER):
+        gate.failed(cause_of(error), error.retry_after_s)
+    else:
+        ctx.provider.breakers.launch_failed(ctx.pool.name, label, held.node.az, error)
+    ctx.tell(request, f"node {held.id} waits for the provider: {error}")
+    if gate.is_open:
+        await _enter(ctx, held)
+        return
+    log.warning("provider_unavailable", provider=ctx.provider.name, node_id=held.id, detail=str(error))
+    held.waits_for = str(error)
+    await asyncio.sleep(max(error.retry_after_s or backoff_s, SHORTEST_BACKOFF_S))
+    held.waits_for = None
+
+
+async def _enter(ctx: PoolContext, held: HeldNode) -> None:
+    """Wait until the provider's breaker lets the launch make calls."""
+    gate = ctx.provider.breakers.launches
+    if gate.is_open:
+        held.waits_for = gate.why
+        await gate.enter(has_instance=held.external_id is not None)
+        held.waits_for = None
 
 
 async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.engine.breakers import ProviderBreakers, cause_of
 from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud, listed
 from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.owners import Owners
 from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import DriverError
+from nodelaunch.protocol.breaker import Cause
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_PROVIDER,
@@ -40,7 +42,6 @@ log = structlog.get_logger(__name__)
 
 REFRESH_S = 300.0
 """How old limits and foreign usage may get while all goes well."""
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 IMAGE_WAIT_S = 3600.0
 """How long after a builder began it, requests wait for the first image of a label before they are declined."""
 
@@ -93,6 +94,7 @@ class ProviderRuntime:
         self.owners = Owners(config.name, view)
         self.hosts: HostWatch | None = None
         """Where its machines exist already."""
+        self.breakers = ProviderBreakers(config.name, on_change=self.changed, ask=self.invalidate)
         self._view = view
         self._stale = asyncio.Event()
 
@@ -111,6 +113,11 @@ class ProviderRuntime:
         return self.current.driver
 
     @property
+    def is_away(self) -> bool:
+        """Whether it was asked for something and has not answered since."""
+        return (self.is_failing and self.down is not None) or self.breakers.launches.is_open
+
+    @property
     def can_launch(self) -> bool:
         """False where the driver only has machines that already exist."""
         return self.current.inventory is None
@@ -119,6 +126,7 @@ class ProviderRuntime:
         """Go on with *config* and *driver*; the old driver is closed once nobody uses it any more."""
         old, self.current = self.current, Generation(config, driver)
         self.down = "its configuration changed and it has not answered since"
+        self.breakers.forget()
         self._stale.set()
         self.changed()
         await self._close_if_unused(old)
@@ -197,27 +205,41 @@ class ProviderRuntime:
 
     async def run(self) -> None:
         """Keep what is known fresh. Ends when it is cancelled, or `is_ending`: a driver may keep the former from us."""
-        backoff = FIRST_BACKOFF_S
         while not self.is_ending:
             await self._view.warm()
             self._stale.clear()
-            generation = self.current
+            generation, began = self.current, asyncio.get_running_loop().time()
             try:
                 await self.refresh()
             except (DriverError, TimeoutError) as error:
-                if generation is self.current:
-                    self._set_down(str(error) or f"no answer within {CALL_TIMEOUT_S:g} s")
-                delay, backoff = backoff, min(LAST_BACKOFF_S, backoff * 2)
+                why = str(error) or f"no answer within {CALL_TIMEOUT_S:g} s"
+                delay = self._not_answered(generation, Cause(cause_of(error).kind, why))
             except Exception as error:
                 log.exception("driver_broke", provider=self.name, call="refresh")
-                if generation is self.current:
-                    self._set_down(f"its driver has a fault: {type(error).__name__}: {error}")
-                delay, backoff = backoff, min(LAST_BACKOFF_S, backoff * 2)
+                cause = cause_of(error)
+                why = f"its driver has a fault: {cause.kind}: {error}"
+                delay = self._not_answered(generation, Cause(cause.kind, why))
             else:
-                delay, backoff = REFRESH_S, FIRST_BACKOFF_S
+                delay = REFRESH_S
                 if generation is self.current:
-                    self._set_down(None)
+                    self._answered(began)
             await self._sleep(delay, generation)
+
+    def _not_answered(self, generation: Generation, cause: Cause) -> float:
+        """Until when not to ask again, in seconds."""
+        questions = self.breakers.questions
+        if generation is not self.current:
+            return 0.0
+        questions.probe(self.name)
+        questions.failed(self.name, cause)
+        self.breakers.launches.question_failed(cause)
+        self._set_down(str(cause))
+        return questions.next_in_s(self.name)
+
+    def _answered(self, began: float) -> None:
+        self.breakers.questions.succeeded(self.name, began)
+        self.breakers.launches.question_answered(began)
+        self._set_down(None)
 
     async def _sleep(self, delay_s: float, generation: Generation) -> None:
         """Until it is time, or what is known is doubtful. A provider that is away is not asked sooner for a doubt,
@@ -243,6 +265,8 @@ class ProviderRuntime:
             cloud = await ask_cloud(driver, generation.config, self._view.nodes)
         if generation is self.current:
             self.cloud = cloud
+            zones = {*cloud.zones, *(zone for pool in self.config.pools for zone in pool.zones)}
+            self.breakers.zones.forget(lambda zone: zone not in zones)
             self.changed()
 
     async def instances_by_node(self) -> dict[str, list[ExternalId]]:
@@ -256,10 +280,6 @@ class ProviderRuntime:
 
     def _set_down(self, why: str | None) -> None:
         if why != self.down:
-            if why is not None:
-                log.warning("provider_unavailable", provider=self.name, detail=why)
-            elif self.cloud.labels:
-                log.info("provider_available", provider=self.name)
             self.down = why
             self.is_failing = why is not None
             self.changed()
@@ -273,5 +293,6 @@ class ProviderRuntime:
         """Close the current driver. Raises: TimeoutError."""
         self.refusals.close()
         self.awaited.close()
+        self.breakers.close()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()

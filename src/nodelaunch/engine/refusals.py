@@ -1,4 +1,4 @@
-"""When a cloud without room is used, or asked, again."""
+"""When a cloud without room is used again, and when one is asked again of which something is doubted."""
 
 from __future__ import annotations
 
@@ -86,6 +86,40 @@ class AwaitedRefresh:
     def close(self) -> None:
         """Ask no more."""
         self._awaited_by.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class BoundedCall:
+    """Calls a function when it is called itself, but not again before a pause is over: then once, however often it was
+    called meanwhile.
+
+    Invariant: while a pause is under way, a timer runs that ends it.
+    """
+
+    def __init__(self, on_call: Callable[[], None], pause_s: float) -> None:
+        self._on_call = on_call
+        self._pause_s = pause_s
+        self._is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> None:
+        if self._timer is not None:
+            self._is_due = True
+            return
+        self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._pause_over)
+        self._on_call()
+
+    def _pause_over(self) -> None:
+        self._timer = None
+        if self._is_due:
+            self._is_due = False
+            self()
+
+    def close(self) -> None:
+        """Call no more."""
+        self._is_due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -73,7 +73,7 @@ class Scheduler:
         self.facts = EngineFacts(view, clock, self.own, reservations, self.queue, self._note_verdict)
         self.marks = Marks(self.schedule, self.own, self.facts, self._wake)
         self.dispatcher = Dispatcher(self.schedule, view, self.own, self.facts, self.marks, self.history, reservations)
-        self.explainer = Explainer(self.schedule, self.own, self.facts, self.history)
+        self.explainer = Explainer(self.schedule, self.own, self.facts, self.history, view)
         self._view = view
         self._may_decline = may_decline
         self._absent = absent
@@ -248,7 +248,7 @@ class Scheduler:
         key, kept, provider = pool.key, self.schedule.kept, pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)
-        pool.set_paused(is_full or (provider.is_failing and provider.down is not None))
+        pool.set_paused(is_full or provider.is_away)
         provider.awaited.set(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
             self._room_maker.make_room(pool, kept.first_need(key))

@@ -65,7 +65,8 @@ class Slots:
         self._refusals: dict[int, str] = {}
         """What the cloud said when it had no room, by the slot that waits for some since then."""
         resumed = next((node.az for node in resumable(ctx, request)), None)
-        self._zones = Zones(ctx.pool, ctx.provider, reused=reused_zone, resumed=resumed)
+        may_probe = ctx.launching.retries > 1
+        self._zones = Zones(ctx.pool, ctx.provider, reused=reused_zone, resumed=resumed, may_probe=may_probe)
 
     def close(self) -> None:
         """Let go of whoever is told: it holds this, so that only a search for cycles would free the two."""
@@ -218,7 +219,9 @@ class Slots:
         held = self.held[slot]
         zone = held.node.az if held.is_resumed else self._zones.pick(slot)
         is_last = partial(self._is_last, slot)
+        began = asyncio.get_running_loop().time()
         await launch_node(self._ctx, held, self._request, label, attempt, zone, is_last=is_last)
+        self._ctx.provider.breakers.launched(self._ctx.pool.name, label, zone, began)
         return m.NodeReady(slot, held.id)
 
     async def _make_in_turn(self, slot: int, label: str) -> None:
@@ -255,6 +258,8 @@ class Slots:
 
     async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
         self._ctx.tell(self._request, f"launch of node {slot + 1} failed, attempt {attempt}: {error}")
+        label, zone = self._request.node_types[slot], self._zones.picked(slot)
+        self._ctx.provider.breakers.launch_failed(self._ctx.pool.name, label, zone, error)
         has_alternative = self._zones.leave(slot, is_alone=not self.held.keys() - {slot})
         is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
         is_final = isinstance(error, LabelUnusableError) or is_full
@@ -265,7 +270,7 @@ class Slots:
         if gives_up or (held is not None and not held.is_clean):
             await self._give_up(slot, NodeState.FAILED)
         if isinstance(error, LabelUnusableError):
-            self._ctx.provider.label_broken(self._ctx.pool.name, self._request.node_types[slot], str(error))
+            self._ctx.provider.label_broken(self._ctx.pool.name, label, str(error))
         return m.NodeFailed(slot, str(error), is_final=is_final)
 
     def _keep_share(self, slot: int) -> None:

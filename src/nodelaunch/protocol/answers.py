@@ -179,7 +179,7 @@ class PoolAnswers:
             line.drop_stale_offers()
         stamp = line.stamps[key] = line.stamps.get(key, 0) + 1
         if len(line.pools) == 1 or not line.peers.is_offered:
-            heappush(line.offers, Offer(line.pools[key], 0, 0.0, 0.0, key, stamp))
+            heappush(line.offers, Offer(line.pools[key], False, 0, 0.0, 0.0, key, stamp))
             return
         view = facts.view(key)
         need = need_of(line.shape.labels, view)
@@ -189,7 +189,8 @@ class PoolAnswers:
         reusable = min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
         if line.shape.alone is not None:
             reusable += len(facts.begun(line.shape.alone, key))
-        heappush(line.offers, Offer(line.pools[key], -reusable, -fits, facts.used(key), key, stamp))
+        is_doubtful = reusable < len(line.shape.labels) and facts.is_doubtful(key, line.shape.labels)
+        heappush(line.offers, Offer(line.pools[key], is_doubtful, -reusable, -fits, facts.used(key), key, stamp))
 
     def reopen(self, line: Line, key: PoolKey, facts: Facts) -> None:
         self._unblock(line, key)

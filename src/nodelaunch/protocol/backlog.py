@@ -58,6 +58,8 @@ class Offer(NamedTuple):
     """A pool that may accept the next request of a line. The smallest is asked first."""
 
     priority: int
+    is_doubtful: bool
+    """Whether what would have to be launched has failed in the pool again and again."""
     reusable: int
     """Minus the number of idle nodes the pool has for the request."""
     room: float

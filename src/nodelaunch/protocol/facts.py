@@ -73,6 +73,9 @@ class Facts(Protocol):
     def has_idle(self, key: PoolKey) -> bool:
         """Whether the pool has any idle node."""
 
+    def is_doubtful(self, key: PoolKey, labels: Sequence[str]) -> bool:
+        """Whether launches of one of *labels* have failed in the pool again and again."""
+
     def used(self, key: PoolKey) -> float:
         """How many instances the pool has, or is about to have."""
 

@@ -140,6 +140,8 @@ class PoolView:
     """How many launches may run at once at the provider; negative: any number."""
     down: str | None = None
     """Why the provider can't be asked at the moment."""
+    launches_down: str | None = None
+    """Why nothing can be launched at the moment."""
     allowed: Allowed = None
     """Tenants that may use it."""
 
@@ -203,6 +205,8 @@ def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool
     resumed = _resumed(request.node_types, reuse, room.begun) if room.begun else frozenset()
     to_launch = [label for i, label in enumerate(request.node_types) if reuse[i] is None and i not in resumed]
     need = total if len(to_launch) == len(request.node_types) else need_of(to_launch, pool)
+    if to_launch and pool.launches_down is not None:
+        return Defer((ProviderDown(pool.launches_down),))
     if to_launch and (missing := _missing(to_launch, need, pool, room)):
         return _refuse(request, missing, reuse, need, room)
     return Accept(tuple(reuse), need, zone, resumed)
