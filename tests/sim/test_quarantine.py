@@ -340,7 +340,7 @@ async def test_launcher_that_cannot_reach_a_host_takes_its_free_nodes_out_once(t
             launched(tmp_path / "there", content, scanner=there, store=store, hostname="there") as other,
         ):
             before = {node.id for node in keeper.idle}
-            watch = other.launcher.providers["lab"].hosts
+            watch = other.launcher.providers["lab"].breakers.hosts
             assert watch is not None
             await other.a_while(10)
             assert watch.not_handed_out(machine_of(keeper.idle[0]))

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.refusals import BoundedCall
 from nodelaunch.errors import DriverError, InsufficientCapacityError, LaunchFailedError, ProviderUnavailableError, Scope
 from nodelaunch.protocol.breaker import Breaker, BreakerRule, Cause, OpenBreaker
@@ -327,6 +328,8 @@ class ProviderBreakers:
             on_due=lambda _key: on_change(),
         )
         """By pool and label."""
+        self.hosts: HostWatch | None = None
+        """Where its machines exist already: those that fail are in quarantine."""
         self.doubt_zones = BoundedCall(ask, ZONES_DOUBTED_S)
         """To be called after a launch failed in a zone of the cloud's: it may have others by now."""
 

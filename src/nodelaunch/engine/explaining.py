@@ -55,6 +55,6 @@ class Explainer:
 
 def _machines_away(pool: Pool, reasons: Iterable[Reason]) -> list[Reason]:
     """For each label of which no machine is free, the machines that are away."""
-    hosts = pool.ctx.provider.hosts
+    hosts = pool.ctx.provider.breakers.hosts
     labels = [reason.label for reason in reasons if isinstance(reason, NoFreeMachine)]
     return [] if hosts is None else [reason for label in labels for reason in hosts.reasons(pool.key[1], label)]

@@ -197,7 +197,7 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
 async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
     """Whether the node's machine answers. One that does not is not handed out before it was looked at again; a node
     whose machine nobody looks at any more is given up."""
-    inventory, hosts = ctx.generation.inventory, ctx.provider.hosts
+    inventory, hosts = ctx.generation.inventory, ctx.provider.breakers.hosts
     if inventory is None or hosts is None:
         return True
     machine, detail = machine_of(seen.record), NOT_ANSWERED

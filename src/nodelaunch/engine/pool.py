@@ -105,7 +105,7 @@ class Pool:
         provider = self.ctx.provider
         provider.listeners.append(self._provider_changed)
         provider.witnesses.append(self._happened)
-        hosts = provider.hosts
+        hosts = provider.breakers.hosts
         if hosts is not None:
             hosts.listeners.append(self._nodes_shown)
         self._ended.clear()

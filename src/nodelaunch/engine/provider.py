@@ -18,7 +18,6 @@ import structlog
 from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.engine.breakers import ProviderBreakers, cause_of
 from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud, listed
-from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.owners import Owners
 from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
@@ -92,8 +91,6 @@ class ProviderRuntime:
         self.awaited = AwaitedRefresh(self.invalidate)
         """Pools in which requests wait for room that the cloud has not got."""
         self.owners = Owners(config.name, view)
-        self.hosts: HostWatch | None = None
-        """Where its machines exist already."""
         self.breakers = ProviderBreakers(config.name, on_change=self.changed, ask=self.invalidate)
         self._view = view
         self._stale = asyncio.Event()

@@ -93,7 +93,9 @@ class ProviderService:
                 self._group = group
                 group.create_task(runtime.run(), name=f"knowing {self.name}")
                 if isinstance(runtime.driver, SupportsInventory):
-                    hosts = runtime.hosts = HostWatch(self.name, self._site.view, runtime.using, self._site.guard)
+                    hosts = runtime.breakers.hosts = HostWatch(
+                        self.name, self._site.view, runtime.using, self._site.guard
+                    )
                     self._inventory = Inventory(self._site.store, self._site.view, self._site.clock, runtime, hosts)
                     self._start("hosts", hosts.run)
                     self._start("inventory", self._inventory.run)
