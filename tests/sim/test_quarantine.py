@@ -15,9 +15,11 @@ import structlog
 from structlog.testing import capture_logs
 
 from nodelaunch.client import RequestHandle
+from nodelaunch.drivers.static import StaticDriver
 from nodelaunch.engine.hostwatch import HostWatch, machine_of
 from nodelaunch.engine.inventory import Inventory
 from nodelaunch.engine.view.sums import IdleIndex
+from nodelaunch.errors import ProviderUnavailableError
 from nodelaunch.protocol.states import RequestState
 from support.sites import KEY, OTHER_KEY, Data, Hosts, Site, config, lab, launched, machine, shared_store
 
@@ -161,6 +163,37 @@ async def test_corrected_configuration_has_the_host_back_at_once(tmp_path: Path)
         await site.reload(of(ONE, host_key=OTHER_KEY))
         await site.until(lambda: len(site.idle) == 1)
         assert asyncio.get_running_loop().time() - started < 1.5
+
+
+async def test_driver_that_does_not_know_its_machines_yet_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one in a process of its own, until that has answered."""
+    asked, machines = 0, StaticDriver.machines
+
+    def later(driver: StaticDriver) -> Any:
+        nonlocal asked
+        asked += 1
+        if asyncio.get_running_loop().time() < 20:
+            raise ProviderUnavailableError("not yet", provider="lab")
+        return machines(driver)
+
+    monkeypatch.setattr(HostWatch, "_learn", _with(StaticDriver, "machines", later, HostWatch._learn))
+    async with launched(tmp_path, of(ONE), scanner=Network()) as site:
+        await site.until(lambda: len(site.idle) == 1)
+        assert 20 <= asyncio.get_running_loop().time() < 25
+    assert asked < 30
+
+
+def _with(owner: type, name: str, other: Callable[..., Any], work: Callable[..., Any]) -> Callable[..., Any]:
+    """*work* with *name* of *owner* replaced by *other* meanwhile."""
+
+    async def patched(*args: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, other)
+            return await work(*args)
+
+    return patched
 
 
 async def test_host_that_is_not_configured_any_more_is_looked_at_no_more(tmp_path: Path) -> None:

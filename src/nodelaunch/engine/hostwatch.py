@@ -146,7 +146,6 @@ class HostWatch:
                     raise TypeError(f"provider {self._provider} has no inventory")
                 machines = [sound_machine(machine) for machine in driver.machines()]
         except DriverError:
-            asyncio.get_running_loop().call_later(LEARN_AGAIN_S, self._wake.set)
             return
         self._is_stale = False
         self._machines = {}
@@ -167,8 +166,11 @@ class HostWatch:
 
     async def _sleep(self) -> None:
         due = self._quarantine.next_look
+        times = [] if due is None else [due + SLACK_S]
+        if self._is_stale:
+            times.append(self._now() + LEARN_AGAIN_S)
         try:
-            async with asyncio.timeout_at(None if due is None else due + SLACK_S):
+            async with asyncio.timeout_at(min(times, default=None)):
                 await self._wake.wait()
         except TimeoutError:
             pass
