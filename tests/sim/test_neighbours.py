@@ -367,19 +367,27 @@ async def test_node_sets_of_a_tenant_get_on_though_each_launcher_has_half(
     monkeypatch.setattr(waiting, "ROOM_WAIT_S", 1e6)
     create = SharedRoom.create
     began: set[str] = set()
+    busy: set[str] = set()
     created: set[str] = set()
     changed = asyncio.Condition()
 
     async def in_step(self: SharedRoom, pool: str, tenant: str | None, op: Create) -> Entry:
-        """Whoever has one node waits until the other has one, too."""
+        """One by one; whoever has one node waits until the other has one, too."""
+        name = self._provider
         async with changed:
-            began.add(self._provider)
+            began.add(name)
             changed.notify_all()
-            await changed.wait_for(lambda: len(began) == 2 and (self._provider not in created or len(created) == 2))
-        entry = await create(self, pool, tenant, op)
-        async with changed:
-            created.add(self._provider)
-            changed.notify_all()
+            await changed.wait_for(
+                lambda: len(began) == 2 and name not in busy and (name not in created or len(created) == 2)
+            )
+            busy.add(name)
+        try:
+            entry = await create(self, pool, tenant, op)
+            created.add(name)
+        finally:
+            async with changed:
+                busy.discard(name)
+                changed.notify_all()
         return entry
 
     monkeypatch.setattr(SharedRoom, "create", in_step)
