@@ -18,9 +18,10 @@ from pathlib import Path
 import structlog
 
 from nodelaunch.config.watch import FileWatch
+from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, ConfigProblem
-from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files, load_config
+from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 
 log = structlog.get_logger(__name__)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
-from nodelaunch.config.models import Config
+from nodelaunch.cli.common import client_store, say_json, warm_view
+from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node, NodeRequest
 
@@ -20,25 +19,19 @@ UNLIMITED = 10_000
 """Columns of a terminal that is wide enough for anything."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument("--requests", action="store_true", help="node requests instead of nodes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, default_log_level="warning")
-
-
-def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_list(config_of(args), args))
-
-
-async def _list(config: Config, args: argparse.Namespace) -> int:
-    async with client_store(config) as store, warm_view(store) as view:
-        rows = request_rows(view) if args.requests else node_rows(view)
-    if args.json:
+async def list_records(
+    *,
+    requests: Annotated[bool, Parameter(help="Node requests instead of nodes.")] = False,
+    as_json: AsJson = False,
+    session: Given,
+) -> None:
+    """Show nodes, or requests."""
+    async with client_store(session) as store, warm_view(store) as view:
+        rows = request_rows(view) if requests else node_rows(view)
+    if as_json:
         say_json(rows)
     else:
-        show(table_of(rows, "requests" if args.requests else "nodes"))
-    return 0
+        show(table_of(rows, "requests" if requests else "nodes"))
 
 
 def show(table: Table | str) -> None:

@@ -23,6 +23,7 @@ from nodelaunch.config.models import (
     Config,
     Place,
     ProviderConfig,
+    StoreConfig,
     TenantLimits,
 )
 from nodelaunch.config.positions import Source, read_source
@@ -67,6 +68,23 @@ def load_config(
     return config, _in_order(source.warnings)
 
 
+def load_store_config(
+    path: str | os.PathLike[str],
+    *,
+    secure: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> StoreConfig:
+    """What the configuration says about the store; the rest may have mistakes, and its drivers need not be there.
+
+    Raises: ConfigError with every problem of that part, and of the YAML.
+    """
+    source = _read_both(path, secure, environ)
+    config = _Checker(source).check_store() if source.data is not None else None
+    if config is None or source.problems:
+        raise ConfigError(_in_order(source.problems))
+    return config
+
+
 def check_files(
     path: str | os.PathLike[str],
     *,
@@ -87,7 +105,7 @@ def check_files(
 
 
 def position_of(
-    path: str,
+    path: str | os.PathLike[str],
     place: Place,
     *,
     secure: str | os.PathLike[str] | None = None,
@@ -164,7 +182,8 @@ def _merge_image(main: Source, secure: Source, place: Place, image: Any) -> None
 class _Checker:
     """Checks the data of one source against the models, then the rules across it."""
 
-    def __init__(self, source: Source, drivers: Registry) -> None:
+    def __init__(self, source: Source, drivers: Registry | None = None) -> None:
+        """*drivers*: not needed by `check_store`."""
         self.source = source
         self.data: dict[str, Any] = source.data or {}
         self.drivers = drivers
@@ -179,6 +198,15 @@ class _Checker:
         config: Config | None = self._validate(Config, {**self.data, "providers": []}, ())
         self._check_across()
         return config and config.model_copy(update={"providers": tuple(providers)})
+
+    def check_store(self) -> StoreConfig | None:
+        """What is said about the store; None, or one with problems noted in the source, if it is not right."""
+        self._drop_empty_lists()
+        data = {key: self.data[key] for key in _keys_of(StoreConfig) if key in self.data}
+        config: StoreConfig | None = self._validate(StoreConfig, data, ())
+        rules.check_unique(self.source, StoreConfig.must_differ, (), data)
+        rules.check_store(self.source, data)
+        return config
 
     def _drop_empty_lists(self) -> None:
         """Take ``labels:`` with nothing behind it for no labels, as Nodepool does; a warning says so."""
@@ -238,6 +266,7 @@ class _Checker:
             found = self._found((*place, "driver"), driver)
             self.source.complain((*place, "driver"), f"driver: the name of one is expected, found {found}")
             return None
+        assert self.drivers is not None  # noqa: S101
         try:
             plugin = self.drivers.get(driver)
             narrowed = getattr(plugin, "model_for", None)
