@@ -10,12 +10,14 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Final, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env
 
 from nodelaunch import __version__, log
+from nodelaunch.cli.init import is_first_process, run_as_child
 from nodelaunch.cli.session import OPTIONS, CommonOptions, LogLevel, Session
 from nodelaunch.errors import ConfigError, NodelaunchError
 
@@ -103,8 +105,12 @@ def _configure_log(options: CommonOptions, tokens: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command; its exit code. As process 1 it does what is asked of one besides."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_as_child(partial(_main, given)) if is_first_process() else _main(given)
+
+
+def _main(given: Sequence[str]) -> int:
     run: Callable[..., Any] = make_app().meta
     try:
         code: Any = run(given)
