@@ -5,7 +5,6 @@ What does *not* belong here: finding that out (nodelaunch.drivers.installed).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,10 +13,10 @@ from cyclopts import App, Parameter
 from nodelaunch.cli import drivercheck, driverinstall
 from nodelaunch.cli.common import say, say_json
 from nodelaunch.cli.session import OPTIONS, AsJson
+from nodelaunch.cli.tables import aligned
 from nodelaunch.drivers.installed import Catalogue, Facts
 from nodelaunch.drivers.optionlist import options_in
 from nodelaunch.drivers.sdk.schemas import schemas_of
-from nodelaunch.errors import legible
 
 DIGEST_SHOWN = 12
 """Characters of a digest in the list."""
@@ -97,14 +96,6 @@ def _details(facts: Facts) -> dict[str, Any]:
 
 
 # -- for people -----------------------------------------------------------------------------------------------------
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """*rows* in columns, as wide as they have to be."""
-    rows = [[legible(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _row(facts: Facts) -> tuple[str, ...]:

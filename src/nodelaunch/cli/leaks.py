@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from nodelaunch.cli.common import client_store, say_json, warm_view
-from nodelaunch.cli.lists import show, table_of
+from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.cli.tables import aligned
 from nodelaunch.clock import WallClock
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
@@ -24,6 +24,9 @@ from nodelaunch.sshscan import SshScanner
 
 ANSWER_TIMEOUT_S = 300.0
 """For each provider."""
+TITLES = {
+    "provider": "Provider", "kind": "Kind", "external_id": "External ID", "node_id": "Node ID", "detail": "Detail",
+}  # fmt: skip
 
 
 async def leaks(
@@ -51,8 +54,10 @@ async def leaks(
                 rows += [_row(each.name, leak) for leak in found]
     if as_json:
         say_json(rows)
-    elif rows or not failures:
-        show(table_of(rows, "leaks"))
+    elif rows:
+        say(aligned([list(TITLES.values()), *([str(row[key] or "") for key in TITLES] for row in rows)]))
+    elif not failures:
+        say("no leaks")
     for failure in failures:
         print(f"nodelaunch: {failure}", file=sys.stderr)  # noqa: T201
     return 1 if failures else 0

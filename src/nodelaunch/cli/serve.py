@@ -165,12 +165,13 @@ async def _calm_collector(launcher: Launcher) -> None:
 
 
 async def _serve_http(launcher: Launcher) -> None:
-    from nodelaunch.web.app import make_app, serve
+    from nodelaunch.web.app import make_app  # only where it is served: it takes memory
+    from nodelaunch.web.serving import serve
 
     webapp = launcher.config.webapp
     host, port = webapp.listen_address, webapp.port
     try:
-        async with serve(make_app(launcher.readiness), host=host, port=port):
+        async with serve(make_app(launcher), host=host, port=port):
             await asyncio.Event().wait()
     except OSError as error:
         raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None
