@@ -21,6 +21,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nodelaunch import __version__
+from nodelaunch.cli.notify import READY, STOPPING, notify, reloading, status
 from nodelaunch.cli.session import Given
 from nodelaunch.config.models import Config
 from nodelaunch.connecting import check_files
@@ -94,6 +95,7 @@ class _Service:
         if with_http:
             beside.append(asyncio.ensure_future(_serve_http(self._launcher)))
         with self._watch_signals(work):
+            notify(READY, status("waits for the store"))
             try:
                 done, _ = await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {work}:
@@ -113,6 +115,7 @@ class _Service:
     async def _work(self) -> None:
         async with self._launcher as launcher:
             self._is_open = True
+            notify(status("serves"))
             calming = asyncio.ensure_future(_calm_collector(launcher))
             try:
                 await launcher.run()
@@ -142,6 +145,7 @@ class _Service:
             log.info("signal_repeated", signal=number.name)
             return
         log.info("signal", signal=number.name)
+        notify(STOPPING)
         if self._first_signal_at is not None or not self._is_open:
             work.cancel()
         else:
@@ -150,7 +154,8 @@ class _Service:
 
     def _on_hangup(self) -> None:
         log.info("signal", signal="SIGHUP")
-        self._reloader.ask()
+        notify(reloading())
+        self._reloader.ask(lambda: notify(READY))
 
 
 async def _calm_collector(launcher: Launcher) -> None:
