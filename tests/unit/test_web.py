@@ -18,6 +18,7 @@ NODE = (
     b'{"state": "ready", "state_time": 1, "provider": "cloud", "pool": "main", "type": ["small", "medium"], '
     b'"connection_port": {"token": "secret"}, "external_id": "vm-1"}'
 )
+BUILD = b'{"state": "ready", "formats": "raw,qcow2"}'
 REQUEST = b'{"state": "requested", "node_types": ["small"], "requestor": "zuul", "relative_priority": 3}'
 
 
@@ -51,9 +52,7 @@ async def filled() -> AsyncIterator[httpx.AsyncClient]:
         await store.ensure(*paths.ALWAYS_THERE)
         await store.create(paths.NEW_NODE, NODE, sequence=True)
         await store.create(paths.new_request("200"), REQUEST, sequence=True)
-        await store.create(
-            f"{paths.IMAGES}/debian/builds/0000000001", b'{"state": "ready", "formats": "raw,qcow2"}', parents=True
-        )
+        await store.create(f"{paths.IMAGES}/debian/builds/0000000001", BUILD, parents=True)
         await store.create(f"{paths.IMAGES}/debian/pause")
         async with open_view(store) as view:
             await view.warm()
@@ -134,7 +133,8 @@ async def test_answers_may_be_kept_for_a_second() -> None:
         ("", False), ("*/*", False), ("application/json", True), ("text/plain", False), ("image/png", False),
         ("application/json, text/plain", False), ("application/json, text/plain;q=0.5", True),
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
-        ("application/*;q=0.5, text/*;q=0.4", True), ("application/json;q=x", False), ("*/*;q=0.1, application/json", True),
+        ("application/*;q=0.5, text/*;q=0.4", True), ("application/json;q=x", False),
+        ("*/*;q=0.1, application/json", True),
     ],
 )  # fmt: skip
 def test_formats(accept: str, expected: bool) -> None:
