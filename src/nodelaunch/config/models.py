@@ -508,6 +508,10 @@ class StoreConfig(Model):
         )
 
 
+def _own_webapp() -> WebappConfig:
+    return WebappConfig(listen_address="127.0.0.1")
+
+
 class Config(StoreConfig):
     """One configuration. Made by `nodelaunch.load_config`, which also checks the rules across it."""
 
@@ -527,7 +531,8 @@ class Config(StoreConfig):
     tenant_resource_limits: tuple[TenantLimits, ...] = ()
     max_hold_age: AnyCount = 0
     """Seconds a node may be held; zero and below: no limit of ours."""
-    webapp: WebappConfig = Field(default_factory=WebappConfig)
+    webapp: WebappConfig = Field(default_factory=_own_webapp)
+    """Left out: this machine only. Nodepool's default is for those who give it."""
     elements_dir: StrictStr | None = None
     images_dir: StrictStr | None = None
     build_log_dir: StrictStr | None = None
