@@ -129,7 +129,8 @@ class Launcher:
         hostname: str | None = None,
         connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     ) -> None:
-        """*connect_timeout_s*: how long entering it may wait for the first session with the store; None: for ever."""
+        """*store*: entered and closed by the launcher; None: what *config* names. Two launchers of one process on one
+        embedded store each get a `connect()` of it. *connect_timeout_s*: how long entering it may wait for the first session with the store; None: for ever."""
         self.config = config
         self._connect_timeout_s = connect_timeout_s
         self.store = store or build_store(config)

@@ -88,9 +88,16 @@ def make_app() -> App:
         command, bound, unparsed = app.parse_args(_verb_first(tokens))
         session = Session(options or CommonOptions())
         _configure_log(session.options, tokens)
-        result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(unparsed, session))
-        if inspect.iscoroutine(result):
-            result = asyncio.run(result)
+        try:
+            result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(unparsed, session))
+            if inspect.iscoroutine(result):
+                result = asyncio.run(result)
+        except ConfigError as error:
+            session.complain(*error.problems)
+            return USAGE
+        except NodelaunchError as error:
+            session.complain(f"nodelaunch: {error}")
+            return FAILED
         return result if isinstance(result, int) else OK
 
     return app
@@ -127,13 +134,6 @@ def _main(given: Sequence[str]) -> int:
     except CycloptsError as error:
         print(f"nodelaunch: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return USAGE
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)  # noqa: T201
-        return USAGE
-    except NodelaunchError as error:
-        print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code if isinstance(code, int) else OK

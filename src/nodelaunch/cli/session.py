@@ -6,6 +6,8 @@ command line itself: ``nodelaunch --help`` reads this module.
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,6 +61,12 @@ class Session:
     @property
     def secure(self) -> Path | None:
         return self.options.secure
+
+    def complain(self, *texts: object) -> None:
+        """Say on standard error why the command can't go on: in the form of the log, where that is for programs."""
+        for text in texts:
+            line = json.dumps({"event": "failed", "level": "error", "detail": str(text)})
+            print(line if self.options.log_json else text, file=sys.stderr)  # noqa: T201
 
 
 Given = Annotated[Session, Parameter(parse=False)]
