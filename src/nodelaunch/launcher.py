@@ -130,8 +130,8 @@ class Launcher:
         connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     ) -> None:
         """*store*: entered and closed by the launcher; None: what *config* names. Two launchers of one process on one
-        embedded store each get a `connect()` of it. *connect_timeout_s*: how long entering the launcher may wait for the
-        first session with the store; None: for ever.
+        embedded store each get a `connect()` of it. *connect_timeout_s*: how long entering may wait for the first
+        session with the store; None: for ever.
         """
         self.config = config
         self._connect_timeout_s = connect_timeout_s
