@@ -4,6 +4,19 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+case " $* " in *" -h "* | *" --help "*)
+    cat <<'HELP'
+Usage: ./test.sh [-s SESSION...] [-- PYTEST-ARGUMENTS...]
+
+Installs what is missing and runs all tests and checks, or the named sessions of noxfile.py:
+    ./test.sh                            all that a plain run has
+    ./test.sh -s lint types              two of them
+    ./test.sh -s tests -- -k triage      tests by name
+    ./test.sh -l                         which sessions there are
+HELP
+    exit ;;
+esac
+
 # The first of these that runs (a version manager's shim may stand for a Python that is not there) and is new enough.
 find_python() {
     local name

@@ -12,10 +12,18 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Self, TypeVar
+from functools import partial
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from nodelaunch.clock import Clock, WallClock
-from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError, SessionLostError, StoreError
+from nodelaunch.errors import (
+    NodelaunchError,
+    NodesLostError,
+    RecordGoneError,
+    RequestFailedError,
+    SessionLostError,
+    StoreError,
+)
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -47,6 +55,21 @@ Progress = Callable[[NodeRequest], None]
 T = TypeVar("T")
 
 
+class RequestOptions(TypedDict, total=False):
+    """What a request may say besides its labels."""
+
+    priority: str
+    """Three characters, smaller is served first; default: 200, Zuul's normal precedence."""
+    relative_priority: int
+    """Within the priority: smaller is served first; default: 0."""
+    provider: str | None
+    """The only provider whose nodes will do."""
+    tenant: str | None
+    """On whose behalf; for limits of tenants and nodes that only some may use."""
+    requestor_data: Any
+    """Any JSON; handed to drivers, shown by `explain`."""
+
+
 class RequestHandle:
     """One request of ours that is under way."""
 
@@ -75,6 +98,38 @@ class RequestHandle:
     async def cancel(self) -> None:
         """Delete the request, in whatever state it is; done even if the caller is cancelled meanwhile."""
         await self._client.withdraw(paths.request(self.id))
+
+
+class _CancelWhenLost:
+    """Cancels the block when one of *locks*, each of a node, is lost, and raises NodesLostError at its end."""
+
+    def __init__(self, locks: Sequence[tuple[NodeId, Lock]]) -> None:
+        self._locks = locks
+        self._lost: list[NodeId] = []
+        self._stops: list[Callable[[], None]] = []
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._task, self._cancelling = task, task.cancelling()
+        self._stops = [lock.on_lost(partial(self._on_lost, node_id)) for node_id, lock in self._locks]
+
+    def _on_lost(self, node_id: NodeId) -> None:
+        self._lost.append(node_id)
+        if len(self._lost) == 1:
+            self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _where: object) -> None:
+        for stop in self._stops:
+            stop()
+        if not self._lost:
+            return
+        if kind is None:
+            with suppress(asyncio.CancelledError):  # it has not been delivered yet
+                await asyncio.sleep(0)
+        is_ours = self._task.uncancel() <= self._cancelling
+        if kind is None or (is_ours and kind is asyncio.CancelledError):
+            raise NodesLostError(self._lost) from error
 
 
 class NodeClient:
@@ -130,20 +185,12 @@ class NodeClient:
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    async def submit(
-        self,
-        labels: Sequence[str],
-        *,
-        priority: str = paths.CLIENT_PRIORITY,
-        relative_priority: int = 0,
-        provider: str | None = None,
-        tenant: str | None = None,
-        requestor_data: Any = None,
-    ) -> RequestHandle:
+    async def submit(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> RequestHandle:
         """Ask for one node of each of *labels*, in this order. The request lives as long as the store's session.
 
-        *priority*: three characters, smaller is first. Raises: ValueError, StoreError.
+        Raises: ValueError, StoreError.
         """
+        priority = options.get("priority", paths.CLIENT_PRIORITY)
         if not labels or len(priority) != 3:
             raise ValueError("at least one label, and a priority of three characters, are needed")
         now = self._clock.now()
@@ -153,11 +200,11 @@ class NodeClient:
             created_time=now,
             node_types=tuple(labels),
             requestor=self.requestor,
-            requestor_data=requestor_data,
-            provider=provider,
-            relative_priority=relative_priority,
+            requestor_data=options.get("requestor_data"),
+            provider=options.get("provider"),
+            relative_priority=options.get("relative_priority", 0),
             event_id=uuid.uuid4().hex,
-            tenant_name=tenant,
+            tenant_name=options.get("tenant"),
         )
         where = paths.new_request(priority)
         create = self.store.create(where, request.to_bytes(), ephemeral=True, sequence=True, parents=True)
@@ -216,10 +263,10 @@ class NodeClient:
     # -- using ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def nodes(self, labels: Sequence[str], **options: Any) -> AsyncIterator[list[Node]]:
+    async def nodes(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> AsyncIterator[list[Node]]:
         """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request.
+        Raises: RequestFailedError when no pool can serve the request; NodesLostError as `hold`.
         """
         handle = await self.submit(labels, **options)
         is_over = False
@@ -239,14 +286,17 @@ class NodeClient:
     async def hold(self, request: NodeRequest) -> AsyncIterator[list[Node]]:
         """The nodes of a fulfilled *request*, locked and in use inside the block, used and unlocked after it.
 
-        The request is deleted as soon as the nodes are locked. Raises: StoreError; RecordGoneError for a lost node.
+        The request is deleted as soon as the nodes are locked. When our session with the store is lost, so are the
+        nodes: launchers delete them. The block is then cancelled, as by `asyncio.timeout`, and NodesLostError raised.
+        Raises: StoreError; RecordGoneError for a node that is gone; NodesLostError.
         """
         taken: list[tuple[Node, int, Lock]] = []
         try:
             for node_id in request.nodes:
                 taken.append(await self._lock(node_id, request))  # noqa: PERF401  each has to be given back if the next fails
             taken[:] = await self._use(request, taken)
-            yield [node for node, _, _ in taken]
+            async with _CancelWhenLost([(node.id, lock) for node, _, lock in taken]):
+                yield [node for node, _, _ in taken]
         finally:
             async with asyncio.timeout(RETURN_TIMEOUT_S):
                 await self._give_back(taken)

@@ -280,3 +280,12 @@ class RequestFailedError(NodelaunchError):
         super().__init__(f"node request {request_id} failed; declined by: {who}")
         self.request_id = request_id
         self.declined_by = tuple(declined_by)
+
+
+class NodesLostError(NodelaunchError):
+    """Nodes in use were lost with the session under which they were locked; launchers delete them."""
+
+    def __init__(self, node_ids: Sequence[str]) -> None:
+        names = ", ".join(node_ids)
+        super().__init__(f"nodes lost while in use: {names}; the session with the store, which held them, ended")
+        self.node_ids = tuple(node_ids)

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +26,9 @@ import structlog
 from nodelaunch import __version__
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.config.changes import Changes, differences
-from nodelaunch.config.file import check_files as find_unreadable
 from nodelaunch.config.file import load_config as read_config
-from nodelaunch.config.file import position_of
-from nodelaunch.config.models import Config, ProviderConfig, ZooKeeperAuth
+from nodelaunch.config.models import Config, ProviderConfig
+from nodelaunch.connecting import build_store, no_session, server_addresses, socket_path
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.engine.component import keep_registered
 from nodelaunch.engine.expected import ExpectedPools
@@ -46,7 +45,7 @@ from nodelaunch.engine.sharing import TenantLedgers
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import ConfigProblem, SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.errors import SessionLostError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
@@ -58,15 +57,13 @@ from nodelaunch.protocol.store import SessionState, Store
 from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.sshscan import SshScanner
 from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import SocketStore, StoreServer
-from nodelaunch.store.zkdial import Identity
-from nodelaunch.store.zkwire import Acl
-from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+from nodelaunch.store.socket import StoreServer
+from nodelaunch.store.zookeeper import ZooKeeperStore
 
 log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 30.0
-"""For the first session with the store."""
+"""How long the first session with the store is waited for, by default."""
 DRAIN_GRACE_S = 30.0
 """How long running requests may go on after `Launcher.drain` before they are handed back."""
 DRAIN_LIMIT_S = 30.0
@@ -89,57 +86,6 @@ def load_config(
     return config
 
 
-def check_files(config: Config, path: str, *, secure: str | None = None) -> Sequence[ConfigProblem]:
-    """What is wrong with the files the configuration in *path* and *secure* names; nothing is connected to."""
-    if unreadable := find_unreadable(path, secure=secure):
-        return unreadable
-    if config.zookeeper_tls is None:
-        return []
-    tls = config.zookeeper_tls
-    try:
-        TlsFiles(tls.cert, tls.key, tls.ca).context()
-    except (ValueError, OSError) as error:
-        return [ConfigProblem(path, *position_of(path, ("zookeeper-tls",), secure=secure), f"zookeeper-tls: {error}")]
-    return []
-
-
-def build_store(config: Config) -> Store:
-    """The store the configuration names: ZooKeeper, or the embedded one."""
-    if not config.zookeeper_servers:
-        return EmbeddedStore(config.embedded_store.path)
-    tls = config.zookeeper_tls
-    return ZooKeeperStore(
-        _addresses(config),
-        chroot=config.chroot,
-        tls=TlsFiles(tls.cert, tls.key, tls.ca, tls.check_host_name) if tls else None,
-        identity=_identity(config.zookeeper_auth),
-        acls=[Acl(entry.scheme, entry.id, entry.permissions) for entry in config.zookeeper_acl],
-        session_timeout_s=config.zookeeper_timeout,
-    )
-
-
-def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
-    """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
-    if auth is None:
-        return None
-    if auth.password_file is None:
-        assert auth.password is not None  # noqa: S101  the model sees to it
-        password = auth.password.get_secret_value()
-    else:
-        try:
-            password = Path(auth.password_file).read_text("utf-8").partition("\n")[0].rstrip("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise StoreError(auth.password_file, f"the password-file can't be read: {reason}") from None
-        if not password:
-            raise StoreError(auth.password_file, "the password-file is empty; its first line has to be the password")
-    return Identity("digest", f"{auth.user}:{password}".encode())
-
-
-def _addresses(config: Config) -> list[tuple[str, int]]:
-    return [(server.host, server.port) for server in config.zookeeper_servers]
-
-
 def open_driver(
     config: Config, provider: ProviderConfig, cluster: StoreCluster, *, scanner: HostScanner, drivers: DriverRegistry
 ) -> Driver:
@@ -147,24 +93,6 @@ def open_driver(
     images = {image.name: image for image in config.diskimages}
     context = DriverContext(scanner=scanner, diskimages=images, cluster=cluster)
     return drivers.open(provider, context)
-
-
-def no_session(store: Store, after_s: float) -> StoreUnavailableError:
-    """That *store* gave no session within *after_s*, and why, as far as is known."""
-    trouble = store.trouble if isinstance(store, ZooKeeperStore) else None
-    return StoreUnavailableError(detail=f"no session within {after_s:g} s" + (f"; {trouble}" if trouble else ""))
-
-
-def build_client_store(config: Config) -> Store:
-    """The same store from another process: where it is embedded, through the running launcher's socket."""
-    if config.zookeeper_servers:
-        return build_store(config)
-    return SocketStore(socket_path(config))
-
-
-def socket_path(config: Config) -> str:
-    """Where a launcher with an embedded store listens for other processes of this machine."""
-    return f"{config.embedded_store.path}.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +129,14 @@ class Launcher:
         scanner: HostScanner | None = None,
         clock: Clock | None = None,
         hostname: str | None = None,
+        connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     ) -> None:
+        """*store*: entered and closed by the launcher; None: what *config* names. Two launchers of one process on one
+        embedded store each get a `connect()` of it. *connect_timeout_s*: how long entering may wait for the first
+        session with the store; None: for ever.
+        """
         self.config = config
+        self._connect_timeout_s = connect_timeout_s
         self.store = store or build_store(config)
         self._serves_socket = store is None and not config.zookeeper_servers
         self._drivers = drivers or DriverRegistry()
@@ -252,12 +186,13 @@ class Launcher:
     async def __aenter__(self) -> Self:
         """Connect. Raises: StoreUnavailableError."""
         async with AsyncExitStack() as stack:
+            limit_s = self._connect_timeout_s
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                async with asyncio.timeout(limit_s):
                     await stack.enter_async_context(self.store)
                     await self._ensure_paths()
             except TimeoutError:
-                raise no_session(self.store, CONNECT_TIMEOUT_S) from None
+                raise no_session(self.store, limit_s or 0.0) from None
             if self._serves_socket and isinstance(self.store, EmbeddedStore):
                 await stack.enter_async_context(StoreServer(self.store, socket_path(self.config)))
             view = await stack.enter_async_context(open_view(self.store))
@@ -335,6 +270,8 @@ class Launcher:
         if self.store.session.state is not SessionState.CONNECTED:
             trouble = self.store.trouble if isinstance(self.store, (EmbeddedStore, ZooKeeperStore)) else None
             reasons.append(f"store: {trouble or self.store.session.state.value}")
+        if self._parts is None:
+            return reasons or ["not connected to the store yet"]
         if not self.view.is_warm:
             reasons.append("view of the cluster not complete yet")
         return reasons + self._expected.shortcomings()
@@ -408,7 +345,11 @@ class Launcher:
             if changes.needs_restart:
                 log.warning("restart_needed", keys=list(changes.needs_restart))
             self.config = config
-            self._apply_settings(changes)
+            if isinstance(self.store, ZooKeeperStore) and "zookeeper-servers" in changes.settings:
+                self.store.session.use_servers(server_addresses(config))
+            if self._parts is None:  # it waits for the store, and begins with what is in force by then
+                return changes
+            self._apply_settings()
             for name in changes.removed:
                 self._providers.remove(name, grace_s)
             for provider in config.providers:
@@ -418,13 +359,11 @@ class Launcher:
             self._wake_pools()
             return changes
 
-    def _apply_settings(self, changes: Changes) -> None:
+    def _apply_settings(self) -> None:
         """Give the parts what the configuration says apart from providers."""
         config, parts = self.config, self._open_parts()
         parts.sweeper.ages = _age_limits(config)
         parts.offered.providers = config.providers
         self._expected.expect(config.providers)
         self.scheduler.configure(_tenants(config))
-        if isinstance(self.store, ZooKeeperStore) and "zookeeper-servers" in changes.settings:
-            self.store.session.use_servers(_addresses(config))
         self._tell_labels()

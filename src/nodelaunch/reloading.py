@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import structlog
 
 from nodelaunch.config.watch import FileWatch
+from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, ConfigProblem
-from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files, load_config
+from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class ConfigReloader:
         self._drivers = drivers
         self._grace_s = grace_s
         self._asked = asyncio.Event()
+        self._awaited: list[Callable[[], None]] = []
         self._watch = FileWatch(self._files)
 
     def _files(self) -> Iterable[Path]:
@@ -57,8 +59,10 @@ class ConfigReloader:
         for provider in self._launcher.config.providers:
             yield from provider.files
 
-    def ask(self) -> None:
-        """Read the files again soon, changed or not."""
+    def ask(self, done: Callable[[], None] | None = None) -> None:
+        """Read the files again soon, changed or not; *done* is called afterwards."""
+        if done is not None:
+            self._awaited.append(done)
         self._asked.set()
 
     async def run(self) -> None:
@@ -83,6 +87,8 @@ class ConfigReloader:
                     touched |= watching.result()
                     watching = asyncio.ensure_future(self._watch.changed())
                 await self.reload(touched)
+                while self._awaited:
+                    self._awaited.pop()()
         finally:
             watching.cancel()
 

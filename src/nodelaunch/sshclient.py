@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import asyncssh
-
+from nodelaunch import barecontainer
 from nodelaunch.errors import KeyScanError
+
+barecontainer.name_user()
+with barecontainer.no_compiler_without_temporary_files():
+    import asyncssh
 
 LOGIN_FAILURES: Final = (OSError, asyncssh.Error)
 """What `log_in` raises where another try may help."""

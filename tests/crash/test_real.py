@@ -19,9 +19,10 @@ from typing import TypeVar
 
 import pytest
 
+from nodelaunch.connecting import build_client_store
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.errors import StoreError
-from nodelaunch.launcher import build_client_store, load_config
+from nodelaunch.launcher import load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node, NodeRequest

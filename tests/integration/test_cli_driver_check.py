@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conformance.mutants import process
-from nodelaunch.cli.main import main, make_parser
+from nodelaunch.cli.main import main, make_app
 from nodelaunch.drivers.conformance.targets import Wanted, subject_of
 from support.fakeclouds import NoScanner
 
@@ -144,7 +144,8 @@ def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
     lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
-        assert make_parser("driver").parse_args(shlex.split(line)[1:]).target
+        _, bound, _ = make_app().parse_args(shlex.split(line)[1:], exit_on_error=False)
+        assert bound.args
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:

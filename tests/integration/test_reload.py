@@ -93,7 +93,7 @@ def test_hangup_reads_the_files_again(site: Site) -> None:
 
 def test_other_signals_do_as_nodepools_or_better(site: Site) -> None:
     site.serve.process.send_signal(signal.SIGUSR2)
-    stack = site.serve.await_log("task_stack", task="sweeper")["stack"]
+    stack = site.serve.await_log("task_stack", task="sweeper")["frames"]
     assert any("Sweeper.run" in frame for frame in stack)
     assert site.serve.stop(signal.SIGUSR1) == 0
     site.serve.await_log("draining")

@@ -1,8 +1,7 @@
-"""What several commands share: the configuration's arguments, printing, the store of a client."""
+"""What several commands share: the configuration they are about, printing, the store of a client."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -10,31 +9,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from nodelaunch.config.models import Config
+from nodelaunch.cli.session import Session
+from nodelaunch.config.file import load_store_config
+from nodelaunch.connecting import build_client_store, check_files, no_session
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import StoreUnavailableError
-from nodelaunch.launcher import build_client_store, load_config, no_session
+from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.protocol.store import Store
 
-DEFAULT_CONFIG = "/etc/nodepool/nodepool.yaml"
 CONNECT_TIMEOUT_S = 15.0
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", default=DEFAULT_CONFIG, help="configuration (default: %(default)s)"
-    )
-    parser.add_argument("-s", "--secure", metavar="FILE", help="second file with what must not stand in the first")
-
-
-def config_of(args: argparse.Namespace) -> Config:
-    """The configuration the arguments name. Raises: ConfigError."""
-    return load_config(args.config, secure=args.secure)
-
-
 @asynccontextmanager
-async def client_store(config: Config) -> AsyncIterator[Store]:
-    """The store a running launcher of this configuration uses. Raises: StoreUnavailableError."""
+async def client_store(session: Session) -> AsyncIterator[Store]:
+    """The store that a running launcher uses; of its configuration only what is about the store has to be right.
+
+    Raises: ConfigError, StoreUnavailableError.
+    """
+    config = load_store_config(session.config, secure=session.secure)
+    if problems := check_files(config, session.config, secure=session.secure):
+        raise ConfigError(problems)
     store = build_client_store(config)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):

@@ -2,60 +2,65 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
 
 from nodelaunch.cli.common import say
+from nodelaunch.cli.session import OPTIONS, Given
 from nodelaunch.config.file import load_config
+from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
 from nodelaunch.errors import ConfigError, NodelaunchError
-from nodelaunch.launcher import check_files
 
 if TYPE_CHECKING:
     from nodelaunch.config.schema import DriverOptions
 
 
-def add_arguments(family: argparse.ArgumentParser) -> None:
-    verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
-    check = verbs.add_parser("check", help="report everything that is wrong in a configuration")
-    check.add_argument("file", metavar="FILE")
-    check.add_argument("-s", "--secure", metavar="FILE")
-    check.set_defaults(run=run_check, default_log_level="warning")
-    schema = verbs.add_parser("schema", help="print the JSON Schema of a configuration, for editors")
-    schema.add_argument(
-        "--driver", metavar="NAME", action="append", default=[], help="only of this driver; may be given several times"
-    )
-    schema.add_argument("--output", metavar="FILE", help="write it there instead")
-    schema.set_defaults(run=run_schema, default_log_level="error")
+app = App(name="config", group_parameters=OPTIONS, help="Look at a configuration.")
 
 
-def run_check(args: argparse.Namespace) -> int:
-    config, warnings = load_config(args.file, secure=args.secure, drivers=DriverRegistry())
+@app.command
+def check(
+    file: Annotated[Path | None, Parameter(help="Default: that of --config.", metavar="FILE")] = None,
+    /,
+    *,
+    session: Given,
+) -> None:
+    """Report everything that is wrong in a configuration.
+
+    Exit code: 0 it is good, 2 it has an error.
+    """
+    path = file or session.config
+    config, warnings = load_config(path, secure=session.secure, drivers=DriverRegistry())
     for warning in warnings:
         say(f"{warning} (warning)")
-    problems = check_files(config, args.file, secure=args.secure)
-    if problems:
+    if problems := check_files(config, path, secure=session.secure):
         raise ConfigError(problems)
     pools = sum(len(provider.pools) for provider in config.providers)
-    say(f"{args.file}: good; {len(config.labels)} labels, {len(config.providers)} providers, {pools} pools")
-    return 0
+    say(f"{path}: good; {len(config.labels)} labels, {len(config.providers)} providers, {pools} pools")
 
 
-def run_schema(args: argparse.Namespace) -> int:
+@app.command
+def schema(
+    *,
+    driver: Annotated[list[str] | None, Parameter(help="Only of this driver; repeatable.", metavar="NAME")] = None,
+    output: Annotated[Path | None, Parameter(help="Write it there instead.", metavar="FILE")] = None,
+) -> None:
+    """Print the JSON Schema of a configuration, for editors."""
     from nodelaunch.config.schema import config_schema
 
-    text = json.dumps(config_schema(_options(args.driver)), indent=2)
-    if args.output is None:
+    text = json.dumps(config_schema(_options(driver or [])), indent=2)
+    if output is None:
         say(text)
-        return 0
+        return
     try:
-        Path(args.output).write_text(f"{text}\n", encoding="utf-8")
+        output.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
-        raise NodelaunchError(f"{args.output} can't be written: {error.strerror or error}") from None
-    return 0
+        raise NodelaunchError(f"{output} can't be written: {error.strerror or error}") from None
 
 
 def _options(names: list[str]) -> list[DriverOptions]:

@@ -7,7 +7,6 @@ nothing leaked.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import signal
@@ -17,7 +16,9 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -47,16 +48,14 @@ JOBS: tuple[tuple[str, ...], ...] = (
 """The labels of each request; there is one arm-lab machine, so its three requests wait for one another."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--keep", action="store_true", help="go on serving afterwards, until Ctrl-C")
-    parser.set_defaults(run=run, default_log_level="error")
+def demo(*, keep: Annotated[bool, Parameter(help="Continue to serve afterwards, until Ctrl-C.")] = False) -> int:
+    """Show the main job on this machine; needs nothing else.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Also where SIGINT is ignored, as in the background of a shell's script, SIGTERM ends it in order."""
+    Exit code: 0 every request was fulfilled and nothing was left behind.
+    """
     try:
-        return asyncio.run(_demo(keep=args.keep))
-    except asyncio.CancelledError:
+        return asyncio.run(_demo(keep=keep))
+    except asyncio.CancelledError:  # by SIGTERM, also where SIGINT is ignored, as in the background of a shell's script
         return TERMINATED
 
 

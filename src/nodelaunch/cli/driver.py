@@ -5,17 +5,18 @@ What does *not* belong here: finding that out (nodelaunch.drivers.installed).
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
 
 from nodelaunch.cli import drivercheck, driverinstall
 from nodelaunch.cli.common import say, say_json
+from nodelaunch.cli.session import OPTIONS, AsJson
+from nodelaunch.cli.tables import aligned
 from nodelaunch.drivers.installed import Catalogue, Facts
 from nodelaunch.drivers.optionlist import options_in
 from nodelaunch.drivers.sdk.schemas import schemas_of
-from nodelaunch.errors import legible
 
 DIGEST_SHOWN = 12
 """Characters of a digest in the list."""
@@ -23,36 +24,40 @@ NOT_KNOWN = "-"
 MAPPINGS = {"provider": "a provider", "pool": "a pool", "label": "a label"}
 
 
-def add_arguments(family: argparse.ArgumentParser) -> None:
-    verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
-    listing = verbs.add_parser("list", help="all drivers that can be used here; executables are started to be asked")
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    listing.set_defaults(run=run_list, default_log_level="error")
-    info = verbs.add_parser("info", help="all that is known of one driver, its options included")
-    info.add_argument("name", metavar="NAME", help="of a driver, or the path of its executable")
-    info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(run=run_info, default_log_level="error")
-    driverinstall.add_parser(verbs)
-    drivercheck.add_verb(verbs)
+app = App(name="driver", group_parameters=OPTIONS, help="Look at drivers, check, install and remove them.")
+app.command(drivercheck.check)
+app.command(driverinstall.install)
+app.command(driverinstall.remove)
 
 
-def run_list(args: argparse.Namespace) -> int:
+@app.command(name="list")
+def list_drivers(*, as_json: AsJson = False) -> None:
+    """Show all drivers that can be used here; executables are started to be asked."""
     every = Catalogue().facts()
-    if args.json:
+    if as_json:
         say_json([summary_of(facts) for facts in every])
-        return 0
+        return
     head = ("NAME", "ORIGIN", "VERSION", "CONTRACT", "LEVEL", "DIGEST")
     say(aligned([head, *map(_row, every)]))
     for facts in every:
         if facts.problem:
             say(f"\n{facts.found.name} can't be used: {facts.problem}")
-    return 0
 
 
-def run_info(args: argparse.Namespace) -> int:
+@app.command
+def info(
+    name: Annotated[str, Parameter(help="Of a driver, or the path of its executable.", metavar="NAME")],
+    /,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Show all that is known of one driver, its options included.
+
+    Exit code: 1 it can't be used.
+    """
     catalogue = Catalogue()
-    facts = catalogue.facts_of(catalogue.find(args.name))
-    if args.json:
+    facts = catalogue.facts_of(catalogue.find(name))
+    if as_json:
         say_json({**summary_of(facts), **_details(facts)})
     else:
         say(_page(facts))
@@ -91,14 +96,6 @@ def _details(facts: Facts) -> dict[str, Any]:
 
 
 # -- for people -----------------------------------------------------------------------------------------------------
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """*rows* in columns, as wide as they have to be."""
-    rows = [[legible(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _row(facts: Facts) -> tuple[str, ...]:

@@ -5,16 +5,20 @@ What does *not* belong here: the checks, and what is checked (nodelaunch.drivers
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import datetime as dt
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from nodelaunch.cli.common import say
+from nodelaunch.cli.session import Given
 from nodelaunch.drivers import DriverNotFoundError
 from nodelaunch.drivers.conformance import LEVELS, Level, Report, Result, Subject, Verdict, checks_for, run
 from nodelaunch.drivers.conformance.catalogue import BY_NAME
@@ -32,61 +36,75 @@ SHOWN = {
 }  # fmt: skip
 
 
-def add_verb(verbs: Any) -> None:
-    verb = verbs.add_parser(
-        "check",
-        help="check how far a driver keeps the contract",
-        description="Makes and deletes instances with the driver, breaks its cloud where it offers a way to, and says "
-        "which level it reaches: bronze, silver or gold. Exit code: 0 the wanted level is reached, 1 it is not, 2 it "
-        "could not be checked as asked.",
-    )
-    verb.add_argument(
-        "target",
-        metavar="TARGET",
-        help="name of a driver, path of an executable, or unix:PATH: the socket at which it listens",
-    )
-    verb.add_argument("--config", metavar="FILE", help="YAML with a 'provider', or a whole configuration")
-    verb.add_argument("--provider", metavar="NAME", help="which of several in FILE")
-    verb.add_argument("--pool", metavar="NAME", help="default: the first")
-    verb.add_argument("--label", metavar="NAME", help="default: the first")
-    levels = [level.value for level in LEVELS]
-    verb.add_argument("--level", choices=levels, default=levels[0], help="which has to be reached (default: bronze)")
-    verb.add_argument("--isolation", choices=("inline", "process"), help="how a driver written in Python is run")
-    verb.add_argument("--concurrency", type=_positive, default=3, metavar="N", help="instances at once (default: 3)")
-    verb.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of a call (default: 600)")
-    verb.add_argument("--waivers", metavar="FILE", help="YAML of failures that are accepted for a time")
-    verb.add_argument("--report", metavar="FILE", help="write a report as JSON; - prints it, and nothing else")
-    verb.add_argument("--junit", metavar="FILE", help="write a report as JUnit's XML")
-    verb.set_defaults(run=run_check, default_log_level="error")
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What of a driver is checked, and how."""
+
+    provider: Annotated[str | None, Parameter(help="Which of several in FILE.", metavar="NAME")] = None
+    pool: Annotated[str | None, Parameter(help="Default: the first.", metavar="NAME")] = None
+    label: Annotated[str | None, Parameter(help="Default: the first.", metavar="NAME")] = None
+    isolation: Annotated[
+        Literal["inline", "process"] | None, Parameter(help="How a driver written in Python is run.")
+    ] = None
+    concurrency: Annotated[int, Parameter(help="Instances at once.", metavar="N", validator=Number(gte=1))] = 3
+    timeout: Annotated[float, Parameter(help="Of a call.", metavar="SECONDS", validator=Number(gt=0))] = 600.0
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("1 or more is expected")
-    return number
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What becomes of the outcome."""
+
+    waivers: Annotated[
+        Path | None, Parameter(help="YAML of failures that are accepted for a time.", metavar="FILE")
+    ] = None
+    report: Annotated[
+        str | None, Parameter(help="Write a report as JSON; - prints it, and nothing else.", metavar="FILE")
+    ] = None
+    junit: Annotated[Path | None, Parameter(help="Write a report as JUnit's XML.", metavar="FILE")] = None
 
 
-def run_check(args: argparse.Namespace) -> int:
+def check(
+    target: Annotated[
+        str,
+        Parameter(
+            help="Name of a driver, path of an executable, or unix:PATH: the socket at which it listens.",
+            metavar="TARGET",
+        ),
+    ],
+    /,
+    *,
+    level: Annotated[Literal["bronze", "silver", "gold"], Parameter(help="Which has to be reached.")] = "bronze",
+    options: CheckOptions = CheckOptions(),
+    outcome: ReportOptions = ReportOptions(),
+    session: Given,
+) -> int:
+    """Check how far a driver keeps the contract.
+
+    Makes and deletes instances with the driver, breaks its cloud where it offers a way to, and says which level it
+    reaches: bronze, silver or gold. --config names a YAML file with a 'provider', or a whole configuration. Exit code:
+    0 the wanted level is reached, 1 it is not, 2 it could not be checked as asked.
+    """
     wanted = Wanted(
-        target=args.target, config=args.config, provider=args.provider, pool=args.pool, label=args.label,
-        isolation=args.isolation, concurrency=args.concurrency, deadline_s=args.timeout,
+        target=target, config=str(session.config) if session.is_config_given else None, provider=options.provider,
+        pool=options.pool, label=options.label, isolation=options.isolation, concurrency=options.concurrency,
+        deadline_s=options.timeout,
     )  # fmt: skip
     try:
-        waivers = read_waivers(args.waivers) if args.waivers else ()
+        waivers = read_waivers(str(outcome.waivers)) if outcome.waivers else ()
         with tempfile.TemporaryDirectory(prefix="nodelaunch-check-") as folder:
             subject = subject_of(wanted, Path(folder), SshScanner())
-            show = (lambda _: None) if args.report == "-" else _show
+            show = (lambda _: None) if outcome.report == "-" else _show
             report = asyncio.run(run(subject, on_result=show))
     except (TargetError, DriverNotFoundError) as error:
         print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
         return 2
     report = waived(report, waivers, dt.datetime.now(tz=dt.UTC).date())
-    _keep(args, subject, report)
-    level = Level(args.level)
-    if args.report != "-":
-        say(summary(report, level, is_process=subject.program is not None))
-    return 0 if report.level >= level else 1
+    _keep(target, outcome, subject, report)
+    if outcome.report != "-":
+        say(summary(report, Level(level), is_process=subject.program is not None))
+    return 0 if report.level >= Level(level) else 1
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
@@ -138,24 +156,24 @@ def _more_checks() -> int:
 # -- for programs ------------------------------------------------------------------------------------------------------
 
 
-def _keep(args: argparse.Namespace, subject: Subject, report: Report) -> None:
+def _keep(target: str, outcome: ReportOptions, subject: Subject, report: Report) -> None:
     """Write the reports that are wanted, and remember the level for ``nodelaunch driver list``."""
     isolation = _isolation(subject)
     digest = ""
     try:
-        found = Catalogue().find(args.target)
+        found = Catalogue().find(target)
         digest = digest_of(found)
         if digest:  # of what can't be read it is not known whether it stays the same
             remember(found.name, digest, report.level, waived=len(report.waived), details={"isolation": isolation})
     except (OSError, DriverNotFoundError) as error:
         print(f"nodelaunch: the outcome could not be remembered: {error}", file=sys.stderr)  # noqa: T201
     content = json.dumps(as_json(report, isolation=isolation, digest=digest), indent=2)
-    if args.report == "-":
+    if outcome.report == "-":
         say(content)
-    elif args.report:
-        Path(args.report).write_text(content + "\n", encoding="utf-8")
-    if args.junit:
-        Path(args.junit).write_text(as_junit(report), encoding="utf-8")
+    elif outcome.report:
+        Path(outcome.report).write_text(content + "\n", encoding="utf-8")
+    if outcome.junit:
+        outcome.junit.write_text(as_junit(report), encoding="utf-8")
 
 
 def _isolation(subject: Subject) -> str:

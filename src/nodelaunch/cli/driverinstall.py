@@ -5,59 +5,52 @@ What does *not* belong here: how that is done (nodelaunch.drivers.installing).
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from nodelaunch.cli.common import say
 from nodelaunch.drivers.home import Installation, default_home
 from nodelaunch.drivers.installed import Catalogue
 from nodelaunch.drivers.installing import installer
 
-
-def add_parser(verbs: Any) -> None:
-    """Among the verbs of ``nodelaunch driver``."""
-    install = verbs.add_parser("install", help="install a driver's package into an environment of its own")
-    install.add_argument("target", metavar="NAME[==VERSION] | PATH", help="a package; a wheel, archive or project")
-    install.add_argument(
-        "--locked",
-        action="store_true",
-        help="exactly what is locked: of the installed package NAME, or in the file PATH",
-    )
-    install.add_argument("--offline", action="store_true", help="use no package index")
-    install.add_argument(
-        "--index-dir", metavar="DIR", type=Path, help="folder in which packages are looked for as well"
-    )
-    _add_home(install)
-    install.set_defaults(run=run_install, default_log_level="error")
-    remove = verbs.add_parser("remove", help="remove an installed driver's package")
-    remove.add_argument("name", metavar="NAME", help="of the package, or of its driver")
-    _add_home(remove)
-    remove.set_defaults(run=run_remove, default_log_level="error")
+Home = Annotated[Path | None, Parameter(help=f"Where installed drivers are; default: {default_home()}.", metavar="DIR")]
 
 
-def _add_home(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--home", metavar="DIR", type=Path, help=f"where installed drivers are (default: {default_home()})"
-    )
-
-
-def run_install(args: argparse.Namespace) -> int:
-    works = installer(home=args.home, is_offline=args.offline, index=args.index_dir)
-    made = works.install_locked(args.target) if args.locked else works.install(args.target)
+def install(
+    target: Annotated[str, Parameter(help="A package; a wheel, archive or project.", metavar="NAME[==VERSION]|PATH")],
+    /,
+    *,
+    locked: Annotated[
+        bool, Parameter(help="Exactly what is locked: of the installed package NAME, or in the file PATH.")
+    ] = False,
+    offline: Annotated[bool, Parameter(help="Use no package index.")] = False,
+    index_dir: Annotated[
+        Path | None, Parameter(help="Folder in which packages are looked for as well.", metavar="DIR")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Install a driver's package into an environment of its own."""
+    works = installer(home=home, is_offline=offline, index=index_dir)
+    made = works.install_locked(target) if locked else works.install(target)
     record = made.record
     say(f"installed {record.package} {record.version} with {_drivers(made)}")
     say(f"locked in {made.lock}")
     for driver in record.drivers:
         if works.home == default_home().absolute():
             _tell_of_others(driver, made)
-    return 0
 
 
-def run_remove(args: argparse.Namespace) -> int:
-    removed = installer(home=args.home, is_offline=True, index=None).remove(args.name)
+def remove(
+    name: Annotated[str, Parameter(help="Of the package, or of its driver.", metavar="NAME")],
+    /,
+    *,
+    home: Home = None,
+) -> None:
+    """Remove an installed driver's package."""
+    removed = installer(home=home, is_offline=True, index=None).remove(name)
     say(f"removed {removed.record.package} {removed.record.version} with {_drivers(removed)}")
-    return 0
 
 
 def _drivers(installation: Installation) -> str:

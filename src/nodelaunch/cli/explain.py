@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from nodelaunch.cli.common import CONNECT_TIMEOUT_S, add_config_arguments, client_store, config_of, say, say_json
-from nodelaunch.config.models import Config
+from cyclopts import Parameter
+
+from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.questions import Answers, ask
-from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import StoreUnavailableError
+from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import NodeRequest, PoolRegistration
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("request", metavar="REQUEST", help="its id, such as 200-0000001234")
-    add_config_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, default_log_level="warning")
-
-
-def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_explain(config_of(args), args))
-
-
-async def _explain(config: Config, args: argparse.Namespace) -> int:
-    request_id = RequestId(args.request)
-    async with client_store(config) as store, open_view(store) as view:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await view.warm()
-        except TimeoutError:
-            raise StoreUnavailableError(detail=f"not read within {CONNECT_TIMEOUT_S:g} s") from None
+async def explain(
+    request: Annotated[str, Parameter(help="Its id, such as 200-0000001234.", metavar="REQUEST")],
+    /,
+    *,
+    as_json: AsJson = False,
+    session: Given,
+) -> int:
+    """Say how a node request stands with each pool, why, and what would have to change."""
+    request_id = RequestId(request)
+    async with client_store(session) as store, warm_view(store) as view:
         processes = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
         answers = await ask(store, request_id, list(processes))
         found = explanation(request_id, view, answers)
     silent = [f"{processes[process]} ({process})" for process in answers.silent]
-    if args.json:
+    if as_json:
         say_json({**found, "silent": silent})
     else:
         for line in _lines(found, silent):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
 
 from nodelaunch.cli.common import say, say_json
+from nodelaunch.cli.session import OPTIONS, AsJson
 from nodelaunch.drivers.fake.cloud import FLAVORS, IMAGES, ZONES, FakeCloud
 from nodelaunch.drivers.fake.controls import FAULT_KINDS, FAULTS, SETTINGS, CloudRefusedError
 from nodelaunch.drivers.fake.ledger import Server
@@ -19,59 +21,37 @@ from nodelaunch.protocol.quota import INSTANCES
 
 PATIENCE_S = 10.0
 """How long a launcher that is just writing is waited for."""
-_SETTINGS_HELP = "\n".join(f"  {name:<15} {meaning}" for name, (_, meaning) in SETTINGS.items())
-_FAULTS_HELP = "\n".join(f"  {call:<8} {', '.join(kinds)}" for call, kinds in FAULTS.items())
-Run = Callable[[argparse.Namespace], int]
+app = App(name="fake-cloud", group_parameters=OPTIONS, help="Look at a fake cloud in a file, change it, break it.")
+CloudFile = Annotated[Path, Parameter(help="The provider's cloud-file.", metavar="FILE")]
+Create = Annotated[bool, Parameter(help="Make the file if it isn't there, before any launcher.")]
+InstanceId = Annotated[str, Parameter(metavar="ID")]
+_SETTINGS_HELP = "; ".join(f"{name}: {meaning}" for name, (_, meaning) in SETTINGS.items())
+_FAULTS_HELP = "; ".join(f"{call}: {', '.join(kinds)}" for call, kinds in FAULTS.items())
 
 
-def add_arguments(family: argparse.ArgumentParser) -> None:
-    family.add_argument("file", metavar="FILE", help="the provider's cloud-file")
-    family.add_argument("--create", action="store_true", help="make the file if it isn't there, before any launcher")
-    verbs = family.add_subparsers(dest="verb", metavar="VERB", required=True)
+def _one_of(names: Collection[str]) -> Callable[[object, str | None], None]:
+    def check(_type: object, name: str | None) -> None:
+        if name is not None and name not in names:
+            raise ValueError(f"{name!r} is none of {', '.join(sorted(names))}")
 
-    def verb(name: str, run: Run, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
-        formatter = argparse.RawDescriptionHelpFormatter
-        parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, epilog=epilog, formatter_class=formatter)
-        parser.set_defaults(run=run, default_log_level="warning")
-        return parser
-
-    show = verb("show", run_show, "instances, what they take, settings, faults to come")
-    show.add_argument("--json", action="store_true")
-    change = verb("set", run_set, "override the configuration; KEY= gives a setting back to it", _SETTINGS_HELP)
-    change.add_argument("settings", nargs="+", metavar="KEY=VALUE", type=_pair)
-    _add_fail(verb("fail", run_fail, "let the next calls fail", f"calls and how they can fail:\n{_FAULTS_HELP}"))
-    verb("heal", run_heal, "forget the faults still to come")
-    add = verb("add-instance", run_add, "make an instance as somebody else would; prints its id")
-    add.add_argument("--metadata", action="append", default=[], metavar="KEY=VALUE", type=_pair)
-    add.add_argument("--flavor", choices=sorted(FLAVORS), default=min(FLAVORS))
-    remove = verb("remove-instance", run_remove, "let an instance vanish")
-    remove.add_argument("id", metavar="ID")
-    state = verb("set-state", run_set_state, "let an instance be active, or in error")
-    state.add_argument("id", metavar="ID")
-    state.add_argument("state", choices=("active", "error"))
-    verb("log", run_log, "everything that happened, one JSON object a line")
+    return check
 
 
-def _add_fail(fail: argparse.ArgumentParser) -> None:
-    fail.add_argument("call", choices=sorted(FAULTS))
-    fail.add_argument("--times", type=int, default=1, metavar="N", help="how many calls (default: 1)")
-    fail.add_argument("--kind", choices=FAULT_KINDS, help="how; default: the first of the call's kinds below")
-    fail.add_argument("--leave-instance", action="store_true", help="a failed create leaves its instance")
-    fail.add_argument("--without-id", action="store_true", help="... and its error doesn't tell which")
+def _pairs(_type: object, texts: Sequence[str] | None) -> None:
+    for text in texts or ():
+        key, equals, _ = text.partition("=")
+        if not (key and equals):
+            raise ValueError(f"{text!r} is not KEY=VALUE")
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
+def _split(texts: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
 
 
 @contextmanager
-def _cloud(args: argparse.Namespace) -> Iterator[FakeCloud]:
+def _cloud(path: Path, *, create: bool) -> Iterator[FakeCloud]:
     """The cloud in the file; its refusals, and values it can't take, as errors for people."""
-    path = Path(args.file)
-    if not args.create and not path.exists():
+    if not create and not path.exists():
         raise NodelaunchError(
             f"{path}: there is no fake cloud; a launcher makes it, at its provider's cloud-file, or --create does"
         )
@@ -84,16 +64,18 @@ def _cloud(args: argparse.Namespace) -> Iterator[FakeCloud]:
         cloud.close()
 
 
-def run_show(args: argparse.Namespace) -> int:
-    with _cloud(args) as cloud:
+@app.command
+def show(file: CloudFile, /, *, as_json: AsJson = False, create: Create = False) -> None:
+    """Show instances, what they take, settings, and faults to come."""
+    with _cloud(file, create=create) as cloud:
         servers, used, settings, faults = cloud.servers(), cloud.used(), cloud.settings(), cloud.faults()
-    if args.json:
+    if as_json:
         flavors = {name: dict(flavor) for name, flavor in FLAVORS.items()}
         say_json({
             "instances": [_as_json(server) for server in servers], "used": used, "settings": settings,
             "faults": faults, "flavors": flavors, "zones": list(ZONES), "images": IMAGES,
         })  # fmt: skip
-        return 0
+        return
     for server in servers:
         say(f"{server.id}  {server.name}  {server.state}  {server.zone}  {_age(server)}")
     say(f"{len(servers)} instances" + _rest(used))
@@ -101,7 +83,6 @@ def run_show(args: argparse.Namespace) -> int:
         say(f"set: {name}={','.join(value) if isinstance(value, list) else json.dumps(value)}")
     for fault in faults:
         say(f"to come: {_fault_text(fault)}")
-    return 0
 
 
 def _as_json(server: Server) -> dict[str, Any]:
@@ -126,56 +107,86 @@ def _fault_text(fault: dict[str, Any]) -> str:
     return f"{fault['call']} fails ({fault['kind']}){left}, {times}"
 
 
-def run_set(args: argparse.Namespace) -> int:
-    settings: Sequence[tuple[str, str]] = args.settings
-    with _cloud(args) as cloud:
-        cloud.update({name: value or None for name, value in settings})
-    return 0
+@app.command(name="set", help=f"Override the configuration; KEY= gives a setting back to it. Keys: {_SETTINGS_HELP}.")
+def set_(
+    file: CloudFile,
+    settings: Annotated[list[str], Parameter(metavar="KEY=VALUE", validator=_pairs)],
+    /,
+    *,
+    create: Create = False,
+) -> None:
+    with _cloud(file, create=create) as cloud:
+        cloud.update({name: value or None for name, value in _split(settings).items()})
 
 
-def run_fail(args: argparse.Namespace) -> int:
-    if args.without_id and not args.leave_instance:
+@app.command(help=f"Let the next calls fail. Calls, and how they can fail: {_FAULTS_HELP}.")
+def fail(
+    file: CloudFile,
+    call: Annotated[str, Parameter(metavar="CALL", validator=_one_of(FAULTS))],
+    /,
+    *,
+    times: Annotated[int, Parameter(help="How many calls.", metavar="N")] = 1,
+    kind: Annotated[
+        str | None, Parameter(help="How; default: the first of the call's kinds.", validator=_one_of(FAULT_KINDS))
+    ] = None,
+    leave_instance: Annotated[bool, Parameter(help="A failed create leaves its instance.")] = False,
+    without_id: Annotated[bool, Parameter(help="With --leave-instance: the error doesn't tell which.")] = False,
+    create: Create = False,
+) -> None:
+    if without_id and not leave_instance:
         raise NodelaunchError("--without-id goes with --leave-instance")
-    with _cloud(args) as cloud:
-        cloud.fail(
-            args.call, kind=args.kind, times=args.times, leave=args.leave_instance, with_id=not args.without_id
-        )  # fmt: skip
-    return 0
+    with _cloud(file, create=create) as cloud:
+        cloud.fail(call, kind=kind, times=times, leave=leave_instance, with_id=not without_id)
 
 
-def run_heal(args: argparse.Namespace) -> int:
-    with _cloud(args) as cloud:
+@app.command
+def heal(file: CloudFile, /, *, create: Create = False) -> None:
+    """Forget the faults still to come."""
+    with _cloud(file, create=create) as cloud:
         cloud.clear_faults()
-    return 0
 
 
-def run_add(args: argparse.Namespace) -> int:
-    with _cloud(args) as cloud:
-        say(cloud.add(metadata=dict(args.metadata), flavor=args.flavor))
-    return 0
+@app.command
+def add_instance(
+    file: CloudFile,
+    /,
+    *,
+    metadata: Annotated[list[str] | None, Parameter(metavar="KEY=VALUE", validator=_pairs)] = None,
+    flavor: Annotated[str, Parameter(validator=_one_of(FLAVORS))] = min(FLAVORS),
+    create: Create = False,
+) -> None:
+    """Make an instance as somebody else would, and print its id."""
+    with _cloud(file, create=create) as cloud:
+        say(cloud.add(metadata=_split(metadata or ()), flavor=flavor))
 
 
-def run_remove(args: argparse.Namespace) -> int:
-    with _cloud(args) as cloud:
-        found = cloud.remove(args.id)
-    return _say_found(args.id, found=found)
+@app.command
+def remove_instance(file: CloudFile, instance_id: InstanceId, /, *, create: Create = False) -> None:
+    """Let an instance vanish."""
+    with _cloud(file, create=create) as cloud:
+        found = cloud.remove(instance_id)
+    _check_found(instance_id, found=found)
 
 
-def run_set_state(args: argparse.Namespace) -> int:
-    with _cloud(args) as cloud:
-        found = cloud.set_state(args.id, args.state)
-    return _say_found(args.id, found=found)
+@app.command
+def set_state(
+    file: CloudFile, instance_id: InstanceId, state: Literal["active", "error"], /, *, create: Create = False
+) -> None:
+    """Let an instance be active, or in error."""
+    with _cloud(file, create=create) as cloud:
+        found = cloud.set_state(instance_id, state)
+    _check_found(instance_id, found=found)
 
 
-def _say_found(instance_id: str, *, found: bool) -> int:
+def _check_found(instance_id: str, *, found: bool) -> None:
     if not found:
         raise NodelaunchError(f"no instance {instance_id}")
-    return 0
 
 
-def run_log(args: argparse.Namespace) -> int:
-    with _cloud(args) as cloud:
+@app.command(name="log")
+def log_(file: CloudFile, /, *, create: Create = False) -> None:
+    """Print everything that happened, one JSON object per line."""
+    with _cloud(file, create=create) as cloud:
         entries = cloud.log()
     for entry in entries:
         say(json.dumps(entry))
-    return 0

@@ -2,60 +2,74 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
-from typing import Any
+from typing import Annotated, Any
 
-from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
-from nodelaunch.cli.lists import show, table_of
+from cyclopts import Parameter
+
+from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.cli.tables import aligned
 from nodelaunch.clock import WallClock
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.engine.leaks import Leak, find_leaks
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.errors import DriverError
-from nodelaunch.launcher import open_driver
+from nodelaunch.errors import DriverError, NodelaunchError
+from nodelaunch.launcher import load_config, open_driver
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol.store import Store
 from nodelaunch.sshscan import SshScanner
 
 ANSWER_TIMEOUT_S = 300.0
 """For each provider."""
+TITLES = {
+    "provider": "Provider", "kind": "Kind", "external_id": "External ID", "node_id": "Node ID", "detail": "Detail",
+}  # fmt: skip
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument("--provider", metavar="NAME", help="only this one")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, default_log_level="warning")
+async def leaks(
+    *,
+    provider: Annotated[str | None, Parameter(help="Only of this one.", metavar="NAME")] = None,
+    as_json: AsJson = False,
+    session: Given,
+) -> int:
+    """Show what is in the clouds but belongs to no node; deletes nothing.
 
-
-def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_leaks(config_of(args), args))
-
-
-async def _leaks(config: Config, args: argparse.Namespace) -> int:
-    """0 when all providers could be asked, leaks or not; 1 otherwise."""
-    providers = [provider for provider in config.providers if args.provider in (None, provider.name)]
+    Exit code: 0 all providers could be asked, whether there are leaks or not; 1 otherwise.
+    """
+    config = load_config(session.config, secure=session.secure)
+    providers = _chosen(config, provider)
     rows: list[dict[str, Any]] = []
     failures = []
-    async with client_store(config) as store, warm_view(store) as view:
-        for provider in providers:
+    async with client_store(session) as store, warm_view(store) as view:
+        for each in providers:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    leaks = await _leaks_of(config, provider, store, view)
+                    found = await _leaks_of(config, each, store, view)
             except (DriverError, TimeoutError) as error:
-                failures.append(f"provider {provider.name}: {str(error) or f'no answer within {ANSWER_TIMEOUT_S:g} s'}")
+                failures.append(f"provider {each.name}: {str(error) or f'no answer within {ANSWER_TIMEOUT_S:g} s'}")
             else:
-                rows += [_row(provider.name, leak) for leak in leaks]
-    if args.json:
+                rows += [_row(each.name, leak) for leak in found]
+    if as_json:
         say_json(rows)
-    else:
-        show(table_of(rows, "leaks"))
+    elif rows:
+        say(aligned([list(TITLES.values()), *([str(row[key] or "") for key in TITLES] for row in rows)]))
+    elif not failures:
+        say("no leaks")
     for failure in failures:
         print(f"nodelaunch: {failure}", file=sys.stderr)  # noqa: T201
     return 1 if failures else 0
+
+
+def _chosen(config: Config, name: str | None) -> list[ProviderConfig]:
+    """The provider called *name*, or all. Raises: NodelaunchError."""
+    chosen = [provider for provider in config.providers if name in (None, provider.name)]
+    if name is not None and not chosen:
+        names = ", ".join(provider.name for provider in config.providers) or "none"
+        raise NodelaunchError(f"there is no provider {name!r} in the configuration; there: {names}")
+    return chosen
 
 
 async def _leaks_of(config: Config, provider: ProviderConfig, store: Store, view: ClusterView) -> list[Leak]:

@@ -1,121 +1,143 @@
-"""``nodelaunch list``: the nodes and requests there are."""
+"""The commands that show what is in the store, with the columns of Nodepool's commands.
+
+What does *not* belong here: what the rows are (listing.py).
+"""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import time
-from typing import Any
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Annotated
 
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
+from cyclopts import Parameter
 
-from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say_json, warm_view
-from nodelaunch.config.models import Config
-from nodelaunch.engine.view import ClusterView
-from nodelaunch.protocol.hostkeys import ASSURANCE
-from nodelaunch.protocol.records import Node, NodeRequest
-
-UNLIMITED = 10_000
-"""Columns of a terminal that is wide enough for anything."""
-ONLY_IN_JSON = ("host_key_assurance",)
-"""Keys of a row that few nodes have."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument("--requests", action="store_true", help="node requests instead of nodes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run, default_log_level="warning")
-
-
-def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_list(config_of(args), args))
+from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.cli.tables import aligned
+from nodelaunch.listing import (
+    BRIEF_NODES,
+    Listing,
+    Row,
+    Snapshot,
+    dib_image_list,
+    image_list,
+    image_status,
+    label_list,
+    node_facts,
+    node_list,
+    request_facts,
+    request_list,
+    take_snapshot,
+)
 
 
-async def _list(config: Config, args: argparse.Namespace) -> int:
-    async with client_store(config) as store, warm_view(store) as view:
-        rows = request_rows(view) if args.requests else node_rows(view)
-    if args.json:
-        say_json(rows)
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class NodeFilter:
+    """Which nodes are shown; of each option, those that match any of its values."""
+
+    state: Annotated[list[str] | None, Parameter(help="In this state; repeatable.")] = None
+    provider: Annotated[list[str] | None, Parameter(help="Of this provider; repeatable.", metavar="NAME")] = None
+    pool: Annotated[list[str] | None, Parameter(help="Of this pool; repeatable.", metavar="NAME")] = None
+    label: Annotated[list[str] | None, Parameter(help="With this label; repeatable.", metavar="NAME")] = None
+
+    def takes(self, row: Row) -> bool:
+        return (
+            _is_among(row["state"], self.state)
+            and _is_among(row["provider"], self.provider)
+            and _is_among(row["pool"], self.pool)
+            and any(_is_among(label, self.label) for label in row["label"] or [""])
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which requests are shown; of each option, those that match any of its values."""
+
+    state: Annotated[list[str] | None, Parameter(help="In this state; repeatable.")] = None
+    label: Annotated[list[str] | None, Parameter(help="For this label; repeatable.", metavar="NAME")] = None
+
+    def takes(self, row: Row) -> bool:
+        labels = row.get("node_types", row.get("labels")) or [""]
+        return _is_among(row["state"], self.state) and any(_is_among(label, self.label) for label in labels)
+
+
+def _is_among(value: str, wanted: Collection[str] | None) -> bool:
+    return not wanted or value in wanted
+
+
+async def list_nodes(
+    *,
+    detail: Annotated[bool, Parameter(help="All columns.")] = False,
+    filters: NodeFilter = NodeFilter(),
+    requests: Annotated[bool, Parameter(help="Node requests instead; the same as request-list.", show=False)] = False,
+    as_json: AsJson = False,
+    session: Given,
+) -> None:
+    """Show nodes.
+
+    With --json, everything that is known of each: also what a login needs.
+    """
+    if requests:
+        await list_requests(filters=RequestFilter(filters.state, filters.label), as_json=as_json, session=session)
+        return
+    found = await _snapshot(session)
+    if as_json:
+        say_json([row for row in node_facts(found) if filters.takes(row)])
+        return
+    listing = node_list(found)
+    chosen = Listing(listing.titles, [row for row in listing.rows if filters.takes(row)])
+    _show(chosen if detail else chosen.only(BRIEF_NODES), found.at, "nodes")
+
+
+async def list_requests(*, filters: RequestFilter = RequestFilter(), as_json: AsJson = False, session: Given) -> None:
+    """Show node requests.
+
+    With --json, everything that is known of each: also job, pipeline and build set where Zuul asks.
+    """
+    found = await _snapshot(session)
+    if as_json:
+        say_json([row for row in request_facts(found) if filters.takes(row)])
+        return
+    listing = request_list(found)
+    _show(Listing(listing.titles, [row for row in listing.rows if filters.takes(row)]), found.at, "requests")
+
+
+async def list_labels(*, as_json: AsJson = False, session: Given) -> None:
+    """Show the labels that registered pools offer."""
+    await _list(session, label_list, "labels", as_json=as_json)
+
+
+async def list_images(*, as_json: AsJson = False, session: Given) -> None:
+    """Show which images are uploaded to which providers."""
+    await _list(session, image_list, "images", as_json=as_json)
+
+
+async def list_dib_images(*, as_json: AsJson = False, session: Given) -> None:
+    """Show images that builders have built, or are building."""
+    await _list(session, dib_image_list, "image builds", as_json=as_json)
+
+
+async def list_image_status(*, as_json: AsJson = False, session: Given) -> None:
+    """Show which images are paused, and of which a build was asked for."""
+    await _list(session, image_status, "images", as_json=as_json)
+
+
+async def _snapshot(session: Session) -> Snapshot:
+    async with client_store(session) as store, warm_view(store) as view:
+        return take_snapshot(view, time.time())
+
+
+async def _list(session: Session, listing_of: Callable[[Snapshot], Listing], what: str, *, as_json: bool) -> None:
+    found = await _snapshot(session)
+    listing = listing_of(found)
+    if as_json:
+        say_json([dict(row) for row in listing.rows])
     else:
-        show(table_of(rows, "requests" if args.requests else "nodes"))
-    return 0
+        _show(listing, found.at, what)
 
 
-def show(table: Table | str) -> None:
-    """Print *table* with each row on one line, however narrow the terminal: an id that is broken can't be searched."""
-    console = Console()
-    if isinstance(table, Table):
-        natural = console.options.update(max_width=UNLIMITED)
-        console.width = max(console.width, Measurement.get(console, natural, table).maximum)
-    console.print(table)
-
-
-def node_rows(view: ClusterView) -> list[dict[str, Any]]:
-    """One row a node, in the order of ids."""
-    return [_node_row(view, seen.record) for _, seen in sorted(view.nodes.items())]
-
-
-def _node_row(view: ClusterView, node: Node) -> dict[str, Any]:
-    return {
-        "id": node.id,
-        "provider": node.provider,
-        "pool": node.pool,
-        "label": list(node.type),
-        "server_id": node.external_id,
-        "interface_ip": node.interface_ip,
-        "state": node.state.value,
-        "age_s": _age(node.state_time),
-        "locked": view.is_node_locked(node.id),
-        "allocated_to": node.allocated_to,
-        ASSURANCE: (node.node_properties or {}).get(ASSURANCE),
-    }
-
-
-def request_rows(view: ClusterView) -> list[dict[str, Any]]:
-    """One row a request, in the order of ids."""
-    return [_request_row(seen.record) for _, seen in sorted(view.requests.items())]
-
-
-def _request_row(request: NodeRequest) -> dict[str, Any]:
-    return {
-        "id": request.id,
-        "relative_priority": request.relative_priority,
-        "state": request.state.value,
-        "age_s": _age(request.state_time),
-        "requestor": request.requestor,
-        "labels": list(request.node_types),
-        "nodes": list(request.nodes),
-        "declined_by": list(request.declined_by),
-    }
-
-
-def _age(since: float) -> int:
-    return max(0, round(time.time() - since))
-
-
-def table_of(rows: list[dict[str, Any]], what: str) -> Table | str:
-    """*rows* as a table; where there are none, a text that says so."""
-    if not rows:
-        return f"no {what}"
-    table = Table(box=None, pad_edge=False)
-    names = [name for name in rows[0] if name not in ONLY_IN_JSON]
-    for name in names:
-        table.add_column(name.replace("_", " "), no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in names))
-    return table
-
-
-def _cell(value: Any) -> str:
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else ""
-        case list():
-            return ",".join(map(str, value))
-        case _:
-            return str(value)
+def _show(listing: Listing, now: float, what: str) -> None:
+    say(aligned([list(listing.titles.values()), *listing.cells(now)]) if listing.rows else f"no {what}")

@@ -6,65 +6,134 @@ memory that only others need.
 
 from __future__ import annotations
 
-import argparse
+import asyncio
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, NamedTuple
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Env
 
 from nodelaunch import __version__, log
+from nodelaunch.cli.init import is_first_process, run_as_child
+from nodelaunch.cli.session import OPTIONS, CommonOptions, LogLevel, Session
 from nodelaunch.errors import ConfigError, NodelaunchError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "serve": ("serve", "answer node requests, in the foreground"),
-    "request": ("request", "ask for nodes, print them, give them back"),
-    "list": ("lists", "show nodes, or requests"),
-    "leaks": ("leaks", "show what is in the clouds but belongs to no node; deletes nothing"),
-    "explain": ("explain", "say why a node request is where it is"),
-    "config": ("config", "look at a configuration"),
-    "driver": ("driver", "look at drivers, check, install and remove them"),
-    "demo": ("demo", "show the main job on this machine; needs nothing else"),
-    "fake-cloud": ("fakecloud", "look at a fake cloud in a file, change it, break it"),
+
+
+class Command(NamedTuple):
+    """Where a command is, as ``module:attribute`` below this package; its help; what is logged by default."""
+
+    target: str
+    about: str
+    log_level: LogLevel = "warning"
+
+
+COMMANDS: Final = {
+    "serve": Command("serve:serve", "Answer node requests, in the foreground.", "info"),
+    "request": Command("request:request", "Ask for nodes, print them, give them back."),
+    "list": Command("lists:list_nodes", "Show nodes."),
+    "request-list": Command("lists:list_requests", "Show node requests."),
+    "label-list": Command("lists:list_labels", "Show the labels that registered pools offer."),
+    "image-list": Command("lists:list_images", "Show which images are uploaded to which providers."),
+    "dib-image-list": Command("lists:list_dib_images", "Show images that builders have built, or are building."),
+    "image-status": Command("lists:list_image_status", "Show which images are paused, or are to be built."),
+    "hold": Command("operate:hold", "Keep a node from being used or deleted."),
+    "unhold": Command("operate:unhold", "End a hold."),
+    "delete": Command("operate:delete", "Have a node deleted."),
+    "info": Command("operate:info", "Show the images and nodes of a provider."),
+    "erase": Command("operate:erase", "Remove the records of a provider that is no more."),
+    "leaks": Command("leaks:leaks", "Show what is in the clouds but belongs to no node; deletes nothing."),
+    "explain": Command("explain:explain", "Say why a node request is where it is."),
+    "config": Command("config:app", "Look at a configuration."),
+    "driver": Command("driver:app", "Look at drivers, check, install and remove them.", "error"),
+    "demo": Command("demo:demo", "Show the main job on this machine; needs nothing else.", "error"),
+    "fake-cloud": Command("fakecloud:app", "Look at a fake cloud in a file, change it, break it."),
 }
-"""Module of this package, and help text, by command."""
+
+FAKE_CLOUD_VERBS: Final = ("show", "set", "fail", "heal", "add-instance", "remove-instance", "set-state", "log")
 
 
-def make_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser that knows the arguments of *command*, and of the other commands the names."""
-    parser = argparse.ArgumentParser(
-        prog="nodelaunch", description="Answers node requests with machines of any provider."
+def make_app() -> App:
+    """The command line as a whole; ``make_app().meta`` takes the options of every command out first."""
+    app = App(
+        name="nodelaunch",
+        help="Answers node requests with machines of any provider.",
+        version=f"nodelaunch {__version__}",
+        config=Env("NODELAUNCH_", show=False),
+        default_parameter=Parameter(negative=()),
+        group_parameters=OPTIONS,
+        help_epilogue="Options can also be set in the environment: NODELAUNCH_CONFIG for --config, "
+        "NODELAUNCH_SERVE_DRAIN_TIMEOUT for --drain-timeout of serve.",
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
     )
-    parser.add_argument("--version", action="version", version=f"nodelaunch {__version__}")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=None)
-    parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (module, about) in COMMANDS.items():
-        family = commands.add_parser(name, help=about)
-        if name == command:
-            import_module(f"nodelaunch.cli.{module}").add_arguments(family)
-    return parser
+    for name, command in COMMANDS.items():
+        is_family = command.target.endswith(":app")
+        settings: dict[str, Any] = {} if is_family else {"group_parameters": OPTIONS}
+        app.command(f"nodelaunch.cli.{command.target}", name=name, help=command.about, **settings)
+    app.meta.config = (lambda *_arguments: None,)  # its options name their variables themselves
+    app.meta.group_parameters = Group("Options of every command", sort_key=1)
+
+    @app.meta.default
+    def dispatch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        options: CommonOptions | None = None,
+    ) -> int:
+        command, bound, unparsed = app.parse_args(_verb_first(tokens))
+        session = Session(options or CommonOptions())
+        _configure_log(session.options, tokens)
+        try:
+            result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(unparsed, session))
+            if inspect.iscoroutine(result):
+                result = asyncio.run(result)
+        except ConfigError as error:
+            session.complain(*error.problems)
+            return USAGE
+        except NodelaunchError as error:
+            session.complain(f"nodelaunch: {error}")
+            return FAILED
+        return result if isinstance(result, int) else OK
+
+    return app
 
 
-def command_in(arguments: Sequence[str]) -> str | None:
-    """The command that *arguments* ask for; no value of an option before it is the name of one."""
-    return next((argument for argument in arguments if argument in COMMANDS), None)
+def _verb_first(tokens: Sequence[str]) -> Sequence[str]:
+    """``fake-cloud FILE VERB``, as it was before version 0.2, is taken like ``fake-cloud VERB FILE``."""
+    if tokens[:1] != ("fake-cloud",):
+        return tokens
+    rest = list(tokens[1:])
+    verb = next((token for token in rest if token in FAKE_CLOUD_VERBS), None)
+    if verb is not None:
+        rest.remove(verb)
+        rest.insert(0, verb)
+    return [tokens[0], *rest]
+
+
+def _configure_log(options: CommonOptions, tokens: Sequence[str]) -> None:
+    name = next((token for token in tokens if token in COMMANDS), "")
+    usual = COMMANDS[name].log_level if name else "warning"
+    log.configure(level=options.log_level or usual, as_json=options.log_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
-    args = make_parser(command_in(given)).parse_args(given)
-    log.configure(level=args.log_level or getattr(args, "default_log_level", "info"), as_json=args.log_json)
+    """Run one command; its exit code. As process 1 it does what is asked of one besides."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_as_child(partial(_main, given)) if is_first_process() else _main(given)
+
+
+def _main(given: Sequence[str]) -> int:
+    run: Callable[..., Any] = make_app().meta
     try:
-        code: int = args.run(args)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)  # noqa: T201
+        code: Any = run(given)
+    except CycloptsError as error:
+        print(f"nodelaunch: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return USAGE
-    except NodelaunchError as error:
-        print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    return code
+    return code if isinstance(code, int) else OK

@@ -2,68 +2,127 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
-from nodelaunch.cli.common import add_config_arguments, client_store, config_of, say, say_json
+from nodelaunch.cli.common import client_store, say, say_json
+from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.client import NodeClient, RequestHandle
-from nodelaunch.config.models import Config
-from nodelaunch.errors import RequestFailedError, StoreError
+from nodelaunch.errors import NodelaunchError, RequestFailedError, StoreError
+from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", nargs="+", metavar="LABEL", help="one node each, in this order")
-    add_config_arguments(parser)
-    parser.add_argument("--count", type=_positive, default=1, metavar="N", help="as many such requests (default: 1)")
-    parser.add_argument("--hold", type=float, default=0.0, metavar="SECONDS", help="keep the nodes for so long")
-    parser.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up waiting after so long")
-    parser.add_argument("--json", action="store_true", help="print the nodes as JSON")
-    parser.set_defaults(run=run, default_log_level="warning")
+def _no_blank(_type: object, labels: Sequence[str]) -> None:
+    if any(not label.strip() for label in labels):
+        raise ValueError("a label has at least one character")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+def _three_characters(_type: object, priority: str) -> None:
+    if len(priority) != len(CLIENT_PRIORITY):
+        raise ValueError(f"a priority has three characters, such as {CLIENT_PRIORITY}")
 
 
-def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_request(config_of(args), args))
+async def request(
+    labels: Annotated[list[str], Parameter(help="One node each, in this order.", metavar="LABEL", validator=_no_blank)],
+    /,
+    *,
+    count: Annotated[int, Parameter(help="Submit this many such requests.", metavar="N", validator=Number(gte=1))] = 1,
+    hold: Annotated[
+        float, Parameter(help="Keep the nodes this long.", metavar="SECONDS", validator=Number(gte=0))
+    ] = 0.0,
+    timeout: Annotated[
+        float | None,
+        Parameter(help="Stop waiting for the nodes after this long.", metavar="SECONDS", validator=Number(gt=0)),
+    ] = None,
+    tenant: Annotated[str | None, Parameter(help="On whose behalf.", metavar="NAME")] = None,
+    provider: Annotated[str | None, Parameter(help="Only from this one.", metavar="NAME")] = None,
+    priority: Annotated[
+        str, Parameter(help="Three digits; smaller goes first.", metavar="NNN", validator=_three_characters)
+    ] = CLIENT_PRIORITY,
+    as_json: AsJson = False,
+    session: Given,
+) -> int:
+    """Ask for nodes, print them, keep them, give them back.
 
-
-async def _request(config: Config, args: argparse.Namespace) -> int:
+    Nodes are printed as soon as they are there; with --json once all requests have been answered. Exit code: 0 all
+    were fulfilled, and the nodes were kept to the end; 1 otherwise.
+    """
     _end_on_signals()
-    async with client_store(config) as store, NodeClient(store) as client:
-        handles = [await client.submit(args.labels) for _ in range(args.count)]
-        show = _Progress()
+    async with client_store(session) as store, NodeClient(store) as client:
+        handles = [
+            await client.submit(labels, tenant=tenant, provider=provider, priority=priority) for _ in range(count)
+        ]
+        outcomes = _Outcomes(count, as_json=as_json)
+        users = [_use(client, handle, outcomes, timeout_s=timeout, hold_s=hold) for handle in handles]
         try:
-            async with asyncio.timeout(args.timeout):
-                results = await asyncio.gather(
-                    *(_one(client, handle, args, show) for handle in handles), return_exceptions=True
-                )
-        except TimeoutError:
-            say(f"not fulfilled within {args.timeout:g} s")
-            return 1
+            results = await asyncio.gather(*users)
         finally:
             for handle in handles:
                 with suppress(StoreError):  # what is left goes with our session
                     await handle.cancel()
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for failure in failures:
-        print(f"nodelaunch: {failure}", file=sys.stderr)  # noqa: T201
-    if args.json:
-        say_json([result for result in results if not isinstance(result, BaseException)])
-    return 1 if failures else 0
+    return 0 if all(results) else 1
+
+
+async def _use(
+    client: NodeClient, handle: RequestHandle, outcomes: _Outcomes, *, timeout_s: float | None, hold_s: float
+) -> bool:
+    """Wait for the nodes of one request, keep them, give them back; whether all went well."""
+    taken = False
+    try:
+        try:
+            async with asyncio.timeout(timeout_s):
+                request = await handle.finished(outcomes.progress)
+        except TimeoutError:
+            raise NodelaunchError(f"{handle.id}: not fulfilled within {timeout_s:g} s") from None
+        if request.state is RequestState.FAILED:
+            raise RequestFailedError(request.id, request.declined_by)
+        async with client.hold(request) as nodes:
+            taken = True
+            outcomes.fulfilled(request, nodes)
+            await asyncio.sleep(hold_s)
+    except NodelaunchError as error:
+        print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
+        if not taken:
+            outcomes.failed()
+        return False
+    return True
+
+
+class _Outcomes:
+    """Prints the nodes of requests: as text when each is fulfilled, as JSON when none is waited for any more."""
+
+    def __init__(self, count: int, *, as_json: bool) -> None:
+        self.progress = _Progress()
+        self._waiting = count
+        self._as_json = as_json
+        self._found: list[dict[str, Any]] = []
+
+    def fulfilled(self, request: NodeRequest, nodes: Sequence[Node]) -> None:
+        described = [_described(node) for node in nodes]
+        self._found.append({"request": request.id, "nodes": described})
+        if not self._as_json:
+            for node in described:
+                say("  ".join(f"{key}={_text(value)}" for key, value in node.items() if value not in (None, [])))
+        self._settled()
+
+    def failed(self) -> None:
+        self._settled()
+
+    def _settled(self) -> None:
+        self._waiting -= 1
+        if self._as_json and not self._waiting:
+            say_json(self._found)
 
 
 def _end_on_signals() -> None:
@@ -87,19 +146,6 @@ class _Progress:
         )
 
 
-async def _one(client: NodeClient, handle: RequestHandle, args: argparse.Namespace, show: _Progress) -> dict[str, Any]:
-    request = await handle.finished(show)
-    if request.state is RequestState.FAILED:
-        raise RequestFailedError(request.id, request.declined_by)
-    async with client.hold(request) as nodes:
-        described = [_described(node) for node in nodes]
-        if not args.json:
-            for node in described:
-                say("  ".join(f"{key}={_short(value)}" for key, value in node.items() if value not in (None, [])))
-        await asyncio.sleep(args.hold)
-    return {"request": request.id, "nodes": described}
-
-
 def _described(node: Node) -> dict[str, Any]:
     return {
         "id": node.id,
@@ -113,6 +159,5 @@ def _described(node: Node) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

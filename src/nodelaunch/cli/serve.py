@@ -1,24 +1,32 @@
 """``nodelaunch serve``: the launcher in the foreground, until a signal.
 
 SIGTERM, SIGINT and SIGUSR1 drain in order; a second one stops at once. SIGHUP reads the configuration again, which also
-happens whenever its files change. SIGUSR2 logs what each task is at.
+happens whenever its files change. SIGUSR2 logs what each task is at. Signals and HTTP work from the start, also while
+the store can't be reached, which is waited for without a limit.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
+import os
 import signal
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any
 
 import structlog
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from nodelaunch.cli.common import add_config_arguments, config_of
+from nodelaunch import __version__
+from nodelaunch.cli.notify import READY, STOPPING, notify, reloading, status
+from nodelaunch.cli.session import Given
 from nodelaunch.config.models import Config
+from nodelaunch.connecting import check_files
 from nodelaunch.errors import ConfigError, StoreUnavailableError
-from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, check_files
+from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
 
@@ -27,55 +35,127 @@ log = structlog.get_logger(__name__)
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations between collections of new objects, and collections of each generation between those of the next."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SAME_SIGNAL_S = 1.0
+"""Signals that come within this of the first are the same wish to end: supervisors signal a process and its group."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument(
-        "--fake-hosts", action="store_true", help="let hosts whose name contains 'fake' answer key scans, for tests"
-    )
-    parser.add_argument(
-        "--drain-timeout", type=float, default=DRAIN_GRACE_S, metavar="SECONDS",
-        help="how long running requests may go on after a signal (default: %(default)g)",
-    )  # fmt: skip
-    parser.add_argument("--no-webapp", action="store_true", help="serve no HTTP")
-    parser.set_defaults(run=run)
+async def serve(
+    *,
+    drain_timeout: Annotated[
+        float,
+        Parameter(
+            help="How long running requests may go on after a signal.", metavar="SECONDS", validator=Number(gte=0)
+        ),
+    ] = DRAIN_GRACE_S,
+    no_webapp: Annotated[bool, Parameter(help="Serve no HTTP.")] = False,
+    fake_hosts: Annotated[
+        bool, Parameter(help="Skip SSH key scans for host names that contain 'fake'; for tests.")
+    ] = False,
+    session: Given,
+) -> int:
+    """Answer node requests, in the foreground.
 
-
-def run(args: argparse.Namespace) -> int:
-    config = config_of(args)
-    if problems := check_files(config, args.config, secure=args.secure):
+    SIGTERM and SIGINT let running requests finish, then end; a second signal ends at once. SIGHUP reads the
+    configuration again. SIGUSR2 logs what each task waits for. Exit code: 0 ended in order, 1 stopped at once or
+    failed, 2 the configuration has an error.
+    """
+    config = load_config(session.config, secure=session.secure)
+    if problems := check_files(config, session.config, secure=session.secure):
         raise ConfigError(problems)
-    return asyncio.run(_serve(config, args))
+    log.info(
+        "starting", version=__version__, config=str(session.config), store=_store_in_words(config), pid=os.getpid()
+    )
+    scanner = FakeHostsScanner(SshScanner()) if fake_hosts else SshScanner()
+    launcher = Launcher(config, scanner=scanner, connect_timeout_s=None)
+    reloader = ConfigReloader(launcher, session.config, secure=session.secure, grace_s=drain_timeout)
+    return await _Service(launcher, reloader, drain_timeout).run(with_http=not no_webapp)
 
 
-async def _serve(config: Config, args: argparse.Namespace) -> int:
-    scanner = FakeHostsScanner(SshScanner()) if args.fake_hosts else SshScanner()
-    async with Launcher(config, scanner=scanner) as launcher:
-        running = asyncio.ensure_future(launcher.run())
-        reloader = ConfigReloader(launcher, args.config, secure=args.secure, grace_s=args.drain_timeout)
-        reloading = asyncio.ensure_future(reloader.run())
-        web = asyncio.ensure_future(_serve_http(launcher, config)) if not args.no_webapp else None
-        calming = asyncio.ensure_future(_calm_collector(launcher))
-        stop_watching = _watch_signals(launcher, running, reloader, args.drain_timeout)
+def _store_in_words(config: Config) -> str:
+    if not config.zookeeper_servers:
+        return str(config.embedded_store.path)
+    return f"zookeeper {','.join(f'{each.host}:{each.port}' for each in config.zookeeper_servers)}{config.chroot}"
+
+
+class _Service:
+    """The launcher with what surrounds it in a process of its own: signals, HTTP, the reader of its files."""
+
+    def __init__(self, launcher: Launcher, reloader: ConfigReloader, grace_s: float) -> None:
+        self._launcher = launcher
+        self._reloader = reloader
+        self._grace_s = grace_s
+        self._is_open = False
+        self._first_signal_at: float | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, *, with_http: bool) -> int:
+        """The exit code. Raises: StoreUnavailableError where the HTTP port is taken, and what the launcher raises."""
+        work = asyncio.ensure_future(self._work())
+        beside = [asyncio.ensure_future(self._reloader.run())]
+        if with_http:
+            beside.append(asyncio.ensure_future(_serve_http(self._launcher)))
+        with self._watch_signals(work):
+            notify(READY, status("waits for the store"))
+            try:
+                done, _ = await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {work}:
+                    await task  # it could not listen, or failed unforeseen: say so and stop
+                await work
+            except asyncio.CancelledError:
+                if self._is_open:
+                    log.warning("stopped_at_once")
+                    return 1
+            finally:
+                for task in (work, *beside, *([self._draining] if self._draining else ())):
+                    task.cancel()
+                    await asyncio.wait([task])
+        log.info("stopped", store_operations=dict(self._launcher.store.operations))
+        return 0
+
+    async def _work(self) -> None:
+        async with self._launcher as launcher:
+            self._is_open = True
+            notify(status("serves"))
+            calming = asyncio.ensure_future(_calm_collector(launcher))
+            try:
+                await launcher.run()
+            finally:
+                calming.cancel()
+
+    @contextmanager
+    def _watch_signals(self, work: asyncio.Future[None]) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            number: partial(self._on_ending_signal, number, work) for number in ENDING
+        }
+        handlers[signal.SIGHUP] = self._on_hangup
+        handlers[signal.SIGUSR2] = _log_stacks
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
-            ending = {running, reloading, *({web} if web else ())}
-            done, _ = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {running}:
-                await task  # it could not listen, or failed unforeseen: say so and stop
-            await running
-        except asyncio.CancelledError:
-            log.warning("stopped_at_once")
-            return 1
+            yield
         finally:
-            stop_watching()
-            tasks = (running, reloading, calming, *([web] if web else ()))
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        operations = dict(launcher.store.operations)
-    log.info("stopped", store_operations=operations)
-    return 0
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _on_ending_signal(self, number: signal.Signals, work: asyncio.Future[None]) -> None:
+        """Drain at the first; stop at a later one, and where there is nothing to drain yet."""
+        now = asyncio.get_running_loop().time()
+        if self._first_signal_at is not None and now - self._first_signal_at < SAME_SIGNAL_S:
+            log.info("signal_repeated", signal=number.name)
+            return
+        log.info("signal", signal=number.name)
+        notify(STOPPING)
+        if self._first_signal_at is not None or not self._is_open:
+            work.cancel()
+        else:
+            self._draining = asyncio.create_task(self._launcher.drain(self._grace_s))
+        self._first_signal_at = now
+
+    def _on_hangup(self) -> None:
+        log.info("signal", signal="SIGHUP")
+        notify(reloading())
+        self._reloader.ask(lambda: notify(READY))
 
 
 async def _calm_collector(launcher: Launcher) -> None:
@@ -89,47 +169,17 @@ async def _calm_collector(launcher: Launcher) -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-async def _serve_http(launcher: Launcher, config: Config) -> None:
-    from nodelaunch.web.app import make_app, serve
+async def _serve_http(launcher: Launcher) -> None:
+    from nodelaunch.web.app import make_app  # only where it is served: it takes memory
+    from nodelaunch.web.serving import serve
 
-    host, port = config.webapp.listen_address, config.webapp.port
+    webapp = launcher.config.webapp
+    host, port = webapp.listen_address, webapp.port
     try:
-        async with serve(make_app(launcher.readiness), host=host, port=port):
+        async with serve(make_app(launcher), host=host, port=port):
             await asyncio.Event().wait()
     except OSError as error:
         raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None
-
-
-def _watch_signals(
-    launcher: Launcher, running: asyncio.Future[None], reloader: ConfigReloader, grace_s: float
-) -> Callable[[], None]:
-    """Drain at the first signal to end, stop at the second; reload when told to. A function that ends the watch."""
-    loop = asyncio.get_running_loop()
-    drains: list[asyncio.Task[None]] = []
-
-    def on_signal(number: signal.Signals) -> None:
-        log.info("signal", signal=number.name, count=len(drains) + 1)
-        if drains:
-            running.cancel()
-        else:
-            drains.append(asyncio.create_task(launcher.drain(grace_s)))
-
-    def on_hangup() -> None:
-        log.info("signal", signal="SIGHUP")
-        reloader.ask()
-
-    for number in ENDING:
-        loop.add_signal_handler(number, on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    loop.add_signal_handler(signal.SIGUSR2, _log_stacks)
-
-    def stop() -> None:
-        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR2):
-            loop.remove_signal_handler(number)
-        for drain in drains:
-            drain.cancel()
-
-    return stop
 
 
 def _log_stacks() -> None:
@@ -140,4 +190,4 @@ def _log_stacks() -> None:
         while (frame := getattr(awaited, "cr_frame", None)) is not None:
             frames.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
             awaited = awaited.cr_await
-        log.info("task_stack", task=task.get_name(), stack=frames)
+        log.info("task_stack", task=task.get_name(), frames=frames)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from nodelaunch.config import rules
-from nodelaunch.config.messages import close_to, explain, kind, unknown_key
+from nodelaunch.config.advice import advise
+from nodelaunch.config.messages import explain, kind, unknown_key
 from nodelaunch.config.models import (
     DEFAULT_DRIVER,
     FAKE_DRIVER,
@@ -23,17 +23,11 @@ from nodelaunch.config.models import (
     Config,
     Place,
     ProviderConfig,
-    TenantLimits,
+    StoreConfig,
 )
 from nodelaunch.config.positions import Source, read_source
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
-_TLS_PORT = 2281
-_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
-_NAMES_UNCHECKED = (
-    "whoever has a certificate of this CA can pose as a server; say check-host-name: true where the servers'"
-    " certificates name their hosts, or false to go without"
-)
 _STORE_KEYS = ("zookeeper-servers", "zookeeper-tls", "zookeeper-auth")
 _SECURE_KEYS = (*_STORE_KEYS, "diskimages")
 
@@ -67,6 +61,23 @@ def load_config(
     return config, _in_order(source.warnings)
 
 
+def load_store_config(
+    path: str | os.PathLike[str],
+    *,
+    secure: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> StoreConfig:
+    """What the configuration says about the store; the rest may have mistakes, and its drivers need not be there.
+
+    Raises: ConfigError with every problem of that part, and of the YAML.
+    """
+    source = _read_both(path, secure, environ)
+    config = _Checker(source).check_store() if source.data is not None else None
+    if config is None or source.problems:
+        raise ConfigError(_in_order(source.problems))
+    return config
+
+
 def check_files(
     path: str | os.PathLike[str],
     *,
@@ -87,7 +98,7 @@ def check_files(
 
 
 def position_of(
-    path: str,
+    path: str | os.PathLike[str],
     place: Place,
     *,
     secure: str | os.PathLike[str] | None = None,
@@ -164,7 +175,8 @@ def _merge_image(main: Source, secure: Source, place: Place, image: Any) -> None
 class _Checker:
     """Checks the data of one source against the models, then the rules across it."""
 
-    def __init__(self, source: Source, drivers: Registry) -> None:
+    def __init__(self, source: Source, drivers: Registry | None = None) -> None:
+        """*drivers*: not needed by `check_store`."""
         self.source = source
         self.data: dict[str, Any] = source.data or {}
         self.drivers = drivers
@@ -180,6 +192,15 @@ class _Checker:
         self._check_across()
         return config and config.model_copy(update={"providers": tuple(providers)})
 
+    def check_store(self) -> StoreConfig | None:
+        """What is said about the store; None, or one with problems noted in the source, if it is not right."""
+        self._drop_empty_lists()
+        data = {key: self.data[key] for key in _keys_of(StoreConfig) if key in self.data}
+        config: StoreConfig | None = self._validate(StoreConfig, data, ())
+        rules.check_unique(self.source, StoreConfig.must_differ, (), data)
+        rules.check_store(self.source, data)
+        return config
+
     def _drop_empty_lists(self) -> None:
         """Take ``labels:`` with nothing behind it for no labels, as Nodepool does; a warning says so."""
         for name, info in Config.model_fields.items():
@@ -193,9 +214,7 @@ class _Checker:
         rules.check_references(self.source, Config.must_exist, (), self.data)
         rules.check_parents(self.source)
         rules.check_store(self.source, self.data)
-        self._warn_of_tenants()
-        self._warn_of_connection()
-        self._warn_of_min_ready()
+        advise(self.source, self.data, self.offered)
 
     # -- providers --------------------------------------------------------------------------------------------------
 
@@ -238,6 +257,7 @@ class _Checker:
             found = self._found((*place, "driver"), driver)
             self.source.complain((*place, "driver"), f"driver: the name of one is expected, found {found}")
             return None
+        assert self.drivers is not None  # noqa: S101
         try:
             plugin = self.drivers.get(driver)
             narrowed = getattr(plugin, "model_for", None)
@@ -309,49 +329,6 @@ class _Checker:
             if (*found, step) in self.source.values:
                 found = (*found, step)
         return found or place
-
-    # -- warnings ---------------------------------------------------------------------------------------------------
-
-    def _warn_of_min_ready(self) -> None:
-        for place, label in rules.find(self.data, "labels[]") if self.offered is not None else ():
-            name, wanted = (label.get("name"), label.get("min-ready")) if isinstance(label, dict) else (None, None)
-            if isinstance(name, str) and isinstance(wanted, int) and wanted > 0 and name not in (self.offered or ()):
-                self.source.warn((*place, "min-ready"), "no pool offers this label, so none can be kept ready")
-
-    def _warn_of_tenants(self) -> None:
-        """Any key is a resource's name there, so a slip of the pen is no error."""
-        known = [key for key in _keys_of(TenantLimits) if key.startswith("max-")]
-        for place, tenant in rules.find(self.data, "tenant-resource-limits[]"):
-            for key in tenant if isinstance(tenant, dict) else ():
-                meant = close_to(key, known)
-                if key not in known and meant is not None and (*place, key) not in self.source.hidden_keys:
-                    text = f"{key!r} limits a resource of that name; did you mean {meant!r}?"
-                    self.source.warn((*place, key), text, of_key=True)
-
-    def _warn_of_connection(self) -> None:
-        """What an attacker in the network could use."""
-        tls = self.data.get("zookeeper-tls")
-        if tls is not None:
-            if isinstance(tls, dict) and "check-host-name" not in tls:
-                self.source.warn(("zookeeper-tls",), _NAMES_UNCHECKED, of_key=True)
-            return
-        told = "the password of zookeeper-auth" if self.data.get("zookeeper-auth") else "what is read and written"
-        for place, server in rules.find(self.data, "zookeeper-servers[]"):
-            if not isinstance(server, dict):
-                continue
-            if server.get("port", _TLS_PORT) == _TLS_PORT:
-                text = f"port {_TLS_PORT} usually takes TLS only: give zookeeper-tls, or the plain port (2181)"
-                self.source.warn((*place, "port"), text)
-            elif isinstance(host := server.get("host"), str) and not _is_loopback(host):
-                text = f"without zookeeper-tls, anybody on the way to this server can see {told}, and change it"
-                self.source.warn((*place, "host"), text)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() in _LOOPBACK_NAMES
 
 
 def _secrets_in(model: type[BaseModel], data: Any) -> Iterator[Place]:

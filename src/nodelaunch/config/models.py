@@ -483,18 +483,12 @@ class LaunchingProviderConfig(ProviderConfig):
 # -- the whole ------------------------------------------------------------------------------------------------------
 
 
-class Config(Model):
-    """One configuration. Made by `nodelaunch.load_config`, which also checks the rules across it."""
+class StoreConfig(Model):
+    """What a configuration says about the store: where it is, and how to get in."""
 
     must_differ: ClassVar[tuple[Unique, ...]] = (
-        Unique("label", "labels[]"),
-        Unique("provider", "providers[]"),
-        Unique("diskimage", "diskimages[]"),
-        Unique("tenant", "tenant-resource-limits[]", ("tenant-name",)),
         Unique("server", "zookeeper-servers[]", ("host", "port"), defaults={"port": 2281}),
     )
-    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("diskimage", "diskimages[].parent", TOP_DISKIMAGES),)
-    old_names: ClassVar[Mapping[str, str]] = {"webapp.listen-address": "listen_address"}
 
     zookeeper_servers: tuple[ZooKeeperServer, ...] = ()
     """None: the embedded store is used."""
@@ -505,13 +499,40 @@ class Config(Model):
     zookeeper_timeout: Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Session timeout, seconds."""
     embedded_store: EmbeddedStoreConfig = Field(default_factory=EmbeddedStoreConfig)
+
+    @property
+    def chroot(self) -> str:
+        """The one chroot of the ensemble, with a leading slash, or nothing."""
+        return next(
+            (f"/{path}" for path in (server.chroot.strip("/") for server in self.zookeeper_servers) if path), ""
+        )
+
+
+def _own_webapp() -> WebappConfig:
+    return WebappConfig(listen_address="127.0.0.1")
+
+
+class Config(StoreConfig):
+    """One configuration. Made by `nodelaunch.load_config`, which also checks the rules across it."""
+
+    must_differ: ClassVar[tuple[Unique, ...]] = (
+        Unique("label", "labels[]"),
+        Unique("provider", "providers[]"),
+        Unique("diskimage", "diskimages[]"),
+        Unique("tenant", "tenant-resource-limits[]", ("tenant-name",)),
+        *StoreConfig.must_differ,
+    )
+    must_exist: ClassVar[tuple[Reference, ...]] = (Reference("diskimage", "diskimages[].parent", TOP_DISKIMAGES),)
+    old_names: ClassVar[Mapping[str, str]] = {"webapp.listen-address": "listen_address"}
+
     labels: tuple[LabelConfig, ...] = ()
     providers: tuple[SerializeAsAny[ProviderConfig], ...] = ()
     diskimages: tuple[DiskImageConfig, ...] = ()
     tenant_resource_limits: tuple[TenantLimits, ...] = ()
     max_hold_age: AnyCount = 0
     """Seconds a node may be held; zero and below: no limit of ours."""
-    webapp: WebappConfig = Field(default_factory=WebappConfig)
+    webapp: WebappConfig = Field(default_factory=_own_webapp)
+    """Left out: this machine only. Nodepool's default is for those who give it."""
     elements_dir: StrictStr | None = None
     images_dir: StrictStr | None = None
     build_log_dir: StrictStr | None = None
@@ -523,13 +544,6 @@ class Config(Model):
         """Each image with what its ancestors say. A parent that is not there, or comes twice, ends the line."""
         by_name = {image.name: image for image in images}
         return tuple(_inherited(image, by_name) for image in images)
-
-    @property
-    def chroot(self) -> str:
-        """The one chroot of the ensemble, with a leading slash, or nothing."""
-        return next(
-            (f"/{path}" for path in (server.chroot.strip("/") for server in self.zookeeper_servers) if path), ""
-        )
 
     def label(self, name: str) -> LabelConfig | None:
         return next((label for label in self.labels if label.name == name), None)

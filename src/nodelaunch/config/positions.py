@@ -8,6 +8,7 @@ What does *not* belong here: which keys there may be, and what they mean.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 _CORE = "tag:yaml.org,2002:"
 _NO_TAGS = "YAML tags (!...) have no meaning here; write the value itself"
 _COLLECTION_TAGS = {f"{_CORE}map", f"{_CORE}seq"}
+_OCTAL = re.compile(r"[-+]?0[0-7_]+").fullmatch
 _SCALAR_TAGS = {f"{_CORE}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
@@ -225,6 +227,8 @@ class _Parser:
     def _scalar(self, node: ScalarNode, place: Place) -> Any:
         if str(node.tag) not in _SCALAR_TAGS:
             return self._give_up(node, place, _NO_TAGS)
+        if str(node.tag) == f"{_CORE}int" and _OCTAL(node.value):
+            self.source.warn(place, "a number that begins with 0 is read as octal; leave the 0 out")
         try:
             return self.yaml.constructor.construct_document(node)  # which keeps nothing of the node
         except (ConstructorError, ValueError):

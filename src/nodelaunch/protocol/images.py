@@ -14,13 +14,17 @@ from nodelaunch.protocol.states import ImageState
 
 
 class ImageBuild(Record, frozen=True):
-    """One build of a diskimage, written by a builder; we only read when it began and where it stands."""
+    """One build of a diskimage, written by a builder; we only read it."""
 
     path: str
     image: str
     build_id: str
     state: Annotated[ImageState, ImageState] = ImageState.BUILDING
     state_time: Number = 0.0
+    builder: Text = None
+    """Host name."""
+    formats: Text = None
+    """Separated by commas."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, parts: tuple[str, str], modified_at: float = 0.0) -> Self:

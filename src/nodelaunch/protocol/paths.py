@@ -156,6 +156,13 @@ def build_at(path: str) -> tuple[str, str] | None:
             return None
 
 
+def image_at(path: str) -> tuple[str, str]:
+    """The image that *path* is below, and the rest of it: ``pause`` and ``request-build`` are flags, ``builds/lock`` is
+    the lock of whoever builds it."""
+    image, _, rest = path[len(IMAGES) + 1 :].partition("/")
+    return image, rest
+
+
 def known_pool_at(path: str) -> tuple[str, str] | None:
     """(provider, pool) of the known pool whose record *path* is, if it is one."""
     match path[len(KNOWN_POOLS) + 1 :].split("/"):

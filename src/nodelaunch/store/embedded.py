@@ -232,6 +232,7 @@ class EmbeddedStore:
         self.session = EmbeddedSession()
         self._journal = _journal or Journal(path, clock)
         self._owns_journal = _journal is None
+        self._is_entered = False
         self._trees: list[EmbeddedTree] = []
         self._operations: Counter[str] = Counter()
 
@@ -245,7 +246,10 @@ class EmbeddedStore:
         return self._journal.trouble
 
     async def __aenter__(self) -> Self:
-        """Raises: StoreUnavailableError when the file can't be used."""
+        """Raises: StoreUnavailableError when the file can't be used; RuntimeError when it is open already."""
+        if self._is_entered:
+            raise RuntimeError("this store is open already; connect() gives another session on the same data")
+        self._is_entered = True
         if self._owns_journal:
             await self._journal.open()
         self._journal.trouble_listeners.append(self._on_trouble)

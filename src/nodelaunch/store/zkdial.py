@@ -59,7 +59,8 @@ class Dialer:
         self._silent: Server | None = None
         self._tls = tls
         self._resolver = Resolver(LOOK_UPS)
-        self._is_complaining = True
+        self._told: set[tuple[Server, str]] = set()
+        """The reasons logged since a server took our session."""
         self.trouble: str | None = None
         """Why the server that was tried last could not be used; None: it could."""
 
@@ -81,7 +82,7 @@ class Dialer:
         """Try every server once, at each of its addresses, until *greet* takes a connection; whether it did.
 
         A server has *timeout_s* for all its addresses together, but each address has one second at least. Why a server
-        could not be used is logged, once until one could.
+        could not be used is logged, each reason once until one could.
         """
         for server in self.order():
             try:
@@ -98,9 +99,9 @@ class Dialer:
                 except (OSError, TimeoutError, ConnectionBrokenError) as error:
                     self._complain(server, error)
                 else:
-                    self.server, self._is_complaining, self.trouble = server, True, None
+                    self.server, self.trouble = server, None
+                    self._told.clear()
                     return True
-        self._is_complaining = False
         return False
 
     async def _addresses(self, host: str, port: int) -> list[str]:
@@ -133,5 +134,6 @@ class Dialer:
         ):
             detail += "; over TLS the server may be refusing our certificate: look whether it expired, and at its CA"
         self.trouble = f"{server[0]}:{server[1]}: {detail}"
-        if self._is_complaining:
+        if (server, detail) not in self._told:
+            self._told.add((server, detail))
             log.warning("zookeeper_unreachable", host=server[0], port=server[1], detail=detail)

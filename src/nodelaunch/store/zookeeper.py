@@ -66,12 +66,16 @@ class TlsFiles:
         except ssl.SSLError:
             raise ValueError(f"ca: {self.ca} holds no PEM certificate") from None
         try:
-            context.load_cert_chain(self.cert, self.key)
+            context.load_cert_chain(self.cert, self.key, password=self._refuse_passphrase)
         except ssl.SSLError as error:
             if "KEY_VALUES_MISMATCH" in str(error) or error.reason == "KEY_VALUES_MISMATCH":
                 raise ValueError(f"key: {self.key} does not belong to certificate {self.cert}") from None
             raise ValueError(f"cert, key: {self.cert} and {self.key} are not a PEM certificate and its key") from None
         return context
+
+    def _refuse_passphrase(self) -> str:
+        """OpenSSL would ask for it on the terminal."""
+        raise ValueError(f"key: {self.key} is encrypted; give a key without a passphrase, readable by this user only")
 
 
 class ZooKeeperStore:

@@ -1,55 +1,55 @@
-"""The HTTP face: health, for orchestrators and load balancers. Reads, decides nothing.
+"""The HTTP face of a launcher: an ASGI application, served by itself or mounted into another one.
 
     /health/live    200 while the event loop answers
     /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why
     /ready          the same under Nodepool's name
+    /node-list ...  Nodepool's lists, as text or JSON
 
-What does *not* belong here: anything that changes something.
+What does *not* belong here: what each of them says (the other modules of this package), and where it is served
+(serving.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from typing import Protocol
 
-import structlog
-from aiohttp import web
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-log = structlog.get_logger(__name__)
-
-Readiness = Callable[[], list[str]]
-"""Says why the launcher is not ready; nothing: it is."""
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.web.lists import Lists
 
 
-def make_app(readiness: Readiness) -> web.Application:
-    """The application; *readiness* is asked at each request."""
+class Watched(Protocol):
+    """What is shown: a launcher."""
 
-    async def live(_request: web.Request) -> web.Response:
-        return web.Response(text="OK\n")
+    @property
+    def view(self) -> ClusterView:
+        """Raises: RuntimeError before the launcher is entered."""
 
-    async def ready(_request: web.Request) -> web.Response:
-        reasons = readiness()
+    def readiness(self) -> list[str]:
+        """Why it can't take requests just now, one reason each; empty: it can."""
+
+
+def make_app(launcher: Watched) -> Starlette:
+    """The application; *launcher* is asked at each request, and need not be entered yet."""
+
+    async def live(_request: Request) -> Response:
+        return PlainTextResponse("OK\n")
+
+    async def ready(_request: Request) -> Response:
+        reasons = launcher.readiness()
         if reasons:
-            return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
-        return web.Response(text="OK\n")
+            return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), 503)
+        return PlainTextResponse("OK\n")
 
-    app = web.Application()
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", ready)
-    app.router.add_get("/ready", ready)
-    return app
-
-
-@asynccontextmanager
-async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[int]:
-    """Serve *app* inside the block; the port it listens on (*port* 0: any free one). Raises: OSError."""
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        bound = runner.addresses[0][1]
-        log.info("http_listening", host=host, port=bound)
-        yield bound
-    finally:
-        await runner.cleanup()
+    return Starlette(
+        routes=[
+            Route("/health/live", live),
+            Route("/health/ready", ready),
+            Route("/ready", ready),
+            *Lists(lambda: launcher.view).routes(),
+        ]
+    )

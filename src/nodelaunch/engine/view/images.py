@@ -28,6 +28,14 @@ class ImageView(Teller):
         self._newest: dict[tuple[str, str], ImageUpload | None] = {}
         """Answers since the last change, by image and provider."""
         self._begun: dict[tuple[str, str], float | None] = {}
+        self.image_names: set[str] = set()
+        """Images of which builders know."""
+        self.paused_images: set[str] = set()
+        """Images that are not built for now."""
+        self.build_requests: dict[str, float] = {}
+        """By image: when somebody asked for a build of it, seconds since 1970."""
+        self._build_locks: dict[str, float] = {}
+        self._build_contenders: dict[str, set[str]] = {}
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -46,6 +54,14 @@ class ImageView(Teller):
         if key not in self._begun:
             self._begun[key] = self._find_begun(key)
         return self._begun[key]
+
+    def is_being_built(self, image: str) -> bool:
+        """Whether the build that was asked for has begun: somebody has the lock, and there is a build that is younger.
+        Source: Nodepool 11."""
+        if not self._build_contenders.get(image):
+            return False
+        begun = [seen.created_at for seen in self.builds.values() if seen.record.image == image]
+        return bool(begun) and max(begun) >= self._build_locks.get(image, 0.0)
 
     def _uploads_of(self, key: tuple[str, str]) -> list[ImageUpload]:
         return [s.record for s in self.uploads.values() if (s.record.image, s.record.provider) == key]
@@ -68,6 +84,7 @@ class ImageView(Teller):
     def image_entry_changed(self, entry: Entry) -> None:
         """An entry below `paths.IMAGES` is there, new or changed."""
         if not wants_image(entry.path):
+            self._note_flag(entry)
             return
         self._readable(entry.path)
         try:
@@ -89,8 +106,38 @@ class ImageView(Teller):
     def image_entry_removed(self, path: str) -> None:
         """An entry below `paths.IMAGES` is gone."""
         self._readable(path)
+        self._forget_flag(path)
         if self.builds.pop(path, None) is not None or self.uploads.pop(path, None) is not None:
             self._images_changed()
+
+    def _note_flag(self, entry: Entry) -> None:
+        image, rest = paths.image_at(entry.path)
+        at = entry.stat.created_at
+        if not rest:
+            self.image_names.add(image)
+        elif rest == "pause":
+            self.paused_images.add(image)
+        elif rest == "request-build":
+            self.build_requests[image] = at
+        elif rest == "builds/lock":
+            self._build_locks[image] = at
+        elif rest.startswith("builds/lock/"):
+            self._build_contenders.setdefault(image, set()).add(rest)
+
+    def _forget_flag(self, path: str) -> None:
+        image, rest = paths.image_at(path)
+        if not rest:
+            self.image_names.discard(image)
+        elif rest == "pause":
+            self.paused_images.discard(image)
+        elif rest == "request-build":
+            self.build_requests.pop(image, None)
+        elif rest == "builds/lock":
+            self._build_locks.pop(image, None)
+        elif (contenders := self._build_contenders.get(image)) is not None:
+            contenders.discard(rest)
+            if not contenders:
+                del self._build_contenders[image]
 
     def _images_changed(self) -> None:
         self._newest.clear()

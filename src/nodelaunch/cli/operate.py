@@ -1,0 +1,142 @@
+"""The commands that change nodes by hand, with the effects of Nodepool's commands.
+
+What does *not* belong here: what is done (operating.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.cli.tables import aligned
+from nodelaunch.errors import NodelaunchError
+from nodelaunch.operating import GONE_TIMEOUT_S, Operator
+from nodelaunch.protocol.records import Node
+
+NodeName = Annotated[str, Parameter(help="Its id, such as 0000001234.", metavar="NODE")]
+ProviderName = Annotated[str, Parameter(help="Name of the provider.", metavar="PROVIDER")]
+
+
+@asynccontextmanager
+async def _operator(session: Session) -> AsyncIterator[Operator]:
+    async with client_store(session) as store, warm_view(store) as view:
+        yield Operator(store, view)
+
+
+async def hold(
+    node: NodeName,
+    /,
+    *,
+    reason: Annotated[str | None, Parameter(help="Becomes the node's comment.", metavar="TEXT")] = None,
+    expires: Annotated[
+        int | None,
+        Parameter(
+            help="Delete the node after this long; default: max-hold-age.", metavar="SECONDS", validator=Number(gt=0)
+        ),
+    ] = None,
+    force: Annotated[bool, Parameter(help="Also where the node is promised to a request.")] = False,
+    session: Given,
+) -> None:
+    """Keep a node from being used or deleted, for somebody to look at it.
+
+    Exit code: 1 there is no such node, or somebody uses it.
+    """
+    async with _operator(session) as operator:
+        _show(await operator.hold(node, reason=reason, expires_s=expires, force=force))
+
+
+async def unhold(
+    node: NodeName,
+    /,
+    *,
+    reuse: Annotated[bool, Parameter(help="Offer the node to requests again, instead of having it deleted.")] = False,
+    session: Given,
+) -> None:
+    """End a hold; the node is deleted, as after use.
+
+    Exit code: 1 there is no such node, or it is not held.
+    """
+    async with _operator(session) as operator:
+        _show(await operator.unhold(node, reuse=reuse))
+
+
+async def delete(
+    node: NodeName,
+    /,
+    *,
+    now: Annotated[bool, Parameter(help="Wait until the node is gone.")] = False,
+    session: Given,
+) -> None:
+    """Have a node deleted by its launcher.
+
+    Exit code: 1 there is no such node, somebody uses it, or with --now it is not gone in time.
+    """
+    async with _operator(session) as operator:
+        _show(await operator.delete(node))
+        if now:
+            try:
+                await operator.gone(node)
+            except TimeoutError:
+                raise NodelaunchError(f"node {node} is not gone after {GONE_TIMEOUT_S:g} s") from None
+            say(f"node {node} is gone")
+
+
+def _show(node: Node) -> None:
+    head = ["ID", "Provider", "Label", "Server ID", "State", "Comment"]
+    row = [node.id, node.provider, ",".join(node.type), node.external_id, node.state.value, node.comment]
+    say(aligned([head, [str(cell or "") for cell in row]]))
+
+
+async def info(provider: ProviderName, /, *, as_json: AsJson = False, session: Given) -> None:
+    """Show the uploaded images and the nodes of a provider."""
+    async with _operator(session) as operator:
+        found = operator.records_of(provider)
+    if as_json:
+        nodes = [{"id": node.id, "server_id": node.external_id} for node in found.nodes]
+        say_json({"provider": provider, "images": found.uploads, "nodes": nodes})
+        return
+    images = [
+        [image, build, ",".join(uploads)]
+        for image, builds in found.uploads.items()
+        for build, uploads in builds.items()
+    ]
+    say(aligned([["Image Name", "Build ID", "Upload IDs"], *images]) if images else "no images")
+    say("")
+    nodes_of = [[node.id, str(node.external_id or "")] for node in found.nodes]
+    say(aligned([["ID", "Server ID"], *nodes_of]) if nodes_of else "no nodes")
+
+
+async def erase(
+    provider: ProviderName,
+    /,
+    *,
+    force: Annotated[bool, Parameter(help="Don't ask.")] = False,
+    session: Given,
+) -> int:
+    """Remove the records of a provider that is no more; its cloud is not touched.
+
+    Instances that are still there belong to nobody afterwards. Exit code: 1 nothing was removed.
+    """
+    async with _operator(session) as operator:
+        found = operator.records_of(provider)
+        images = sum(len(uploads) for builds in found.uploads.values() for uploads in builds.values())
+        what = f"{len(found.nodes)} nodes and {images} uploads of images of provider {provider}"
+        if not force and not _agrees(f"Remove the records of {what}? This can't be undone. [y/N] "):
+            say("nothing was removed")
+            return 1
+        await operator.erase(provider, found)
+        say(f"removed the records of {what}")
+    return 0
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,15 @@
+"""Tables on a terminal: columns as wide as they have to be, a row on one line, so that each can be searched for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nodelaunch.errors import legible
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """*rows*, the first of which is the head, in columns; control characters are made visible."""
+    rows = [[legible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,95 @@
+"""The store that a configuration names: of the launcher itself, and for other processes.
+
+What does *not* belong here: what else a launcher is made of (launcher.py): commands that only look at records start
+without that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nodelaunch.config.file import check_files as find_unreadable
+from nodelaunch.config.file import position_of
+from nodelaunch.config.models import StoreConfig, ZooKeeperAuth
+from nodelaunch.errors import ConfigProblem, StoreError, StoreUnavailableError
+from nodelaunch.protocol.store import Store
+from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.socket import SocketStore
+from nodelaunch.store.zkdial import Identity
+from nodelaunch.store.zkwire import Acl
+from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+
+
+def check_files(
+    config: StoreConfig, path: str | os.PathLike[str], *, secure: str | os.PathLike[str] | None = None
+) -> Sequence[ConfigProblem]:
+    """What is wrong with the files the configuration in *path* and *secure* names; nothing is connected to."""
+    if unreadable := find_unreadable(path, secure=secure):
+        return unreadable
+    if config.zookeeper_tls is None:
+        return []
+    tls = config.zookeeper_tls
+    try:
+        TlsFiles(tls.cert, tls.key, tls.ca).context()
+    except (ValueError, OSError) as error:
+        line, column = position_of(path, ("zookeeper-tls",), secure=secure)
+        return [ConfigProblem(os.fspath(path), line, column, f"zookeeper-tls: {error}")]
+    return []
+
+
+def build_store(config: StoreConfig) -> Store:
+    """The store the configuration names: ZooKeeper, or the embedded one."""
+    if not config.zookeeper_servers:
+        return EmbeddedStore(config.embedded_store.path)
+    tls = config.zookeeper_tls
+    return ZooKeeperStore(
+        server_addresses(config),
+        chroot=config.chroot,
+        tls=TlsFiles(tls.cert, tls.key, tls.ca, tls.check_host_name) if tls else None,
+        identity=_identity(config.zookeeper_auth),
+        acls=[Acl(entry.scheme, entry.id, entry.permissions) for entry in config.zookeeper_acl],
+        session_timeout_s=config.zookeeper_timeout,
+    )
+
+
+def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
+    """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
+    if auth is None:
+        return None
+    if auth.password_file is None:
+        assert auth.password is not None  # noqa: S101  the model sees to it
+        password = auth.password.get_secret_value()
+    else:
+        try:
+            password = Path(auth.password_file).read_text("utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise StoreError(auth.password_file, f"the password-file can't be read: {reason}") from None
+        if not password:
+            raise StoreError(auth.password_file, "the password-file is empty; its first line has to be the password")
+    return Identity("digest", f"{auth.user}:{password}".encode())
+
+
+def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
+    """Host and port of each ZooKeeper server."""
+    return [(server.host, server.port) for server in config.zookeeper_servers]
+
+
+def no_session(store: Store, after_s: float) -> StoreUnavailableError:
+    """That *store* gave no session within *after_s*, and why, as far as is known."""
+    trouble = store.trouble if isinstance(store, ZooKeeperStore) else None
+    return StoreUnavailableError(detail=f"no session within {after_s:g} s" + (f"; {trouble}" if trouble else ""))
+
+
+def build_client_store(config: StoreConfig) -> Store:
+    """The same store from another process: where it is embedded, through the running launcher's socket."""
+    if config.zookeeper_servers:
+        return build_store(config)
+    return SocketStore(socket_path(config))
+
+
+def socket_path(config: StoreConfig) -> str:
+    """Where a launcher with an embedded store listens for other processes of this machine."""
+    return f"{config.embedded_store.path}.sock"

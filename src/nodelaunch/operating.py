@@ -1,0 +1,162 @@
+"""What an operator does to nodes by hand: hold, end a hold, delete, remove what is recorded of a provider.
+
+Each works on the records alone, by the rules of the protocol: the node's lock is taken first, so nothing is done to a
+node that somebody uses. The launchers do the rest. What does *not* belong here: questions and tables (cli/, web/).
+Source: Nodepool 11, commands ``hold``, ``delete``, ``info`` and ``erase``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from nodelaunch.clock import Clock, WallClock
+from nodelaunch.engine.view import ClusterView, NodeRemoved
+from nodelaunch.errors import LockBusyError, NodelaunchError, RecordGoneError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Lock, Put, Store
+
+log = structlog.get_logger(__name__)
+
+LOCK_TIMEOUT_S = 5.0
+"""How long a node's lock is waited for. Source: Nodepool."""
+GONE_TIMEOUT_S = 600.0
+"""How long a deletion that is waited for may take; as long as a launcher gives one."""
+
+
+class NodeNotFoundError(NodelaunchError):
+    """There is no such node."""
+
+
+class NodeBusyError(NodelaunchError):
+    """Somebody uses the node, or it is promised to somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRecords:
+    """What the store has of one provider."""
+
+    uploads: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
+    """Ids of uploads by image and build."""
+    nodes: list[Node] = field(default_factory=list)
+
+
+class Operator:
+    """Acts on *store*, of which *view* shows what there is."""
+
+    def __init__(self, store: Store, view: ClusterView, clock: Clock | None = None) -> None:
+        self._store = store
+        self._view = view
+        self._clock = clock or WallClock()
+
+    async def hold(
+        self, node_id: str, *, reason: str | None = None, expires_s: int | None = None, force: bool = False
+    ) -> Node:
+        """Put a node into state ``hold``: nobody gets it and nobody deletes it, until the hold ends.
+
+        *reason* becomes the node's comment. *expires_s*: seconds after which launchers delete it; None: their
+        ``max-hold-age``. *force*: also a node that is promised to a request, which then fails at its client.
+        Raises: NodeNotFoundError, NodeBusyError, StoreError.
+        """
+
+        def held(node: Node) -> Node:
+            if node.state is not NodeState.HOLD and node.allocated_to and not force:
+                raise NodeBusyError(f"node {node.id} is promised to request {node.allocated_to}; force takes it away")
+            return node.changed(hold_expiration=expires_s, **({} if reason is None else {"comment": reason})).into(
+                NodeState.HOLD, self._clock.now()
+            )
+
+        return await self._change(node_id, held)
+
+    async def unhold(self, node_id: str, *, reuse: bool = False) -> Node:
+        """End a hold: the node counts as used, so that it is deleted; with *reuse* as ready, for any request.
+
+        Raises: NodeNotFoundError, NodeBusyError, StoreError; NodelaunchError for a node that is not held.
+        """
+
+        def freed(node: Node) -> Node:
+            if node.state is not NodeState.HOLD:
+                raise NodelaunchError(f"node {node.id} is not held; it is {node.state.value}")
+            state = NodeState.READY if reuse else NodeState.USED
+            return node.changed(
+                hold_expiration=None, hold_job=None, allocated_to=None if reuse else node.allocated_to
+            ).into(state, self._clock.now())
+
+        return await self._change(node_id, freed)
+
+    async def delete(self, node_id: str) -> Node:
+        """Have a node deleted, in whatever state it is. Raises: NodeNotFoundError, NodeBusyError, StoreError."""
+        return await self._change(node_id, lambda node: node.into(NodeState.DELETING, self._clock.now()))
+
+    async def gone(self, node_id: str, *, timeout_s: float = GONE_TIMEOUT_S) -> None:
+        """Wait until there is no such node any more. Raises: TimeoutError."""
+        removed = asyncio.Event()
+        stop = self._view.subscribe(lambda _note: removed.set(), NodeRemoved)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while NodeId(node_id) in self._view.nodes:
+                    removed.clear()
+                    await removed.wait()
+        finally:
+            stop()
+
+    async def _change(self, node_id: str, change: Callable[[Node], Node]) -> Node:
+        """Write what *change* makes of the node, under its lock."""
+        path = paths.node(NodeId(node_id))
+        async with self._locked(NodeId(node_id)) as lock:
+            entry = await self._store.get(path)
+            node = change(Node.from_bytes(path, entry.data, node_id=NodeId(node_id)))
+            await self._store.commit([Put(path, node.to_bytes(), entry.stat.version, node)], under=(lock,))
+        log.info("node_changed_by_hand", node_id=node_id, state=node.state.value, detail=node.comment)
+        return node
+
+    @asynccontextmanager
+    async def _locked(self, node_id: NodeId) -> AsyncIterator[Lock]:
+        if node_id not in self._view.nodes:
+            raise NodeNotFoundError(f"there is no node {node_id!r}")
+        try:
+            lock = await self._store.lock(paths.node_lock(node_id), timeout_s=LOCK_TIMEOUT_S)
+        except LockBusyError:
+            raise NodeBusyError(f"node {node_id} is locked: {self._user_of(node_id)}") from None
+        except RecordGoneError:
+            raise NodeNotFoundError(f"node {node_id} is gone") from None
+        try:
+            yield lock
+        finally:
+            await lock.release()
+
+    def _user_of(self, node_id: NodeId) -> str:
+        node = self._view.node(node_id)
+        if node is None:
+            return "it is being deleted"
+        if node.state is NodeState.IN_USE:
+            return f"it is in use{f' by {node.requestor}' if node.requestor else ''}"
+        return f"a launcher works on it ({node.state.value})"
+
+    # -- providers --------------------------------------------------------------------------------------------------
+
+    def records_of(self, provider: str) -> ProviderRecords:
+        """What there is of *provider*, in the order of ids."""
+        uploads: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for _, seen in sorted(self._view.uploads.items()):
+            if seen.record.provider == provider:
+                uploads[seen.record.image][seen.record.build_id].append(seen.record.upload_id)
+        nodes = sorted((seen.record for seen in self._view.nodes_of(provider)), key=lambda node: node.id)
+        return ProviderRecords({image: dict(builds) for image, builds in sorted(uploads.items())}, nodes)
+
+    async def erase(self, provider: str, found: ProviderRecords) -> None:
+        """Remove the records *found* of a provider; its cloud is not touched. Raises: StoreError."""
+        for image, builds in found.uploads.items():
+            for build in builds:
+                await self._store.delete_tree(paths.uploads(image, build, provider).rpartition("/")[0])
+        for node in found.nodes:
+            await self._store.delete_tree(paths.node(node.id))
+        log.info("provider_erased", provider=provider, nodes=len(found.nodes))

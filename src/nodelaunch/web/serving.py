@@ -1,0 +1,47 @@
+"""Serves the application in the event loop that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 5
+"""How long open answers may go on when it ends."""
+BACKLOG = 128
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone: whoever runs the loop has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[int]:
+    """Serve *app* inside the block; the port it listens on (*port* 0: any free one). Raises: OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=BACKLOG) as listener:
+        listener.setblocking(False)
+        bound: int = listener.getsockname()[1]
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", server_header=False,
+            timeout_graceful_shutdown=STOP_S, ws="none",
+        )  # fmt: skip
+        server = _Server(config)
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        log.info("http_listening", host=host, port=bound)
+        try:
+            yield bound
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,0 +1,130 @@
+"""What an operator does by hand, on records of the embedded store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from nodelaunch.engine.view import ClusterView, open_view
+from nodelaunch.errors import NodelaunchError
+from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Put
+from nodelaunch.store.embedded import EmbeddedStore
+
+UPLOAD = b'{"state": "ready", "state_time": 1, "external_id": "x"}'
+
+
+class Site:
+    def __init__(self, store: EmbeddedStore, view: ClusterView) -> None:
+        self.store = store
+        self.view = view
+        self.operator = Operator(store, view)
+
+    async def node(self, state: NodeState = NodeState.READY, **fields: Any) -> NodeId:
+        node = Node(id=NodeId(""), state=state, provider="cloud", type=("small",), external_id="vm-1", **fields)
+        entry = await self.store.create(paths.NEW_NODE, node.to_bytes(), sequence=True, parents=True)
+        node_id = paths.node_id_at(entry.path)
+        assert node_id is not None
+        return node_id
+
+    async def stored(self, node_id: NodeId) -> Node:
+        path = paths.node(node_id)
+        return Node.from_bytes(path, (await self.store.get(path)).data, node_id=node_id)
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Site]:
+    async with EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        async with open_view(store) as view:
+            await view.warm()
+            yield Site(store, view)
+
+
+async def test_hold_keeps_a_ready_node_and_says_why() -> None:
+    async with opened() as site:
+        node_id = await site.node()
+        await site.operator.hold(node_id, reason="broken disk", expires_s=60)
+        node = await site.stored(node_id)
+        assert (node.state, node.comment, node.hold_expiration) == (NodeState.HOLD, "broken disk", 60)
+        assert not site.view.is_node_locked(node_id)
+
+
+async def test_hold_keeps_what_was_written_where_nothing_is_said() -> None:
+    async with opened() as site:
+        node_id = await site.node(comment="earlier")
+        assert (await site.operator.hold(node_id)).comment == "earlier"
+
+
+async def test_hold_takes_no_promised_node_unless_forced() -> None:
+    async with opened() as site:
+        node_id = await site.node(allocated_to=RequestId("200-0000000001"))
+        with pytest.raises(NodeBusyError, match="promised to request 200-0000000001; force takes it away"):
+            await site.operator.hold(node_id)
+        assert (await site.operator.hold(node_id, force=True)).state is NodeState.HOLD
+
+
+async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodelaunch.operating.LOCK_TIMEOUT_S", 0.01)
+    async with opened() as site:
+        node_id = await site.node(NodeState.IN_USE, requestor="zuul")
+        lock = await site.store.lock(paths.node_lock(node_id))
+        for act in (site.operator.hold, site.operator.delete, site.operator.unhold):
+            with pytest.raises(NodeBusyError, match="is locked: it is in use by zuul"):
+                await act(node_id)
+        await lock.release()
+        assert (await site.stored(node_id)).state is NodeState.IN_USE
+
+
+async def test_there_is_no_such_node() -> None:
+    async with opened() as site:
+        for act in (site.operator.hold, site.operator.delete, site.operator.unhold):
+            with pytest.raises(NodeNotFoundError, match="there is no node '0000000042'"):
+                await act("0000000042")
+        assert await site.store.children(paths.NODES) == []
+
+
+async def test_unhold_has_the_node_deleted_or_offered_again() -> None:
+    async with opened() as site:
+        used, again = await site.node(NodeState.HOLD, hold_job="job"), await site.node(NodeState.HOLD)
+        assert (await site.operator.unhold(used)).state is NodeState.USED
+        assert (await site.operator.unhold(again, reuse=True)).state is NodeState.READY
+        with pytest.raises(NodelaunchError, match="is not held; it is ready"):
+            await site.operator.unhold(again)
+
+
+async def test_delete_marks_the_node() -> None:
+    async with opened() as site:
+        node_id = await site.node(NodeState.HOLD)
+        assert (await site.operator.delete(node_id)).state is NodeState.DELETING
+
+
+async def test_gone_waits_for_the_record() -> None:
+    async with opened() as site:
+        node_id = await site.node()
+        with pytest.raises(TimeoutError):
+            await site.operator.gone(node_id, timeout_s=0.01)
+        await site.store.delete_tree(paths.node(node_id))
+        await site.operator.gone(node_id)
+
+
+async def test_erase_removes_what_is_recorded_of_one_provider() -> None:
+    async with opened() as site:
+        mine, other = await site.node(), await site.node()
+        moved = (await site.stored(other)).changed(provider="other")
+        await site.store.commit([Put(paths.node(other), moved.to_bytes(), 0)])
+        for provider in ("cloud", "other"):
+            await site.store.create(f"{paths.uploads('debian', '7', provider)}/1", UPLOAD, parents=True)
+        found = site.operator.records_of("cloud")
+        assert found.uploads == {"debian": {"7": ["1"]}}
+        assert [node.id for node in found.nodes] == [mine]
+        await site.operator.erase("cloud", found)
+        assert await site.store.children(paths.NODES) == [other]
+        assert await site.store.children(f"{paths.IMAGES}/debian/builds/7/providers") == ["other"]
