@@ -1,7 +1,7 @@
 """Lists of what is in the store, as Nodepool's command and web pages show them: columns, and a row for each thing.
 
 Rows are dictionaries with Nodepool's keys. The command line and HTTP share them. What does *not* belong here: formats
-(cli/, web/). Source of columns, order and keys: Nodepool 11, ``status.py``.
+(cli/, web/). Source of columns, order and keys: Nodepool 11, its ``status`` module.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_nothing_given_is_a_configuration() -> None:
     config = Config()
     assert config.zookeeper_servers == config.labels == config.providers == config.diskimages == ()
     assert (config.zookeeper_timeout, config.max_hold_age) == (10.0, 0)
-    assert (config.webapp.port, config.webapp.listen_address) == (8005, "0.0.0.0")
+    assert (config.webapp.port, config.webapp.listen_address) == (8005, "127.0.0.1")
     assert config == Config()
 
 

@@ -4,7 +4,7 @@
 
 ``Accept: application/json`` gives JSON, anything else a table as text. ``fields=a,b`` leaves columns of the table out.
 An answer is used again for a second. Rows are made in another thread, so that 10,000 of them hold up nothing.
-Source: Nodepool 11, ``webapp.py``; and for what the header asks for, RFC 9110, section 12.5.1.
+Source: Nodepool 11, its ``webapp`` module; and for what the header asks for, RFC 9110, section 12.5.1.
 """
 
 from __future__ import annotations

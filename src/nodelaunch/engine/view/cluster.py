@@ -6,7 +6,7 @@ What does *not* belong here: what is known of each kind of thing (the other file
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from nodelaunch.engine.view.images import ImageView, wants_image
@@ -15,6 +15,7 @@ from nodelaunch.engine.view.notes import ViewCooled, ViewWarmed
 from nodelaunch.engine.view.pools import PoolsView
 from nodelaunch.engine.view.requests import RequestView
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.store import Changed, Entry, Removed, Store, Tree, TreeEvent
 
 _BELOW_NODES = len(paths.NODES) + 1
@@ -34,6 +35,16 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
         self._trees: list[Tree] = []
         self._is_attached = False
         self._warmed = asyncio.Event()
+
+    @property
+    def locked_nodes(self) -> Collection[NodeId]:
+        """The nodes for whose lock somebody contends; live."""
+        return self._node_contenders.keys()
+
+    @property
+    def locked_requests(self) -> Collection[RequestId]:
+        """The requests for whose lock somebody contends; live."""
+        return self._request_contenders.keys()
 
     async def warm(self) -> None:
         """Wait until warm."""

@@ -5,7 +5,7 @@ What does *not* belong here: any decision, any write.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from nodelaunch.engine.view.instances import InstanceIndex
@@ -122,11 +122,6 @@ class NodeView(Teller):
     def nodes_with(self, provider: str, external_id: str) -> tuple[NodeId, ...]:
         """The nodes of *provider* that are recorded for one instance of its."""
         return self._instances.of(provider, external_id)
-
-    @property
-    def locked_nodes(self) -> Collection[NodeId]:
-        """The nodes for whose lock somebody contends; live."""
-        return self._node_contenders.keys()
 
     def is_node_locked(self, node_id: NodeId) -> bool:
         """Whether anybody contends for the node's lock."""

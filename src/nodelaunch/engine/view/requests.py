@@ -5,7 +5,7 @@ What does *not* belong here: any decision, any write.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from nodelaunch.engine.view.notes import (
     MinReadyRequestChanged,
@@ -55,11 +55,6 @@ class RequestView(Teller):
     def request(self, request_id: RequestId | None) -> NodeRequest | None:
         seen = self.requests.get(request_id) if request_id else None
         return seen.record if seen is not None else None
-
-    @property
-    def locked_requests(self) -> Collection[RequestId]:
-        """The requests for whose lock somebody contends; live."""
-        return self._request_contenders.keys()
 
     def is_request_locked(self, request_id: RequestId) -> bool:
         """Whether anybody contends for the request's lock."""
