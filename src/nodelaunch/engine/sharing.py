@@ -20,7 +20,7 @@ import structlog
 
 from nodelaunch.engine.ledger import Ledger
 from nodelaunch.engine.view import ClusterView, NodeSeen, Note, PresencesChanged, ViewCooled
-from nodelaunch.errors import RecordGoneError, VersionConflictError
+from nodelaunch.errors import RecordGoneError, SessionLostError, VersionConflictError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.store import Create, Entry, Lock, Op, Put, Store, TakeLock
@@ -178,9 +178,14 @@ class SharedRoom:
 
     async def _use(self, key: PoolKey | None, tenant: str | None, ops: Sequence[Op]) -> list[Entry | Lock | None]:
         """Do *ops*, which use room in pool *key* and of the tenant's share; what they lead to, with something for each
-        ledger before the last. Raises: OvertakenError, StoreError."""
-        tries = 0
+        ledger before the last. The request's lock goes with the session in which this begins.
+
+        Raises: OvertakenError, StoreError.
+        """
+        tries, epoch = 0, self._store.session.epoch
         while tries < MAX_TRIES:
+            if self._store.session.epoch != epoch:
+                raise SessionLostError(paths.NODES, "the session ended while it was waited for other launchers")
             is_shared, shares_tenant = key is not None and self.is_shared, self.shares_tenant(tenant)
             if await self._are_unacknowledged(self._all_others if shares_tenant else self._others):
                 continue

@@ -1,0 +1,52 @@
+"""What launchers that share limits write, by one of them, with the other played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from nodelaunch.engine.sharing import SharedRoom, TenantLedgers
+from nodelaunch.engine.view import open_view
+from nodelaunch.errors import SessionLostError
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.quota import Limits
+from nodelaunch.protocol.records import PoolRegistration, Presence
+from nodelaunch.protocol.store import Create, Put
+from nodelaunch.protocol.triage import PoolKey
+from nodelaunch.store.embedded import EmbeddedStore
+
+LIMITED: Mapping[str, Limits] = {"tenant": Limits({"instances": 1})}
+
+
+class Books:
+    tenants = LIMITED
+
+    def is_overbooked(self, _key: PoolKey) -> bool:
+        return False
+
+    def is_tenant_overbooked(self, _tenant: str) -> bool:
+        return False
+
+
+async def test_node_is_not_created_for_a_request_whose_lock_went_with_the_session() -> None:
+    """While it is waited until another launcher knows of this one, the session ends, and all locks with it."""
+    presence, pool = f"{paths.PRESENCES}/other", f"{paths.POOLS}/other"
+    registration = PoolRegistration(id="p", name="main", provider_name="cloud")
+    async with EmbeddedStore(None) as store, store.connect() as other:
+        await store.ensure(*paths.ALWAYS_THERE)
+        await other.create(presence, Presence(id="other", pools=("p",)).to_bytes(), ephemeral=True)
+        await other.create(pool, registration.to_bytes(), ephemeral=True)
+        async with open_view(store) as view:
+            await view.warm()
+            room = SharedRoom(store, view, "cloud", "own", TenantLedgers(store, view), Books())
+            creating = asyncio.ensure_future(room.create("main", None, Create(paths.NEW_NODE, b"{}", sequence=True)))
+            await asyncio.sleep(0)
+            assert not creating.done()
+            await store.expire_session()
+            knowing = Presence(id="other", pools=("p",), knows=("own",))
+            await other.commit([Put(presence, knowing.to_bytes(), 0)])
+            with pytest.raises(SessionLostError):
+                await creating
+            assert await store.children(paths.NODES) == []
