@@ -124,11 +124,13 @@ class _CancelWhenLost:
             stop()
         if not self._lost:
             return
-        if kind is None:
-            with suppress(asyncio.CancelledError):  # it has not been delivered yet
+        if kind is not asyncio.CancelledError:
+            with suppress(asyncio.CancelledError):  # it may not have been delivered yet
                 await asyncio.sleep(0)
-        is_ours = self._task.uncancel() <= self._cancelling
-        if kind is None or (is_ours and kind is asyncio.CancelledError):
+        if self._task.uncancel() > self._cancelling:  # somebody else wants the task to end, too
+            if kind is None:
+                raise asyncio.CancelledError
+        elif kind is None or kind is asyncio.CancelledError:
             raise NodesLostError(self._lost) from error
 
 

@@ -37,9 +37,9 @@ class Site:
         self.folder = folder
         self.running: list[Serve] = []
 
-    def serve(self, *, boot_time: float = 0.0) -> Serve:
+    def serve(self, *, boot_time: float = 0.0, drain_timeout_s: float = 0.5) -> Serve:
         self.config.write_text(CONFIG.format(folder=self.folder, boot_time=boot_time))
-        serve = Serve(self.config, "--drain-timeout", "0.5")
+        serve = Serve(self.config, "--drain-timeout", str(drain_timeout_s))
         self.running.append(serve)
         serve.await_log("pool_registered")
         serve.await_log("http_listening")
@@ -158,7 +158,7 @@ def test_unreadable_tls_files_are_named_with_their_place(site: Site) -> None:
 
 
 def test_health_turns_while_draining_and_a_second_signal_stops_at_once(site: Site) -> None:
-    serve = site.serve(boot_time=3600)
+    serve = site.serve(boot_time=3600, drain_timeout_s=3600)
     assert serve.get("/health/live") == (200, "OK\n")
     assert serve.get("/ready")[0] == 200
     with subprocess.Popen(
@@ -167,7 +167,10 @@ def test_health_turns_while_draining_and_a_second_signal_stops_at_once(site: Sit
         serve.await_log("request_accepted")
         serve.process.send_signal(signal.SIGTERM)
         serve.await_log("draining")
-        serve.process.send_signal(signal.SIGTERM)
+        for count in range(1, 10_000):  # those that come at once are the first one again
+            serve.process.send_signal(signal.SIGTERM)
+            if serve.await_either(("signal", 2), ("signal_repeated", count)) == "signal":
+                break
         assert serve.wait() == 1
         assert request.wait(timeout=60) == 1
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from conformance.mutants import process
-from nodelaunch.cli.main import main, make_app
+from nodelaunch.cli.main import main
 from nodelaunch.drivers.conformance.targets import Wanted, subject_of
+from support.commands import parsed
 from support.fakeclouds import NoScanner
 
 PAGE = Path(__file__).parents[2] / "docs" / "driver-policy.md"
@@ -144,8 +145,7 @@ def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
     lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
-        _, bound, _ = make_app().parse_args(shlex.split(line)[1:], exit_on_error=False)
-        assert bound.args
+        assert parsed(shlex.split(line)[1:])[1].args
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.cli.main import make_app
 from nodelaunch.drivers.home import installation_of
+from support.commands import parsed
 from support.packages import entry_points, wheel
 from support.process import run
 from support.processes import EXAMPLES
@@ -263,7 +263,7 @@ def test_documented_commands_are_taken() -> None:
     ]
     assert len(lines) > 5
     for line in lines:
-        make_app().parse_args(shlex.split(line)[1:], exit_on_error=False)
+        assert parsed(shlex.split(line)[1:])
 
 
 def test_what_somebody_who_was_killed_left_is_cleared(home: Path) -> None:

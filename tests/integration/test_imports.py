@@ -37,7 +37,7 @@ providers:
 """
 HEAVY = (
     "asyncssh", "cryptography", "openstack", "keystoneauth1", "requests", "urllib3", "jsonschema", "kazoo",
-    "multiprocessing", "xml", "unittest", "pydoc", "pydantic.v1", "rich.live",
+    "xml", "unittest", "pydoc", "pydantic.v1", "rich.live",
 )  # fmt: skip
 """Libraries, and parts of them, with all below them."""
 OWN = (

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.client import NodeClient
-from nodelaunch.launcher import build_client_store, load_config
+from nodelaunch.connecting import build_client_store
+from nodelaunch.launcher import load_config
 from nodelaunch.protocol.states import RequestState
 from support.process import Serve, run
 from support.sshd import Sshd, SshdFactory, sshd_factory  # noqa: F401  brings the fixture sshd
@@ -44,7 +45,7 @@ def written(folder: Path, server: Sshd, other: Sshd) -> Path:
 async def serving(path: Path) -> AsyncIterator[tuple[Serve, NodeClient]]:
     serve = Serve(path)
     try:
-        await asyncio.to_thread(serve.await_log, "http_listening")
+        await asyncio.to_thread(serve.await_log, "pool_registered")
         async with build_client_store(load_config(path)) as store, NodeClient(store) as client:
             yield serve, client
     finally:

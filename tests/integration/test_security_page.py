@@ -103,6 +103,6 @@ async def test_machine_without_the_pinned_host_key_is_not_offered(sshd: SshdFact
         assert good.returncode == 0, good.stderr
         bad = await asyncio.to_thread(run, "request", "bad", "--timeout", "1", "-c", str(path))
         assert bad.returncode == 1
-        assert "not fulfilled" in bad.stdout
+        assert "not fulfilled" in bad.stderr
     finally:
         await asyncio.to_thread(serve.kill)

@@ -63,6 +63,18 @@ class Serve:
             assert matches, f"no {event} {fields} in {self.log[-20:]}"
             return matches[count - 1]
 
+    def await_either(self, *wanted: tuple[str, int]) -> str:
+        """Wait until there are so many entries of one of these events; which one."""
+        with self._news:
+            found: list[str] = []
+
+            def has_come() -> bool:
+                found[:] = [event for event, count in wanted if self._matching(event, count, {})]
+                return bool(found)
+
+            assert self._news.wait_for(has_come, timeout=START_TIMEOUT_S), f"none of {wanted} in {self.log[-20:]}"
+            return found[0]
+
     def _matching(self, event: str, count: int, fields: dict[str, Any]) -> list[dict[str, Any]]:
         found = [e for e in self.log if e["event"] == event and fields.items() <= e.items()]
         return found if len(found) >= count else []

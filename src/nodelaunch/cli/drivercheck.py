@@ -60,7 +60,10 @@ class ReportOptions:
         Path | None, Parameter(help="YAML of failures that are accepted for a time.", metavar="FILE")
     ] = None
     report: Annotated[
-        str | None, Parameter(help="Write a report as JSON; - prints it, and nothing else.", metavar="FILE")
+        str | None,
+        Parameter(
+            help="Write a report as JSON; - prints it, and nothing else.", metavar="FILE", allow_leading_hyphen=True
+        ),
     ] = None
     junit: Annotated[Path | None, Parameter(help="Write a report as JUnit's XML.", metavar="FILE")] = None
 

@@ -144,7 +144,7 @@ class _Service:
         if self._first_signal_at is not None and now - self._first_signal_at < SAME_SIGNAL_S:
             log.info("signal_repeated", signal=number.name)
             return
-        log.info("signal", signal=number.name)
+        log.info("signal", signal=number.name, count=1 if self._first_signal_at is None else 2)
         notify(STOPPING)
         if self._first_signal_at is not None or not self._is_open:
             work.cancel()
