@@ -132,6 +132,11 @@ async def test_a_provider_that_takes_no_requests_has_nobody_yield_to_it(tmp_path
         await site.until(lambda: len(site.view.pools) == 1)
         (registration,) = site.view.pools.values()
         assert registration.record.paused
+        waiting = await site.ask("small")
+        await site.until(lambda: waiting.id in site.view.open_requests)
+        (standing,) = site.launcher.scheduler.explainer.explain(waiting.id)
+        assert standing.status == "deferred"
+        assert [str(reason) for reason in standing.reasons] == ["the provider is paused: its max-concurrency is 0"]
 
 
 class Exploding(FakeDriver):

@@ -21,7 +21,7 @@ from nodelaunch.cli.init import is_first_process, run_as_child
 from nodelaunch.cli.session import OPTIONS, CommonOptions, LogLevel, Session
 from nodelaunch.errors import ConfigError, NodelaunchError
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class Command(NamedTuple):
@@ -136,4 +136,6 @@ def _main(given: Sequence[str]) -> int:
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
+    except asyncio.CancelledError:
+        return TERMINATED
     return code if isinstance(code, int) else OK

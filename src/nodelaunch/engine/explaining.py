@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.history import History, Standing, nodes_of, status_of
@@ -11,7 +11,7 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.scheduling import Schedule
 from nodelaunch.protocol.triage import PoolKey
-from nodelaunch.protocol.verdicts import NoFreeMachine, Reason, Verdict
+from nodelaunch.protocol.verdicts import NoFreeMachine, ProviderPaused, Reason, Verdict
 
 
 class Explainer:
@@ -40,7 +40,10 @@ class Explainer:
         events = self._history.events(request_id, pool.key)
         request = self._view.request(request_id)
         labels = request.node_types if request is not None else ()
-        status, reasons = status_of(self.verdict(request_id, pool.key), state, events)
+        verdict = self.verdict(request_id, pool.key)
+        status, reasons = status_of(verdict, state, events)
+        if state is None and verdict is None and request_id in self._view.open_requests:
+            status, reasons = self._not_asked(pool) or (status, reasons)
         return Standing(
             pool_id=pool.ctx.pool_id,
             provider=pool.key[0],
@@ -51,6 +54,12 @@ class Explainer:
             history=tuple(events),
             breakers=tuple(pool.ctx.provider.breakers.told(pool.key[1], labels)),
         )
+
+    def _not_asked(self, pool: Pool) -> tuple[str, Sequence[Reason]] | None:
+        """Why an open request is not decided on in the pool; None: it soon will be."""
+        if not self._own.views[pool.key].takes_requests:
+            return "deferred", (ProviderPaused(),)
+        return None
 
 
 def _machines_away(pool: Pool, reasons: Iterable[Reason]) -> list[Reason]:

@@ -265,6 +265,14 @@ class ConcurrencyReached(Reason):
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderPaused(Reason):
+    """It is to take no requests, and to decline none either."""
+
+    CLAUSE = "the provider is paused: its max-concurrency is 0"
+    REMEDY = "raise max-concurrency, or take it out of the configuration"
+
+
+@dataclass(frozen=True, slots=True)
 class ImageOnTheWay(Reason):
     """Its first image is being built or uploaded."""
 
