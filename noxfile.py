@@ -1,6 +1,6 @@
 """One session per check; a plain ``nox`` runs all that need nothing but packages.
 
-nox                 everything but openstack, crash, drills, soak, lives, bench and audit
+nox                 everything but openstack, crash, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
@@ -40,6 +40,7 @@ nox.options.sessions = [
     "upstream",
     "nodepool",
     "gates",
+    "drills",
 ]
 DRILL_SEED = "4"
 
