@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from nodelaunch.cli.common import say
 from nodelaunch.cli.session import OPTIONS, Given
+from nodelaunch.config.certificates import certificate_warnings
 from nodelaunch.config.file import load_config
 from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
@@ -40,6 +41,8 @@ def check(
         say(f"{warning} (warning)")
     if problems := check_files(config, path, secure=session.secure):
         raise ConfigError(problems)
+    for warning in certificate_warnings(config, path, secure=session.secure):
+        say(f"{warning} (warning)")
     pools = sum(len(provider.pools) for provider in config.providers)
     say(f"{path}: good; {len(config.labels)} labels, {len(config.providers)} providers, {pools} pools")
 

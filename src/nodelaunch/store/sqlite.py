@@ -20,6 +20,8 @@ from nodelaunch.store.znodes import Change, Znode
 
 MODE = 0o600
 """Of the file and those beside it: records hold what the users of nodes may know."""
+FORMAT = 1
+"""Of the file, in SQLite's ``user_version``; files of versions before there was a number have 0."""
 PROBE_BYTES = 1 << 16
 """Room for some transactions; what must fit before the file counts as writable again."""
 CHUNK = 64
@@ -54,6 +56,7 @@ class SqliteFile:
         # The files beside it get the mode of the file.
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
+            self._check_format(db)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")  # acknowledged means safe from a power cut, too
             db.execute(
@@ -63,10 +66,20 @@ class SqliteFile:
             )
             db.execute("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER)")
             self._check_columns(db)
+            db.execute(f"PRAGMA user_version = {FORMAT}")
         except BaseException:
             db.close()
             raise
         return db
+
+    def _check_format(self, db: sqlite3.Connection) -> None:
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        if found > FORMAT:
+            raise StoreUnavailableError(
+                str(self.path),
+                f"was written by a later version of nodelaunch: its format is {found}, this version knows {FORMAT};"
+                " upgrade, or name another file in embedded-store",
+            )
 
     def _check_columns(self, db: sqlite3.Connection) -> None:
         found = tuple(row[1] for row in db.execute("PRAGMA table_info(znodes)"))
