@@ -273,3 +273,45 @@ def test_kept_demo_serves_on_until_a_signal_ends_it(
     finally:
         demo.kill()
         demo.communicate()
+
+
+def test_explain_says_what_a_node_is_there_for_and_who_offers_a_label(site: Site) -> None:
+    site.serve()
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "request", "small", "--hold", "60", "-c", str(site.config)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        node_id = holder.stdout.readline().partition("id=")[2].split()[0]
+        done = run("explain", node_id, "-c", str(site.config))
+        assert done.returncode == 0, done.stderr
+        assert f"node {node_id}\n  in-use for " in done.stdout
+        assert ", locked; labels: small\n  provider: cloud, pool: main, instance: " in done.stdout
+        assert "  for request 200-" in done.stdout
+        assert "there is no such request; it has ended" in done.stdout
+        label = run("explain", "small", "-c", str(site.config))
+        assert "label small\n  offered by: cloud/main\n  nodes: 1 in-use\n  requests: none\n" in label.stdout
+        holder.terminate()
+        assert holder.wait(timeout=60) == 143
+    unknown = run("explain", "nonsense", "-c", str(site.config))
+    assert (unknown.returncode, unknown.stdout) == (
+        1,
+        "nonsense: no request, node or registered pool has this id or label\n",
+    )
+
+
+def test_nodes_are_held_freed_and_deleted_by_hand(site: Site) -> None:
+    serve = site.serve()
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodelaunch", "request", "small", "--hold", "60", "-c", str(site.config)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        node_id = holder.stdout.readline().partition("id=")[2].split()[0]
+        refused = run("hold", node_id, "-c", str(site.config))
+        assert refused.returncode == 1
+        assert f"node {node_id} is locked: it is in use by nodelaunch-client:" in refused.stderr
+        holder.terminate()
+    serve.await_log("node_deleted", node_id=node_id)
+    missing = run("delete", node_id, "-c", str(site.config))
+    assert (missing.returncode, missing.stderr) == (1, f"nodelaunch: there is no node '{node_id}'\n")

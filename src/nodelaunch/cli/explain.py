@@ -1,8 +1,10 @@
-"""``nodelaunch explain REQUEST``: how a node request stands with each pool, why, and what would have to change."""
+"""``nodelaunch explain``: why a node request waits, what a node is there for, who offers a label."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -11,31 +13,103 @@ from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.questions import Answers, ask
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.records import NodeRequest, PoolRegistration
+from nodelaunch.listing import zuul_facts
+from nodelaunch.protocol.paths import RequestId, is_request_id
+from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
+from nodelaunch.protocol.states import NodeState
+
+FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
+"""What is shown of a request, besides, where it is known."""
 
 
 async def explain(
-    request: Annotated[str, Parameter(help="Its id, such as 200-0000001234.", metavar="REQUEST")],
+    target: Annotated[
+        str, Parameter(help="Id of a request (200-0000001234) or node (0000001234), or a label.", metavar="TARGET")
+    ],
     /,
     *,
     as_json: AsJson = False,
     session: Given,
 ) -> int:
-    """Say how a node request stands with each pool, why, and what would have to change."""
-    request_id = RequestId(request)
+    """Say why a request waits, what a node is there for, or who offers a label.
+
+    Of a request: how it stands with each pool, why, and what would have to change. Exit code: 1 nothing is known of it.
+    """
     async with client_store(session) as store, warm_view(store) as view:
+        request_id = RequestId(target)
+        if not is_request_id(target):
+            node = view.node(target)
+            about, lines = _about_node(view, node) if node is not None else _about_label(view, target)
+            if node is None or not node.allocated_to:
+                _print(about, lines, as_json=as_json)
+                return 0 if about else 1
+            if not as_json:
+                say("\n".join(lines))
+            request_id = node.allocated_to
         processes = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
         answers = await ask(store, request_id, list(processes))
         found = explanation(request_id, view, answers)
     silent = [f"{processes[process]} ({process})" for process in answers.silent]
-    if as_json:
-        say_json({**found, "silent": silent})
-    else:
-        for line in _lines(found, silent):
-            say(line)
+    _print({**found, "silent": silent}, _lines(found, silent), as_json=as_json)
     is_known = found["request"] is not None or any(pool["status"] != "not known" for pool in found["pools"])
     return 0 if is_known else 1
+
+
+def _print(about: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    if as_json:
+        say_json(about)
+    else:
+        say("\n".join(lines))
+
+
+def _about_node(view: ClusterView, node: Node) -> tuple[dict[str, Any], list[str]]:
+    """Where a node stands, and what for."""
+    age_s = max(0, round(time.time() - node.state_time))
+    about = {
+        "id": node.id, "state": node.state.value, "state_age_s": age_s, "provider": node.provider, "pool": node.pool,
+        "labels": list(node.type), "server_id": node.external_id, "allocated_to": node.allocated_to,
+        "locked": view.is_node_locked(node.id), "comment": node.comment, "hold_job": node.hold_job,
+    }  # fmt: skip
+    lines = [
+        f"node {node.id}",
+        f"  {node.state.value} for {age_s} s{', locked' if about['locked'] else ''}; labels: {', '.join(node.type)}",
+        f"  provider: {node.provider}, pool: {node.pool}, instance: {node.external_id or 'none'}",
+    ]
+    lines += [f"  {name}: {about[name]}" for name in ("comment", "hold_job") if about[name]]
+    lines.append(f"  {_PURPOSES[node.state]}" if not node.allocated_to else f"  for request {node.allocated_to}:")
+    return about, lines
+
+
+_PURPOSES = {
+    **dict.fromkeys(NodeState, "it is for no request"),
+    NodeState.READY: "it is idle: the next request that it fits gets it",
+    NodeState.HOLD: "it is held: nobody gets it, and nobody deletes it before the hold ends",
+    NodeState.USED: "it is deleted as soon as nobody has its lock",
+    NodeState.DELETING: "it is being deleted",
+}
+
+
+def _about_label(view: ClusterView, label: str) -> tuple[dict[str, Any], list[str]]:
+    """Who offers a label, and how many nodes there are of it; nothing where nobody knows of it."""
+    pools = [seen.record for seen in view.pools.values() if label in seen.record.supported_labels]
+    states = Counter(seen.record.state.value for seen in view.nodes.values() if label in seen.record.type)
+    asking = [seen.record for seen in view.requests.values() if label in seen.record.node_types]
+    if not pools and not states and not asking:
+        return {}, [f"{label}: no request, node or registered pool has this id or label"]
+    offered = [f"{pool.provider_name}/{pool.name}{' (paused)' if pool.paused else ''}" for pool in pools]
+    requests = Counter(request.state.value for request in asking)
+    about = {"label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests)}
+    lines = [
+        f"label {label}",
+        f"  offered by: {', '.join(offered) or 'no registered pool'}",
+        f"  nodes: {_counted(states)}",
+        f"  requests: {_counted(requests)}",
+    ]
+    return about, lines
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
 
 
 def explanation(request_id: RequestId, view: ClusterView, answers: Answers) -> dict[str, Any]:
@@ -61,6 +135,7 @@ def _request(request: NodeRequest) -> dict[str, Any]:
         "provider": request.provider,
         "tenant": request.tenant_name,
         "relative_priority": request.relative_priority,
+        **zuul_facts(request.requestor_data),
     }
 
 
@@ -89,23 +164,32 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
     lines = [f"request {found['id']}"]
     request = found["request"]
     if request is None:
-        lines.append("  there is no such request (any more)")
+        is_remembered = any(pool["history"] for pool in found["pools"])
+        ended = "it has ended" if is_remembered else "no launcher remembers one: it never was, or it ended long ago"
+        lines.append(f"  there is no such request; {ended}")
     else:
         lines.append(f"  {request['state']} for {request['state_age_s']} s; labels: {', '.join(request['labels'])}")
         if request["nodes"]:
             lines.append(f"  nodes: {', '.join(request['nodes'])}")
-        lines += [f"  {name}: {request[name]}" for name in ("provider", "tenant", "requestor") if request[name]]
+        lines += [f"  {name}: {request[name]}" for name in FACTS if request[name]]
     if not found["pools"]:
         lines.append("no pool is registered: it waits until one is")
+    names = Counter((pool["provider"], pool["pool"]) for pool in found["pools"])
     for pool in found["pools"]:
-        lines += ["", *_pool_lines(pool)]
+        is_shared = names[pool["provider"], pool["pool"]] > 1
+        lines += ["", *_pool_lines(pool, of=f" of {_host_of(pool)}" if is_shared else "")]
     if silent:
         lines += ["", f"no answer from: {', '.join(silent)}"]
     return lines
 
 
-def _pool_lines(pool: dict[str, Any]) -> list[str]:
-    lines = [f"{pool['provider']}/{pool['pool']}: {pool['status']}"]
+def _host_of(pool: dict[str, Any]) -> str:
+    """The launcher's host name, with which the id of a pool begins. Source: Nodepool 11."""
+    return str(pool["pool_id"]).partition("-PoolWorker")[0]
+
+
+def _pool_lines(pool: dict[str, Any], *, of: str = "") -> list[str]:
+    lines = [f"{pool['provider']}/{pool['pool']}{of}: {pool['status']}"]
     for reason in pool["reasons"]:
         lines += [f"  because {reason['text']}", f"    to change that: {reason['remedy']}"]
     lines += [f"  breaker of {breaker['text']}" for breaker in pool.get("breakers", ())]
