@@ -2,10 +2,12 @@
 
 The reference below goes through all that waits, in order and pool by pool, as if nothing were known of before. It
 shares with the schedule what one pool says (`judge`) and which requests are equal (`shape_of`), nothing else.
+`NODELAUNCH_EXAMPLES` sets how many cases are tried.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -27,6 +29,7 @@ from nodelaunch.protocol.verdicts import Accept, ConcurrencyReached, Decline, De
 from support.builders import a_peer, a_request, an_idle_node
 from support.facts import OWN_LAUNCHER, StaticFacts
 
+EXAMPLES = int(os.environ.get("NODELAUNCH_EXAMPLES", "100"))
 NEEDS = {"small": Usage(instances=1, cores=1), "big": Usage(instances=1, cores=4)}
 
 
@@ -124,6 +127,16 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
     return verdicts
 
 
+def _kept(request: NodeRequest, verdicts: dict[PoolKey, Verdict], facts: StaticFacts) -> Holds:
+    """What the pools keep for *request*: nothing where it is another's turn, although idle nodes would be given."""
+    turn = _turn_elsewhere(request, _candidates(request, facts.peers), facts)
+    return Holds([
+        (request, key, verdict)
+        for key, verdict in verdicts.items()
+        if isinstance(verdict, Defer) and (turn is None or facts.views[key].priority < turn)
+    ])  # fmt: skip
+
+
 def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[tuple[NodeRequest, Holds, Verdict]]:
     """For the first of each kind of equal requests, in order: what it comes to, with what is held before it.
 
@@ -141,8 +154,7 @@ def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[
         declines = [verdict for verdict in verdicts.values() if isinstance(verdict, Decline) and not is_full]
         is_left = set(request.declined_by) >= {peer.pool_id for peer in facts.peers}
         yield request, holds, (*accepts, *declines, Decline(()) if is_left and facts.own else Defer(()))[0]
-        waits = [(request, key, verdict) for key, verdict in verdicts.items() if isinstance(verdict, Defer)]
-        holds = Holds([*holds.verdicts, *waits])
+        holds = Holds([*holds.verdicts, *_kept(request, verdicts, facts).verdicts])
 
 
 # -- the world ------------------------------------------------------------------------------------------------------
@@ -158,8 +170,7 @@ class CheckedFacts(StaticFacts):
         earlier = [other for other in self.waiting.values() if other.order < request.order]
         holds = Holds()
         for other, before, _ in decide_anew(earlier, self):
-            waits = _ask_all(other, self, before).items()
-            holds.verdicts += [(other, key, said) for key, said in waits if isinstance(said, Defer)]
+            holds.verdicts += _kept(other, _ask_all(other, self, before), self).verdicts
         again = judge(request, view, holds.room(request, view, self))
         assert isinstance(again, Accept), f"{request} overtakes in {key}: {again}"
         turn = _turn_elsewhere(request, _candidates(request, self.peers), self)
@@ -395,5 +406,5 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
 TestIncrementalDecisions = IncrementalDecisions.TestCase
 TestIncrementalDecisions.settings = settings(
-    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -226,7 +226,7 @@ class PoolAnswers:
             if line.stamps.get(offer.key) != offer.stamp:
                 heappop(line.offers)
                 continue
-            if self.has_to_yield(line, offer.priority):
+            if self._has_to_yield(line, offer.priority):
                 return None
             if is_turn_elsewhere(line, offer.priority) and not self._can_reuse(line, offer.key, facts):
                 return None
@@ -238,8 +238,13 @@ class PoolAnswers:
             facts.decided(line.head, offer.key, verdict)
         return None
 
+    def keeps_nothing(self, line: Line, key: PoolKey) -> bool:
+        """Whether room in the pool is for others than the head of *line*, which would only be given idle nodes."""
+        priority = line.pools[key]
+        return self._has_to_yield(line, priority) or is_turn_elsewhere(line, priority)
+
     @staticmethod
-    def has_to_yield(line: Line, priority: int) -> bool:
+    def _has_to_yield(line: Line, priority: int) -> bool:
         if line.peers.yields_to is not None and priority > line.peers.yields_to[0]:
             return True
         return bool(line.held_back) and priority > min(line.held_back.values())
