@@ -611,6 +611,26 @@ def test_an_idle_node_is_handed_out_whosever_turn_it_is() -> None:
     assert desk.accepted(first, second) == [_number(first)]
 
 
+def test_an_idle_node_is_left_in_anothers_turn_where_the_rest_would_fail() -> None:
+    """Whether one of our other pools might launch makes no difference."""
+    fails = a_pool_view("fails")
+    small = of_turn(0)[0]
+    large = small.changed(node_types=("small", "small"))
+    for views in ([fails], [fails, a_pool_view()]):
+        desk = Desk(*views, peers=[a_peer("p-a", "small", launcher="a")])
+        desk.schedule.share_among(2)
+        desk.facts.put_idle(fails.key, an_idle_node(1))
+        desk.facts.doubtful.add((fails.key, "small"))
+        assert desk.accepted(large) == []
+        desk.facts.doubtful.clear()
+        desk.room_changed(fails.key)
+        assert desk.accepted() == [_number(large)]
+        desk.facts.doubtful.add((fails.key, "small"))
+        desk.facts.put_idle(fails.key, an_idle_node(2))
+        desk.room_changed(fails.key)
+        assert desk.accepted(small) == [_number(small)]
+
+
 def test_who_does_not_reuse_nodes_waits_for_its_turn() -> None:
     desk = beside("a")
     desk.facts.put_idle(MAIN, an_idle_node(1))
