@@ -418,7 +418,9 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @rule(data=st.data(), label=st.sampled_from(["small", "small", "big"]))
     def doubt(self, data: st.DataObject, label: str) -> None:
         """Launches of the label fail in the pool, or may be tried again."""
-        key = data.draw(st.sampled_from(sorted(self.facts.views)))
+        keys = sorted(self.facts.views)
+        with_idle = [key for key in keys if self.facts.has_idle(key) and (key, label) not in self.facts.doubtful]
+        key = data.draw(st.sampled_from(with_idle or keys))
         self.facts.doubtful ^= {(key, label)}
         self._tell(key)
         self._decide()
