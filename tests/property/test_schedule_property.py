@@ -2,10 +2,12 @@
 
 The reference below goes through all that waits, in order and pool by pool, as if nothing were known of before. It
 shares with the schedule what one pool says (`judge`) and which requests are equal (`shape_of`), nothing else.
+`NODELAUNCH_EXAMPLES` sets how many cases are tried.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -17,16 +19,29 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nodelaunch.protocol.access import Allowed, asker_of
 from nodelaunch.protocol.backlog import shape_of
-from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.scheduling import Accepted, Schedule
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import LabelView, PoolKey, PoolView, RegisteredPool, Room, after_decline, judge
+from nodelaunch.protocol.triage import (
+    Absentee,
+    IdleNode,
+    LabelView,
+    MachineView,
+    PoolKey,
+    PoolView,
+    RegisteredPool,
+    Room,
+    absentees,
+    after_decline,
+    judge,
+)
 from nodelaunch.protocol.verdicts import Accept, ConcurrencyReached, Decline, Defer, TenantFull, Verdict
 from support.builders import a_peer, a_request, an_idle_node
 from support.facts import OWN_LAUNCHER, StaticFacts
 
+EXAMPLES = int(os.environ.get("NODELAUNCH_EXAMPLES", "100"))
 NEEDS = {"small": Usage(instances=1, cores=1), "big": Usage(instances=1, cores=4)}
 
 
@@ -63,6 +78,7 @@ class Holds:
             idle=facts.idle(
                 view.key, frozenset(node for verdict in in_pool for node in verdict.kept), asker_of(request)
             ),
+            absent=facts.absent,
             now=facts.now,
         )
 
@@ -97,7 +113,15 @@ def _turn_elsewhere(request: NodeRequest, candidates: Iterable[RegisteredPool], 
 
 
 def _can_reuse(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool:
-    return request.reuse and any(facts.idle_count(view.key, label, asker_of(request)) for label in request.node_types)
+    reuses = request.reuse or not view.can_launch
+    return reuses and any(facts.idle_count(view.key, label, asker_of(request)) for label in request.node_types)
+
+
+def _serves_out_of_turn(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool:
+    """Whether there are idle nodes for it, and what has to be launched besides does not fail."""
+    count = sum(facts.idle_count(view.key, label, asker_of(request)) for label in set(request.node_types))
+    fails = count < len(request.node_types) and facts.is_doubtful(view.key, request.node_types)
+    return _can_reuse(request, view, facts) and not fails
 
 
 def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[PoolKey, Verdict]:
@@ -113,7 +137,7 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
     for view in sorted(views, key=lambda view: (view.priority, not _can_reuse(request, view, facts))):
         if any(priority < view.priority for priority in others):
             break
-        if turn is not None and view.priority >= turn and not _can_reuse(request, view, facts):
+        if turn is not None and view.priority >= turn and not _serves_out_of_turn(request, view, facts):
             break
         verdict = judge(request, view, holds.room(request, view, facts))
         verdicts[view.key] = verdict
@@ -122,6 +146,16 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
         if candidates and isinstance(verdict, Defer) and verdict.holds_others_back:
             others.append(view.priority)
     return verdicts
+
+
+def _kept(request: NodeRequest, verdicts: dict[PoolKey, Verdict], facts: StaticFacts) -> Holds:
+    """What the pools keep for *request*: nothing where it is another's turn, although idle nodes would be given."""
+    turn = _turn_elsewhere(request, _candidates(request, facts.peers), facts)
+    return Holds([
+        (request, key, verdict)
+        for key, verdict in verdicts.items()
+        if isinstance(verdict, Defer) and (turn is None or facts.views[key].priority < turn)
+    ])  # fmt: skip
 
 
 def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[tuple[NodeRequest, Holds, Verdict]]:
@@ -139,10 +173,11 @@ def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[
         accepts = [verdict for verdict in verdicts.values() if isinstance(verdict, Accept)]
         is_full = any(isinstance(verdict, Defer) and _says(verdict, TenantFull) for verdict in verdicts.values())
         declines = [verdict for verdict in verdicts.values() if isinstance(verdict, Decline) and not is_full]
-        is_left = set(request.declined_by) >= {peer.pool_id for peer in facts.peers}
-        yield request, holds, (*accepts, *declines, Decline(()) if is_left and facts.own else Defer(()))[0]
-        waits = [(request, key, verdict) for key, verdict in verdicts.items() if isinstance(verdict, Defer)]
-        holds = Holds([*holds.verdicts, *waits])
+        is_left = set(request.declined_by) >= {peer.pool_id for peer in facts.peers} and bool(facts.own)
+        if is_left and not absentees(request, facts.absent, facts.now):
+            declines.append(Decline(()))
+        yield request, holds, (*accepts, *(declines if facts.may_decline else ()), Defer(()))[0]
+        holds = Holds([*holds.verdicts, *_kept(request, verdicts, facts).verdicts])
 
 
 # -- the world ------------------------------------------------------------------------------------------------------
@@ -158,12 +193,11 @@ class CheckedFacts(StaticFacts):
         earlier = [other for other in self.waiting.values() if other.order < request.order]
         holds = Holds()
         for other, before, _ in decide_anew(earlier, self):
-            waits = _ask_all(other, self, before).items()
-            holds.verdicts += [(other, key, said) for key, said in waits if isinstance(said, Defer)]
+            holds.verdicts += _kept(other, _ask_all(other, self, before), self).verdicts
         again = judge(request, view, holds.room(request, view, self))
         assert isinstance(again, Accept), f"{request} overtakes in {key}: {again}"
         turn = _turn_elsewhere(request, _candidates(request, self.peers), self)
-        is_left = turn is not None and view.priority >= turn and not _can_reuse(request, view, self)
+        is_left = turn is not None and view.priority >= turn and not _serves_out_of_turn(request, view, self)
         assert not is_left, f"{request} is another launcher's"
         asker = asker_of(request)
         assert all(map(asker.may_use, [view.allowed, *(view.labels[label].allowed for label in request.node_types)]))
@@ -183,8 +217,18 @@ def a_view(provider: str, pool: str, *labels: str, limit: Limits, **fields: obje
     )  # fmt: skip
 
 
+RACK = PoolView(
+    ("rack", "r"), "rack-r", 100, {"small": LabelView(), "big": LabelView()}, can_launch=False,
+    machines=(
+        MachineView(frozenset({"small", "big"})),
+        MachineView(frozenset({"small"}), allowed=frozenset({"t"})),
+        MachineView(frozenset({"small"})),
+    ),
+)  # fmt: skip
+"""A pool of machines that exist already."""
 LIMITS = st.sampled_from([Limits(instances=2), Limits(instances=1), Limits(instances=2, cores=4), Limits()])
 ALLOWED = st.sampled_from([None, None, None, frozenset({"t"}), frozenset({"other"})])
+DOWN = st.sampled_from([None, None, None, "no answer"])
 PRIORITIES = st.sampled_from([100, 100, 50])
 OTHER_PRIORITIES = st.sampled_from([75, 100, 100, 50])
 OFFERS = st.sampled_from([("small",), ("small", "big"), ("small", "big"), ("big",)])
@@ -228,6 +272,13 @@ class IncrementalDecisions(RuleBasedStateMachine):
             providers={"one": Limits(instances=3, cores=8), "two": Limits(instances=2, cores=8)},
             tenants={"t": Limits(instances=2)}, peers=[other],
         )  # fmt: skip
+        self.away: list[IdleNode] = []
+        if data.draw(st.sampled_from([False, False, True])):
+            self.facts.register(replace(RACK, priority=data.draw(PRIORITIES)))
+            for machine in RACK.machines:
+                node = IdleNode(NodeId(f"m{next(self.numbers)}"), machine.labels)
+                self.facts.allowed_on[node.id] = machine.allowed
+                self.facts.put_idle(RACK.key, node)
         self.facts.waiting = {}
         self.schedule.share_among(self.facts.launchers)
 
@@ -273,6 +324,8 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @rule(data=st.data())
     def free(self, data: st.DataObject) -> None:
         grant = self.facts.free(data.draw(st.sampled_from(sorted(self.facts.grants))))
+        for node in grant.reused if grant.key == RACK.key else ():
+            self.facts.put_idle(grant.key, node)
         self._room_changed(grant.key, grant.tenant)
 
     @precondition(lambda self: self.facts.grants)
@@ -282,11 +335,26 @@ class IncrementalDecisions(RuleBasedStateMachine):
         grant.launching = 0
         self._room_changed(grant.key, None)
 
-    @precondition(lambda self: self.facts.grants)
+    @precondition(lambda self: self.facts.idle_nodes.get(RACK.key))
+    @rule(data=st.data())
+    def machine_fails(self, data: st.DataObject) -> None:
+        """It goes into quarantine."""
+        nodes = self.facts.idle_nodes[RACK.key]
+        self.away.append(nodes.pop(data.draw(st.sampled_from(sorted(nodes)))))
+        self._room_changed(RACK.key, None)
+
+    @precondition(lambda self: self.away)
+    @rule()
+    def machine_returns(self) -> None:
+        self.facts.put_idle(RACK.key, self.away.pop())
+        self._room_changed(RACK.key, None)
+
+    @precondition(lambda self: any(grant.key != RACK.key for grant in self.facts.grants.values()))
     @rule(data=st.data(), label=st.sampled_from(["small", "big"]), allowed=ALLOWED)
     def idle(self, data: st.DataObject, label: str, allowed: Allowed) -> None:
         """The nodes of a request go, and one of them stays idle."""
-        grant = self.facts.free(data.draw(st.sampled_from(sorted(self.facts.grants))))
+        grants = [each for each, grant in self.facts.grants.items() if grant.key != RACK.key]
+        grant = self.facts.free(data.draw(st.sampled_from(sorted(grants))))
         node = replace(an_idle_node(next(self.numbers), label), usage=NEEDS["small"])
         self.facts.allowed_on[node.id] = allowed
         self.facts.put_idle(grant.key, node)
@@ -296,7 +364,9 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @rule(data=st.data())
     def idle_node_goes(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(key for key, nodes in self.facts.idle_nodes.items() if nodes)))
-        self.facts.idle_nodes[key].popitem()
+        _, node = self.facts.idle_nodes[key].popitem()
+        if key == RACK.key:
+            self.away.append(node)
         self._room_changed(key, None)
 
     @rule(pool_id=st.sampled_from(["elsewhere", "elsewhere", "one-a"]), is_paused=st.booleans())
@@ -333,16 +403,61 @@ class IncrementalDecisions(RuleBasedStateMachine):
             self._tell(key)
         self._decide()
 
-    @rule(data=st.data(), down=st.sampled_from([None, None, "no answer"]), broken=st.sampled_from([None, "no image"]))
-    def view_changes(self, data: st.DataObject, down: str | None, broken: str | None) -> None:
+    @rule(data=st.data(), down=DOWN, launches_down=DOWN, of_label=st.sampled_from(["", "", "broken", "soon"]))
+    def view_changes(self, data: st.DataObject, down: str | None, launches_down: str | None, of_label: str) -> None:
+        """The provider answers or not, its breaker opens or closes, a label fails, waits for its image, or has it."""
         key = data.draw(st.sampled_from(sorted(self.facts.views)))
         view = self.facts.views[key]
-        labels = {
-            name: replace(known, broken=broken if name == "small" else None) for name, known in view.labels.items()
-        }
-        self.facts.change(replace(view, down=down, labels=labels))
+        is_soon, why = of_label == "soon", "no image" if of_label == "broken" else None
+        small = {"broken": why, "is_ready": not is_soon, "arrives_by": 1000.0 if is_soon else None}
+        labels = {name: replace(known, **small) if name == "small" else known for name, known in view.labels.items()}
+        self.facts.change(replace(view, down=down, launches_down=launches_down, labels=labels))
         self._tell(key)
         self._decide()
+
+    @rule(data=st.data(), label=st.sampled_from(["small", "small", "big"]))
+    def doubt(self, data: st.DataObject, label: str) -> None:
+        """Launches of the label fail in the pool, or may be tried again."""
+        keys = sorted(self.facts.views)
+        with_idle = [key for key in keys if self.facts.has_idle(key) and (key, label) not in self.facts.doubtful]
+        key = data.draw(st.sampled_from(with_idle or keys))
+        self.facts.doubtful ^= {(key, label)}
+        self._tell(key)
+        self._decide()
+
+    @rule(instances=st.integers(1, 3))
+    def limit_of_tenant_changes(self, instances: int) -> None:
+        self.facts.tenants["t"] = Limits(instances=instances)
+        self._generation_changed()
+
+    @precondition(lambda self: any(self.facts.idle_nodes.values()))
+    @rule(data=st.data(), allowed=ALLOWED)
+    def restrict_node(self, data: st.DataObject, allowed: Allowed) -> None:
+        """Who may use a machine changes, with the configuration."""
+        nodes = [node_id for nodes in self.facts.idle_nodes.values() for node_id in nodes]
+        self.facts.allowed_on[data.draw(st.sampled_from(sorted(nodes)))] = allowed
+        self._generation_changed()
+
+    def _generation_changed(self) -> None:
+        self.facts.generation += 1
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        self.schedule.time_passed(float("inf"))
+        self.schedule.wake_all()
+        self._decide()
+
+    @rule(labels=st.sampled_from([(), ("small",), ("none",)]))
+    def pools_are_away(self, labels: tuple[str, ...]) -> None:
+        """A pool that offers these labels is waited for from now on, and none besides."""
+        self.facts.absent = [Absentee("three", "away", frozenset(labels), 1000.0)] if labels else []
+        self._wake_all()
+
+    @rule(may_decline=st.sampled_from([True, True, False]))
+    def pools_register(self, may_decline: bool) -> None:
+        """Pools of ours are about to register, or have done so."""
+        self.facts.may_decline = may_decline
+        self._wake_all()
 
     @rule(data=st.data(), of_pool=ALLOWED, of_label=ALLOWED)
     def restrict(self, data: st.DataObject, of_pool: Allowed, of_label: Allowed) -> None:
@@ -378,7 +493,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
                     continue
                 pool_ids = [self.facts.views[key].pool_id for key in decision.verdicts]
                 registered = [peer.pool_id for peer in self.facts.peers]
-                request = after_decline(decision.request, pool_ids, registered, self.facts.now)
+                request = after_decline(decision.request, pool_ids, registered, self.facts.now, self.facts.absent)
                 if request.state is RequestState.FAILED:
                     self.schedule.withdraw(request.id)
                     del self.facts.waiting[request.id]
@@ -395,5 +510,5 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
 TestIncrementalDecisions = IncrementalDecisions.TestCase
 TestIncrementalDecisions.settings = settings(
-    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -61,8 +61,9 @@ async def test_granted_launch_ends_the_pause_and_its_growth() -> None:
     refusals.refused()
     refusals.refused()
     refusals.granted()
+    refusals.granted()
     await asyncio.sleep(100)
-    assert (refusals.is_active, calls.at) == (False, [])
+    assert (refusals.is_active, calls.at) == (False, [0])
     refusals.refused()
     assert refusals.pause_s == FIRST_PAUSE_S
     refusals.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -454,6 +455,29 @@ def test_what_is_left_to_a_better_pool_keeps_nothing_here() -> None:
     assert not desk.schedule.kept.is_full(MAIN)
 
 
+def test_a_tenants_share_is_not_kept_for_what_is_left_to_a_better_pool() -> None:
+    desk = Desk(**peers(a_peer("p", "small", priority=50, is_paused=True)), **tenants(t=2))
+    large, other = a_request("small", "small", number=2, tenant_name="t"), a_request("big", number=3, tenant_name="t")
+    assert desk.accepted(a_request(tenant_name="t"), large, other) == [1]
+    desk.facts.pause("p", is_paused=False)
+    desk.schedule.wake_all()
+    assert desk.accepted() == [3]
+
+
+def test_a_full_tenants_request_is_asked_for_in_a_better_pool_when_others_are_not_to_be_asked() -> None:
+    better = a_pool_view("main", provider="other", priority=50, down="no answer")
+    desk = Desk(a_pool_view(), better, **peers(a_peer("p", "small", priority=75, is_paused=True)), **tenants(t=2))
+    large = a_request("small", "small", number=2, tenant_name="t")
+    assert desk.accepted(a_request(tenant_name="t"), large) == [1]
+    desk.facts.change(replace(better, down=None))
+    desk.room_changed(better.key)
+    desk.facts.pause("p", is_paused=False)
+    desk.schedule.wake_all()
+    assert desk.accepted(a_request("big", number=3, tenant_name="t")) == []
+    assert desk.verdict(large, better.key) == Defer((TenantFull("t", "instances", 2, 1),), Usage(instances=2))
+    assert desk.verdict(large) == Defer((BetterPool(better.pool_id, 50),))
+
+
 def test_own_pool_that_is_full_or_down_is_passed_over_and_one_that_soon_has_its_image_is_not() -> None:
     assert Desk(full("better", priority=50), a_pool_view()).accepted(a_request()) == [1]
     assert Desk(a_pool_view("better", priority=50, down="no answer"), a_pool_view()).accepted(a_request()) == [1]
@@ -587,6 +611,26 @@ def test_an_idle_node_is_handed_out_whosever_turn_it_is() -> None:
     assert desk.accepted(first, second) == [_number(first)]
 
 
+def test_an_idle_node_is_left_in_anothers_turn_where_the_rest_would_fail() -> None:
+    """Whether one of our other pools might launch makes no difference."""
+    fails = a_pool_view("fails")
+    small = of_turn(0)[0]
+    large = small.changed(node_types=("small", "small"))
+    for views in ([fails], [fails, a_pool_view()]):
+        desk = Desk(*views, peers=[a_peer("p-a", "small", launcher="a")])
+        desk.schedule.share_among(2)
+        desk.facts.put_idle(fails.key, an_idle_node(1))
+        desk.facts.doubtful.add((fails.key, "small"))
+        assert desk.accepted(large) == []
+        desk.facts.doubtful.clear()
+        desk.room_changed(fails.key)
+        assert desk.accepted() == [_number(large)]
+        desk.facts.doubtful.add((fails.key, "small"))
+        desk.facts.put_idle(fails.key, an_idle_node(2))
+        desk.room_changed(fails.key)
+        assert desk.accepted(small) == [_number(small)]
+
+
 def test_who_does_not_reuse_nodes_waits_for_its_turn() -> None:
     desk = beside("a")
     desk.facts.put_idle(MAIN, an_idle_node(1))
@@ -630,6 +674,26 @@ def test_what_is_kept_for_a_request_goes_when_it_is_anothers_turn() -> None:
     desk.schedule.wake_all()
     assert desk.accepted() == []
     assert not desk.schedule.kept.in_pool
+
+
+def test_a_tenants_share_is_not_kept_for_a_request_in_anothers_turn() -> None:
+    desk = beside("a", is_paused=True)
+    desk.facts.tenants["t"] = Limits(instances=2)
+    first, large = (each.changed(tenant_name="t") for each in of_turn(0, 2))
+    large = large.changed(node_types=("small", "small"))
+    small = of_turn(1, 9)[-1].changed(tenant_name="t")
+    assert desk.accepted(first, large, small) == [_number(first)]
+    desk.facts.pause("p-a", is_paused=False)
+    desk.schedule.wake_all()
+    assert desk.accepted() == [_number(small)]
+
+
+def test_a_request_in_anothers_turn_takes_idle_nodes_but_keeps_none() -> None:
+    desk = Desk(with_limit(1), peers=[a_peer("p-a", "small", launcher="a")])
+    desk.schedule.share_among(2)
+    desk.facts.put_idle(MAIN, an_idle_node(1))
+    large, small = of_turn(0)[0].changed(node_types=("small", "small")), of_turn(1, 9)[-1]
+    assert desk.accepted(large, small) == [_number(small)]
 
 
 def test_a_request_whose_launches_were_begun_is_served_by_whoever_sees_it_first() -> None:

@@ -18,7 +18,7 @@ class QuotaRefusals:
     """
 
     def __init__(self, on_retry: Callable[[], None]) -> None:
-        """*on_retry* is called when the pause ends, unless a successful launch ends it."""
+        """*on_retry* is called when the pause ends, whatever ends it but `close`."""
         self.is_active = False
         """Whether a pause is under way."""
         self.pause_s = 0.0
@@ -34,12 +34,12 @@ class QuotaRefusals:
         self._timer = asyncio.get_running_loop().call_later(self.pause_s, self.retry)
 
     def granted(self) -> None:
-        """End the pause: an instance was created, so there is room."""
-        self.close()
+        """End the pause, and its growth: an instance was created, so there is room."""
         self.pause_s = 0.0
+        self.retry()
 
     def retry(self) -> None:
-        """End the pause, if there is one: it is over, or something of ours is gone."""
+        """End the pause, if there is one: it is over, something of ours is gone, or there was room."""
         if self.is_active:
             self.close()
             self._on_retry()

@@ -55,6 +55,10 @@ class Reservation:
             self._book.room_given_back(self.key, room)
             self._book.on_given_back(self.key, None)
 
+    def launch_ended(self) -> None:
+        """Fewer launches run, which others may wait for."""
+        self._book.on_given_back(self.key, None)
+
     def close(self) -> None:
         """Give everything back."""
         for slot in {*self._room, *self._share}:

@@ -205,6 +205,8 @@ class Slots:
         finally:
             provider.running_launches -= 1
             self._reservation.settle_room(slot)
+            if provider.config.max_concurrency >= 0:
+                self._reservation.launch_ended()
 
     async def _attempt(self, slot: int, attempt: int) -> m.Event:
         self._refusals.pop(slot, None)

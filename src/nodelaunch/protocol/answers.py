@@ -185,8 +185,7 @@ class PoolAnswers:
         need = need_of(line.shape.labels, view)
         left, at_provider = facts.pool_left(key), facts.provider_left(key)
         fits = min((min(left[name], at_provider[name]) / need[name] for name in need), default=0.0)
-        labels = line.shape.labels if line.shape.reuse or not view.can_launch else ()
-        reusable = min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
+        reusable = reusable_for(line, key, facts)
         if line.shape.alone is not None:
             reusable += len(facts.begun(line.shape.alone, key))
         is_doubtful = reusable < len(line.shape.labels) and facts.is_doubtful(key, line.shape.labels)
@@ -226,9 +225,9 @@ class PoolAnswers:
             if line.stamps.get(offer.key) != offer.stamp:
                 heappop(line.offers)
                 continue
-            if self.has_to_yield(line, offer.priority):
+            if self._has_to_yield(line, offer.priority):
                 return None
-            if is_turn_elsewhere(line, offer.priority) and not self._can_reuse(line, offer.key, facts):
+            if is_turn_elsewhere(line, offer.priority) and not serves_out_of_turn(line, offer.key, facts):
                 return None
             verdict = self._judge(line, offer.key, facts)
             if isinstance(verdict, Accept):
@@ -238,17 +237,16 @@ class PoolAnswers:
             facts.decided(line.head, offer.key, verdict)
         return None
 
+    def keeps_nothing(self, line: Line, key: PoolKey) -> bool:
+        """Whether room in the pool is for others than the head of *line*, which would only be given idle nodes."""
+        priority = line.pools[key]
+        return self._has_to_yield(line, priority) or is_turn_elsewhere(line, priority)
+
     @staticmethod
-    def has_to_yield(line: Line, priority: int) -> bool:
+    def _has_to_yield(line: Line, priority: int) -> bool:
         if line.peers.yields_to is not None and priority > line.peers.yields_to[0]:
             return True
         return bool(line.held_back) and priority > min(line.held_back.values())
-
-    @staticmethod
-    def _can_reuse(line: Line, key: PoolKey, facts: Facts) -> bool:
-        """Whether the pool has an idle node for the head, which it serves whosever turn it is."""
-        is_reused = line.shape.reuse or not facts.view(key).can_launch
-        return is_reused and any(facts.idle_count(key, label, line.shape.asker) for label in line.shape.labels)
 
     def ask_last(self, line: Line, facts: Facts) -> None:
         """Every registered pool has declined the head, and nobody has failed it: one of ours does."""
@@ -311,6 +309,19 @@ class PoolAnswers:
         for verdict in earlier(self.waits.of_tenant.get(name), line):
             left = left.minus(verdict.need)
         return tenant.ceiling, left
+
+
+def reusable_for(line: Line, key: PoolKey, facts: Facts) -> int:
+    """How many idle nodes the pool has for the head of *line*; one that has several of its labels may count twice."""
+    labels = line.shape.labels if line.shape.reuse or not facts.view(key).can_launch else ()
+    return min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
+
+
+def serves_out_of_turn(line: Line, key: PoolKey, facts: Facts) -> bool:
+    """Whether the pool has an idle node for the head of *line*, which it serves whosever turn it is, unless what it
+    would have to launch besides fails there."""
+    count, labels = reusable_for(line, key, facts), line.shape.labels
+    return count > 0 and (count == len(labels) or not facts.is_doubtful(key, labels))
 
 
 def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:

@@ -14,7 +14,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from nodelaunch.protocol.answers import Counters, PoolAnswers, is_turn_elsewhere, why_yielding
+from nodelaunch.protocol.answers import Counters, PoolAnswers, why_yielding
 from nodelaunch.protocol.backlog import Backlog, Line
 from nodelaunch.protocol.facts import Facts
 from nodelaunch.protocol.paths import RequestId
@@ -202,6 +202,8 @@ class Schedule:
         self._answers.prepare(line, facts)
         if line.peers.is_left:
             self._answers.ask_last(line, facts)
+        if line.full.everywhere:  # not any more, if those that said so are not to be asked now
+            self._leave_to_others(line, facts)
         accepted = self._answers.ask(line, facts)
         request = line.head
         if accepted is None:
@@ -290,17 +292,14 @@ class Schedule:
 
     def _leave_to_others(self, line: Line, facts: Facts) -> None:
         """Keep nothing where *line* would not be served, even if there was room."""
-        if line.full.everywhere:
-            left = {key: verdict for key, verdict in line.deferred.items() if key not in line.full.pools}
-        elif line.peers.yields_to is not None or line.peers.turn is not None or line.held_back:
-            pools = line.pools
-            left = {
-                key: verdict
-                for key, verdict in line.deferred.items()
-                if self._answers.has_to_yield(line, pools[key]) or is_turn_elsewhere(line, pools[key])
-            }
-        else:
+        full, peers = line.full.pools if line.full.everywhere else None, line.peers
+        if full is None and peers.yields_to is None and peers.turn is None and not line.held_back:
             return
+        left = {
+            key: verdict
+            for key, verdict in line.deferred.items()
+            if (full is not None and key not in full) or self._answers.keeps_nothing(line, key)
+        }
         for key in left:
             self._answers.reopen(line, key, facts)
         if left:
