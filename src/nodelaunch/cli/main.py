@@ -11,12 +11,13 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env
 
-from nodelaunch import __version__, log
+from nodelaunch import __version__
 from nodelaunch.cli.init import is_first_process, run_as_child
 from nodelaunch.cli.session import OPTIONS, CommonOptions, LogLevel, Session
 from nodelaunch.errors import ConfigError, NodelaunchError
@@ -57,11 +58,15 @@ COMMANDS: Final = {
 FAKE_CLOUD_VERBS: Final = ("show", "set", "fail", "heal", "add-instance", "remove-instance", "set-state", "log")
 
 
-def make_app() -> App:
-    """The command line as a whole; ``make_app().meta`` takes the options of every command out first."""
+def make_app(asked: str | None = None) -> App:
+    """The command line as a whole; its ``meta`` takes the options of every command out first.
+
+    *asked*: the command whose own help is shown in full, not the line that the list of commands has.
+    """
     app = App(
         name="nodelaunch",
         help="Answers node requests with machines of any provider.",
+        help_format="plaintext" if asked is None else "markdown",  # which breaks lines anew, and takes longer
         version=f"nodelaunch {__version__}",
         config=Env("NODELAUNCH_", show=False),
         default_parameter=Parameter(negative=()),
@@ -76,7 +81,9 @@ def make_app() -> App:
     for name, command in COMMANDS.items():
         is_family = command.target.endswith(":app")
         settings: dict[str, Any] = {} if is_family else {"group_parameters": OPTIONS}
-        app.command(f"nodelaunch.cli.{command.target}", name=name, help=command.about, **settings)
+        app.command(
+            f"nodelaunch.cli.{command.target}", name=name, help=None if name == asked else command.about, **settings
+        )
     app.meta.config = (lambda *_arguments: None,)  # its options name their variables themselves
     app.meta.group_parameters = Group("Options of every command", sort_key=1)
 
@@ -115,9 +122,15 @@ def _verb_first(tokens: Sequence[str]) -> Sequence[str]:
     return [tokens[0], *rest]
 
 
+def _command_in(tokens: Sequence[str]) -> str | None:
+    """The first that is the name of a command; no value of an option before it is one."""
+    return next((token for token in tokens if token in COMMANDS), None)
+
+
 def _configure_log(options: CommonOptions, tokens: Sequence[str]) -> None:
-    name = next((token for token in tokens if token in COMMANDS), "")
+    name = _command_in(tokens)
     usual = COMMANDS[name].log_level if name else "warning"
+    log = import_module("nodelaunch.log")  # with a command, as it takes long
     log.configure(level=options.log_level or usual, as_json=options.log_json)
 
 
@@ -128,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(given: Sequence[str]) -> int:
-    run: Callable[..., Any] = make_app().meta
+    run: Callable[..., Any] = make_app(_command_in(given)).meta
     try:
         code: Any = run(given)
     except CycloptsError as error:
