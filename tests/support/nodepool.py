@@ -136,8 +136,8 @@ class LogEntry:
     @property
     def is_noise(self) -> bool:
         return any(
-            logger == self.logger and self.text.startswith(begin) and self.text.endswith(end)
-            for logger, begin, end in KNOWN_NOISE
+            logger == self.logger and words in self.text and self.text.endswith(end)
+            for logger, words, end in KNOWN_NOISE
         )
 
     def __str__(self) -> str:
@@ -159,8 +159,12 @@ KNOWN_NOISE = {
         "Its clean-up reads a pending request, locks it and reads it again, and does not expect that the requestor has "
         "taken the request away meanwhile, for which that needs no lock. The clean-up goes on at its next turn."
     ),
+    ("nodepool.zk.ZooKeeper", "Request not found for locking: ", ""): (
+        "Its cache has a request that its requestor has taken away, and the lock directory of which another launcher "
+        "removes just then, as its own clean-up would. It passes the request over."
+    ),
 }
-"""Errors of Nodepool's own that it logs whoever its peers are: logger, first words, last words, and why."""
+"""Errors of Nodepool's own that it logs whoever its peers are: logger, words in it, last words, and why."""
 
 
 class Daemon:
