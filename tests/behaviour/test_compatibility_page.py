@@ -22,7 +22,8 @@ from nodelaunch.protocol.states import ComponentState, ImageState, NodeState, Re
 PAGE = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
 
 KEY_TABLES = {
-    "Top level": "Config",
+    "Top level: the store": "StoreConfig",
+    "Top level: the rest": "Config",
     "`zookeeper-servers[]`": "ZooKeeperServer",
     "`zookeeper-tls`": "ZooKeeperTls",
     "`zookeeper-auth`": "ZooKeeperAuth",
