@@ -159,6 +159,15 @@ KNOWN_NOISE = {
         "Its clean-up reads a pending request, locks it and reads it again, and does not expect that the requestor has "
         "taken the request away meanwhile, for which that needs no lock. The clean-up goes on at its next turn."
     ),
+    (
+        "nodepool.CleanupWorker",
+        "if req.state != zk.PENDING:",
+        "AttributeError: 'NoneType' object has no attribute 'state'",
+    ): ("The same clean-up, where the request is gone when it reads it again."),
+    ("nodepool.DeletedNodeWorker", "Error deleting already deleted znode:", "NotEmptyError"): (
+        "It got the lock of a node that another launcher was deleting, and cleans up 'the mess', as its code calls it, "
+        "while the other one still does. Two launchers of Nodepool's do this to each other."
+    ),
     ("nodepool.zk.ZooKeeper", "Request not found for locking: ", ""): (
         "Its cache has a request that its requestor has taken away, and the lock directory of which another launcher "
         "removes just then, as its own clean-up would. It passes the request over."
