@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
@@ -47,6 +48,8 @@ def _be_the_child(work: Callable[[], int]) -> NoReturn:
         code = work()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001  nobody above would tell of it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

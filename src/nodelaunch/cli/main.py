@@ -111,7 +111,7 @@ def make_app(asked: str | None = None) -> App:
 
 
 def _verb_first(tokens: Sequence[str]) -> Sequence[str]:
-    """``fake-cloud FILE VERB``, as it was before version 0.2, is taken like ``fake-cloud VERB FILE``."""
+    """``fake-cloud FILE VERB``, as it used to be, is taken like ``fake-cloud VERB FILE``."""
     if tokens[:1] != ("fake-cloud",):
         return tokens
     rest = list(tokens[1:])
