@@ -282,6 +282,14 @@ class RequestFailedError(NodelaunchError):
         self.declined_by = tuple(declined_by)
 
 
+class EventsMissedError(NodelaunchError):
+    """A reader of events was too slow: ``count`` of them are lost to it. Read anew what they were about, and go on."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} events missed: they came faster than they were read")
+        self.count = count
+
+
 class NodesLostError(NodelaunchError):
     """Nodes in use were lost with the session under which they were locked; launchers delete them."""
 

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.connecting import build_store, no_session, server_addresses, socket_path
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.engine.component import keep_registered
+from nodelaunch.engine.events import EventHub, tell_of_records
 from nodelaunch.engine.expected import ExpectedPools
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.offers import OfferedLabels
@@ -49,6 +50,7 @@ from nodelaunch.errors import SessionLostError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
+from nodelaunch.protocol.events import SessionChanged
 from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Presence
@@ -105,6 +107,7 @@ class _Parts:
     min_ready: MinReady
     answerer: Answerer
     offered: OfferedLabels
+    expected: ExpectedPools
 
 
 def _age_limits(config: Config) -> AgeLimits:
@@ -143,10 +146,11 @@ class Launcher:
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
         self._hostname = hostname or socket.gethostname()
+        self.events = EventHub(self._clock)
+        """Tells of what happens."""
         self._stack = AsyncExitStack()
         self._parts: _Parts | None = None
         self._providers = Providers(self._make_service, self._on_providers_changed)
-        self._expected = ExpectedPools(self._providers.pools, self._wake_pools)
         self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._draining = False
@@ -170,6 +174,16 @@ class Launcher:
     def scheduler(self) -> Scheduler:
         """What decides on requests. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.scheduler
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the launcher is entered, so that it has a view and a scheduler."""
+        return self._parts is not None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what one process tells for all of the cluster is told by this one."""
+        return self._parts is not None and self.view.launchers[:1] == (self._parts.herald.id,)
 
     def _open_parts(self) -> _Parts:
         if self._parts is None:
@@ -196,21 +210,28 @@ class Launcher:
             if self._serves_socket and isinstance(self.store, EmbeddedStore):
                 await stack.enter_async_context(StoreServer(self.store, socket_path(self.config)))
             view = await stack.enter_async_context(open_view(self.store))
-            stack.callback(self.store.session.subscribe(self._expected.on_session))
-            self._expected.expect(self.config.providers)
-            self._expected.begin_grace()
+            stack.callback(self.events.close)
             self._parts = self._make_parts(view)
+            stack.callback(self.store.session.subscribe(self._parts.expected.on_session))
+            stack.callback(self.store.session.subscribe(self._tell_of_session))
             stack.callback(self.scheduler.open())
+            stack.callback(tell_of_records(view, self.events))
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
+    def _tell_of_session(self, state: SessionState) -> None:
+        self.events.emit(SessionChanged(self.events.now(), state.value))
+
     def _make_parts(self, view: ClusterView) -> _Parts:
         presence = Presence(id=uuid.uuid4().hex, hostname=self._hostname, version=__version__)
         herald = Herald(self.store, presence, view)
-        site = self._make_site(view, herald.id)
+        expected = ExpectedPools(self._providers.pools, self._wake_pools)
+        expected.expect(self.config.providers)
+        expected.begin_grace()
+        site = self._make_site(view, herald.id, expected.may_decline)
         offered = OfferedLabels(self.config.providers, view, site.memory)
         ages = _age_limits(self.config)
         return _Parts(
@@ -220,13 +241,15 @@ class Launcher:
             min_ready=MinReady(self.store, view, self._clock, herald.id),
             answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain),
             offered=offered,
+            expected=expected,
         )
 
-    def _make_site(self, view: ClusterView, own_id: str) -> Site:
+    def _make_site(self, view: ClusterView, own_id: str, may_decline: Callable[[], bool]) -> Site:
         memory = Memory(self.store, view, self._clock)
         memory.listeners.append(self._wake_pools)
-        may_decline = self._expected.may_decline
-        scheduler = Scheduler(self.store, view, self._clock, may_decline=may_decline, absent=memory.absent)
+        scheduler = Scheduler(
+            self.store, view, self._clock, may_decline=may_decline, absent=memory.absent, events=self.events
+        )
         scheduler.configure(_tenants(self.config))
         return Site(
             store=self.store,
@@ -242,6 +265,7 @@ class Launcher:
             open_driver=self._open_driver,
             new_pool_id=lambda provider, pool: f"{self._hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
             changed=self._providers.refresh,
+            events=self.events,
         )
 
     def _open_driver(self, config: ProviderConfig) -> Driver:
@@ -274,7 +298,7 @@ class Launcher:
             return reasons or ["not connected to the store yet"]
         if not self.view.is_warm:
             reasons.append("view of the cluster not complete yet")
-        return reasons + self._expected.shortcomings()
+        return reasons + self._parts.expected.shortcomings()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -354,7 +378,7 @@ class Launcher:
                 self._providers.remove(name, grace_s)
             for provider in config.providers:
                 if await self._providers.apply(provider, changes, grace_s):
-                    self._expected.begin_grace()
+                    self._open_parts().expected.begin_grace()
             self._open_parts().sweeper.sweep_soon()
             self._wake_pools()
             return changes
@@ -364,6 +388,6 @@ class Launcher:
         config, parts = self.config, self._open_parts()
         parts.sweeper.ages = _age_limits(config)
         parts.offered.providers = config.providers
-        self._expected.expect(config.providers)
+        parts.expected.expect(config.providers)
         self.scheduler.configure(_tenants(config))
         self._tell_labels()

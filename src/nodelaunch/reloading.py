@@ -22,6 +22,7 @@ from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, ConfigProblem
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
+from nodelaunch.protocol.events import ConfigurationRead
 
 log = structlog.get_logger(__name__)
 
@@ -102,10 +103,16 @@ class ConfigReloader:
         except ConfigError as error:
             self.problems = error.problems
             self._complain()
+            self._tell()
             return False
         self.problems = ()
+        self._tell()
         await self._launcher.reload(config, touched=touched, grace_s=self._grace_s)
         return True
+
+    def _tell(self) -> None:
+        events, problems = self._launcher.events, tuple(map(str, self.problems))
+        events.emit(ConfigurationRead(events.now(), not problems, problems))
 
     def _complain(self) -> None:
         log.error("config_refused", detail="the configuration that was in force stays", problems=len(self.problems))

@@ -218,7 +218,7 @@ async def test_walk_reads_each_znode_once_in_a_window_and_lists_no_leaves(
     count = 1500
     await asyncio.gather(*(other.create("/t/", b"x", sequence=True) for _ in range(count)))
     await other.create("/t/0000000007/lock/a", parents=True)
-    connection = store.session._connection
+    connection = store.session.connection
     assert connection is not None
     in_flight = 0
     send = connection.send

@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.events import SessionChanged
 from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.web.app import make_app
 from nodelaunch.web.lists import wants_json
+from nodelaunch.web.streams import EventStreams
 
 NODE = (
     b'{"state": "ready", "state_time": 1, "provider": "cloud", "pool": "main", "type": ["small", "medium"], '
@@ -27,6 +30,7 @@ class Launcher:
 
     def __init__(self, view: ClusterView | None) -> None:
         self._view = view
+        self.events = EventHub()
         self.reasons: list[str] = []
 
     @property
@@ -139,3 +143,19 @@ async def test_answers_may_be_kept_for_a_second() -> None:
 )  # fmt: skip
 def test_formats(accept: str, expected: bool) -> None:
     assert wants_json(accept) is expected
+
+
+async def test_events_as_a_stream() -> None:
+    launcher = Launcher(None)
+    async with client_of(launcher) as client:
+        assert (await client.get("/events?kinds=nonsense")).status_code == 400
+    streams = EventStreams(launcher.events)
+    stream = streams._stream([SessionChanged])
+    assert await anext(stream) == ": nodelaunch\n\n"
+    launcher.events.emit(SessionChanged(1.0, "lost"))
+    assert await anext(stream) == (
+        'event: session_changed\ndata: {"event": "session_changed", "at": 1.0, "state": "lost"}\n\n'
+    )
+    launcher.events.close()
+    assert [message async for message in stream] == []
+    assert not launcher.events._readers

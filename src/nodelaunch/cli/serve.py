@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -113,7 +113,11 @@ class _Service:
         return 0
 
     async def _work(self) -> None:
-        async with self._launcher as launcher:
+        async with self._launcher as launcher, AsyncExitStack() as beside:
+            if os.environ.get("STATSD_HOST") or os.environ.get("STATSD_PORT"):
+                from nodelaunch.statsd import Statsd  # only where it is used
+
+                await beside.enter_async_context(await Statsd.from_environment(launcher))
             self._is_open = True
             notify(status("serves"))
             calming = asyncio.ensure_future(_calm_collector(launcher))

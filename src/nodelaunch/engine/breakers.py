@@ -13,10 +13,12 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.refusals import BoundedCall
 from nodelaunch.errors import DriverError, InsufficientCapacityError, LaunchFailedError, ProviderUnavailableError, Scope
 from nodelaunch.protocol.breaker import Breaker, BreakerRule, Cause, OpenBreaker
+from nodelaunch.protocol.events import BreakerChanged
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +68,7 @@ class Breakers(Generic[K]):
         *,
         on_change: Callable[[], None] | None = None,
         on_due: Callable[[K], None] | None = None,
+        events: EventHub | None = None,
     ) -> None:
         """*title*: what one is for, in words, which begin with the kind of thing; its blanks are filled in with
         *names*, by which the log names it, too. *on_change* is told when one opens, closes, or is
@@ -77,6 +80,7 @@ class Breakers(Generic[K]):
         self._names = names
         self._on_change = on_change
         self._on_due = on_due
+        self._events = events
         self._known: dict[K, Breaker] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
 
@@ -93,6 +97,7 @@ class Breakers(Generic[K]):
                 self._opened_event, **self._names(key), detail=str(cause), failures=breaker.failures,
                 next_try_in_s=round(breaker.next_at - _now(), 3),
             )  # fmt: skip
+            self._tell(key, cause)
             if self._on_change is not None:
                 self._on_change()
 
@@ -106,6 +111,7 @@ class Breakers(Generic[K]):
             self._drop(key)
         if change is not None:
             log.info(self._closed_event, **self._names(key))
+            self._tell(key, None)
             if self._on_change is not None:
                 self._on_change()
         return change is not None
@@ -152,12 +158,19 @@ class Breakers(Generic[K]):
             if was_open:
                 detail = "the configuration, or the cloud, changed"
                 log.info(self._closed_event, **self._names(key), detail=detail)
+                self._tell(key, None)
 
     def close(self) -> None:
         """Tell nobody any more."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+    def _tell(self, key: K, cause: Cause | None) -> None:
+        if self._events is not None:
+            names, detail = self._names(key), None if cause is None else str(cause)
+            what = self._title.format(**names)
+            self._events.emit(BreakerChanged(self._events.now(), names["provider"], what, cause is not None, detail))
 
     def _drop(self, key: K) -> None:
         del self._known[key]
@@ -187,7 +200,14 @@ class LaunchGate:
     Invariant: while anybody waits, a timer runs that lets the next one go, whatever became of the one before.
     """
 
-    def __init__(self, provider: str, *, on_change: Callable[[], None], on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        provider: str,
+        *,
+        on_change: Callable[[], None],
+        on_idle: Callable[[], None],
+        events: EventHub | None = None,
+    ) -> None:
         """*on_idle* is called where a probe is due and there is no launch to make it."""
         self._provider = provider
         self._on_idle = on_idle
@@ -199,6 +219,7 @@ class LaunchGate:
             lambda _key: names,
             on_change=on_change,
             on_due=lambda _key: self._let_one_go(),
+            events=events,
         )
         self._waiting: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
         """Launches without an instance, and those that have one."""
@@ -308,24 +329,31 @@ class LaunchGate:
 class ProviderBreakers:
     """All of one provider's."""
 
-    def __init__(self, provider: str, *, on_change: Callable[[], None], ask: Callable[[], None]) -> None:
+    def __init__(
+        self, provider: str, *, on_change: Callable[[], None], ask: Callable[[], None], events: EventHub | None = None
+    ) -> None:
         """*on_change* is told when launches, or a label, are to be decided on anew; *ask* has the provider asked
         about itself, soon."""
         names = {"provider": provider, "calls": "questions"}
         asking = BreakerRule(1, FIRST_BACKOFF_S, LAST_BACKOFF_S)
         avoided = BreakerRule(LAUNCHES_IN_A_ROW, FIRST_AVOIDED_S, LAST_AVOIDED_S)
         self._provider = provider
-        self.questions: Breakers[str] = Breakers("provider {provider}, {calls}", asking, lambda _key: names)
+        self.questions: Breakers[str] = Breakers(
+            "provider {provider}, {calls}", asking, lambda _key: names, events=events
+        )
         """What the provider is asked about itself, by its name. One failure opens it: nothing can be decided on what is
         not known."""
-        self.launches = LaunchGate(provider, on_change=on_change, on_idle=ask)
-        self.zones: Breakers[str] = Breakers("zone {zone}", avoided, lambda zone: {"provider": provider, "zone": zone})
+        self.launches = LaunchGate(provider, on_change=on_change, on_idle=ask, events=events)
+        self.zones: Breakers[str] = Breakers(
+            "zone {zone}", avoided, lambda zone: {"provider": provider, "zone": zone}, events=events
+        )
         self.labels: Breakers[tuple[str, str]] = Breakers(
             "label {label}",
             avoided,
             lambda key: {"provider": provider, "pool": key[0], "label": key[1]},
             on_change=on_change,
             on_due=lambda _key: on_change(),
+            events=events,
         )
         """By pool and label."""
         self.hosts: HostWatch | None = None

@@ -32,8 +32,8 @@ async def delete_instance(provider: ProviderRuntime, external_id: ExternalId, fe
     """
     generation = provider.current
     try:
-        async with asyncio.timeout(DELETE_TIMEOUT_S):
-            async with provider.using(generation) as driver:
+        async with asyncio.timeout(DELETE_TIMEOUT_S), provider.using(generation) as driver:
+            with provider.events.calling(provider.name, "delete"):
                 if generation.fencing is not None:
                     await generation.fencing.delete_fenced(external_id, fence)
                 else:

@@ -30,6 +30,7 @@ from nodelaunch.errors import (
 )
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.events import RequestEnded
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import REQUEST_FINAL, RequestState
 from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock, TakeLock, Unsubscribe
@@ -63,6 +64,7 @@ class RequestHandler:
         """The machine's, as of now; None before `run`."""
         self._ctx = ctx
         self._version = seen.version
+        self._created_at = seen.created_at
         self._verdict = verdict
         self._reservation = reservation
         self._absent = absent
@@ -73,7 +75,9 @@ class RequestHandler:
         self._awaited: asyncio.Future[None] | None = None
         """Set while there is no event to go on with."""
         zone = verdict.zone if isinstance(verdict, Accept) else None
-        self._slots = Slots(ctx, seen.record, reservation, await_room, self.post, reused_zone=zone)
+        self._slots = Slots(
+            ctx, seen.record, reservation, await_room, self.post, reused_zone=zone, asked_at=seen.created_at
+        )
         self._log = log.bind(
             provider=ctx.provider.name, pool=ctx.pool.name, request_id=seen.record.id, event_id=seen.record.event_id
         )
@@ -150,6 +154,20 @@ class RequestHandler:
             reasons=[str(reason) for reason in (state.reasons or getattr(self._verdict, "reasons", ()))] or None,
             took_s=round(took_s, 3),
         )
+        self._tell(outcome, state, took_s)
+
+    def _tell(self, outcome: m.Outcome, state: m.State, took_s: float) -> None:
+        events, request = self._ctx.provider.events, self.request
+        if events.wants(RequestEnded):
+            reasons = state.reasons or getattr(self._verdict, "reasons", ())
+            at = events.now()
+            events.emit(
+                RequestEnded(
+                    at, request.id, self._ctx.provider.name, self._ctx.pool.name, outcome.name.lower(),
+                    request.node_types, tuple(state.held), tuple(reasons), request.requestor, request.event_id,
+                    took_s, max(0.0, at - self._created_at),
+                )
+            )  # fmt: skip
 
     def _forget(self) -> None:
         if self._stop_watching is not None:

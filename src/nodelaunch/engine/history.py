@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nodelaunch.clock import Clock
+from nodelaunch.engine.events import EventHub
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.breaker import OpenBreaker
+from nodelaunch.protocol.events import RequestDecided, RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
@@ -78,8 +80,9 @@ def _as_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
 class History:
     """A launcher's memory of requests, by request and pool."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, events: EventHub) -> None:
         self._clock = clock
+        self._events = events
         self._requests: OrderedDict[RequestId, dict[PoolKey, _Record]] = OrderedDict()
 
     def decided(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
@@ -89,13 +92,18 @@ class History:
             return
         if record.verdict is None or _gist(record.verdict) != _gist(verdict):
             self._add(record, _named(verdict), getattr(verdict, "reasons", ()))
+            self._tell(request_id, key, verdict)
         record.verdict = verdict
 
-    def happened(self, request_id: RequestId, key: PoolKey, what: str) -> None:
-        """Take note of *what* a cloud did to a request that was worked on in pool *key*; the same again is no news."""
-        record = self._requests.get(request_id, {}).get(key)
-        if record is not None and (not record.events or record.events[-1].what != what):
-            self._add(record, what)
+    def _tell(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
+        reasons = getattr(verdict, "reasons", ())
+        self._events.emit(RequestDecided(self._clock.now(), request_id, *key, _named(verdict), tuple(reasons)))
+
+    def noted(self, event: RequestNoted) -> None:
+        """Take note of what a cloud did to a request that is worked on; the same again is no news."""
+        record = self._requests.get(event.request_id, {}).get((event.provider, event.pool))
+        if record is not None and (not record.events or record.events[-1].what != event.what):
+            self._add(record, event.what)
 
     def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
         """Take note of how working on the request ended. What was declined without work was noted as decided."""

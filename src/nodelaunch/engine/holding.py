@@ -7,9 +7,9 @@ which node for which request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -31,6 +31,7 @@ from nodelaunch.errors import (
 )
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, ExternalId, Fence, HostScanner
+from nodelaunch.protocol.events import Stage
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
@@ -77,6 +78,30 @@ class PoolContext:
         self.provider.tell(self.pool.name, request.id, what)
 
 
+class StageClock:
+    """How long the stages of one attempt to launch a node take, in the order in which they end."""
+
+    __slots__ = ("_at", "_took")
+
+    def __init__(self) -> None:
+        self._took: dict[str, float] = {}
+        self._at = 0.0
+
+    def begin(self, **took_s: float) -> None:
+        """An attempt begins now; stages before it took *took_s*."""
+        self._took = took_s
+        self._at = asyncio.get_running_loop().time()
+
+    def ended(self, stage: str) -> None:
+        """*stage* ends now. One that is gone through again counts all of its time."""
+        now = asyncio.get_running_loop().time()
+        self._took[stage] = self._took.get(stage, 0.0) + now - self._at
+        self._at = now
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._took.items())
+
+
 @dataclass(slots=True, weakref_slot=True)
 class HeldNode:
     """A node whose lock we hold, as last written, or as it is to be written with whatever is written of it next."""
@@ -92,6 +117,8 @@ class HeldNode:
     """Whether the store has ``node`` as it is."""
     is_resumed: bool = False
     """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
+    stages: StageClock = field(default_factory=StageClock)
+    """What the present attempt of its launch has taken so far."""
     is_overtaken: bool = False
     """Whether the cloud had a call of a later holder of the lock: nothing is ours to do any more."""
 

@@ -187,6 +187,7 @@ async def _launch(
                     await save(ctx, held, held.node.changed(az=zone))
                 instance = await _boot(ctx, held, request, label, attempt)
                 keys = await _host_keys(ctx, instance, label)
+                held.stages.ended("keys")
         except TimeoutError:
             if held.external_id is None and held.waits_for is None:  # a call that makes, or looks for, an instance
                 ctx.provider.breakers.launches.failed(Cause("no answer", f"no answer within {limit_s:g} s"))
@@ -236,7 +237,10 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
                 look_first, is_unsure = is_unsure, True
                 await _create(ctx, held, request, label, attempt, look_first=look_first)
                 gate.answered(began)
-            instance = await _until_active(ctx, held)
+            held.stages.ended("create")
+            with ctx.provider.events.calling(ctx.provider.name, "wait"):
+                instance = await _until_active(ctx, held)
+            held.stages.ended("active")
             gate.answered(began)
             return instance
         except ProviderUnavailableError as error:
@@ -272,7 +276,8 @@ async def _create(
     external_id = await _made_before(ctx, held) if look_first else None
     if external_id is None:
         held.check()
-        external_id = sound_id(await ctx.driver.create_instance(_spec(ctx, held, request, label, attempt)))
+        with ctx.provider.events.calling(ctx.provider.name, "create"):
+            external_id = sound_id(await ctx.driver.create_instance(_spec(ctx, held, request, label, attempt)))
     ctx.provider.owners.take(external_id, held)
     held.note(held.node.changed(external_id=external_id))
 

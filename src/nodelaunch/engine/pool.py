@@ -104,7 +104,6 @@ class Pool:
         unsubscribe = self.ctx.store.session.subscribe(lambda _state: self._wake.set())
         provider = self.ctx.provider
         provider.listeners.append(self._provider_changed)
-        provider.witnesses.append(self._happened)
         hosts = provider.breakers.hosts
         if hosts is not None:
             hosts.listeners.append(self._nodes_shown)
@@ -120,7 +119,6 @@ class Pool:
             self._scheduler.remove(self)
             provider.awaited.set(self.ctx.pool.name, is_awaited=False)
             provider.listeners.remove(self._provider_changed)
-            provider.witnesses.remove(self._happened)
             if hosts is not None:
                 hosts.listeners.remove(self._nodes_shown)
             unsubscribe()
@@ -303,7 +301,3 @@ class Pool:
     def _nodes_shown(self, pool: str) -> None:
         if pool == self.ctx.pool.name:
             self._scheduler.marks.room_changed(self.key)
-
-    def _happened(self, pool: str, request_id: RequestId, what: str) -> None:
-        if pool == self.ctx.pool.name:
-            self._scheduler.history.happened(request_id, self.key, what)

@@ -18,6 +18,7 @@ import structlog
 from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.engine.breakers import ProviderBreakers, cause_of
 from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud, listed
+from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.owners import Owners
 from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
@@ -33,6 +34,7 @@ from nodelaunch.protocol.driver import (
     SupportsFencing,
     SupportsInventory,
 )
+from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.triage import LabelView
@@ -71,8 +73,12 @@ class Generation:
 class ProviderRuntime:
     """What the engine knows of one provider. `run` keeps it fresh; `renew` gives it another configuration."""
 
-    def __init__(self, config: ProviderConfig, driver: Driver, view: ClusterView) -> None:
+    def __init__(
+        self, config: ProviderConfig, driver: Driver, view: ClusterView, events: EventHub | None = None
+    ) -> None:
         self.name = config.name
+        self.events = events or EventHub()
+        """Told what happens here."""
         self.current = Generation(config, driver)
         self.cloud = CloudFacts()
         """As of the last successful `refresh`."""
@@ -85,21 +91,18 @@ class ProviderRuntime:
         self.running_launches = 0
         self.listeners: list[Callable[[], None]] = []
         """Called when anything known here changed."""
-        self.witnesses: list[Callable[[str, RequestId, str], None]] = []
-        """Told what its cloud does to a request: the pool, the request, and what it was, in words."""
         self.refusals = QuotaRefusals(self.changed)
         self.awaited = AwaitedRefresh(self.invalidate)
         """Pools in which requests wait for room that the cloud has not got."""
         self.owners = Owners(config.name, view)
-        self.breakers = ProviderBreakers(config.name, on_change=self.changed, ask=self.invalidate)
+        self.breakers = ProviderBreakers(config.name, on_change=self.changed, ask=self.invalidate, events=self.events)
         self._view = view
         self._stale = asyncio.Event()
 
     def tell(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
-        """Let it be known what happened to a request in one of the provider's pools; nothing is decided by it."""
+        """Let it be known what the cloud did to a request in one of the provider's pools."""
         if pool is not None and request_id is not None:
-            for witness in self.witnesses:
-                witness(pool, RequestId(request_id), what)
+            self.events.emit(RequestNoted(self.events.now(), RequestId(request_id), self.name, pool, what))
 
     @property
     def config(self) -> ProviderConfig:
@@ -259,7 +262,8 @@ class ProviderRuntime:
         """
         generation = self.current
         async with self.using(generation) as driver:
-            cloud = await ask_cloud(driver, generation.config, self._view.nodes)
+            with self.events.calling(self.name, "refresh"):
+                cloud = await ask_cloud(driver, generation.config, self._view.nodes)
         if generation is self.current:
             self.cloud = cloud
             zones = {*cloud.zones, *(zone for pool in self.config.pools for zone in pool.zones)}

@@ -14,6 +14,7 @@ import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.engine.dispatch import Dispatcher
+from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.explaining import Explainer
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.history import History
@@ -35,6 +36,7 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.engine.waiting import CapacityQueue
+from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import NodeRequest
@@ -62,12 +64,15 @@ class Scheduler:
         *,
         may_decline: Callable[[], bool] = lambda: True,
         absent: Callable[[], Sequence[Absentee]] = tuple,
+        events: EventHub | None = None,
     ) -> None:
         """*may_decline*: whether all pools that are about to register have done so. Before, one that does not offer a
-        label can't know that nobody does. *absent*: the pools that are away, and waited for."""
+        label can't know that nobody does. *absent*: the pools that are away, and waited for. *events*: told of
+        decisions, and of what clouds do to requests."""
+        self._events = events or EventHub(clock)
         self.schedule = Schedule()
         self.own = OwnPools(view)
-        self.history = History(clock)
+        self.history = History(clock, self._events)
         self.queue = CapacityQueue(self._room_changed, self._waited_too_long)
         reservations = Reservations(self._given_back)
         self.facts = EngineFacts(view, clock, self.own, reservations, self.queue, self._note_verdict)
@@ -95,11 +100,13 @@ class Scheduler:
             self._on_note, RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked,
             PoolsChanged, ImagesChanged, ViewWarmed,
         )  # fmt: skip
+        stop_listening = self._events.subscribe(self.history.noted, RequestNoted)
         if self._view.is_warm:
             self._look_at_everything()
 
         def close() -> None:
             stop()
+            stop_listening()
             for timer in self._timers.values():
                 timer.cancel()
 

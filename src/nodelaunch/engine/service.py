@@ -15,6 +15,7 @@ import structlog
 
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.holding import PoolContext
 from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.inventory import Inventory
@@ -55,6 +56,7 @@ class Site:
     """Of provider and pool."""
     changed: Callable[[], None]
     """Told when pools came or went."""
+    events: EventHub
 
 
 class ProviderService:
@@ -85,7 +87,7 @@ class ProviderService:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises: DriverError, and whatever fails unforeseen; all is let go of then."""
-        runtime = ProviderRuntime(self.config, self._site.open_driver(self.config), self._site.view)
+        runtime = ProviderRuntime(self.config, self._site.open_driver(self.config), self._site.view, self._site.events)
         self.runtime = runtime
         stop_following = self._shared.open()
         try:

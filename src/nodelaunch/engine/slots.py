@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from nodelaunch.engine.attempts import Attempt, Attempts
 from nodelaunch.engine.holding import HeldNode, PoolContext, claim_node, give_up, to_the_end
 from nodelaunch.engine.launch import create_node, launch_node, resumable, resume_node
 from nodelaunch.engine.reservations import Reservation
@@ -50,8 +51,10 @@ class Slots:
         post: Callable[[m.Event], None],
         *,
         reused_zone: str | None = None,
+        asked_at: float = 0.0,
     ) -> None:
-        """*reused_zone*: the availability zone of the nodes that are claimed; those launched have to be there too."""
+        """*reused_zone*: the availability zone of the nodes that are claimed; those launched have to be there too.
+        *asked_at*: when the request was made, in seconds since 1970."""
         self.held: dict[int, HeldNode] = {}
         """The nodes in our hands."""
         self._ctx = ctx
@@ -62,6 +65,7 @@ class Slots:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._early: dict[int, asyncio.Task[None]] = {}
         """Nodes that are made already and that nobody has launched yet."""
+        self._attempts = Attempts(ctx, request, asked_at)
         self._refusals: dict[int, str] = {}
         """What the cloud said when it had no room, by the slot that waits for some since then."""
         resumed = next((node.az for node in resumable(ctx, request)), None)
@@ -95,7 +99,7 @@ class Slots:
 
     def launch(self, group: asyncio.TaskGroup, slot: int, attempt: int) -> None:
         """Answers `NodeReady`, `NodeFailed` or `NodeAborted`."""
-        self._start(group, slot, partial(self._launch, slot, attempt))
+        self._start(group, slot, partial(self._attempts.run, slot, attempt, self._launch))
 
     def await_room(self, group: asyncio.TaskGroup, slot: int) -> None:
         """Answers `QuotaFreed`."""
@@ -179,15 +183,16 @@ class Slots:
         return m.NodeClaimed(slot, node_id) if slot in self.held else m.ClaimLost(slot)
 
     async def _wait_for_room(self, slot: int) -> m.Event:
-        await self._await_room(self._request, slot, self._request.node_types[slot], self._reservation)
+        with self._attempts.waiting(slot):
+            await self._await_room(self._request, slot, self._request.node_types[slot], self._reservation)
         return m.QuotaFreed(slot)
 
-    async def _launch(self, slot: int, attempt: int) -> m.Event:
+    async def _launch(self, slot: int, number: int, attempt: Attempt) -> m.Event:
         """One attempt. A node that is given up takes its record with it; a failed one keeps it for the next attempt."""
         provider = self._ctx.provider
         provider.running_launches += 1
         try:
-            return await self._attempt(slot, attempt)
+            return await self._attempt(slot, number, attempt)
         except asyncio.CancelledError:
             held = self.held.get(slot)
             if held is not None and held.node.state is NodeState.READY:
@@ -195,10 +200,13 @@ class Slots:
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
+            attempt.error = error
             return await self._refused(slot, error)
         except DriverError as error:
-            return await self._failed(slot, attempt, error)
+            attempt.error = error
+            return await self._failed(slot, number, error)
         except StoreError as error:
+            attempt.error = error
             _store_failed(self._request, error)
             await self._give_up(slot, NodeState.FAILED)
             return m.NodeFailed(slot, str(error))
@@ -208,7 +216,7 @@ class Slots:
             if provider.config.max_concurrency >= 0:
                 self._reservation.launch_ended()
 
-    async def _attempt(self, slot: int, attempt: int) -> m.Event:
+    async def _attempt(self, slot: int, number: int, attempt: Attempt) -> m.Event:
         self._refusals.pop(slot, None)
         label = self._request.node_types[slot]
         making = self._early.pop(slot, None)
@@ -219,17 +227,19 @@ class Slots:
         while slot not in self.held:
             await self._make_in_turn(slot, label)
         held = self.held[slot]
+        attempt.has(held)
         zone = held.node.az if held.is_resumed else self._zones.pick(slot)
         is_last = partial(self._is_last, slot)
         began = asyncio.get_running_loop().time()
-        await launch_node(self._ctx, held, self._request, label, attempt, zone, is_last=is_last)
+        await launch_node(self._ctx, held, self._request, label, number, zone, is_last=is_last)
         self._ctx.provider.breakers.launched(self._ctx.pool.name, label, zone, began)
         return m.NodeReady(slot, held.id)
 
     async def _make_in_turn(self, slot: int, label: str) -> None:
         """Make the slot's node if there is room by what is known now, and nobody else takes that meanwhile."""
         if not self._reservation.has_room_for(slot):
-            await self._await_room(self._request, slot, label, self._reservation)
+            with self._attempts.waiting(slot):
+                await self._await_room(self._request, slot, label, self._reservation)
         await to_the_end(self._make(slot))
 
     async def _resume(self, slot: int) -> None:
@@ -258,15 +268,15 @@ class Slots:
         ctx.provider.quota_refused()
         return m.NodeAborted(slot)
 
-    async def _failed(self, slot: int, attempt: int, error: DriverError) -> m.Event:
-        self._ctx.tell(self._request, f"launch of node {slot + 1} failed, attempt {attempt}: {error}")
+    async def _failed(self, slot: int, number: int, error: DriverError) -> m.Event:
+        self._ctx.tell(self._request, f"launch of node {slot + 1} failed, attempt {number}: {error}")
         label, zone = self._request.node_types[slot], self._zones.picked(slot)
         self._ctx.provider.breakers.launch_failed(self._ctx.pool.name, label, zone, error)
         has_alternative = self._zones.leave(slot, is_alone=not self.held.keys() - {slot})
         is_full = isinstance(error, InsufficientCapacityError) and not has_alternative
         is_final = isinstance(error, LabelUnusableError) or is_full
         held = self.held.get(slot)
-        gives_up = is_final or attempt >= self._ctx.launching.retries
+        gives_up = is_final or number >= self._ctx.launching.retries
         if not gives_up:
             self._keep_share(slot)
         if gives_up or (held is not None and not held.is_clean):

@@ -70,7 +70,8 @@ class ZkSession(SessionStates):
         """The highest of the session before, until this one was compared with it."""
         self._heard_at = 0.0
         self._arrived_at = 0.0
-        self._connection: WireConnection | None = None
+        self.connection: WireConnection | None = None
+        """To a server; None while there is none."""
         self._runner: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -82,7 +83,7 @@ class ZkSession(SessionStates):
     @property
     def is_connected(self) -> bool:
         """Whether requests can be sent."""
-        return self._connection is not None
+        return self.connection is not None
 
     @property
     def timeout_s(self) -> float:
@@ -113,7 +114,7 @@ class ZkSession(SessionStates):
         if self._timer is not None:
             self._timer.cancel()
         self._granted = Greeting(0, bytes(16), self.timeout_s)
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             connection.abort()
         self.enter(SessionState.CLOSED)
@@ -138,11 +139,11 @@ class ZkSession(SessionStates):
     async def _hold(self) -> float:
         """Wait for the end of the connection; how long it held, in seconds."""
         began = uptime()
-        if self._connection is not None:
+        if self.connection is not None:
             log.info(
                 "zookeeper_connected", server=self.dialer.server, session=f"{self.session_id:#x}", epoch=self.epoch
             )
-            await self._connection.ended.wait()
+            await self.connection.ended.wait()
         return uptime() - began
 
     def _make_connection(self) -> WireConnection:
@@ -188,15 +189,15 @@ class ZkSession(SessionStates):
         self._granted = greeting
         self._heard_at = asked_at
         self._arrived_at = uptime()
-        self._connection = connection
+        self.connection = connection
         self._schedule()
         self._audience.on_connected()
         self.enter(SessionState.CONNECTED)
 
     def _on_broken(self, connection: WireConnection) -> None:
-        if self._connection is not connection:
+        if self.connection is not connection:
             return
-        self._connection = None
+        self.connection = None
         if self._audience is not None:
             self._audience.on_suspended()
         if self.state is SessionState.CONNECTED:
@@ -211,7 +212,7 @@ class ZkSession(SessionStates):
         log.warning("zookeeper_session_lost", session=f"{self.session_id:#x}", detail=why)
         self._granted = Greeting(0, bytes(16), self.dialer.session_timeout_s)
         self._zxid_before, self.last_zxid = max(self._zxid_before, self.last_zxid), 0
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             connection.abort()
             if self._audience is not None:
@@ -263,7 +264,7 @@ class ZkSession(SessionStates):
             return
         silent, timeout_s = uptime() - self._heard_at, self.timeout_s
         nothing_came = uptime() - self._arrived_at
-        connection = self._connection
+        connection = self.connection
         if silent >= timeout_s:
             self._lose("no answer for the whole session timeout")
         elif nothing_came >= timeout_s * 2 / 3:
@@ -289,7 +290,7 @@ class ZkSession(SessionStates):
 
     async def usable(self, epoch: int) -> None:
         """Wait until requests can be sent in session *epoch*. Raises: SessionLostError."""
-        while self._connection is None or self.state is not SessionState.CONNECTED:
+        while self.connection is None or self.state is not SessionState.CONNECTED:
             self.check(epoch)
             await self.changed()
         self.check(epoch)
@@ -303,7 +304,7 @@ class ZkSession(SessionStates):
 
     def send(self, name: str, opcode: int, body: bytes, on_reply: OnReply, context: object) -> None:
         """Send one request on the present connection; *on_reply* is called once, in the order of the stream."""
-        connection = self._connection
+        connection = self.connection
         if connection is None:
             on_reply(context, BROKEN, 0, b"", 0)
             return

@@ -102,6 +102,11 @@ class WireConnection(asyncio.Protocol):
         self._write(_REQUEST.pack(len(body) + 8, XID_AUTH, OP_AUTH), body)
         await auth
 
+    @property
+    def outstanding(self) -> int:
+        """Requests that have no answer yet."""
+        return len(self._waiting)
+
     def send(self, opcode: int, body: bytes, on_reply: OnReply, context: object) -> None:
         """Send one request; *on_reply* is called once, with *context*."""
         xid = self._xid = self._xid % MAX_XID + 1

@@ -4,6 +4,8 @@
     /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why
     /ready          the same under Nodepool's name
     /node-list ...  Nodepool's lists, as text or JSON
+    /metrics        figures for Prometheus
+    /events         what happens, as server-sent events
 
 What does *not* belong here: what each of them says (the other modules of this package), and where it is served
 (serving.py).
@@ -11,29 +13,18 @@ What does *not* belong here: what each of them says (the other modules of this p
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from nodelaunch.engine.view import ClusterView
+from nodelaunch.launcher import Launcher
+from nodelaunch.metrics import CONTENT_TYPE, Metrics
 from nodelaunch.web.lists import Lists
+from nodelaunch.web.streams import EventStreams
 
 
-class Watched(Protocol):
-    """What is shown: a launcher."""
-
-    @property
-    def view(self) -> ClusterView:
-        """Raises: RuntimeError before the launcher is entered."""
-
-    def readiness(self) -> list[str]:
-        """Why it can't take requests just now, one reason each; empty: it can."""
-
-
-def make_app(launcher: Watched) -> Starlette:
+def make_app(launcher: Launcher) -> Starlette:
     """The application; *launcher* is asked at each request, and need not be entered yet."""
 
     async def live(_request: Request) -> Response:
@@ -45,11 +36,18 @@ def make_app(launcher: Watched) -> Starlette:
             return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), 503)
         return PlainTextResponse("OK\n")
 
+    metrics = Metrics(launcher)
+
+    async def figures(_request: Request) -> Response:
+        return Response(await metrics.render(), media_type=CONTENT_TYPE)
+
     return Starlette(
         routes=[
             Route("/health/live", live),
             Route("/health/ready", ready),
             Route("/ready", ready),
+            Route("/metrics", figures),
+            Route("/events", EventStreams(launcher.events).respond),
             *Lists(lambda: launcher.view).routes(),
         ]
     )

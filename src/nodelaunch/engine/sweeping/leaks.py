@@ -6,6 +6,7 @@ What does *not* belong here: what a leak is (engine/leaks.py).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -16,6 +17,7 @@ from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.queue import LeakKey
 from nodelaunch.errors import DriverError
+from nodelaunch.protocol.events import LeakDeleted, LeaksSeen
 
 log = structlog.get_logger(__name__)
 
@@ -75,12 +77,16 @@ class LeakSearch:
 
     async def search(self, provider: ProviderRuntime) -> None:
         """Look once, and delete what was seen at the last look too. Raises: DriverError, TimeoutError."""
+        events = provider.events
         async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
-            leaks = await find_leaks(driver, provider.name, self._ctx.view.node)
+            with events.calling(provider.name, "list"):
+                leaks = await find_leaks(driver, provider.name, self._ctx.view.node)
         if not self._ctx.view.is_warm:
             return
         before = self.suspects.get(provider.name, set())
         self.suspects[provider.name] = {leak.key for leak in leaks}
+        kinds = Counter(leak.kind for leak in leaks)
+        events.emit(LeaksSeen(events.now(), provider.name, tuple(sorted(kinds.items()))))
         for leak in leaks:
             if leak.key in before:
                 self._ctx.queue.start(LeakKey(provider.name, leak.key), provider.name, _delete, provider, leak)
@@ -96,4 +102,5 @@ async def _delete(provider: ProviderRuntime, leak: Leak) -> None:
         log_.warning("leak_not_deleted", detail=str(error))
     else:
         log_.warning("leak_deleted", detail=leak.detail or None)
+        provider.events.emit(LeakDeleted(provider.events.now(), provider.name, leak.kind, leak.external_id))
         provider.invalidate()

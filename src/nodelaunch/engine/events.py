@@ -1,0 +1,187 @@
+"""Tells whoever subscribed what happens.
+
+Listeners are called at once, in the order in which they subscribed, with each event of the kinds that they asked for.
+What does *not* belong here: what the events are (protocol/events.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import structlog
+
+from nodelaunch.clock import Clock, WallClock
+from nodelaunch.engine.view import (
+    ClusterView,
+    NodeRemoved,
+    NodeSeen,
+    Note,
+    RequestRemoved,
+    RequestSeen,
+)
+from nodelaunch.errors import EventsMissedError
+from nodelaunch.protocol.events import DriverCalled, Event, NodeChanged, RequestChanged
+from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.store import Unsubscribe
+
+log = structlog.get_logger(__name__)
+
+E = TypeVar("E", bound=Event)
+
+STREAM_LIMIT = 10_000
+"""Events that a stream keeps for a reader that is slow."""
+
+
+class EventHub:
+    """One per launcher. Emitting costs a dictionary look-up while nobody listens."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or WallClock()
+        self._listeners: dict[type[Event], tuple[Callable[[Event], object], ...]] = {}
+        self._readers: set[_Reader[Any]] = set()
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock.now()
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody listens to events of *kind*."""
+        return kind in self._listeners
+
+    def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Unsubscribe:
+        """Call *listener* with each event of *kinds*, until what is returned is called. It must not block; an error of
+        it is logged and costs nobody anything."""
+        added: Callable[[Event], object] = listener  # type: ignore[assignment]  # it gets only what it asked for
+        for kind in kinds:
+            self._listeners[kind] = (*self._listeners.get(kind, ()), added)
+
+        def stop() -> None:
+            for kind in kinds:
+                rest = list(self._listeners[kind])
+                rest.remove(added)
+                if rest:
+                    self._listeners[kind] = tuple(rest)
+                else:
+                    del self._listeners[kind]
+
+        return stop
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody who asked for such events."""
+        for listener in self._listeners.get(type(event), ()):
+            try:
+                listener(event)
+            except Exception:
+                log.exception("listener_failed", kind=event.NAME)
+
+    @contextmanager
+    def stream(self, *kinds: type[E], limit: int = STREAM_LIMIT) -> Iterator[AsyncIterator[E]]:
+        """The events of *kinds* that happen inside the block, as an iterator; it ends when the launcher is left.
+
+        It raises EventsMissedError where *limit* of them wait for a reader; the next one is then the oldest again.
+        """
+        reader: _Reader[E] = _Reader(limit)
+        stop = self.subscribe(reader.put, *kinds)
+        self._readers.add(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            stop()
+
+    def close(self) -> None:
+        """Nothing happens any more: streams end once all of them is read."""
+        for reader in self._readers:
+            reader.end()
+
+    @contextmanager
+    def calling(self, provider: str, call: str) -> Iterator[None]:
+        """Tell of the driver's *call* that is made inside the block."""
+        if DriverCalled not in self._listeners:
+            yield
+            return
+        loop, error = asyncio.get_running_loop(), None
+        began = loop.time()
+        try:
+            yield
+        except BaseException as problem:
+            error = type(problem).__name__
+            raise
+        finally:
+            self.emit(DriverCalled(self.now(), provider, call, error, loop.time() - began))
+
+
+class _Reader(AsyncIterator[E]):
+    """Events that wait for their reader."""
+
+    def __init__(self, limit: int) -> None:
+        self._waiting: deque[E] = deque()
+        self._limit = limit
+        self._missed = 0
+        self._is_ended = False
+        self._came = asyncio.Event()
+
+    def put(self, event: E) -> None:
+        if len(self._waiting) >= self._limit:
+            self._waiting.popleft()
+            self._missed += 1
+        self._waiting.append(event)
+        self._came.set()
+
+    def end(self) -> None:
+        self._is_ended = True
+        self._came.set()
+
+    async def __anext__(self) -> E:
+        while not self._waiting:
+            if self._is_ended:
+                raise StopAsyncIteration
+            self._came.clear()
+            await self._came.wait()
+        if self._missed:
+            missed, self._missed = self._missed, 0
+            raise EventsMissedError(missed)
+        return self._waiting.popleft()
+
+
+def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
+    """Have *hub* tell of the nodes and requests that come, change or go in *view*."""
+
+    def tell(note: Note) -> None:
+        match note:
+            case NodeSeen(node_id, old):
+                _node_changed(hub, old, view.nodes[node_id].record)
+            case NodeRemoved(_, node):
+                _node_changed(hub, node, None)
+            case RequestSeen(request_id, old_request):
+                _request_changed(hub, old_request, view.requests[request_id].record)
+            case RequestRemoved(_, request):
+                _request_changed(hub, request, None)
+
+    return view.subscribe(tell, NodeSeen, NodeRemoved, RequestSeen, RequestRemoved)
+
+
+def _node_changed(hub: EventHub, old: Node | None, new: Node | None) -> None:
+    node = new or old
+    if node is None or not hub.wants(NodeChanged):
+        return
+    before, after = (None if each is None else each.state.value for each in (old, new))
+    if before != after:
+        hub.emit(
+            NodeChanged(
+                hub.now(), node.id, node.provider, node.pool, node.type, before, after, node.allocated_to or None
+            )
+        )
+
+
+def _request_changed(hub: EventHub, old: NodeRequest | None, new: NodeRequest | None) -> None:
+    request = new or old
+    if request is None or not hub.wants(RequestChanged):
+        return
+    before, after = (None if each is None else each.state.value for each in (old, new))
+    if before != after:
+        hub.emit(RequestChanged(hub.now(), request.id, before, after, request.node_types, request.requestor))
