@@ -39,6 +39,7 @@ nox.options.sessions = [
     "integration",
     "upstream",
     "nodepool",
+    "browser",
     "gates",
     "drills",
 ]
@@ -83,6 +84,13 @@ def conformance(session: nox.Session) -> None:
     """Every store and driver keeps its contract, in this process and in others; broken ones are found out."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/conformance", *WORKERS, *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The status page in Debian's Chromium; skips where that is not installed."""
+    session.install("-e", ".[browser]")
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session

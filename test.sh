@@ -38,6 +38,7 @@ command -v ssh-keygen >/dev/null || missing+=(openssh-client)
 command -v jq >/dev/null || missing+=(jq)
 command -v socat >/dev/null || missing+=(socat)
 command -v node >/dev/null || missing+=(nodejs)
+command -v chromium >/dev/null || missing+=(chromium)
 python=$(find_python)
 [ -n "$python" ] || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then

@@ -145,7 +145,7 @@ class Launcher:
         self._drivers = drivers or DriverRegistry()
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
-        self._hostname = hostname or socket.gethostname()
+        self.hostname = hostname or socket.gethostname()
         self.events = EventHub(self._clock)
         """Tells of what happens."""
         self._stack = AsyncExitStack()
@@ -174,6 +174,11 @@ class Launcher:
     def scheduler(self) -> Scheduler:
         """What decides on requests. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.scheduler
+
+    @property
+    def id(self) -> str:
+        """Under which this process is present. Raises: RuntimeError before the launcher is entered."""
+        return self._open_parts().herald.id
 
     @property
     def is_open(self) -> bool:
@@ -226,7 +231,7 @@ class Launcher:
         self.events.emit(SessionChanged(self.events.now(), state.value))
 
     def _make_parts(self, view: ClusterView) -> _Parts:
-        presence = Presence(id=uuid.uuid4().hex, hostname=self._hostname, version=__version__)
+        presence = Presence(id=uuid.uuid4().hex, hostname=self.hostname, version=__version__)
         herald = Herald(self.store, presence, view)
         expected = ExpectedPools(self._providers.pools, self._wake_pools)
         expected.expect(self.config.providers)
@@ -259,11 +264,11 @@ class Launcher:
             scheduler=scheduler,
             memory=memory,
             tenants=TenantLedgers(self.store, view),
-            identity=PoolIdentity(self._hostname, __version__),
+            identity=PoolIdentity(self.hostname, __version__),
             guard=Guard(),
             own_id=own_id,
             open_driver=self._open_driver,
-            new_pool_id=lambda provider, pool: f"{self._hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
+            new_pool_id=lambda provider, pool: f"{self.hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
             changed=self._providers.refresh,
             events=self.events,
         )
@@ -305,7 +310,7 @@ class Launcher:
     async def run(self) -> None:
         """Serve until cancelled, or until `drain` is through."""
         parts = self._open_parts()
-        component = LauncherComponent(hostname=self._hostname, state=ComponentState.RUNNING, version=__version__)
+        component = LauncherComponent(hostname=self.hostname, state=ComponentState.RUNNING, version=__version__)
         self._tell_labels()
         async with asyncio.TaskGroup() as group:
             tasks = [

@@ -4,6 +4,7 @@
     /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why
     /ready          the same under Nodepool's name
     /node-list ...  Nodepool's lists, as text or JSON
+    /               the status page, and its facts in /status.json and /nodes.json
     /metrics        figures for Prometheus
     /events         what happens, as server-sent events
 
@@ -21,6 +22,7 @@ from starlette.routing import Route
 from nodelaunch.launcher import Launcher
 from nodelaunch.metrics import CONTENT_TYPE, Metrics
 from nodelaunch.web.lists import Lists
+from nodelaunch.web.status import StatusPage
 from nodelaunch.web.streams import EventStreams
 
 
@@ -48,6 +50,7 @@ def make_app(launcher: Launcher) -> Starlette:
             Route("/ready", ready),
             Route("/metrics", figures),
             Route("/events", EventStreams(launcher.events).respond),
+            *StatusPage(launcher).routes(),
             *Lists(lambda: launcher.view).routes(),
         ]
     )
