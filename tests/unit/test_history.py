@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from nodelaunch.clock import WallClock
+from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.history import EVENTS_KEPT, REMEMBERED, History, status_of
 from nodelaunch.protocol import machine as m
+from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, NobodyLeft, NoRoom, ProviderDown
@@ -19,7 +21,7 @@ def remembered(history: History) -> list[str]:
 
 
 def test_what_a_failing_cloud_says_is_news_each_time_it_says_something_else() -> None:
-    history = History(WallClock())
+    history = History(WallClock(), EventHub())
     for why in ("it has not answered yet", "it has not answered yet", "HTTP 503", "HTTP 503"):
         history.decided(REQUEST, KEY, Defer((ProviderDown(why),)))
     assert remembered(history) == [
@@ -29,25 +31,25 @@ def test_what_a_failing_cloud_says_is_news_each_time_it_says_something_else() ->
 
 
 def test_other_figures_in_the_same_reason_are_no_news() -> None:
-    history = History(WallClock())
+    history = History(WallClock(), EventHub())
     for in_use in (1, 2, 3):
         history.decided(REQUEST, KEY, Defer((NoRoom("instances", wanted=1, left=3 - in_use),)))
     assert len(remembered(history)) == 1
 
 
 def test_the_same_trouble_again_is_no_news_and_the_memory_is_bounded() -> None:
-    history = History(WallClock())
-    history.happened(REQUEST, KEY, "nobody decided on it here")
+    history = History(WallClock(), EventHub())
+    history.noted(RequestNoted(0.0, REQUEST, *KEY, "nobody decided on it here"))
     assert remembered(history) == []
     history.decided(REQUEST, KEY, Defer((ProviderDown("gone"),)))
     for number in range(2 * EVENTS_KEPT):
-        history.happened(REQUEST, KEY, f"trouble {number}")
-        history.happened(REQUEST, KEY, f"trouble {number}")
+        history.noted(RequestNoted(0.0, REQUEST, *KEY, f"trouble {number}"))
+        history.noted(RequestNoted(0.0, REQUEST, *KEY, f"trouble {number}"))
     assert remembered(history) == [f"trouble {number}" for number in range(EVENTS_KEPT, 2 * EVENTS_KEPT)]
 
 
 def test_each_pool_has_a_history_of_its_own() -> None:
-    history = History(WallClock())
+    history = History(WallClock(), EventHub())
     history.decided(REQUEST, KEY, Accept((None,), Usage(instances=1)))
     history.decided(REQUEST, ("cloud", "other"), Decline((NobodyLeft(),)))
     history.removed(REQUEST)
@@ -56,7 +58,7 @@ def test_each_pool_has_a_history_of_its_own() -> None:
 
 
 def test_request_without_news_for_longest_is_forgotten_first() -> None:
-    history = History(WallClock())
+    history = History(WallClock(), EventHub())
     for number in range(REMEMBERED):
         history.decided(RequestId(f"200-{number:010d}"), KEY, Decline((NobodyLeft(),)))
     history.decided(RequestId("200-0000000000"), KEY, Decline((NobodyLeft(),)))
@@ -66,7 +68,7 @@ def test_request_without_news_for_longest_is_forgotten_first() -> None:
 
 
 def test_end_of_work_is_news_unless_it_was_refused_or_only_declined() -> None:
-    history = History(WallClock())
+    history = History(WallClock(), EventHub())
     state, _ = m.start(a_request(), Decline((NobodyLeft(),)))
     history.ended(REQUEST, KEY, m.Outcome.DECLINED, state)
     history.ended(REQUEST, KEY, m.Outcome.REFUSED, None)
@@ -85,6 +87,6 @@ def test_status_is_that_of_the_work_then_of_the_verdict_then_of_the_past() -> No
     assert status_of(Decline((NobodyLeft(),)), None, ()) == ("declined", (NobodyLeft(),))
     assert status_of(Accept((None,), Usage()), None, ()) == ("accepted", ())
     assert status_of(None, None, ()) == ("not known", ())
-    history = History(WallClock())
+    history = History(WallClock(), EventHub())
     history.decided(REQUEST, KEY, waits)
     assert status_of(None, None, history.events(REQUEST, KEY)) == ("deferred", waits.reasons)

@@ -123,6 +123,11 @@ class Breakers(Generic[K]):
             breaker.probe(_now(), spread=random.uniform(1.0, MOST_SPREAD))  # noqa: S311
             self._set_timer(key, breaker)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing has failed, so that every key may be tried."""
+        return not self._known
+
     def is_open(self, key: K) -> bool:
         return (breaker := self._known.get(key)) is not None and breaker.is_open
 

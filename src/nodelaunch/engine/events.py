@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Container, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -43,6 +43,7 @@ class EventHub:
         self._clock = clock or WallClock()
         self._listeners: dict[type[Event], tuple[Callable[[Event], object], ...]] = {}
         self._readers: set[_Reader[Any]] = set()
+        self._sources: list[_Source] = []
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -58,6 +59,7 @@ class EventHub:
         added: Callable[[Event], object] = listener  # type: ignore[assignment]  # it gets only what it asked for
         for kind in kinds:
             self._listeners[kind] = (*self._listeners.get(kind, ()), added)
+        self._changed()
 
         def stop() -> None:
             for kind in kinds:
@@ -67,6 +69,7 @@ class EventHub:
                     self._listeners[kind] = tuple(rest)
                 else:
                     del self._listeners[kind]
+            self._changed()
 
         return stop
 
@@ -98,21 +101,65 @@ class EventHub:
         for reader in self._readers:
             reader.end()
 
-    @contextmanager
-    def calling(self, provider: str, call: str) -> Iterator[None]:
+    def calling(self, provider: str, call: str) -> AbstractContextManager[None]:
         """Tell of the driver's *call* that is made inside the block."""
-        if DriverCalled not in self._listeners:
-            yield
-            return
-        loop, error = asyncio.get_running_loop(), None
-        began = loop.time()
-        try:
-            yield
-        except BaseException as problem:
-            error = type(problem).__name__
-            raise
-        finally:
-            self.emit(DriverCalled(self.now(), provider, call, error, loop.time() - began))
+        return _Call(self, provider, call) if DriverCalled in self._listeners else _UNTOLD
+
+    def add_source(self, open_source: Callable[[], Unsubscribe], *kinds: type[Event]) -> Unsubscribe:
+        """Have *open_source* called when somebody listens to one of *kinds*, and what it returns when nobody does any
+        more, or this is ended."""
+        source = _Source(open_source, frozenset(kinds))
+        self._sources.append(source)
+        source.see(self._listeners)
+
+        def end() -> None:
+            self._sources.remove(source)
+            source.see({})
+
+        return end
+
+    def _changed(self) -> None:
+        for source in self._sources:
+            source.see(self._listeners)
+
+
+class _Call(AbstractContextManager[None]):
+    """One call of a driver that is told of."""
+
+    __slots__ = ("_began", "_call", "_hub", "_provider")
+
+    def __init__(self, hub: EventHub, provider: str, call: str) -> None:
+        self._hub = hub
+        self._provider = provider
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._began = asyncio.get_running_loop().time()
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        took_s = asyncio.get_running_loop().time() - self._began
+        error = None if kind is None else kind.__name__
+        self._hub.emit(DriverCalled(self._hub.now(), self._provider, self._call, error, took_s))
+
+
+_UNTOLD: Final = nullcontext()
+
+
+class _Source:
+    """What events are made of while somebody listens."""
+
+    def __init__(self, open_source: Callable[[], Unsubscribe], kinds: frozenset[type[Event]]) -> None:
+        self._open_source = open_source
+        self._kinds = kinds
+        self._close: Unsubscribe | None = None
+
+    def see(self, listened_to: Container[type[Event]]) -> None:
+        is_wanted = any(kind in listened_to for kind in self._kinds)
+        if is_wanted and self._close is None:
+            self._close = self._open_source()
+        elif not is_wanted and self._close is not None:
+            close, self._close = self._close, None
+            close()
 
 
 class _Reader(AsyncIterator[E]):
@@ -149,7 +196,8 @@ class _Reader(AsyncIterator[E]):
 
 
 def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
-    """Have *hub* tell of the nodes and requests that come, change or go in *view*."""
+    """Have *hub* tell of the nodes and requests that come, change or go in *view*. The view has no one more to tell
+    while nobody listens."""
 
     def tell(note: Note) -> None:
         match note:
@@ -162,7 +210,10 @@ def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
             case RequestRemoved(_, request):
                 _request_changed(hub, request, None)
 
-    return view.subscribe(tell, NodeSeen, NodeRemoved, RequestSeen, RequestRemoved)
+    def open_source() -> Unsubscribe:
+        return view.subscribe(tell, NodeSeen, NodeRemoved, RequestSeen, RequestRemoved)
+
+    return hub.add_source(open_source, NodeChanged, RequestChanged)
 
 
 def _node_changed(hub: EventHub, old: Node | None, new: Node | None) -> None:

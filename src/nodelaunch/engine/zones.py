@@ -82,6 +82,8 @@ class Zones:
         """Zones that may be tried: of those that did not fail this request those that do not fail everybody, as far as
         there are any. Who has lost an attempt probes none."""
         breakers = self._provider.breakers.zones
+        if not self._avoided and breakers.is_calm:
+            return self._all
         left = [zone for zone in self._all if zone not in self._avoided] or list(self._all)
         sound = [zone for zone in left if not breakers.is_open(zone)] if self._avoided else []
         return sound or [zone for zone in left if breakers.may_try(zone)] or left

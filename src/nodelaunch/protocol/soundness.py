@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from math import inf, isfinite
+from operator import attrgetter
 from typing import Any, Final
 
 from nodelaunch.errors import MAX_ID, DriverError, has_controls, is_sound_id
@@ -39,6 +40,8 @@ _KEYS: Final = ("host_keys", "expected_host_keys")
 _TEXTS: Final = ("cloud", "region", "zone", "host_id", "hostname")
 _LOGIN_TEXTS: Final = ("username", "connection_type", "shell_type", "python_path")
 _TRAIT_TEXTS: Final = ("image_id", "diskimage", "probe_key", *_LOGIN_TEXTS)
+_addresses_of, _keys_of, _texts_of = (attrgetter(*names) for names in (_ADDRESSES, _KEYS, _TEXTS))
+_login_texts_of, _trait_texts_of = (attrgetter(*names) for names in (_LOGIN_TEXTS, _TRAIT_TEXTS))
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a text within JSON must not have; line breaks and tabs may be meant."""
 
@@ -175,24 +178,31 @@ def sound_instance(instance: Instance, asked_for: str, call: str = "wait_until_a
         raise _wrong(call, "external_id", "that is another instance")
     if instance.is_active is not True:
         raise _wrong(call, "is_active", "it is not active, which was waited for")
-    for name in _ADDRESSES:
-        value = getattr(instance, name)
-        _check(call, name, None if value is None else address_fault(value))
-    _check_texts(call, instance, _TEXTS)
+    for value in _addresses_of(instance):
+        if value is not None and (fault := address_fault(value)) is not None:
+            raise _wrong(call, _named(instance, _ADDRESSES, value), fault)
+    _check_texts(call, instance, _TEXTS, _texts_of(instance))
     if instance.connection_port is not None:
         _check(call, "connection_port", port_fault(instance.connection_port))
     if instance.login is not None:
         _check_login(call, instance.login)
-    for name in _KEYS:
-        keys = getattr(instance, name)
-        _check(call, name, None if keys is None else keys_fault(keys))
+    for keys in _keys_of(instance):
+        if keys is not None and (fault := keys_fault(keys)) is not None:
+            raise _wrong(call, _named(instance, _KEYS, keys), fault)
+    _check_data(call, instance)
+    return instance
+
+
+def _check_data(call: str, instance: Instance) -> None:
+    """What the driver leaves with the instance."""
     if instance.slot is not None:
         _check(call, "slot", _slot_fault(instance.slot))
-    _check(call, "node_properties", _object_fault(instance.node_properties))
+    if instance.node_properties != {}:
+        _check(call, "node_properties", _object_fault(instance.node_properties))
     if instance.attributes is not None:
         _check(call, "attributes", _object_fault(instance.attributes))
-    _check(call, "driver_data", json_fault(instance.driver_data, MAX_DATA))
-    return instance
+    if instance.driver_data is not None:
+        _check(call, "driver_data", json_fault(instance.driver_data, MAX_DATA))
 
 
 def sound_listed(instance: Any, call: str = "list_instances") -> Instance:
@@ -245,7 +255,7 @@ def sound_resource(resource: Resource, call: str = "resources") -> Resource:
 
 def sound_traits(traits: LabelTraits, call: str = "label_traits") -> LabelTraits:
     """Raises: DriverError."""
-    _check_texts(call, traits, _TRAIT_TEXTS)
+    _check_texts(call, traits, _TRAIT_TEXTS, _trait_texts_of(traits))
     if traits.connection_port is not None:
         _check(call, "connection_port", port_fault(traits.connection_port))
     if not 0 <= traits.settle_s < inf:
@@ -258,7 +268,7 @@ def sound_machine(machine: Machine, call: str = "machines") -> Machine:
     _check(call, "name", "it is empty" if machine.name == "" else address_fault(machine.name))
     for text in (machine.pool, *machine.labels):
         _check(call, "pool or labels", text_fault(text))
-    _check_texts(call, machine, _LOGIN_TEXTS)
+    _check_texts(call, machine, _LOGIN_TEXTS, _login_texts_of(machine))
     _check(call, "slot", _slot_fault(machine.slot))
     port: Any = machine.connection_port
     if not isinstance(port, int) or port not in _PORT:
@@ -280,14 +290,20 @@ def _check(call: str, field: str, fault: str | None) -> None:
         raise _wrong(call, field, fault)
 
 
-def _check_texts(call: str, value: object, names: Sequence[str]) -> None:
-    for name in names:
-        each = getattr(value, name)
-        _check(call, name, None if each is None else text_fault(each))
+def _check_texts(call: str, whose: object, names: Sequence[str], texts: Iterable[object]) -> None:
+    """*texts*: what *whose* fields *names* have. Every node's answer has dozens, most of them None."""
+    for each in texts:
+        if each is not None and (fault := text_fault(each)) is not None:
+            raise _wrong(call, _named(whose, names, each), fault)
+
+
+def _named(whose: object, names: Sequence[str], value: object) -> str:
+    """The first of *names* under which *whose* has *value* itself."""
+    return next(name for name in names if getattr(whose, name) is value)
 
 
 def _check_login(call: str, login: Login) -> None:
-    _check_texts(call, login, _LOGIN_TEXTS)
+    _check_texts(call, login, _LOGIN_TEXTS, _login_texts_of(login))
     if login.connection_port is not None:
         _check(call, "login.connection_port", port_fault(login.connection_port))
 

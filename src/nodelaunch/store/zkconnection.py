@@ -202,7 +202,8 @@ class WireConnection(asyncio.Protocol):
             if self._greeting is not None:
                 self._be_greeted(read_greeting(data, at + 4))
             elif xid == XID_WATCH:
-                heard_zxid = max(heard_zxid, zxid)  # -1 where the server is older than 3.9
+                if zxid > heard_zxid:  # it is -1 where the server is older than 3.9
+                    heard_zxid = zxid
                 kind, _, path_size = _EVENT.unpack_from(data, at + 20)
                 self._on_event(kind, data[at + 32 : at + 32 + path_size].decode())
             elif xid == XID_PING:
@@ -213,7 +214,8 @@ class WireConnection(asyncio.Protocol):
                 wanted, heard_at, on_reply, context = waiting.popleft()
                 if wanted != xid:
                     raise IndexError(xid)
-                heard_zxid = max(heard_zxid, zxid)
+                if zxid > heard_zxid:
+                    heard_zxid = zxid
                 on_reply(context, error, zxid, data, at + 20)
             at = end
         if heard_at or heard_zxid:

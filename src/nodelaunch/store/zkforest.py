@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from nodelaunch.errors import StoreError
-from nodelaunch.protocol.store import LAG_S, Check, Delete, Entry, Lock
+from nodelaunch.protocol.store import LAG_S, Check, Create, Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkgrove import Grove
 from nodelaunch.store.zknumbers import DIGITS, Numbers
@@ -61,6 +61,19 @@ class Order:
     released: Collection[Lock] = ()
     contender: str = ""
     is_foreseen: bool = False
+
+    def numbered(self) -> Sequence[str]:
+        """Where it creates znodes that the server numbers, or whose number was foreseen: their paths without it.
+
+        Nobody foresees the number of a contender, whose path is used once.
+        """
+        if self.is_foreseen:
+            return (self.path[:-DIGITS],)
+        found: Sequence[str] = ()
+        for op in self.ops:
+            if isinstance(op, Create) and op.sequence and op.path != self.contender:
+                found = (*found, op.path)
+        return found
 
     @property
     def path(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from nodelaunch.errors import LockLostError, RecordGoneError, StoreError
-from nodelaunch.protocol.store import Create, Delete, Entry, Lock
+from nodelaunch.protocol.store import Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkforest import Forest, Order, OwnWrite
 from nodelaunch.store.zklock import ZkLock
@@ -99,7 +99,7 @@ class Writer:
 
     def _send(self, write: OwnWrite) -> None:
         self._forest.expect(write)
-        for path in _numbered(write.order):
+        for path in write.order.numbered():
             self._forest.numbers.begins(path, is_foreseen=write.order.is_foreseen)
         self._session.send(NAMES[write.order.code], write.order.code, write.order.body, self._on_reply, write)
 
@@ -128,8 +128,11 @@ class Writer:
 
     def _count(self, write: OwnWrite) -> None:
         """What *write* created, or that it created nothing, tells of the numbers that come next."""
+        numbered = write.order.numbered()
+        if not numbered:
+            return
         made = [entry.path for entry in write.results if entry is not None]
-        for path in _numbered(write.order):
+        for path in numbered:
             found = next((each for each in made if each[:-DIGITS] == path), None)
             if found is not None:
                 made.remove(found)
@@ -157,16 +160,6 @@ class Writer:
         future.add_done_callback(_retrieved)
         ops = [Delete(path)]
         self._send(OwnWrite(Order(ops, *encode_write(self._prefix, ops, self._acls), epoch), future))
-
-
-def _numbered(order: Order) -> list[str]:
-    """Where *order* creates znodes that the server numbers, or whose number was foreseen: their paths without it.
-
-    Nobody foresees the number of a contender, whose path is used once.
-    """
-    if order.is_foreseen:
-        return [order.path[:-DIGITS]]
-    return [op.path for op in order.ops if isinstance(op, Create) and op.sequence and op.path != order.contender]
 
 
 def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:

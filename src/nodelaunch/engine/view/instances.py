@@ -24,6 +24,8 @@ class InstanceIndex:
 
     def change(self, old: Node | None, new: Node | None) -> None:
         """A node is there, is different, or is gone."""
+        if old is not None and new is not None and old.external_id == new.external_id and old.provider == new.provider:
+            return
         before, now = _key(old), _key(new)
         if before == now:
             return
