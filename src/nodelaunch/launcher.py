@@ -34,6 +34,7 @@ from nodelaunch.engine.component import keep_registered
 from nodelaunch.engine.expected import ExpectedPools
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.offers import OfferedLabels
+from nodelaunch.engine.pausewatch import PauseWatch
 from nodelaunch.engine.peers import Herald, Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import ProviderRuntime
@@ -49,6 +50,7 @@ from nodelaunch.errors import SessionLostError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
+from nodelaunch.protocol.pauses import Pause, Target, TargetKind
 from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Presence
@@ -162,6 +164,11 @@ class Launcher:
         return self._providers.pools
 
     @property
+    def pauses(self) -> Mapping[PoolKey, tuple[Pause, ...]]:
+        """By which operators have paused pools that run here; without those that are not."""
+        return {key: pauses for key, pool in self.pools.items() if (pauses := pool.pauses)}
+
+    @property
     def view(self) -> ClusterView:
         """What is known of the cluster. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.view
@@ -201,6 +208,7 @@ class Launcher:
             self._expected.begin_grace()
             self._parts = self._make_parts(view)
             stack.callback(self.scheduler.open())
+            stack.callback(PauseWatch(view, self._is_ours, self._parts.sweeper.sweep_soon).open())
             self._stack = stack.pop_all()
         return self
 
@@ -236,7 +244,7 @@ class Launcher:
             scheduler=scheduler,
             memory=memory,
             tenants=TenantLedgers(self.store, view),
-            identity=PoolIdentity(self._hostname, __version__),
+            identity=PoolIdentity(self._hostname, __version__, own_id),
             guard=Guard(),
             own_id=own_id,
             open_driver=self._open_driver,
@@ -257,6 +265,12 @@ class Launcher:
         parts.herald.tell(pools=tuple(pool.ctx.pool_id for pool in self.pools.values()))
         for name in started:
             parts.sweeper.provider_started(name)
+
+    def _is_ours(self, target: Target) -> bool:
+        """Whether something that can be paused is run here."""
+        if target.kind is TargetKind.LAUNCHER:
+            return target.name in (self._hostname, self._open_parts().herald.id)
+        return target.name.partition("/")[0] in {provider.name for provider in self.config.providers}
 
     def _wake_pools(self) -> None:
         if self._parts is not None:
