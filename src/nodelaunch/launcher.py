@@ -11,6 +11,7 @@ any decision about requests (engine/).
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import uuid
@@ -18,6 +19,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +42,7 @@ from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.providers import Providers
 from nodelaunch.engine.questions import Answerer
+from nodelaunch.engine.reporting import Reporter
 from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sharing import TenantLedgers
@@ -107,11 +110,18 @@ class _Parts:
     min_ready: MinReady
     answerer: Answerer
     offered: OfferedLabels
+    reporter: Reporter
 
 
 def _age_limits(config: Config) -> AgeLimits:
     ready = {label.name: float(label.max_ready_age) for label in config.labels}
     return AgeLimits(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
+
+
+def config_digest(config: Config) -> str:
+    """The same for equal configurations. What is a secret by its type is masked before."""
+    content = config.model_dump(serialize_as_any=True)
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _tenants(config: Config) -> dict[str, Limits]:
@@ -178,6 +188,11 @@ class Launcher:
         """What decides on requests. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.scheduler
 
+    @property
+    def reporter(self) -> Reporter:
+        """What it tells of itself. Raises: RuntimeError before the launcher is entered."""
+        return self._open_parts().reporter
+
     def _open_parts(self) -> _Parts:
         if self._parts is None:
             raise RuntimeError("the launcher is not open: use it with 'async with'")
@@ -220,14 +235,17 @@ class Launcher:
         herald = Herald(self.store, presence, view)
         site = self._make_site(view, herald.id)
         offered = OfferedLabels(self.config.providers, view, site.memory)
+        reporter = Reporter(herald.id, view, self._clock, site.scheduler, self.pools)
+        reporter.config_loaded(config_digest(self.config))
         ages = _age_limits(self.config)
         return _Parts(
             site=site,
             herald=herald,
             sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served, herald.id),
             min_ready=MinReady(self.store, view, self._clock, herald.id),
-            answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain),
+            answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain, reporter.report),
             offered=offered,
+            reporter=reporter,
         )
 
     def _make_site(self, view: ClusterView, own_id: str) -> Site:
@@ -376,6 +394,7 @@ class Launcher:
     def _apply_settings(self) -> None:
         """Give the parts what the configuration says apart from providers."""
         config, parts = self.config, self._open_parts()
+        parts.reporter.config_loaded(config_digest(config))
         parts.sweeper.ages = _age_limits(config)
         parts.offered.providers = config.providers
         self._expected.expect(config.providers)

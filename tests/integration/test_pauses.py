@@ -108,6 +108,13 @@ def test_pause_holds_across_a_restart_and_is_seen_everywhere(site: Site) -> None
     asking = site.request()
     (reason,) = until(site.why_waiting)
     assert reason.endswith(": new disks")
+    status = json.loads(site.say("status", "--json"))
+    assert [(each["answers"], each["config"]["path"]) for each in status["launchers"]] == [(True, str(site.config))]
+    assert [(each["pool"], each["state"], each["nodes"]) for each in status["pools"]] == [
+        ("main", "paused", {"ready": 1})
+    ]
+    assert status["waiting"][0]["why"] == [f"cloud/main: {reason}"]
+    assert f"    cloud/main: {reason}" in site.say("status").splitlines()
     asking.kill()
     asking.communicate()
 

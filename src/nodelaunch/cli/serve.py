@@ -115,6 +115,7 @@ class _Service:
     async def _work(self) -> None:
         async with self._launcher as launcher:
             self._is_open = True
+            launcher.reporter.config_path = self._reloader.path
             notify(status("serves"))
             calming = asyncio.ensure_future(_calm_collector(launcher))
             try:

@@ -5,7 +5,7 @@ Nothing is decided by it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +19,8 @@ from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, R
 
 REMEMBERED = 2000
 """Requests a launcher remembers; the one that was longest without news is forgotten first."""
+TROUBLES_KEPT = 20
+"""Troubles of whatever requests that a launcher remembers."""
 EVENTS_KEPT = 20
 """Events a request's history has at most; the first ones go."""
 
@@ -30,6 +32,18 @@ class Event:
     at: float
     what: str
     reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a cloud did to a request: a launch that failed, say."""
+
+    at: float
+    """Seconds since 1970."""
+    provider: str
+    pool: str
+    request: str
+    what: str
 
 
 @dataclass(slots=True)
@@ -81,6 +95,8 @@ class History:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._requests: OrderedDict[RequestId, dict[PoolKey, _Record]] = OrderedDict()
+        self.troubles: deque[Trouble] = deque(maxlen=TROUBLES_KEPT)
+        """The last ones, of all requests, the latest last."""
 
     def decided(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
         """Take note of *verdict* of pool *key*; the same kinds of reasons again are no news."""
@@ -96,6 +112,7 @@ class History:
         record = self._requests.get(request_id, {}).get(key)
         if record is not None and (not record.events or record.events[-1].what != what):
             self._add(record, what)
+            self.troubles.append(Trouble(self._clock.now(), *key, request_id, what))
 
     def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
         """Take note of how working on the request ended. What was declined without work was noted as decided."""

@@ -5,7 +5,7 @@ What does *not* belong here: any decision, any write.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nodelaunch.engine.view.notes import PausesChanged, PoolsChanged, PresencesChanged, Seen, Teller
@@ -90,6 +90,13 @@ class PoolsView(Teller):
         if not self.pauses:
             return ()
         targets = (Target.provider(provider), Target.pool(provider, pool), *map(Target.launcher, launcher))
+        return self._pauses_at(targets)
+
+    def pauses_of_launcher(self, *launcher: str) -> tuple[Pause, ...]:
+        """By which a process is paused, given its host name and id."""
+        return self._pauses_at(map(Target.launcher, launcher))
+
+    def _pauses_at(self, targets: Iterable[Target]) -> tuple[Pause, ...]:
         return tuple(self.pauses[target].record for target in dict.fromkeys(targets) if target in self.pauses)
 
     def is_draining(self, provider: str, pool: str) -> bool:
