@@ -13,9 +13,11 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nodelaunch.clock import Clock, WallClock
+from nodelaunch.engine.questions import ask_reports
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError, RecordExistsError, RecordGoneError
 from nodelaunch.protocol import paths
@@ -25,6 +27,8 @@ from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Store
 from nodelaunch.protocol.triage import RegisteredPool
 
+LOOK_AGAIN_S = 1.0
+"""How often launchers are asked for work that no record tells of."""
 LAUNCHING = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
@@ -131,11 +135,23 @@ class Remaining:
     """What a drain has to wait for."""
 
     nodes: tuple[Node, ...]
+    requests: int = 0
+    """Those that launchers still work on, as far as they were asked."""
+    unaware: tuple[str, ...] = ()
+    """Pools, ``PROVIDER/POOL``, whose launcher has not taken note yet."""
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.requests or self.unaware)
 
     def __str__(self) -> str:
         states = Counter(node.state.value for node in self.nodes)
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        return f"{len(self.nodes)} nodes left: {counts}" if len(self.nodes) != 1 else f"1 node left: {counts}"
+        parts = [f"{len(self.nodes)} node{'s' if len(self.nodes) != 1 else ''} left: {counts}"] if self.nodes else []
+        if self.requests:
+            parts.append(f"{self.requests} request{'s' if self.requests != 1 else ''} under way")
+        if self.unaware:
+            parts.append(f"not taken note of yet by {', '.join(self.unaware)}")
+        return "; ".join(parts) or "nothing left"
 
 
 def remaining(view: ClusterView, target: Target) -> Remaining:
@@ -171,17 +187,37 @@ def pools_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
     return [peer for peer in view.peers if peer.launcher in launchers]
 
 
-async def drained(view: ClusterView, target: Target, *, tell: Callable[[Remaining], None]) -> None:
-    """Wait until nothing of *target* remains; *tell* is called with what does, whenever that is something else."""
+async def drained(store: Store, view: ClusterView, target: Target, *, tell: Callable[[Remaining], None]) -> None:
+    """Wait until nothing of *target* remains: no node, by the records, and no work, by what its launchers say.
+
+    *tell* is called with what does remain, whenever that is something else. Raises: StoreError.
+    """
     changed = asyncio.Event()
     stop = view.subscribe(lambda _note: changed.set())
     told = ""
     try:
-        while (left := remaining(view, target)).nodes or not view.is_warm:
+        while True:
+            changed.clear()
+            left = remaining(view, target)
+            if not left.nodes and view.is_warm:
+                left = await _work(store, view, target)
+            if not left and view.is_warm:
+                return
             if str(left) != told:
                 told = str(left)
                 tell(left)
-            changed.clear()
-            await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if left.nodes else LOOK_AGAIN_S):
+                    await changed.wait()
     finally:
         stop()
+
+
+async def _work(store: Store, view: ClusterView, target: Target) -> Remaining:
+    """What the launchers that run *target* say of their work; of those that do not answer, nothing is known."""
+    pool_ids = {peer.pool_id: peer.launcher for peer in pools_of(view, target)}
+    processes = sorted(set(pool_ids.values()))
+    reports = await ask_reports(store, processes) if processes else []
+    pools = [pool for report in reports for pool in report.pools if pool.pool_id in pool_ids]
+    unaware = tuple(f"{pool.provider}/{pool.pool}" for pool in pools if not pool.is_stopped)
+    return Remaining(remaining(view, target).nodes, sum(pool.working for pool in pools), unaware)

@@ -14,6 +14,7 @@ from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.engine.view import ClusterView
 from nodelaunch.pausing import Pauser, drained
 from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -43,6 +44,19 @@ async def pause(site: Site, target: Target = CLOUD, *, drains: bool = False, rea
 
 async def resume(site: Site, target: Target = CLOUD) -> None:
     assert await Pauser(site.client.store).resume(target)
+
+
+class NoNodes:
+    """While it is entered, records of nodes are not shown: as when a launch has begun, and its first record has not."""
+
+    def __init__(self, view: ClusterView) -> None:
+        self._view = view
+
+    def __enter__(self) -> None:
+        self._view.nodes_of = lambda _provider: []  # type: ignore[method-assign]
+
+    def __exit__(self, *_exc: object) -> None:
+        del self._view.nodes_of
 
 
 def kinds(site: Site, handle: RequestHandle, where: tuple[str, str] = ("cloud", "main")) -> tuple[str, list[str]]:
@@ -192,7 +206,9 @@ async def test_drain_deletes_idle_nodes_and_waits_for_those_in_use(tmp_path: Pat
         await site.until(lambda: len(site.idle) == 2)
         told: list[str] = []
         await pause(site, drains=True)
-        waiting = asyncio.ensure_future(drained(site.view, CLOUD, tell=lambda left: told.append(str(left))))
+        waiting = asyncio.ensure_future(
+            drained(site.client.store, site.view, CLOUD, tell=lambda left: told.append(str(left)))
+        )
         await site.until(lambda: not site.idle and len(site.nodes()) == 1)
         await site.a_while()
         assert not waiting.done()
@@ -203,6 +219,23 @@ async def test_drain_deletes_idle_nodes_and_waits_for_those_in_use(tmp_path: Pat
         assert "1 node left: 1 in-use" in told
         await resume(site)
         await site.until_idle(2)
+
+
+async def test_drain_waits_for_work_that_has_no_node_yet(tmp_path: Path) -> None:
+    async with launched(tmp_path, config(provider(pool("small")))) as site:
+        site.cloud.set("create-time", 20.0)
+        handle = await site.ask("small")
+        await site.until(lambda: bool(site.launcher.pools["cloud", "main"].handlers))
+        told: list[str] = []
+        with NoNodes(site.view):
+            await Pauser(site.client.store, LoopClock()).pause(CLOUD, by="ann", drains=True)
+            waiting = asyncio.ensure_future(
+                drained(site.client.store, site.view, CLOUD, tell=lambda left: told.append(str(left)))
+            )
+            await site.until(lambda: bool(told))
+            assert told[-1].startswith("1 request under way")
+            await handle.finished()
+            await waiting
 
 
 async def test_paused_pool_keeps_its_idle_nodes_until_it_drains(tmp_path: Path) -> None:
@@ -244,7 +277,7 @@ async def test_launch_that_broke_off_is_deleted_while_its_provider_drains(tmp_pa
         await Pauser(user).pause(CLOUD, by="ann@desk", drains=True)
         async with launched(tmp_path, content, store=store, drivers=drivers) as site:
             assert len(site.cloud.servers()) == len(site.nodes()) == 1
-            await drained(site.view, CLOUD, tell=lambda _left: None)
+            await drained(site.client.store, site.view, CLOUD, tell=lambda _left: None)
             assert site.cloud.servers() == []
             assert site.request(handle).state is RequestState.REQUESTED
 

@@ -61,7 +61,7 @@ async def drain(
             return
         try:
             async with asyncio.timeout(timeout):
-                await drained(view, where, tell=lambda left: None if as_json else say(str(left)))
+                await drained(store, view, where, tell=lambda left: None if as_json else say(str(left)))
         except TimeoutError:
             raise NodelaunchError(f"{where} is not empty after {timeout:g} s: {remaining(view, where)}") from None
         if not as_json:

@@ -45,6 +45,8 @@ class PoolReport:
     """What is not tried at the moment because it failed again and again."""
     takes_requests: bool = True
     """False where ``max-concurrency`` is 0."""
+    is_stopped: bool = False
+    """Whether the launcher knows that an operator has paused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Reporter:
             down=provider.down,
             breakers=tuple(provider.breakers.told(key[1], pool.ctx.pool.label_names)),
             takes_requests=provider.config.max_concurrency != 0,
+            is_stopped=is_known and bool(self._scheduler.own.views[key].pauses),
         )
 
     def _waiting(self) -> list[WaitingRequest]:
