@@ -11,6 +11,7 @@ any decision about requests (engine/).
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import uuid
@@ -18,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -31,15 +33,17 @@ from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.connecting import build_store, no_session, server_addresses, socket_path
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.engine.component import keep_registered
-from nodelaunch.engine.events import EventHub, tell_of_records
+from nodelaunch.engine.events import EventHub, tell_of_records, tell_of_session
 from nodelaunch.engine.expected import ExpectedPools
 from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.offers import OfferedLabels
+from nodelaunch.engine.pausewatch import PauseWatch
 from nodelaunch.engine.peers import Herald, Memory
 from nodelaunch.engine.pool import Pool, PoolIdentity
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.providers import Providers
 from nodelaunch.engine.questions import Answerer
+from nodelaunch.engine.reporting import Reporter
 from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.service import ProviderService, Site
 from nodelaunch.engine.sharing import TenantLedgers
@@ -50,7 +54,7 @@ from nodelaunch.errors import SessionLostError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
-from nodelaunch.protocol.events import SessionChanged
+from nodelaunch.protocol.pauses import Pause, Target, TargetKind
 from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Presence
@@ -108,11 +112,26 @@ class _Parts:
     answerer: Answerer
     offered: OfferedLabels
     expected: ExpectedPools
+    reporter: Reporter
+
+
+async def _ensure_paths(store: Store) -> None:
+    """Also where the first session does not last so long."""
+    while True:
+        await store.session.connected()
+        with suppress(SessionLostError):
+            return await store.ensure(*paths.ALWAYS_THERE)
 
 
 def _age_limits(config: Config) -> AgeLimits:
     ready = {label.name: float(label.max_ready_age) for label in config.labels}
     return AgeLimits(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
+
+
+def config_digest(config: Config) -> str:
+    """The same for equal configurations. What is a secret by its type is masked before."""
+    content = config.model_dump(serialize_as_any=True)
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _tenants(config: Config) -> dict[str, Limits]:
@@ -166,6 +185,11 @@ class Launcher:
         return self._providers.pools
 
     @property
+    def pauses(self) -> Mapping[PoolKey, tuple[Pause, ...]]:
+        """By which operators have paused pools that run here; without those that are not."""
+        return {key: pauses for key, pool in self.pools.items() if (pauses := pool.pauses)}
+
+    @property
     def view(self) -> ClusterView:
         """What is known of the cluster. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.view
@@ -186,21 +210,14 @@ class Launcher:
         return self._parts is not None
 
     @property
-    def is_first(self) -> bool:
-        """Whether what one process tells for all of the cluster is told by this one."""
-        return self._parts is not None and self.view.launchers[:1] == (self._parts.herald.id,)
+    def reporter(self) -> Reporter:
+        """What it tells of itself. Raises: RuntimeError before the launcher is entered."""
+        return self._open_parts().reporter
 
     def _open_parts(self) -> _Parts:
         if self._parts is None:
             raise RuntimeError("the launcher is not open: use it with 'async with'")
         return self._parts
-
-    async def _ensure_paths(self) -> None:
-        """Also where the first session does not last so long."""
-        while True:
-            await self.store.session.connected()
-            with suppress(SessionLostError):
-                return await self.store.ensure(*paths.ALWAYS_THERE)
 
     async def __aenter__(self) -> Self:
         """Connect. Raises: StoreUnavailableError."""
@@ -209,7 +226,7 @@ class Launcher:
             try:
                 async with asyncio.timeout(limit_s):
                     await stack.enter_async_context(self.store)
-                    await self._ensure_paths()
+                    await _ensure_paths(self.store)
             except TimeoutError:
                 raise no_session(self.store, limit_s or 0.0) from None
             if self._serves_socket and isinstance(self.store, EmbeddedStore):
@@ -218,17 +235,15 @@ class Launcher:
             stack.callback(self.events.close)
             self._parts = self._make_parts(view)
             stack.callback(self.store.session.subscribe(self._parts.expected.on_session))
-            stack.callback(self.store.session.subscribe(self._tell_of_session))
+            stack.callback(tell_of_session(self.store.session, self.events))
             stack.callback(self.scheduler.open())
             stack.callback(tell_of_records(view, self.events))
+            stack.callback(PauseWatch(view, self._is_ours, self._parts.sweeper.sweep_soon).open())
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
-
-    def _tell_of_session(self, state: SessionState) -> None:
-        self.events.emit(SessionChanged(self.events.now(), state.value))
 
     def _make_parts(self, view: ClusterView) -> _Parts:
         presence = Presence(id=uuid.uuid4().hex, hostname=self.hostname, version=__version__)
@@ -238,15 +253,18 @@ class Launcher:
         expected.begin_grace()
         site = self._make_site(view, herald.id, expected.may_decline)
         offered = OfferedLabels(self.config.providers, view, site.memory)
+        reporter = Reporter(herald.id, view, self._clock, site.scheduler, self.pools)
+        reporter.config_loaded(config_digest(self.config))
         ages = _age_limits(self.config)
         return _Parts(
             site=site,
             herald=herald,
             sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served, herald.id),
             min_ready=MinReady(self.store, view, self._clock, herald.id),
-            answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain),
+            answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain, reporter.report),
             offered=offered,
             expected=expected,
+            reporter=reporter,
         )
 
     def _make_site(self, view: ClusterView, own_id: str, may_decline: Callable[[], bool]) -> Site:
@@ -264,7 +282,7 @@ class Launcher:
             scheduler=scheduler,
             memory=memory,
             tenants=TenantLedgers(self.store, view),
-            identity=PoolIdentity(self.hostname, __version__),
+            identity=PoolIdentity(self.hostname, __version__, own_id),
             guard=Guard(),
             own_id=own_id,
             open_driver=self._open_driver,
@@ -286,6 +304,12 @@ class Launcher:
         parts.herald.tell(pools=tuple(pool.ctx.pool_id for pool in self.pools.values()))
         for name in started:
             parts.sweeper.provider_started(name)
+
+    def _is_ours(self, target: Target) -> bool:
+        """Whether something that can be paused is run here."""
+        if target.kind is TargetKind.LAUNCHER:
+            return target.name in (self.hostname, self._open_parts().herald.id)
+        return target.name.partition("/")[0] in {provider.name for provider in self.config.providers}
 
     def _wake_pools(self) -> None:
         if self._parts is not None:
@@ -391,6 +415,7 @@ class Launcher:
     def _apply_settings(self) -> None:
         """Give the parts what the configuration says apart from providers."""
         config, parts = self.config, self._open_parts()
+        parts.reporter.config_loaded(config_digest(config))
         parts.sweeper.ages = _age_limits(config)
         parts.offered.providers = config.providers
         parts.expected.expect(config.providers)

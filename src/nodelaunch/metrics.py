@@ -242,6 +242,8 @@ class _Facts:
     tenant_amounts: tuple[_Amounts, ...] = ()
     breakers: tuple[tuple[str, OpenBreaker], ...] = ()
     registered: Mapping[tuple[str, str], bool] = field(default_factory=dict)
+    paused: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """``paused`` or ``draining``, where an operator said so."""
 
 
 def _take(launcher: Launcher, turn_s: float) -> _Facts:
@@ -274,6 +276,7 @@ def _take(launcher: Launcher, turn_s: float) -> _Facts:
             for name, limits in launcher.scheduler.facts.books.tenants.items()
         ),
         breakers=tuple((name, each) for name, runtime in runtimes.items() for each in _open_breakers(runtime)),
+        paused={key: pauses[0].word for key, pauses in launcher.pauses.items() if pauses},
         registered={key: pool.is_registered for key, pool in launcher.pools.items()},
     )
 
@@ -386,6 +389,12 @@ def _of_providers(facts: _Facts) -> Iterator[Metric]:
     for key, is_registered in sorted(facts.registered.items()):
         registered.add_metric(list(key), float(is_registered))
     yield registered
+    paused = GaugeMetricFamily(
+        "nodelaunch_pool_paused", "Pools that operators have paused, or drain.", labels=["provider", "pool", "state"]
+    )
+    for key, state in sorted(facts.paused.items()):
+        paused.add_metric([*key, state], 1)
+    yield paused
     breakers = GaugeMetricFamily(
         "nodelaunch_breaker_failures",
         "Failures in a row of what is not tried for now; there is no figure while it is tried.",

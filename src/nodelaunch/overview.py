@@ -134,6 +134,8 @@ class Overview:
         glance.notices += [("error", f"configuration: {problem}") for problem in self._config_problems]
         if launcher.is_open:
             view = launcher.view
+            paused = dict.fromkeys(str(pause) for pauses in launcher.pauses.values() for pause in pauses)
+            glance.notices += [("warning", pause) for pause in paused]
             glance.notices += list(self._warnings())
             glance.providers = [_provider(launcher, runtime) for runtime in launcher.providers.values()]
             glance.nodes, glance.requests = list(view.nodes.values()), list(view.requests.values())
@@ -168,6 +170,7 @@ def _provider(launcher: Launcher, runtime: ProviderRuntime) -> dict[str, Any]:
         "pools": [
             {
                 "name": pool.ctx.pool.name,
+                "state": next((pause.word for pause in launcher.pauses.get(pool.key, ())), "active"),
                 "nodes": view.used(*pool.key)[INSTANCES],
                 "limits": [meter.to_json() for meter in _meters(pool.ctx.pool.limits(), view.used(*pool.key))],
             }

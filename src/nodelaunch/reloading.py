@@ -45,7 +45,7 @@ class ConfigReloader:
         self.problems: Sequence[ConfigProblem] = ()
         """Why the files, as they are, are not in force; empty: they are."""
         self._launcher = launcher
-        self._path = os.fspath(path)
+        self.path = os.fspath(path)
         self._secure = os.fspath(secure) if secure is not None else None
         self._drivers = drivers
         self._grace_s = grace_s
@@ -54,7 +54,7 @@ class ConfigReloader:
         self._watch = FileWatch(self._files)
 
     def _files(self) -> Iterable[Path]:
-        yield Path(self._path)
+        yield Path(self.path)
         if self._secure is not None:
             yield Path(self._secure)
         for provider in self._launcher.config.providers:
@@ -97,8 +97,8 @@ class ConfigReloader:
         """Read the files and go on with what they say; whether they are in force. *touched*: files that providers
         take in besides, and that are known to have changed."""
         try:
-            config = await asyncio.to_thread(load_config, self._path, secure=self._secure, drivers=self._drivers)
-            if problems := await asyncio.to_thread(check_files, config, self._path, secure=self._secure):
+            config = await asyncio.to_thread(load_config, self.path, secure=self._secure, drivers=self._drivers)
+            if problems := await asyncio.to_thread(check_files, config, self.path, secure=self._secure):
                 raise ConfigError(problems)
         except ConfigError as error:
             self.problems = error.problems

@@ -126,8 +126,8 @@ class Statsd:
                 self._sent.clear()
             self._is_changed.clear()
             gauges = dict(own_gauges(self._launcher))
-            if self._launcher.is_first and self._launcher.view.is_warm:
-                view = self._launcher.view
+            view = self._launcher.view
+            if view.is_warm and view.launchers[:1] == (self._launcher.id,):
                 seen = list(view.nodes.values()), list(view.requests.values())
                 pools = [each.record for each in view.pools.values()]
                 gauges |= await asyncio.to_thread(common_gauges, *seen, pools)

@@ -38,7 +38,7 @@ from nodelaunch.protocol.triage import (
     judge,
 )
 from nodelaunch.protocol.verdicts import Accept, ConcurrencyReached, Decline, Defer, TenantFull, Verdict
-from support.builders import a_peer, a_request, an_idle_node
+from support.builders import a_pause, a_peer, a_request, an_idle_node
 from support.facts import OWN_LAUNCHER, StaticFacts
 
 EXAMPLES = int(os.environ.get("NODELAUNCH_EXAMPLES", "100"))
@@ -97,7 +97,8 @@ def _less(limits: Limits, verdicts: Iterable[Defer]) -> Limits:
 
 def _candidates(request: NodeRequest, peers: Iterable[RegisteredPool]) -> list[RegisteredPool]:
     offering = [p for p in peers if set(request.node_types) <= p.labels and p.pool_id not in request.declined_by]
-    return [peer for peer in offering if peer.provider == request.provider] or offering
+    wanted = [peer for peer in offering if peer.provider == request.provider]
+    return offering if all(peer.is_stopped for peer in wanted) else wanted
 
 
 def _turn_elsewhere(request: NodeRequest, candidates: Iterable[RegisteredPool], facts: StaticFacts) -> int | None:
@@ -372,6 +373,23 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @rule(pool_id=st.sampled_from(["elsewhere", "elsewhere", "one-a"]), is_paused=st.booleans())
     def pause(self, pool_id: str, is_paused: bool) -> None:
         self.facts.pause(pool_id, is_paused=is_paused)
+        self.schedule.wake_all()
+        self._decide()
+
+    @rule(data=st.data(), is_other=st.booleans())
+    def operator_pauses_or_resumes(self, data: st.DataObject, is_other: bool) -> None:
+        """A pool of ours, or the other one."""
+        if is_other:
+            self.facts.others = [
+                replace(peer, is_stopped=not peer.is_stopped, is_paused=not peer.is_stopped)
+                for peer in self.facts.others
+            ]
+        else:
+            key = data.draw(st.sampled_from(sorted(self.facts.views)))
+            view = self.facts.views[key]
+            self.facts.change(replace(view, pauses=() if view.pauses else (a_pause(key[0]),)))
+            self._tell(key)
+        self.facts.generation += 1
         self.schedule.wake_all()
         self._decide()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.pauses import Pause, Target
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
@@ -52,6 +53,11 @@ def a_pool_view(pool: str = "main", **fields: Any) -> PoolView:
         "limits": Limits(instances=10, cores=40),
     }
     return PoolView(**{**known, **fields})
+
+
+def a_pause(name: str = "cloud", **fields: Any) -> Pause:
+    """Of a provider, unless *fields* name another target."""
+    return Pause(**{"target": Target.provider(name), "by": "ann@desk", "at": 1_700_000_000.0, **fields})
 
 
 def some_idle(*nodes: IdleNode) -> IdleNodes:

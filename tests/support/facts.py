@@ -81,9 +81,10 @@ class StaticFacts:
                 view.pool_id,
                 view.key[0],
                 view.priority,
-                is_paused=view.pool_id in self.paused,
+                is_paused=view.pool_id in self.paused or bool(view.pauses),
                 labels=frozenset(view.labels),
                 launcher=OWN_LAUNCHER,
+                is_stopped=bool(view.pauses),
             )
             for view in self.views.values()
         )

@@ -27,12 +27,13 @@ from nodelaunch.protocol.verdicts import (
     NoFreeMachine,
     NoRoom,
     OffererAway,
+    PoolPaused,
     ProviderDown,
     ProviderWanted,
     TenantFull,
     TurnOfAnother,
 )
-from support.builders import POOL_ID, a_machine, a_peer, a_pool_view, a_request, an_idle_node
+from support.builders import POOL_ID, a_machine, a_pause, a_peer, a_pool_view, a_request, an_idle_node
 from support.facts import StaticFacts
 
 MAIN = ("cloud", "main")
@@ -413,6 +414,37 @@ def test_wanted_provider_goes_first_even_while_paused() -> None:
     assert desk.accepted(a_request(number=3, provider="cloud"), a_request(number=4, provider="absent")) == [3, 4]
 
 
+def test_wanted_provider_that_an_operator_paused_is_not_waited_for() -> None:
+    stopped = a_peer("p", provider="wanted", is_paused=True, is_stopped=True)
+    desk = Desk(**peers(stopped))
+    assert desk.accepted(a_request(provider="wanted")) == [1]
+
+
+def test_wanted_provider_that_an_operator_paused_is_waited_for_where_nobody_else_offers_it() -> None:
+    stopped = a_peer("p", "rare", provider="wanted", is_paused=True, is_stopped=True)
+    desk = Desk(**peers(stopped))
+    request = a_request("rare", provider="wanted")
+    assert desk.accepted(request) == []
+    assert desk.verdict(request) == Defer((ProviderWanted("wanted"),))
+
+
+def test_paused_pool_leaves_requests_to_one_of_a_larger_number_until_it_is_resumed() -> None:
+    desk = Desk(a_pool_view(pauses=(a_pause(),)), a_pool_view("second", priority=200))
+    assert [*desk.accepted(a_request(number=1)), desk.judged_by(MAIN)] == [1, 1]
+    alone = Desk(a_pool_view(pauses=(a_pause(),)))
+    assert alone.accepted(*many(3)) == []
+    assert alone.verdict(a_request(number=3)) == Defer((PoolPaused.of(a_pause()),))
+    alone.facts.change(a_pool_view())
+    alone.room_changed(MAIN)
+    assert alone.accepted() == [1, 2, 3]
+
+
+def test_many_that_wait_for_a_paused_pool_are_judged_once() -> None:
+    desk = Desk(a_pool_view(pauses=(a_pause(),)))
+    desk.accepted(*many(100))
+    assert desk.judged == 1
+
+
 def test_wanted_provider_does_not_wait_for_better_pools_of_others() -> None:
     """The better pool leaves the request to the wanted provider: if that one yielded in turn, nobody would serve it."""
     better = a_peer("better", provider="elsewhere", priority=50)
@@ -726,7 +758,7 @@ def test_nothing_is_declined_while_pools_are_about_to_register() -> None:
 
 
 def test_provider_that_takes_no_requests_declines_none() -> None:
-    desk = Desk(a_pool_view(takes_requests=False))
+    desk = Desk(a_pool_view(max_concurrency=0))
     desk.put(a_request(), a_request("nothing", number=2), a_request(number=3, declined_by=(POOL_ID,)))
     assert desk.decide() == []
 

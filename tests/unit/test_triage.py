@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
+from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.triage import (
@@ -41,6 +42,8 @@ from nodelaunch.protocol.verdicts import (
     NoRoom,
     OffererAway,
     PoolDisabled,
+    PoolNotAllowed,
+    PoolPaused,
     ProviderDown,
     Reason,
     TenantFull,
@@ -49,7 +52,7 @@ from nodelaunch.protocol.verdicts import (
     TooFewMachines,
     Verdict,
 )
-from support.builders import POOL_ID, a_machine, a_pool_view, a_request, an_idle_node, some_idle
+from support.builders import POOL_ID, a_machine, a_pause, a_pool_view, a_request, an_idle_node, some_idle
 
 
 def one(view: PoolView, room: Room, *labels: str, **fields: Any) -> Verdict:
@@ -93,6 +96,29 @@ def test_what_is_known_to_be_possible_is_not_doubted_again() -> None:
 
 
 # -- not now --------------------------------------------------------------------------------------------------------
+
+
+def test_paused_pool_is_waited_for_whatever_its_cloud_says() -> None:
+    pauses = (a_pause(), a_pause(target=Target.launcher("here"), drains=True, reason="disks"))
+    labels = {"small": LabelView(is_ready=False, broken="no flavor", arrives_by=50.0)}
+    view = a_pool_view(pauses=pauses, down="no answer", labels=labels, ceiling=Limits(instances=0))
+    assert one(view, Room()) == Defer(tuple(PoolPaused.of(pause) for pause in pauses))
+    assert [reason.remedy for reason in Defer(tuple(map(PoolPaused.of, pauses))).reasons] == [
+        "nodelaunch resume provider:cloud",
+        "nodelaunch resume launcher:here",
+    ]
+
+
+def test_paused_pool_declines_what_it_does_not_offer_or_may_not_give() -> None:
+    assert one(a_pool_view(pauses=(a_pause(),)), Room(), "nothing") == Decline((LabelNotOffered("nothing"),))
+    barred = a_pool_view(pauses=(a_pause(),), allowed=frozenset({"t"}))
+    assert one(barred, Room()) == Decline((PoolNotAllowed(None),))
+
+
+def test_paused_pool_gives_no_idle_node_and_holds_nobody_back() -> None:
+    verdict = one(a_pool_view(pauses=(a_pause(),)), Room(idle=some_idle(an_idle_node(1))))
+    assert isinstance(verdict, Defer)
+    assert not verdict.holds_others_back
 
 
 def test_provider_that_is_down_is_waited_for() -> None:

@@ -12,10 +12,13 @@ from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.events import SessionChanged
+from nodelaunch.protocol.pauses import Pause
+from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.web.app import make_app
 from nodelaunch.web.lists import wants_json
 from nodelaunch.web.streams import EventStreams
+from support.builders import a_pause
 
 NODE = (
     b'{"state": "ready", "state_time": 1, "provider": "cloud", "pool": "main", "type": ["small", "medium"], '
@@ -32,6 +35,7 @@ class Launcher:
         self._view = view
         self.events = EventHub()
         self.reasons: list[str] = []
+        self.pauses: dict[PoolKey, tuple[Pause, ...]] = {}
 
     @property
     def view(self) -> ClusterView:
@@ -73,6 +77,18 @@ async def test_health_says_why_it_is_not_ready() -> None:
         reply = await client.get("/ready")
         assert (reply.status_code, reply.text) == (503, "draining\nstore: suspended\n")
         assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_what_operators_paused_is_named_and_is_ready_all_the_same() -> None:
+    launcher = Launcher(None)
+    pause = a_pause(reason="disks")
+    launcher.pauses = {("cloud", "main"): (pause,), ("cloud", "second"): (pause,)}
+    async with client_of(launcher) as client:
+        reply = await client.get("/health/ready")
+        assert (reply.status_code, reply.text) == (200, f"OK\n{pause}\n")
+        launcher.reasons = ["store: suspended"]
+        reply = await client.get("/ready")
+        assert (reply.status_code, reply.text) == (503, f"store: suspended\n{pause}\n")
 
 
 async def test_lists_before_there_is_a_store() -> None:

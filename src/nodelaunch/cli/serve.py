@@ -119,6 +119,7 @@ class _Service:
 
                 await beside.enter_async_context(await Statsd.from_environment(launcher))
             self._is_open = True
+            launcher.reporter.config_path = self._reloader.path
             notify(status("serves"))
             calming = asyncio.ensure_future(_calm_collector(launcher))
             try:

@@ -24,9 +24,9 @@ from nodelaunch.engine.view import (
     RequestSeen,
 )
 from nodelaunch.errors import EventsMissedError
-from nodelaunch.protocol.events import DriverCalled, Event, NodeChanged, RequestChanged
+from nodelaunch.protocol.events import DriverCalled, Event, NodeChanged, RequestChanged, SessionChanged
 from nodelaunch.protocol.records import Node, NodeRequest
-from nodelaunch.protocol.store import Unsubscribe
+from nodelaunch.protocol.store import Session, Unsubscribe
 
 log = structlog.get_logger(__name__)
 
@@ -214,6 +214,11 @@ def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
         return view.subscribe(tell, NodeSeen, NodeRemoved, RequestSeen, RequestRemoved)
 
     return hub.add_source(open_source, NodeChanged, RequestChanged)
+
+
+def tell_of_session(session: Session, hub: EventHub) -> Unsubscribe:
+    """Have *hub* tell of the states of *session*."""
+    return session.subscribe(lambda state: hub.emit(SessionChanged(hub.now(), state.value)))
 
 
 def _node_changed(hub: EventHub, old: Node | None, new: Node | None) -> None:

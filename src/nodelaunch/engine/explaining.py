@@ -11,7 +11,7 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.scheduling import Schedule
 from nodelaunch.protocol.triage import PoolKey
-from nodelaunch.protocol.verdicts import NoFreeMachine, ProviderPaused, Reason, Verdict
+from nodelaunch.protocol.verdicts import NoFreeMachine, PoolPaused, ProviderPaused, Reason, Verdict
 
 
 class Explainer:
@@ -49,7 +49,7 @@ class Explainer:
             provider=pool.key[0],
             pool=pool.key[1],
             status=status,
-            reasons=(*reasons, *_machines_away(pool, reasons)),
+            reasons=(*reasons, *_machines_away(pool, reasons), *_pauses(pool, reasons)),
             nodes=tuple(nodes_of(state, waits)) if state else (),
             history=tuple(events),
             breakers=tuple(pool.ctx.provider.breakers.told(pool.key[1], labels)),
@@ -60,6 +60,11 @@ class Explainer:
         if not self._own.views[pool.key].takes_requests:
             return "deferred", (ProviderPaused(),)
         return None
+
+
+def _pauses(pool: Pool, reasons: Sequence[Reason]) -> list[Reason]:
+    """By which the pool is paused, where *reasons* do not say so."""
+    return [reason for reason in map(PoolPaused.of, pool.pauses) if reason not in reasons]
 
 
 def _machines_away(pool: Pool, reasons: Iterable[Reason]) -> list[Reason]:

@@ -107,8 +107,8 @@ class OwnPools:
         return {peer.pool_id for peer in peers if peer.is_paused and peer.pool_id not in ignored}
 
 
-def _offer(peer: RegisteredPool) -> tuple[str, str, int, frozenset[str], str]:
-    return (peer.pool_id, peer.provider, peer.priority, peer.labels, peer.launcher)
+def _offer(peer: RegisteredPool) -> tuple[str, str, int, frozenset[str], str, bool]:
+    return (peer.pool_id, peer.provider, peer.priority, peer.labels, peer.launcher, peer.is_stopped)
 
 
 def pool_view(pool: Pool) -> PoolView:
@@ -127,7 +127,6 @@ def pool_view(pool: Pool) -> PoolView:
         priority=provider.config.pool_priority(config),
         labels=provider.label_views(config, ctx.driver),
         is_enabled=config.max_servers is None or config.max_servers > 0,
-        takes_requests=provider.config.max_concurrency != 0,
         can_launch=provider.can_launch,
         shares_provider_quota=not config.ignores_provider_quota,
         limits=config.limits(),
@@ -141,6 +140,7 @@ def pool_view(pool: Pool) -> PoolView:
         down=provider.down,
         launches_down=provider.breakers.launches.why,
         allowed=config.tenants,
+        pauses=pool.pauses,
     )
 
 

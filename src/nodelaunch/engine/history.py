@@ -5,7 +5,7 @@ Nothing is decided by it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +21,8 @@ from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, R
 
 REMEMBERED = 2000
 """Requests a launcher remembers; the one that was longest without news is forgotten first."""
+TROUBLES_KEPT = 20
+"""Troubles of whatever requests that a launcher remembers."""
 EVENTS_KEPT = 20
 """Events a request's history has at most; the first ones go."""
 
@@ -32,6 +34,18 @@ class Event:
     at: float
     what: str
     reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a cloud did to a request: a launch that failed, say."""
+
+    at: float
+    """Seconds since 1970."""
+    provider: str
+    pool: str
+    request: str
+    what: str
 
 
 @dataclass(slots=True)
@@ -84,6 +98,8 @@ class History:
         self._clock = clock
         self._events = events
         self._requests: OrderedDict[RequestId, dict[PoolKey, _Record]] = OrderedDict()
+        self.troubles: deque[Trouble] = deque(maxlen=TROUBLES_KEPT)
+        """The last ones, of all requests, the latest last."""
 
     def decided(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
         """Take note of *verdict* of pool *key*; the same kinds of reasons again are no news."""
@@ -101,9 +117,11 @@ class History:
 
     def noted(self, event: RequestNoted) -> None:
         """Take note of what a cloud did to a request that is worked on; the same again is no news."""
-        record = self._requests.get(event.request_id, {}).get((event.provider, event.pool))
+        key = (event.provider, event.pool)
+        record = self._requests.get(event.request_id, {}).get(key)
         if record is not None and (not record.events or record.events[-1].what != event.what):
             self._add(record, event.what)
+            self.troubles.append(Trouble(self._clock.now(), *key, event.request_id, event.what))
 
     def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
         """Take note of how working on the request ended. What was declined without work was noted as decided."""

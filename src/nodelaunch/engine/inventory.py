@@ -1,8 +1,8 @@
 """Keeps one ready node registered for each slot of machines that exist without being launched.
 
 One writer per slot: this coroutine. It registers what is missing, updates free records in place, takes out what is no
-longer configured or in quarantine, and registers a slot anew right after its used record was deleted. What does *not*
-belong here: what a machine is (its driver knows), and whether it is alive (hostwatch.py).
+longer configured, in quarantine or being drained, and registers a slot anew right after its used record was deleted.
+What does *not* belong here: what a machine is (its driver knows), and whether it is alive (hostwatch.py).
 Source: Nodepool 11, static driver, on the wire; its order of work is our own.
 """
 
@@ -20,7 +20,17 @@ from nodelaunch.engine.holding import discard_node, rewrite_node
 from nodelaunch.engine.hostwatch import HostWatch, machine_of
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.standby import turn_at
-from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, NodeUnlocked, Seen, ViewWarmed
+from nodelaunch.engine.view import (
+    ClusterView,
+    NodeRemoved,
+    NodeSeen,
+    NodeUnlocked,
+    Note,
+    PausesChanged,
+    PoolsChanged,
+    Seen,
+    ViewWarmed,
+)
 from nodelaunch.errors import LockLostError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
@@ -41,6 +51,25 @@ FIRST_RETRY_S, LAST_RETRY_S = 2.0, 60.0
 Identity = tuple[str, str | None, int, int]
 
 
+class Withheld:
+    """Which machines of a provider are not to be registered."""
+
+    def __init__(self, view: ClusterView, provider: ProviderRuntime) -> None:
+        self.is_all = False
+        """Whether none is, because the provider is not configured any more."""
+        self.pools: frozenset[str] = frozenset()
+        """Those that an operator drains, as of the last `look`."""
+        self._view = view
+        self._provider = provider
+
+    def look(self) -> bool:
+        """See what is drained now; whether that is something else than before."""
+        name, before = self._provider.name, self.pools
+        pools = (pool.name for pool in self._provider.config.pools)
+        self.pools = frozenset(pool for pool in pools if self._view.is_draining(name, pool))
+        return self.pools != before
+
+
 class Inventory:
     """One per provider whose driver has machines instead of launching. `run` it.
 
@@ -57,7 +86,7 @@ class Inventory:
         self._clock = clock
         self._provider = provider
         self._hosts = hosts
-        self._is_stopped = False
+        self._withheld = Withheld(view, provider)
         self._wake = asyncio.Event()
         self._machines: dict[Identity, Machine] | None = None
         """As configured; None: to be read, and all slots compared."""
@@ -82,14 +111,14 @@ class Inventory:
 
     def renew(self) -> None:
         """The configuration changed: compare every record with it."""
-        self._is_stopped = False
+        self._withheld.is_all = False
         self._looked_at.clear()
         self._look_at_all()
         self._hosts.renew()
 
     def stop(self) -> None:
         """Register nothing more: the provider is not configured any more."""
-        self._is_stopped = True
+        self._withheld.is_all = True
 
     async def run(self) -> None:
         """Keep the records in step with the machines until cancelled; of several launchers with the same machines one
@@ -105,11 +134,16 @@ class Inventory:
             self._hosts.on_found = self._hosts.on_out = None
 
     async def _keep(self, lock: Lock) -> None:
+        def on_rare_note(note: Note) -> None:
+            if self._withheld.look() or isinstance(note, ViewWarmed):
+                self._look_at_all()
+
         stops = [
             self._view.subscribe_to_provider(self._provider.name, self._on_node),
-            self._view.subscribe(lambda _note: self._look_at_all(), ViewWarmed),
+            self._view.subscribe(on_rare_note, ViewWarmed, PausesChanged, PoolsChanged),
             lock.on_lost(self._wake.set),
         ]
+        self._withheld.look()
         self._look_at_all()
         try:
             async with asyncio.TaskGroup() as group:
@@ -119,7 +153,7 @@ class Inventory:
                     if not lock.is_held:
                         raise LockLostError(lock.path)
                     is_able = self._view.is_warm and self._store.session.state is SessionState.CONNECTED
-                    if is_able and not self._is_stopped:
+                    if is_able and not self._withheld.is_all:
                         self._compare(group)
         finally:
             for stop in stops:
@@ -198,7 +232,10 @@ class Inventory:
         doubtful, self._doubtful = self._doubtful, {}
         found, self._found = self._found, {}
         for identity in doubtful:
-            self._compare_slot(group, identity, machines.get(identity), found.get(identity[:3]))
+            machine = machines.get(identity)
+            if machine is not None and machine.pool in self._withheld.pools:
+                machine = None
+            self._compare_slot(group, identity, machine, found.get(identity[:3]))
 
     def _compare_slot(
         self, group: asyncio.TaskGroup, identity: Identity, machine: Machine | None, found: Inspection | None

@@ -29,7 +29,9 @@ class OfferedLabels:
         self._offers: Offers = {}
 
     def is_served(self, node: Node) -> bool:
-        """Whether *node*'s pool offers one of the node's labels."""
+        """Whether *node*'s pool offers one of the node's labels, and is not drained by an operator."""
+        if self._view.is_draining(node.provider or "", node.pool or ""):
+            return False
         sources = (self.providers, self._view.peers, self._memory.absent())
         if any(now is not before for now, before in zip(sources, self._sources, strict=True)):
             self._sources, self._offers = sources, self._found()

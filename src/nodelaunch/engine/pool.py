@@ -18,6 +18,7 @@ from nodelaunch.errors import LockLostError, RecordGoneError, SessionLostError, 
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import ComponentState
 from nodelaunch.protocol.store import Entry, SessionState
@@ -39,6 +40,8 @@ class PoolIdentity:
 
     hostname: str
     version: str
+    id: str = ""
+    """Under which the process is present."""
 
 
 class Pool:
@@ -90,6 +93,11 @@ class Pool:
             and self.is_registered
             and self.ctx.view.is_of_known_process(registration.path)
         )
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """By which an operator has paused it."""
+        return self.ctx.view.pauses_of(*self.key, self._identity.hostname, self._identity.id)
 
     def renew(self, pool: PoolConfig) -> None:
         """Go on with another configuration; requests that are worked on end under the old one."""
@@ -173,8 +181,8 @@ class Pool:
         await self._ended.wait()
 
     def withdraw_waiting(self) -> None:
-        """While draining, hand back at once what only waits for room."""
-        if self._draining:
+        """While draining, or paused by an operator, hand back at once what only waits for room."""
+        if self._draining or self.pauses:
             for handler in self.handlers.values():
                 if handler.only_waits:
                     handler.post(m.Withdrawn())
@@ -204,7 +212,7 @@ class Pool:
             provider_name=self.ctx.provider.name,
             supported_labels=tuple(self.ctx.pool.label_names),
             priority=config.pool_priority(self.ctx.pool),
-            paused=self._is_paused or config.max_concurrency == 0,
+            paused=self._is_paused or config.max_concurrency == 0 or bool(self.pauses),
         )
 
     def registrations_changed(self) -> None:

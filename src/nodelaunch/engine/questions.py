@@ -1,4 +1,5 @@
-"""How anybody may ask all launchers how a request stands: a question is a znode, each process adds its answer below.
+"""How anybody may ask all launchers how a request stands, or how they are themselves: a question is a znode, each
+process adds its answer below.
 
 It needs nothing but the store, costs nothing while nobody asks, and reaches every launcher on every machine. What does
 *not* belong here: what the answer is (scheduler.py).
@@ -15,6 +16,7 @@ from typing import Any
 import structlog
 
 from nodelaunch.engine.history import Standing
+from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
@@ -24,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an asker waits for processes that are present."""
+
+REPORT = json.dumps({"report": True}).encode()
+"""The question how a launcher is."""
 
 LATEST_S = 1e11
 """Seconds since 1970 beyond which no time can be shown."""
@@ -35,10 +40,11 @@ Explain = Callable[[RequestId], list[Standing]]
 class Answerer:
     """Answers for one process. `run` it."""
 
-    def __init__(self, store: Store, own_id: str, explain: Explain) -> None:
+    def __init__(self, store: Store, own_id: str, explain: Explain, report: Callable[[], LauncherReport]) -> None:
         self._store = store
         self._own_id = own_id
         self._explain = explain
+        self._report = report
         self._asked: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -56,17 +62,25 @@ class Answerer:
             self._asked.put_nowait((event.entry.path, event.entry.data))
 
     async def _answer(self, path: str, data: bytes) -> None:
-        try:
-            request_id = RequestId(str(json.loads(data)["request"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return  # not a question that we know
-        answer = json.dumps({"pools": [standing.to_json() for standing in self._explain(request_id)]}).encode()
+        answer = self._answer_to(data)
+        if answer is None:
+            return
         try:
             await self._store.create(f"{path}/{self._own_id}", answer)
         except (RecordGoneError, RecordExistsError):
             pass  # the asker has left, or the question came twice, after a reconnect
         except StoreError as error:
-            log.info("not_answered", request_id=request_id, detail=str(error))
+            log.info("not_answered", question=data.decode(errors="replace"), detail=str(error))
+
+    def _answer_to(self, data: bytes) -> bytes | None:
+        """None: it is not a question that we know."""
+        if data == REPORT:
+            return self._report().to_bytes()
+        try:
+            request_id = RequestId(str(json.loads(data)["request"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return json.dumps({"pools": [standing.to_json() for standing in self._explain(request_id)]}).encode()
 
 
 def _is_question(path: str) -> bool:
@@ -84,7 +98,24 @@ class Answers:
 
 async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answers:
     """Ask the *processes* with these ids; waits `ANSWER_TIMEOUT_S` at most. Raises: StoreError."""
-    question = json.dumps({"request": request_id}).encode()
+    answers = await _ask(store, json.dumps({"request": request_id}).encode(), processes)
+    said = {process: pools for process, data in answers.items() if (pools := _pools_in(data)) is not None}
+    pools = [pool for each in said.values() for pool in each]
+    return Answers(pools, [process for process in processes if process not in said])
+
+
+async def ask_reports(store: Store, processes: list[str]) -> list[LauncherReport]:
+    """What those of the *processes* with these ids report of themselves that answer; waits `ANSWER_TIMEOUT_S` at most.
+
+    Raises: StoreError.
+    """
+    answers = await _ask(store, REPORT, processes)
+    reports = (LauncherReport.from_bytes(data) for data in answers.values())
+    return [report for report in reports if report is not None]
+
+
+async def _ask(store: Store, question: bytes, processes: list[str]) -> dict[str, bytes]:
+    """Answers by process."""
     asked = await store.create(f"{paths.QUESTIONS}/", question, sequence=True, parents=True)
     changed = asyncio.Event()
     try:
@@ -99,12 +130,9 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
                 pass
             finally:
                 unsubscribe()
-            answers = {entry.path.rpartition("/")[2]: entry.data for entry in tree.entries()}
+            return {entry.path.rpartition("/")[2]: entry.data for entry in tree.entries()}
     finally:
         await store.delete_tree(asked.path)
-    said = {process: pools for process, data in answers.items() if (pools := _pools_in(data)) is not None}
-    pools = [pool for each in said.values() for pool in each]
-    return Answers(pools, [process for process in processes if process not in said])
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:

@@ -29,6 +29,7 @@ from nodelaunch.engine.view import (
     NodeSeen,
     NodeUnlocked,
     Note,
+    PausesChanged,
     PoolsChanged,
     RequestRemoved,
     RequestSeen,
@@ -98,7 +99,7 @@ class Scheduler:
         """Follow the view from now on; what is returned ends that."""
         stop = self._view.subscribe(
             self._on_note, RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked,
-            PoolsChanged, ImagesChanged, ViewWarmed,
+            PoolsChanged, PausesChanged, ImagesChanged, ViewWarmed,
         )  # fmt: skip
         stop_listening = self._events.subscribe(self.history.noted, RequestNoted)
         if self._view.is_warm:
@@ -174,7 +175,7 @@ class Scheduler:
             case PoolsChanged():
                 self._are_pools_new = True
                 self._wake()
-            case ImagesChanged():
+            case ImagesChanged() | PausesChanged():
                 for key in list(self.own.pools):
                     self.provider_changed(key)
             case ViewWarmed():
@@ -187,6 +188,7 @@ class Scheduler:
         self.own.find_peers()
         self.schedule.share_among(len(self._view.launchers))
         for key in self.own.pools:
+            self.own.renew(key)
             self.marks.room_changed(key)
         self.wake_all()
 
@@ -255,7 +257,7 @@ class Scheduler:
         key, kept, provider = pool.key, self.schedule.kept, pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)
-        pool.set_paused(is_full or provider.is_away)
+        pool.set_paused(is_full or provider.is_away or bool(pool.pauses))
         provider.awaited.set(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
             self._room_maker.make_room(pool, kept.first_need(key))

@@ -330,8 +330,9 @@ def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
     if view is None or view.pool_id in line.shape.declined_by:
         return None
     there = offering_of(line, facts)
-    if there and line.shape.provider in {peer.provider for peer in there} and line.shape.provider != key[0]:
-        return Defer((ProviderWanted(line.shape.provider or ""),))
+    wanted = line.shape.provider
+    if there and wanted is not None and wanted != key[0] and all(peer.provider == wanted for peer in there):
+        return Defer((ProviderWanted(wanted),))
     for peer in there:
         if peer.priority < view.priority and not peer.is_paused:
             return Defer((BetterPool(peer.pool_id, peer.priority),))
@@ -345,14 +346,16 @@ def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
 
 def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
     """The registered pools that offer all labels of the shape and have not declined it; where pools of the provider it
-    asks for are among them, only these."""
+    asks for are among them, and not all paused by an operator, only these. They would wait for a job that waits for
+    them: requests of a job's children name the provider that the job's own nodes are at."""
     shape = line.shape
     wanted = frozenset(shape.labels)
     peers = facts.peers_offering(shape.labels[0]) if shape.labels else facts.peers
     offering = [peer for peer in peers if wanted <= peer.labels and peer.pool_id not in shape.declined_by]
     if shape.provider is None:
         return offering
-    return [peer for peer in offering if peer.provider == shape.provider] or offering
+    wanted_there = [peer for peer in offering if peer.provider == shape.provider]
+    return wanted_there if any(not peer.is_stopped for peer in wanted_there) else offering
 
 
 def better_elsewhere(offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Final, NewType
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 RequestId = NewType("RequestId", str)
 """``PPP-SSSSSSSSSS``: a priority of three characters, a dash, ten digits."""
@@ -32,6 +32,7 @@ QUESTIONS: Final = f"{OWN_ROOT}/questions"
 INVENTORIES: Final = f"{OWN_ROOT}/inventories"
 LEDGERS: Final = f"{OWN_ROOT}/limits"
 TENANT_LEDGERS: Final = f"{OWN_ROOT}/tenant-limits"
+PAUSES: Final = f"{OWN_ROOT}/pauses"
 
 ALWAYS_THERE: Final = (
     REQUESTS,
@@ -110,6 +111,11 @@ def tenant_ledger(tenant: str) -> str:
     return f"{TENANT_LEDGERS}/{quote(tenant, safe='').replace('.', '%2E')}"
 
 
+def pause(kind: str, name: str) -> str:
+    """The pause of a provider, a pool or a launcher, by which of these it is and its name."""
+    return f"{PAUSES}/{kind}:{quote(name, safe='')}"
+
+
 # -- metastatic providers -------------------------------------------------------------------------------------------
 
 
@@ -170,6 +176,12 @@ def known_pool_at(path: str) -> tuple[str, str] | None:
             return provider, pool
         case _:
             return None
+
+
+def pause_at(path: str) -> tuple[str, str] | None:
+    """(kind, name) of what the pause at *path* is of, if it is one."""
+    kind, found, name = path[len(PAUSES) + 1 :].partition(":")
+    return (kind, unquote(name)) if found and is_child(path, PAUSES) else None
 
 
 def request_id_at(path: str) -> RequestId | None:

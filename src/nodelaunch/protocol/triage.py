@@ -14,6 +14,7 @@ from typing import Protocol
 
 from nodelaunch.protocol.access import Allowed, Asker, asker_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
+from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
@@ -35,6 +36,7 @@ from nodelaunch.protocol.verdicts import (
     OffererAway,
     PoolDisabled,
     PoolNotAllowed,
+    PoolPaused,
     ProviderDown,
     Reason,
     TenantFull,
@@ -64,6 +66,8 @@ class RegisteredPool:
     """Its name."""
     launcher: str = ""
     """Id of the nodelaunch process that runs it; empty for pools of other programs."""
+    is_stopped: bool = False
+    """Whether an operator has paused it; ``is_paused`` holds then, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,6 @@ class PoolView:
     priority: int
     labels: Mapping[str, LabelView]
     is_enabled: bool = True
-    takes_requests: bool = True
-    """False where ``max-concurrency`` is 0: the pool takes no request and declines none."""
     can_launch: bool = True
     """False where all machines exist already."""
     shares_provider_quota: bool = True
@@ -144,6 +146,13 @@ class PoolView:
     """Why nothing can be launched at the moment."""
     allowed: Allowed = None
     """Tenants that may use it."""
+    pauses: tuple[Pause, ...] = ()
+    """By which an operator has paused it."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """False where ``max-concurrency`` is 0: the pool takes no request and declines none."""
+        return self.max_concurrency != 0
 
 
 class IdleNodes(Protocol):
@@ -192,8 +201,10 @@ def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool
     if not is_possible:
         if impossible := reasons_to_decline(request, pool, room.tenant_ceiling, room.now):
             return wait_for_absentee(request, room.absent, room.now) or Decline(impossible)
-        if awaited := images_on_the_way(request, pool):
+        if not pool.pauses and (awaited := images_on_the_way(request, pool)):
             return Defer(awaited, until=min(reason.until for reason in awaited))
+    if pool.pauses:
+        return Defer(tuple(PoolPaused.of(pause) for pause in pool.pauses))
     if pool.down is not None:
         return Defer((ProviderDown(pool.down),))
     total = need_of(request.node_types, pool)
@@ -287,7 +298,10 @@ def images_on_the_way(request: NodeRequest, pool: PoolView) -> tuple[ImageOnTheW
 
 
 def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Limits, now: float) -> tuple[Reason, ...]:
-    """Why *pool* can never serve *request*; empty: it could."""
+    """Why *pool* can never serve *request*; empty: it could.
+
+    While it is paused, only what its configuration says counts: its cloud may be in any state then.
+    """
     if not pool.is_enabled:
         return (PoolDisabled(),)
     wanted = sorted(set(request.node_types))
@@ -296,6 +310,8 @@ def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Lim
     asker = asker_of(request)
     if barred := _barred(wanted, pool, asker):
         return barred
+    if pool.pauses:
+        return ()
     labels = [(label, pool.labels[label]) for label in wanted]
     if broken := [LabelUnusable(label, known.broken) for label, known in labels if known.broken is not None]:
         return tuple(broken)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.quota import NOTHING, Usage
 
 # -- reasons --------------------------------------------------------------------------------------------------------
@@ -273,6 +274,26 @@ class ProviderPaused(Reason):
 
 
 @dataclass(frozen=True, slots=True)
+class PoolPaused(Reason):
+    """An operator has paused it, its provider or its launcher."""
+
+    target: str
+    """As commands name it."""
+    what: str
+    drains: bool
+    by: str | None
+    at: float
+    """Seconds since 1970."""
+    why: str | None
+    CLAUSE = "{self.what}"
+    REMEDY = "nodelaunch resume {self.target}"
+
+    @classmethod
+    def of(cls, pause: Pause) -> PoolPaused:
+        return cls(pause.target.explicit, str(pause), pause.drains, pause.by, pause.at, pause.reason)
+
+
+@dataclass(frozen=True, slots=True)
 class ImageOnTheWay(Reason):
     """Its first image is being built or uploaded."""
 
@@ -352,9 +373,9 @@ class Defer:
     def holds_others_back(self) -> bool:
         """Whether pools of larger priority numbers yield although this one can't serve the request yet.
 
-        They don't while it is full or away. Source: Nodepool 11, where only a paused pool is passed over.
+        They don't while it is full, away or paused. Source: Nodepool 11, where only a paused pool is passed over.
         """
-        return not any(isinstance(reason, NoRoom | ProviderDown) for reason in self.reasons)
+        return not any(isinstance(reason, NoRoom | ProviderDown | PoolPaused) for reason in self.reasons)
 
 
 Verdict = Accept | Decline | Defer

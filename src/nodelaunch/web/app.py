@@ -1,7 +1,8 @@
 """The HTTP face of a launcher: an ASGI application, served by itself or mounted into another one.
 
     /health/live    200 while the event loop answers
-    /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why
+    /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why.
+                    What operators have paused is named, and is no reason against it.
     /ready          the same under Nodepool's name
     /node-list ...  Nodepool's lists, as text or JSON
     /               the status page, and its facts in /status.json and /nodes.json
@@ -34,9 +35,9 @@ def make_app(launcher: Launcher) -> Starlette:
 
     async def ready(_request: Request) -> Response:
         reasons = launcher.readiness()
-        if reasons:
-            return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), 503)
-        return PlainTextResponse("OK\n")
+        paused = dict.fromkeys(str(pause) for pauses in launcher.pauses.values() for pause in pauses)
+        lines = [*(reasons or ["OK"]), *paused]
+        return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if reasons else 200)
 
     metrics = Metrics(launcher)
 

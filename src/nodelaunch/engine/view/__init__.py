@@ -18,6 +18,7 @@ from nodelaunch.engine.view.notes import (
     NodeSeen,
     NodeUnlocked,
     Note,
+    PausesChanged,
     PoolsChanged,
     PresencesChanged,
     RequestRemoved,
@@ -33,6 +34,6 @@ __all__ = [
     "ON_THE_WAY_OUT", "ClusterView", "IdleNodeGone", "IdleNodeSeen", "ImagesChanged", "Listener",
     "MinReadyRequestChanged",
     "NodeRemoved", "NodeSeen", "NodeUnlocked", "Note",
-    "PoolsChanged", "PresencesChanged", "RequestRemoved", "RequestSeen", "RequestUnlocked", "Seen",
+    "PausesChanged", "PoolsChanged", "PresencesChanged", "RequestRemoved", "RequestSeen", "RequestUnlocked", "Seen",
     "ViewCooled", "ViewWarmed", "open_view",
 ]  # fmt: skip

@@ -104,6 +104,7 @@ async def open_view(store: Store) -> AsyncIterator[ClusterView]:
             (paths.POOLS, view.pool_entry_changed, view.pool_entry_removed, _always),
             (paths.PRESENCES, view.presence_entry_changed, view.presence_entry_removed, _always),
             (paths.KNOWN_POOLS, view.known_pool_entry_changed, view.known_pool_entry_removed, _always),
+            (paths.PAUSES, view.pause_entry_changed, view.pause_entry_removed, _always),
             (paths.IMAGES, view.image_entry_changed, view.image_entry_removed, wants_image),
         ):
             may_lag = view.may_lag if root == paths.NODES else _never

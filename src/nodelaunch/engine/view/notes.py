@@ -13,6 +13,7 @@ import structlog
 
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import (
     ImageBuild,
     ImageUpload,
@@ -26,7 +27,7 @@ from nodelaunch.protocol.store import Entry, Unsubscribe
 
 log = structlog.get_logger(__name__)
 
-R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool)
+R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool, Pause)
 
 
 class Seen(Generic[R]):
@@ -132,6 +133,11 @@ class PresencesChanged:
 
 
 @dataclass(slots=True)
+class PausesChanged:
+    """An operator paused something, or resumed it."""
+
+
+@dataclass(slots=True)
 class ImagesChanged:
     """A build or upload of an image began, became usable, or stopped being so."""
 
@@ -149,12 +155,12 @@ class ViewCooled:
 Note = (
     RequestSeen | RequestRemoved | RequestUnlocked | NodeSeen | NodeRemoved | NodeUnlocked | IdleNodeSeen
     | IdleNodeGone | MinReadyRequestChanged | PoolsChanged
-    | PresencesChanged | ImagesChanged | ViewWarmed | ViewCooled
+    | PresencesChanged | PausesChanged | ImagesChanged | ViewWarmed | ViewCooled
 )  # fmt: skip
 KINDS: tuple[type[Note], ...] = (
     RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked, IdleNodeSeen,
     IdleNodeGone, MinReadyRequestChanged, PoolsChanged,
-    PresencesChanged, ImagesChanged, ViewWarmed, ViewCooled,
+    PresencesChanged, PausesChanged, ImagesChanged, ViewWarmed, ViewCooled,
 )  # fmt: skip
 Listener = Callable[[Any], None]
 """Called with notes of the kinds it asked for."""

@@ -1,16 +1,17 @@
-"""What is known of launchers and their pools: registrations, what is remembered of pools, and processes.
+"""What is known of launchers and their pools: registrations, what is remembered of pools, processes, and pauses.
 
 What does *not* belong here: any decision, any write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nodelaunch.engine.view.notes import PoolsChanged, PresencesChanged, Seen, Teller
+from nodelaunch.engine.view.notes import PausesChanged, PoolsChanged, PresencesChanged, Seen, Teller
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.pauses import Pause, Target, TargetKind
 from nodelaunch.protocol.records import KnownPool, PoolRegistration, Presence
 from nodelaunch.protocol.store import Entry
 from nodelaunch.protocol.triage import RegisteredPool
@@ -27,13 +28,15 @@ class _Peers:
     """Ids of the nodelaunch processes that run any of them, sorted."""
     alone: frozenset[str]
     """The ids of all registered pools where they are of one process; none where they are of several."""
+    draining: frozenset[tuple[str, str]]
+    """Provider and pool of those that every process that runs them is to drain."""
 
 
 class PoolsView(Teller):
     """The part of the view about pools and launchers.
 
-    Invariants: ``peers``, ``peers_by_label``, ``registered``, ``launchers`` and `is_alone` say what ``pools`` and
-    ``presences`` say; ``_sessions`` has the keys of ``pools``, ``_processes`` those of ``presences``.
+    Invariants: ``peers``, ``peers_by_label``, ``registered``, ``launchers`` and `is_alone` say what ``pools``,
+    ``presences`` and ``pauses`` say; ``_sessions`` has the keys of ``pools``, ``_processes`` those of ``presences``.
     """
 
     def __init__(self) -> None:
@@ -44,12 +47,13 @@ class PoolsView(Teller):
         """By path."""
         self.known_pools: dict[tuple[str, str], Seen[KnownPool]] = {}
         """By provider and pool; registered or not."""
+        self.pauses: dict[Target, Seen[Pause]] = {}
         self._sessions: dict[str, int] = {}
         """The session that each registration ends with, by path."""
         self._processes: dict[str, int] = {}
         """The session that each presence ends with, by path."""
         self._peers: _Peers | None = None
-        """None: the registrations, or which processes there are, changed since it was made."""
+        """None: the registrations, the pauses, or which processes there are, changed since it was made."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -81,10 +85,40 @@ class PoolsView(Teller):
         """Whether the process of this pool, which is registered, is the only one that has pools registered."""
         return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
 
+    def pauses_of(self, provider: str, pool: str, *launcher: str) -> tuple[Pause, ...]:
+        """By which a pool is paused. *launcher*: host name and id of the process that runs it."""
+        if not self.pauses:
+            return ()
+        targets = (Target.provider(provider), Target.pool(provider, pool), *map(Target.launcher, launcher))
+        return self._pauses_at(targets)
+
+    def pauses_of_launcher(self, *launcher: str) -> tuple[Pause, ...]:
+        """By which a process is paused, given its host name and id."""
+        return self._pauses_at(map(Target.launcher, launcher))
+
+    def _pauses_at(self, targets: Iterable[Target]) -> tuple[Pause, ...]:
+        return tuple(self.pauses[target].record for target in dict.fromkeys(targets) if target in self.pauses)
+
+    def is_draining(self, provider: str, pool: str) -> bool:
+        """Whether all that serve the pool are to let go of its idle nodes."""
+        if not self.pauses:
+            return False
+        peers = self._peers or self._find_peers()
+        if (provider, pool) in peers.registered:
+            return (provider, pool) in peers.draining
+        return any(pause.drains for pause in self.pauses_of(provider, pool))
+
     def _find_peers(self) -> _Peers:
         sessions = self._sessions
         processes = {session: self.presences[path].record.id for path, session in self._processes.items()}
-        peers = tuple(_registered(seen.record, processes.get(sessions[path], "")) for path, seen in self.pools.items())
+        pools = [(seen.record, processes.get(sessions[path], "")) for path, seen in self.pools.items()]
+        found = [(record, launcher, self._pauses_of(record, launcher)) for record, launcher in pools]
+        peers = tuple(_registered(*each) for each in found)
+        served = {
+            (record.provider_name, record.name)
+            for record, _, pauses in found
+            if not any(pause.drains for pause in pauses)
+        }
         by_label: dict[str, list[RegisteredPool]] = {}
         for peer in peers:
             for label in peer.labels:
@@ -95,8 +129,15 @@ class PoolsView(Teller):
             frozenset((peer.provider, peer.pool) for peer in peers),
             tuple(sorted({peer.launcher for peer in peers} - {""})),
             frozenset(peer.pool_id for peer in peers) if len(set(sessions.values())) == 1 else frozenset(),
+            frozenset((peer.provider, peer.pool) for peer in peers) - served,
         )
         return self._peers
+
+    def _pauses_of(self, record: PoolRegistration, launcher: str) -> tuple[Pause, ...]:
+        """By which a registered pool is paused: none, where another program runs it, which knows nothing of pauses."""
+        if not launcher:
+            return ()
+        return self.pauses_of(record.provider_name or "", record.name or "", record.hostname, launcher)
 
     # -- being fed --------------------------------------------------------------------------------------------------
 
@@ -156,6 +197,31 @@ class PoolsView(Teller):
         self._peers = None
         self._tell(PoolsChanged())
 
+    def pause_entry_changed(self, entry: Entry) -> None:
+        """An entry below `paths.PAUSES` is there, new or changed."""
+        target = _target_at(entry.path)
+        if target is None:
+            return
+        self._readable(entry.path)
+        try:
+            self.pauses[target] = Seen(Pause.from_bytes(entry.path, entry.data, target=target), entry)
+        except RecordInvalidError as error:
+            self.pauses.pop(target, None)
+            self._refuse(entry, error)
+        self._pauses_changed()
+
+    def pause_entry_removed(self, path: str) -> None:
+        """An entry below `paths.PAUSES` is gone."""
+        target = _target_at(path)
+        self._readable(path)
+        if target is not None and self.pauses.pop(target, None) is not None:
+            self._pauses_changed()
+
+    def _pauses_changed(self) -> None:
+        self._peers = None
+        self._tell(PausesChanged())
+        self._tell(PoolsChanged())
+
     def known_pool_entry_changed(self, entry: Entry) -> None:
         """An entry below `paths.KNOWN_POOLS` is there, new or changed."""
         names = paths.known_pool_at(entry.path)
@@ -177,13 +243,22 @@ class PoolsView(Teller):
             self._tell(PoolsChanged())
 
 
-def _registered(record: PoolRegistration, launcher: str) -> RegisteredPool:
+def _registered(record: PoolRegistration, launcher: str, pauses: tuple[Pause, ...]) -> RegisteredPool:
     return RegisteredPool(
         record.id or "",
         record.provider_name or "",
         record.priority,
-        record.paused,
+        record.paused or bool(pauses),
         frozenset(record.supported_labels),
         record.name or "",
         launcher,
+        bool(pauses),
     )
+
+
+def _target_at(path: str) -> Target | None:
+    found = paths.pause_at(path)
+    try:
+        return Target(TargetKind(found[0]), found[1]) if found is not None else None
+    except ValueError:
+        return None  # another version pauses other things

@@ -1,0 +1,266 @@
+"""The state of the whole cluster as one object, for the command line, HTTP and embedders.
+
+`collect` puts together what records say and what launchers report of themselves. A process that is a launcher has its
+own report at hand (`Launcher.reporter`); `ask_status` asks all launchers for theirs. What does *not* belong here:
+formats (cli/, web/).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import Any
+
+import msgspec
+
+from nodelaunch.engine.history import Trouble
+from nodelaunch.engine.questions import ask_reports
+from nodelaunch.engine.reporting import MOST_WAITING, ConfigInForce, LauncherReport, PoolReport
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.protocol.breaker import OpenBreaker
+from nodelaunch.protocol.pauses import Pause
+from nodelaunch.protocol.records import Component, NodeRequest
+from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.store import Store
+
+TROUBLES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PauseStatus:
+    """A pause that an operator has put on something."""
+
+    kind: str
+    """``provider``, ``pool`` or ``launcher``."""
+    name: str
+    state: str
+    """``paused`` or ``draining``."""
+    by: str | None
+    at: float
+    reason: str | None
+    text: str
+    """All of it in words."""
+
+    @classmethod
+    def of(cls, pause: Pause) -> PauseStatus:
+        target = pause.target
+        return cls(target.kind.value, target.name, pause.word, pause.by, pause.at, pause.reason, str(pause))
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherStatus:
+    """A process that serves pools: one of ours, or of another program."""
+
+    id: str
+    """Empty for other programs."""
+    hostname: str
+    version: str | None
+    state: str
+    """``running``, ``stopped`` while it ends; ``paused`` or ``draining`` where an operator said so."""
+    since: float | None
+    """Since when it runs, seconds since 1970, as far as it tells."""
+    pools: tuple[str, ...] = ()
+    """``PROVIDER/POOL`` of those that it has registered."""
+    answers: bool = False
+    """Whether what it reports of itself is in here."""
+    config: ConfigInForce | None = None
+    pauses: tuple[PauseStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool, whichever launchers serve it."""
+
+    provider: str
+    pool: str
+    labels: tuple[str, ...] = ()
+    launchers: tuple[str, ...] = ()
+    """Host names of those that have it registered."""
+    state: str = "running"
+    """``paused`` or ``draining`` where an operator said so; ``away`` where no launcher has it registered; ``down``
+    where a launcher's provider does not answer; ``full`` where requests wait for room."""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """How many there are in each state."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """By resource, as a launcher reports them; without those that have none."""
+    used: Mapping[str, float] = field(default_factory=dict)
+    """By resource, what all its nodes take."""
+    free: Mapping[str, float] = field(default_factory=dict)
+    """Of what is limited, what is left for the next request."""
+    working: int = 0
+    """Requests that launchers work on there."""
+    down: str | None = None
+    """Why its provider can't be asked."""
+    breakers: tuple[OpenBreaker, ...] = ()
+    pauses: tuple[PauseStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """A request that waits."""
+
+    id: str
+    labels: tuple[str, ...]
+    since: float
+    """Since when it waits, seconds since 1970."""
+    requestor: str | None
+    why: tuple[str, ...] = ()
+    """What pools say of it, ``PROVIDER/POOL: reason``, as far as launchers report it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything, as of ``at``."""
+
+    at: float
+    """Seconds since 1970."""
+    launchers: tuple[LauncherStatus, ...] = ()
+    pools: tuple[PoolStatus, ...] = ()
+    pauses: tuple[PauseStatus, ...] = ()
+    """Also of what nobody runs at the moment."""
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """How many there are in each state."""
+    waiting: tuple[RequestStatus, ...] = ()
+    """The first ones that wait, in the order of service; `MOST_WAITING` at most."""
+    troubles: tuple[Trouble, ...] = ()
+    """The last ones that launchers report, the latest first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: objects, lists, texts and numbers."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
+async def ask_status(store: Store, view: ClusterView, now: float) -> Status:
+    """The state of the cluster in *store*, of which *view* shows the records, with what all launchers report.
+
+    Launchers that do not answer are waited for, for some seconds. Raises: StoreError.
+    """
+    processes = [seen.record.id for seen in view.presences.values()]
+    reports = await ask_reports(store, processes) if processes else []
+    return collect(view, reports, now)
+
+
+def collect(view: ClusterView, reports: Iterable[LauncherReport], now: float) -> Status:
+    """The state of the cluster, at *now*, from records and from what launchers report of themselves."""
+    told = {report.id: report for report in reports}
+    why: dict[str, dict[str, None]] = {}
+    for report in told.values():
+        for request in report.waiting:
+            why.setdefault(request.id, {}).update(dict.fromkeys(request.why))
+    troubles = sorted((t for report in told.values() for t in report.troubles), key=lambda trouble: -trouble.at)
+    return Status(
+        at=now,
+        launchers=tuple(sorted(_launchers(view, told), key=lambda launcher: (launcher.hostname, launcher.id))),
+        pools=tuple(_pools(view, told)),
+        pauses=tuple(PauseStatus.of(seen.record) for _, seen in sorted(view.pauses.items(), key=_by_name)),
+        requests=dict(Counter(seen.record.state.value for seen in view.requests.values())),
+        waiting=tuple(_waiting(view, why)),
+        troubles=tuple(troubles[:TROUBLES_SHOWN]),
+    )
+
+
+def _by_name(item: tuple[Any, object]) -> tuple[str, str]:
+    return (item[0].kind.value, item[0].name)
+
+
+# -- launchers ------------------------------------------------------------------------------------------------------
+
+
+def _launchers(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[LauncherStatus]:
+    pools: dict[str, list[str]] = {}
+    for peer in view.peers:
+        pools.setdefault(peer.launcher, []).append(f"{peer.provider}/{peer.pool}")
+    for seen in view.presences.values():
+        record, report = seen.record, told.get(seen.record.id)
+        pauses = view.pauses_of_launcher(record.hostname, record.id)
+        yield LauncherStatus(
+            id=record.id,
+            hostname=record.hostname,
+            version=record.version,
+            state=_word(pauses) or record.state.value,
+            since=report.started_at if report is not None else seen.created_at,
+            pools=tuple(sorted(pools.get(record.id, ()))),
+            answers=report is not None,
+            config=report.config if report is not None else None,
+            pauses=tuple(map(PauseStatus.of, pauses)),
+        )
+    others: dict[str, tuple[Component, list[str]]] = {}
+    for peer, pool in zip(view.peers, view.pools.values(), strict=True):
+        if not peer.launcher:
+            known = others.setdefault(pool.record.hostname, (pool.record, []))
+            known[1].append(f"{peer.provider}/{peer.pool}")
+    for hostname, (component, names) in others.items():
+        yield LauncherStatus("", hostname, component.version, component.state.value, None, tuple(sorted(names)))
+
+
+def _word(pauses: Iterable[Pause]) -> str:
+    """``draining``, ``paused`` or nothing."""
+    words = {pause.word for pause in pauses}
+    return "draining" if "draining" in words else next(iter(words), "")
+
+
+# -- pools ----------------------------------------------------------------------------------------------------------
+
+
+def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[PoolStatus]:
+    registered: dict[tuple[str, str], list[int]] = {}
+    peers, records = view.peers, [seen.record for seen in view.pools.values()]
+    for number, peer in enumerate(peers):
+        registered.setdefault((peer.provider, peer.pool), []).append(number)
+    reports: dict[tuple[str, str], list[PoolReport]] = {}
+    for report in told.values():
+        for pool in report.pools:
+            reports.setdefault((pool.provider, pool.pool), []).append(pool)
+    states: dict[tuple[str, str], Counter[str]] = {}
+    for node in (seen.record for seen in view.nodes.values()):
+        if node.provider and node.pool:
+            states.setdefault((node.provider, node.pool), Counter())[node.state.value] += 1
+    for key in sorted({*registered, *reports, *states, *view.known_pools}):
+        numbers, said = registered.get(key, []), reports.get(key, [])
+        pauses = view.pauses_of(*key)
+        first = said[0] if said else PoolReport(*key, "")
+        down = next((report.down for report in said if report.down is not None), None)
+        state = _word(pauses)
+        if not state and numbers and all(peers[number].is_stopped for number in numbers):
+            state = "paused"
+        if not state:
+            is_full = bool(numbers) and all(peers[number].is_paused for number in numbers)
+            state = "away" if not numbers else "down" if down is not None else "full" if is_full else "running"
+        yield PoolStatus(
+            provider=key[0],
+            pool=key[1],
+            labels=tuple(sorted({label for number in numbers for label in peers[number].labels})),
+            launchers=tuple(sorted({records[number].hostname for number in numbers})),
+            state=state,
+            nodes=dict(sorted(states.get(key, Counter()).items())),
+            limits=first.limits,
+            used=dict(view.used(*key).amounts),
+            free=first.free,
+            working=sum(report.working for report in said),
+            down=down,
+            breakers=tuple({breaker.what: breaker for report in said for breaker in report.breakers}.values()),
+            pauses=tuple(map(PauseStatus.of, pauses)),
+        )
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
+
+
+def _waiting(view: ClusterView, why: Mapping[str, Iterable[str]]) -> Iterable[RequestStatus]:
+    requests = (seen.record for seen in view.open_requests.values())
+    waiting = (request for request in requests if request.state is RequestState.REQUESTED)
+    return (_request(each, why) for each in nsmallest(MOST_WAITING, waiting, key=lambda request: request.order))
+
+
+def _request(request: NodeRequest, why: Mapping[str, Iterable[str]]) -> RequestStatus:
+    reasons = tuple(why.get(request.id, ()))
+    return RequestStatus(request.id, request.node_types, request.state_time, request.requestor, reasons)
+
+
+__all__ = [
+    "ConfigInForce", "LauncherReport", "LauncherStatus", "PauseStatus", "PoolReport", "PoolStatus", "RequestStatus",
+    "Status", "Trouble", "ask_status", "collect",
+]  # fmt: skip
