@@ -90,8 +90,8 @@ async def test_node_that_was_held_while_no_launcher_ran_is_told_at_the_start(tmp
 
 async def test_held_node_of_a_provider_that_is_not_ours_is_not_told(tmp_path: Path) -> None:
     async with launched(tmp_path, config(provider(pool("small")))) as site:
-        node = await site.add_node(a_node(state=NodeState.HOLD, provider="elsewhere").to_bytes())
         with capture_logs() as logs:
+            node = await site.add_node(a_node(state=NodeState.HOLD, provider="elsewhere").to_bytes())
             await site.a_while()
         assert node in site.view.nodes
     assert held(logs) == []
