@@ -38,6 +38,11 @@ command -v ssh-keygen >/dev/null || missing+=(openssh-client)
 command -v jq >/dev/null || missing+=(jq)
 command -v socat >/dev/null || missing+=(socat)
 command -v node >/dev/null || missing+=(nodejs)
+case " $* " in *" container "*) # only for that session: they are large
+    for program in podman buildah runc debootstrap; do
+        command -v $program >/dev/null || missing+=($program)
+    done ;;
+esac
 python=$(find_python)
 [ -n "$python" ] || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
