@@ -10,7 +10,7 @@ nox -s crash        launchers killed at every point of every step; NODELAUNCH_CR
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
 nox -s container    the image, built and run with podman, and what deploy/ has for it; as root, with Debian's packages
-                    podman, buildah, runc and debootstrap; its base image takes minutes to make, and is kept in .nox
+                    podman, runc and debootstrap; its base image takes minutes to make, and is kept in .nox
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
 nox -s drills       partitions, crashes and full disks on a real ensemble under load, for three minutes and with
                     always the same seed; NODELAUNCH_DRILL_S and NODELAUNCH_DRILL_SEED for others

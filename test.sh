@@ -39,7 +39,7 @@ command -v jq >/dev/null || missing+=(jq)
 command -v socat >/dev/null || missing+=(socat)
 command -v node >/dev/null || missing+=(nodejs)
 case " $* " in *" container "*) # only for that session: they are large
-    for program in podman buildah runc debootstrap; do
+    for program in podman runc debootstrap; do
         command -v $program >/dev/null || missing+=($program)
     done ;;
 esac

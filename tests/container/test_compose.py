@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -19,12 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from support.containers import BASE, IMAGE, ROOT, Podman
+from support.containers import BASE, IMAGE, ROOT, Alone, Podman, commands_under
 from support.zookeeper import CLASSPATH, JAVA_OPTIONS, why_not
 
 pytestmark = pytest.mark.container
-PAGE = (ROOT / "docs" / "deployment.md").read_text()
-(COMMANDS,) = re.findall(r"^## Compose$.*?^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 COMPOSE = shutil.which("podman-compose", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 START_S = 90.0
 JAVA_NEEDS = ("/usr/lib/jvm", "/usr/share/java", "/etc/java-17-openjdk", "/usr/lib/x86_64-linux-gnu/libz.so.1")
@@ -51,13 +48,7 @@ class Project:
         java[0] = str(Path(shutil.which("java") or "java").resolve())
         override = HERE.format(command=json.dumps([*java, "/conf/zoo.cfg"]), volumes=json.dumps(volumes))
         (folder / "deploy" / "here.yaml").write_text(override)
-        self._alone = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._alone.stdout is not None
-        assert self._alone.stdout.readline() == "up\n"
+        self._alone = Alone()
 
     def run(self, line: str, timeout_s: float = 120.0) -> str:
         """What a command line of the page prints, run in this folder and in the network namespace."""
@@ -66,15 +57,14 @@ class Project:
             words[:3] = [str(COMPOSE), "-f", "deploy/compose.yaml", "-f", "deploy/here.yaml"]
         environment = {**self.podman.environment, "ZOOKEEPER_IMAGE": BASE, "NODELAUNCH_IMAGE": IMAGE}
         done = subprocess.run(
-            ["nsenter", f"--net=/proc/{self._alone.pid}/ns/net", *words],
+            [*self._alone.prefix, *words],
             cwd=self.folder, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def close(self) -> None:
-        self._alone.kill()
-        self._alone.communicate()
+        self._alone.close()
 
 
 @pytest.fixture
@@ -89,7 +79,7 @@ def project(podman: Podman, image: str, tmp_path: Path) -> Iterator[Project]:
 
 
 def test_commands_of_the_page_bring_it_up_and_ask_for_a_node(project: Project) -> None:
-    certificates, up, listing, request, down = COMMANDS.splitlines()
+    certificates, up, listing, request, down = commands_under("Compose")
     project.run(certificates)
     try:
         project.run(up)

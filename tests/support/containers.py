@@ -1,14 +1,17 @@
 """Real containers with podman, on a machine where no image registry can be reached; and why there are none.
 
-The base image is made of Debian's own archive. All of it, images and containers, is in one folder, which is kept: the
-base takes minutes to make. ``python -m support.containers`` makes it, and says why where it can't.
+The base image is made of Debian's own archive, and takes the name of the one that the Containerfile asks for. All of
+it, images and containers, is in one folder, which is kept: the base takes minutes to make. ``python -m
+support.containers`` makes it, and says why where it can't. Commands of docs/deployment.md are run as they stand there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,10 +24,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("NODELAUNCH_CONTAINERS") or ROOT / ".nox" / "containers")
 """Where everything is kept; NODELAUNCH_CONTAINERS names another folder."""
-NEEDED = ("podman", "buildah", "runc", "debootstrap")
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
+NEEDED = ("podman", "runc", "debootstrap")
 """Debian packages, and the programs in them."""
 RELEASE = "bookworm"
-BASE, IMAGE = "localhost/debian-python:12", "localhost/nodelaunch"
+BASE, IMAGE = "docker.io/library/python:3.12-slim", "localhost/nodelaunch"
 INCLUDED = "python3,python3-venv,ca-certificates"
 PROCESSES = 10_000
 """As many as one user may have; podman's own default is more than a sandbox may grant."""
@@ -41,8 +45,34 @@ def why_not() -> str | None:
     return f"{', '.join(missing)} not installed (Debian packages of these names)" if missing else None
 
 
+def commands_under(heading: str) -> list[str]:
+    """The commands in blocks of shell of a part of the page; one that goes on over lines is one."""
+    part = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+
+
+class Alone:
+    """A network namespace with nothing but a loopback interface: all ports are free there, and nobody else is."""
+
+    def __init__(self) -> None:
+        command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"]
+        self._keeper = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._keeper.stdout is not None
+        assert self._keeper.stdout.readline() == "up\n"
+
+    @property
+    def prefix(self) -> list[str]:
+        """What a command begins with to run in it."""
+        return ["nsenter", f"--net=/proc/{self._keeper.pid}/ns/net"]
+
+    def close(self) -> None:
+        self._keeper.kill()
+        self._keeper.communicate()
+
+
 class Podman:
-    """podman and buildah with a storage of their own, told by their environment alone to run in a sandbox.
+    """podman with a storage of its own, told by its environment alone how to run in a sandbox.
 
     So a command is what it is elsewhere: ``podman run nodelaunch``.
     """
@@ -52,7 +82,7 @@ class Podman:
         home.mkdir(parents=True, exist_ok=True)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         limits = [f"nofile={files}:{files}", f"nproc={PROCESSES}:{PROCESSES}"]
-        (home / "containers.conf").write_text(f"""
+        settings = f"""
 [containers]
 cgroups = "no-conmon"
 default_ulimits = {json.dumps(limits)}
@@ -63,7 +93,12 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 tmp_dir = "{home}/tmp"
-""")
+"""
+        mounts = [f"{path}:{path}:ro" for path in FOR_PIP if Path(path).exists()]
+        (home / "containers.conf").write_text(settings)
+        (home / "build.conf").write_text(
+            settings.replace("[containers]", f"[containers]\nvolumes = {json.dumps(mounts)}")
+        )
         (home / "storage.conf").write_text(f"""
 [storage]
 driver = "{os.environ.get("NODELAUNCH_CONTAINER_STORAGE", "overlay")}"
@@ -81,8 +116,8 @@ runroot = "{home}/run"
     ) -> str:
         """What ``podman`` *arguments* prints."""
         done = subprocess.run(
-            [program, *arguments],
-            env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False, **options,
+            [program, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False,
+            **{"env": self.environment, **options},
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{program} {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -109,13 +144,11 @@ runroot = "{home}/run"
             self("-C", tree, "-cf", archive, ".", program="tar")
             self("import", archive, BASE)
 
-    def build(self) -> str:
-        """The id of the project's image, built anew as far as anything changed."""
-        volumes = [f"--volume={path}:{path}:ro" for path in FOR_PIP if Path(path).exists()]
-        return self(
-            "build", "--layers", "--format", "docker", "--build-arg", f"BASE={BASE}", *volumes, "-t", IMAGE, str(ROOT),
-            program="buildah", timeout_s=540.0,
-        ).strip().splitlines()[-1]  # fmt: skip
+    def build(self) -> None:
+        """Build the project's image, as far as anything changed."""
+        command = shlex.split(commands_under("The container image")[0])
+        settings = {"CONTAINERS_CONF": str(self.home / "build.conf")}
+        self(*command[1:], program=command[0], timeout_s=540.0, cwd=ROOT, env=self.environment | settings)
 
     def size(self, image: str) -> int:
         """Bytes, with all layers."""
