@@ -1,6 +1,6 @@
 """One session per check; a plain ``nox`` runs all that need nothing but packages.
 
-nox                 everything but openstack, crash, soak, lives, bench and audit
+nox                 everything but openstack, container, crash, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
@@ -9,6 +9,8 @@ nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, 
 nox -s crash        launchers killed at every point of every step; NODELAUNCH_CRASH=all for more real processes
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
+nox -s container    the image, built and run with podman, and what deploy/ has for it; as root, with Debian's packages
+                    podman, runc and debootstrap; its base image takes minutes to make, and is kept in .nox
 nox -s gates        speed as far as it holds on any machine: operations, calls, how cost grows
 nox -s drills       partitions, crashes and full disks on a real ensemble under load, for three minutes and with
                     always the same seed; NODELAUNCH_DRILL_S and NODELAUNCH_DRILL_SEED for others
@@ -110,7 +112,7 @@ def crash(session: nox.Session) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """Against real servers; skips with a reason what is not installed."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[dev]", "kubernetes-validate>=1.31")
     session.run("pytest", "tests/integration", *WORKERS, *session.posargs)
 
 
@@ -187,6 +189,14 @@ def openstack(session: nox.Session) -> None:
         session.error("NODELAUNCH_OPENSTACK_LAB has to name the folder of openstack-up and its fellows")
     session.install("-e", ".[dev]")
     session.run("pytest", "--timeout", "3600", *(session.posargs or ["tests/controlplane"]))
+
+
+@nox.session
+def container(session: nox.Session) -> None:
+    """The image is built and run as it is meant to be; fails, rather than skips, where that can't be done."""
+    session.install("-e", ".[dev]", "podman-compose>=1.5")
+    session.run("python", "-m", "support.containers", env={"PYTHONPATH": "tests"})
+    session.run("pytest", "tests/container", *session.posargs)
 
 
 @nox.session

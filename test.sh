@@ -39,6 +39,11 @@ command -v jq >/dev/null || missing+=(jq)
 command -v socat >/dev/null || missing+=(socat)
 command -v node >/dev/null || missing+=(nodejs)
 command -v chromium >/dev/null || missing+=(chromium)
+case " $* " in *" container "*) # only for that session: they are large
+    for program in podman runc debootstrap; do
+        command -v $program >/dev/null || missing+=($program)
+    done ;;
+esac
 python=$(find_python)
 [ -n "$python" ] || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then

@@ -20,6 +20,7 @@ from nodelaunch.engine.sweeping.abandoned import GRACE_S, AbandonedNodes
 from nodelaunch.engine.sweeping.ages import ORPHAN_S, AgeLimits, OldNodes
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.debris import STALE_LOCK_S, STALE_QUESTION_S, Debris
+from nodelaunch.engine.sweeping.holds import HeldNodes
 from nodelaunch.engine.sweeping.leaks import LeakSearch
 from nodelaunch.engine.sweeping.queue import (
     FIRST_BACKOFF_S,
@@ -81,6 +82,7 @@ class Sweeper:
         self.nodes = AbandonedNodes(ctx)
         self.requests = LostRequests(ctx, self.nodes)
         self.old = OldNodes(ctx, ages, is_served)
+        self.held = HeldNodes(ctx)
         self.leaks = LeakSearch(ctx, lambda: SWEEP_S)
         self._debris = Debris(ctx)
         self._ctx = ctx
@@ -156,6 +158,7 @@ class Sweeper:
             case NodeRemoved(node_id, _):
                 self.nodes.gone(node_id)
                 self.old.deadlines.forget(node_id)
+                self.held.forget(node_id)
             case RequestRemoved(request_id):
                 self.requests.removed(request_id)
             case IdleNodeSeen(node_id):
@@ -171,6 +174,7 @@ class Sweeper:
         """Look once at all that may need anything: nothing was told for a while."""
         self.nodes.clear()
         self.old.deadlines.clear()
+        self.held.forget_the_gone()
         for provider in (None, "", *self._ctx.providers):
             for seen in self._view.nodes_of(provider):
                 self._look_at_node(seen.record.id)
@@ -181,6 +185,7 @@ class Sweeper:
         self.nodes.look(node_id)
         if not self._view.is_node_locked(node_id):
             self.old.look(node_id)
+            self.held.look(node_id)
 
     def _look_again(self, key: Key) -> None:
         """Events about the thing were ignored while it was worked on; and what was seen of it may have been old."""

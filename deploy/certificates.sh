@@ -1,0 +1,26 @@
+#!/bin/sh
+# Makes a CA, and certificates for a ZooKeeper server and a launcher, for one year: certificates.sh FOLDER [NAME...]
+# The server is called zookeeper and localhost, and by the names that are given besides. What is there already is kept.
+set -eu
+folder=${1:?the folder to make certificates in}
+shift
+names=DNS:zookeeper,DNS:localhost,IP:127.0.0.1
+for name in "$@"; do names=$names,DNS:$name; done
+
+mkdir -p "$folder"
+chmod 700 "$folder" # a container that is given a file of it can read that, whoever its user is; nobody else can
+cd "$folder"
+[ ! -e ca.key ] || exit 0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj '/CN=nodelaunch CA' -keyout ca.key -out ca.crt 2>/dev/null
+for who in server client; do
+    printf 'subjectAltName=%s\n' "$names" >"$work/names"
+    [ $who = server ] || echo 'extendedKeyUsage=clientAuth' >"$work/names"
+    openssl req -newkey rsa:3072 -nodes -subj "/CN=nodelaunch $who" -keyout $who.key -out "$work/request" 2>/dev/null
+    openssl x509 -req -days 365 -in "$work/request" -CA ca.crt -CAkey ca.key -CAcreateserial -extfile "$work/names" \
+        -out $who.crt 2>/dev/null
+done
+cat server.key server.crt >server.pem # as ZooKeeper wants them
+chmod 644 client.key server.pem
