@@ -107,11 +107,6 @@ class _Parts:
     offered: OfferedLabels
 
 
-def _age_limits(config: Config) -> AgeLimits:
-    ready = {label.name: float(label.max_ready_age) for label in config.labels}
-    return AgeLimits(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
-
-
 def _tenants(config: Config) -> dict[str, Limits]:
     return {tenant.tenant_name: tenant.limits() for tenant in config.tenant_resource_limits}
 
@@ -212,7 +207,7 @@ class Launcher:
         herald = Herald(self.store, presence, view)
         site = self._make_site(view, herald.id)
         offered = OfferedLabels(self.config.providers, view, site.memory)
-        ages = _age_limits(self.config)
+        ages = AgeLimits.configured(self.config)
         return _Parts(
             site=site,
             herald=herald,
@@ -362,7 +357,7 @@ class Launcher:
     def _apply_settings(self) -> None:
         """Give the parts what the configuration says apart from providers."""
         config, parts = self.config, self._open_parts()
-        parts.sweeper.ages = _age_limits(config)
+        parts.sweeper.ages = AgeLimits.configured(config)
         parts.offered.providers = config.providers
         self._expected.expect(config.providers)
         self.scheduler.configure(_tenants(config))

@@ -47,6 +47,9 @@ def check(
     say(f"{path}: good; {len(config.labels)} labels, {len(config.providers)} providers, {pools} pools")
 
 
+app.command("nodelaunch.cli.plan:command", name="plan", help="Show what a reload with another configuration would do.")
+
+
 @app.command
 def schema(
     *,

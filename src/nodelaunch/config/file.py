@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_origin
 
@@ -42,6 +43,16 @@ class Registry(Protocol):
         """Something with a ``config_model``. Raises: NodelaunchError with a message for people."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked configuration, and where it stands."""
+
+    config: Config
+    warnings: tuple[ConfigProblem, ...]
+    source: Source
+    """Places are those of today's names of keys."""
+
+
 def load_config(
     path: str | os.PathLike[str],
     *,
@@ -54,11 +65,23 @@ def load_config(
     ``%(NODEPOOL_X)`` is replaced by that variable of *environ* (None: the process's) before the YAML is read. Files
     the configuration names are not opened. Raises: ConfigError with every problem found.
     """
+    loaded = load_with_places(path, secure=secure, drivers=drivers, environ=environ)
+    return loaded.config, loaded.warnings
+
+
+def load_with_places(
+    path: str | os.PathLike[str],
+    *,
+    secure: str | os.PathLike[str] | None = None,
+    drivers: Registry,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """As `load_config`, with what is known of where each value stands. Raises: ConfigError."""
     source = _read_both(path, secure, environ)
     config = _Checker(source, drivers).check() if source.data is not None else None
     if config is None or source.problems:
         raise ConfigError(_in_order(source.problems))
-    return config, _in_order(source.warnings)
+    return Loaded(config, _in_order(source.warnings), source)
 
 
 def load_store_config(
