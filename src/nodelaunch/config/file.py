@@ -356,7 +356,7 @@ class _Checker:
                 steps = [step for step in complaint["loc"][:-1] if isinstance(step, str)]
                 line = _models_on_the_way(model, steps)
                 home = _home_of(str(at[-1]), line, steps)
-                is_hidden = at in self.source.hidden_keys or self.source.position(at).file != self.source.path
+                is_hidden = at in self.source.hidden_keys or self.source.is_elsewhere(at)
                 text = unknown_key(str(at[-1]), _keys_of(line[-1]), home=home, is_hidden=is_hidden)
                 self.source.complain(at, text, of_key=True, remedy=Remedy("drop", at))
             case "missing":

@@ -96,11 +96,18 @@ class Source:
         self.troubled.add(position)
 
     def warn(self, place: Place, message: str, *, of_key: bool = False, remedy: Remedy | None = None) -> None:
-        self.warnings.append(ConfigProblem(*self.position(place, of_key=of_key), message))
+        self.warn_at(self.position(place, of_key=of_key), message)
         self._note_remedy(self.warnings[-1], remedy)
+
+    def warn_at(self, position: Position, message: str) -> None:
+        self.warnings.append(ConfigProblem(*position, message))
 
     def is_hidden(self, place: Place) -> bool:
         return place in self.hidden
+
+    def is_elsewhere(self, place: Place) -> bool:
+        """Whether *place* came from another file."""
+        return self.position(place).file != self.path
 
     def graft(self, other: Source, old: Place, new: Place) -> None:
         """Note what is known of *old* and all below it in *other* as that of *new* in here."""

@@ -25,7 +25,7 @@ class Position(NamedTuple):
 
     @property
     def in_words(self) -> str:
-        return f"line {self.line}, column {self.column}"
+        return f"line {self.line}, column {self.column}" if self.line else self.file
 
 
 class Patch(NamedTuple):
