@@ -14,14 +14,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from nodelaunch.client import NodeClient
     from nodelaunch.config.models import Config
-    from nodelaunch.launcher import Launcher, load_config
+    from nodelaunch.launcher import Launcher, config_from, load_config
 
-__all__ = ["Config", "Launcher", "NodeClient", "__version__", "errors", "load_config"]
+__all__ = ["Config", "Launcher", "NodeClient", "__version__", "config_from", "errors", "load_config"]
 
 _HOMES = {
     "Config": "nodelaunch.config.models",
     "Launcher": "nodelaunch.launcher",
     "NodeClient": "nodelaunch.client",
+    "config_from": "nodelaunch.launcher",
     "load_config": "nodelaunch.launcher",
 }
 

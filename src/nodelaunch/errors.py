@@ -52,15 +52,17 @@ class NodelaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing wrong in a configuration file; *line* and *column* count from 1 (0: the file as a whole)."""
+    """One thing wrong in a configuration; *line* and *column* count from 1 (0: the file as a whole)."""
 
     file: str
     line: int
     column: int
     message: str
+    key: str = ""
+    """The path of the key, such as ``providers[0].name``, of a configuration that is in no file."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        return f"{self.key or f'{self.file}:{self.line}:{self.column}'}: {self.message}"
 
 
 class ConfigError(NodelaunchError):

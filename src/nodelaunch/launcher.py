@@ -15,13 +15,13 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
@@ -29,6 +29,7 @@ from nodelaunch import __version__
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.config.changes import Changes, differences
 from nodelaunch.config.file import load_config as read_config
+from nodelaunch.config.given import read_given
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.connecting import build_store, no_session, server_addresses, socket_path
 from nodelaunch.drivers import DriverRegistry
@@ -50,7 +51,7 @@ from nodelaunch.engine.sharing import TenantLedgers
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import SessionLostError
+from nodelaunch.errors import ConfigProblem, SessionLostError
 from nodelaunch.leases import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
@@ -77,19 +78,37 @@ DRAIN_LIMIT_S = 30.0
 
 
 def load_config(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
     *,
     secure: str | os.PathLike[str] | None = None,
     drivers: DriverRegistry | None = None,
 ) -> Config:
-    """The checked configuration in file *path*, with what *secure* adds; warnings are logged.
+    """The checked configuration in file *source*, with what *secure* adds, or in *source* itself; warnings are logged.
 
-    Raises: ConfigError with every problem as file:line:column.
+    Raises: ConfigError with every problem as file:line:column, or with the path of its key.
     """
-    config, warnings = read_config(path, secure=secure, drivers=drivers or DriverRegistry())
+    if isinstance(source, (Mapping, Config)):
+        if secure is not None:
+            raise ValueError("secure is a second file beside a first one; put what it says into the mapping")
+        return config_from(source, drivers=drivers)
+    config, warnings = read_config(source, secure=secure, drivers=drivers or DriverRegistry())
+    _warn(warnings)
+    return config
+
+
+def config_from(given: Mapping[str, Any] | Config, *, drivers: DriverRegistry | None = None) -> Config:
+    """The checked configuration in *given*, which has the keys of a file; warnings are logged.
+
+    Raises: ConfigError with every problem, each with the path of its key: ``providers[0].pools[0].max-servers``.
+    """
+    config, warnings = read_given(given, drivers=drivers or DriverRegistry())
+    _warn(warnings)
+    return config
+
+
+def _warn(warnings: Iterable[ConfigProblem]) -> None:
     for warning in warnings:
         log.warning("config_warning", detail=str(warning))
-    return config
 
 
 def open_driver(
@@ -123,11 +142,6 @@ async def _ensure_paths(store: Store) -> None:
             return await store.ensure(*paths.ALWAYS_THERE)
 
 
-def _age_limits(config: Config) -> AgeLimits:
-    ready = {label.name: float(label.max_ready_age) for label in config.labels}
-    return AgeLimits(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
-
-
 def config_digest(config: Config) -> str:
     """The same for equal configurations. What is a secret by its type is masked before."""
     content = config.model_dump(serialize_as_any=True)
@@ -144,7 +158,7 @@ class Launcher:
 
     def __init__(
         self,
-        config: Config,
+        config: Config | Mapping[str, Any],
         *,
         store: Store | None = None,
         drivers: DriverRegistry | None = None,
@@ -153,15 +167,17 @@ class Launcher:
         hostname: str | None = None,
         connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     ) -> None:
-        """*store*: entered and closed by the launcher; None: what *config* names. Two launchers of one process on one
-        embedded store each get a `connect()` of it. *connect_timeout_s*: how long entering may wait for the first
-        session with the store; None: for ever.
+        """*config*: checked already, or a mapping, which is checked here. *store*: entered and closed by the launcher;
+        None: what *config* names. Two launchers of one process on one embedded store each get a `connect()` of it.
+        *connect_timeout_s*: how long entering may wait for the first session with the store; None: for ever.
+
+        Raises: ConfigError.
         """
-        self.config = config
+        self._drivers = drivers or DriverRegistry()
+        self.config = config = self._checked(config)
         self._connect_timeout_s = connect_timeout_s
         self.store = store or build_store(config)
         self._serves_socket = store is None and not config.zookeeper_servers
-        self._drivers = drivers or DriverRegistry()
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
         self.hostname = hostname or socket.gethostname()
@@ -173,6 +189,9 @@ class Launcher:
         self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._draining = False
+
+    def _checked(self, config: Config | Mapping[str, Any]) -> Config:
+        return config if isinstance(config, Config) else config_from(config, drivers=self._drivers)
 
     @property
     def providers(self) -> Mapping[str, ProviderRuntime]:
@@ -255,7 +274,7 @@ class Launcher:
         offered = OfferedLabels(self.config.providers, view, site.memory)
         reporter = Reporter(herald.id, view, self._clock, site.scheduler, self.pools)
         reporter.config_loaded(config_digest(self.config))
-        ages = _age_limits(self.config)
+        ages = AgeLimits.configured(self.config)
         return _Parts(
             site=site,
             herald=herald,
@@ -382,14 +401,15 @@ class Launcher:
     # -- reloading --------------------------------------------------------------------------------------------------
 
     async def reload(
-        self, config: Config, *, touched: Collection[Path] = (), grace_s: float = DRAIN_GRACE_S
+        self, config: Config | Mapping[str, Any], *, touched: Collection[Path] = (), grace_s: float = DRAIN_GRACE_S
     ) -> Changes:
-        """Go on with *config*, which was checked already; what changed. Only what changed is touched.
+        """Go on with *config*, checked already or a mapping; what changed. Only what changed is touched.
 
         *touched*: files that changed and that providers take in besides (`ProviderConfig.files`). Requests that pools
         taken out are working on have *grace_s* to finish, then they are handed back. A provider taken out goes on
-        deleting its nodes until there are none.
+        deleting its nodes until there are none. Raises: ConfigError, and then nothing is changed.
         """
+        config = self._checked(config)
         async with self._reloading:
             changes = differences(self.config, config, touched)
             log.info("config_changed" if changes else "config_unchanged", **changes.summary())
@@ -416,7 +436,7 @@ class Launcher:
         """Give the parts what the configuration says apart from providers."""
         config, parts = self.config, self._open_parts()
         parts.reporter.config_loaded(config_digest(config))
-        parts.sweeper.ages = _age_limits(config)
+        parts.sweeper.ages = AgeLimits.configured(config)
         parts.offered.providers = config.providers
         parts.expected.expect(config.providers)
         self.scheduler.configure(_tenants(config))

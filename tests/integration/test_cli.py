@@ -315,3 +315,20 @@ def test_nodes_are_held_freed_and_deleted_by_hand(site: Site) -> None:
     serve.await_log("node_deleted", node_id=node_id)
     missing = run("delete", node_id, "-c", str(site.config))
     assert (missing.returncode, missing.stderr) == (1, f"nodelaunch: there is no node '{node_id}'\n")
+
+
+def test_plan_names_the_nodes_that_a_running_launcher_would_delete(site: Site) -> None:
+    site.serve()
+    assert run("request", "small", "-c", str(site.config)).returncode == 0
+    new = site.folder / "new.yaml"
+    new.write_text(
+        site.config.read_text().replace("labels: [{name: small}]", "labels: [{name: small, min-ready: 1}]", 1)
+    )
+    site.config.write_text(new.read_text())
+    os.kill(site.running[0].process.pid, signal.SIGHUP)
+    while "ready" not in run("list", "-c", str(site.config)).stdout:
+        assert site.running[0].process.poll() is None
+    new.write_text(new.read_text().replace("pools: [{name: main", "pools: [{name: other"))
+    done = run("config", "plan", str(new), "-c", str(site.config))
+    assert done.returncode == 0, done.stderr
+    assert "(cloud/main, small, ready) is deleted: its pool does not offer its label any more" in done.stdout

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,23 @@ def installed() -> Path:
             _run_or_complain(*pip, *REQUIREMENTS)
             marker.write_text("\n".join(REQUIREMENTS))
     return FOLDER / "bin"
+
+
+def documentation() -> Path:
+    """The folder of the pages of its documentation, which only its source has. Raises: PeerMissingError."""
+    commands = installed()
+    folder = FOLDER / "source"
+    with (FOLDER.parent / f"{FOLDER.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=FOLDER) as fresh:
+                pip = (str(commands / "python"), "-m", "pip", "download", "--quiet", "--no-deps")
+                _run_or_complain(*pip, "--no-binary", "nodepool", "--dest", fresh, f"nodepool=={VERSION}")
+                (archive,) = Path(fresh).iterdir()
+                shutil.unpack_archive(archive, fresh, filter="data")
+                archive.unlink()
+                Path(fresh, f"nodepool-{VERSION}").rename(folder)
+    return folder / "doc" / "source"
 
 
 def _run_or_complain(*command: str) -> None:

@@ -47,6 +47,13 @@ def check(
     say(f"{path}: good; {len(config.labels)} labels, {len(config.providers)} providers, {pools} pools")
 
 
+app.command("nodelaunch.cli.plan:command", name="plan", help="Show what a reload with another configuration would do.")
+
+app.command(
+    "nodelaunch.cli.migrate:command", name="migrate", help="Write a configuration of Nodepool's for nodelaunch."
+)
+
+
 @app.command
 def schema(
     *,

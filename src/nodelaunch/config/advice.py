@@ -15,6 +15,7 @@ from nodelaunch.config.messages import close_to
 from nodelaunch.config.models import TenantLimits
 from nodelaunch.config.positions import Source
 from nodelaunch.config.rules import find
+from nodelaunch.config.spans import Remedy
 
 _TLS_PORT = 2281
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
@@ -87,9 +88,10 @@ def _on_limits(source: Source, data: dict[str, Any]) -> None:
             limit = pool[key]
             if limit is None:
                 text = f"{key} has nothing behind it, which means no limit; give a number, or leave the key out"
-                source.warn((*place, key), text, of_key=True)
+                source.warn((*place, key), text, of_key=True, remedy=Remedy("drop", (*place, key)))
             elif isinstance(limit, int) and limit < 0:
-                source.warn((*place, key), f"{key} below zero declines every request; write 0 to mean that")
+                text = f"{key} below zero declines every request; write 0 to mean that"
+                source.warn((*place, key), text, remedy=Remedy("set", (*place, key), 0))
 
 
 def _on_tenants(source: Source, data: dict[str, Any]) -> None:
@@ -109,7 +111,8 @@ def _on_connection(source: Source, data: dict[str, Any]) -> None:
     tls = data.get("zookeeper-tls")
     if tls is not None:
         if isinstance(tls, dict) and "check-host-name" not in tls:
-            source.warn(("zookeeper-tls",), _NAMES_UNCHECKED, of_key=True)
+            remedy = Remedy("set", ("zookeeper-tls", "check-host-name"), False)
+            source.warn(("zookeeper-tls",), _NAMES_UNCHECKED, of_key=True, remedy=remedy)
         return
     told = "the password of zookeeper-auth" if data.get("zookeeper-auth") else "what is read and written"
     for place, server in find(data, "zookeeper-servers[]"):

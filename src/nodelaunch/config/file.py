@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_origin
 
@@ -26,6 +27,7 @@ from nodelaunch.config.models import (
     StoreConfig,
 )
 from nodelaunch.config.positions import Source, read_source
+from nodelaunch.config.spans import Remedy
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
 _STORE_KEYS = ("zookeeper-servers", "zookeeper-tls", "zookeeper-auth")
@@ -42,6 +44,23 @@ class Registry(Protocol):
         """Something with a ``config_model``. Raises: NodelaunchError with a message for people."""
 
 
+def examine(source: Source, drivers: Registry) -> Config | None:
+    """Check what *source* has, and note there what is wrong and what can be done about it; the configuration, or None
+    where there is none."""
+    config = _Checker(source, drivers).check() if source.data is not None else None
+    return None if source.problems else config
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked configuration, and where it stands."""
+
+    config: Config
+    warnings: tuple[ConfigProblem, ...]
+    source: Source
+    """Places are those of today's names of keys."""
+
+
 def load_config(
     path: str | os.PathLike[str],
     *,
@@ -54,11 +73,23 @@ def load_config(
     ``%(NODEPOOL_X)`` is replaced by that variable of *environ* (None: the process's) before the YAML is read. Files
     the configuration names are not opened. Raises: ConfigError with every problem found.
     """
+    loaded = load_with_places(path, secure=secure, drivers=drivers, environ=environ)
+    return loaded.config, loaded.warnings
+
+
+def load_with_places(
+    path: str | os.PathLike[str],
+    *,
+    secure: str | os.PathLike[str] | None = None,
+    drivers: Registry,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """As `load_config`, with what is known of where each value stands. Raises: ConfigError."""
     source = _read_both(path, secure, environ)
-    config = _Checker(source, drivers).check() if source.data is not None else None
-    if config is None or source.problems:
+    config = examine(source, drivers)
+    if config is None:
         raise ConfigError(_in_order(source.problems))
-    return config, _in_order(source.warnings)
+    return Loaded(config, _in_order(source.warnings), source)
 
 
 def load_store_config(
@@ -114,9 +145,14 @@ def _read_both(
 ) -> Source:
     variables = os.environ if environ is None else environ
     source = read_source(os.fspath(path), variables)
-    if secure is not None:
-        _merge_secure(source, read_source(os.fspath(secure), variables, is_secret=True))
+    take_over(source, secure, variables)
     return source
+
+
+def take_over(source: Source, secure: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> None:
+    """Put into *source* what the file *secure* adds."""
+    if secure is not None:
+        _merge_secure(source, read_source(os.fspath(secure), environ, is_secret=True))
 
 
 def _in_order(problems: Iterable[ConfigProblem]) -> tuple[ConfigProblem, ...]:
@@ -206,7 +242,8 @@ class _Checker:
         for name, info in Config.model_fields.items():
             key = info.alias or name
             if get_origin(info.annotation) is tuple and key in self.data and self.data[key] is None:
-                self.source.warn((key,), f"{key} has nothing below it; leave the key out, or write []", of_key=True)
+                message = f"{key} has nothing below it; leave the key out, or write []"
+                self.source.warn((key,), message, of_key=True, remedy=Remedy("drop", (key,)))
                 del self.data[key]
 
     def _check_across(self) -> None:
@@ -266,10 +303,13 @@ class _Checker:
             at = (*place, getattr(error, "key", "driver"))
             text = f"unknown driver; installed: {', '.join(self.drivers.names)}"
             text = text if self.source.is_hidden(at) else str(error)
-            self.source.complain(at, f"{excuse}; {text}" if excuse else text)
+            is_foreign = driver not in self.drivers.names and "/" not in driver
+            remedy = Remedy("drop", place) if is_foreign else None
+            self.source.complain(at, f"{excuse}; {text}" if excuse else text, remedy=remedy)
             return None
         if excuse:
-            self.source.warn(place, f"{excuse}; write driver: {driver}")
+            remedy = Remedy("set", (*place, "driver"), driver)
+            self.source.warn(place, f"{excuse}; write driver: {driver}", remedy=remedy)
         return model
 
     def _found(self, place: Place, value: Any) -> str:
@@ -283,10 +323,15 @@ class _Checker:
                 if not isinstance(mapping, dict) or old not in mapping:
                     continue
                 if new in mapping:
-                    self.source.complain((*at, old), f"{old} and {new} are the same; leave {old} out", of_key=True)
+                    message, remedy = f"{old} and {new} are the same; leave {old} out", Remedy("drop", (*at, old))
+                    self.source.complain((*at, old), message, of_key=True, remedy=remedy)
                     del mapping[old]
                     continue
-                self.source.warn((*at, old), f"{old} is accepted, but the name of this key is {new}", of_key=True)
+                message, remedy = (
+                    f"{old} is accepted, but the name of this key is {new}",
+                    Remedy("rename", (*at, old), new),
+                )
+                self.source.warn((*at, old), message, of_key=True, remedy=remedy)
                 mapping[new] = mapping.pop(old)
                 self.source.rename((*at, old), (*at, new))
 
@@ -311,9 +356,9 @@ class _Checker:
                 steps = [step for step in complaint["loc"][:-1] if isinstance(step, str)]
                 line = _models_on_the_way(model, steps)
                 home = _home_of(str(at[-1]), line, steps)
-                is_hidden = at in self.source.hidden_keys or self.source.position(at).file != self.source.path
+                is_hidden = at in self.source.hidden_keys or self.source.is_elsewhere(at)
                 text = unknown_key(str(at[-1]), _keys_of(line[-1]), home=home, is_hidden=is_hidden)
-                self.source.complain(at, text, of_key=True)
+                self.source.complain(at, text, of_key=True, remedy=Remedy("drop", at))
             case "missing":
                 self.source.complain(at[:-1], f"the key {at[-1]!r} is missing")
             case _:

@@ -17,11 +17,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from nodelaunch.config.messages import yaml_trouble
 from nodelaunch.config.models import Place
+from nodelaunch.config.spans import Remedy, Span, span_of
 from nodelaunch.config.variables import Position, Text, substitute
 from nodelaunch.errors import ConfigProblem
 
@@ -43,6 +44,8 @@ class Source:
 
     path: str
     is_secret: bool = False
+    text: str = ""
+    """As in the file."""
     data: dict[str, Any] | None = None
     """None where the file can't be read."""
     values: dict[Place, Position] = field(default_factory=dict)
@@ -56,6 +59,10 @@ class Source:
     troubled: set[Position] = field(default_factory=set)
     problems: list[ConfigProblem] = field(default_factory=list)
     warnings: list[ConfigProblem] = field(default_factory=list)
+    remedies: list[tuple[ConfigProblem, Remedy]] = field(default_factory=list)
+    """What can be done about problems and warnings."""
+    spans: dict[Place, Span] | None = None
+    """Known only where they were asked for."""
 
     def position(self, place: Place, *, of_key: bool = False) -> Position:
         """Where *place* is written, or the nearest thing around it that is."""
@@ -65,21 +72,42 @@ class Source:
             place = place[:-1]
         return self.values.get(place, Position(self.path, 1, 1))
 
-    def complain(self, place: Place, message: str, *, of_key: bool = False, first_only: bool = False) -> None:
+    def complain(
+        self,
+        place: Place,
+        message: str,
+        *,
+        of_key: bool = False,
+        first_only: bool = False,
+        remedy: Remedy | None = None,
+    ) -> None:
         """Note a problem; *first_only*: unless there is one at that position already."""
         position = self.position(place, of_key=of_key)
         if place not in self.unresolved and not (first_only and position in self.troubled):
             self.complain_at(position, message)
+            self._note_remedy(self.problems[-1], remedy)
+
+    def _note_remedy(self, problem: ConfigProblem, remedy: Remedy | None) -> None:
+        if remedy is not None:
+            self.remedies.append((problem, remedy))
 
     def complain_at(self, position: Position, message: str) -> None:
         self.problems.append(ConfigProblem(*position, message))
         self.troubled.add(position)
 
-    def warn(self, place: Place, message: str, *, of_key: bool = False) -> None:
-        self.warnings.append(ConfigProblem(*self.position(place, of_key=of_key), message))
+    def warn(self, place: Place, message: str, *, of_key: bool = False, remedy: Remedy | None = None) -> None:
+        self.warn_at(self.position(place, of_key=of_key), message)
+        self._note_remedy(self.warnings[-1], remedy)
+
+    def warn_at(self, position: Position, message: str) -> None:
+        self.warnings.append(ConfigProblem(*position, message))
 
     def is_hidden(self, place: Place) -> bool:
         return place in self.hidden
+
+    def is_elsewhere(self, place: Place) -> bool:
+        """Whether *place* came from another file."""
+        return self.position(place).file != self.path
 
     def graft(self, other: Source, old: Place, new: Place) -> None:
         """Note what is known of *old* and all below it in *other* as that of *new* in here."""
@@ -98,11 +126,13 @@ class Source:
         for marked in (self.hidden, self.unresolved):
             if old in marked:
                 marked.add(new)
+        if self.spans is not None and old in self.spans:
+            self.spans[new] = self.spans[old]
 
 
-def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = False) -> Source:
+def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = False, with_spans: bool = False) -> Source:
     """The YAML file at *path*. Nothing is raised for what is wrong with it: that is in ``problems``."""
-    source = Source(path, is_secret)
+    source = Source(path, is_secret, spans={} if with_spans else None)
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -118,7 +148,17 @@ def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = Fals
         here = Position(path, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
         source.complain_at(here, "not UTF-8 text; save the file in that encoding")
         return source
-    _Parser(source, substitute(path, original, environ)).parse()
+    return _parsed(source, original, environ)
+
+
+def read_text(path: str, text: str, environ: Mapping[str, str]) -> Source:
+    """The YAML in *text*, which is that of *path*, with the spans of its values."""
+    return _parsed(Source(path, spans={}), text, environ)
+
+
+def _parsed(source: Source, original: str, environ: Mapping[str, str]) -> Source:
+    source.text = original
+    _Parser(source, substitute(source.path, original, environ)).parse()
     return source
 
 
@@ -195,6 +235,7 @@ class _Parser:
             return self._scalar(node, place)
         if len(place) > MAX_DEPTH:
             return self._give_up(node, place, f"nested deeper than {MAX_DEPTH} levels")
+        assert isinstance(node, CollectionNode)  # noqa: S101
         return self._mapping(node, place) if isinstance(node, MappingNode) else self._sequence(node, place)
 
     def _note(self, node: Node, place: Place) -> None:
@@ -228,18 +269,21 @@ class _Parser:
         if str(node.tag) not in _SCALAR_TAGS:
             return self._give_up(node, place, _NO_TAGS)
         if str(node.tag) == f"{_CORE}int" and _OCTAL(node.value):
-            self.source.warn(place, "a number that begins with 0 is read as octal; leave the 0 out")
+            decimal = self.yaml.constructor.construct_document(node)
+            message = "a number that begins with 0 is read as octal; leave the 0 out"
+            self.source.warn(place, message, remedy=Remedy("set", place, decimal))
         try:
             return self.yaml.constructor.construct_document(node)  # which keeps nothing of the node
         except (ConstructorError, ValueError):
             kind = str(node.tag).removeprefix(_CORE)
             return self._give_up(node, place, f"looks like a YAML {kind} but is none; put it in quotes if it is text")
 
-    def _sequence(self, node: Node, place: Place) -> list[Any] | None:
+    def _sequence(self, node: CollectionNode, place: Place) -> list[Any] | None:
         if not self._may_enter(node, place):
             return None
         self.within.append(node)
         result = [self._value(item, (*place, index)) for index, item in enumerate(node.value)]
+        self._note_items(node, place)
         self.within.pop()
         return result
 
@@ -287,7 +331,17 @@ class _Parser:
             if value_node.start_mark.index == value_node.end_mark.index:  # nothing: it may seem to be lines below
                 self.source.values[here] = self.source.keys[here]
             self._note_patches(key_node, here, self.source.hidden_keys)
+            if self.source.spans is not None:
+                self.source.spans[here] = span_of(self.text, value_node, node, key_node)
         return result
+
+    # -- spans ------------------------------------------------------------------------------------------------------
+
+    def _note_items(self, node: CollectionNode, place: Place) -> None:
+        for index, item in enumerate(node.value if self.source.spans is not None else ()):
+            if node.start_mark.index <= item.start_mark.index < node.end_mark.index:  # else an alias
+                assert self.source.spans is not None  # noqa: S101
+                self.source.spans[*place, index] = span_of(self.text, item, node)
 
     def _twice(self, place: Place) -> str:
         is_hidden = self.source.is_secret or place in self.source.hidden_keys

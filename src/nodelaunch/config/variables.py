@@ -25,7 +25,7 @@ class Position(NamedTuple):
 
     @property
     def in_words(self) -> str:
-        return f"line {self.line}, column {self.column}"
+        return f"line {self.line}, column {self.column}" if self.line else self.file
 
 
 class Patch(NamedTuple):
@@ -48,12 +48,17 @@ class Text:
     patches: tuple[Patch, ...]
     line_starts: tuple[int, ...]
 
-    def position(self, index: int) -> Position:
-        """Where in the file is what stands at *index* of the text; for a replacement, where its token begins."""
+    def file_index(self, index: int) -> int:
+        """The index in the file of what stands at *index* of the text; for a replacement, where its token begins."""
         before = bisect.bisect_right(self.patches, index, key=lambda patch: patch.start)
-        if before:
-            patch = self.patches[before - 1]
-            index = patch.file_start if index < patch.end else patch.file_end + index - patch.end
+        if not before:
+            return index
+        patch = self.patches[before - 1]
+        return patch.file_start if index < patch.end else patch.file_end + index - patch.end
+
+    def position(self, index: int) -> Position:
+        """Where in the file that is."""
+        index = self.file_index(index)
         line = bisect.bisect_right(self.line_starts, index)
         return Position(self.path, line, index - self.line_starts[line - 1] + 1)
 

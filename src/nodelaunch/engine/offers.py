@@ -13,6 +13,21 @@ Offers = dict[tuple[str | None, str | None], frozenset[str]]
 """Labels by provider and pool."""
 
 
+def offers_of(providers: Iterable[ProviderConfig], others: Iterable[tuple[str, str, frozenset[str]]]) -> Offers:
+    """What the pools of *providers* offer together with *others*: provider, pool and labels of each."""
+    offers: Offers = {
+        (provider.name, pool.name): frozenset(pool.label_names) for provider in providers for pool in provider.pools
+    }
+    for provider_name, pool_name, labels in others:
+        offers[provider_name, pool_name] = offers.get((provider_name, pool_name), frozenset()) | labels
+    return offers
+
+
+def is_offered(offers: Offers, node: Node) -> bool:
+    """Whether *node*'s pool offers one of the node's labels."""
+    return not offers.get((node.provider, node.pool), frozenset()).isdisjoint(node.type)
+
+
 class OfferedLabels:
     """Labels by pool, of every pool that is configured here, registered by anybody, or away for a while.
 
@@ -35,16 +50,9 @@ class OfferedLabels:
         sources = (self.providers, self._view.peers, self._memory.absent())
         if any(now is not before for now, before in zip(sources, self._sources, strict=True)):
             self._sources, self._offers = sources, self._found()
-        return not self._offers.get((node.provider, node.pool), frozenset()).isdisjoint(node.type)
+        return is_offered(self._offers, node)
 
     def _found(self) -> Offers:
-        offers: Offers = {
-            (provider.name, pool.name): frozenset(pool.label_names)
-            for provider in self.providers
-            for pool in provider.pools
-        }
         others = [(peer.provider, peer.pool, peer.labels) for peer in self._view.peers]
         others += [(absent.provider, absent.pool, absent.labels) for absent in self._memory.absent()]
-        for provider, pool, labels in others:
-            offers[provider, pool] = offers.get((provider, pool), frozenset()) | labels
-        return offers
+        return offers_of(self.providers, others)

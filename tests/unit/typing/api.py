@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from nodelaunch import Config, Launcher, NodeClient, errors, load_config
+from nodelaunch import Config, Launcher, NodeClient, config_from, errors, load_config
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake import PLUGIN as FAKE
 from nodelaunch.drivers.fake.driver import FakeDriver
@@ -44,6 +44,13 @@ async def embed(path: str) -> str | None:
         except errors.StoreError as error:
             return error.path
         return node.interface_ip
+
+
+async def embed_data(launcher: Launcher) -> Config:
+    await launcher.reload({"labels": [{"name": "a"}]})
+    config = load_config({"labels": ({"name": "a"},)})
+    Launcher({"labels": []})
+    return config_from(config, drivers=DriverRegistry([FAKE]))
 
 
 def stores() -> list[Store]:

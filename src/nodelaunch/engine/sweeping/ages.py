@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import structlog
 
+from nodelaunch.config.models import Config
 from nodelaunch.engine.holding import discard_node
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.deadlines import Deadlines
@@ -37,6 +39,12 @@ class AgeLimits:
     max_ready_age: Mapping[str, float]
     """By label."""
     max_hold_age: float = 0.0
+
+    @classmethod
+    def configured(cls, config: Config) -> Self:
+        """Those that *config* names."""
+        ready = {label.name: float(label.max_ready_age) for label in config.labels}
+        return cls(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
 
     def of(self, node: Node) -> float:
         """Seconds the node may stay in its state; 0: for ever."""

@@ -1,0 +1,46 @@
+"""``nodelaunch config migrate``: a configuration of Nodepool's, as one for nodelaunch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nodelaunch.cli.common import say
+from nodelaunch.cli.session import Given
+from nodelaunch.config.migrating import migrate
+from nodelaunch.drivers import DriverRegistry
+from nodelaunch.errors import NodelaunchError
+
+NEW_NAME = "<migrated>"
+"""In warnings, where the new text is printed."""
+
+
+def command(
+    file: Annotated[Path | None, Parameter(help="Default: that of --config.", metavar="FILE")] = None,
+    /,
+    *,
+    output: Annotated[
+        Path | None, Parameter(("--output", "-o"), help="Write it there instead.", metavar="FILE")
+    ] = None,
+    session: Given,
+) -> None:
+    """Write a configuration of Nodepool's as an equivalent one for nodelaunch.
+
+    What nodelaunch does not know is commented out where it stands, and listed on standard error; all else stays as it
+    is. Exit code: 0 written, 2 it has an error that has to be put right first, and nothing was written.
+    """
+    name = NEW_NAME if output is None else str(output)
+    made = migrate(file or session.config, secure=session.secure, drivers=DriverRegistry(), new_name=name)
+    for what, problems in (("left out", made.left_out), ("changed", made.changed), ("warning", made.warnings)):
+        for problem in problems:
+            print(f"{problem} ({what})", file=sys.stderr)  # noqa: T201
+    if output is None:
+        say(made.text.removesuffix("\n"))
+        return
+    try:
+        output.write_text(made.text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise NodelaunchError(f"{output} can't be written: {error.strerror or error}") from None

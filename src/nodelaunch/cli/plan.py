@@ -1,0 +1,122 @@
+"""``nodelaunch config plan``: what a reload with another configuration would do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.config.file import Loaded, load_with_places
+from nodelaunch.config.values import Difference, Value
+from nodelaunch.connecting import check_files
+from nodelaunch.drivers import DriverRegistry
+from nodelaunch.errors import ConfigError, StoreError
+from nodelaunch.planning import Plan, node_changes, plan
+
+SAME, DIFFERENT = 0, 3
+
+
+async def command(
+    new: Annotated[Path, Parameter(help="The configuration that is to come.", metavar="NEW")],
+    /,
+    *,
+    new_secure: Annotated[
+        Path | None, Parameter(help="Its second file, for secrets; default: that of --secure.", metavar="FILE")
+    ] = None,
+    offline: Annotated[
+        bool, Parameter(help="Look neither for nodes in the store, nor for files that NEW names.")
+    ] = False,
+    detailed_exitcode: Annotated[
+        bool, Parameter(help=f"End with {SAME} if nothing changes, with {DIFFERENT} if something does.")
+    ] = False,
+    as_json: AsJson = False,
+    session: Given,
+) -> int:
+    """Show what a reload with another configuration would do.
+
+    It is compared with the configuration of --config, and nothing is changed. Exit code: 0, whether something would
+    change or not; 2 one of the two has an error.
+    """
+    old = load_with_places(session.config, secure=session.secure, drivers=DriverRegistry())
+    secure = new_secure or session.secure
+    coming = load_with_places(new, secure=secure, drivers=DriverRegistry())
+    if not offline and (problems := check_files(coming.config, new, secure=secure)):
+        raise ConfigError(problems)
+    made = plan(old, coming)
+    made = replace(made, nodes_unknown="--offline") if offline else await _with_nodes(made, old, coming, session)
+    if as_json:
+        say_json(made.to_json())
+    else:
+        for warning in coming.warnings:
+            say(f"{warning} (warning)")
+        say("\n".join(_lines(made)))
+    return DIFFERENT if detailed_exitcode and made.changes else SAME
+
+
+async def _with_nodes(made: Plan, old: Loaded, new: Loaded, session: Session) -> Plan:
+    """*made* with what becomes of nodes, or why that is not known."""
+    try:
+        async with client_store(session) as store, warm_view(store) as view:
+            return replace(made, nodes=node_changes(made, old.config, new.config, view, time.time()))
+    except (StoreError, ConfigError) as error:  # such as a certificate that is on another machine
+        return replace(made, nodes_unknown=str(error))
+
+
+def _lines(made: Plan) -> Iterator[str]:
+    changes = made.changes
+    if not changes:
+        yield "nothing changes"
+    for name in changes.added:
+        yield f"+ provider {name} starts, with driver {made.drivers[name]}"
+    for name in changes.changed:
+        yield f"~ provider {name} goes on, its driver is made anew"
+        yield from _value_lines(made.of("providers", name))
+    for name in changes.replaced:
+        yield f"! provider {name} ends, its requests are handed back, and starts anew with driver {made.drivers[name]}"
+        yield from _value_lines(made.of("providers", name))
+    for name in changes.removed:
+        yield f"- provider {name} drains, and ends when it has no nodes left"
+    yield from (f"+ pool {name} starts" for name in changes.pools_added)
+    yield from (f"- pool {name} drains" for name in changes.pools_removed)
+    for key in changes.settings:
+        yield f"~ {key}: in force at once"
+        yield from _value_lines(made.of(key))
+    for key in changes.needs_restart:
+        yield f"! {key}: NEEDS A RESTART; a reload leaves it as it is"
+        yield from _value_lines(made.of(key))
+    if made.nodes is None:
+        yield f"nodes: not known ({made.nodes_unknown})"
+    for each in made.nodes or ():
+        node = each.node
+        what = f"{node.provider}/{node.pool}, {', '.join(node.type)}, {node.state.value}"
+        yield f"node {node.id} ({what}) {_BECOMES[each.becomes]}: {each.reason}"
+
+
+_BECOMES = {"deleted": "is deleted", "outdated": "becomes outdated"}
+
+
+def _value_lines(values: Iterable[Difference]) -> Iterator[str]:
+    for each in values:
+        where = f"    {each.position.file}:{each.position.line}:{each.position.column}" if each.position else ""
+        yield f"    {each.path}: {_in_words(each)}{where}"
+
+
+def _in_words(each: Difference) -> str:
+    if each.is_hidden:
+        return f"{each.kind} (not shown: it is secret, or came from the environment)"
+    if each.kind == "changed":
+        return f"{_shown(each.old)} -> {_shown(each.new)}"
+    side = each.new if each.kind == "added" else each.old
+    return each.kind if side.value is None else f"{each.kind}: {_shown(side)}"
+
+
+def _shown(value: Value) -> str:
+    text = "nothing" if value.value is None else json.dumps(value.value, ensure_ascii=False)
+    return f"{text} (default)" if value.is_default else text
