@@ -4,6 +4,7 @@
     /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why
     /ready          the same under Nodepool's name
     /node-list ...  Nodepool's lists, as text or JSON
+    /api/v1/...     requests and actions, with a token
 
 What does *not* belong here: what each of them says (the other modules of this package), and where it is served
 (serving.py).
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from nodelaunch.engine.view import ClusterView
+from nodelaunch.web.api import Api
 from nodelaunch.web.lists import Lists
 
 
@@ -33,8 +35,11 @@ class Watched(Protocol):
         """Why it can't take requests just now, one reason each; empty: it can."""
 
 
-def make_app(launcher: Watched) -> Starlette:
-    """The application; *launcher* is asked at each request, and need not be entered yet."""
+def make_app(launcher: Watched, *, api: Api | None = None) -> Starlette:
+    """The application; *launcher* is asked at each request, and need not be entered yet.
+
+    *api*: for requests and actions.
+    """
 
     async def live(_request: Request) -> Response:
         return PlainTextResponse("OK\n")
@@ -51,5 +56,6 @@ def make_app(launcher: Watched) -> Starlette:
             Route("/health/ready", ready),
             Route("/ready", ready),
             *Lists(lambda: launcher.view).routes(),
+            *([api.route()] if api is not None else ()),
         ]
     )
