@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from nodelaunch.client import NodeClient
     from nodelaunch.config.models import Config
     from nodelaunch.launcher import Launcher, config_from, load_config
+    from nodelaunch.web.client import HttpNodeClient
 
-__all__ = ["Config", "Launcher", "NodeClient", "__version__", "config_from", "errors", "load_config"]
+__all__ = [
+    "Config", "HttpNodeClient", "Launcher", "NodeClient", "__version__", "config_from", "errors", "load_config",
+]  # fmt: skip
 
 _HOMES = {
     "Config": "nodelaunch.config.models",
+    "HttpNodeClient": "nodelaunch.web.client",
     "Launcher": "nodelaunch.launcher",
     "NodeClient": "nodelaunch.client",
     "config_from": "nodelaunch.launcher",

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
 
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.errors import (
@@ -68,6 +68,8 @@ class RequestOptions(TypedDict, total=False):
     """On whose behalf; for limits of tenants and nodes that only some may use."""
     requestor_data: Any
     """Any JSON; handed to drivers, shown by `explain`."""
+    requestor: str | None
+    """Who asks, in the records of request and nodes; default: the client's `requestor`."""
 
 
 class RequestHandle:
@@ -100,10 +102,17 @@ class RequestHandle:
         await self._client.withdraw(paths.request(self.id))
 
 
-class _CancelWhenLost:
+class Losable(Protocol):
+    """What keeps a node for us, such as its lock."""
+
+    def on_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call *listener* when it keeps it no more; what is given back ends that."""
+
+
+class CancelWhenLost:
     """Cancels the block when one of *locks*, each of a node, is lost, and raises NodesLostError at its end."""
 
-    def __init__(self, locks: Sequence[tuple[NodeId, Lock]]) -> None:
+    def __init__(self, locks: Sequence[tuple[NodeId, Losable]]) -> None:
         self._locks = locks
         self._lost: list[NodeId] = []
         self._stops: list[Callable[[], None]] = []
@@ -201,7 +210,7 @@ class NodeClient:
             state_time=now,
             created_time=now,
             node_types=tuple(labels),
-            requestor=self.requestor,
+            requestor=options.get("requestor") or self.requestor,
             requestor_data=options.get("requestor_data"),
             provider=options.get("provider"),
             relative_priority=options.get("relative_priority", 0),
@@ -297,7 +306,7 @@ class NodeClient:
             for node_id in request.nodes:
                 taken.append(await self._lock(node_id, request))  # noqa: PERF401  each has to be given back if the next fails
             taken[:] = await self._use(request, taken)
-            async with _CancelWhenLost([(node.id, lock) for node, _, lock in taken]):
+            async with CancelWhenLost([(node.id, lock) for node, _, lock in taken]):
                 yield [node for node, _, _ in taken]
         finally:
             async with asyncio.timeout(RETURN_TIMEOUT_S):

@@ -10,9 +10,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from nodelaunch.config.file import ALL_FILES, STORE_FILES, position_of
 from nodelaunch.config.file import check_files as find_unreadable
-from nodelaunch.config.file import position_of
-from nodelaunch.config.models import StoreConfig, ZooKeeperAuth
+from nodelaunch.config.models import Config, StoreConfig, ZooKeeperAuth
 from nodelaunch.errors import ConfigProblem, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Store
 from nodelaunch.store.embedded import EmbeddedStore
@@ -25,8 +25,12 @@ from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
 def check_files(
     config: StoreConfig, path: str | os.PathLike[str], *, secure: str | os.PathLike[str] | None = None
 ) -> Sequence[ConfigProblem]:
-    """What is wrong with the files the configuration in *path* and *secure* names; nothing is connected to."""
-    if unreadable := find_unreadable(path, secure=secure):
+    """What is wrong with the files the configuration in *path* and *secure* names; nothing is connected to.
+
+    Where *config* is only what is about the store, the other files are a launcher's, which may be ours to read or not.
+    """
+    keys = ALL_FILES if isinstance(config, Config) else STORE_FILES
+    if unreadable := find_unreadable(path, secure=secure, keys=keys):
         return unreadable
     if config.zookeeper_tls is None:
         return []

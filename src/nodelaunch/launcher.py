@@ -185,7 +185,9 @@ class Launcher:
         """Tells of what happens."""
         self._stack = AsyncExitStack()
         self._parts: _Parts | None = None
-        self._providers = Providers(self._make_service, self._on_providers_changed)
+        self._providers = Providers(
+            lambda config: ProviderService(self._open_parts().site, config), self._on_providers_changed
+        )
         self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._draining = False
@@ -313,9 +315,6 @@ class Launcher:
     def _open_driver(self, config: ProviderConfig) -> Driver:
         cluster = StoreCluster(self.store, self.view, self._clock)
         return open_driver(self.config, config, cluster, scanner=self._scanner, drivers=self._drivers)
-
-    def _make_service(self, config: ProviderConfig) -> ProviderService:
-        return ProviderService(self._open_parts().site, config)
 
     def _on_providers_changed(self, started: Collection[str]) -> None:
         """Providers or pools came or went: tell the other launchers, and clean up for those that started."""

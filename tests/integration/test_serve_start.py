@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from support.process import Serve, run
@@ -30,6 +32,10 @@ providers:
     cloud-images: [{{name: image}}]
     pools: [{{name: main, labels: [{{name: small, cloud-image: image, min-ram: 8192}}]}}]
 """
+
+
+TOKEN = "a-token-that-is-long-enough"
+WITH_TOKEN = EMBEDDED.replace("webapp: {{", "webapp: {{token-file: {folder}/token, ")
 
 
 def serve_on(tmp_path: Path, text: str, *arguments: str, python: tuple[str, ...] = ("-m", "nodelaunch")) -> Serve:
@@ -199,3 +205,44 @@ def test_unreadable_tls_file_is_said_by_every_command(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert f"{config}:2:23: cert: /nonexist/c.pem can't be read" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def ask(serve: Serve, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and body of a request with a token."""
+    reply = httpx.request(
+        method, f"http://127.0.0.1:{serve.await_log('http_listening')['port']}/api/v1{path}", json=body,
+        headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30,
+    )  # fmt: skip
+    return reply.status_code, reply.json()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nodes_of_http_end_with_the_launcher(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    text = WITH_TOKEN.format(folder=tmp_path, boot_time=0)
+    first = serve_on(tmp_path, text)
+    first.await_log("pool_registered")
+    status, made = ask(first, "POST", "/requests", {"labels": ["small"]})
+    assert status == 201
+    status, got = ask(first, "GET", f"/requests/{made['id']}?wait_s=30")
+    assert (status, got["state"]) == (200, "fulfilled")
+    assert first.stop(number) == (0 if number is signal.SIGTERM else -number)
+    assert first.complaints == []
+    assert TOKEN not in str(first.log)
+    second = serve_on(tmp_path, text)
+    try:
+        second.await_log("node_deleted", node_id=got["nodes"][0]["id"])
+        assert ask(second, "GET", f"/requests/{made['id']}")[0] == 404
+    finally:
+        assert second.stop() == 0
+
+
+def test_requests_over_http_wait_for_the_store(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    text = AWAY.format(port=free_port()).replace("webapp: {", f"webapp: {{token-file: {tmp_path}/token, ")
+    serve = serve_on(tmp_path, text)
+    try:
+        status, said = ask(serve, "POST", "/requests", {"labels": ["small"]})
+        assert (status, said["type"]) == (503, "urn:nodelaunch:problem:not-ready")
+    finally:
+        serve.kill()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import Node
 
-from nodelaunch.config.file import check_files, load_config, position_of
+from nodelaunch.config.file import check_files, load_config, load_store_config, position_of
 from nodelaunch.config.models import (
     Config,
     DiskImageConfig,
@@ -29,6 +29,7 @@ from nodelaunch.config.models import (
     ZooKeeperTls,
 )
 from nodelaunch.config.positions import MAX_DEPTH
+from nodelaunch.connecting import check_files as check_named_files
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.cloudoptions import CloudDiskImage, CloudImage, CloudLabel, CloudPool
 from nodelaunch.drivers.fake.config import FakeProvider
@@ -444,6 +445,13 @@ def test_unreadable_password_file_is_told_at_its_key(write: Writer, tmp_path: Pa
     assert [short(problem) for problem in check_files(path, environ={})] == [
         f"nodelaunch.yaml:2:42: password-file: {tmp_path}/none can't be read: No such file or directory"
     ]
+
+
+def test_unreadable_token_file_is_told_to_a_launcher_and_not_to_its_clients(write: Writer, tmp_path: Path) -> None:
+    path = write(f"webapp: {{token-file: {tmp_path}/none}}\nembedded-store: {{path: {tmp_path}/store}}")
+    expected = f"nodelaunch.yaml:1:22: token-file: {tmp_path}/none can't be read: No such file or directory"
+    assert [short(problem) for problem in check_named_files(load(path), path)] == [expected]
+    assert check_named_files(load_store_config(path, environ={}), path) == []
 
 
 def test_check_files_without_tls(write: Writer) -> None:

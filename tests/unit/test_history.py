@@ -90,3 +90,9 @@ def test_status_is_that_of_the_work_then_of_the_verdict_then_of_the_past() -> No
     history = History(WallClock(), EventHub())
     history.decided(REQUEST, KEY, waits)
     assert status_of(None, None, history.events(REQUEST, KEY)) == ("deferred", waits.reasons)
+
+
+def test_pool_that_is_declining_says_why() -> None:
+    verdict = Decline((NobodyLeft(),))
+    state, _ = m.start(a_request(), verdict)
+    assert status_of(None, state, ()) == ("declining", verdict.reasons)

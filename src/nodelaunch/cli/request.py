@@ -6,21 +6,28 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
 from nodelaunch.cli.common import client_store, say, say_json
-from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.cli.session import AsJson, Given, Session
 from nodelaunch.client import NodeClient, RequestHandle
-from nodelaunch.errors import NodelaunchError, RequestFailedError, StoreError
+from nodelaunch.errors import NodelaunchError, RequestFailedError
 from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
+
+if TYPE_CHECKING:
+    from nodelaunch.web.client import HttpNodeClient, HttpRequestHandle
+
+    Handle = RequestHandle | HttpRequestHandle
 
 
 def _no_blank(_type: object, labels: Sequence[str]) -> None:
@@ -31,6 +38,35 @@ def _no_blank(_type: object, labels: Sequence[str]) -> None:
 def _three_characters(_type: object, priority: str) -> None:
     if len(priority) != len(CLIENT_PRIORITY):
         raise ValueError(f"a priority has three characters, such as {CLIENT_PRIORITY}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class OverHttp:
+    """Where a launcher is reached over HTTP."""
+
+    url: Annotated[
+        str | None,
+        Parameter(env_var="NODELAUNCH_URL", help="Ask the launcher whose HTTP is there.", metavar="URL"),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        Parameter(env_var="NODELAUNCH_TOKEN_FILE", help="File with the token for --url.", metavar="FILE"),
+    ] = None
+
+
+@asynccontextmanager
+async def _client(session: Session, over_http: OverHttp) -> AsyncIterator[NodeClient | HttpNodeClient]:
+    if over_http.url is None:
+        async with client_store(session) as store, NodeClient(store) as by_store:
+            yield by_store
+        return
+    if over_http.token_file is None:
+        raise NodelaunchError("--url needs --token-file FILE, or NODELAUNCH_TOKEN_FILE in the environment")
+    from nodelaunch.web.client import HttpNodeClient  # with its library, only where it is used
+
+    async with HttpNodeClient(over_http.url, token_file=over_http.token_file) as by_http:
+        yield by_http
 
 
 async def request(
@@ -50,17 +86,19 @@ async def request(
     priority: Annotated[
         str, Parameter(help="Three digits; smaller goes first.", metavar="NNN", validator=_three_characters)
     ] = CLIENT_PRIORITY,
+    over_http: OverHttp = OverHttp(),
     as_json: AsJson = False,
     session: Given,
 ) -> int:
     """Ask for nodes, print them, keep them, give them back.
 
-    Nodes are printed as soon as they are there; with --json once all requests have been answered. Exit code: 0 all
-    were fulfilled, and the nodes were kept to the end; 1 otherwise.
+    Nodes are printed as soon as they are there; with --json once all requests have been answered. The launcher is
+    reached through its store, or with --url over HTTP. Exit code: 0 all were fulfilled, and the nodes were kept to the
+    end; 1 otherwise.
     """
     _end_on_signals()
-    async with client_store(session) as store, NodeClient(store) as client:
-        handles = [
+    async with _client(session, over_http) as client:
+        handles: list[Handle] = [
             await client.submit(labels, tenant=tenant, provider=provider, priority=priority) for _ in range(count)
         ]
         outcomes = _Outcomes(count, as_json=as_json)
@@ -69,13 +107,13 @@ async def request(
             results = await asyncio.gather(*users)
         finally:
             for handle in handles:
-                with suppress(StoreError):  # what is left goes with our session
+                with suppress(NodelaunchError):  # what is left goes with our session, or soon
                     await handle.cancel()
     return 0 if all(results) else 1
 
 
 async def _use(
-    client: NodeClient, handle: RequestHandle, outcomes: _Outcomes, *, timeout_s: float | None, hold_s: float
+    client: NodeClient | HttpNodeClient, handle: Handle, outcomes: _Outcomes, *, timeout_s: float | None, hold_s: float
 ) -> bool:
     """Wait for the nodes of one request, keep them, give them back; whether all went well."""
     taken = False
@@ -154,6 +192,7 @@ def _described(node: Node) -> dict[str, Any]:
         "pool": node.pool,
         "interface_ip": node.interface_ip,
         "connection_port": node.connection_port,
+        "connection_type": node.connection_type,
         "username": node.username,
         "host_keys": list(node.host_keys),
     }

@@ -12,9 +12,9 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 from cyclopts import Parameter
@@ -29,6 +29,9 @@ from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
+
+if TYPE_CHECKING:
+    from nodelaunch.web.api import Api
 
 log = structlog.get_logger(__name__)
 
@@ -87,13 +90,17 @@ class _Service:
         self._is_open = False
         self._first_signal_at: float | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._api: Api | None = None
 
     async def run(self, *, with_http: bool) -> int:
         """The exit code. Raises: StoreUnavailableError where the HTTP port is taken, and what the launcher raises."""
-        work = asyncio.ensure_future(self._work())
         beside = [asyncio.ensure_future(self._reloader.run())]
         if with_http:
-            beside.append(asyncio.ensure_future(_serve_http(self._launcher)))
+            from nodelaunch.web.api import Api  # only where it is served: it takes memory
+
+            self._api = Api(self._launcher, token_file=self._launcher.config.webapp.token_file)
+            beside.append(asyncio.ensure_future(_serve_http(self._launcher, self._api)))
+        work = asyncio.ensure_future(self._work())
         with self._watch_signals(work):
             notify(READY, status("waits for the store"))
             try:
@@ -122,8 +129,10 @@ class _Service:
             launcher.reporter.config_path = self._reloader.path
             notify(status("serves"))
             calming = asyncio.ensure_future(_calm_collector(launcher))
+            taking: AbstractAsyncContextManager[None] = nullcontext() if self._api is None else self._api.open()
             try:
-                await launcher.run()
+                async with taking:
+                    await launcher.run()
             finally:
                 calming.cancel()
 
@@ -174,14 +183,14 @@ async def _calm_collector(launcher: Launcher) -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-async def _serve_http(launcher: Launcher) -> None:
-    from nodelaunch.web.app import make_app  # only where it is served: it takes memory
+async def _serve_http(launcher: Launcher, api: Api) -> None:
+    from nodelaunch.web.app import make_app
     from nodelaunch.web.serving import serve
 
     webapp = launcher.config.webapp
     host, port = webapp.listen_address, webapp.port
     try:
-        async with serve(make_app(launcher), host=host, port=port):
+        async with serve(make_app(launcher, api=api), host=host, port=port):
             await asyncio.Event().wait()
     except OSError as error:
         raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None

@@ -31,6 +31,9 @@ from nodelaunch.config.spans import Remedy
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
 _STORE_KEYS = ("zookeeper-servers", "zookeeper-tls", "zookeeper-auth")
+STORE_FILES = ("zookeeper-tls.cert", "zookeeper-tls.key", "zookeeper-tls.ca", "zookeeper-auth.password-file")
+"""Keys that name a file which is read when the store is connected to."""
+ALL_FILES = (*STORE_FILES, "webapp.token-file")
 _SECURE_KEYS = (*_STORE_KEYS, "diskimages")
 
 
@@ -114,11 +117,12 @@ def check_files(
     *,
     secure: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
+    keys: Sequence[str] = ALL_FILES,
 ) -> tuple[ConfigProblem, ...]:
-    """What is wrong with the files for ZooKeeper that a good configuration names: those that can't be read, each at
-    its key."""
+    """What is wrong with the files that a good configuration names at *keys*: those that can't be read, each at its
+    key."""
     source = _read_both(path, secure, environ)
-    for pattern in ("zookeeper-tls.cert", "zookeeper-tls.key", "zookeeper-tls.ca", "zookeeper-auth.password-file"):
+    for pattern in keys:
         for place, name in rules.find(source.data, pattern):
             try:
                 Path(name).read_bytes()

@@ -268,6 +268,8 @@ class EmbeddedStoreConfig(Model):
 class WebappConfig(Model):
     port: Annotated[StrictInt, Field(ge=0, le=65535)] = 8005
     listen_address: Text = Field(default="0.0.0.0", alias="listen_address")  # noqa: S104  Nodepool's default
+    token_file: Text | None = None
+    """A file with the tokens that requests and actions over HTTP need, one a line; none: there are no such."""
 
 
 # -- labels, tenants, images ----------------------------------------------------------------------------------------

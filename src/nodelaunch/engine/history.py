@@ -159,8 +159,10 @@ class History:
 def status_of(verdict: Verdict | None, state: m.State | None, events: Sequence[Event]) -> tuple[str, Sequence[Reason]]:
     """How a request stands with a pool, in words and reasons: by the *state* of its handling there, the last *verdict*
     on it, or else the last of *events*."""
+    if state is not None and isinstance(state.plan, Decline):
+        return "declining", state.reasons or state.plan.reasons
     if state is not None:
-        return ("declining" if isinstance(state.plan, Decline) else "being worked on"), state.reasons
+        return "being worked on", state.reasons
     match verdict:
         case Defer(reasons):
             return "deferred", reasons

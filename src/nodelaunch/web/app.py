@@ -8,6 +8,7 @@
     /               the status page, and its facts in /status.json and /nodes.json
     /metrics        figures for Prometheus
     /events         what happens, as server-sent events
+    /api/v1/...     requests and actions, with a token
 
 What does *not* belong here: what each of them says (the other modules of this package), and where it is served
 (serving.py).
@@ -22,13 +23,17 @@ from starlette.routing import Route
 
 from nodelaunch.launcher import Launcher
 from nodelaunch.metrics import CONTENT_TYPE, Metrics
+from nodelaunch.web.api import Api
 from nodelaunch.web.lists import Lists
 from nodelaunch.web.status import StatusPage
 from nodelaunch.web.streams import EventStreams
 
 
-def make_app(launcher: Launcher) -> Starlette:
-    """The application; *launcher* is asked at each request, and need not be entered yet."""
+def make_app(launcher: Launcher, *, api: Api | None = None) -> Starlette:
+    """The application; *launcher* is asked at each request, and need not be entered yet.
+
+    *api*: for requests and actions.
+    """
 
     async def live(_request: Request) -> Response:
         return PlainTextResponse("OK\n")
@@ -53,5 +58,6 @@ def make_app(launcher: Launcher) -> Starlette:
             Route("/events", EventStreams(launcher.events).respond),
             *StatusPage(launcher).routes(),
             *Lists(lambda: launcher.view).routes(),
+            *([api.route()] if api is not None else ()),
         ]
     )

@@ -1,0 +1,303 @@
+"""Nodes over HTTP for whoever has a token: ask for them, keep them, give them back; hold and delete nodes.
+
+    POST   /api/v1/requests              make a request
+    GET    /api/v1/requests              those that have not ended
+    GET    /api/v1/requests/ID           how one stands, and its nodes; ?wait_s=30 waits for news
+    POST   /api/v1/requests/ID/renew     let it last longer
+    DELETE /api/v1/requests/ID           give its nodes back
+    GET    /api/v1/nodes/ID              one node
+    POST   /api/v1/nodes/ID/hold         and ../unhold
+    DELETE /api/v1/nodes/ID              have it deleted
+    GET    /api/v1/openapi.json          the description of all this, without a token
+
+What does *not* belong here: bodies (messages.py), what becomes of requests (desk.py), what is done to nodes
+(operating.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from nodelaunch.engine.scheduler import Scheduler
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.errors import NodelaunchError, StoreError
+from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.store import Store
+from nodelaunch.web.bodies import number_in_query, read_body
+from nodelaunch.web.desk import Desk, Rental, ReusedKeyError, TooManyError
+from nodelaunch.web.messages import (
+    Hold,
+    NewRequest,
+    NodeShown,
+    Renewal,
+    RequestExplained,
+    RequestList,
+    RequestShown,
+    Unhold,
+    shown_node,
+)
+from nodelaunch.web.problems import Problem, on_http_exception, on_problem
+from nodelaunch.web.tokens import TokenFile
+
+PREFIX: Final = "/api/v1"
+LONGEST_WAIT_S: Final = 60.0
+ACTION_S: Final = 30.0
+"""How long the store may take for one action."""
+LONGEST_KEY: Final = 255
+RETRY_S: Final = 2
+"""What is told to those who come too often."""
+
+Answer = tuple[int, Any]
+"""Status and body."""
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that can be asked for. Routes and their description are made of it."""
+
+    method: str
+    path: str
+    name: str
+    about: str
+    status: int
+    answer: type[Any] | None
+    body: type[Any] | None = None
+    query: Sequence[tuple[str, str]] = ()
+    """Numbers in the query: name and description."""
+    headers: Sequence[tuple[str, str]] = ()
+
+
+WAITING: Final = (
+    ("wait_s", f"How long to wait, {LONGEST_WAIT_S:g} at most; without it, not at all."),
+    ("version", "Wait until the version is another one; without it, until the request is answered."),
+)
+KEY: Final = (("Idempotency-Key", "The same key again gives the same request, not a new one."),)
+OPERATIONS: Final = (
+    Operation("POST", "/requests", "make_request", "Ask for nodes.", 201, RequestShown, NewRequest, headers=KEY),
+    Operation("GET", "/requests", "list_requests", "The requests that have not ended.", 200, RequestList),
+    Operation(
+        "GET", "/requests/{request_id}", "show_request", "How a request stands, why, and its nodes.", 200,
+        RequestExplained, query=WAITING,
+    ),
+    Operation(
+        "POST", "/requests/{request_id}/renew", "renew_request", "Let a request and its nodes last longer.", 200,
+        RequestShown, Renewal,
+    ),
+    Operation("DELETE", "/requests/{request_id}", "release_request", "Give the nodes back.", 200, RequestShown),
+    Operation("GET", "/nodes/{node_id}", "show_node", "One node.", 200, NodeShown),
+    Operation("POST", "/nodes/{node_id}/hold", "hold_node", "Keep a node.", 200, NodeShown, Hold),
+    Operation("POST", "/nodes/{node_id}/unhold", "unhold_node", "End a hold.", 200, NodeShown, Unhold),
+    Operation("DELETE", "/nodes/{node_id}", "delete_node", "Have a node deleted by its launcher.", 202, NodeShown),
+)  # fmt: skip
+
+
+class Hosting(Protocol):
+    """The launcher behind it."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def view(self) -> ClusterView:
+        """Raises: RuntimeError before the launcher is entered."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+    def readiness(self) -> list[str]:
+        """Why it can't take requests just now."""
+
+
+class Api:
+    """Answers for *launcher* to whoever has a token of *token_file*. Mount `route`, be within `open` while the
+    launcher is entered."""
+
+    def __init__(self, launcher: Hosting, *, token_file: str | None) -> None:
+        self._launcher = launcher
+        self._tokens = TokenFile(token_file)
+        self._desk: Desk | None = None
+        self._description = b""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Take requests inside the block; at its end, nodes that are still in use are given back."""
+        async with Desk(self._launcher.store, self._explain) as self._desk:
+            try:
+                yield
+            finally:
+                self._desk = None
+
+    def route(self) -> Mount:
+        routes = [self._routed(operation) for operation in OPERATIONS]
+        handlers: dict[Any, Any] = {Problem: on_problem, HTTPException: on_http_exception}
+        app = Starlette(routes=[*routes, Route("/openapi.json", self._describe)], exception_handlers=handlers)
+        return Mount(PREFIX, app)
+
+    def _routed(self, operation: Operation) -> Route:
+        handler: Handler = getattr(self, operation.name)
+
+        async def respond(request: Request) -> Response:
+            await self._tokens.admit(request.headers.get("authorization", ""))
+            try:
+                status, body = await handler(request)
+            except NodelaunchError as error:
+                raise _problem(error) from None
+            except TimeoutError:
+                raise Problem(504, "store-slow", "the store did not answer in time") from None
+            headers = {"Cache-Control": "no-store"}
+            if status == 201:
+                headers["Location"] = f"{request.scope.get('root_path', '')}/requests/{body.id}"
+            return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+        return Route(operation.path, respond, methods=[operation.method], name=operation.name)
+
+    async def _describe(self, _request: Request) -> Response:
+        from nodelaunch.web.openapi import description  # made once, and only where somebody asks
+
+        if not self._description:
+            self._description = msgspec.json.encode(description())
+        return Response(self._description, media_type="application/json")
+
+    def _explain(self, request_id: RequestId) -> list[dict[str, Any]]:
+        return [standing.to_json() for standing in self._launcher.scheduler.explainer.explain(request_id)]
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def _at_work(self) -> Desk:
+        if self._desk is None:
+            raise Problem(503, "not-ready", "the launcher is not connected to its store", headers=_LATER)
+        return self._desk
+
+    def _rental(self, request: Request) -> Rental:
+        request_id = request.path_params["request_id"]
+        rental = self._at_work().find(request_id)
+        if rental is None:
+            raise Problem(
+                404, "no-such-request", "no such request was made here",
+                "a launcher knows the requests that were made over its own HTTP, until it ends",
+            )  # fmt: skip
+        return rental
+
+    async def make_request(self, request: Request) -> Answer:
+        key = request.headers.get("idempotency-key")
+        if key is not None and not 0 < len(key) <= LONGEST_KEY:
+            raise Problem(400, "bad-key", f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
+        wanted = await read_body(request, NewRequest)
+        desk = self._at_work()
+        if "draining" in self._launcher.readiness():
+            raise Problem(503, "draining", "the launcher ends, and takes no more requests", headers=_LATER)
+        async with asyncio.timeout(ACTION_S):
+            rental = await desk.submit(wanted, key)
+        return 201, _shown(rental)
+
+    async def list_requests(self, _request: Request) -> Answer:
+        return 200, RequestList([_shown(rental) for rental in self._at_work().rentals])
+
+    async def show_request(self, request: Request) -> Answer:
+        wait_s = number_in_query(request, "wait_s", least=0, most=LONGEST_WAIT_S)
+        version = number_in_query(request, "version", least=0, most=2**53)
+        rental = self._rental(request)
+        if wait_s:
+            await self._at_work().wait(rental, None if version is None else int(version), wait_s)
+        pools = self._at_work().standings(rental)
+        return 200, RequestExplained(**msgspec.structs.asdict(_shown(rental)), pools=pools)
+
+    async def renew_request(self, request: Request) -> Answer:
+        renewal = await read_body(request, Renewal)
+        rental = self._rental(request)
+        if not self._at_work().renew(rental, renewal.ttl_s):
+            detail = f"it is {rental.state.value}" + (f": {rental.detail}" if rental.detail else "")
+            raise Problem(410, "ended", "the request has ended", detail)
+        return 200, _shown(rental)
+
+    async def release_request(self, request: Request) -> Answer:
+        rental = self._rental(request)
+        is_done = await self._at_work().release(rental)
+        return 200 if is_done else 202, _shown(rental)
+
+    # -- nodes ------------------------------------------------------------------------------------------------------
+
+    async def show_node(self, request: Request) -> Answer:
+        node = self._view().node(request.path_params["node_id"])
+        if node is None:
+            raise NodeNotFoundError(f"there is no node {request.path_params['node_id']!r}")
+        return 200, shown_node(node)
+
+    async def hold_node(self, request: Request) -> Answer:
+        hold = await read_body(request, Hold)
+        return await self._act(
+            200, request,
+            lambda operator, node_id: operator.hold(
+                node_id, reason=hold.reason, expires_s=hold.expires_s, force=hold.force
+            ),
+        )  # fmt: skip
+
+    async def unhold_node(self, request: Request) -> Answer:
+        unhold = await read_body(request, Unhold)
+        return await self._act(200, request, lambda operator, node_id: operator.unhold(node_id, reuse=unhold.reuse))
+
+    async def delete_node(self, request: Request) -> Answer:
+        return await self._act(202, request, lambda operator, node_id: operator.delete(node_id))
+
+    async def _act(self, status: int, request: Request, action: Callable[[Operator, str], Awaitable[Node]]) -> Answer:
+        operator = Operator(self._launcher.store, self._view())
+        async with asyncio.timeout(ACTION_S):
+            return status, shown_node(await action(operator, request.path_params["node_id"]))
+
+    def _view(self) -> ClusterView:
+        self._at_work()
+        return self._launcher.view
+
+
+_LATER: Final = {"Retry-After": str(RETRY_S)}
+
+
+def _problem(error: NodelaunchError) -> Problem:
+    """What *error* is to whoever asks over HTTP."""
+    match error:
+        case NodeNotFoundError():
+            return Problem(404, "no-such-node", "there is no such node", str(error))
+        case NodeBusyError():
+            return Problem(409, "node-busy", "the node is in use", str(error))
+        case TooManyError():
+            return Problem(429, "too-many", "too many requests", str(error), headers=_LATER)
+        case ReusedKeyError():
+            return Problem(422, "key-reused", "the Idempotency-Key was used already", str(error))
+        case StoreError():
+            return Problem(503, "store", "the store did not do it", type(error).__name__, headers=_LATER)
+        case _:
+            return Problem(409, "not-possible", "it can't be done now", str(error))
+
+
+def _shown(rental: Rental) -> RequestShown:
+    request, wanted = rental.handle.request, rental.wanted
+    return RequestShown(
+        id=rental.id,
+        state=rental.state.value,
+        version=rental.version,
+        labels=wanted.labels,
+        priority=wanted.priority,
+        relative_priority=wanted.relative_priority,
+        provider=wanted.provider,
+        tenant=wanted.tenant,
+        requestor=request.requestor,
+        ttl_s=rental.ttl_s,
+        expires_in_s=round(rental.remaining_s, 3),
+        declined_by=list(request.declined_by),
+        nodes=[shown_node(node) for node in rental.nodes],
+        detail=rental.detail,
+    )
