@@ -44,6 +44,10 @@ class Backoff(Generic[K]):
     def may_try(self, key: K, now: float) -> bool:
         return now >= self._not_before.get(key, now)
 
+    def __contains__(self, key: K) -> bool:
+        """Whether *key* has failed and not succeeded since."""
+        return key in self._pauses
+
     def __len__(self) -> int:
         """How many keys have failed and not succeeded since."""
         return len(self._pauses)

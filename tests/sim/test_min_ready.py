@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from nodelaunch.engine.minready import MinReady
+from nodelaunch.launcher import load_config
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.states import NodeState
-from support.launchers import running
+from support.launchers import running, written
 
 pytestmark = pytest.mark.looptime
 
@@ -60,3 +64,20 @@ async def test_a_node_that_another_has_is_freed_when_it_is_let_go(tmp_path: Path
         assert (site.nodes()[0].allocated_to, tried < MOST_TRIES) == (request_id, True)
         await site.client.store.delete(contender.path)
         await site.until(lambda: site.view.idle_by_label.get("small") == 1 and not site.view.requests)
+
+
+async def test_min_ready_at_a_full_pool_is_told_once(tmp_path: Path) -> None:
+    """Also when it is tried again and again, and when there is room at last."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    async with running(tmp_path, max_servers=1) as site:
+        request = await site.finished("small")
+        with capture_logs() as logs:
+            path = written(tmp_path, min_ready=1, max_servers=1)
+            await site.launcher.reload(load_config(path))
+            await asyncio.sleep(600)
+            told = Counter(entry["event"] for entry in logs if entry["log_level"] == "info")
+            assert (told["min_ready_requested"], told["min_ready_declined"], told["request_declined"]) == (1, 1, 0)
+            async with site.client.hold(request):
+                pass
+            await site.until(lambda: any(node.is_idle for node in site.nodes()))
+            await site.until(lambda: any(entry["event"] == "min_ready_kept" for entry in logs))

@@ -15,7 +15,7 @@ CONFIGURED = SimpleNamespace(name="cloud", pools=[SimpleNamespace(name="main", l
 
 class Table:
     def __init__(self) -> None:
-        self.view = SimpleNamespace(peers=())
+        self.view = SimpleNamespace(peers=(), is_draining=lambda _provider, _pool: False)
         self.away: tuple[Absentee, ...] = ()
         self.offered = OfferedLabels((), self.view, SimpleNamespace(absent=lambda: self.away))
 

@@ -147,7 +147,9 @@ class RequestHandler:
         if outcome is m.Outcome.REFUSED:
             self._log.debug("request_refused")
             return
-        self._log.info(
+        is_routine = outcome is m.Outcome.DECLINED and self.request.requestor == paths.MIN_READY_REQUESTOR
+        tell = self._log.debug if is_routine else self._log.info  # minready.py says it, once
+        tell(
             "request_" + outcome.name.lower(),
             labels=list(self.request.node_types),
             nodes=list(state.held),

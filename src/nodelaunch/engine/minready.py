@@ -171,7 +171,8 @@ class MinReady:
         self._mine.add(request_id)
         self._changed.add(request_id)  # what became of it until now was told of nobody's
         self._wake.set()
-        log.info("min_ready_requested", label=label, request_id=request_id)
+        tell = log.debug if label in self._backoff else log.info
+        tell("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
         """See whether one of our requests has an answer; if so, free its nodes and take it off a moment later.
@@ -187,6 +188,8 @@ class MinReady:
             return
         label = seen.record.node_types[0]
         if seen.record.state is RequestState.FULFILLED:
+            if label in self._backoff:
+                log.info("min_ready_kept", label=label)
             self._backoff.succeeded(label)
             if not await self._free_nodes(seen.record):
                 return
@@ -229,6 +232,7 @@ class MinReady:
 
     def _back_off(self, label: str) -> None:
         loop = asyncio.get_running_loop()
+        tell = log.debug if label in self._backoff else log.info
         delay = self._backoff.failed(label, loop.time())
         loop.call_later(delay, self._wake.set)
-        log.info("min_ready_declined", label=label, retry_in_s=delay)
+        tell("min_ready_declined", label=label, retry_in_s=delay, detail="no line for each try until there is room")
