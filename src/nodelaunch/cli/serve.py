@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations between collections of new objects, and collections of each generation between those of the next."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+TRACES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""Variables of OpenTelemetry's; where one is set, traces are sent."""
 SAME_SIGNAL_S = 1.0
 """Signals that come within this of the first are the same wish to end: supervisors signal a process and its group."""
 
@@ -125,6 +127,14 @@ class _Service:
                 from nodelaunch.statsd import Statsd  # only where it is used
 
                 await beside.enter_async_context(await Statsd.from_environment(launcher))
+            if any(os.environ.get(name) for name in TRACES):
+                try:
+                    from nodelaunch.traces import exporting
+
+                    await beside.enter_async_context(exporting(launcher))
+                except ImportError as error:
+                    remedy = "pip install 'nodelaunch[traces]'"
+                    log.warning("traces_unavailable", detail=str(error), remedy=remedy)
             self._is_open = True
             launcher.reporter.config_path = self._reloader.path
             notify(status("serves"))
