@@ -199,8 +199,10 @@ class NodeClient:
     async def submit(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> RequestHandle:
         """Ask for one node of each of *labels*, in this order. The request lives as long as the store's session.
 
-        Raises: ValueError, StoreError.
+        Raises: ValueError; TypeError for a text, which would be a list of its letters; StoreError.
         """
+        if isinstance(labels, str):
+            raise TypeError(f"a list of labels is expected, as in [{labels!r}], not a text")
         priority = options.get("priority", paths.CLIENT_PRIORITY)
         if not labels or len(priority) != 3:
             raise ValueError("at least one label, and a priority of three characters, are needed")

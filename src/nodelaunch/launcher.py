@@ -23,8 +23,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-import structlog
-
 from nodelaunch import __version__
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.config.changes import Changes, differences
@@ -53,6 +51,7 @@ from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError
 from nodelaunch.leases import StoreCluster
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
@@ -67,7 +66,7 @@ from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.store.socket import StoreServer
 from nodelaunch.store.zookeeper import ZooKeeperStore
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 30.0
 """How long the first session with the store is waited for, by default."""

@@ -5,17 +5,16 @@ Nodepool keeps leases and slots in the records of the nodes. Source: Nodepool 11
 
 from __future__ import annotations
 
-import structlog
-
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.leasetable import LeaseTable, contender_of, try_commit
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim, Lease, Node
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Check, Create, Op, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 IN_SOMEBODYS_HANDS = frozenset({NodeState.READY, NodeState.IN_USE, NodeState.HOLD})
 """A node of ours in one of these has its slot; in others the slot may be free already."""

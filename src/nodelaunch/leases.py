@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
-import structlog
-
 from nodelaunch.client import NodeClient
 from nodelaunch.clock import Clock
 from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, ViewWarmed
@@ -28,6 +26,7 @@ from nodelaunch.errors import (
 )
 from nodelaunch.leaseadoption import LeaseAdoption
 from nodelaunch.leasetable import LeaseTable, contender_of, contenders_of, try_commit
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId
@@ -35,7 +34,7 @@ from nodelaunch.protocol.records import Claim, Lease, Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import Check, Create, Delete, Op, Put, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class StoreCluster:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, Note, ViewWarmed
 from nodelaunch.errors import (
     NotEmptyError,
@@ -14,6 +12,7 @@ from nodelaunch.errors import (
     RecordInvalidError,
     VersionConflictError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Backing
 from nodelaunch.protocol.paths import NodeId
@@ -21,7 +20,7 @@ from nodelaunch.protocol.records import Claim, Lease, Node
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Op, Removed, Store, Tree, TreeEvent
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CHANGED = (NotEmptyError, RecordExistsError, RecordGoneError, VersionConflictError)
 """What a transaction fails with when something is not as it was seen."""

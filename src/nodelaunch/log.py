@@ -1,4 +1,6 @@
-"""structlog set-up, called by the command line and by nobody else.
+"""Loggers of the package, and structlog's set-up, which the command line calls and nobody else.
+
+In a program that has set up neither structlog nor Python's logging nothing is printed.
 
 The context keys used everywhere: ``provider pool label request_id node_id external_id event_id took_s detail``. An
 event name is constant; what varies is a key. What does *not* belong here: secrets. They never reach a log call.
@@ -14,10 +16,49 @@ import re
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
+
+def get_logger(name: str) -> Any:
+    """A logger with structlog's methods.
+
+    It goes where structlog is configured to go. Where nobody has configured structlog, it goes to the logger *name* of
+    Python's logging, and shows where the host program shows that: with its facts as text, and in ``record.facts``.
+    """
+    return _Logger(name)
+
+
+class _Logger:
+    """Looks at each call, or `bind`, which of the two is to be used: modules make their loggers when imported."""
+
+    __slots__ = ("_plain", "_structured")
+
+    def __init__(self, name: str) -> None:
+        self._structured = structlog.get_logger(name)
+        self._plain = structlog.wrap_logger(
+            logging.getLogger(name), processors=[_as_record], wrapper_class=structlog.stdlib.BoundLogger
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._structured if structlog.is_configured() else self._plain, name)
+
+
+def _as_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What the standard library's logger is called with."""
+    what, failure = event.pop("event"), event.pop("exc_info", None)
+    text = " ".join([str(what), *(f"{key}={_shown(event[key])}" for key in sorted(event))])
+    return ("%s", text), {"exc_info": failure, "extra": {"facts": event}}
+
+
+def _shown(value: object) -> str:
+    return value if type(value) is str and _PLAIN(value) else repr(value)
+
+
+logging.getLogger("nodelaunch").addHandler(logging.NullHandler())  # else Python shows warnings of who has no handler
 EVENT_WIDTH = 24
 """Columns for the event's name, so that the keys of most lines stand below each other."""
 _LEVELS = {"warn": "warning", "exception": "error"}
@@ -67,10 +108,7 @@ def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> st
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     line = f"{now[:26]}Z [{_LEVELS.get(method, method):<9}] {what!s:<{EVENT_WIDTH}}"
     for key in sorted(event):
-        value = event[key]
-        if type(value) is not str or not _PLAIN(value):
-            value = repr(value)
-        line += f" {key}={value}"
+        line += f" {key}={_shown(event[key])}"
     if failure:
         formatted = structlog.processors.format_exc_info(None, method, {"exc_info": failure})
         if "exception" in formatted:

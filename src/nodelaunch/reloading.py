@@ -15,16 +15,15 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-import structlog
-
 from nodelaunch.config.watch import FileWatch
 from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, ConfigProblem
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.events import ConfigurationRead
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 REMIND_S = 600.0
 """Between reminders that the files have an error and an older configuration is in force."""

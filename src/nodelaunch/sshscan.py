@@ -18,13 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
-import structlog
-
 from nodelaunch.errors import KeyScanError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import HostScanner
 from nodelaunch.resolving import Resolver
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_SCANS: Final = 100
 """Scans one scanner runs at the same time; more wait for their turn. Source: Nodepool 11."""

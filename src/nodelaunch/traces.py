@@ -16,17 +16,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags
 
 from nodelaunch import __version__
 from nodelaunch.launcher import Launcher
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.events import LaunchEnded, RequestEnded
 from nodelaunch.protocol.paths import RequestId
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MOST_REQUESTS: Final = 10_000
 """Whose launches are kept until they end."""

@@ -16,7 +16,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
@@ -27,13 +26,14 @@ from nodelaunch.config.models import Config
 from nodelaunch.connecting import check_files
 from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
+from nodelaunch.log import get_logger
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
 
 if TYPE_CHECKING:
     from nodelaunch.web.api import Api
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations between collections of new objects, and collections of each generation between those of the next."""

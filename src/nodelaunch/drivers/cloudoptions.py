@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-import structlog
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -34,10 +33,11 @@ from nodelaunch.config.models import (
     Unique,
 )
 from nodelaunch.errors import LabelUnusableError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 WINRM_PORT = 5986
 

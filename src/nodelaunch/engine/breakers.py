@@ -11,16 +11,15 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-import structlog
-
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.refusals import BoundedCall
 from nodelaunch.errors import DriverError, InsufficientCapacityError, LaunchFailedError, ProviderUnavailableError, Scope
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.breaker import Breaker, BreakerRule, Cause, OpenBreaker
 from nodelaunch.protocol.events import BreakerChanged
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 

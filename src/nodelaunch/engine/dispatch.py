@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import structlog
-
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.history import History
 from nodelaunch.engine.marks import Marks
@@ -13,12 +11,13 @@ from nodelaunch.engine.requests import Requests, Work
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.engine.waiting import ROOM_WAIT_S
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
 from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Dispatcher:

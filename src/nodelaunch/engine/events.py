@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.engine.view import (
     ClusterView,
@@ -24,11 +22,12 @@ from nodelaunch.engine.view import (
     RequestSeen,
 )
 from nodelaunch.errors import EventsMissedError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.events import DriverCalled, Event, NodeChanged, RequestChanged, SessionChanged
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.store import Session, Unsubscribe
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 E = TypeVar("E", bound=Event)
 

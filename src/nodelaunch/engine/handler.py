@@ -11,8 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-import structlog
-
 from nodelaunch.engine.holding import HeldNode, PoolContext
 from nodelaunch.engine.provider import Generation
 from nodelaunch.engine.reservations import Reservation
@@ -28,6 +26,7 @@ from nodelaunch.errors import (
     StoreError,
     VersionConflictError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.events import RequestEnded
@@ -37,7 +36,7 @@ from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock,
 from nodelaunch.protocol.triage import Absentee, after_decline
 from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CLOSING_TIMEOUT_S = 30.0
 """How long locks may take to be given back when a handler breaks off."""

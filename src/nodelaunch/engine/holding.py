@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import Launching, PoolConfig
 from nodelaunch.engine.fencing import fence_of
@@ -29,6 +27,7 @@ from nodelaunch.errors import (
     StoreError,
     VersionConflictError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, ExternalId, Fence, HostScanner
 from nodelaunch.protocol.events import Stage
@@ -37,7 +36,7 @@ from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _TAKEN = (LockBusyError, RecordGoneError, VersionConflictError)
 """The node is locked, changed or gone."""

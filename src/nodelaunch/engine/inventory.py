@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
 from nodelaunch.backoff import Backoff
 from nodelaunch.clock import Clock
 from nodelaunch.engine.holding import discard_node, rewrite_node
@@ -32,6 +30,7 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.errors import LockLostError, StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
 from nodelaunch.protocol.paths import NodeId
@@ -41,7 +40,7 @@ from nodelaunch.protocol.soundness import sound_machine
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, SessionState, Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LAUNCHER = "static driver"
 """What the records say instead of a pool's id. Source: Nodepool 11."""

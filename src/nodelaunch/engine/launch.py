@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from nodelaunch.engine.breakers import SHORTEST_BACKOFF_S, cause_of
 from nodelaunch.engine.deletion import DELETE_TIMEOUT_S, delete_instance
 from nodelaunch.engine.holding import GIVE_UP_TIMEOUT_S, HeldNode, PoolContext, save, take_node
@@ -33,6 +31,7 @@ from nodelaunch.errors import (
     StaleFenceError,
     legible,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.breaker import Cause
 from nodelaunch.protocol.driver import (
@@ -52,7 +51,7 @@ from nodelaunch.protocol.soundness import sound_id, sound_instance, sound_keys, 
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Create, Entry
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 """Pauses of one launch whose call was not answered, as long as the provider's breaker is closed."""

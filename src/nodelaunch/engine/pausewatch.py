@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
 from nodelaunch.engine.view import ClusterView, PausesChanged, ViewWarmed
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.pauses import Pause, Target
 from nodelaunch.protocol.store import Unsubscribe
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class PauseWatch:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from nodelaunch.config.models import PoolConfig
 from nodelaunch.engine.handler import RequestHandler, handler_failed
 from nodelaunch.engine.holding import PoolContext
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import LockLostError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
@@ -28,7 +27,7 @@ from nodelaunch.protocol.verdicts import Accept, Decline
 if TYPE_CHECKING:
     from nodelaunch.engine.scheduler import Scheduler
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 OnEnded = Callable[[RequestId, m.Outcome | None, m.State | None, object], None]
 """Told how the work on a request ended; without an outcome, what it broke with."""

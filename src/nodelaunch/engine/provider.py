@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.engine.breakers import ProviderBreakers, cause_of
 from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud, listed
@@ -23,6 +21,7 @@ from nodelaunch.engine.owners import Owners
 from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import DriverError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.breaker import Cause
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
@@ -39,7 +38,7 @@ from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.triage import LabelView
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 REFRESH_S = 300.0
 """How old limits and foreign usage may get while all goes well."""

@@ -13,16 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from nodelaunch.engine.history import Standing
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.store import Changed, Store, TreeEvent
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an asker waits for processes that are present."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
 from nodelaunch.clock import Clock
 from nodelaunch.engine.facts import EngineFacts, OwnPools
 from nodelaunch.engine.holding import discard_node
@@ -18,13 +16,14 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.engine.view.sums import ON_THE_WAY_OUT
 from nodelaunch.engine.waiting import CapacityQueue, Waiter, out_of_turn
 from nodelaunch.errors import StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Usage
 from nodelaunch.protocol.store import Store
 from nodelaunch.protocol.triage import PoolKey, make_room, reasons_to_decline
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class RoomMaker:

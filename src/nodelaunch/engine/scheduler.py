@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-import structlog
-
 from nodelaunch.clock import Clock
 from nodelaunch.engine.dispatch import Dispatcher
 from nodelaunch.engine.events import EventHub
@@ -37,6 +35,7 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.engine.waiting import CapacityQueue
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
@@ -46,7 +45,7 @@ from nodelaunch.protocol.store import Store
 from nodelaunch.protocol.triage import Absentee, PoolKey
 from nodelaunch.protocol.verdicts import Defer, Verdict
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ALARM_SLACK_S = 0.05
 """Added to a deadline by the wall clock, which the loop's timers may run ahead of."""

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import structlog
-
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.engine.events import EventHub
@@ -27,11 +25,12 @@ from nodelaunch.engine.sharing import SharedRoom, TenantLedgers
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
 from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

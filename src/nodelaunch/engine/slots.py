@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-import structlog
-
 from nodelaunch.engine.attempts import Attempt, Attempts
 from nodelaunch.engine.holding import HeldNode, PoolContext, claim_node, give_up, to_the_end
 from nodelaunch.engine.launch import create_node, launch_node, resumable, resume_node
@@ -27,13 +25,14 @@ from nodelaunch.errors import (
     SessionLostError,
     StoreError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.verdicts import Accept
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
 """Waits until the pool has room for one more node (request, slot, label) and has put it into the reservation."""

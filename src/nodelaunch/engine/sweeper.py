@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-import structlog
-
 from nodelaunch.clock import Clock
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.sweeping.abandoned import GRACE_S, AbandonedNodes
@@ -46,11 +44,12 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.errors import StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import SessionState, Store, Unsubscribe
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SWEEP_S = 60.0
 """Between looks for what no event tells. Source: Nodepool 11, cleanup interval."""

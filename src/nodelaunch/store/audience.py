@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-import structlog
-
+from nodelaunch.log import get_logger
 from nodelaunch.store.znodes import Change
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Listener = Callable[[Change], None]
 Wake = Callable[[], None]

@@ -27,15 +27,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from nodelaunch.errors import StoreError, StoreUnavailableError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.store import Delete, Entry
 from nodelaunch.store.audience import Audience
 from nodelaunch.store.sqlite import SqliteFile
 from nodelaunch.store.znodes import Change, PlainOp, Znode, ZnodeTree
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOOP_CAP_S = 1e-3
 """How long writing a group may stop the event loop, by the median of the last ones."""

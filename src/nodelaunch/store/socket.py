@@ -21,11 +21,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import structlog
 from msgspec.structs import astuple
 
 from nodelaunch import errors
 from nodelaunch.errors import SessionLostError, StoreError, StoreUnavailableError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.store import (
     ANY_VERSION,
     Changed,
@@ -49,7 +49,7 @@ from nodelaunch.protocol.store import (
 from nodelaunch.store.embedded import EmbeddedLock, EmbeddedSession, EmbeddedStore, EmbeddedTree
 from nodelaunch.store.shared import contenders_in
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 VERSION = 1
 """Of what is said on the socket; both ends must agree."""

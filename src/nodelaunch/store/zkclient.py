@@ -17,17 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from nodelaunch.clock import uptime
 from nodelaunch.errors import SessionLostError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.store import SessionState
 from nodelaunch.store.shared import SessionStates
 from nodelaunch.store.zkconnection import ConnectionBrokenError, OnReply, WireConnection
 from nodelaunch.store.zkdial import Dialer, Identity, Server
 from nodelaunch.store.zkwire import BROKEN, OP_CLOSE, Greeting, store_error
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
 """Between attempts to connect, doubling, with jitter; never more than a sixth of the session timeout."""

@@ -12,12 +12,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
+from nodelaunch.log import get_logger
 from nodelaunch.resolving import Resolver
 from nodelaunch.store.zkconnection import AuthRefusedError, ConnectionBrokenError, WireConnection
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOOK_UPS = 8
 """Names of servers that are looked up at once."""

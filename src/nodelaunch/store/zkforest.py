@@ -15,9 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from nodelaunch.errors import StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.store import LAG_S, Check, Create, Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkgrove import Grove
@@ -36,7 +35,7 @@ from nodelaunch.store.zkwire import (
     store_error,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOCK_DIRECTORY: Final = "/lock/"
 """Between the path of what is locked and the name of a contender."""

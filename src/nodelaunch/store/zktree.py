@@ -15,8 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import contender_sequence
 from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, Stat, TreeEvent, Unsubscribe, Warmed
 from nodelaunch.store.zkclient import ZkSession
@@ -34,7 +33,7 @@ from nodelaunch.store.zkwire import (
     store_error,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 WINDOW: Final = 500
 """Requests of walks in flight at a time."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import structlog
-
 from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Lock, Op, Put, Tree
 from nodelaunch.store.zkclient import Audience, ZkSession
 from nodelaunch.store.zkdial import Identity, Server
@@ -37,7 +36,7 @@ from nodelaunch.store.zkwire import (
 )
 from nodelaunch.store.zkwrites import Writer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,18 +18,17 @@ from enum import StrEnum
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
-import structlog
-
 from nodelaunch.client import NodeClient, RequestHandle
 from nodelaunch.clock import Clock
 from nodelaunch.errors import NodelaunchError, NodesLostError, StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import Store
 from nodelaunch.web.messages import NewRequest
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MOST_OPEN = 1000
 """Requests that have not ended."""

@@ -7,11 +7,12 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 
-import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-log = structlog.get_logger(__name__)
+from nodelaunch.log import get_logger
+
+log = get_logger(__name__)
 
 STOP_S = 5
 """How long open answers may go on when it ends."""

@@ -11,11 +11,10 @@ import hmac
 from hashlib import sha256
 from pathlib import Path
 
-import structlog
-
+from nodelaunch.log import get_logger
 from nodelaunch.web.problems import Problem
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SHORTEST = 16
 """Characters of a token; a shorter one could be guessed."""

@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from nodelaunch.config.models import VOLUME_GB, VOLUMES
 from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelBook
 from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud
@@ -34,12 +32,13 @@ from nodelaunch.errors import (
     QuotaExceededError,
     StaleFenceError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instance, InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 HOST_KEY = "ssh-rsa FAKEKEY"
 RETRY_S = 0.1

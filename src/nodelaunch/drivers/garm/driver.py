@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from nodelaunch.drivers.garm import calls, naming
 from nodelaunch.drivers.garm import interface as garm
 from nodelaunch.drivers.garm.config import GarmLabel, GarmPool, GarmProvider
@@ -27,12 +25,13 @@ from nodelaunch.errors import (
     LaunchFailedError,
     ProviderUnavailableError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CLEAN_UP_S: Final = 60.0
 """How long a create that failed or was cancelled may take to undo what it began."""

@@ -13,8 +13,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
-import structlog
-
 from nodelaunch.drivers.metastatic.config import MetastaticLabel, MetastaticProvider
 from nodelaunch.drivers.metastatic.slots import Fail, Forget, Keep, Release, Slot, fate_of, free_slots
 from nodelaunch.drivers.metastatic.supply import Supply
@@ -27,6 +25,7 @@ from nodelaunch.errors import (
     ProviderUnavailableError,
     StoreError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.cluster import Backing, Cluster, Leases
 from nodelaunch.protocol.driver import (
     METADATA_POOL,
@@ -42,7 +41,7 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 from nodelaunch.protocol.records import Claim, Node
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 UPKEEP_S = 60.0
 """Longest pause between two looks at the backing nodes. Source: Nodepool 11, cleanup interval."""

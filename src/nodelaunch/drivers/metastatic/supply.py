@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import structlog
-
 from nodelaunch.drivers.metastatic.config import MetastaticLabel
 from nodelaunch.errors import DriverError, LaunchFailedError, ProviderUnavailableError, RequestFailedError, StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.cluster import Leases
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)

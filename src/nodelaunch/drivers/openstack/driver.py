@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import structlog
-
 from nodelaunch.drivers.cloudoptions import LabelBook
 from nodelaunch.drivers.openstack.addresses import addresses_of, needs_floating_ip
 from nodelaunch.drivers.openstack.catalog import Catalog
@@ -26,6 +24,7 @@ from nodelaunch.drivers.openstack.quota import Quota
 from nodelaunch.drivers.openstack.userdata import METADATA_HOST_KEY, UserData, with_host_key
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import (
     METADATA_POOL,
     DriverContext,
@@ -38,7 +37,7 @@ from nodelaunch.protocol.driver import (
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.sshscan import new_host_key
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 IN_ERROR_S: Final = 1.0
 """How long listings have a server in ERROR, and nobody at it, before its deletion counts as failed. A boot that a

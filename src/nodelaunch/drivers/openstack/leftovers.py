@@ -11,17 +11,16 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import structlog
-
 from nodelaunch.drivers.openstack.client import Client
 from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.floating import metadata_in
 from nodelaunch.drivers.openstack.model import Server
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
 from nodelaunch.errors import DriverError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER, Resource
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 FLOATING_IP, PORT, VOLUME = "floating-ip", "port", "volume"
 REMEMBERED: Final = 20_000

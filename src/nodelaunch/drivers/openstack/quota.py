@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-import structlog
-
 from nodelaunch.config.models import VOLUME_GB, VOLUMES
 from nodelaunch.drivers.openstack.addresses import floating_source
 from nodelaunch.drivers.openstack.catalog import Catalog, Kept
@@ -21,9 +19,10 @@ from nodelaunch.drivers.openstack.config import OpenStackLabel, OpenStackPool
 from nodelaunch.drivers.openstack.floating import FloatingIps
 from nodelaunch.drivers.openstack.model import Flavor, Networks, Server, Share, Volume
 from nodelaunch.drivers.openstack.watch import ServerWatch
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PORTS, FLOATING_IPS = "ports", "floating-ips"
 UNBORN: Final = frozenset({"creating", "downloading"})

@@ -13,14 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
-import structlog
-
 from nodelaunch.drivers.openstack.model import Server
 from nodelaunch.errors import ProviderUnavailableError
+from nodelaunch.log import get_logger
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 QUICK_S, SLOW_S = 1.0, 8.0
 """Pause between listings while servers change, and the longest one while they don't."""

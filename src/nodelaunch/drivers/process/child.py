@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
 from pydantic import ValidationError
 
 from nodelaunch import __version__
@@ -51,8 +50,9 @@ from nodelaunch.drivers.wire.messages import (
 )
 from nodelaunch.drivers.wire.peer import Answer, ConnectionEndedError, GarbageError, Notice, Peer, RpcError, no_answer
 from nodelaunch.errors import ErrorKind, ProviderUnavailableError, legible
+from nodelaunch.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 START_TIMEOUT_S: Final = 30.0
 """From the start of the process until it has connected and proved itself."""

@@ -15,8 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
-
 from nodelaunch.drivers.process.child import Child, Command, start
 from nodelaunch.drivers.process.clusterdesk import ClusterDesk
 from nodelaunch.drivers.process.rationing import Ration
@@ -25,10 +23,11 @@ from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.messages import CLUSTER, LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
 from nodelaunch.drivers.wire.peer import ConnectionEndedError, Json, RpcError
 from nodelaunch.errors import DriverError, ProviderUnavailableError, is_sound_id, legible
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.soundness import json_fault
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 NOTES_PER_S: Final = 100
 """More notifications than that aren't logged, only counted."""

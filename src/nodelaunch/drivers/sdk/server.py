@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
-import structlog
 from pydantic import ValidationError
 
 from nodelaunch.config.models import DiskImageLogin
@@ -22,6 +21,7 @@ from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.handshake import is_proof, new_nonce, proof
 from nodelaunch.drivers.wire.peer import DRIVER_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Json, RpcError
 from nodelaunch.errors import DriverError, ErrorKind, LabelUnusableError, Scope
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import (
     Driver,
@@ -43,7 +43,7 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.faults import fault_of
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PAGE_BYTES: Final = 256 << 10
 """A page of a list is ended when its instances take that much, as JSON."""

@@ -13,8 +13,6 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from nodelaunch.drivers.static.config import StaticNode, StaticProvider
 from nodelaunch.errors import (
     DriverError,
@@ -24,6 +22,7 @@ from nodelaunch.errors import (
     LabelUnusableError,
     ProviderUnavailableError,
 )
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
@@ -38,7 +37,7 @@ from nodelaunch.protocol.hostkeys import mismatch
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 from nodelaunch.resolving import Resolver
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOOK_UPS = 32
 """Names of hosts that are looked up at once."""

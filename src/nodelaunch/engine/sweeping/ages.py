@@ -9,19 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-import structlog
-
 from nodelaunch.config.models import Config
 from nodelaunch.engine.holding import discard_node
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.deadlines import Deadlines
 from nodelaunch.engine.sweeping.queue import STORE, NodeKey
 from nodelaunch.engine.view import Seen
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""

@@ -5,12 +5,11 @@ What does *not* belong here: records of nodes and requests.
 
 from __future__ import annotations
 
-import structlog
-
 from nodelaunch.engine.sweeping.context import SweepContext
+from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 STALE_LOCK_S = 8 * 3600.0
 """Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""

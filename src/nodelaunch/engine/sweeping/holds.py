@@ -5,13 +5,12 @@ What does *not* belong here: how long it may stay so (ages.py).
 
 from __future__ import annotations
 
-import structlog
-
 from nodelaunch.engine.sweeping.context import SweepContext
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.states import NodeState
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class HeldNodes:

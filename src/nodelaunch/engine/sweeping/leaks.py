@@ -9,17 +9,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-import structlog
-
 from nodelaunch.engine.deletion import DELETE_TIMEOUT_S
 from nodelaunch.engine.leaks import Leak, delete_leak, find_leaks
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.queue import LeakKey
 from nodelaunch.errors import DriverError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.events import LeakDeleted, LeaksSeen
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class LeakSearch:

@@ -11,13 +11,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import structlog
-
 from nodelaunch.backoff import Backoff
 from nodelaunch.errors import StoreError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import NodeId, RequestId
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
 """Pause after a deletion failed; it doubles each time."""

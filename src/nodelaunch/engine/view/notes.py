@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import structlog
-
 from nodelaunch.errors import RecordInvalidError
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import (
@@ -25,7 +24,7 @@ from nodelaunch.protocol.records import (
 )
 from nodelaunch.protocol.store import Entry, Unsubscribe
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool, Pause)
 

@@ -1,0 +1,19 @@
+"""What a client may be asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodelaunch.client import NodeClient
+from nodelaunch.protocol import paths
+from nodelaunch.store.embedded import EmbeddedStore
+
+
+async def test_labels_are_a_list() -> None:
+    async with EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        async with store.connect() as session, NodeClient(session) as client:
+            with pytest.raises(TypeError, match=r"as in \['small'\], not a text"):
+                await client.submit("small")
+            with pytest.raises(ValueError, match="at least one label"):
+                await client.submit([])
