@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ from support.commands import parsed
 from support.process import Serve
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
 UNIT = ROOT / "deploy" / "nodelaunch.service"
 MOST_EXPOSURE = 1.5
 """As `systemd-analyze security` counts, from 0 to 10."""
@@ -62,6 +64,21 @@ def test_it_is_hardened(unit: Path) -> None:
     if "unrecognized option" in done.stderr:
         pytest.skip("systemd before 250 looks at no unit that is not loaded")
     assert done.returncode == 0, done.stdout + done.stderr
+    version, exposure = re.findall(r"^systemd (\d+) counts an exposure of ([\d.]+)\.", PAGE, re.MULTILINE)[0]
+    if analyze("--version").stdout.startswith(f"systemd {version} "):
+        assert f"Overall exposure level for {unit.name}: {exposure} " in done.stdout
+
+
+@needs_systemd
+def test_drop_in_of_the_page_is_understood(unit: Path) -> None:
+    (drop_in,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
+    folder = unit.with_name(f"{unit.name}.d")
+    folder.mkdir()
+    (folder / "credentials.conf").write_text(drop_in)
+    done = analyze("verify", "--man=no", str(unit))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    name = drop_in.partition("LoadCredential=")[2].partition(":")[0]
+    assert f"`/run/credentials/{unit.name}/{name}`" in PAGE
 
 
 def test_its_commands_are_ours() -> None:
