@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from nodelaunch.clock import Clock, WallClock
+from nodelaunch.engine.questions import why
 from nodelaunch.errors import (
     NodelaunchError,
     NodesLostError,
@@ -268,14 +269,14 @@ class NodeClient:
     async def nodes(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> AsyncIterator[list[Node]]:
         """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request; NodesLostError as `hold`.
+        Raises: RequestFailedError when no pool can serve the request, with what each says; NodesLostError as `hold`.
         """
         handle = await self.submit(labels, **options)
         is_over = False
         try:
             request = await handle.finished()
             if request.state is RequestState.FAILED:
-                raise RequestFailedError(request.id, request.declined_by)
+                raise RequestFailedError(request.id, request.declined_by, await why(self.store, request.id))
             async with self.hold(request) as nodes:
                 is_over = True
                 yield nodes

@@ -17,6 +17,7 @@ from rich.console import Console
 from nodelaunch.cli.common import client_store, say, say_json
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.client import NodeClient, RequestHandle
+from nodelaunch.engine.questions import why
 from nodelaunch.errors import NodelaunchError, RequestFailedError, StoreError
 from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -86,7 +87,7 @@ async def _use(
         except TimeoutError:
             raise NodelaunchError(f"{handle.id}: not fulfilled within {timeout_s:g} s") from None
         if request.state is RequestState.FAILED:
-            raise RequestFailedError(request.id, request.declined_by)
+            raise RequestFailedError(request.id, request.declined_by, await why(client.store, request.id))
         async with client.hold(request) as nodes:
             taken = True
             outcomes.fulfilled(request, nodes)

@@ -15,10 +15,11 @@ from typing import Any
 import structlog
 
 from nodelaunch.engine.history import Standing
-from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
+from nodelaunch.errors import RecordExistsError, RecordGoneError, RecordInvalidError, StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.store import Changed, Store, TreeEvent
+from nodelaunch.protocol.records import Presence
+from nodelaunch.protocol.store import Changed, Entry, Store, TreeEvent
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +106,36 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
     said = {process: pools for process, data in answers.items() if (pools := _pools_in(data)) is not None}
     pools = [pool for each in said.values() for pool in each]
     return Answers(pools, [process for process in processes if process not in said])
+
+
+async def why(store: Store, request_id: RequestId) -> tuple[str, ...]:
+    """Why a request is where it is: a line for each pool that says something of it. Nothing where nobody answers, or
+    the store does not."""
+    try:
+        names = await store.children(paths.PRESENCES)
+        entries = await store.get_many([f"{paths.PRESENCES}/{name}" for name in names])
+        answers = await ask(store, request_id, [found for entry in entries if (found := _process(entry))])
+    except StoreError:
+        return ()
+    return tuple(line for pool in answers.pools if (line := _in_a_line(pool)))
+
+
+def _process(entry: Entry | None) -> str | None:
+    """The id of the process whose presence *entry* is."""
+    try:
+        return Presence.from_bytes(entry.path, entry.data).id if entry is not None else None
+    except RecordInvalidError:
+        return None
+
+
+def _in_a_line(pool: dict[str, Any]) -> str:
+    """What a pool says now, or else what happened to the request there last, with its reasons."""
+    told = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
+    reasons = next((each for each in told if each), [])
+    because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
+    if not because and pool["status"] in ("", "not known"):
+        return ""
+    return f"{pool['provider']}/{pool['pool']}: {pool['status']}" + (f": {because}" if because else "")
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
