@@ -130,8 +130,8 @@ def _process(entry: Entry | None) -> str | None:
 
 def _in_a_line(pool: dict[str, Any]) -> str:
     """What a pool says now, or else what happened to the request there last, with its reasons."""
-    told = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
-    reasons = next((each for each in told if each), [])
+    told: list[list[dict[str, Any]]] = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
+    reasons: list[dict[str, Any]] = next((each for each in told if each), [])
     because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
     if not because and pool["status"] in ("", "not known"):
         return ""
