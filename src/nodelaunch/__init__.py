@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from nodelaunch.client import NodeClient
     from nodelaunch.config.models import Config
     from nodelaunch.launcher import Launcher, config_from, load_config
+    from nodelaunch.temporary import temporary_launcher
     from nodelaunch.web.client import HttpNodeClient
 
 __all__ = [
-    "Config", "HttpNodeClient", "Launcher", "NodeClient", "__version__", "config_from", "errors", "load_config",
-]  # fmt: skip
+    "Config",
+    "HttpNodeClient",
+    "Launcher",
+    "NodeClient",
+    "__version__",
+    "config_from",
+    "errors",
+    "load_config",
+    "temporary_launcher",
+]
 
 _HOMES = {
     "Config": "nodelaunch.config.models",
@@ -28,6 +37,7 @@ _HOMES = {
     "NodeClient": "nodelaunch.client",
     "config_from": "nodelaunch.launcher",
     "load_config": "nodelaunch.launcher",
+    "temporary_launcher": "nodelaunch.temporary",
 }
 
 

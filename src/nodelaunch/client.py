@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
 
 from nodelaunch.clock import Clock, WallClock
+from nodelaunch.engine.questions import why
 from nodelaunch.errors import (
     NodelaunchError,
     NodesLostError,
@@ -96,6 +97,10 @@ class RequestHandle:
             if request.state in REQUEST_FINAL:
                 break
         return self.request
+
+    async def why(self) -> tuple[str, ...]:
+        """What launchers say of it now, a line for each pool; nothing where none answers in time."""
+        return await why(self._client.store, self.id)
 
     async def cancel(self) -> None:
         """Delete the request, in whatever state it is; done even if the caller is cancelled meanwhile."""
@@ -279,14 +284,14 @@ class NodeClient:
     async def nodes(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> AsyncIterator[list[Node]]:
         """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request; NodesLostError as `hold`.
+        Raises: RequestFailedError when no pool can serve the request, with what each says; NodesLostError as `hold`.
         """
         handle = await self.submit(labels, **options)
         is_over = False
         try:
             request = await handle.finished()
             if request.state is RequestState.FAILED:
-                raise RequestFailedError(request.id, request.declined_by)
+                raise RequestFailedError(request.id, request.declined_by, await handle.why())
             async with self.hold(request) as nodes:
                 is_over = True
                 yield nodes

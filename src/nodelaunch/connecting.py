@@ -6,20 +6,25 @@ without that.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from nodelaunch.config.file import ALL_FILES, STORE_FILES, position_of
+from nodelaunch.config.file import ALL_FILES, STORE_FILES, load_store_config, position_of
 from nodelaunch.config.file import check_files as find_unreadable
 from nodelaunch.config.models import Config, StoreConfig, ZooKeeperAuth
-from nodelaunch.errors import ConfigProblem, StoreError, StoreUnavailableError
+from nodelaunch.errors import ConfigError, ConfigProblem, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Store
 from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.store.socket import SocketStore
 from nodelaunch.store.zkdial import Identity
 from nodelaunch.store.zkwire import Acl
 from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+
+CONNECT_TIMEOUT_S = 15.0
+"""How long a client waits for its first session with the store."""
 
 
 def check_files(
@@ -92,6 +97,29 @@ def build_client_store(config: StoreConfig) -> Store:
     if config.zookeeper_servers:
         return build_store(config)
     return SocketStore(socket_path(config))
+
+
+@asynccontextmanager
+async def client_store(
+    path: str | os.PathLike[str], *, secure: str | os.PathLike[str] | None = None, timeout_s: float = CONNECT_TIMEOUT_S
+) -> AsyncIterator[Store]:
+    """The store that a launcher with the configuration in *path* and *secure* uses, connected within *timeout_s*.
+
+    Only what the configuration says of the store has to be right. Raises: ConfigError, StoreUnavailableError.
+    """
+    config = load_store_config(path, secure=secure)
+    if problems := check_files(config, path, secure=secure):
+        raise ConfigError(problems)
+    store = build_client_store(config)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await store.__aenter__()
+    except TimeoutError:
+        raise no_session(store, timeout_s) from None
+    try:
+        yield store
+    finally:
+        await store.__aexit__(None, None, None)
 
 
 def socket_path(config: StoreConfig) -> str:

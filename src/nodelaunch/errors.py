@@ -277,11 +277,13 @@ class InvalidTransitionError(NodelaunchError):
 class RequestFailedError(NodelaunchError):
     """A node request ended ``failed``: every registered pool declined it."""
 
-    def __init__(self, request_id: str, declined_by: Sequence[str]) -> None:
+    def __init__(self, request_id: str, declined_by: Sequence[str], reasons: Sequence[str] = ()) -> None:
         who = ", ".join(declined_by) or "nobody"
-        super().__init__(f"node request {request_id} failed; declined by: {who}")
+        super().__init__("\n  ".join((f"node request {request_id} failed; declined by: {who}", *reasons)))
         self.request_id = request_id
         self.declined_by = tuple(declined_by)
+        self.reasons = tuple(reasons)
+        """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
 
 
 class EventsMissedError(NodelaunchError):

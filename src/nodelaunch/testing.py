@@ -1,4 +1,5 @@
-"""For tests of drivers with pytest: the conformance checks as a class of tests, one for each check.
+"""For tests of drivers with pytest: the conformance checks as a class of tests, one for each check; and
+`temporary_launcher`.
 
     from nodelaunch.testing import DriverConformance, Hooks, Level, Subject
 
@@ -36,10 +37,11 @@ from nodelaunch.drivers.conformance import (
     hooks_of,
     run,
 )
+from nodelaunch.temporary import TemporaryLauncher, temporary_launcher
 
 __all__ = [
-    "Check", "DriverConformance", "Hooks", "Level", "Program", "Report", "Resources", "Result", "Subject", "Verdict",
-    "hooks_of",
+    "Check", "DriverConformance", "Hooks", "Level", "Program", "Report", "Resources", "Result", "Subject",
+    "TemporaryLauncher", "Verdict", "hooks_of", "temporary_launcher",
 ]  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "embedding.md").read_text()
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", PAGE, re.DOTALL | re.MULTILINE)
 
 
@@ -28,3 +29,8 @@ def test_program_runs_and_prints_what_is_shown(program: str, shown: str, tmp_pat
 
 def test_programs_are_found() -> None:
     assert len(PROGRAMS) == PAGE.count("```python") >= 2
+
+
+def test_example_is_shown_as_it_is() -> None:
+    ((name, shown),) = re.findall(r"^<!-- (\S+) -->\n```py\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    assert shown == (ROOT / name).read_text()

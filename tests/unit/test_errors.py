@@ -28,6 +28,9 @@ def test_errors_read_well() -> None:
     assert str(InvalidTransitionError("x", ["one", "two"])) == "x\n  one\n  two"
     assert str(RequestFailedError("200-1", [])) == "node request 200-1 failed; declined by: nobody"
     assert RequestFailedError("200-1", ["a", "b"]).declined_by == ("a", "b")
+    told = RequestFailedError("200-1", ["a"], ["cloud/main: declined: why"])
+    assert told.reasons == ("cloud/main: declined: why",)
+    assert str(told) == "node request 200-1 failed; declined by: a\n  cloud/main: declined: why"
 
 
 def test_driver_errors_say_what_was_left_behind() -> None:

@@ -6,38 +6,23 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from nodelaunch.cli.session import Session
-from nodelaunch.config.file import load_store_config
-from nodelaunch.connecting import build_client_store, check_files, no_session
+from nodelaunch.connecting import CONNECT_TIMEOUT_S
+from nodelaunch.connecting import client_store as open_store
 from nodelaunch.engine.view import ClusterView, open_view
-from nodelaunch.errors import ConfigError, StoreUnavailableError
+from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.protocol.store import Store
 
-CONNECT_TIMEOUT_S = 15.0
 
-
-@asynccontextmanager
-async def client_store(session: Session) -> AsyncIterator[Store]:
+def client_store(session: Session) -> AbstractAsyncContextManager[Store]:
     """The store that a running launcher uses; of its configuration only what is about the store has to be right.
 
     Raises: ConfigError, StoreUnavailableError.
     """
-    config = load_store_config(session.config, secure=session.secure)
-    if problems := check_files(config, session.config, secure=session.secure):
-        raise ConfigError(problems)
-    store = build_client_store(config)
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await store.__aenter__()
-    except TimeoutError:
-        raise no_session(store, CONNECT_TIMEOUT_S) from None
-    try:
-        yield store
-    finally:
-        await store.__aexit__(None, None, None)
+    return open_store(session.config, secure=session.secure)
 
 
 @asynccontextmanager

@@ -124,7 +124,7 @@ async def _use(
         except TimeoutError:
             raise NodelaunchError(f"{handle.id}: not fulfilled within {timeout_s:g} s") from None
         if request.state is RequestState.FAILED:
-            raise RequestFailedError(request.id, request.declined_by)
+            raise RequestFailedError(request.id, request.declined_by, await handle.why())
         async with client.hold(request) as nodes:
             taken = True
             outcomes.fulfilled(request, nodes)

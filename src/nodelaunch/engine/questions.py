@@ -15,11 +15,12 @@ from typing import Any
 
 from nodelaunch.engine.history import Standing
 from nodelaunch.engine.reporting import LauncherReport
-from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
+from nodelaunch.errors import RecordExistsError, RecordGoneError, RecordInvalidError, StoreError
 from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.protocol.store import Changed, Store, TreeEvent
+from nodelaunch.protocol.records import Presence
+from nodelaunch.protocol.store import Changed, Entry, Store, TreeEvent
 
 log = get_logger(__name__)
 
@@ -132,6 +133,36 @@ async def _ask(store: Store, question: bytes, processes: list[str]) -> dict[str,
             return {entry.path.rpartition("/")[2]: entry.data for entry in tree.entries()}
     finally:
         await store.delete_tree(asked.path)
+
+
+async def why(store: Store, request_id: RequestId) -> tuple[str, ...]:
+    """Why a request is where it is: a line for each pool that says something of it. Nothing where nobody answers, or
+    the store does not."""
+    try:
+        names = await store.children(paths.PRESENCES)
+        entries = await store.get_many([f"{paths.PRESENCES}/{name}" for name in names])
+        answers = await ask(store, request_id, [found for entry in entries if (found := _process(entry))])
+    except StoreError:
+        return ()
+    return tuple(line for pool in answers.pools if (line := in_a_line(pool)))
+
+
+def _process(entry: Entry | None) -> str | None:
+    """The id of the process whose presence *entry* is."""
+    try:
+        return Presence.from_bytes(entry.path, entry.data).id if entry is not None else None
+    except RecordInvalidError:
+        return None
+
+
+def in_a_line(pool: dict[str, Any]) -> str:
+    """What a pool says now, or else what happened to the request there last, with its reasons."""
+    told: list[list[dict[str, Any]]] = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
+    reasons: list[dict[str, Any]] = next((each for each in told if each), [])
+    because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
+    if not because and pool["status"] in ("", "not known"):
+        return ""
+    return f"{pool['provider']}/{pool['pool']}: {pool['status']}" + (f": {because}" if because else "")
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:

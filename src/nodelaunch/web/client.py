@@ -22,6 +22,7 @@ import httpx
 import msgspec
 
 from nodelaunch.client import CancelWhenLost, Progress, RequestOptions
+from nodelaunch.engine.questions import in_a_line
 from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
@@ -75,6 +76,7 @@ class HttpRequestHandle:
         self.is_over = False
         """Whether we ended it."""
         self._client = client
+        self._why: tuple[str, ...] = ()
         self._version = shown.version
         self._ttl_s = shown.ttl_s
         self._listeners: list[Callable[[], None]] = []
@@ -95,9 +97,14 @@ class HttpRequestHandle:
             if shown.version != self._version:
                 self._version, self.request = shown.version, _record(shown)
                 self.nodes = [_node(each) for each in shown.nodes]
+                self._why = tuple(line for pool in shown.pools if (line := in_a_line(pool)))
                 if progress is not None:
                     progress(self.request)
         return self.request
+
+    async def why(self) -> tuple[str, ...]:
+        """What the launcher's pools last said of it, a line each."""
+        return self._why
 
     async def _news(self) -> RequestExplained:
         """How it stands when something has changed, or nothing for a while."""
@@ -288,7 +295,7 @@ class HttpNodeClient:
         try:
             request = await handle.finished()
             if request.state is RequestState.FAILED:
-                raise RequestFailedError(request.id, request.declined_by)
+                raise RequestFailedError(request.id, request.declined_by, await handle.why())
             async with self.hold(request) as nodes:
                 yield nodes
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from nodelaunch import Config, Launcher, NodeClient, config_from, errors, load_config
+from nodelaunch import Config, Launcher, NodeClient, config_from, errors, load_config, temporary_launcher
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake import PLUGIN as FAKE
 from nodelaunch.drivers.fake.driver import FakeDriver
@@ -51,6 +51,11 @@ async def embed_data(launcher: Launcher) -> Config:
     config = load_config({"labels": ({"name": "a"},)})
     Launcher({"labels": []})
     return config_from(config, drivers=DriverRegistry([FAKE]))
+
+
+async def for_a_while() -> list[Node]:
+    async with temporary_launcher(labels=["a"], boot_time=1) as site, site.nodes("a", tenant="t") as nodes:
+        return nodes
 
 
 def stores() -> list[Store]:
