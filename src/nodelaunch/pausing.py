@@ -187,6 +187,14 @@ def pools_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
     return [peer for peer in view.peers if peer.launcher in launchers]
 
 
+def others_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
+    """The registered pools of *target* that other programs run, which know nothing of pauses."""
+    provider, _, pool = target.name.partition("/")
+    is_launcher = target.kind is TargetKind.LAUNCHER
+    peers = () if is_launcher else [peer for peer in view.peers if not peer.launcher and peer.provider == provider]
+    return [peer for peer in peers if pool in ("", peer.pool)]
+
+
 async def drained(store: Store, view: ClusterView, target: Target, *, tell: Callable[[Remaining], None]) -> None:
     """Wait until nothing of *target* remains: no node, by the records, and no work, by what its launchers say.
 

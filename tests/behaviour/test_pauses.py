@@ -14,6 +14,7 @@ from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.engine.sweeping import debris
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.pausing import Pauser, drained
 from nodelaunch.protocol.pauses import Target
@@ -333,6 +334,21 @@ async def test_pause_outlives_launchers_and_is_logged_once_by_each(tmp_path: Pat
                 assert (await handle.finished()).state is RequestState.FULFILLED
         events = [entry["event"] for entry in logs if entry["event"].endswith("by_operator")]
         assert events == ["paused_by_operator", "resumed_by_operator"]
+
+
+async def test_pause_of_a_process_that_is_no_more_goes_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debris, "GONE_PROCESS_S", 600.0)
+    async with launched(tmp_path, config(provider(pool("small")))) as site:
+        (presence,) = site.view.presences.values()
+        kept = [Target.launcher(presence.record.id), Target.launcher("nl01"), Target.provider("f" * 32)]
+        for target in (*kept, Target.launcher("f" * 32)):
+            await pause(site, target)
+        await site.a_while(500)
+        assert len(site.view.pauses) == 4
+        await site.a_while(200)
+        assert sorted(site.view.pauses, key=str) == sorted(kept, key=str)
 
 
 async def test_launcher_can_be_paused_by_its_id(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ import socket
 import pytest
 
 from nodelaunch.engine.view import open_view
-from nodelaunch.pausing import Pauser, TargetAmbiguousError, TargetUnknownError, find_target, operator_name, remaining
+from nodelaunch.pausing import (
+    Pauser,
+    TargetAmbiguousError,
+    TargetUnknownError,
+    find_target,
+    operator_name,
+    others_of,
+    remaining,
+)
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.records import PoolRegistration, Presence
@@ -107,6 +115,10 @@ async def test_pools_of_other_programs_are_not_drained() -> None:
         assert view.is_draining("cloud", "not registered")
         await register(other, "cloud", "main", "nodepool", "p-nodepool")
         assert not view.is_draining("cloud", "main")
+        for target in (Target.provider("cloud"), Target.pool("cloud", "main")):
+            assert [peer.pool_id for peer in others_of(view, target)] == ["p-nodepool"]
+        for target in (Target.pool("cloud", "x"), Target.provider("x"), Target.launcher("nodepool")):
+            assert others_of(view, target) == []
         assert {peer.pool_id: peer.is_stopped for peer in view.peers} == {"p-one": True, "p-nodepool": False}
 
 

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given, Session
 from nodelaunch.cli.tables import aligned
+from nodelaunch.cli.watching import Watch, watch
 from nodelaunch.listing import (
     BRIEF_NODES,
     Listing,
@@ -73,36 +74,54 @@ async def list_nodes(
     detail: Annotated[bool, Parameter(help="All columns.")] = False,
     filters: NodeFilter = NodeFilter(),
     requests: Annotated[bool, Parameter(help="Node requests instead; the same as request-list.", show=False)] = False,
+    watching: Annotated[Watch, Parameter(name="--watch")] = None,
     as_json: AsJson = False,
     session: Given,
 ) -> None:
     """Show nodes.
 
-    With --json, everything that is known of each: also what a login needs.
+    With --json, everything that is known of each: also what a login needs. With --watch, on a pipe, it is printed
+    again after each change; with --json too, each time as one line.
     """
     if requests:
-        await list_requests(filters=RequestFilter(filters.state, filters.label), as_json=as_json, session=session)
+        chosen = RequestFilter(filters.state, filters.label)
+        await list_requests(filters=chosen, watching=watching, as_json=as_json, session=session)
         return
-    found = await _snapshot(session)
-    if as_json:
-        say_json([row for row in node_facts(found) if filters.takes(row)])
-        return
-    listing = node_list(found)
-    chosen = Listing(listing.titles, [row for row in listing.rows if filters.takes(row)])
-    _show(chosen if detail else chosen.only(BRIEF_NODES), found.at, "nodes")
+
+    def facts(found: Snapshot) -> list[Row]:
+        return [row for row in node_facts(found) if filters.takes(row)]
+
+    def lines(found: Snapshot) -> str:
+        listing = node_list(found)
+        chosen = Listing(listing.titles, [row for row in listing.rows if filters.takes(row)])
+        return _lines(chosen if detail else chosen.only(BRIEF_NODES), found.at, "nodes")
+
+    await _show_or_watch(session, "nodes", facts, lines, watching, as_json=as_json)
 
 
-async def list_requests(*, filters: RequestFilter = RequestFilter(), as_json: AsJson = False, session: Given) -> None:
+async def list_requests(
+    *,
+    filters: RequestFilter = RequestFilter(),
+    watching: Annotated[Watch, Parameter(name="--watch")] = None,
+    as_json: AsJson = False,
+    session: Given,
+) -> None:
     """Show node requests.
 
-    With --json, everything that is known of each: also job, pipeline and build set where Zuul asks.
+    With --json, everything that is known of each: also job, pipeline and build set where Zuul asks. With --watch, on a
+    pipe, it is printed again after each change; with --json too, each time as one line.
     """
-    found = await _snapshot(session)
-    if as_json:
-        say_json([row for row in request_facts(found) if filters.takes(row)])
-        return
-    listing = request_list(found)
-    _show(Listing(listing.titles, [row for row in listing.rows if filters.takes(row)]), found.at, "requests")
+
+    def facts(found: Snapshot) -> list[Row]:
+        return [row for row in request_facts(found) if filters.takes(row)]
+
+    def lines(found: Snapshot) -> str:
+        listing = request_list(found)
+        return _lines(
+            Listing(listing.titles, [row for row in listing.rows if filters.takes(row)]), found.at, "requests"
+        )
+
+    await _show_or_watch(session, "requests", facts, lines, watching, as_json=as_json)
 
 
 async def list_labels(*, as_json: AsJson = False, session: Given) -> None:
@@ -125,6 +144,25 @@ async def list_image_status(*, as_json: AsJson = False, session: Given) -> None:
     await _list(session, image_status, "images", as_json=as_json)
 
 
+async def _show_or_watch(
+    session: Session,
+    what: str,
+    facts: Callable[[Snapshot], list[Row]],
+    lines: Callable[[Snapshot], str],
+    watching: list[float] | None,
+    *,
+    as_json: bool,
+) -> None:
+    if watching is not None:
+        await watch(session, what, watching, facts, lines, as_json=as_json)
+        return
+    found = await _snapshot(session)
+    if as_json:
+        say_json(facts(found))
+    else:
+        say(lines(found))
+
+
 async def _snapshot(session: Session) -> Snapshot:
     async with client_store(session) as store, warm_view(store) as view:
         return take_snapshot(view, time.time())
@@ -136,8 +174,8 @@ async def _list(session: Session, listing_of: Callable[[Snapshot], Listing], wha
     if as_json:
         say_json([dict(row) for row in listing.rows])
     else:
-        _show(listing, found.at, what)
+        say(_lines(listing, found.at, what))
 
 
-def _show(listing: Listing, now: float, what: str) -> None:
-    say(aligned([list(listing.titles.values()), *listing.cells(now)]) if listing.rows else f"no {what}")
+def _lines(listing: Listing, now: float, what: str) -> str:
+    return aligned([list(listing.titles.values()), *listing.cells(now)]) if listing.rows else f"no {what}"

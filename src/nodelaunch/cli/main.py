@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "info": Command("operate:info", "Show the images and nodes of a provider."),
     "erase": Command("operate:erase", "Remove the records of a provider that is no more."),
     "status": Command("status:status", "Show launchers, pools, what waits and what is paused."),
+    "top": Command("top:top", "Show pools, what waits, launches and failures, live."),
     "pause": Command("pausing:pause", "Keep a provider, a pool or a launcher from taking requests."),
     "drain": Command("pausing:drain", "Pause, and delete ready nodes that nobody has."),
     "resume": Command("pausing:resume", "End a pause or a drain."),

@@ -13,8 +13,9 @@ from cyclopts.validators import Number
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.pausing import Pauser, drained, find_target, operator_name, remaining
+from nodelaunch.pausing import Pauser, drained, find_target, operator_name, others_of, remaining
 from nodelaunch.protocol.pauses import Pause
 
 TargetName = Annotated[
@@ -32,7 +33,7 @@ async def pause(target: TargetName, /, *, reason: Reason = None, as_json: AsJson
     """
     async with client_store(session) as store, warm_view(store) as view:
         made = await Pauser(store).pause(find_target(target, view), by=operator_name(), reason=reason)
-    _show(made, as_json=as_json)
+        _show(made, view, as_json=as_json)
 
 
 async def drain(
@@ -56,7 +57,7 @@ async def drain(
     async with client_store(session) as store, warm_view(store) as view:
         where = find_target(target, view)
         made = await Pauser(store).pause(where, by=operator_name(), reason=reason, drains=True)
-        _show(made, as_json=as_json)
+        _show(made, view, as_json=as_json)
         if not wait:
             return
         try:
@@ -82,8 +83,10 @@ async def resume(target: TargetName, /, *, session: Given) -> None:
                 say(f"but {view.pauses[other].record}")
 
 
-def _show(made: Pause, *, as_json: bool) -> None:
+def _show(made: Pause, view: ClusterView, *, as_json: bool) -> None:
     if as_json:
         say_json(made.to_json())
-    else:
-        say(str(made))
+        return
+    say(str(made))
+    for peer in others_of(view, made.target):
+        say(f"note: {peer.pool_id} serves {peer.provider}/{peer.pool}, too; its program knows nothing of pauses")

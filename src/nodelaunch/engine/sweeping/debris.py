@@ -1,13 +1,17 @@
-"""What nobody misses: node znodes without data, questions nobody reads, lock directories of requests long gone.
+"""What nobody misses: node znodes without data, questions nobody reads, lock directories of requests long gone, pauses
+of processes that are no more.
 
 What does *not* belong here: records of nodes and requests.
 """
 
 from __future__ import annotations
 
+import re
+
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.pauses import TargetKind
 
 log = get_logger(__name__)
 
@@ -15,6 +19,9 @@ STALE_LOCK_S = 8 * 3600.0
 """Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""
 STALE_QUESTION_S = 600.0
 """Age at which a question about a request goes that its asker left behind."""
+GONE_PROCESS_S = 24 * 3600.0
+"""Age at which the pause of a process goes that is not present: no process comes back with its id."""
+_PROCESS_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Debris:
@@ -30,6 +37,17 @@ class Debris:
         await self._stale_locks()
         await self._empty_nodes()
         await self._old_questions()
+        await self._pauses_of_the_gone()
+
+    async def _pauses_of_the_gone(self) -> None:
+        """Remove pauses that name a process by its id."""
+        view, now = self._ctx.view, self._ctx.clock.now()
+        present = {seen.record.id for seen in view.presences.values()}
+        for (kind, name), seen in list(view.pauses.items()):
+            is_of_process = kind is TargetKind.LAUNCHER and _PROCESS_ID.fullmatch(name) is not None
+            if is_of_process and name not in present and now - seen.modified_at > GONE_PROCESS_S:
+                log.info("pause_removed", path=seen.path)
+                await self._ctx.store.delete_tree(seen.path)
 
     async def _old_questions(self) -> None:
         """Remove what an asker that died left."""

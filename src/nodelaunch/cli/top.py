@@ -1,0 +1,204 @@
+"""``nodelaunch top``: pools with their load, what waits and why, launches under way and the last failures, live.
+
+Records are followed; launchers are asked again and again for what only they know. What does *not* belong here: the
+terminal (live.py), and what there is to show (status.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.text import Text
+
+from nodelaunch.cli.common import client_store, warm_view
+from nodelaunch.cli.live import is_terminal, opened
+from nodelaunch.cli.session import Given
+from nodelaunch.engine.questions import ask_reports
+from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.errors import NodelaunchError, StoreError, legible
+from nodelaunch.listing import age_text
+from nodelaunch.protocol.quota import INSTANCES
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.store import Store
+from nodelaunch.status import PoolStatus, Status, collect
+
+STYLES = {
+    "running": "green", "full": "yellow", "paused": "yellow", "draining": "yellow", "down": "red", "away": "red",
+}  # fmt: skip
+FEWEST_LINES = 3
+"""Of a section, its title included, however small the terminal is."""
+WIDEST_BAR, NARROWEST_BAR = 24, 6
+
+
+async def top(
+    *,
+    interval: Annotated[
+        float,
+        Parameter(help="How often launchers are asked.", metavar="SECONDS", validator=Number(gte=0.5)),
+    ] = 2.0,
+    session: Given,
+) -> None:
+    """Show pools, what waits and why, launches under way and the last failures, live. q ends it.
+
+    Each time it asks, one small record is written for all launchers, and one by each.
+    """
+    if not is_terminal():
+        raise NodelaunchError("top draws on a terminal; use 'status' or 'status --json' elsewhere")
+    async with client_store(session) as store, warm_view(store) as view:
+        asking = _Asking(store, view, interval)
+        task = asyncio.ensure_future(asking.run())
+        try:
+            with opened() as screen:
+                asking.on_news = screen.changed.set
+                is_over = False
+                while not is_over:
+                    found = collect(view, asking.reports, time.time())
+                    made = launches(view, found)
+                    trouble = asking.trouble or ("" if view.is_warm else "the connection broke, this may be old")
+                    screen.draw(frame(found, made, *screen.size, trouble=trouble, has_blocks=screen.has_blocks))
+                    is_over = not await screen.wait(1.0)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+class _Asking:
+    """Asks launchers for their reports again and again."""
+
+    def __init__(self, store: Store, view: ClusterView, every_s: float) -> None:
+        self.on_news: Callable[[], None] = lambda: None
+        """Called when there are other reports."""
+        self.reports: list[LauncherReport] = []
+        self.trouble = ""
+        """Why the reports are old; empty: they are not."""
+        self._store = store
+        self._view = view
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        while True:
+            try:
+                processes = [seen.record.id for seen in self._view.presences.values()]
+                self.reports = await ask_reports(self._store, processes) if processes else []
+                self.trouble = ""
+            except StoreError as error:
+                self.trouble = f"launchers can't be asked: {error}"
+            self.on_news()
+            await asyncio.sleep(self._every_s)
+
+
+def launches(view: ClusterView, found: Status) -> list[Node]:
+    """The nodes that are being launched, the oldest first."""
+    nodes = [node for provider in {pool.provider for pool in found.pools} for node in view.launching(provider)]
+    return sorted(nodes, key=lambda node: (node.created_time or node.state_time, node.id))
+
+
+# -- drawing --------------------------------------------------------------------------------------------------------
+
+
+def frame(
+    found: Status, made: Sequence[Node], width: int, height: int, *, trouble: str = "", has_blocks: bool = True
+) -> Text:
+    """All of it on a terminal of this size; a section that does not fit says how much more there is."""
+    sections = [
+        section
+        for section in (
+            [Text(legible(pause.text), "yellow") for pause in found.pauses],
+            _titled("POOLS", _pool_lines(found.pools, width, has_blocks=has_blocks)),
+            _titled("WAITING", _waiting_lines(found)),
+            _titled("LAUNCHES UNDER WAY", [_launch(node, found.at) for node in made]),
+            _titled("LAST FAILURES", [_trouble(found, number) for number in range(len(found.troubles))]),
+        )
+        if section
+    ]
+    lines = [_head(found, len(made)), *([Text(legible(trouble), "bold red")] if trouble else [])]
+    room = height - len(lines)
+    for number, section in enumerate(sections):
+        later = sum(1 + min(len(each), FEWEST_LINES) for each in sections[number + 1 :])
+        lines += [Text(""), *_cut(section, max(min(len(section), FEWEST_LINES), room - 1 - later))]
+        room = height - len(lines)
+    for line in lines:
+        line.truncate(width, overflow="crop")
+    return Text("\n").join(lines[:height])
+
+
+def _head(found: Status, launching: int) -> Text:
+    ours = sum(bool(launcher.id) for launcher in found.launchers)
+    nodes = sum(count for pool in found.pools for count in pool.nodes.values())
+    waiting, working = found.requests.get("requested", 0), found.requests.get("pending", 0)
+    clock = time.strftime("%H:%M:%S", time.localtime(found.at))
+    counts = f"{waiting} waiting  {working} working  {launching} launching  {nodes} nodes  {ours} launchers"
+    return Text(f"{clock}  q quits  {counts}", "bold")
+
+
+def _titled(title: str, lines: Sequence[Text]) -> list[Text]:
+    return [Text(title, "bold"), *lines] if lines else []
+
+
+def _cut(section: Sequence[Text], room: int) -> list[Text]:
+    if len(section) <= room:
+        return list(section)
+    kept = max(1, room - 1)
+    return [*section[:kept], Text(f"... {len(section) - kept} more lines", "dim")]
+
+
+def _pool_lines(pools: Sequence[PoolStatus], width: int, *, has_blocks: bool) -> list[Text]:
+    names = [legible(f"{pool.provider}/{pool.pool}") for pool in pools]
+    widest = min(max(map(len, names), default=0), max(12, width // 3))
+    bar = max(NARROWEST_BAR, min(WIDEST_BAR, width - widest - 40))
+    lines: list[Text] = []
+    for name, pool in zip(names, pools, strict=True):
+        line = Text(f"{name[:widest]:<{widest}}  ")
+        line.append(f"{pool.state:<8}", STYLES.get(pool.state, ""))
+        used, limit = pool.used.get(INSTANCES, 0), pool.limits.get(INSTANCES)
+        line.append("  ").append_text(_bar(used, limit, bar, has_blocks=has_blocks))
+        line.append(f" {used:g}/{'-' if limit is None else f'{limit:g}'}")
+        line.append(f"  {', '.join(f'{count} {state}' for state, count in pool.nodes.items())}", "dim")
+        lines.append(line)
+        if pool.down is not None:
+            lines.append(Text(f"  {legible(pool.down)}", "red"))
+        lines += [Text(f"  {legible(str(breaker))}", "red") for breaker in pool.breakers]
+    return lines
+
+
+def _bar(used: float, limit: float | None, width: int, *, has_blocks: bool) -> Text:
+    """How much of *limit* is used; nothing is known of one that is None."""
+    share = 0.0 if not limit else min(1.0, used / limit)
+    filled = round(share * width) if share < 1 else width
+    filled = max(filled, 1) if used > 0 and limit else filled
+    full, empty = ("\u2588", "\u2591") if has_blocks else ("#", ".")
+    style = "red" if share >= 1 else "yellow" if share >= 0.8 else "green"
+    return Text("").append(full * filled, style).append((" " if limit is None else empty) * (width - filled), "dim")
+
+
+def _waiting_lines(found: Status) -> list[Text]:
+    lines: list[Text] = []
+    for request in found.waiting:
+        who = f"  {request.requestor}" if request.requestor else ""
+        labels = ",".join(request.labels)
+        lines.append(Text(legible(f"{request.id}  {age_text(found.at - request.since)}  {labels}{who}")))
+        lines += [Text(f"  {legible(reason)}", "dim") for reason in request.why]
+    more = found.requests.get("requested", 0) - len(found.waiting)
+    return [*lines, Text(f"... {more} more requests", "dim")] if more > 0 else lines
+
+
+def _launch(node: Node, now: float) -> Text:
+    since = node.created_time or node.state_time
+    where, labels = f"{node.provider}/{node.pool}", ",".join(node.type)
+    what = f"{node.id}  {age_text(now - since)}  {node.state.value:<8}  {where}  {labels}  {node.allocated_to or ''}"
+    return Text(legible(what))
+
+
+def _trouble(found: Status, number: int) -> Text:
+    trouble = found.troubles[number]
+    clock = time.strftime("%H:%M:%S", time.localtime(trouble.at))
+    return Text(legible(f"{clock}  {trouble.provider}/{trouble.pool}  {trouble.request}  {trouble.what}"))
+
+
+__all__ = ["frame", "launches", "top"]

@@ -1,0 +1,95 @@
+"""``--watch``: a list that is drawn anew whenever what it shows changes; on a pipe, printed again each time.
+
+The records are read once, and then followed. What does *not* belong here: what the rows are (listing.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from nodelaunch.cli.common import client_store, warm_view
+from nodelaunch.cli.session import Session
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.listing import Snapshot, take_snapshot
+
+EVERY_S = 2.0
+"""How often a list is drawn at most, where nothing else is asked for; as ``watch`` does."""
+
+Watch = Annotated[
+    list[float] | None,
+    Parameter(
+        consume_multiple=(0, 1),
+        metavar="[SECONDS]",
+        help="Show it again whenever it changes, at most every 2 seconds, or so many; q ends it.",
+    ),
+]
+"""Of a command's option; None: not asked for, empty: asked for without a number."""
+
+Rows = Callable[[Snapshot], Sequence[Any]]
+Lines = Callable[[Snapshot], str]
+
+
+async def watch(session: Session, what: str, seconds: list[float], rows: Rows, lines: Lines, *, as_json: bool) -> None:
+    """Show *what* until it is ended: on a terminal as *lines* has it, elsewhere whenever *rows* are other ones.
+
+    With *as_json*, *rows* are printed, one JSON array a line.
+    """
+    from nodelaunch.cli import live  # only where it is asked for: rich takes long to import
+
+    every_s = max(0.1, seconds[0] if seconds else EVERY_S)
+    async with client_store(session) as store, warm_view(store) as view:
+        if as_json or not live.is_terminal():
+            await _print_changes(view, every_s, rows, lines, as_json=as_json)
+        else:
+            with live.opened() as screen:
+                is_over = False
+                while not is_over:
+                    screen.draw_text(_page(view, every_s, what, lines))
+                    is_over = not await screen.wait(every_s)
+
+
+def _page(view: ClusterView, every_s: float, what: str, lines: Lines) -> str:
+    now = time.time()
+    state = "" if view.is_warm else "; the connection broke, this may be old"
+    clock = time.strftime("%H:%M:%S", time.localtime(now))
+    return f"{what} every {every_s:g} s at {clock}{state}; q quits\n\n{lines(take_snapshot(view, now))}"
+
+
+async def _print_changes(view: ClusterView, every_s: float, rows: Rows, lines: Lines, *, as_json: bool) -> None:
+    changed = asyncio.Event()
+    stop = view.subscribe(lambda _note: changed.set())
+    shown: object = None
+    try:
+        while True:
+            found = take_snapshot(view, time.time())
+            now = [_ageless(row) for row in rows(found)]
+            if now != shown:
+                clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.at))
+                head = "" if shown is None else "\n"
+                text = json.dumps(list(rows(found))) if as_json else f"{head}{clock}\n{lines(found)}"
+                try:
+                    print(text, flush=True)  # noqa: T201
+                except BrokenPipeError:  # the reader has seen enough
+                    sys.stderr.close()
+                    return
+                shown = now
+            changed.clear()
+            await changed.wait()
+            await asyncio.sleep(every_s)  # what changes meanwhile is shown together
+    finally:
+        stop()
+
+
+def _ageless(row: Any) -> dict[str, Any]:
+    """A row without what changes while nothing happens."""
+    return {key: value for key, value in row.items() if key not in ("age", "age_s")}
+
+
+__all__ = ["EVERY_S", "Watch", "watch"]

@@ -1,0 +1,77 @@
+"""What ``nodelaunch top`` draws, at any size."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodelaunch.cli.top import frame
+from nodelaunch.engine.history import Trouble
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.status import LauncherStatus, PauseStatus, PoolStatus, RequestStatus, Status
+from support.builders import a_pause
+
+NOW = 1_700_000_600.0
+POOLS = (
+    PoolStatus("cloud", "main", state="full", nodes={"in-use": 3, "ready": 1}, limits={"instances": 4},
+               used={"instances": 4}),
+    PoolStatus("other", "main", state="down", limits={"instances": 10}, used={"instances": 1}, down="HTTP 503"),
+    PoolStatus("free", "main", used={"instances": 7}),
+)  # fmt: skip
+FULL = Status(
+    at=NOW,
+    launchers=(LauncherStatus("a", "here", "1", "running", NOW), LauncherStatus("", "np", "11", "running", None)),
+    pools=POOLS,
+    pauses=(PauseStatus.of(a_pause(reason="disks")),),
+    requests={"requested": 30, "pending": 2},
+    waiting=tuple(
+        RequestStatus(f"200-{number:010d}", ("small",), NOW - 61, "zuul", ("cloud/main: full", "bad\x1b[2J"))
+        for number in range(20)
+    ),
+    troubles=tuple(Trouble(NOW, "cloud", "main", "200-1", f"launch {number} failed") for number in range(20)),
+)
+MADE = [
+    Node(id=NodeId(f"{number:010d}"), state=NodeState.BUILDING, provider="cloud", pool="main", type=("small",),
+         created_time=NOW - 5)
+    for number in range(20)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+@pytest.mark.parametrize("height", [5, 24, 60, 200])
+def test_everything_fits(width: int, height: int) -> None:
+    lines = frame(FULL, MADE, width, height).plain.split("\n")
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert "\x1b" not in "".join(lines)
+
+
+def test_all_is_shown_where_there_is_room() -> None:
+    text = frame(FULL, MADE, 160, 200, trouble="launchers can't be asked").plain
+    assert "q quits  30 waiting  2 working  20 launching  4 nodes  1 launchers" in text
+    for part in (
+        "launchers can't be asked", "provider cloud is paused since", " 4/4  3 in-use, 1 ready", "HTTP 503", "7/-",
+        "200-0000000019  00:00:01:01  small  zuul", "... 10 more requests", "0000000019  00:00:00:05  building",
+        "launch 19 failed",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_each_section_has_its_share_and_says_how_much_more_there_is() -> None:
+    text = frame(FULL, MADE, 80, 30).plain
+    for title in ("POOLS", "WAITING", "LAUNCHES UNDER WAY", "LAST FAILURES"):
+        assert title in text
+    assert text.count("more lines") == 3
+
+
+def test_bars_show_the_share_that_is_used() -> None:
+    lines = [line for line in frame(FULL, [], 120, 60).plain.split("\n") if "/main" in line and "200-" not in line]
+    assert [line.count("\u2588") for line in lines[:3]] == [24, 2, 0]
+    assert [line.count("\u2591") for line in lines[:3]] == [0, 22, 0]
+    assert "#" * 24 in frame(FULL, [], 120, 60, has_blocks=False).plain
+    assert "\u2588" not in frame(FULL, [], 120, 60, has_blocks=False).plain
+
+
+def test_nothing_to_show_is_one_line() -> None:
+    assert frame(Status(at=NOW), [], 80, 24).plain.count("\n") == 0
