@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from nodelaunch.cli import drivercheck, driverinstall
+from nodelaunch.cli import drivercheck, driverinstall, drivernew
 from nodelaunch.cli.common import say, say_json
 from nodelaunch.cli.session import OPTIONS, AsJson
 from nodelaunch.cli.tables import aligned
@@ -24,10 +24,11 @@ NOT_KNOWN = "-"
 MAPPINGS = {"provider": "a provider", "pool": "a pool", "label": "a label"}
 
 
-app = App(name="driver", group_parameters=OPTIONS, help="Look at drivers, check, install and remove them.")
+app = App(name="driver", group_parameters=OPTIONS, help="Look at drivers, check, install, remove and begin them.")
 app.command(drivercheck.check)
 app.command(driverinstall.install)
 app.command(driverinstall.remove)
+app.command(drivernew.new)
 
 
 @app.command(name="list")

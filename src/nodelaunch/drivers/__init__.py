@@ -39,7 +39,7 @@ class DriverPlugin:
     Raises: DriverError."""
     summary: str = ""
     version: str = ""
-    """The driver's own."""
+    """The driver's own. This and the next two are those of the driver's package where they are left out."""
     maintainer: str = ""
     licence: str = ""
     example: Mapping[str, Any] | None = None
@@ -133,7 +133,11 @@ def _imported(point: EntryPoint) -> DriverPlugin:
         raise DriverNotFoundError(f"driver {name!r} can't be imported: {type(error).__name__}: {error}") from error
     if not isinstance(plugin, DriverPlugin):
         raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
-    return plugin
+    if point.dist is None or point.dist.name == OWN_PACKAGE:
+        return plugin
+    from nodelaunch.drivers.packaged import completed
+
+    return completed(plugin, point.dist)
 
 
 def _remedy(point: EntryPoint, missing: str) -> str:

@@ -22,6 +22,7 @@ from nodelaunch.drivers import OWN_PACKAGE, DriverNotFoundError, DriverPlugin, D
 from nodelaunch.drivers.conformance.levels import Level
 from nodelaunch.drivers.conformance.remembered import remembered
 from nodelaunch.drivers.home import installations
+from nodelaunch.drivers.packaged import LICENCE, MAINTAINER, said_by
 from nodelaunch.drivers.process.child import Command
 from nodelaunch.drivers.process.executables import executables, find_executable, socket_of
 from nodelaunch.drivers.sdk.schemas import capabilities_of
@@ -156,8 +157,8 @@ class Catalogue:
             plugin,
             version=_version_of(found, plugin.version),
             contract=VersionRange(min=plugin.contract[0], max=plugin.contract[1]),
-            maintainer=plugin.maintainer or _said_by_package(found, "Maintainer", "Author", "Author-email"),
-            licence=plugin.licence or _said_by_package(found, "License-Expression", "License"),
+            maintainer=plugin.maintainer or _said_by_package(found, MAINTAINER),
+            licence=plugin.licence or _said_by_package(found, LICENCE),
             capabilities=capabilities_of(plugin),
             digest=digest,
             level=level,
@@ -180,12 +181,11 @@ def _version_of(found: Found, said: str) -> str:
     return said or ("" if found.origin in (Origin.EXECUTABLE, Origin.SOCKET) else found.place.rpartition(" ")[2])
 
 
-def _said_by_package(found: Found, *keys: str) -> str:
+def _said_by_package(found: Found, keys: Iterable[str]) -> str:
     """The first of the *keys* that the metadata of the driver's package has."""
     if not isinstance(found.source, EntryPoint) or found.source.dist is None:
         return ""
-    metadata = found.source.dist.metadata
-    return next((metadata[key] for key in keys if key in metadata), "")
+    return said_by(found.source.dist, keys)
 
 
 # -- digests --------------------------------------------------------------------------------------------------------

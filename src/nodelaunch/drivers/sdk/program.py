@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.packaged import completed
 from nodelaunch.drivers.sdk.cluster import RemoteCluster
 from nodelaunch.drivers.sdk.listening import ListenError, listen
 from nodelaunch.drivers.sdk.server import Server
@@ -50,9 +51,11 @@ _session_peer: ContextVar[Peer | None] = ContextVar("session_peer", default=None
 def serve(plugin: DriverPlugin, *, versions: VersionRange = CONTRACT, arguments: Sequence[str] | None = None) -> int:
     """Be the executable of *plugin*, to its end; the exit code. Started by hand it says what it is.
 
-    The main function of a program: it runs an event loop and sets up logging. *versions* of the contract are spoken as
-    far as the plugin keeps them. *arguments* are those of the command line; ``--listen PATH`` is the only one it knows.
+    What the plugin leaves out, its package says: version, maintainer, licence. The main function of a program: it runs
+    an event loop and sets up logging. *versions* of the contract are spoken as far as the plugin keeps them.
+    *arguments* are those of the command line; ``--listen PATH`` is the only one it knows.
     """
+    plugin = completed(plugin)
     first, last = plugin.contract
     try:
         versions = spoken_with(versions, VersionRange(min=first, max=last), driver=plugin.name)
