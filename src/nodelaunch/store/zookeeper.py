@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nodelaunch.errors import RecordExistsError, RecordGoneError, StoreError
+from nodelaunch.errors import RecordExistsError, RecordGoneError, SessionLostError, StoreError
 from nodelaunch.log import get_logger
 from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Lock, Op, Put, Tree
 from nodelaunch.store.zkclient import Audience, ZkSession
@@ -105,12 +105,22 @@ class ZooKeeperStore:
         self._rooted_epoch = 0
         """The session in which the chroot was made sure of; 0: none."""
 
+    async def _see_chroot(self) -> None:
+        """Return once there is a session in which the chroot was seen: the first one may be lost soon.
+
+        Raises: RecordGoneError where there is no chroot.
+        """
+        while True:
+            await self.session.connected()
+            with suppress(SessionLostError):
+                if self._chroot:
+                    await self._reader.get("/")
+                return
+
     async def __aenter__(self) -> Self:
         self.session.start(Audience(self._forest.on_event, self._on_connected, self._forest.on_suspended))
         try:
-            await self.session.connected()
-            if self._chroot:
-                await self._reader.get("/")
+            await self._see_chroot()
         except RecordGoneError:
             await self.session.stop()
             raise StoreError(self._chroot, "the chroot is missing and can't be created") from None
