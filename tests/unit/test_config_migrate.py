@@ -328,7 +328,7 @@ def mappings(value: Any) -> list[dict[str, Any]]:
     return [value, *inner] if isinstance(value, dict) else inner
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5), JUNK), max_size=6),
     st.lists(st.integers(0, 2), max_size=2),
