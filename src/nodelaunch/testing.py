@@ -1,12 +1,12 @@
 """For tests of drivers with pytest: the conformance checks as a class of tests, one for each check.
 
-    from nodelaunch.testing import DriverConformance, Hooks, Level, Subject
+    from nodelaunch.testing import DriverConformance, CloudFaults, Level, Subject
 
     class TestMyCloud(DriverConformance):
         level = Level.SILVER
 
         def subject(self) -> Subject:
-            return Subject(name="mycloud", open=make_driver, pool="main", label="small", hooks=Hooks(...))
+            return Subject(name="mycloud", open=make_driver, pool="main", label="small", faults=CloudFaults(...))
 
 `subject` may be given instead by a fixture of that name, which can then ask for fixtures of its own. Checks that only a
 higher level asks for are made, too, and their failures are expected ones; a check that could not be made is skipped,
@@ -25,7 +25,7 @@ import pytest
 from nodelaunch.drivers.conformance import (
     CHECKS,
     Check,
-    Hooks,
+    CloudFaults,
     Level,
     Program,
     Report,
@@ -33,13 +33,22 @@ from nodelaunch.drivers.conformance import (
     Result,
     Subject,
     Verdict,
-    hooks_of,
+    faults_of,
     run,
 )
 
 __all__ = [
-    "Check", "DriverConformance", "Hooks", "Level", "Program", "Report", "Resources", "Result", "Subject", "Verdict",
-    "hooks_of",
+    "Check",
+    "CloudFaults",
+    "DriverConformance",
+    "Level",
+    "Program",
+    "Report",
+    "Resources",
+    "Result",
+    "Subject",
+    "Verdict",
+    "faults_of",
 ]  # fmt: skip
 
 
