@@ -451,3 +451,23 @@ async def test_session_that_ends_while_the_launcher_starts_is_followed_by_anothe
     async with running(tmp_path) as site:
         await site.job("small")
     assert next(ends, None) is None
+
+
+async def test_pools_that_unregister_together_miss_no_registration(tmp_path: Path) -> None:
+    """While one waits for the answer to its own deletion, those of the others are seen."""
+    pools = "".join(f"      - {{name: more-{n}, max-servers: 1, labels: []}}\n" for n in range(5))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    async with running(tmp_path, more=pools) as site:
+        pools_ = site.launcher.pools
+        await site.until(lambda: len(pools_) == 6 and all(pool.may_start for pool in pools_.values()))
+        delete = site.launcher.store.delete
+
+        async def delayed(path: str, *arguments: object) -> None:
+            await asyncio.sleep(0.01 * int(path[-2:]))
+            await delete(path, *arguments)
+            await asyncio.sleep(1.0)
+
+        site.launcher.store.delete = delayed
+        with structlog.testing.capture_logs() as logged:
+            await site.launcher.drain(0.0)
+        assert [entry for entry in logged if entry["event"] == "registration_lost"] == []

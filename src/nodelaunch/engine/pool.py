@@ -248,13 +248,13 @@ class Pool:
             self._scheduler.pools_changed()
 
     async def _unregister(self) -> None:
-        if self._registration is not None:
-            self._was_seen = False
+        registration, self._registration = self._registration, None
+        self._was_seen = False
+        if registration is not None:
             try:
-                await self.ctx.store.delete(self._registration.path)
+                await self.ctx.store.delete(registration.path)
             except StoreError as error:
                 self._log.info("unregister_failed", detail=str(error))
-            self._registration = None
 
     # -- working ----------------------------------------------------------------------------------------------------
 
