@@ -42,6 +42,7 @@ nox.options.sessions = [
     "upstream",
     "nodepool",
     "browser",
+    "docs",
     "gates",
     "drills",
 ]
@@ -52,8 +53,8 @@ DRILL_SEED = "4"
 def lint(session: nox.Session) -> None:
     """Formatting and lint."""
     session.install("-e", ".[dev]")
-    session.run("ruff", "format", "--check", "src", "tests", "bench", "noxfile.py")
-    session.run("ruff", "check", "src", "tests", "bench", "noxfile.py")
+    session.run("ruff", "format", "--check", "src", "tests", "bench", "docs", "noxfile.py")
+    session.run("ruff", "check", "src", "tests", "bench", "docs", "noxfile.py")
 
 
 @nox.session
@@ -93,6 +94,14 @@ def browser(session: nox.Session) -> None:
     """The status page in Debian's Chromium; skips where that is not installed."""
     session.install("-e", ".[browser]")
     session.run("pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, into build/site; links, anchors and pages that lead nowhere fail it."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("pytest", "tests/site", *session.posargs)
 
 
 @nox.session
