@@ -1,8 +1,8 @@
 """What the site needs beyond MkDocs, so that docs/ is the same in the repository and there.
 
-Files outside of docs/ to which a page links are pages of the site, too. Python-Markdown, which makes the pages, sees lists
-and headings in fewer places than CommonMark does: they are brought into a form that both read alike. The tests of the site
-compare.
+Files outside of docs/ to which a page links are pages of the site, too. Python-Markdown, which makes the pages, sees
+lists and headings in fewer places than CommonMark does: they are brought into a form that both read alike. The tests of
+the site compare.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def with_links(markdown: str, origin: str, here: str) -> str:
 
 
 def spread(markdown: str) -> str:
-    """*markdown* with four spaces before what belongs to an item of a list, and blank lines before headings and items."""
+    """*markdown* with what belongs to an item of a list four spaces in, and blank lines before headings and items."""
     is_code, is_loose, width = False, False, 0
     lines: list[str] = []
     for line in markdown.split("\n"):
