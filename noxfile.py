@@ -6,6 +6,7 @@ nox -s conformance  stores and drivers against their suites, and broken drivers 
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
                     NODELAUNCH_FUZZ_EXAMPLES=500 for more of what a hostile driver may say
+nox -s docs         the documentation as a site, in build/site, where every link has to lead somewhere
 nox -s crash        launchers killed at every point of every step; NODELAUNCH_CRASH=all for more real processes
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
