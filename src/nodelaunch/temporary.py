@@ -13,16 +13,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Unpack
 
-import structlog
-
 from nodelaunch.client import NodeClient, RequestOptions
 from nodelaunch.config.models import Config
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.launcher import Launcher, config_from
+from nodelaunch.log import get_logger
 from nodelaunch.protocol.records import Node
 from nodelaunch.store.embedded import EmbeddedStore
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 END_S: Final = 60.0
 """How long deleting what is left may take, by default."""

@@ -1,13 +1,13 @@
 """For tests of drivers with pytest: the conformance checks as a class of tests, one for each check; and
 `temporary_launcher`.
 
-    from nodelaunch.testing import DriverConformance, Hooks, Level, Subject
+    from nodelaunch.testing import DriverConformance, CloudFaults, Level, Subject
 
     class TestMyCloud(DriverConformance):
         level = Level.SILVER
 
         def subject(self) -> Subject:
-            return Subject(name="mycloud", open=make_driver, pool="main", label="small", hooks=Hooks(...))
+            return Subject(name="mycloud", open=make_driver, pool="main", label="small", faults=CloudFaults(...))
 
 `subject` may be given instead by a fixture of that name, which can then ask for fixtures of its own. Checks that only a
 higher level asks for are made, too, and their failures are expected ones; a check that could not be made is skipped,
@@ -26,7 +26,7 @@ import pytest
 from nodelaunch.drivers.conformance import (
     CHECKS,
     Check,
-    Hooks,
+    CloudFaults,
     Level,
     Program,
     Report,
@@ -34,14 +34,25 @@ from nodelaunch.drivers.conformance import (
     Result,
     Subject,
     Verdict,
-    hooks_of,
+    faults_of,
     run,
 )
 from nodelaunch.temporary import TemporaryLauncher, temporary_launcher
 
 __all__ = [
-    "Check", "DriverConformance", "Hooks", "Level", "Program", "Report", "Resources", "Result", "Subject",
-    "TemporaryLauncher", "Verdict", "hooks_of", "temporary_launcher",
+    "Check",
+    "CloudFaults",
+    "DriverConformance",
+    "Level",
+    "Program",
+    "Report",
+    "Resources",
+    "Result",
+    "Subject",
+    "TemporaryLauncher",
+    "Verdict",
+    "faults_of",
+    "temporary_launcher",
 ]  # fmt: skip
 
 

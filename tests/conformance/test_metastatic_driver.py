@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.conformance import Hooks, Level, Report, Resources, Subject, Verdict, run
+from nodelaunch.drivers.conformance import CloudFaults, Level, Report, Resources, Subject, Verdict, run
 from nodelaunch.drivers.metastatic import PLUGIN, MetastaticProvider
 from nodelaunch.drivers.process.plugin import isolated
 from nodelaunch.errors import ErrorKind, StoreUnavailableError
@@ -81,7 +81,7 @@ class RoughLeases:
         return None if self._cluster.is_held else await self.__getattr__("place")(*args)
 
 
-def hooks(store: EmbeddedStore, cluster: Rough) -> Hooks:
+def faults(store: EmbeddedStore, cluster: Rough) -> CloudFaults:
     async def resources() -> Resources:
         owned: dict[str, str | None] = {name: name for name in await store.children(paths.claims("meta"))}
         for backing in await store.children(paths.leases("meta")):
@@ -120,9 +120,9 @@ def hooks(store: EmbeddedStore, cluster: Rough) -> Hooks:
     calls = ("enter", "find", "place", "free", "obtain")
     told = {"enter": "create_instance", "place": "wait_until_active", "free": "delete_instance"}
     offers = [FaultOffer(f"{call} fails", method, ErrorKind.TRANSIENT) for call, method in told.items()]
-    return Hooks(
+    return CloudFaults(
         resources=resources, foreign_instance=foreign_instance, boot_held=boot_held,
-        faults={f"{call} fails": failing(call) for call in calls}, offers={offer.name: offer for offer in offers},
+        named={f"{call} fails": failing(call) for call in calls}, offers={offer.name: offer for offer in offers},
     )  # fmt: skip
 
 
@@ -149,14 +149,14 @@ async def graded(store: EmbeddedStore, cluster: Rough, plugin: DriverPlugin) -> 
     context = DriverContext(NoScanner(), cluster=cluster)
     subject = Subject(
         name="metastatic", open=lambda: plugin.open(config, context), pool="main", label="slot",
-        hooks=hooks(store, cluster), deadline_s=300,
+        faults=faults(store, cluster), deadline_s=300,
     )  # fmt: skip
     report = await run(subject)
     assert report.ok, str(report)
     assert report.level is Level.SILVER
     skipped = {result.detail for result in report.results if result.verdict is Verdict.SKIPPED}
     assert skipped == {
-        "needs the hook 'list_lags'",
+        "needs the fault 'list-lags'",
         "needs a process to kill: check it with isolation 'process'",
     }, str(report)  # fmt: skip
     assert await store.children(paths.claims("meta")) == []

@@ -43,7 +43,11 @@ async def test_example_keeps_the_rules(driver: str, tmp_path: Path) -> None:
     assert {result.check for result in report.failures} <= LATE.get(plugin.name, set()), str(report)
     assert report.leftovers == ()
     skipped = {result.detail.partition(",")[0] for result in report.results if result.verdict is Verdict.SKIPPED}
-    assert skipped == {"needs the hook 'faults'", "needs the hook 'offers'", "needs the hook 'list_lags'"}, str(report)
+    assert skipped == {
+        "needs faults: ways in which the cloud fails",
+        "needs faults that say their call and kind",
+        "needs the fault 'list-lags'",
+    }, str(report)
     # A directory that was never to be a node's, as its driver was killed before, is nothing that anybody pays for.
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".new-")] == []
     assert running(str(tmp_path)) == {}

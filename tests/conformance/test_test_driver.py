@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nodelaunch.drivers.conformance import Hooks, Level, Resources, Subject, Verdict, run
+from nodelaunch.drivers.conformance import CloudFaults, Level, Resources, Subject, Verdict, run
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.driver import TestCloud, TestDriver
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ScansHostKeys
@@ -35,9 +35,9 @@ async def test_test_driver_keeps_every_rule() -> None:
         yield external_id
         del cloud.instances[external_id]
 
-    hooks = Hooks(resources=resources, foreign_instance=foreign_instance)
+    faults = CloudFaults(resources=resources, foreign_instance=foreign_instance)
     subject = Subject(
-        name="test", open=lambda: driver(cloud), pool="main", label="small", hooks=hooks, deadline_s=DEADLINE_S / 2
+        name="test", open=lambda: driver(cloud), pool="main", label="small", faults=faults, deadline_s=DEADLINE_S / 2
     )
     async with asyncio.timeout(DEADLINE_S):
         report = await run(subject)
@@ -45,8 +45,8 @@ async def test_test_driver_keeps_every_rule() -> None:
     assert report.level is Level.BRONZE
     skipped = {result.detail.partition(",")[0] for result in report.results if result.verdict is Verdict.SKIPPED}
     assert skipped == {
-        "needs the hook 'faults'", "needs the hook 'boot_held'", "needs the hook 'list_lags'",
-        "needs the hook 'offers'",
+        "needs faults: ways in which the cloud fails", "needs the fault 'boot-held'", "needs the fault 'list-lags'",
+        "needs faults that say their call and kind",
         "needs a process to kill: check it with isolation 'process'",
     }  # fmt: skip
     assert cloud.instances == {}

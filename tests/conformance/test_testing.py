@@ -10,7 +10,7 @@ from pathlib import Path
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.driver import TestCloud, TestDriver
 from nodelaunch.protocol.driver import DriverContext
-from nodelaunch.testing import DriverConformance, Hooks, Level, Resources, Subject
+from nodelaunch.testing import CloudFaults, DriverConformance, Level, Resources, Subject
 from support.fakeclouds import NoScanner
 
 CONFIG = PLUGIN.config_model.model_validate(
@@ -43,7 +43,7 @@ class TestTestDriver(DriverConformance):
 
         return Subject(
             name="test", open=lambda: TestDriver(CONFIG, DriverContext(NoScanner()), cloud=cloud), pool="main",
-            label="small", hooks=Hooks(resources=resources), deadline_s=30.0,
+            label="small", faults=CloudFaults(resources=resources), deadline_s=30.0,
         )  # fmt: skip
 
 

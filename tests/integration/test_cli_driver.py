@@ -13,6 +13,7 @@ import pytest
 
 from nodelaunch.drivers.conformance.levels import Level
 from nodelaunch.drivers.conformance.remembered import remember
+from nodelaunch.drivers.home import Installation, Record
 from support import mischief
 from support.packages import entry_points, put_on_path
 from support.process import run
@@ -135,12 +136,32 @@ def test_executables_that_say_what_can_not_be_shown_take_nothing_from_the_others
 
 def test_level_is_that_of_the_last_check_of_the_same_digest(site: Path) -> None:
     path = executable(site, "mine")
-    remember("mine", listed()["mine"]["digest"], Level.SILVER)
-    assert listed()["mine"]["level"] == "silver"
-    assert "silver, when it was checked last" in run("driver", "info", "mine", check=True).stdout
+    remember(f"./{path.name}", listed()["mine"]["digest"], "process", Level.SILVER)  # by whatever name it was checked
+    assert listed()["mine"]["levels"] == {"process": "silver"}
+    assert "silver process; when it was checked last" in run("driver", "info", "mine", check=True).stdout
+    remember("mine", listed()["mine"]["digest"], "inline", Level.BRONZE)
+    assert " bronze inline, silver process " in run("driver", "list", check=True).stdout
     path.write_text(path.read_text() + "# changed\n")
-    assert listed()["mine"]["level"] is None
+    assert listed()["mine"]["levels"] == {}
     assert "not checked as it is now; try: nodelaunch driver check mine" in run("driver", "info", "mine").stdout
+
+
+def test_home_of_installed_drivers_can_be_given_to_each_command(site: Path) -> None:
+    made = Installation(site / "home" / ".v-1", Record("driver-far", "2.0", ("far",), "driver-far", "3.11"))
+    made.programs.mkdir(parents=True)
+    made.save()
+    made.lock.write_text("")
+    (site / "home" / "driver-far").mkdir()
+    (site / "home" / "driver-far" / "current").symlink_to(made.folder)
+    executable(made.programs, "far")
+    home = ("--home", str(site / "home"))
+    listed_there = run("driver", "list", *home, check=True).stdout
+    assert "installed driver-far 2.0" in listed_there
+    assert "far" not in listed()
+    assert "origin" in run("driver", "info", "far", *home, check=True).stdout
+    assert run("driver", "info", "far").returncode == 1
+    assert "driver far gives no example" in run("driver", "check", "far", *home).stderr
+    assert "unknown driver 'far'" in run("driver", "check", "far").stderr
 
 
 def test_digest_of_a_package_changes_with_any_of_its_sources(site: Path) -> None:

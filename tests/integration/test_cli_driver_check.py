@@ -60,7 +60,18 @@ def test_failure_is_shown_with_its_rule_promise_and_what_was_seen(
     assert "seen: it sent what is no JSON: 'DEBUG: creating" in printed
     assert "not made, as its_lines_are_messages failed" in printed
     assert "driver speaksintongues: none\n  bronze would take:" in printed
+    assert len(printed.splitlines()) < 20  # what could not tell anything is counted, not listed
     assert '<failure message="it sent what is no JSON' in junit.read_text()
+
+
+def test_failure_of_an_instances_life_is_told_with_the_rule_of_the_call_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(an_executable("NeverStarts", tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "rule D4.1 promises: Waiting works twice" in printed
+    assert "JSON-RPC" not in printed
+    assert "instance.wait was refused as permanent: not started in time" in printed
 
 
 def test_executable_that_can_not_even_say_what_it_is_is_checked(

@@ -17,6 +17,7 @@ from nodelaunch.engine import deletion, handler, holding, launch, sweeper
 from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
+from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.reservations import Reservations
 from nodelaunch.engine.sharing import SharedRoom
 from nodelaunch.engine.slots import Slots
@@ -35,6 +36,7 @@ from nodelaunch.protocol.scheduling import Schedule
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import ReleaseLock
 from nodelaunch.store.znodes import Put
+from simulation.scenario import PAUSED_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,3 +320,8 @@ def _other_order() -> AbstractContextManager[Any]:
     held = m.State.held.fget
     assert held is not None
     return mock.patch.object(m.State, "held", property(lambda self: tuple(sorted(held(self), reverse=True))))
+
+
+@_bug("paused pools are asked like others", "what is paused takes no request", first_seed=PAUSED_FROM)
+def _forget_pauses() -> AbstractContextManager[Any]:
+    return mock.patch.object(Pool, "pauses", ())

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.store.znodes import Change
@@ -96,6 +97,8 @@ class Rules:
     """Nodes an operator or a vanishing server has taken from whoever counts on them."""
     calm_since: dict[str, float] = field(default_factory=dict)
     """By launcher: since when its connection has been as good as it gets."""
+    paused_at: dict[Target, float] = field(default_factory=dict)
+    """What operators have paused, and since when."""
     checks: Counter[str] = field(default_factory=Counter)
     _contenders: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     _registered_at: dict[str, float] = field(default_factory=dict)
@@ -103,6 +106,8 @@ class Rules:
     _touched: dict[RequestId, float] = field(default_factory=dict)
     _written_under: dict[NodeId, frozenset[str]] = field(default_factory=dict)
     """By node, the contenders for its lock that its last writer still has after that write."""
+    _taken_at: dict[RequestId, float] = field(default_factory=dict)
+    """When a launcher took the request last."""
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
     _accused: list[Accusation] = field(default_factory=list)
     _foreign_peak: Counter[str] = field(default_factory=Counter)
@@ -255,6 +260,8 @@ class Rules:
         if new.state is R.FULFILLED:
             self._check_fulfilled(new, session)
         if new.state is R.PENDING:
+            if old.state is not R.PENDING:
+                self._taken_at[new.id] = self.now()
             self._note_overtaken(who, new)
         if old.state is R.PENDING and new.state in (R.REQUESTED, R.FAILED):
             kept = [n.id for n in self.nodes.values() if n.allocated_to == new.id and n.state is N.READY]
@@ -406,6 +413,7 @@ class Rules:
         if old is None:
             begins_well = new.state is N.INIT or (new.state is N.BUILDING and has_lock)
             self.must(begins_well and new.allocated_to, "nodes begin for a request, as init or locked", node_id)
+            self._check_pauses(who, new)
         else:
             self._written_under[node_id] = self._own_contenders(node_id, transaction.session)
             is_over = old.state in (N.DELETING, N.DELETED)  # whoever removes it removes the locks of others with it
@@ -419,6 +427,17 @@ class Rules:
         if new.allocated_to and (old is None or old.allocated_to != new.allocated_to):
             self._check_order(who, new)
             self._check_tenant(new)
+
+    def _check_pauses(self, who: str, node: Node) -> None:
+        """A node is made for a request that was taken before whoever takes it could know of the pause."""
+        targets = (
+            Target.provider(node.provider or ""), Target.pool(node.provider or "", node.pool or ""),
+            Target.launcher(who),
+        )  # fmt: skip
+        since = min((self.paused_at[target] for target in targets if target in self.paused_at), default=self.now())
+        taken_at = self._taken_at.get(node.allocated_to or RequestId(""), 0.0)
+        if self.is_calm(who):
+            self.must(taken_at <= since + self.lag, "what is paused takes no request", f"{node.id} by {who}")
 
     def _check_removed(self, who: str, node_id: NodeId, old: Node | None) -> None:
         if old is None:

@@ -16,6 +16,8 @@ LABELS = ("small", "big", "disk")
 NOWHERE = "nowhere"
 """A label no pool offers."""
 TENANT = "limited"
+PAUSED_FROM = 1_000_000
+"""From this seed on, operators pause and drain things besides."""
 CORES, RAM = 4, 8192
 """Of each server: the fake cloud's only flavor."""
 
@@ -157,6 +159,8 @@ class _Draw:
             names = [launcher.name for launcher in launchers]
             faults = tuple(self.fault(clouds, names) for _ in range(rng.randint(1, 8)))
         latency = rng.choice((0.0005, 0.002, 0.002, 0.02, 0.1))
+        if self.seed >= PAUSED_FROM:
+            faults += tuple(self.pause(launchers) for _ in range(rng.randint(1, 4)))
         by_time = sorted(requests, key=lambda plan: plan.at)
         return Scenario(self.seed, clouds, launchers, tuple(by_time), faults, latency, tenant)
 
@@ -210,6 +214,15 @@ class _Draw:
             taken_after=rng.choice((0.0, 0.5, 10.0)) * rng.random(),
             used_for=rng.choice((0.0, 5.0, 40.0)) * rng.random(),
         )
+
+    def pause(self, launchers: tuple[LauncherPlan, ...]) -> Fault:
+        rng = self.rng
+        launcher = rng.choice(launchers)
+        provider = rng.choice(launcher.providers)
+        pool = f"{provider.name}/{rng.choice(provider.pools).name}"
+        whom = rng.choice((f"provider:{provider.name}", f"pool:{pool}", f"launcher:{launcher.name}"))
+        lasts = rng.choice((1.0, 10.0, 60.0)) * rng.random()
+        return Fault(rng.uniform(0.0, self.duration), "paused", whom, {"lasts": lasts, "drains": self.chance(0.5)})
 
     def fault(self, clouds: tuple[CloudPlan, ...], launchers: list[str]) -> Fault:
         rng = self.rng

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from simulation.scenario import PAUSED_FROM
 from simulation.world import run
 
 FIRST = int(os.environ.get("NODELAUNCH_FIRST_SEED", "0"))
@@ -20,7 +21,9 @@ COUNT = int(os.environ.get("NODELAUNCH_SEEDS", "100"))
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize(
+    "seed", [*range(FIRST, FIRST + COUNT), *range(PAUSED_FROM + FIRST, PAUSED_FROM + FIRST + COUNT // 4)]
+)
 def test_every_rule_holds_whatever_happens(seed: int) -> None:
     """The promises of rules.py: nothing given twice, nothing leaked, nobody stuck, limits and order respected."""
     outcome = run(seed)

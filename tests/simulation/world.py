@@ -21,8 +21,10 @@ from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.errors import DriverError, InsufficientCapacityError, LabelUnusableError, QuotaExceededError, StoreError
 from nodelaunch.launcher import Launcher
+from nodelaunch.pausing import Pauser
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.pauses import Target, TargetKind
 from simulation.actors import Zuul, operate
 from simulation.clock import NothingToDoError, StandstillError, VirtualLoop
 from simulation.cloud import CloudEvent, Process, SlowDriver, ToldCloud
@@ -482,6 +484,17 @@ class World:
     async def _operator(self, _whom: str, does: str) -> None:
         assert self.operator is not None
         await operate(self.operator, self.clock.now, does, self._chance.choice)
+
+    async def _paused(self, whom: str, lasts: float, drains: bool) -> None:
+        """Pauses of one thing may overlap: then the first end ends both."""
+        assert self.operator is not None
+        kind, _, name = whom.partition(":")
+        target, pauser = Target(TargetKind(kind), name), Pauser(self.operator, LoopClock())
+        await pauser.pause(target, by="operator", drains=drains)
+        self.rules.paused_at[target] = self.rules.now()
+        await asyncio.sleep(lasts)
+        self.rules.paused_at.pop(target, None)
+        await pauser.resume(target)
 
 
 def _call_time(rng: random.Random) -> float:

@@ -57,12 +57,12 @@ def break_with(home: Path, fault: str | None) -> None:
 
 def subject(home: Path, open_driver: Any) -> Any:
     """*open_driver*'s drivers, on the provider in *home*."""
-    from nodelaunch.drivers.conformance import Hooks, Subject
+    from nodelaunch.drivers.conformance import CloudFaults, Subject
 
     state = home / "state"
-    faults = {name: partial(_fault, home, name) for name in ("exits 1", "garbage", "killed in a create", "no id")}
-    hooks = Hooks(resources=partial(_resources, state), boot_held=partial(_held, state), faults=faults)
-    return Subject(name="garm", open=open_driver, pool="main", label="small", hooks=hooks, deadline_s=60.0)
+    named = {name: partial(_fault, home, name) for name in ("exits 1", "garbage", "killed in a create", "no id")}
+    faults = CloudFaults(resources=partial(_resources, state), boot_held=partial(_held, state), named=named)
+    return Subject(name="garm", open=open_driver, pool="main", label="small", faults=faults, deadline_s=60.0)
 
 
 async def _resources(state: Path) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from nodelaunch.drivers.conformance import Hooks, Resources, Subject
+from nodelaunch.drivers.conformance import CloudFaults, Resources, Subject
 from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.driver import OpenStackDriver
 from nodelaunch.errors import ErrorKind
@@ -104,17 +104,19 @@ def subject_of(lab: Lab, label: str, proxy: Proxy | None = None) -> Subject:
         finally:
             proxy.rewrite = None
 
-    hooks = Hooks(resources=resources, foreign_instance=foreign_instance, boot_held=partial(knob, "spawn_delay=5"))
+    faults = CloudFaults(
+        resources=resources, foreign_instance=foreign_instance, boot_held=partial(knob, "spawn_delay=5")
+    )
     if proxy is not None:
-        faults = {offer.name: partial(answering, proxy, answer) for offer, answer in ANSWERS.items()}
-        faults |= {offer.name: partial(knob, setting) for offer, setting in KNOBS.items()}
+        named = {offer.name: partial(answering, proxy, answer) for offer, answer in ANSWERS.items()}
+        named |= {offer.name: partial(knob, setting) for offer, setting in KNOBS.items()}
         offers = {offer.name: offer for offer in (*ANSWERS, *KNOBS)}
-        hooks = replace(hooks, faults=faults, offers=offers, list_lags=partial(list_lags, proxy))
+        faults = replace(faults, named=named, offers=offers, list_lags=partial(list_lags, proxy))
     return Subject(
         name="openstack",
         open=lambda: OpenStackDriver(config, DriverContext(NoScanner())),
         pool="main",
         label=label,
-        hooks=hooks,
+        faults=faults,
         deadline_s=120.0,
     )

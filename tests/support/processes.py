@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.conformance import Hooks, Program, Resources, Subject
+from nodelaunch.drivers.conformance import CloudFaults, Program, Resources, Subject
 from nodelaunch.drivers.process.child import Command
 from nodelaunch.protocol.driver import DriverContext, ExternalId
 from support.fakeclouds import NoScanner
@@ -104,7 +104,7 @@ def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
         open=lambda: plugin.open(config, DriverContext(NoScanner())),
         pool="main",
         label="small",
-        hooks=_hooks(state),
+        faults=_faults(state),
         deadline_s=60.0,
         program=Program(Command(plugin.name, (driver,)), provider_content(driver, state), has_local_processes=True),
     )
@@ -119,7 +119,7 @@ def slow_starts(folder: Path) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
-def _hooks(state: Path) -> Hooks:
+def _faults(state: Path) -> CloudFaults:
     """Nodes are files or directories there, and processes that are given their names."""
 
     def names() -> set[str]:
@@ -150,7 +150,7 @@ def _hooks(state: Path) -> Hooks:
         finally:
             hold.unlink()
 
-    return Hooks(resources=resources, foreign_instance=foreign_instance, boot_held=boot_held)
+    return CloudFaults(resources=resources, foreign_instance=foreign_instance, boot_held=boot_held)
 
 
 def _owner(command: str, state: Path) -> str:

@@ -454,6 +454,17 @@ def test_unreadable_token_file_is_told_to_a_launcher_and_not_to_its_clients(writ
     assert check_named_files(load_store_config(path, environ={}), path) == []
 
 
+def test_whoever_only_needs_the_store_starts_no_driver(write: Writer, tmp_path: Path) -> None:
+    program = tmp_path / "nodelaunch-driver-x"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    path = write(f"labels: []\nproviders: [{{name: x, driver: {program}}}]\nembedded-store: {{path: {tmp_path}/store}}")
+    load_store_config(path, environ={})
+    assert not (tmp_path / "started").exists()
+    assert problems_of(path)
+    assert (tmp_path / "started").exists()
+
+
 def test_check_files_without_tls(write: Writer) -> None:
     assert check_files(write("labels: []"), environ={}) == ()
 

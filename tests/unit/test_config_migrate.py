@@ -151,7 +151,7 @@ providers:
 
 def migrated(folder: Path, text: str, name: str = "nodepool.yaml", **options: Any) -> Migrated:
     path = folder / name
-    path.write_text(text)
+    path.write_text(text, newline="")
     return migrate(path, drivers=DRIVERS, environ={"NODEPOOL_REGION": "north"}, **options)
 
 
@@ -188,6 +188,10 @@ def test_all_that_was_done_is_told_with_its_place_and_what_to_do(tmp_path: Path)
 def test_second_time_changes_nothing(tmp_path: Path) -> None:
     again = migrated(tmp_path, NEW)
     assert (again.text, again.left_out, again.changed) == (NEW, (), ())
+
+
+def test_ends_of_lines_stay_as_they_are(tmp_path: Path) -> None:
+    assert migrated(tmp_path, OLD.replace("\n", "\r\n")).text == NEW.replace("\n", "\r\n")
 
 
 def test_lists_and_mappings_of_which_nothing_is_left_stay_lists_and_mappings(tmp_path: Path) -> None:
@@ -324,7 +328,7 @@ def mappings(value: Any) -> list[dict[str, Any]]:
     return [value, *inner] if isinstance(value, dict) else inner
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5), JUNK), max_size=6),
     st.lists(st.integers(0, 2), max_size=2),

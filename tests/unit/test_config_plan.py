@@ -131,6 +131,13 @@ def test_exit_code_says_whether_something_changes_where_that_is_asked_for(
     assert plan(capsys, tmp_path, OLD, new, "--detailed-exitcode")[0] == DIFFERENT
 
 
+def test_providers_that_change_only_because_images_do_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said = plan(capsys, tmp_path, OLD, OLD + "diskimages: [{name: other}]\n")
+    assert "~ provider cloud goes on, its driver is made anew, as diskimages changed\n~ provider lab goes on" in said
+
+
 def test_wrong_configuration_is_complained_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = plan(capsys, tmp_path, OLD, OLD.replace("max-servers", "max-server"))
     assert code == USAGE

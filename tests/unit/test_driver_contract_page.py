@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -38,6 +39,26 @@ def test_tables_name_no_other_check_or_level() -> None:
 def test_every_test_is_there() -> None:
     there = {name for path in TESTS.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     assert set(re.findall(r"`(test_\w+)`", PAGE)) <= there
+
+
+def test_minimum_driver_has_each_method_that_no_capability_names_with_its_parameters_and_an_answer() -> None:
+    found = re.findall(r"^\| `([a-z.]+)` \|([^|]*)\| `(\{.*?\})` \|", section("Minimum driver"), re.MULTILINE)
+    told = {name: (re.findall(r"`(\w+)`", params), json.loads(answer)) for name, params, answer in found}
+    needed = {name: method for name, method in m.METHODS.items() if method.capability is None}
+    assert set(told) == set(needed)
+    for name, (params, answer) in told.items():
+        assert params == [each for each in needed[name].params.model_fields if each != "deadline_s"], name
+        needed[name].result.model_validate(answer)
+
+
+def test_methods_of_the_minimum_driver_are_those_of_the_openrpc_document() -> None:
+    methods = json.loads((TESTS.parent / "docs" / "driver-contract.openrpc.json").read_text())["methods"]
+    plain = [
+        each["name"] for each in methods if "result" in each and not {"x-capability", "x-answered-by"} & each.keys()
+    ]
+    assert re.findall(r"^\| `([a-z.]+)` \|", section("Minimum driver"), re.MULTILINE) == plain
+    assert "these twelve methods" in section("Minimum driver")
+    assert len(plain) == 12
 
 
 def test_every_kind_and_capability_is_told() -> None:

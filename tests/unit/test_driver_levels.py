@@ -24,37 +24,46 @@ def test_levels_are_ordered_by_what_they_ask_for() -> None:
     assert max(Level.SILVER, Level.GOLD) is Level.GOLD
 
 
-def test_outcome_is_found_again(state: Path) -> None:
-    path = remember("fake", "sha256:aa", Level.SILVER, waived=2, details={"contract": 1})
-    assert path == state / "nodelaunch" / "driver-reports" / "fake.json"
-    assert [each.name for each in path.parent.iterdir()] == ["fake.json"]
-    assert remembered("fake", "sha256:aa") is Level.SILVER
+def test_outcome_is_found_again_by_how_the_driver_was_run(state: Path) -> None:
+    path = remember("fake", "aa", "inline", Level.SILVER, waived=2)
+    assert path == state / "nodelaunch" / "driver-reports" / "aa.json"
+    assert [each.name for each in path.parent.iterdir()] == ["aa.json"]
+    remember("./nodelaunch-driver-fake", "aa", "process", Level.GOLD)
+    assert remembered("aa") == {"inline": Level.SILVER, "process": Level.GOLD}
     content = json.loads(path.read_text())
-    assert (content["level"], content["waived"], content["contract"]) == ("silver", 2, 1)
+    assert (content["levels"]["inline"]["level"], content["levels"]["inline"]["waived"]) == ("silver", 2)
 
 
 def test_newer_outcome_goes_in_place_of_the_one_before() -> None:
-    remember("fake", "sha256:aa", Level.GOLD)
-    remember("fake", "sha256:bb", Level.NONE)
-    assert remembered("fake", "sha256:aa") is None
-    assert remembered("fake", "sha256:bb") is Level.NONE
+    remember("fake", "aa", "inline", Level.GOLD)
+    remember("fake", "aa", "inline", Level.NONE)
+    remember("fake", "bb", "inline", Level.BRONZE)
+    assert remembered("aa") == {"inline": Level.NONE}
+    assert remembered("bb") == {"inline": Level.BRONZE}
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"format": 1}', b"7", b'{"format": 2, "level": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"{", b"\xff", b'{"format": 1}', b"7", b'{"format": 2, "digest": "aa", "levels": 3}',
+        b'{"format": 2, "digest": "aa", "levels": {"inline": {"level": "platinum"}}}',
+        b'{"format": 2, "digest": "bb", "levels": {}}',
+    ],
+)  # fmt: skip
 def test_file_that_is_no_report_says_nothing(content: bytes) -> None:
-    remember("fake", "sha256:aa", Level.GOLD).write_bytes(content)
-    assert remembered("fake", "sha256:aa") is None
+    remember("fake", "aa", "inline", Level.GOLD).write_bytes(content)
+    assert remembered("aa") == {}
 
 
 def test_driver_that_was_never_checked_has_no_level() -> None:
-    assert remembered("fake", "sha256:aa") is None
+    assert remembered("aa") == {}
 
 
-@pytest.mark.parametrize("name", ["/opt/x/nodelaunch-driver-x", "..", "a b", "../x"])
-def test_any_name_stays_in_the_folder(name: str) -> None:
-    path = remember(name, "sha256:aa", Level.BRONZE)
+@pytest.mark.parametrize("digest", ["/opt/x", "..", "a b", "../x", ""])
+def test_any_digest_stays_in_the_folder(digest: str) -> None:
+    path = remember("x", digest, "inline", Level.BRONZE)
     assert path.parent == folder()
-    assert remembered(name, "sha256:aa") is Level.BRONZE
+    assert remembered(digest) == {"inline": Level.BRONZE}
 
 
 def test_state_folder_that_is_no_absolute_path_is_ignored() -> None:

@@ -58,7 +58,10 @@ def test_unknown_driver_is_told_with_what_there_is() -> None:
         DriverNotFoundError, match=r"^unknown driver 'sttic'; did you mean 'static'\? installed: fake, "
     ):
         registry.get("sttic")
-    with pytest.raises(DriverNotFoundError, match=r"^unknown driver 'openstack'; installed: fake, static$"):
+    with pytest.raises(
+        DriverNotFoundError,
+        match=r"^unknown driver 'openstack'; installed: fake, static; no executable nodelaunch-driver-openstack is on",
+    ):
         registry.get("openstack")
 
 

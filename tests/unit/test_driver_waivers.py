@@ -20,7 +20,7 @@ def report(verdict: Verdict = Verdict.FAILED) -> Report:
     results = (
         Result("D2.1", "metadata_is_listed_unchanged", Verdict.PASSED),
         Result("D6.1", CHECK, verdict, "i-1 is listed 2 times"),
-        Result("D8.1", "another_driver_takes_over", Verdict.SKIPPED, "needs the hook 'x'", Level.SILVER),
+        Result("D8.1", "another_driver_takes_over", Verdict.SKIPPED, "needs the fault 'x'", Level.SILVER),
     )
     return Report("mine", results)
 

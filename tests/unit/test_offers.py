@@ -15,7 +15,8 @@ CONFIGURED = SimpleNamespace(name="cloud", pools=[SimpleNamespace(name="main", l
 
 class Table:
     def __init__(self) -> None:
-        self.view = SimpleNamespace(peers=(), is_draining=lambda _provider, _pool: False)
+        self.draining: set[tuple[str, str]] = set()
+        self.view = SimpleNamespace(peers=(), is_draining=lambda *key: key in self.draining)
         self.away: tuple[Absentee, ...] = ()
         self.offered = OfferedLabels((), self.view, SimpleNamespace(absent=lambda: self.away))
 
@@ -47,3 +48,11 @@ def test_offers_of_one_pool_add_up(table: Table) -> None:
     assert table.offered.is_served(a_node(type=("big", "huge")))
     assert not table.offered.is_served(a_node(type=("huge",)))
     assert not table.offered.is_served(a_node(type=("small",), pool="other"))
+
+
+def test_drained_pool_serves_no_idle_node(table: Table) -> None:
+    table.offered.providers = (CONFIGURED,)
+    table.draining = {("cloud", "main")}
+    assert not table.offered.is_served(a_node(type=("small",)))
+    table.draining = {("cloud", "other")}
+    assert table.offered.is_served(a_node(type=("small",)))

@@ -14,6 +14,7 @@ from nodelaunch.cli import drivercheck, driverinstall, drivernew
 from nodelaunch.cli.common import say, say_json
 from nodelaunch.cli.session import OPTIONS, AsJson
 from nodelaunch.cli.tables import aligned
+from nodelaunch.drivers.home import using
 from nodelaunch.drivers.installed import Catalogue, Facts
 from nodelaunch.drivers.optionlist import options_in
 from nodelaunch.drivers.sdk.schemas import schemas_of
@@ -32,9 +33,13 @@ app.command(drivernew.new)
 
 
 @app.command(name="list")
-def list_drivers(*, as_json: AsJson = False) -> None:
-    """Show all drivers that can be used here; executables are started to be asked."""
-    every = Catalogue().facts()
+def list_drivers(*, home: driverinstall.Home = None, as_json: AsJson = False) -> None:
+    """Show all drivers that can be used here; executables are started to be asked.
+
+    LEVEL is what the last check of just this digest found, for each way in which the driver was run.
+    """
+    with using(home):
+        every = Catalogue().facts()
     if as_json:
         say_json([summary_of(facts) for facts in every])
         return
@@ -50,14 +55,16 @@ def info(
     name: Annotated[str, Parameter(help="Of a driver, or the path of its executable.", metavar="NAME")],
     /,
     *,
+    home: driverinstall.Home = None,
     as_json: AsJson = False,
 ) -> int:
     """Show all that is known of one driver, its options included.
 
     Exit code: 1 it can't be used.
     """
-    catalogue = Catalogue()
-    facts = catalogue.facts_of(catalogue.find(name))
+    with using(home):
+        catalogue = Catalogue()
+        facts = catalogue.facts_of(catalogue.find(name))
     if as_json:
         say_json({**summary_of(facts), **_details(facts)})
     else:
@@ -76,7 +83,7 @@ def summary_of(facts: Facts) -> dict[str, Any]:
         "place": facts.found.place,
         "version": facts.version or None,
         "contract": facts.contract and {"min": facts.contract.min, "max": facts.contract.max},
-        "level": facts.level and facts.level.value,
+        "levels": {isolation: level.value for isolation, level in sorted(facts.levels.items())},
         "digest": facts.digest or None,
         "problem": facts.problem or None,
     }
@@ -100,8 +107,7 @@ def _details(facts: Facts) -> dict[str, Any]:
 
 
 def _row(facts: Facts) -> tuple[str, ...]:
-    level = facts.level.value if facts.level is not None else ""
-    cells = (facts.found.name, facts.origin, facts.version, facts.spoken, level, facts.digest[:DIGEST_SHOWN])
+    cells = (facts.found.name, facts.origin, facts.version, facts.spoken, facts.leveled, facts.digest[:DIGEST_SHOWN])
     return tuple(cell or NOT_KNOWN for cell in cells)
 
 
@@ -125,9 +131,9 @@ def _page(facts: Facts) -> str:
 
 
 def _level(facts: Facts) -> str:
-    if facts.level is None:
+    if not facts.levels:
         return f"not checked as it is now; try: nodelaunch driver check {facts.found.name}"
-    return f"{facts.level.value}, when it was checked last"
+    return f"{facts.leveled}; when it was checked last"
 
 
 def _option_tables(facts: Facts) -> list[str]:

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nodelaunch.cli.common import say
+from nodelaunch.cli.driverinstall import Home
 from nodelaunch.cli.session import Given
 from nodelaunch.drivers import DriverNotFoundError
 from nodelaunch.drivers.conformance import LEVELS, Level, Report, Result, Subject, Verdict, checks_for, run
@@ -26,6 +27,7 @@ from nodelaunch.drivers.conformance.formats import as_json, as_junit
 from nodelaunch.drivers.conformance.remembered import remember
 from nodelaunch.drivers.conformance.targets import TargetError, Wanted, subject_of
 from nodelaunch.drivers.conformance.waivers import read_waivers, waived
+from nodelaunch.drivers.home import using
 from nodelaunch.drivers.installed import Catalogue, digest_of
 from nodelaunch.sshscan import SshScanner
 
@@ -81,6 +83,7 @@ def check(
     level: Annotated[Literal["bronze", "silver", "gold"], Parameter(help="Which has to be reached.")] = "bronze",
     options: CheckOptions = CheckOptions(),
     outcome: ReportOptions = ReportOptions(),
+    home: Home = None,
     session: Given,
 ) -> int:
     """Check how far a driver keeps the contract.
@@ -94,6 +97,11 @@ def check(
         pool=options.pool, label=options.label, isolation=options.isolation, concurrency=options.concurrency,
         deadline_s=options.timeout,
     )  # fmt: skip
+    with using(home):
+        return _checked(wanted, Level(level), outcome)
+
+
+def _checked(wanted: Wanted, level: Level, outcome: ReportOptions) -> int:
     try:
         waivers = read_waivers(str(outcome.waivers)) if outcome.waivers else ()
         with tempfile.TemporaryDirectory(prefix="nodelaunch-check-") as folder:
@@ -104,17 +112,19 @@ def check(
         print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
         return 2
     report = waived(report, waivers, dt.datetime.now(tz=dt.UTC).date())
-    _keep(target, outcome, subject, report)
+    _keep(wanted.target, outcome, subject, report)
     if outcome.report != "-":
-        say(summary(report, Level(level), is_process=subject.program is not None))
-    return 0 if report.level >= Level(level) else 1
+        say(summary(report, level, is_process=subject.program is not None))
+    return 0 if report.level >= level else 1
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
 
 
 def _show(result: Result) -> None:
-    """One line a check, and below what went wrong."""
+    """One line a check, and below what went wrong; none for those that could not tell anything."""
+    if result.is_pointless:
+        return
     note = "" if result.verdict in (Verdict.PASSED, Verdict.FAILED) else f"  {result.detail}"
     line = f"{result.rule:<5} {result.level.value:<7} {result.check:<{WIDTH}}  {SHOWN[result.verdict]:<8}"
     say(f"{line}{result.took_s:7.2f} s{note}" if result.took_s else f"{line}{note}".rstrip())
@@ -132,7 +142,10 @@ def summary(report: Report, wanted: Level, *, is_process: bool) -> str:
     beyond = next((level for level in LEVELS if level > report.level), None)
     if beyond is not None:
         lines.append(f"  {beyond.value} would take:")
-        lines += [f"    {_what_it_takes(each)}" for each in report.in_the_way_of(beyond)]
+        in_the_way = report.in_the_way_of(beyond)
+        lines += [f"    {_what_it_takes(each)}" for each in in_the_way if not each.is_pointless]
+        pointless = [each for each in in_the_way if each.is_pointless]
+        lines += [f"    {len(pointless)} more checks, {each.detail}" for each in pointless[:1]]
     if not is_process:
         lines.append(f"  checked inline; with --isolation process {_more_checks()} more checks are made")
     if report.latencies:
@@ -167,7 +180,7 @@ def _keep(target: str, outcome: ReportOptions, subject: Subject, report: Report)
         found = Catalogue().find(target)
         digest = digest_of(found)
         if digest:  # of what can't be read it is not known whether it stays the same
-            remember(found.name, digest, report.level, waived=len(report.waived), details={"isolation": isolation})
+            remember(found.name, digest, isolation, report.level, waived=len(report.waived))
     except (OSError, DriverNotFoundError) as error:
         print(f"nodelaunch: the outcome could not be remembered: {error}", file=sys.stderr)  # noqa: T201
     content = json.dumps(as_json(report, isolation=isolation, digest=digest), indent=2)

@@ -76,8 +76,9 @@ def _lines(made: Plan) -> Iterator[str]:
     for name in changes.added:
         yield f"+ provider {name} starts, with driver {made.drivers[name]}"
     for name in changes.changed:
-        yield f"~ provider {name} goes on, its driver is made anew"
-        yield from _value_lines(made.of("providers", name))
+        values = made.of("providers", name)
+        yield f"~ provider {name} goes on, its driver is made anew{'' if values else ', as diskimages changed'}"
+        yield from _value_lines(values)
     for name in changes.replaced:
         yield f"! provider {name} ends, its requests are handed back, and starts anew with driver {made.drivers[name]}"
         yield from _value_lines(made.of("providers", name))

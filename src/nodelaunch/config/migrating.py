@@ -213,7 +213,9 @@ class _Editor:
         outer = {span: reason for span, reason in drops.items() if not any(_is_within(span, other) for other in drops)}
         for within in {span.within for span in outer}:
             edits += self._dropped([span for span in self._siblings[within] if span in outer], outer)
-        return self._applied(edit for edit in dict.fromkeys(edits) if not self._is_in_drop(edit, outer))
+        text = self._applied(edit for edit in dict.fromkeys(edits) if not self._is_in_drop(edit, outer))
+        is_of_windows = self._text.count("\n") == self._text.count("\r\n") > 0
+        return text.replace("\r\n", "\n").replace("\n", "\r\n") if is_of_windows else text
 
     def _is_in_drop(self, edit: _Edit, drops: Iterable[Span]) -> bool:
         return "\n" not in edit.text and any(

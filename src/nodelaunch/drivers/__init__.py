@@ -103,7 +103,8 @@ class DriverRegistry:
         """The error that says that there is no driver *name*."""
         close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}")
+        sought = "" if "/" in name else f"; no executable nodelaunch-driver-{name} is on the PATH"
+        return DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}{sought}")
 
     def _load(self, name: str) -> DriverPlugin:
         point = self.entry_points.get(name)

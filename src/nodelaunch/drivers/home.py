@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +35,21 @@ def default_home() -> Path:
     except RuntimeError:  # a user without a home
         base = Path("/var/lib")
     return base / "nodelaunch" / "drivers"
+
+
+@contextmanager
+def using(home: Path | None) -> Iterator[None]:
+    """Inside the block *home* is the default, here and in processes that are started; None: it stays as it is."""
+    before = os.environ.get(HOME_VARIABLE)
+    if home is not None:
+        os.environ[HOME_VARIABLE] = str(home.absolute())
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[HOME_VARIABLE] = before
+        else:
+            os.environ.pop(HOME_VARIABLE, None)
 
 
 def canonical(package: str) -> str:

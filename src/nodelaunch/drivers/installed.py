@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -78,8 +78,9 @@ class Facts:
     capabilities: tuple[str, ...] = ()
     digest: str = ""
     """SHA-256 of its executable, or of the sources of its package; empty where they can't be read."""
-    level: Level | None = None
-    """Found by the last check of just this digest; None: it was not checked since it is what it is."""
+    levels: Mapping[str, Level] = field(default_factory=dict)
+    """Found by the last checks of just this digest, by how it was run: ``inline``, ``process``; none: it was not
+    checked since it is what it is."""
     problem: str = ""
     """What keeps it from being used, and what to do about it."""
 
@@ -95,6 +96,11 @@ class Facts:
             return ""
         first, last = self.contract.min, self.contract.max
         return str(first) if first == last else f"{first} to {last}"
+
+    @property
+    def leveled(self) -> str:
+        """The levels in words, such as ``silver inline, gold process``; empty: not known."""
+        return ", ".join(f"{level.value} {isolation}" for isolation, level in sorted(self.levels.items()))
 
     @property
     def isolation(self) -> str:
@@ -147,11 +153,11 @@ class Catalogue:
     def facts_of(self, found: Found) -> Facts:
         """What is known of one; imports it, or starts it to be asked, with a deadline."""
         digest = digest_of(found)
-        level = remembered(found.name, digest) if digest else None
+        levels = remembered(digest) if digest else {}
         try:
             plugin = self.registry.get(found.name)
         except DriverNotFoundError as error:
-            return Facts(found, version=_version_of(found, ""), digest=digest, level=level, problem=str(error))
+            return Facts(found, version=_version_of(found, ""), digest=digest, levels=levels, problem=str(error))
         return Facts(
             found,
             plugin,
@@ -161,7 +167,7 @@ class Catalogue:
             licence=plugin.licence or _said_by_package(found, LICENCE),
             capabilities=capabilities_of(plugin),
             digest=digest,
-            level=level,
+            levels=levels,
         )
 
     def facts(self, which: Iterable[Found] | None = None) -> list[Facts]:

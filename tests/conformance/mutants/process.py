@@ -242,6 +242,12 @@ class NeverAnswersDelete(Healthy):
         threading.Event().wait()
 
 
+@mutant("D4.1", "its_lines_are_messages")
+class NeverStarts(Healthy):
+    def wait(self, external_id: str) -> Json:
+        raise sdk.DriverError("permanent", "not started in time", external_id=external_id)
+
+
 @mutant("P19", "its_answers_have_their_form")
 class GivesNumbersForIds(Healthy):
     class Link(sdk._Link):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from nodelaunch.drivers.conformance.hooks import Hooks
+from nodelaunch.drivers.conformance.faults import CloudFaults
 from nodelaunch.drivers.conformance.probe import Probe, Program
 from nodelaunch.errors import DriverError, ErrorKind
 from nodelaunch.protocol.driver import (
@@ -47,7 +47,7 @@ class Subject:
     label: str
     complete: Callable[[InstanceSpec], InstanceSpec] = lambda spec: spec
     """Adds to a spec what this cloud needs, such as the image to boot."""
-    hooks: Hooks = field(default_factory=Hooks)
+    faults: CloudFaults = field(default_factory=CloudFaults)
     deadline_s: float = 600.0
     """For each call; one that takes longer counts as hanging."""
     max_block_s: float = 0.5
@@ -87,7 +87,7 @@ class Round:
     """What all checks of one run share."""
 
     run_id: str
-    hooks: Hooks
+    faults: CloudFaults
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     shared: Driver | None = None
     """The driver that most checks work with, where each is a process that takes its time to start."""
@@ -101,7 +101,7 @@ class Bench:
 
     def __init__(self, subject: Subject, this: Round) -> None:
         self.subject = subject
-        self.hooks = this.hooks
+        self.faults = this.faults
         self.run_id = this.run_id
         self._round = this
         self._drivers: list[Driver] = []
@@ -220,12 +220,12 @@ class Bench:
             return error
 
     async def unaccounted(self) -> list[str]:
-        """What there is in the cloud that ``list_instances`` doesn't tell of. Raises: Skipped without the hook."""
-        if self.hooks.resources is None:
-            raise Skipped("needs the hook 'resources'")
-        before = await self.hooks.resources()
+        """What there is in the cloud that ``list_instances`` doesn't tell of. Raises: Skipped without the fault."""
+        if self.faults.resources is None:
+            raise Skipped("needs a look into the cloud, 'cloud.resources'")
+        before = await self.faults.resources()
         listed = await self.listed()
-        after = await self.hooks.resources()  # what comes or goes during the list is no fault
+        after = await self.faults.resources()  # what comes or goes during the list is no fault
         lasting = {name: owner for name, owner in before.items() if name in after}
         return sorted(name for name, owner in lasting.items() if owner not in listed and name not in listed)
 

@@ -20,3 +20,8 @@ BY_NAME: Final = {check.name: check for check in CHECKS}
 def checks_for(*, is_process: bool) -> tuple[Check, ...]:
     """Those there are for a driver in a process of its own, or for one in this."""
     return tuple(check for check in CHECKS if is_process or not check.of_processes)
+
+
+def promise_of(rule: str) -> str:
+    """What a driver that keeps *rule* does, as the first check of it says; empty where none is of it."""
+    return next((check.promise for check in CHECKS if check.rule == rule), "")

@@ -39,9 +39,9 @@ _check = partial(check, CHECKS)
 async def create_does_not_wait_for_boot(bench: Bench) -> None:
     """An instance that doesn't boot is no reason for create not to return its id."""
     _makes_instances(bench)
-    if bench.hooks.boot_held is None:
-        raise Skipped("needs the hook 'boot_held'")
-    async with bench.hooks.boot_held():
+    if bench.faults.boot_held is None:
+        raise Skipped("needs the fault 'boot-held'")
+    async with bench.faults.boot_held():
         external_id = await bench.create()
     await bench.active(external_id)
 
@@ -177,7 +177,7 @@ async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
             await asyncio.sleep(0)
             await bench.delete(external_id)
             outcome = await waiting
-    was_faster = isinstance(outcome, Instance) and bench.hooks.boot_held is None
+    was_faster = isinstance(outcome, Instance) and bench.faults.boot_held is None
     require(
         was_faster or isinstance(outcome, DriverError), f"waiting, while it was deleted, ended with {_brief(outcome)}"
     )
@@ -228,8 +228,8 @@ async def _fine(bench: Bench, what: str, call: Awaitable[None]) -> None:
 
 async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
     require(external_id not in await bench.listed(), f"{external_id} is still listed when delete_instance returned")
-    if bench.hooks.resources is not None:
-        owned = [name for name, owner in (await bench.hooks.resources()).items() if external_id in (name, owner)]
+    if bench.faults.resources is not None:
+        owned = [name for name, owner in (await bench.faults.resources()).items() if external_id in (name, owner)]
         require(not owned, f"when delete_instance of {external_id} returned there still was {', '.join(owned)}")
 
 
@@ -254,9 +254,9 @@ async def ours_are_listed_once(bench: Bench) -> None:
 async def other_peoples_are_listed(bench: Bench) -> None:
     """What the driver didn't make takes quota all the same."""
     _makes_instances(bench)
-    if bench.hooks.foreign_instance is None:
-        raise Skipped("needs the hook 'foreign_instance'")
-    async with bench.hooks.foreign_instance() as external_id:
+    if bench.faults.foreign_instance is None:
+        raise Skipped("needs the fault 'foreign-instance'")
+    async with bench.faults.foreign_instance() as external_id:
         require(external_id in await bench.listed(), f"{external_id}, which somebody else made, is not listed")
 
 
@@ -364,9 +364,9 @@ async def the_loop_is_never_held_up(bench: Bench) -> None:
 
 def _faults(bench: Bench) -> Mapping[str, Callable[[], AbstractAsyncContextManager[None]]]:
     _makes_instances(bench)
-    if not bench.hooks.faults:
-        raise Skipped("needs the hook 'faults'")
-    return bench.hooks.faults
+    if not bench.faults.named:
+        raise Skipped("needs faults: ways in which the cloud fails")
+    return bench.faults.named
 
 
 def _makes_instances(bench: Bench) -> None:
@@ -377,10 +377,10 @@ def _makes_instances(bench: Bench) -> None:
 @asynccontextmanager
 async def _held(bench: Bench) -> AsyncIterator[None]:
     """Hold instances' boot if the subject can."""
-    if bench.hooks.boot_held is None:
+    if bench.faults.boot_held is None:
         yield
     else:
-        async with bench.hooks.boot_held():
+        async with bench.faults.boot_held():
             yield
 
 

@@ -38,8 +38,8 @@ def _needs(bench: Bench) -> None:
         raise Skipped("needs a process to kill: check it with isolation 'process'")
     if bench.subject.program.is_remote:
         raise Skipped("needs a process to kill: check the driver's executable")
-    if bench.hooks.resources is None:
-        raise Skipped("needs the hook 'resources'")
+    if bench.faults.resources is None:
+        raise Skipped("needs a look into the cloud, 'cloud.resources'")
 
 
 @_check("D8.2", Level.GOLD)
@@ -107,7 +107,7 @@ async def what_was_begun_is_gone_on_with(bench: Bench) -> None:
 
 
 async def _resources(bench: Bench) -> Any:
-    return {} if bench.hooks.resources is None else await bench.hooks.resources()
+    return {} if bench.faults.resources is None else await bench.faults.resources()
 
 
 async def _killed_in(probe: Probe, method: m.Method[Any, Any], external_id: str, moment: float) -> None:

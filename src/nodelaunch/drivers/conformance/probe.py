@@ -98,6 +98,8 @@ class Probe:
         self.token = new_token()
         self.identity = m.Identity(name="")
         self._answer_s = answer_s
+        self.asked = ""
+        """The method that was asked last."""
         self._environment = environment or {}
         self._folder = tempfile.mkdtemp(prefix="nodelaunch-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None)  # noqa: S108  0700
         self.path = f"{self._folder}/driver"
@@ -311,6 +313,7 @@ class Probe:
 
     async def ask(self, method: str, **params: Any) -> Json:
         """The result of a call. Raises: ProbeError, Refusal."""
+        self.asked = method
         _, future = self.request(method, {"deadline_s": self._answer_s, **params})
         return await self.answer(future, method)
 

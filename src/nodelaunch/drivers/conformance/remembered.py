@@ -1,7 +1,8 @@
-"""The outcome of the last check of each driver, so that lists of drivers can show it.
+"""The outcome of the last checks of each driver, so that lists of drivers can show it.
 
-A small file for each, in ``$XDG_STATE_HOME/nodelaunch/driver-reports``. It speaks of one digest: of a driver that has
-changed since nothing is known.
+A small file for each digest, in ``$XDG_STATE_HOME/nodelaunch/driver-reports``, with an outcome for each way in which
+the driver was run. By whatever name or path a driver is named, it is found by its digest; of one that has changed
+since nothing is known.
 What does *not* belong here: reports for people and programs (report.py).
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from nodelaunch.drivers.conformance.levels import Level
 
-FORMAT = 1
+FORMAT = 2
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -28,19 +29,18 @@ def folder(environment: Mapping[str, str] = os.environ) -> Path:
     return base / "nodelaunch" / "driver-reports"
 
 
-def remember(
-    name: str, digest: str, level: Level, *, waived: int = 0, details: Mapping[str, Any] | None = None
-) -> Path:
-    """Keep the outcome of a check of driver *name*, in place of the one before; the file it is in.
+def remember(name: str, digest: str, isolation: str, level: Level, *, waived: int = 0) -> Path:
+    """Keep the outcome of a check of driver *name*, run with *isolation*, in place of the one before; its file.
 
     *digest* is that of what was checked, as `nodelaunch driver list` shows it; *waived* the number of failures that
-    don't count; *details* whatever else may be of use to people. Raises: OSError.
+    don't count. Raises: OSError.
     """
-    content = {
-        "format": FORMAT, "driver": name, "digest": digest, "level": level.value, "waived": waived,
-        "checked_at": round(time.time(), 3), **(details or {}),
-    }  # fmt: skip
-    path = _path(name)
+    outcomes = {
+        **_outcomes(digest),
+        isolation: {"level": level.value, "waived": waived, "checked_at": round(time.time(), 3)},
+    }
+    content = {"format": FORMAT, "driver": name, "digest": digest, "levels": outcomes}
+    path = _path(digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -54,19 +54,21 @@ def remember(
     return path
 
 
-def remembered(name: str, digest: str) -> Level | None:
-    """The level that the last check of driver *name* found, if it was of *digest*; None when that is not known."""
+def remembered(digest: str) -> Mapping[str, Level]:
+    """The levels that the last checks of the driver with *digest* found, by how it was run; none: it is not known."""
+    return {isolation: Level(outcome["level"]) for isolation, outcome in _outcomes(digest).items()}
+
+
+def _outcomes(digest: str) -> dict[str, Any]:
     try:
-        content = json.loads(_path(name).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT or (content["driver"], content["digest"]) != (name, digest):
-            return None
-        return Level(content["level"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        content = json.loads(_path(digest).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT or content["digest"] != digest:
+            return {}
+        return {isolation: each for isolation, each in content["levels"].items() if Level(each["level"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
-def _path(name: str) -> Path:
-    """Of one driver's file; a name that is a path, or has what a file's name can't, gets one that is its alone."""
-    return (
-        folder() / f"{re.sub(r'[^A-Za-z0-9._-]', lambda found: f'%{ord(found[0]):02X}', name).lstrip('.') or '%'}.json"
-    )
+def _path(digest: str) -> Path:
+    """Of one digest's file, whatever it is."""
+    return folder() / f"{re.sub(r'[^A-Za-z0-9]', '-', digest) or '-'}.json"

@@ -37,6 +37,8 @@ class Result:
     """The lowest that asks for the check."""
     promise: str = field(default="", compare=False)
     took_s: float = field(default=0.0, compare=False)
+    is_pointless: bool = field(default=False, compare=False)
+    """Whether it was skipped because nothing can be found out about the driver, as an earlier check showed."""
 
     @property
     def is_in_the_way(self) -> bool:

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from nodelaunch.drivers.conformance.bench import Bench, Inapplicable, Round, Skipped, Subject, Violation
-from nodelaunch.drivers.conformance.catalogue import checks_for
-from nodelaunch.drivers.conformance.hooks import Hooks, hooks_of
+from nodelaunch.drivers.conformance.catalogue import checks_for, promise_of
+from nodelaunch.drivers.conformance.faults import CloudFaults, faults_of
 from nodelaunch.drivers.conformance.probe import ProbeError, Refusal
 from nodelaunch.drivers.conformance.registry import Check
 from nodelaunch.drivers.conformance.report import Latency, Report, Result, Verdict
@@ -26,12 +26,12 @@ async def run(
 ) -> Report:
     """Make *checks*, or all that there are for such a driver, one after the other; *on_result* hears of each at once.
 
-    Hooks that the subject does not have are the driver's own, if it offers any. Nothing a driver does makes it raise,
-    if its factory and the subject's hooks don't.
+    Faults that the subject does not have are the driver's own, if it offers any. Nothing a driver does makes it raise,
+    if its factory and the subject's faults don't.
     """
     chosen = checks_for(is_process=subject.program is not None) if checks is None else tuple(checks)
-    async with _hooks(subject) as hooks:
-        this = Round(f"conformance-{uuid.uuid4().hex[:12]}", hooks)
+    async with _faults(subject) as faults:
+        this = Round(f"conformance-{uuid.uuid4().hex[:12]}", faults)
         results: list[Result] = []
         broken: Check | None = None
         for check in chosen:
@@ -46,15 +46,15 @@ async def run(
 
 
 @asynccontextmanager
-async def _hooks(subject: Subject) -> AsyncIterator[Hooks]:
+async def _faults(subject: Subject) -> AsyncIterator[CloudFaults]:
     """The subject's, or the driver's own; a driver that can't be asked offers none."""
     driver = subject.open()
     try:
-        hooks = subject.hooks
-        if hooks == Hooks() and isinstance(driver, SupportsFaults):
+        faults = subject.faults
+        if faults == CloudFaults() and isinstance(driver, SupportsFaults):
             with suppress(DriverError):  # the checks tell what is wrong with it
-                hooks = await hooks_of(driver)
-        yield hooks
+                faults = await faults_of(driver)
+        yield faults
     finally:
         with suppress(DriverError):  # as above
             await driver.aclose()
@@ -72,7 +72,8 @@ async def _perform(check: Check, subject: Subject, this: Round) -> Result:
         outcome = replace(outcome, verdict=Verdict.INAPPLICABLE, detail=str(reason))
     except Violation as violation:
         rule = violation.rule or check.rule
-        outcome = replace(outcome, verdict=Verdict.FAILED, rule=rule, detail=str(violation))
+        promise = check.promise if rule == check.rule else promise_of(rule)
+        outcome = replace(outcome, verdict=Verdict.FAILED, rule=rule, detail=str(violation), promise=promise)
     except DriverError as error:
         outcome = replace(outcome, verdict=Verdict.FAILED, detail=f"{type(error).__name__}: {error}")
     except (ProbeError, Refusal) as error:
@@ -84,7 +85,7 @@ async def _perform(check: Check, subject: Subject, this: Round) -> Result:
 
 def _pointless(check: Check, broken: Check) -> Result:
     detail = f"not made, as {broken.name} failed"
-    return Result(check.rule, check.name, Verdict.SKIPPED, detail, check.level, check.promise)
+    return Result(check.rule, check.name, Verdict.SKIPPED, detail, check.level, check.promise, is_pointless=True)
 
 
 async def _leftovers(bench: Bench) -> tuple[ExternalId, ...]:

@@ -67,7 +67,7 @@ async def _said_here(bench: Bench) -> list[tuple[str, str]]:
             if isinstance(made, str):
                 outcomes.append(await bench.attempt("wait_until_active", bench.active(made, driver=driver)))
                 await bench.attempt("delete_instance", bench.delete(made, driver=driver))
-            for fault in bench.hooks.faults.values():
+            for fault in bench.faults.named.values():
                 async with fault():
                     outcomes.append(await bench.attempt("create_instance", bench.create(_spec(bench), driver=driver)))
                     outcomes.append(await bench.attempt("list_instances", bench.listed(driver)))
@@ -122,7 +122,7 @@ async def _live(bench: Bench, probe: Any) -> None:
         await probe.ask(m.WAIT.name, external_id=made["external_id"])
         await probe.ask(m.LIST.name)
         await probe.ask(m.DELETE.name, external_id=made["external_id"])
-    for fault in bench.hooks.faults.values():
+    for fault in bench.faults.named.values():
         async with fault():
             spec = m.Spec.model_validate(_spec(bench)).model_dump(mode="json")
             for method, params in ((m.CREATE.name, {"spec": spec}), (m.LIST.name, {})):

@@ -28,7 +28,7 @@ async def a_create_makes_one_instance(bench: Bench) -> None:
     spec = bench.spec()
     await bench.create(spec)
     require((count := await _count(bench, spec)) <= 1, f"one create made {count} instances")
-    for name, fault in bench.hooks.faults.items():
+    for name, fault in bench.faults.named.items():
         spec = bench.spec()
         async with fault():
             await bench.attempt("create_instance", bench.create(spec))
@@ -45,14 +45,14 @@ async def _count(bench: Bench, spec: InstanceSpec) -> int:
 async def nothing_of_a_deleted_instance_stays(bench: Bench) -> None:
     """What there is in the cloud when an instance is deleted is what there was before it was made."""
     bench.spec()  # tells of a driver that makes none
-    if bench.hooks.resources is None:
-        raise Skipped("needs the hook 'resources'")
-    before = set(await bench.hooks.resources())
+    if bench.faults.resources is None:
+        raise Skipped("needs a look into the cloud, 'cloud.resources'")
+    before = set(await bench.faults.resources())
     for _ in range(2):
         external_id = await bench.create()
         await bench.active(external_id)
         await bench.delete(external_id)
-    left = sorted(set(await bench.hooks.resources()) - before)
+    left = sorted(set(await bench.faults.resources()) - before)
     require(not left, f"of instances that were deleted there still is {', '.join(left)}")
 
 
@@ -60,9 +60,9 @@ async def nothing_of_a_deleted_instance_stays(bench: Bench) -> None:
 async def a_lagging_list_misleads_nobody(bench: Bench) -> None:
     """Waiting and deleting go by the instance itself: what the cloud doesn't list yet is there all the same."""
     bench.spec()
-    if bench.hooks.list_lags is None:
-        raise Skipped("needs the hook 'list_lags'")
-    async with bench.hooks.list_lags():
+    if bench.faults.list_lags is None:
+        raise Skipped("needs the fault 'list-lags'")
+    async with bench.faults.list_lags():
         waited_for, deleted = await bench.create(), await bench.create()
         outcome = await bench.attempt("wait_until_active", bench.active(waited_for))
         require(not isinstance(outcome, DriverError), f"waiting for what is not listed yet failed: {outcome}")
@@ -76,9 +76,9 @@ async def a_lagging_list_misleads_nobody(bench: Bench) -> None:
 async def other_peoples_are_left_alone(bench: Bench) -> None:
     """Whatever is made, deleted and closed meanwhile, what somebody else made is still there, as it was."""
     bench.spec()
-    if bench.hooks.foreign_instance is None:
-        raise Skipped("needs the hook 'foreign_instance'")
-    async with bench.hooks.foreign_instance() as foreign:
+    if bench.faults.foreign_instance is None:
+        raise Skipped("needs the fault 'foreign-instance'")
+    async with bench.faults.foreign_instance() as foreign:
         before = (await bench.listed()).get(foreign)
         another = bench.open()
         external_id = await bench.create(driver=another)
@@ -97,14 +97,14 @@ async def other_peoples_are_left_alone(bench: Bench) -> None:
 async def errors_are_of_their_kind(bench: Bench) -> None:
     """Each fault comes out as an error of the kind that it is."""
     bench.spec()
-    known = {name: offer for name, offer in bench.hooks.offers.items() if offer.call and offer.kind}
+    known = {name: offer for name, offer in bench.faults.offers.items() if offer.call and offer.kind}
     if not known:
-        raise Skipped("needs the hook 'offers', faults with calls and kinds")
+        raise Skipped("needs faults that say their call and kind")
     for name, offer in known.items():
         if offer.call not in _CALLS:
             continue
         ready = await _running(bench) if offer.call == "delete_instance" else None
-        async with bench.hooks.faults[name]():
+        async with bench.faults.named[name]():
             outcome = await bench.attempt(offer.call, _CALLS[offer.call](bench, ready))
         require(isinstance(outcome, DriverError), f"{offer.call} went well during '{name}'")
         kind = outcome.kind if isinstance(outcome, DriverError) else None
@@ -117,12 +117,14 @@ async def errors_are_of_their_kind(bench: Bench) -> None:
 async def it_says_when_to_ask_again(bench: Bench) -> None:
     """What its cloud says of when to ask again comes out with the error."""
     bench.spec()
-    known = [offer for offer in bench.hooks.offers.values() if offer.call in _CALLS and offer.retry_after_s is not None]
+    known = [
+        offer for offer in bench.faults.offers.values() if offer.call in _CALLS and offer.retry_after_s is not None
+    ]
     if not known:
         raise Inapplicable("no fault that it offers comes with a time to ask again")
     for offer in known:
         ready = await _running(bench) if offer.call == "delete_instance" else None
-        async with bench.hooks.faults[offer.name]():
+        async with bench.faults.named[offer.name]():
             outcome = await bench.attempt(offer.call or "", _CALLS[offer.call or ""](bench, ready))
         require(isinstance(outcome, DriverError), f"{offer.call} went well during '{offer.name}'")
         told, due = getattr(outcome, "retry_after_s", None), offer.retry_after_s or 0.0

@@ -100,7 +100,7 @@ async def strangers_are_refused(bench: Bench) -> None:
             await probe.ask(m.OPEN.name, provider=dict(probe.program.provider))
         except (Refusal, ProbeError):
             return
-        raise Violation("it worked for a stranger")
+        raise Violation(f"it worked for a stranger: after a wrong proof it answered {m.OPEN.name}")
 
 
 @_check("P18", Level.BRONZE, is_basic=True)
@@ -146,18 +146,25 @@ async def _create(bench: Bench, probe: Probe, **more: Any) -> str:
     return str(made.get("external_id"))
 
 
+_RULE_OF: Final = {m.CREATE.name: "D1", m.WAIT.name: "D4.1", m.LIST.name: "D6.1", m.DELETE.name: "D5.1"}
+"""What a driver does not keep that refuses such a call, although nothing is wrong with it."""
+
+
 @_check("P4", Level.BRONZE, is_basic=True)
 async def its_lines_are_messages(bench: Bench) -> None:
     """Each line is one JSON-RPC 2.0 object of at most 1 MiB, in all of an instance's life."""
     probe = await bench.probe()
-    trouble = ""
+    trouble, rule = "", ""
     try:
         await _live(bench, probe)
-    except (ProbeError, Refusal) as error:
-        trouble = str(error)
+    except ProbeError as error:
+        trouble, rule = str(error), "P8"
+    except Refusal as refusal:
+        trouble = f"{probe.asked} was refused as {refusal.kind or refusal.code}: {refusal}"
+        rule = _RULE_OF.get(probe.asked, "P19")
     wrong = probe.heard.against("P4")
     require(not wrong, "; ".join(dict.fromkeys(wrong)))
-    require(not trouble, f"an instance's life could not be gone through: {trouble}", rule="P8")
+    require(not trouble, f"an instance's life could not be gone through: {trouble}", rule=rule)
 
 
 @_check("P19", Level.BRONZE, is_basic=True)
@@ -259,9 +266,9 @@ async def its_schemas_are_schemas(bench: Bench) -> None:
 async def _held_back(bench: Bench) -> AsyncIterator[None]:
     """Instances don't boot meanwhile, so that a wait for one is a long one."""
     bench.spec()  # tells of a driver that makes none
-    if bench.hooks.boot_held is None:
-        raise Skipped("needs the hook 'boot_held'")
-    async with bench.hooks.boot_held():
+    if bench.faults.boot_held is None:
+        raise Skipped("needs the fault 'boot-held'")
+    async with bench.faults.boot_held():
         yield
 
 

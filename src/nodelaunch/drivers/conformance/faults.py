@@ -26,7 +26,7 @@ Situation = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class CloudFaults:
     """All are optional; a context manager undoes what it did."""
 
     resources: Callable[[], Awaitable[Resources]] | None = None
@@ -37,13 +37,13 @@ class Hooks:
     """Instances made meanwhile boot only when it is left."""
     list_lags: Situation | None = None
     """Instances made meanwhile are listed by the cloud only when it is left."""
-    faults: Mapping[str, Situation] = field(default_factory=dict)
+    named: Mapping[str, Situation] = field(default_factory=dict)
     """Named ways in which the cloud fails meanwhile: some calls are refused, none hangs."""
     offers: Mapping[str, FaultOffer] = field(default_factory=dict)
     """What is known of these: which call fails, and with which kind of error."""
 
 
-async def hooks_of(driver: SupportsFaults) -> Hooks:
+async def faults_of(driver: SupportsFaults) -> CloudFaults:
     """Those that *driver* offers, which has to stay open meanwhile. Raises: DriverError."""
     offers = {offer.name: offer for offer in await driver.faults()}
 
@@ -52,12 +52,12 @@ async def hooks_of(driver: SupportsFaults) -> Hooks:
 
     special = (BOOT_HELD, FOREIGN_INSTANCE, LIST_LAGS)
     named = {name: offer for name, offer in offers.items() if name not in special}
-    return Hooks(
+    return CloudFaults(
         resources=driver.cloud_resources,
         foreign_instance=partial(_foreign, driver) if FOREIGN_INSTANCE in offers else None,
         boot_held=situation(BOOT_HELD),
         list_lags=situation(LIST_LAGS),
-        faults={name: partial(_set, driver, name) for name in named},
+        named={name: partial(_set, driver, name) for name in named},
         offers=named,
     )
 
