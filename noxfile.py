@@ -6,6 +6,7 @@ nox -s conformance  stores and drivers against their suites, and broken drivers 
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
                     NODELAUNCH_FUZZ_EXAMPLES=500 for more of what a hostile driver may say
+nox -s docs         the documentation as a site, in build/site, where every link has to lead somewhere
 nox -s crash        launchers killed at every point of every step; NODELAUNCH_CRASH=all for more real processes
 nox -s upstream     against released Zuul versions on a real ZooKeeper; their environments are kept in .nox
 nox -s openstack    against a real OpenStack control plane; NODELAUNCH_OPENSTACK_LAB names the folder of its scripts
@@ -42,6 +43,7 @@ nox.options.sessions = [
     "upstream",
     "nodepool",
     "browser",
+    "docs",
     "gates",
     "drills",
 ]
@@ -52,8 +54,8 @@ DRILL_SEED = "4"
 def lint(session: nox.Session) -> None:
     """Formatting and lint."""
     session.install("-e", ".[dev]")
-    session.run("ruff", "format", "--check", "src", "tests", "bench", "noxfile.py")
-    session.run("ruff", "check", "src", "tests", "bench", "noxfile.py")
+    session.run("ruff", "format", "--check", "src", "tests", "bench", "docs/hooks.py", "noxfile.py")
+    session.run("ruff", "check", "src", "tests", "bench", "docs/hooks.py", "noxfile.py")
 
 
 @nox.session
@@ -93,6 +95,14 @@ def browser(session: nox.Session) -> None:
     """The status page in Debian's Chromium; skips where that is not installed."""
     session.install("-e", ".[browser]")
     session.run("pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, into build/site; links, anchors and pages that lead nowhere fail it."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("pytest", "tests/site", *session.posargs)
 
 
 @nox.session

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 POINTER = re.compile(r"(?<![\w/.<>*{}-])(?:[a-z_]\w*/)*[a-z_]\w*\.py\b(?!\.in\b)")
-TOPS = ("src", "tests", "bench", "examples")
+TOPS = ("src", "tests", "bench", "examples", "docs")
 EXAMPLES = {"kept.py", "openstack/exceptions.py", "openstack/cloud/meta.py"}
 """Files of examples and of other projects."""
 
