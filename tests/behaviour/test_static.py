@@ -367,6 +367,21 @@ async def test_static_parallel_decrease(tmp_path: Path) -> None:
         await site.until(lambda: _slots(site) == [(HOST, 0)])
 
 
+async def test_nodes_of_a_request_are_spread_over_machines(tmp_path: Path) -> None:
+    """Two slots of one machine are given to one request only where no other machine is free."""
+    pair = [machine(name, "bare", f"on-{name[-1]}", max_parallel_jobs=2) for name in (HOST, OTHER_HOST)]
+    async with _lab(tmp_path, *pair, idle=4) as site:
+        for _ in range(3):
+            used = await _use(site, "bare", "bare")
+            assert {node.hostname for node in used} == {HOST, OTHER_HOST}
+            await site.until(lambda: len(site.idle) == 4)
+        mixed = await _use(site, "on-1", "bare")
+        assert [node.hostname for node in mixed] == [HOST, OTHER_HOST]
+        await site.until(lambda: len(site.idle) == 4)
+        everything = await _use(site, *["bare"] * 4)
+        assert sorted(node.hostname or "" for node in everything) == [HOST, HOST, OTHER_HOST, OTHER_HOST]
+
+
 async def test_static_node_update(tmp_path: Path) -> None:
     """Labels and kind of connection change in the record; another user or port is another machine."""
     async with _lab(tmp_path, machine(HOST, "bare"), machine(OTHER_HOST, "arm")) as site:

@@ -21,7 +21,15 @@ from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Limits
 from nodelaunch.protocol.records import Node, NodeRequest
-from nodelaunch.protocol.triage import Absentee, IdleNode, MachineView, PoolKey, PoolView, RegisteredPool, Tenant
+from nodelaunch.protocol.triage import (
+    Absentee,
+    IdleNode,
+    MachineView,
+    PoolKey,
+    PoolView,
+    RegisteredPool,
+    Tenant,
+)
 from nodelaunch.protocol.verdicts import Accept, Verdict
 
 if TYPE_CHECKING:
@@ -274,16 +282,18 @@ class PoolIdleNodes:
         candidates = merge(everybodys, *own, key=_ready_order) if any(own) else everybodys
         if not candidates:
             return ()
-        has_zones = self._pool.ctx.pool.zoning == "together"
+        ctx = self._pool.ctx
+        has_zones = ctx.pool.zoning == "together"
+        spreads = count > 1 and ctx.generation.inventory is not None
         found: list[IdleNode] = []
         in_zone: dict[str | None, int] = {}
         for seen in islice(candidates, MAX_LOOKED_AT + 4 * count):
             node = seen.record
             zone = node.az if has_zones else None
-            if in_zone.get(zone, 0) < count and self._can_be_had(node.id):
+            if (in_zone.get(zone, 0) < count or spreads) and self._can_be_had(node.id):
                 in_zone[zone] = in_zone.get(zone, 0) + 1
-                found.append(idle_node(seen, zone))
-                if not has_zones and len(found) == count:
+                found.append(idle_node(seen, zone, has_machine=spreads))
+                if not has_zones and not spreads and len(found) == count:
                     break
         return found
 
@@ -300,6 +310,7 @@ def _ready_order(seen: Seen[Node]) -> tuple[float, NodeId]:
     return (seen.record.state_time, seen.record.id)
 
 
-def idle_node(seen: Seen[Node], zone: str | None) -> IdleNode:
+def idle_node(seen: Seen[Node], zone: str | None, *, has_machine: bool = False) -> IdleNode:
     node = seen.record
-    return IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, zone)
+    machine = (node.hostname or node.interface_ip) if has_machine else None
+    return IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, zone, machine)

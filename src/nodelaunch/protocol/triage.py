@@ -8,6 +8,7 @@ Source of the rules: Nodepool 11's request algorithm, without its pool-wide paus
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -102,6 +103,8 @@ class IdleNode:
     usage: Usage = NOTHING
     ready_at: float = 0.0
     zone: str | None = None
+    machine: str | None = None
+    """Of a node that shares a machine with others: its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +265,7 @@ def _match(request: NodeRequest, pool: PoolView, idle: IdleNodes) -> tuple[list[
         return best
     # A label that is wanted n times in a request of n nodes never needs more than the first n nodes that have it.
     found = {node.id: node for label in set(request.node_types) for node in idle.first(label, len(request.node_types))}
-    fitting = sorted(found.values(), key=lambda node: (node.ready_at, node.id))
+    fitting = spread(sorted(found.values(), key=lambda node: (node.ready_at, node.id)))
     most = 0
     for zone in dict.fromkeys(node.zone for node in fitting):
         together = [node for node in fitting if node.zone in (zone, None)]
@@ -271,6 +274,21 @@ def _match(request: NodeRequest, pool: PoolView, idle: IdleNodes) -> tuple[list[
         if count > most:
             most, best = count, ([None if i is None else together[i].id for i in matched], zone)
     return best
+
+
+def spread(nodes: Sequence[IdleNode]) -> list[IdleNode]:
+    """*nodes* in an order in which the first ones are of as many machines as can be; else as they were."""
+    seen: Counter[str] = Counter()
+    ranked: list[tuple[int, IdleNode]] = []
+    for node in nodes:
+        rank = 0
+        if node.machine is not None:
+            rank = seen[node.machine]
+            seen[node.machine] += 1
+        ranked.append((rank, node))
+    if not seen:
+        return list(nodes)
+    return [node for _, node in sorted(ranked, key=lambda each: each[0])]
 
 
 def wait_for_absentee(request: NodeRequest, absent: Sequence[Absentee], now: float) -> Defer | None:
