@@ -67,5 +67,6 @@ def test_driver_reaches_just_the_level_it_is_listed_with(
     assert code == (0 if level > Level.NONE else 1)
     assert content["leftovers"] == []
     (kept,) = folder().iterdir()
-    assert json.loads(kept.read_text())["level"] == level.value
+    (outcome,) = json.loads(kept.read_text())["levels"].values()
+    assert outcome["level"] == level.value
     shutil.rmtree(tmp_path / "state")
