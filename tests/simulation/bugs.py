@@ -14,6 +14,7 @@ from unittest import mock
 
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.engine import deletion, handler, holding, launch, sweeper
+from nodelaunch.engine.attempts import Attempt
 from nodelaunch.engine.handler import RequestHandler
 from nodelaunch.engine.holding import HeldNode
 from nodelaunch.engine.minready import MinReady
@@ -262,9 +263,9 @@ def _free_too_early() -> AbstractContextManager[Any]:
 
 @_bug("a refusal for lack of quota counts as a failed launch", "nothing is declined without a reason")
 def _quota_fails() -> AbstractContextManager[Any]:
-    async def fail(self: Slots, slot: int, attempt: int) -> m.Event:
+    async def fail(self: Slots, slot: int, number: int, attempt: Attempt) -> m.Event:
         try:
-            return await attempt_(self, slot, attempt)
+            return await attempt_(self, slot, number, attempt)
         except QuotaExceededError as error:
             await self._give_up(slot, NodeState.FAILED)
             return m.NodeFailed(slot, str(error), is_final=True)
