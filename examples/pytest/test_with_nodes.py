@@ -2,7 +2,8 @@
 
     pytest --nodelaunch-config=/etc/nodepool/nodepool.yaml
 
-where a launcher with that configuration runs. Nodes are given back after each test, however it ends.
+where a launcher with that configuration runs. Tests that are coroutines need pytest-asyncio. Nodes are given back after
+each test, however it ends.
 """
 
 import pytest

@@ -204,11 +204,18 @@ class NodeClient:
     async def submit(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> RequestHandle:
         """Ask for one node of each of *labels*, in this order. The request lives as long as the store's session.
 
-        Raises: ValueError; TypeError for a text, which would be a list of its letters; StoreError.
+        Raises: ValueError; TypeError for an option that there is not, or of another type, and for a text as labels,
+        which would be a list of its letters; StoreError.
         """
         if isinstance(labels, str):
             raise TypeError(f"a list of labels is expected, as in [{labels!r}], not a text")
+        if unknown := sorted(options.keys() - RequestOptions.__annotations__.keys()):
+            known = ", ".join(RequestOptions.__annotations__)
+            raise TypeError(f"there is no option {', '.join(unknown)} of a request; there are: {known}")
         priority = options.get("priority", paths.CLIENT_PRIORITY)
+        for name in ("priority", "provider", "tenant", "requestor"):
+            if not isinstance(options.get(name), str | None):
+                raise TypeError(f"{name} of a request: a text is expected, not {options.get(name)!r}")
         if not labels or len(priority) != 3:
             raise ValueError("at least one label, and a priority of three characters, are needed")
         now = self._clock.now()

@@ -48,7 +48,7 @@ def check_files(
     return []
 
 
-def build_store(config: StoreConfig) -> Store:
+def build_store(config: StoreConfig, *, makes_chroot: bool = True) -> Store:
     """The store the configuration names: ZooKeeper, or the embedded one."""
     if not config.zookeeper_servers:
         return EmbeddedStore(config.embedded_store.path)
@@ -60,6 +60,7 @@ def build_store(config: StoreConfig) -> Store:
         identity=_identity(config.zookeeper_auth),
         acls=[Acl(entry.scheme, entry.id, entry.permissions) for entry in config.zookeeper_acl],
         session_timeout_s=config.zookeeper_timeout,
+        makes_chroot=makes_chroot,
     )
 
 
@@ -95,7 +96,7 @@ def no_session(store: Store, after_s: float) -> StoreUnavailableError:
 def build_client_store(config: StoreConfig) -> Store:
     """The same store from another process: where it is embedded, through the running launcher's socket."""
     if config.zookeeper_servers:
-        return build_store(config)
+        return build_store(config, makes_chroot=False)
     return SocketStore(socket_path(config))
 
 

@@ -40,8 +40,25 @@ def test_yaml_in_the_readme_is_the_minimal_example() -> None:
     assert load_config(ROOT / "examples" / "minimal.yaml").labels[0].name == "debian-12"
 
 
+def test_it_is_installed_as_the_readme_says(tmp_path: Path) -> None:
+    venv, install = (command.replace("/opt/nodelaunch", str(tmp_path / "venv")) for command in COMMANDS[2:4])
+    for command in (venv, install):
+        done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    program = str(tmp_path / "venv" / "bin" / "nodelaunch")
+    done = subprocess.run(
+        [program, "config", "check", "examples/openstack.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "needs a library" not in done.stdout + done.stderr
+
+
 def test_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    demo, test, check, serve, request, listing, explain = COMMANDS
+    demo, test, _venv, _install, check, serve, request, listing, explain = COMMANDS
     assert (demo, test) == ("./demo.sh", "./test.sh")
     assert "good; 1 labels" in finish(check, tmp_path)
     with run(serve, tmp_path) as serving:

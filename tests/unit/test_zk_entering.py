@@ -50,6 +50,6 @@ async def test_chroot_that_stays_away_is_told(store: ZooKeeperStore, monkeypatch
         raise RecordGoneError(path)
 
     monkeypatch.setattr(store._reader, "get", get)
-    with pytest.raises(StoreError, match="the chroot is missing"):
+    with pytest.raises(StoreError, match="the chroot is missing, and can't be created"):
         await store.__aenter__()
     assert store.session.is_stopped

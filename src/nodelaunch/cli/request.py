@@ -82,7 +82,7 @@ async def request(
         Parameter(help="Stop waiting for the nodes after this long.", metavar="SECONDS", validator=Number(gt=0)),
     ] = None,
     tenant: Annotated[str | None, Parameter(help="On whose behalf.", metavar="NAME")] = None,
-    provider: Annotated[str | None, Parameter(help="Only from this one.", metavar="NAME")] = None,
+    provider: Annotated[str | None, Parameter(help="From this one, as long as it is there.", metavar="NAME")] = None,
     priority: Annotated[
         str, Parameter(help="Three digits; smaller goes first.", metavar="NNN", validator=_three_characters)
     ] = CLIENT_PRIORITY,

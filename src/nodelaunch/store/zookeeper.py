@@ -80,7 +80,8 @@ class TlsFiles:
 class ZooKeeperStore:
     """The port's store. *servers*: host and port of each; one *chroot* for all, with or without a leading slash.
 
-    The chroot is made where it is missing, at each new session, so that a launcher outlives a wiped ZooKeeper.
+    The chroot is made where it is missing, at each new session, so that a launcher outlives a wiped ZooKeeper. For
+    one that *makes_chroot* is false for, its absence is an error: the name is wrong, or no launcher has worked there.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class ZooKeeperStore:
         identity: Identity | None = None,
         acls: Sequence[Acl] = (),
         session_timeout_s: float = 10.0,
+        makes_chroot: bool = True,
     ) -> None:
         """*acls*: of everything that is created; none: open to all, as Zuul and Nodepool create it."""
+        self._makes_chroot = makes_chroot
         self._acls = encode_acls(acls) if acls else OPEN_TO_ALL
         self._chroot = f"/{chroot.strip('/')}" if chroot.strip("/") else ""
         context = tls.context() if tls else None
@@ -123,7 +126,8 @@ class ZooKeeperStore:
             await self._see_chroot()
         except RecordGoneError:
             await self.session.stop()
-            raise StoreError(self._chroot, "the chroot is missing and can't be created") from None
+            why = "and can't be created" if self._makes_chroot else "so no launcher has worked there: check 'chroot'"
+            raise StoreError(self._chroot, f"the chroot is missing, {why}") from None
         except BaseException:
             await self.session.stop()
             raise
@@ -140,6 +144,8 @@ class ZooKeeperStore:
 
     def _make_chroot(self) -> None:
         """Sent before anything else: whatever follows on this connection finds the chroot."""
+        if not self._makes_chroot:
+            return
         parts = self._chroot.split("/")
         for count in range(2, len(parts) + 1):
             path = "/".join(parts[:count])
@@ -148,6 +154,8 @@ class ZooKeeperStore:
     def _on_chroot(self, path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
         if error == BROKEN:
             self._rooted_epoch = 0  # it may never have been received: the next connection of this session does it again
+        elif not error and path == self._chroot:
+            log.warning("zookeeper_chroot_made", chroot=path, detail="nobody had worked there; is it the one of Zuul?")
         elif error and error != NODE_EXISTS:
             log.error("zookeeper_chroot_refused", path=path, detail=store_error(error, path).detail)
 
