@@ -109,6 +109,19 @@ def test_commands_print_the_same_rows(site: Site, command: list[str]) -> None:
     assert [*ours[0]] == [*theirs.rows[0]]
 
 
+def await_list(port: int) -> None:
+    """Wait until who listens there, or soon will, has read all nodes."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if get(port, "/node-list", "text/plain")[1].count("\n") > 30:
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def ordered(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     """In the order of what is in them, without the ages."""
     kept = [{name: value for name, value in row.items() if name != "age"} for row in rows]
@@ -144,14 +157,8 @@ def test_lists_over_http_are_the_same(site: Site) -> None:
     launcher = site.launcher(config)
     serve = site.serve(site.config("ours", NOBODYS))
     ours = int(serve.await_log("http_listening")["port"])
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if get(port, "/node-list", "text/plain")[1].count("\n") > 30:
-                break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    await_list(port)
+    await_list(ours)
     one = "/node-list?node_id=0000000003"
     for path in ("/node-list", one, "/request-list", "/image-list", "/dib-image-list", "/label-list"):
         theirs_json = json.loads(get(port, path, "application/json")[1])
