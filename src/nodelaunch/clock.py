@@ -7,15 +7,14 @@ with them, comes from here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-uptime: Final[Callable[[], float]] = partial(time.clock_gettime, _BOOT_TIME)
-"""Seconds that only grow and, on Linux, count while the machine sleeps, too: a server does not wait for it."""
+def uptime() -> float:
+    """Seconds that only grow and, on Linux, count while the machine sleeps, too: a server does not wait for it."""
+    return time.clock_gettime(_BOOT_TIME)
 
 
 class Clock(Protocol):

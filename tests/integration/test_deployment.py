@@ -8,12 +8,14 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from nodelaunch.drivers import DriverRegistry
+from nodelaunch.engine.events import EventHub
 from nodelaunch.launcher import load_config
 from nodelaunch.web.app import make_app
 from support.commands import parsed
@@ -22,6 +24,7 @@ from support.process import run
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
 WRITTEN = {"/var/lib/nodelaunch", "/tmp"}
 """What the launcher writes to, besides nothing."""
@@ -71,7 +74,8 @@ def test_both_find_the_same_pods(deployment: dict[str, Any]) -> None:
 
 
 def test_probes_ask_for_paths_that_there_are(pod: dict[str, Any]) -> None:
-    paths = {route.path for route in make_app(None).routes}  # type: ignore[attr-defined, arg-type]
+    launcher = SimpleNamespace(events=EventHub())
+    paths = {route.path for route in make_app(launcher).routes}  # type: ignore[attr-defined, arg-type]
     (container,) = pod["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for probe in ("livenessProbe", "readinessProbe"):
@@ -184,7 +188,7 @@ def test_certificates_are_of_their_ca_for_their_names_and_nobody_else_reaches_th
 
 
 def test_page_names_files_that_there_are() -> None:
-    named = set(re.findall(r"deploy/[a-z]+\.[a-z]+", PAGE))
+    named = set(re.findall(r"deploy/[a-z-]+\.[a-z]+", PAGE + MONITORING))
     assert named >= {f"deploy/{path.name}" for path in DEPLOY.iterdir() if path.is_file()}
     assert all((ROOT / name).is_file() for name in named)
 
