@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,7 +83,10 @@ def documentation() -> Path:
                 pip = (str(commands / "python"), "-m", "pip", "download", "--quiet", "--no-deps")
                 _run_or_complain(*pip, "--no-binary", "nodepool", "--dest", fresh, f"nodepool=={VERSION}")
                 (archive,) = Path(fresh).iterdir()
-                shutil.unpack_archive(archive, fresh, filter="data")
+                with tarfile.open(archive) as opened:
+                    # Before 3.11.4 there is no filter. The archive is of the package index, by its name and version.
+                    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                    opened.extractall(fresh, **safely)
                 archive.unlink()
                 Path(fresh, f"nodepool-{VERSION}").rename(folder)
     return folder / "doc" / "source"
