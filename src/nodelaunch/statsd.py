@@ -16,12 +16,14 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import isfinite
 from typing import Final, Self
 
 import statsd
 
 from nodelaunch.engine.leaks import INSTANCE
+from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import (
     InsufficientCapacityError,
@@ -45,6 +47,7 @@ CHANGES_S: Final = 1.0
 ALL_S: Final = 10.0
 """Between two sendings of all gauges."""
 SHARE: Final = 50
+"""Counting takes one part in so many of the time at most."""
 ERRORS: Final = {
     QuotaExceededError.__name__: "error.quota",
     InsufficientCapacityError.__name__: "error.capacity",
@@ -100,7 +103,7 @@ class Statsd:
 
     async def __aenter__(self) -> Self:
         if self._client is not None:
-            self._task = asyncio.ensure_future(self._run(self._client))
+            self._task = asyncio.ensure_future(supervise("statsd", partial(self._run, self._client)))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -174,3 +174,19 @@ async def test_statsd_has_nodepools_names(tmp_path: Path) -> None:
         assert pipe.last("nodepool.label.big.nodes.building") == 0
         assert pipe.last("nodepool.provider.cloud.max_servers") == 10
         assert pipe.last("nodepool.provider.cloud.pool.main.addressable_requests") == 1
+
+
+async def test_statsd_goes_on_after_a_failure_and_costs_the_launcher_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path, min_ready=1) as site:
+        pipe, failures = Pipe(), [ValueError("no figure")]
+        gauge = pipe.gauge
+
+        def fail_once(name: str, value: float) -> None:
+            if failures:
+                raise failures.pop()
+            gauge(name, value)
+
+        pipe.gauge = fail_once  # type: ignore[method-assign]
+        async with Statsd(site.launcher, pipe):
+            await site.until(lambda: ("gauge", "nodepool.nodes.ready", 1) in pipe.sent)
+        assert not failures
