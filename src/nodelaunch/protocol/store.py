@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, Self
+from typing import Protocol, Self, final
 
 from msgspec import Struct
 
@@ -77,6 +77,7 @@ class Entry(Struct, frozen=True, gc=False, eq=False):
 # -- transactions ---------------------------------------------------------------------------------------------------
 
 
+@final
 class Create(Struct, frozen=True, gc=False):
     """Create *path*; its parent must exist. With *sequence* the store appends ten digits. Result: `Entry`."""
 
@@ -88,6 +89,7 @@ class Create(Struct, frozen=True, gc=False):
     """What *data* was made from; handed on in `Entry.record`. For a sequential create it lacks the id."""
 
 
+@final
 class Put(Struct, frozen=True, gc=False):
     """Replace the data of *path* if it is at *version*. Result: `Entry`."""
 
@@ -98,6 +100,7 @@ class Put(Struct, frozen=True, gc=False):
     """What *data* was made from; handed on in `Entry.record`."""
 
 
+@final
 class Delete(Struct, frozen=True, gc=False):
     """Delete *path*, which must have no children, if it is at *version*. Result: None."""
 
@@ -105,6 +108,7 @@ class Delete(Struct, frozen=True, gc=False):
     version: int = ANY_VERSION
 
 
+@final
 class Check(Struct, frozen=True, gc=False):
     """Let the transaction fail unless *path* exists and is at *version*. Result: None."""
 
@@ -112,6 +116,7 @@ class Check(Struct, frozen=True, gc=False):
     version: int = ANY_VERSION
 
 
+@final
 class TakeLock(Struct, frozen=True, gc=False):
     """Take the lock whose directory is *path* together with the rest of the transaction. Result: `Lock`.
 
@@ -125,6 +130,7 @@ class TakeLock(Struct, frozen=True, gc=False):
     identifier: bytes = b""
 
 
+@final
 class ReleaseLock(Struct, frozen=True, gc=False):
     """Give *lock* back together with the rest of the transaction. Result: None. No error if its contender is gone
     only by `Lock.release`; in a transaction a vanished contender fails it with `LockLostError`."""
@@ -200,6 +206,7 @@ class Session(Protocol):
         """Call *listener* on the event loop with every new state, in order."""
 
 
+@final
 class Changed(Struct, frozen=True, gc=False):
     """*entry* is there, new or with new data. ``old`` is what the tree had before."""
 
@@ -207,6 +214,7 @@ class Changed(Struct, frozen=True, gc=False):
     old: Entry | None
 
 
+@final
 class Removed(Struct, frozen=True, gc=False):
     """*entry*, in its last known form, is gone."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from nodelaunch.errors import StoreError
@@ -60,19 +60,17 @@ class Order:
     released: Collection[Lock] = ()
     contender: str = ""
     is_foreseen: bool = False
+    numbered: Sequence[str] = field(init=False, default=())
+    """Where it creates znodes that the server numbers, or whose number was foreseen: their paths without it. Nobody
+    foresees the number of a contender, whose path is used once."""
 
-    def numbered(self) -> Sequence[str]:
-        """Where it creates znodes that the server numbers, or whose number was foreseen: their paths without it.
-
-        Nobody foresees the number of a contender, whose path is used once.
-        """
+    def __post_init__(self) -> None:
         if self.is_foreseen:
-            return (self.path[:-DIGITS],)
-        found: Sequence[str] = ()
+            self.numbered = (self.path[:-DIGITS],)
+            return
         for op in self.ops:
-            if isinstance(op, Create) and op.sequence and op.path != self.contender:
-                found = (*found, op.path)
-        return found
+            if type(op) is Create and op.sequence and op.path != self.contender:
+                self.numbered = (*self.numbered, op.path)
 
     @property
     def path(self) -> str:
@@ -384,9 +382,9 @@ class Forest:
             return
         own, keys = self._own, write.keys
         for op in write.order.ops:
-            if isinstance(op, Delete):
+            if type(op) is Delete:
                 keys.append(DELETION + op.path)
-            elif not isinstance(op, Check):
+            elif type(op) is not Check:
                 keys.append(op.path)
         for key in keys:
             writes = own.get(key)
@@ -401,10 +399,12 @@ class Forest:
         own = self._own
         for key in write.keys:
             writes = own.get(key)
-            if writes is not None and write in writes:
+            if writes is None:
+                continue
+            if writes == [write]:
+                del own[key]
+            elif write in writes:
                 writes.remove(write)
-                if not writes:
-                    del own[key]
         if write.error is not None:
             self._read_for(write, [*write.swallowed, *write.numbered])
         elif write.numbered:
@@ -440,10 +440,11 @@ class Forest:
         """Tell the trees, then whoever waits for the write."""
         if self.grove.trees:
             if not write.is_found:
+                replaced = write.replaced
                 for op, entry in zip(write.order.ops, write.results, strict=False):
                     if entry is not None:
                         self.grove.put(entry)
-                    elif isinstance(op, Delete) and op is not write.replaced:
+                    elif type(op) is Delete and op is not replaced:
                         self.grove.drop(op.path)
             for step in write.extra:
                 self._tell(step)

@@ -76,15 +76,15 @@ class Locks:
         plain: list[PlainOp] = []
         released: list[Lock] = []
         for op in ops:
-            if isinstance(op, ReleaseLock):
+            if type(op) is ReleaseLock:
                 released.append(op.lock)
                 plain.append(Delete(op.lock.contender))
-            elif isinstance(op, TakeLock):
+            elif type(op) is TakeLock:
                 if op is not ops[0]:
                     raise ValueError(f"{op.path}: a lock is taken at the beginning of a transaction")
             else:
                 plain.append(op)
-        if ops and isinstance(ops[0], TakeLock):
+        if ops and type(ops[0]) is TakeLock:
             return await self._commit_taking(ops[0], plain, under, released)
         return list(await self._writer.write(plain, under, released=released)) if plain else []
 

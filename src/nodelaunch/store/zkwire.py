@@ -68,6 +68,9 @@ _MULTI_ITEM: Final = {
 }  # fmt: skip
 PERMISSIONS: Final = {"r": 1, "w": 2, "c": 4, "d": 8, "a": 16}
 _FLAGS: Final = [_INT.pack(flags) for flags in range(4)]
+LENGTHS: Final = 4096
+"""Lengths below this, which nearly all are, are encoded beforehand: a transaction has dozens."""
+_LENGTHS: Final = [_INT.pack(length) for length in range(LENGTHS)]
 _CONNECT = struct.Struct("!iqiqi16s?")
 _GREETING = struct.Struct("!iiqi")
 
@@ -121,29 +124,30 @@ def encode_add_watch(prefix: bytes, path: str) -> bytes:
     return _INT.pack(len(raw)) + raw + _INT.pack(PERSISTENT_RECURSIVE)
 
 
-def encode_op(prefix: bytes, op: PlainOp, acls: bytes = OPEN_TO_ALL) -> tuple[int, bytes]:
-    """Opcode and body of one create2, setData, delete or check; *acls*: encoded, of what is created."""
-    raw = prefix + op.path.encode()
-    if isinstance(op, Put):
-        data = op.data
-        return OP_SET, b"".join((_INT.pack(len(raw)), raw, _INT.pack(len(data)), data, _INT.pack(op.version)))
-    if isinstance(op, Create):
-        data = op.data
-        flags = _FLAGS[op.ephemeral | op.sequence << 1]
-        return OP_CREATE2, b"".join((_INT.pack(len(raw)), raw, _INT.pack(len(data)), data, acls, flags))
-    code = OP_DELETE if isinstance(op, Delete) else OP_CHECK
-    return code, _INT.pack(len(raw)) + raw + _INT.pack(op.version)
-
-
 def encode_write(prefix: bytes, ops: Sequence[PlainOp], acls: bytes = OPEN_TO_ALL) -> tuple[int, bytes]:
-    """Opcode and body of *ops*: of the operation itself where it is one, else of a transaction."""
-    if len(ops) == 1:
-        return encode_op(prefix, ops[0], acls)
-    parts = []
+    """Opcode and body of *ops*: of one create2, setData, delete or check, or of a transaction of several.
+
+    *acls*: encoded, of what is created.
+    """
+    parts: list[bytes] = []
+    code = OP_MULTI
     for op in ops:
-        code, body = encode_op(prefix, op, acls)
-        parts.append(_MULTI_ITEM[code])
-        parts.append(body)
+        raw = prefix + op.path.encode()
+        size = _LENGTHS[len(raw)] if len(raw) < LENGTHS else _INT.pack(len(raw))
+        if type(op) is Create or type(op) is Put:
+            data = op.data
+            data_size = _LENGTHS[len(data)] if len(data) < LENGTHS else _INT.pack(len(data))
+            if type(op) is Create:
+                code = OP_CREATE2
+                parts += (_MULTI_ITEM[code], size, raw, data_size, data, acls, _FLAGS[op.ephemeral | op.sequence << 1])
+            else:
+                code = OP_SET
+                parts += (_MULTI_ITEM[code], size, raw, data_size, data, _INT.pack(op.version))
+        else:
+            code = OP_DELETE if type(op) is Delete else OP_CHECK
+            parts += (_MULTI_ITEM[code], size, raw, _INT.pack(op.version))
+    if len(ops) == 1:
+        return code, b"".join(parts[1:])
     parts.append(_MULTI_END)
     return OP_MULTI, b"".join(parts)
 
@@ -213,9 +217,9 @@ def read_children(data: bytes, at: int) -> tuple[list[str], Stat, int]:
 def read_results(ops: Sequence[PlainOp], data: bytes, at: int, *, skip: int) -> list[Entry | None]:
     """The reply to one operation; *skip*: the length of the chroot, which paths begin with."""
     (op,) = ops
-    if isinstance(op, Put):
+    if type(op) is Put:
         return [Entry(op.path, op.data, read_stat(data, at), op.record)]
-    if isinstance(op, Create):
+    if type(op) is Create:
         (size,) = _INT.unpack_from(data, at)
         at += 4
         path = data[at : at + size].decode()[skip:]
@@ -235,10 +239,10 @@ def read_multi(
     for op in ops:
         kind, _, _ = _MULTI_HEADER.unpack_from(data, at)
         at += 9
-        if kind == OP_SET and isinstance(op, Put):
+        if kind == OP_SET and type(op) is Put:
             results.append(Entry(op.path, op.data, read_stat(data, at), op.record))
             at += 68
-        elif isinstance(op, Create) and kind != -1:
+        elif kind != -1 and type(op) is Create:
             (size,) = _INT.unpack_from(data, at)
             path = data[at + 4 : at + 4 + size].decode()[skip:]
             at += 4 + size

@@ -99,7 +99,7 @@ class Writer:
 
     def _send(self, write: OwnWrite) -> None:
         self._forest.expect(write)
-        for path in write.order.numbered():
+        for path in write.order.numbered:
             self._forest.numbers.begins(path, is_foreseen=write.order.is_foreseen)
         self._session.send(NAMES[write.order.code], write.order.code, write.order.body, self._on_reply, write)
 
@@ -123,16 +123,14 @@ class Writer:
         else:
             if write.order.released or write.order.contender:
                 self._done(write)
-        self._count(write)
+        if write.order.numbered:
+            self._count(write)
         self._forest.settle(write)
 
     def _count(self, write: OwnWrite) -> None:
         """What *write* created, or that it created nothing, tells of the numbers that come next."""
-        numbered = write.order.numbered()
-        if not numbered:
-            return
         made = [entry.path for entry in write.results if entry is not None]
-        for path in numbered:
+        for path in write.order.numbered:
             found = next((each for each in made if each[:-DIGITS] == path), None)
             if found is not None:
                 made.remove(found)

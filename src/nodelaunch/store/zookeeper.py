@@ -31,7 +31,7 @@ from nodelaunch.store.zkwire import (
     OPEN_TO_ALL,
     Acl,
     encode_acls,
-    encode_op,
+    encode_write,
     store_error,
 )
 from nodelaunch.store.zkwrites import Writer
@@ -149,7 +149,7 @@ class ZooKeeperStore:
         parts = self._chroot.split("/")
         for count in range(2, len(parts) + 1):
             path = "/".join(parts[:count])
-            self.session.send("create", OP_CREATE2, encode_op(b"", Create(path), self._acls)[1], self._on_chroot, path)
+            self.session.send("create", OP_CREATE2, encode_write(b"", [Create(path)], self._acls)[1], self._on_chroot, path)
 
     def _on_chroot(self, path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
         if error == BROKEN:

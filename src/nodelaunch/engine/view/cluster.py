@@ -61,9 +61,9 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
         gone."""
 
         def on_event(event: TreeEvent) -> None:
-            if isinstance(event, Changed):
+            if type(event) is Changed:
                 on_changed(event.entry)
-            elif isinstance(event, Removed):
+            elif type(event) is Removed:
                 on_removed(event.entry.path)
             else:
                 self._see_warmth()
