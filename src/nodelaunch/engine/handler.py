@@ -42,6 +42,8 @@ CLOSING_TIMEOUT_S = 30.0
 """How long locks may take to be given back when a handler breaks off."""
 MAX_CONFLICTS = 5
 """How often a request that others change under our lock is read again before it is let go of."""
+_WRITTEN = frozenset({m.Lock, m.Save, m.HandOver, m.Release, m.Unlock})
+"""The effects that are written to the store."""
 
 
 class RequestHandler:
@@ -200,13 +202,14 @@ class RequestHandler:
         """Perform *effects* in order; store effects that stand together in one transaction."""
         together: list[m.Effect] = []
         for effect in effects:
+            if type(effect) in _WRITTEN:
+                together.append(effect)
+                continue
             match effect:
-                case m.Lock() | m.Save() | m.HandOver() | m.Release() | m.Unlock():
-                    together.append(effect)
-                case m.Claim(slot, node_id):
-                    self._slots.claim(group, slot, node_id)
                 case m.Launch(slot, attempt):
                     self._slots.launch(group, slot, attempt)
+                case m.Claim(slot, node_id):
+                    self._slots.claim(group, slot, node_id)
                 case m.AwaitQuota(slot):
                     self._slots.await_room(group, slot)
                 case m.CancelLaunches():
@@ -310,9 +313,9 @@ class RequestHandler:
 
     def _closed(self, effects: list[m.Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, m.HandOver | m.Release):
+            if type(effect) is m.HandOver or type(effect) is m.Release:
                 self._slots.let_go(effect.node_ids)
-            if isinstance(effect, m.Unlock):
+            elif type(effect) is m.Unlock:
                 self._lock = None
                 self.post(m.Closed())
 

@@ -65,7 +65,7 @@ class PoolContext:
 
     @property
     def launching(self) -> Launching:
-        return self.generation.config.launching
+        return self.generation.launching
 
     @property
     def is_alone(self) -> bool:

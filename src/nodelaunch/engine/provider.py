@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.config.models import Launching, PoolConfig, ProviderConfig
 from nodelaunch.engine.breakers import ProviderBreakers, cause_of
 from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud, listed
 from nodelaunch.engine.events import EventHub
@@ -55,6 +55,8 @@ class Generation:
     users: int = 0
     upkeep: asyncio.Task[None] | None = None
     """The driver's own work, which goes on as long as it is used."""
+    launching: Launching = field(init=False)
+    """How nodes are launched. It is asked for several times a launch, and a configuration takes its time to say."""
     inventory: SupportsInventory | None = field(init=False)
     """The driver, if its machines exist already. This and the next are asked for once: the question is slow."""
     key_scanner: ScansHostKeys | None = field(init=False)
@@ -63,6 +65,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         driver = self.driver
+        self.launching = self.config.launching
         self.inventory = driver if isinstance(driver, SupportsInventory) else None
         self.key_scanner = driver if isinstance(driver, ScansHostKeys) else None
         self.fencing = driver if isinstance(driver, SupportsFencing) else None

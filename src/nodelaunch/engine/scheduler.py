@@ -257,7 +257,7 @@ class Scheduler:
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)
         pool.set_paused(is_full or provider.is_away or bool(pool.pauses))
-        provider.awaited.set(pool.ctx.pool.name, is_awaited=has_waiters or kept.awaits_provider(key))
+        provider.awaited.set(key[1], is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
             self._room_maker.make_room(pool, kept.first_need(key))
 

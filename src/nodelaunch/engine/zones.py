@@ -27,7 +27,8 @@ class Zones:
     ) -> None:
         """*reused*: where the ready nodes are that the request gets. *resumed*: where some were being launched.
         *may_probe*: whether a node has another attempt after one that failed, so that it loses nothing by a try."""
-        self._pool = pool
+        self._zoning = pool.zoning
+        self._own = pool.zones
         self._provider = provider
         self._may_probe = may_probe
         self._reused = reused
@@ -42,16 +43,16 @@ class Zones:
 
     @property
     def _all(self) -> Sequence[str]:
-        return self._pool.zones or self._provider.cloud.zones
+        return self._own or self._provider.cloud.zones
 
     def pick(self, slot: int) -> str | None:
         """Where the node of *slot* is to be launched; None: wherever the cloud likes."""
         picked = self._picked.get(slot)
         if picked is not None and picked not in self._avoided:
             return picked
-        if self._pool.zoning == "none":
+        if self._zoning == "none":
             zone = None
-        elif self._pool.zoning == "spread":
+        elif self._zoning == "spread":
             zone = self._spread(slot)
         else:
             zone = self._shared = self._shared or self._one_of(self._usable())
@@ -96,8 +97,8 @@ class Zones:
         """After a failed launch of *slot*: let the next one be somewhere else, unless that would part a node set that
         has to be together. Whether there is somewhere else that was not tried. *is_alone*: no other node exists yet."""
         failed = self._picked.get(slot)
-        is_bound = self._pool.zoning == "together" and (self._reused is not None or not is_alone)
-        if failed is not None and not self._pool.zones:
+        is_bound = self._zoning == "together" and (self._reused is not None or not is_alone)
+        if failed is not None and not self._own:
             self._provider.breakers.doubt_zones()
         if failed is None or is_bound:
             return False

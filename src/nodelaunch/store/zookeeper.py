@@ -149,7 +149,9 @@ class ZooKeeperStore:
         parts = self._chroot.split("/")
         for count in range(2, len(parts) + 1):
             path = "/".join(parts[:count])
-            self.session.send("create", OP_CREATE2, encode_write(b"", [Create(path)], self._acls)[1], self._on_chroot, path)
+            self.session.send(
+                "create", OP_CREATE2, encode_write(b"", [Create(path)], self._acls)[1], self._on_chroot, path
+            )
 
     def _on_chroot(self, path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
         if error == BROKEN:

@@ -59,7 +59,8 @@ class Sums(Generic[K]):
         sums = self._sums[key] if count else self._sums.setdefault(key, {})
         self._counts[key] = count + 1
         for name, amount in amounts.items():
-            sums[name] = round(sums.get(name, 0) + amount, _DIGITS)
+            total = sums.get(name, 0) + amount
+            sums[name] = total if type(total) is int else round(total, _DIGITS)
         self._cached.pop(key, None)
 
     def take_off(self, key: K, amounts: Amounts) -> None:
@@ -72,7 +73,8 @@ class Sums(Generic[K]):
         self._counts[key] = count
         sums = self._sums[key]
         for name, amount in amounts.items():
-            sums[name] = round(sums[name] - amount, _DIGITS)
+            total = sums[name] - amount
+            sums[name] = total if type(total) is int else round(total, _DIGITS)
 
 
 class NodeSums:
