@@ -52,6 +52,11 @@ def nodelaunch() -> Kind:
     return Kind("nodelaunch", (sys.executable, "-m", "nodelaunch", *_SERVE), _python_path())
 
 
+def with_metrics() -> Kind:
+    """nodelaunch as it runs by default, with its HTTP and what it counts for that. Its port is any free one."""
+    return Kind("metrics", (sys.executable, "-m", "nodelaunch", *_SERVE_HTTP), _python_path())
+
+
 def profiled(output: Path) -> Kind:
     """nodelaunch under cProfile, which is turned on and off by signals; see profiled.py."""
     return Kind("profiled", (sys.executable, "-m", "bench.profiled", str(output), *_SERVE), _python_path())
@@ -67,8 +72,11 @@ def nodepool() -> Kind:
     return Kind("nodepool", command, {"PYTHONPATH": ""}, is_nodepool=True)
 
 
-_SERVE = ("serve", "--fake-hosts", "--no-webapp", "-c", "{config}")
-KINDS: Mapping[str, Callable[[], Kind]] = {"nodelaunch": nodelaunch, "floor": floor, "nodepool": nodepool}
+_SERVE_HTTP = ("serve", "--fake-hosts", "-c", "{config}")
+_SERVE = (*_SERVE_HTTP, "--no-webapp")
+KINDS: Mapping[str, Callable[[], Kind]] = {
+    "nodelaunch": nodelaunch, "metrics": with_metrics, "floor": floor, "nodepool": nodepool,
+}  # fmt: skip
 
 
 def kind(text: str) -> Kind:
@@ -119,7 +127,8 @@ def config_of(setup: Setup, server: BenchServer, root: str, kind: Kind, number: 
     """The configuration of process *number*."""
     files = server.zookeeper.certificates.client
     names = [f"provider-{number}-{count}" for count in range(setup.pools)]
-    return {
+    webapp = {} if kind.is_nodepool else {"webapp": {"port": 0, "listen_address": "127.0.0.1"}}
+    return webapp | {
         "zookeeper-servers": [{"host": server.host, "port": server.tls_port, "chroot": root}],
         "zookeeper-tls": {"ca": files.ca, "cert": files.cert, "key": files.key},
         "labels": [{"name": LABEL}],

@@ -37,6 +37,7 @@ from nodelaunch.protocol.events import (
 )
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.store import SessionState
+from nodelaunch.tallies import Histogram, Tally
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 LONG_S: Final = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1800, 3600)
@@ -90,51 +91,40 @@ class _Counts:
 
     def __init__(self, registry: prom.CollectorRegistry) -> None:
         pool = ("provider", "pool")
-        self._requests = prom.Counter(
-            "nodelaunch_requests",
-            "Requests on which work ended, by outcome.",
-            (*pool, "outcome"),
-            registry=registry,
-        )
-        self._request_s = prom.Histogram(
+        self._request_s = Histogram(
             "nodelaunch_request_seconds",
             "From the making of a request until it is answered.",
             (*pool, "outcome"),
-            registry=registry,
-            buckets=LONG_S,
+            LONG_S,
+            total=("nodelaunch_requests", "Requests on which work ended, by outcome."),
         )
-        self._decisions = prom.Counter(
+        self._decisions = Tally(
             "nodelaunch_decisions",
             "Decisions on requests; those that are deferred or declined, by each reason.",
             (*pool, "decision", "reason"),
-            registry=registry,
         )
-        self._launch_s = prom.Histogram(
-            "nodelaunch_launch_seconds",
-            "Attempts to launch a node, by result.",
-            (*pool, "label", "result"),
-            registry=registry,
-            buckets=LONG_S,
+        self._launch_s = Histogram(
+            "nodelaunch_launch_seconds", "Attempts to launch a node, by result.", (*pool, "label", "result"), LONG_S
         )
-        self._stage_s = prom.Histogram(
+        self._stage_s = Histogram(
             "nodelaunch_launch_stage_seconds",
             "Stages of launches that succeeded: queue, quota, create, active, keys.",
             ("provider", "label", "stage"),
-            registry=registry,
-            buckets=LONG_S,
+            LONG_S,
         )
+        self._call_s = Histogram(
+            "nodelaunch_driver_call_seconds",
+            "Calls of drivers: create, wait, delete, refresh, list. Result ok, or the class of the error.",
+            ("provider", "call", "result"),
+            CALL_S,
+        )
+        for each in (self._request_s, self._decisions, self._launch_s, self._stage_s, self._call_s):
+            registry.register(each)
         self._failures = prom.Counter(
             "nodelaunch_launch_failures",
             "Attempts to launch a node that did not succeed, by class of the error.",
             (*pool, "error"),
             registry=registry,
-        )
-        self._call_s = prom.Histogram(
-            "nodelaunch_driver_call_seconds",
-            "Calls of drivers: create, wait, delete, refresh, list. Result ok, or the class of the error.",
-            ("provider", "call", "result"),
-            registry=registry,
-            buckets=CALL_S,
         )
         self._leaks = prom.Gauge(
             "nodelaunch_leaks",
@@ -170,24 +160,22 @@ class _Counts:
         """Kinds of leaks that were seen, by provider."""
 
     def request_ended(self, event: RequestEnded) -> None:
-        labels = (event.provider, event.pool, event.outcome)
-        self._requests.labels(*labels).inc()
-        self._request_s.labels(*labels).observe(event.age_s)
+        self._request_s.see((event.provider, event.pool, event.outcome), event.age_s)
 
     def decided(self, event: RequestDecided) -> None:
         for reason in {type(reason).__name__ for reason in event.reasons} or {""}:
-            self._decisions.labels(event.provider, event.pool, event.decision, reason).inc()
+            self._decisions.count((event.provider, event.pool, event.decision, reason))
 
     def launch_ended(self, event: LaunchEnded) -> None:
-        self._launch_s.labels(event.provider, event.pool, event.label, event.result).observe(event.took_s)
+        self._launch_s.see((event.provider, event.pool, event.label, event.result), event.took_s)
         if event.result == "ready":
             for stage, took_s in event.stages:
-                self._stage_s.labels(event.provider, event.label, stage).observe(took_s)
+                self._stage_s.see((event.provider, event.label, stage), took_s)
         elif event.error is not None:
             self._failures.labels(event.provider, event.pool, event.error).inc()
 
     def called(self, event: DriverCalled) -> None:
-        self._call_s.labels(event.provider, event.call, event.error or "ok").observe(event.took_s)
+        self._call_s.see((event.provider, event.call, event.error or "ok"), event.took_s)
 
     def leaks_seen(self, event: LeaksSeen) -> None:
         found, known = dict(event.kinds), self._kinds.setdefault(event.provider, set())

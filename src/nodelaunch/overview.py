@@ -103,9 +103,13 @@ class Overview:
             self._stops.pop()()
 
     def _launch_ended(self, event: LaunchEnded) -> None:
-        if event.result != "ready" or (event.label not in self._launches and len(self._launches) >= LABELS_KEPT):
+        if event.result != "ready":
             return
-        launches = self._launches.setdefault(event.label, _Launches())
+        launches = self._launches.get(event.label)
+        if launches is None:
+            if len(self._launches) >= LABELS_KEPT:
+                return
+            launches = self._launches[event.label] = _Launches()
         stages = dict(event.stages)
         launches.total_s.append(sum(stages.values()))
         launches.stages.append(stages)

@@ -125,7 +125,7 @@ class EventHub:
 class _Call(AbstractContextManager[None]):
     """One call of a driver that is told of."""
 
-    __slots__ = ("_began", "_call", "_hub", "_provider")
+    __slots__ = ("_began", "_call", "_hub", "_provider", "_time")
 
     def __init__(self, hub: EventHub, provider: str, call: str) -> None:
         self._hub = hub
@@ -133,10 +133,11 @@ class _Call(AbstractContextManager[None]):
         self._call = call
 
     def __enter__(self) -> None:
-        self._began = asyncio.get_running_loop().time()
+        self._time = asyncio.get_running_loop().time
+        self._began = self._time()
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        took_s = asyncio.get_running_loop().time() - self._began
+        took_s = self._time() - self._began
         error = None if kind is None else kind.__name__
         self._hub.emit(DriverCalled(self._hub.now(), self._provider, self._call, error, took_s))
 

@@ -7,8 +7,10 @@ belong here: who is told (engine/events.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.verdicts import Reason
@@ -17,8 +19,7 @@ Stage = tuple[str, float]
 """Name of a stage of a launch, and how long it took, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something that happened, ``at`` that time."""
 
     NAME: ClassVar[str] = ""
@@ -38,8 +39,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-@dataclass(frozen=True, slots=True)
-class RequestChanged(Event):
+class RequestChanged(Event, frozen=True):
     """A node request came, changed its state, or went; whoever changed it."""
 
     NAME: ClassVar[str] = "request_changed"
@@ -52,8 +52,7 @@ class RequestChanged(Event):
     requestor: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestDecided(Event):
+class RequestDecided(Event, frozen=True):
     """A pool of this launcher decided on a request, for other kinds of reasons than before.
 
     ``decision``: ``accepted``, ``deferred`` or ``declined``.
@@ -67,8 +66,7 @@ class RequestDecided(Event):
     reasons: tuple[Reason, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestNoted(Event):
+class RequestNoted(Event, frozen=True):
     """A cloud did something to a request that is worked on, which ``what`` says in words."""
 
     NAME: ClassVar[str] = "request_noted"
@@ -78,8 +76,7 @@ class RequestNoted(Event):
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEnded(Event):
+class RequestEnded(Event, frozen=True):
     """This launcher's work on a request ended.
 
     ``outcome``: ``fulfilled``, ``declined``, ``handed_back``, ``gone`` or ``lost``. ``took_s``: since the launcher
@@ -101,8 +98,7 @@ class RequestEnded(Event):
     age_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class NodeChanged(Event):
+class NodeChanged(Event, frozen=True):
     """A node came, changed its state, or went; whoever changed it."""
 
     NAME: ClassVar[str] = "node_changed"
@@ -118,8 +114,7 @@ class NodeChanged(Event):
     """The request that has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchEnded(Event):
+class LaunchEnded(Event, frozen=True):
     """One attempt to launch a node ended.
 
     ``result``: ``ready``; ``failed``; ``aborted`` where the cloud had no room; ``cancelled`` where nobody wants
@@ -147,8 +142,7 @@ class LaunchEnded(Event):
     stages: tuple[Stage, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DriverCalled(Event):
+class DriverCalled(Event, frozen=True):
     """A driver was asked for something. ``call``: ``create``, ``wait``, ``delete``, ``refresh`` or ``list``."""
 
     NAME: ClassVar[str] = "driver_called"
@@ -159,8 +153,7 @@ class DriverCalled(Event):
     took_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class LeaksSeen(Event):
+class LeaksSeen(Event, frozen=True):
     """A provider was searched for what belongs to no node: how many of each kind there were."""
 
     NAME: ClassVar[str] = "leaks_seen"
@@ -168,8 +161,7 @@ class LeaksSeen(Event):
     kinds: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LeakDeleted(Event):
+class LeakDeleted(Event, frozen=True):
     """Something that belonged to no node was deleted."""
 
     NAME: ClassVar[str] = "leak_deleted"
@@ -178,8 +170,7 @@ class LeakDeleted(Event):
     external_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged(Event):
+class BreakerChanged(Event, frozen=True):
     """Something is not tried any more because it failed again and again, or is tried again."""
 
     NAME: ClassVar[str] = "breaker_changed"
@@ -189,8 +180,7 @@ class BreakerChanged(Event):
     detail: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationRead(Event):
+class ConfigurationRead(Event, frozen=True):
     """The configuration was read again. ``is_in_force``: whether it had no errors."""
 
     NAME: ClassVar[str] = "configuration_read"
@@ -198,8 +188,7 @@ class ConfigurationRead(Event):
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionChanged(Event):
+class SessionChanged(Event, frozen=True):
     """The session with the store is in another state: ``connected``, ``suspended``, ``doubtful`` or ``lost``."""
 
     NAME: ClassVar[str] = "session_changed"

@@ -29,6 +29,11 @@ class TokenFile:
         self._path = path
         self._trouble: str | None = None
 
+    @property
+    def are_given(self) -> bool:
+        """Whether somebody may do something."""
+        return self._path is not None
+
     async def admit(self, authorization: str) -> None:
         """Return if *authorization*, a request's header, shows a token. Raises: Problem."""
         if self._path is None:
