@@ -318,7 +318,8 @@ class Launcher:
     def _on_providers_changed(self, started: Collection[str]) -> None:
         """Providers or pools came or went: tell the other launchers, and clean up for those that started."""
         parts = self._open_parts()
-        parts.herald.tell(pools=tuple(pool.ctx.pool_id for pool in self.pools.values()))
+        pools = tuple(pool.ctx.pool_id for pool in self.pools.values())
+        parts.herald.tell(pools=pools, providers=self._providers.at_work)
         for name in started:
             parts.sweeper.provider_started(name)
 

@@ -82,6 +82,11 @@ class ProviderService:
     def name(self) -> str:
         return self.config.name
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether nodes may be created: also while pools that were taken out finish what they accepted."""
+        return bool(self.pools or self._draining)
+
     # -- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -189,9 +194,13 @@ class ProviderService:
             await pool.drain(grace_s)
             await self._forget(name)
 
+        def drained(task: asyncio.Task[None]) -> None:
+            self._draining.discard(task)
+            self._site.changed()
+
         task = asyncio.ensure_future(drain())
         self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        task.add_done_callback(drained)
 
     async def _forget(self, pool: str) -> None:
         """A pool that was taken out on purpose is not waited for, unless another launcher has it too."""
