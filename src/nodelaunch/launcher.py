@@ -273,7 +273,7 @@ class Launcher:
         expected.begin_grace()
         site = self._make_site(view, herald.id, expected.may_decline)
         offered = OfferedLabels(self.config.providers, view, site.memory)
-        reporter = Reporter(herald.id, view, self._clock, site.scheduler, self.pools)
+        reporter = Reporter(herald.id, view, self._clock, site.scheduler, self.pools, self.providers)
         reporter.config_loaded(config_digest(self.config))
         ages = AgeLimits.configured(self.config)
         return _Parts(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.fates import fate
 from nodelaunch.cli.session import AsJson, Given
-from nodelaunch.engine.questions import Answers, ask
+from nodelaunch.engine.questions import Answers, ask, ask_reports
+from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.listing import zuul_facts
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
-from nodelaunch.protocol.states import NodeState
 
 FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
 """What is shown of a request, besides, where it is known."""
@@ -39,17 +40,19 @@ async def explain(
         request_id = RequestId(target)
         if not is_request_id(target):
             node = view.node(target)
-            about, lines = _about_node(view, node) if node is not None else _about_label(view, target)
+            processes = [seen.record.id for seen in view.presences.values()]
+            reports = await ask_reports(store, processes) if processes else []
+            about, lines = _about_node(view, node, reports) if node is not None else _about_label(view, target)
             if node is None or not node.allocated_to:
                 _print(about, lines, as_json=as_json)
                 return 0 if about else 1
             if not as_json:
                 say("\n".join(lines))
             request_id = node.allocated_to
-        processes = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
-        answers = await ask(store, request_id, list(processes))
+        names = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
+        answers = await ask(store, request_id, list(names))
         found = explanation(request_id, view, answers)
-    silent = [f"{processes[process]} ({process})" for process in answers.silent]
+    silent = [f"{names[process]} ({process})" for process in answers.silent]
     _print({**found, "silent": silent}, _lines(found, silent), as_json=as_json)
     is_known = found["request"] is not None or any(pool["status"] != "not known" for pool in found["pools"])
     return 0 if is_known else 1
@@ -62,13 +65,14 @@ def _print(about: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
         say("\n".join(lines))
 
 
-def _about_node(view: ClusterView, node: Node) -> tuple[dict[str, Any], list[str]]:
+def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> tuple[dict[str, Any], list[str]]:
     """Where a node stands, and what for."""
     age_s = max(0, round(time.time() - node.state_time))
     about = {
         "id": node.id, "state": node.state.value, "state_age_s": age_s, "provider": node.provider, "pool": node.pool,
         "labels": list(node.type), "server_id": node.external_id, "allocated_to": node.allocated_to,
         "locked": view.is_node_locked(node.id), "comment": node.comment, "hold_job": node.hold_job,
+        "fate": fate(view, node, reports),
     }  # fmt: skip
     lines = [
         f"node {node.id}",
@@ -76,17 +80,10 @@ def _about_node(view: ClusterView, node: Node) -> tuple[dict[str, Any], list[str
         f"  provider: {node.provider}, pool: {node.pool}, instance: {node.external_id or 'none'}",
     ]
     lines += [f"  {name}: {about[name]}" for name in ("comment", "hold_job") if about[name]]
-    lines.append(f"  {_PURPOSES[node.state]}" if not node.allocated_to else f"  for request {node.allocated_to}:")
+    lines += [f"  {line}" for line in about["fate"]]
+    if node.allocated_to:
+        lines.append(f"  for request {node.allocated_to}:")
     return about, lines
-
-
-_PURPOSES = {
-    **dict.fromkeys(NodeState, "it is for no request"),
-    NodeState.READY: "it is idle: the next request that it fits gets it",
-    NodeState.HOLD: "it is held: nobody gets it, and nobody deletes it before the hold ends",
-    NodeState.USED: "it is deleted as soon as nobody has its lock",
-    NodeState.DELETING: "it is being deleted",
-}
 
 
 def _about_label(view: ClusterView, label: str) -> tuple[dict[str, Any], list[str]]:

@@ -6,7 +6,7 @@ troubles. What does *not* belong here: the state of the whole cluster (status.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
@@ -78,6 +78,8 @@ class LauncherReport:
     """Seconds since 1970."""
     config: ConfigInForce | None = None
     pools: tuple[PoolReport, ...] = ()
+    providers: tuple[str, ...] = ()
+    """Those whose nodes it deletes: also such as were taken out and have nodes left."""
     waiting: tuple[WaitingRequest, ...] = ()
     """The first `MOST_WAITING` requests that wait."""
     troubles: tuple[Trouble, ...] = ()
@@ -99,8 +101,15 @@ class Reporter:
     """Reports on one launcher. *own_id*: under which it is present."""
 
     def __init__(
-        self, own_id: str, view: ClusterView, clock: Clock, scheduler: Scheduler, pools: Mapping[PoolKey, Pool]
+        self,
+        own_id: str,
+        view: ClusterView,
+        clock: Clock,
+        scheduler: Scheduler,
+        pools: Mapping[PoolKey, Pool],
+        providers: Iterable[str] = (),
     ) -> None:
+        """*pools* and *providers*: as of now, whenever they are asked for."""
         self.config: ConfigInForce | None = None
         self.config_path: str | None = None
         """Where the configuration is read from; for whoever knows to say."""
@@ -109,6 +118,7 @@ class Reporter:
         self._clock = clock
         self._scheduler = scheduler
         self._pools = pools
+        self._providers = providers
         self._started_at = clock.now()
 
     def config_loaded(self, digest: str) -> None:
@@ -125,6 +135,7 @@ class Reporter:
             started_at=self._started_at,
             config=config,
             pools=tuple(self._pool(pool) for _, pool in sorted(self._pools.items())),
+            providers=tuple(sorted(self._providers)),
             waiting=tuple(self._waiting()),
             troubles=tuple(reversed(self._scheduler.history.troubles)),
         )
