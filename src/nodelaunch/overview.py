@@ -132,6 +132,7 @@ class Overview:
             launches={label: launches.times(label) for label, launches in self._launches.items()},
         )
         glance.notices += [("error", f"configuration: {problem}") for problem in self._config_problems]
+        glance.notices += [("warning", remark) for remark in launcher.config_standing.remarks()]
         if launcher.is_open:
             view = launcher.view
             paused = dict.fromkeys(str(pause) for pauses in launcher.pauses.values() for pause in pauses)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from nodelaunch.engine import slots
@@ -21,6 +22,11 @@ from nodelaunch.protocol.states import RequestState
 from support.launchers import Running, at_work, running, written
 
 pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture(autouse=True)
+def _all_is_logged() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
 
 
 class Gate:

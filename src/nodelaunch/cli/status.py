@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
+from nodelaunch.config.standing import remarks
 from nodelaunch.listing import age_text
 from nodelaunch.status import LauncherStatus, PoolStatus, Status, ask_status
 
@@ -28,6 +29,7 @@ async def status(*, as_json: AsJson = False, session: Given) -> None:
 def in_words(found: Status) -> list[str]:
     """Lines for a terminal or a file."""
     lines = _table(LAUNCHERS, [_launcher(each, found.at) for each in found.launchers]) or ["no launcher runs"]
+    lines += [f"{each.hostname} ({each.id}): {text}" for each in found.launchers for text in _remarks(each)]
     lines += ["", *(_table(POOLS, [_pool(each) for each in found.pools]) or ["no pool is known"])]
     if found.pauses:
         lines += ["", *(pause.text for pause in found.pauses)]
@@ -67,6 +69,11 @@ def _launcher(each: LauncherStatus, now: float) -> list[str]:
         f"{config.path or 'not from a file'} ({config.digest})" if config is not None else "",
         age_text(now - config.loaded_at) if config is not None else "",
     ]
+
+
+def _remarks(each: LauncherStatus) -> list[str]:
+    config = each.config
+    return remarks(config.restart_needed) if config is not None else []
 
 
 def _pool(each: PoolStatus) -> list[str]:

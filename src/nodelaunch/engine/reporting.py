@@ -13,6 +13,7 @@ from heapq import nsmallest
 import msgspec
 
 from nodelaunch.clock import Clock
+from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.engine.history import Trouble
 from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.scheduler import Scheduler
@@ -67,6 +68,8 @@ class ConfigInForce:
     """Seconds since 1970."""
     path: str | None = None
     """None: it is not from a file, or the launcher is part of another program."""
+    restart_needed: tuple[str, ...] = ()
+    """Keys of it that take effect at the next start: the process began with something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class Reporter:
         clock: Clock,
         scheduler: Scheduler,
         pools: Mapping[PoolKey, Pool],
-        providers: Iterable[str] = (),
+        providers: Iterable[str],
+        standing: ConfigStanding,
     ) -> None:
         """*pools* and *providers*: as of now, whenever they are asked for."""
         self.config: ConfigInForce | None = None
@@ -119,6 +123,7 @@ class Reporter:
         self._scheduler = scheduler
         self._pools = pools
         self._providers = providers
+        self._standing = standing
         self._started_at = clock.now()
 
     def config_loaded(self, digest: str) -> None:
@@ -129,7 +134,8 @@ class Reporter:
         """As of now."""
         config = self.config
         if config is not None:
-            config = ConfigInForce(config.digest, config.loaded_at, self.config_path)
+            standing = self._standing
+            config = ConfigInForce(config.digest, config.loaded_at, self.config_path, standing.restart_needed)
         return LauncherReport(
             id=self._own_id,
             started_at=self._started_at,
