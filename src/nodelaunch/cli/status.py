@@ -73,7 +73,7 @@ def _launcher(each: LauncherStatus, now: float) -> list[str]:
 
 def _remarks(each: LauncherStatus) -> list[str]:
     config = each.config
-    return remarks(config.restart_needed) if config is not None else []
+    return remarks(config.restart_needed, config.problems, config.refused_at) if config is not None else []
 
 
 def _pool(each: PoolStatus) -> list[str]:

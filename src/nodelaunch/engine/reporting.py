@@ -70,6 +70,10 @@ class ConfigInForce:
     """None: it is not from a file, or the launcher is part of another program."""
     restart_needed: tuple[str, ...] = ()
     """Keys of it that take effect at the next start: the process began with something else."""
+    refused_at: float | None = None
+    """When the files were read that are not in force, as they have errors; None: they are in force."""
+    problems: tuple[str, ...] = ()
+    """The first of these errors, each with file, line and column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,14 @@ class Reporter:
         config = self.config
         if config is not None:
             standing = self._standing
-            config = ConfigInForce(config.digest, config.loaded_at, self.config_path, standing.restart_needed)
+            config = ConfigInForce(
+                config.digest,
+                config.loaded_at,
+                self.config_path,
+                standing.restart_needed,
+                standing.refused_at,
+                standing.problems,
+            )
         return LauncherReport(
             id=self._own_id,
             started_at=self._started_at,

@@ -1,4 +1,4 @@
-"""What is configured and takes a restart is told of until it is done, or taken back."""
+"""What is in force is not what is configured: told until that is mended, by a restart or a file that is right."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nodelaunch.config.models import Config
 from nodelaunch.launcher import load_config
 from nodelaunch.metrics import Metrics
 from nodelaunch.overview import Overview
+from nodelaunch.reloading import ConfigReloader
 from nodelaunch.status import ask_status
 from support.launchers import CONFIG, Running, running, written
 
@@ -62,3 +63,25 @@ async def test_restart_is_needed_until_what_the_process_began_with_is_configured
 
 def written_config(folder: Path, config: str, **values: object) -> Config:
     return load_config(written(folder, config, **values))
+
+
+async def test_refused_files_are_told_of_until_they_are_right(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        page = Overview(site.launcher)
+        path = written(tmp_path)
+        reloader = ConfigReloader(site.launcher, path)
+        good = path.read_text()
+        path.write_text(good + "labels: [\n")
+        assert not await reloader.reload()
+        (launcher,) = (await ask_status(site.client.store, site.view, 0.0)).launchers
+        assert launcher.config is not None
+        (problem,) = launcher.config.problems
+        assert problem.startswith(f"{path}:{len(good.splitlines()) + 2}:")
+        said = site.launcher.config_standing.remarks()
+        assert said[0].startswith("an older configuration is in force: the files were refused at 2023-11-14 ")
+        assert said[1:] == [f"refused: {problem}"]
+        assert [("error", remark) for remark in said] == page.take().notices
+        path.write_text(good)
+        assert await reloader.reload()
+        assert page.take().notices == []
+        page.close()
