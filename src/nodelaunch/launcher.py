@@ -321,6 +321,7 @@ class Launcher:
             open_driver=self._open_driver,
             new_pool_id=lambda provider, pool: f"{self.hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
             changed=self._providers.refresh,
+            drained=lambda: self._open_parts().sweeper.sweep_soon(),  # noqa: PLW0108  there is none yet
             events=self.events,
         )
 

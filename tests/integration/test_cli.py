@@ -331,4 +331,4 @@ def test_plan_names_the_nodes_that_a_running_launcher_would_delete(site: Site) -
     new.write_text(new.read_text().replace("pools: [{name: main", "pools: [{name: other"))
     done = run("config", "plan", str(new), "-c", str(site.config))
     assert done.returncode == 0, done.stderr
-    assert "(cloud/main, small, ready) is deleted: its pool does not offer its label any more" in done.stdout
+    assert "(cloud/main, small, ready) is deleted: its pool is not configured any more" in done.stdout

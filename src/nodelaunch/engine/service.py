@@ -55,6 +55,8 @@ class Site:
     """Of provider and pool."""
     changed: Callable[[], None]
     """Told when pools came or went."""
+    drained: Callable[[], None]
+    """Told when a pool that was taken out has ended: nobody may hand out its nodes any more."""
     events: EventHub
 
 
@@ -197,6 +199,7 @@ class ProviderService:
         def drained(task: asyncio.Task[None]) -> None:
             self._draining.discard(task)
             self._site.changed()
+            self._site.drained()
 
         task = asyncio.ensure_future(drain())
         self._draining.add(task)
