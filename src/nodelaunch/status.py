@@ -79,8 +79,9 @@ class PoolStatus:
     launchers: tuple[str, ...] = ()
     """Host names of those that have it registered."""
     state: str = "running"
-    """``paused`` or ``draining`` where an operator said so; ``away`` where no launcher has it registered; ``down``
-    where a launcher's provider does not answer; ``full`` where requests wait for room."""
+    """``paused`` or ``draining`` where an operator said so; ``off`` where ``max-concurrency`` is 0; ``away`` where no
+    launcher has it registered; ``down`` where a launcher's provider does not answer; ``full`` where requests wait for
+    room."""
     nodes: Mapping[str, int] = field(default_factory=dict)
     """How many there are in each state."""
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -225,7 +226,9 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
         down = next((report.down for report in said if report.down is not None), None)
         state = _word(pauses)
         if not state and numbers and all(peers[number].is_stopped for number in numbers):
-            state = "paused"
+            state = "draining" if view.is_draining(*key) else "paused"
+        if not state and said and not any(report.takes_requests for report in said):
+            state = "off"
         if not state:
             is_full = bool(numbers) and all(peers[number].is_paused for number in numbers)
             state = "away" if not numbers else "down" if down is not None else "full" if is_full else "running"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
-from nodelaunch.cli.fates import fate
+from nodelaunch.cli.fates import fate, pauses_of
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.questions import Answers, ask, ask_reports
 from nodelaunch.engine.reporting import LauncherReport
@@ -18,6 +18,7 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.listing import zuul_facts
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
+from nodelaunch.status import PoolStatus, collect
 
 FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
 """What is shown of a request, besides, where it is known."""
@@ -42,7 +43,7 @@ async def explain(
             node = view.node(target)
             processes = [seen.record.id for seen in view.presences.values()]
             reports = await ask_reports(store, processes) if processes else []
-            about, lines = _about_node(view, node, reports) if node is not None else _about_label(view, target)
+            about, lines = _about_node(view, node, reports) if node is not None else _about_label(view, target, reports)
             if node is None or not node.allocated_to:
                 _print(about, lines, as_json=as_json)
                 return 0 if about else 1
@@ -86,23 +87,41 @@ def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherRepor
     return about, lines
 
 
-def _about_label(view: ClusterView, label: str) -> tuple[dict[str, Any], list[str]]:
+def _about_label(
+    view: ClusterView, label: str, reports: Collection[LauncherReport]
+) -> tuple[dict[str, Any], list[str]]:
     """Who offers a label, and how many nodes there are of it; nothing where nobody knows of it."""
-    pools = [seen.record for seen in view.pools.values() if label in seen.record.supported_labels]
+    pools = [pool for pool in collect(view, reports, time.time()).pools if label in pool.labels]
     states = Counter(seen.record.state.value for seen in view.nodes.values() if label in seen.record.type)
     asking = [seen.record for seen in view.requests.values() if label in seen.record.node_types]
     if not pools and not states and not asking:
         return {}, [f"{label}: no request, node or registered pool has this id or label"]
-    offered = [f"{pool.provider_name}/{pool.name}{' (paused)' if pool.paused else ''}" for pool in pools]
+    offered = [f"{_name(pool)}{'' if pool.state == 'running' else f' ({pool.state})'}" for pool in pools]
     requests = Counter(request.state.value for request in asking)
     about = {"label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests)}
     lines = [
         f"label {label}",
         f"  offered by: {', '.join(offered) or 'no registered pool'}",
+        *(f"    {_name(pool)}: {reason}" for pool in pools for reason in _why_not(view, pool)),
         f"  nodes: {_counted(states)}",
         f"  requests: {_counted(requests)}",
     ]
     return about, lines
+
+
+def _name(pool: PoolStatus) -> str:
+    return f"{pool.provider}/{pool.pool}"
+
+
+def _why_not(view: ClusterView, pool: PoolStatus) -> list[str]:
+    """Why a pool takes no requests just now."""
+    if pool.state in ("paused", "draining"):
+        return pauses_of(view, pool.provider, pool.pool)
+    if pool.down is not None:
+        return [pool.down]
+    return {"full": ["requests wait there for room"], "off": ["max-concurrency of its provider is 0"]}.get(
+        pool.state, []
+    )
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -28,7 +28,9 @@ def fate(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> 
     if node.is_idle and not view.is_node_locked(node.id):
         return [*_idle(view, node, pools, deleters), *_nobody(node, deleters)]
     lines = [] if node.allocated_to else [PURPOSES[node.state]]
-    lines += [f"its pool takes no new requests: {pause}" for pause in _pauses(view, node, pools)]
+    lines += [
+        f"its pool takes no new requests: {pause}" for pause in pauses_of(view, node.provider or "", node.pool or "")
+    ]
     if not pools and deleters:
         lines.append(f"no launcher serves its pool now; {', '.join(deleters)} deletes it when nobody has it any more")
     return [*lines, *_nobody(node, deleters)]
@@ -36,7 +38,7 @@ def fate(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> 
 
 def _idle(view: ClusterView, node: Node, pools: Collection[PoolRegistration], deleters: Collection[str]) -> list[str]:
     """What becomes of a node that is to be had."""
-    pauses = _pauses(view, node, pools)
+    pauses = pauses_of(view, node.provider or "", node.pool or "")
     if view.is_draining(node.provider or "", node.pool or ""):
         return [f"it is deleted, as its pool is drained: {'; '.join(pauses)}"]
     if pools and not any(set(node.type) & set(pool.supported_labels) for pool in pools):
@@ -63,17 +65,18 @@ def _is_pool_of(node: Node, pool: PoolRegistration) -> bool:
     return (pool.provider_name, pool.name) == (node.provider, node.pool)
 
 
-def _pauses(view: ClusterView, node: Node, pools: Collection[PoolRegistration]) -> list[str]:
-    """By which everybody who serves the node's pool is paused; none where somebody is not."""
-    launchers = {peer.pool_id: peer.launcher for peer in view.peers}
+def pauses_of(view: ClusterView, provider: str, pool: str) -> list[str]:
+    """By which everybody who serves a pool is paused; none where somebody is not."""
+    peers = [peer for peer in view.peers if (peer.provider, peer.pool) == (provider, pool)]
+    hostnames = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
     found: dict[str, None] = {}
-    for pool in pools:
-        launcher = launchers.get(pool.id or "", "")
-        said = view.pauses_of(node.provider or "", node.pool or "", pool.hostname, launcher) if launcher else ()
+    for peer in peers:
+        launcher = (hostnames.get(peer.launcher, ""), peer.launcher)
+        said = view.pauses_of(provider, pool, *launcher) if peer.launcher else ()
         if not said:
             return []
         found.update(dict.fromkeys(map(str, said)))
-    return list(found) if pools else list(map(str, view.pauses_of(node.provider or "", node.pool or "")))
+    return list(found) if peers else list(map(str, view.pauses_of(provider, pool)))
 
 
 def _deleters(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> list[str]:

@@ -29,7 +29,8 @@ from nodelaunch.protocol.store import Store
 from nodelaunch.status import PoolStatus, Status, collect
 
 STYLES = {
-    "running": "green", "full": "yellow", "paused": "yellow", "draining": "yellow", "down": "red", "away": "red",
+    "running": "green", "full": "yellow", "paused": "yellow", "draining": "yellow", "off": "yellow",
+    "down": "red", "away": "red",
 }  # fmt: skip
 FEWEST_LINES = 3
 """Of a section, its title included, however small the terminal is."""
