@@ -67,6 +67,8 @@ class LauncherStatus:
     """Whether what it reports of itself is in here."""
     config: ConfigInForce | None = None
     pauses: tuple[PauseStatus, ...] = ()
+    pid: int | None = None
+    """Its number on its host, as far as it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class PoolStatus:
     pool: str
     labels: tuple[str, ...] = ()
     launchers: tuple[str, ...] = ()
-    """Host names of those that have it registered."""
+    """Host names of those that have it registered; with the first characters of the id where several have one name."""
     state: str = "running"
     """``paused`` or ``draining`` where an operator said so; ``off`` where ``max-concurrency`` is 0; ``away`` where no
     launcher has it registered; ``down`` where a launcher's provider does not answer; ``full`` where requests wait for
@@ -187,6 +189,7 @@ def _launchers(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterabl
             answers=report is not None,
             config=report.config if report is not None else None,
             pauses=tuple(map(PauseStatus.of, pauses)),
+            pid=report.pid if report is not None else None,
         )
     others: dict[str, tuple[Component, list[str]]] = {}
     for peer, pool in zip(view.peers, view.pools.values(), strict=True):
@@ -203,6 +206,13 @@ def _word(pauses: Iterable[Pause]) -> str:
     return "draining" if "draining" in words else next(iter(words), "")
 
 
+def _names(view: ClusterView) -> dict[str, str]:
+    """What each process is called, by id: two of one host are told apart."""
+    records = [seen.record for seen in view.presences.values()]
+    hosts = Counter(record.hostname for record in records)
+    return {r.id: r.hostname if hosts[r.hostname] == 1 else f"{r.hostname} ({r.id[:8]})" for r in records}
+
+
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +221,7 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
     peers, records = view.peers, [seen.record for seen in view.pools.values()]
     for number, peer in enumerate(peers):
         registered.setdefault((peer.provider, peer.pool), []).append(number)
+    names = _names(view)
     reports: dict[tuple[str, str], list[PoolReport]] = {}
     for report in told.values():
         for pool in report.pools:
@@ -236,7 +247,7 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
             provider=key[0],
             pool=key[1],
             labels=tuple(sorted({label for number in numbers for label in peers[number].labels})),
-            launchers=tuple(sorted({records[number].hostname for number in numbers})),
+            launchers=tuple(sorted({names.get(peers[n].launcher, records[n].hostname) for n in numbers})),
             state=state,
             nodes=dict(sorted(states.get(key, Counter()).items())),
             limits=first.limits,

@@ -135,6 +135,7 @@ def test_second_launcher_on_the_same_file_is_refused(site: Site) -> None:
     done = run("serve", "-c", str(site.config))
     assert done.returncode == 1
     assert f"is in use by process {first.process.pid}" in done.stderr
+    assert "http_listening" not in done.stderr
 
 
 def test_wrong_configuration_starts_nothing(site: Site) -> None:

@@ -38,23 +38,25 @@ async def explain(
     Of a request: how it stands with each pool, why, and what would have to change. Exit code: 1 nothing is known of it.
     """
     async with client_store(session) as store, warm_view(store) as view:
-        request_id = RequestId(target)
+        request_id, is_of_node = RequestId(target), False
         if not is_request_id(target):
             node = view.node(target)
             processes = [seen.record.id for seen in view.presences.values()]
-            reports = await ask_reports(store, processes) if processes else []
+            is_known = node is not None or _is_label(view, target)
+            reports = await ask_reports(store, processes) if processes and is_known else []
             about, lines = _about_node(view, node, reports) if node is not None else _about_label(view, target, reports)
             if node is None or not node.allocated_to:
                 _print(about, lines, as_json=as_json)
                 return 0 if about else 1
             if not as_json:
                 say("\n".join(lines))
+            is_of_node = True
             request_id = node.allocated_to
         names = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
         answers = await ask(store, request_id, list(names))
         found = explanation(request_id, view, answers)
     silent = [f"{names[process]} ({process})" for process in answers.silent]
-    _print({**found, "silent": silent}, _lines(found, silent), as_json=as_json)
+    _print({**found, "silent": silent}, _lines(found, silent)[1 if is_of_node else 0 :], as_json=as_json)
     is_known = found["request"] is not None or any(pool["status"] != "not known" for pool in found["pools"])
     return 0 if is_known else 1
 
@@ -124,6 +126,15 @@ def _why_not(view: ClusterView, pool: PoolStatus) -> list[str]:
     )
 
 
+def _is_label(view: ClusterView, label: str) -> bool:
+    """Whether any pool, node or request has it."""
+    return (
+        any(label in seen.record.supported_labels for seen in view.pools.values())
+        or any(label in seen.record.type for seen in view.nodes.values())
+        or any(label in seen.record.node_types for seen in view.requests.values())
+    )
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
 
@@ -188,10 +199,12 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
         if request["nodes"]:
             lines.append(f"  nodes: {', '.join(request['nodes'])}")
         lines += [f"  {name}: {request[name]}" for name in FACTS if request[name]]
-    if not found["pools"]:
+    if not found["pools"] and request is not None:
         lines.append("no pool is registered: it waits until one is")
     names = Counter((pool["provider"], pool["pool"]) for pool in found["pools"])
     for pool in found["pools"]:
+        if request is None and pool["status"] == "not known":
+            continue
         is_shared = names[pool["provider"], pool["pool"]] > 1
         lines += ["", *_pool_lines(pool, of=f" of {_host_of(pool)}" if is_shared else "")]
     if silent:

@@ -52,7 +52,7 @@ def in_words(found: Status) -> list[str]:
     return lines
 
 
-LAUNCHERS = ("Launcher", "Process", "Version", "State", "Up", "Pools", "Configuration", "Loaded")
+LAUNCHERS = ("Launcher", "Process", "PID", "Version", "State", "Up", "Pools", "Configuration", "Loaded")
 POOLS = ("Pool", "State", "Launchers", "Used", "Limit", "Free", "Nodes", "Working")
 
 
@@ -62,6 +62,7 @@ def _launcher(each: LauncherStatus, now: float) -> list[str]:
     return [
         each.hostname,
         each.id or "another program",
+        str(each.pid or ""),
         each.version or "",
         state,
         age_text(now - each.since) if each.since is not None else "",
@@ -91,7 +92,7 @@ def _pool(each: PoolStatus) -> list[str]:
 
 def _amounts(amounts: Mapping[str, float], names: Iterable[str]) -> str:
     """``instances 3, cores 12``."""
-    return ", ".join(f"{name} {amounts.get(name, 0):g}" for name in names)
+    return ", ".join(f"{name} {amounts.get(name, 0):.15g}" for name in names)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

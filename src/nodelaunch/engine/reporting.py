@@ -6,6 +6,7 @@ troubles. What does *not* belong here: the state of the whole cluster (status.py
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
@@ -83,6 +84,8 @@ class LauncherReport:
     id: str
     started_at: float = 0.0
     """Seconds since 1970."""
+    pid: int | None = None
+    """Its number on its host."""
     config: ConfigInForce | None = None
     pools: tuple[PoolReport, ...] = ()
     providers: tuple[str, ...] = ()
@@ -150,6 +153,7 @@ class Reporter:
         return LauncherReport(
             id=self._own_id,
             started_at=self._started_at,
+            pid=os.getpid(),
             config=config,
             pools=tuple(self._pool(pool) for _, pool in sorted(self._pools.items())),
             providers=tuple(sorted(self._providers)),
