@@ -17,7 +17,7 @@ import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +29,7 @@ from nodelaunch.config.changes import Changes, differences
 from nodelaunch.config.file import load_config as read_config
 from nodelaunch.config.given import read_given
 from nodelaunch.config.models import Config, ProviderConfig
+from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.connecting import build_store, no_session, server_addresses, socket_path
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.engine.component import keep_registered
@@ -133,6 +134,15 @@ class _Parts:
     reporter: Reporter
 
 
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What a launcher was made with."""
+
+    serves_socket: bool
+    """Whether other processes reach its store through it."""
+    connect_timeout_s: float | None
+
+
 async def _ensure_paths(store: Store) -> None:
     """Also where the first session does not last so long."""
     while True:
@@ -174,9 +184,10 @@ class Launcher:
         """
         self._drivers = drivers or DriverRegistry()
         self.config = config = self._checked(config)
-        self._connect_timeout_s = connect_timeout_s
         self.store = store or build_store(config)
-        self._serves_socket = store is None and not config.zookeeper_servers
+        self._begun = _Beginning(store is None and not config.zookeeper_servers, connect_timeout_s)
+        self.config_standing = ConfigStanding(config)
+        """How the configuration in force stands to what it is told to follow."""
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
         self.hostname = hostname or socket.gethostname()
@@ -242,14 +253,14 @@ class Launcher:
     async def __aenter__(self) -> Self:
         """Connect. Raises: StoreUnavailableError."""
         async with AsyncExitStack() as stack:
-            limit_s = self._connect_timeout_s
+            limit_s = self._begun.connect_timeout_s
             try:
                 async with asyncio.timeout(limit_s):
                     await stack.enter_async_context(self.store)
                     await _ensure_paths(self.store)
             except TimeoutError:
                 raise no_session(self.store, limit_s or 0.0) from None
-            if self._serves_socket and isinstance(self.store, EmbeddedStore):
+            if self._begun.serves_socket and isinstance(self.store, EmbeddedStore):
                 await stack.enter_async_context(StoreServer(self.store, socket_path(self.config)))
             view = await stack.enter_async_context(open_view(self.store))
             stack.callback(self.events.close)
@@ -273,7 +284,9 @@ class Launcher:
         expected.begin_grace()
         site = self._make_site(view, herald.id, expected.may_decline)
         offered = OfferedLabels(self.config.providers, view, site.memory)
-        reporter = Reporter(herald.id, view, self._clock, site.scheduler, self.pools)
+        reporter = Reporter(
+            herald.id, view, self._clock, site.scheduler, self.pools, self.providers, self.config_standing
+        )
         reporter.config_loaded(config_digest(self.config))
         ages = AgeLimits.configured(self.config)
         return _Parts(
@@ -308,6 +321,7 @@ class Launcher:
             open_driver=self._open_driver,
             new_pool_id=lambda provider, pool: f"{self.hostname}-PoolWorker.{provider}-{pool}-{uuid.uuid4().hex}",
             changed=self._providers.refresh,
+            drained=lambda: self._open_parts().sweeper.sweep_soon(),  # noqa: PLW0108  there is none yet
             events=self.events,
         )
 
@@ -318,7 +332,8 @@ class Launcher:
     def _on_providers_changed(self, started: Collection[str]) -> None:
         """Providers or pools came or went: tell the other launchers, and clean up for those that started."""
         parts = self._open_parts()
-        parts.herald.tell(pools=tuple(pool.ctx.pool_id for pool in self.pools.values()))
+        pools = tuple(pool.ctx.pool_id for pool in self.pools.values())
+        parts.herald.tell(pools=pools, providers=self._providers.at_work)
         for name in started:
             parts.sweeper.provider_started(name)
 
@@ -410,13 +425,15 @@ class Launcher:
         config = self._checked(config)
         async with self._reloading:
             changes = differences(self.config, config, touched)
-            log.info("config_changed" if changes else "config_unchanged", **changes.summary())
             if not changes:
+                log.info("config_unchanged")
                 return changes
-            if changes.needs_restart:
-                log.warning("restart_needed", keys=list(changes.needs_restart))
+            self.config_standing.follow(config)
+            changes = replace(changes, needs_restart=self.config_standing.restart_needed)
+            log.info("config_changed", **changes.summary())
+            has_other_servers = server_addresses(config) != server_addresses(self.config)
             self.config = config
-            if isinstance(self.store, ZooKeeperStore) and "zookeeper-servers" in changes.settings:
+            if isinstance(self.store, ZooKeeperStore) and config.zookeeper_servers and has_other_servers:
                 self.store.session.use_servers(server_addresses(config))
             if self._parts is None:  # it waits for the store, and begins with what is in force by then
                 return changes

@@ -220,6 +220,7 @@ class _Facts:
     is_warm: bool
     is_ready: bool
     operations: Mapping[str, int]
+    needs_restart: bool = False
     nodes: Sequence[Seen[Node]] = ()
     requests: Sequence[Seen[NodeRequest]] = ()
     launchers: int = 0
@@ -243,6 +244,7 @@ def _take(launcher: Launcher, turn_s: float) -> _Facts:
         is_warm=launcher.is_open and launcher.view.is_warm,
         is_ready=not launcher.readiness(),
         operations=dict(launcher.store.operations),
+        needs_restart=bool(launcher.config_standing.restart_needed),
     )
     if not launcher.is_open:
         return facts
@@ -293,6 +295,9 @@ class _Standing(Collector):
         info.add_metric([__version__], 1)
         yield info
         yield _gauge("nodelaunch_ready", "Whether the launcher can take requests.", facts.is_ready)
+        yield _gauge(
+            "nodelaunch_restart_needed", "Whether what was configured waits for a restart.", facts.needs_restart
+        )
         yield _gauge("nodelaunch_store_connected", "Whether there is a session with the store.", facts.is_connected)
         yield _gauge("nodelaunch_view_complete", "Whether all records of the cluster are known.", facts.is_warm)
         yield _gauge(

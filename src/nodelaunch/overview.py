@@ -16,6 +16,7 @@ from statistics import fmean, median, quantiles
 from typing import Any, Final
 
 from nodelaunch import __version__
+from nodelaunch.config.standing import remarks
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.launcher import Launcher
@@ -89,7 +90,6 @@ class Overview:
         self._launches: dict[str, _Launches] = {}
         self._leaks: dict[str, tuple[tuple[str, int], ...]] = {}
         self._config_read_at = launcher.events.now()
-        self._config_problems: tuple[str, ...] = ()
         events = launcher.events
         self._stops = [
             events.subscribe(self._launch_ended, LaunchEnded),
@@ -118,7 +118,6 @@ class Overview:
         self._leaks[event.provider] = event.kinds
 
     def _config_read(self, event: ConfigurationRead) -> None:
-        self._config_problems = event.problems
         if event.is_in_force:
             self._config_read_at = event.at
 
@@ -135,7 +134,9 @@ class Overview:
             notices=[("error", reason) for reason in launcher.readiness()],
             launches={label: launches.times(label) for label, launches in self._launches.items()},
         )
-        glance.notices += [("error", f"configuration: {problem}") for problem in self._config_problems]
+        standing = launcher.config_standing
+        glance.notices += [("error", remark) for remark in remarks((), standing.problems, standing.refused_at)]
+        glance.notices += [("warning", remark) for remark in remarks(standing.restart_needed, (), None)]
         if launcher.is_open:
             view = launcher.view
             paused = dict.fromkeys(str(pause) for pauses in launcher.pauses.values() for pause in pauses)

@@ -19,12 +19,18 @@ from dataclasses import dataclass
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.engine.questions import ask_reports
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.errors import NodelaunchError, RecordExistsError, RecordGoneError
+from nodelaunch.errors import (
+    NodelaunchError,
+    RecordExistsError,
+    RecordGoneError,
+    RecordInvalidError,
+    VersionConflictError,
+)
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.protocol.store import Store
+from nodelaunch.protocol.store import Entry, Store
 from nodelaunch.protocol.triage import RegisteredPool
 
 LOOK_AGAIN_S = 1.0
@@ -100,19 +106,20 @@ class Pauser:
     async def pause(self, target: Target, *, by: str, reason: str | None = None, drains: bool = False) -> Pause:
         """Have *target* paused, or with *drains* drained, until it is resumed; as it stands in the store then.
 
-        What was paused or drained already is from now on what is asked for now. Raises: StoreError.
+        What was paused or drained already is from now on what is asked for now, for the same *reason* unless there is
+        one; the empty reason is none. Raises: StoreError.
         """
         pause = Pause(target=target, drains=drains, by=by, at=self._clock.now(), reason=reason or None)
         path = _path(target)
         while True:
-            try:
+            with suppress(RecordExistsError):
                 await self._store.create(path, pause.to_bytes(), parents=True)
-            except RecordExistsError:
-                try:
-                    await self._store.put(path, pause.to_bytes())
-                except RecordGoneError:
-                    continue  # it was resumed just now
-            return pause
+                return pause
+            with suppress(RecordGoneError, VersionConflictError):  # it was resumed, or paused by another, just now
+                before = await self._store.get(path)
+                again = pause if reason is not None else pause.changed(reason=_reason_of(before, target))
+                await self._store.put(path, again.to_bytes(), version=before.stat.version)
+                return again
 
     async def resume(self, target: Target) -> bool:
         """End a pause; whether there was one. Raises: StoreError."""
@@ -121,6 +128,13 @@ class Pauser:
         except RecordGoneError:
             return False
         return True
+
+
+def _reason_of(entry: Entry, target: Target) -> str | None:
+    try:
+        return Pause.from_bytes(entry.path, entry.data, target=target).reason
+    except RecordInvalidError:
+        return None
 
 
 def _path(target: Target) -> str:

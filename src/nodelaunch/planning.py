@@ -139,12 +139,20 @@ class _Fate:
     def _why_deleted(self, node: Node) -> str | None:
         before, after = (is_offered(offers, node) for offers in self._offered)
         if node.is_idle and before and not after:
-            return "its pool does not offer its label any more"
+            return self._why_not_offered(node)
         if node.is_idle and node.hostname in self._machines_gone(node):
             return "its machine is not configured any more"
         before, after = (self._is_too_old(ages, node) for ages in self._ages)
         key = "max-ready-age" if node.is_idle else "max-hold-age"
         return f"it is older than {key} allows" if after and not before else None
+
+    def _why_not_offered(self, node: Node) -> str:
+        provider = self._new.provider(node.provider or "")
+        if provider is None:
+            return "its provider is not configured any more"
+        if node.pool not in {pool.name for pool in provider.pools}:
+            return "its pool is not configured any more"
+        return "its pool does not offer its label any more"
 
     def _is_too_old(self, ages: AgeLimits, node: Node) -> bool:
         limit = ages.of(node)

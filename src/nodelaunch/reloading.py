@@ -111,6 +111,7 @@ class ConfigReloader:
 
     def _tell(self) -> None:
         events, problems = self._launcher.events, tuple(map(str, self.problems))
+        self._launcher.config_standing.read(self.problems, events.now())
         events.emit(ConfigurationRead(events.now(), not problems, problems))
 
     def _complain(self) -> None:

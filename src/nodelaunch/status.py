@@ -67,6 +67,8 @@ class LauncherStatus:
     """Whether what it reports of itself is in here."""
     config: ConfigInForce | None = None
     pauses: tuple[PauseStatus, ...] = ()
+    pid: int | None = None
+    """Its number on its host, as far as it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,11 @@ class PoolStatus:
     pool: str
     labels: tuple[str, ...] = ()
     launchers: tuple[str, ...] = ()
-    """Host names of those that have it registered."""
+    """Host names of those that have it registered; with the first characters of the id where several have one name."""
     state: str = "running"
-    """``paused`` or ``draining`` where an operator said so; ``away`` where no launcher has it registered; ``down``
-    where a launcher's provider does not answer; ``full`` where requests wait for room."""
+    """``paused`` or ``draining`` where an operator said so; ``off`` where ``max-concurrency`` is 0; ``away`` where no
+    launcher has it registered; ``down`` where a launcher's provider does not answer; ``full`` where requests wait for
+    room."""
     nodes: Mapping[str, int] = field(default_factory=dict)
     """How many there are in each state."""
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -186,6 +189,7 @@ def _launchers(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterabl
             answers=report is not None,
             config=report.config if report is not None else None,
             pauses=tuple(map(PauseStatus.of, pauses)),
+            pid=report.pid if report is not None else None,
         )
     others: dict[str, tuple[Component, list[str]]] = {}
     for peer, pool in zip(view.peers, view.pools.values(), strict=True):
@@ -202,6 +206,13 @@ def _word(pauses: Iterable[Pause]) -> str:
     return "draining" if "draining" in words else next(iter(words), "")
 
 
+def _names(view: ClusterView) -> dict[str, str]:
+    """What each process is called, by id: two of one host are told apart."""
+    records = [seen.record for seen in view.presences.values()]
+    hosts = Counter(record.hostname for record in records)
+    return {r.id: r.hostname if hosts[r.hostname] == 1 else f"{r.hostname} ({r.id[:8]})" for r in records}
+
+
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +221,7 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
     peers, records = view.peers, [seen.record for seen in view.pools.values()]
     for number, peer in enumerate(peers):
         registered.setdefault((peer.provider, peer.pool), []).append(number)
+    names = _names(view)
     reports: dict[tuple[str, str], list[PoolReport]] = {}
     for report in told.values():
         for pool in report.pools:
@@ -225,7 +237,9 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
         down = next((report.down for report in said if report.down is not None), None)
         state = _word(pauses)
         if not state and numbers and all(peers[number].is_stopped for number in numbers):
-            state = "paused"
+            state = "draining" if view.is_draining(*key) else "paused"
+        if not state and said and not any(report.takes_requests for report in said):
+            state = "off"
         if not state:
             is_full = bool(numbers) and all(peers[number].is_paused for number in numbers)
             state = "away" if not numbers else "down" if down is not None else "full" if is_full else "running"
@@ -233,7 +247,7 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
             provider=key[0],
             pool=key[1],
             labels=tuple(sorted({label for number in numbers for label in peers[number].labels})),
-            launchers=tuple(sorted({records[number].hostname for number in numbers})),
+            launchers=tuple(sorted({names.get(peers[n].launcher, records[n].hostname) for n in numbers})),
             state=state,
             nodes=dict(sorted(states.get(key, Counter()).items())),
             limits=first.limits,

@@ -135,6 +135,7 @@ def test_second_launcher_on_the_same_file_is_refused(site: Site) -> None:
     done = run("serve", "-c", str(site.config))
     assert done.returncode == 1
     assert f"is in use by process {first.process.pid}" in done.stderr
+    assert "http_listening" not in done.stderr
 
 
 def test_wrong_configuration_starts_nothing(site: Site) -> None:
@@ -331,4 +332,4 @@ def test_plan_names_the_nodes_that_a_running_launcher_would_delete(site: Site) -
     new.write_text(new.read_text().replace("pools: [{name: main", "pools: [{name: other"))
     done = run("config", "plan", str(new), "-c", str(site.config))
     assert done.returncode == 0, done.stderr
-    assert "(cloud/main, small, ready) is deleted: its pool does not offer its label any more" in done.stdout
+    assert "(cloud/main, small, ready) is deleted: its pool is not configured any more" in done.stdout

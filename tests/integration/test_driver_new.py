@@ -89,7 +89,7 @@ def test_its_tests_pass(environment: Environment, source: Path, tmp_path: Path) 
 def test_its_configuration_is_good(environment: Environment, source: Path, tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (source / "README.md").read_text(), re.DOTALL)
     (tmp_path / "nodelaunch.yaml").write_text(block)
-    assert "good; 1 labels" in command(environment, tmp_path, "config", "check", "nodelaunch.yaml")
+    assert "good; 1 label," in command(environment, tmp_path, "config", "check", "nodelaunch.yaml")
 
 
 @pytest.mark.parametrize("where", ["package", "executable"])

@@ -60,7 +60,7 @@ def test_it_is_installed_as_the_readme_says(tmp_path: Path) -> None:
 def test_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     demo, test, _venv, _install, check, serve, request, listing, explain = COMMANDS
     assert (demo, test) == ("./demo.sh", "./test.sh")
-    assert "good; 1 labels" in finish(check, tmp_path)
+    assert "good; 1 label," in finish(check, tmp_path)
     with run(serve, tmp_path) as serving:
         assert serving.stderr is not None
         for line in serving.stderr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -78,10 +79,36 @@ def test_bad_file_leaves_the_old_configuration_in_force_and_says_where_it_is_wro
     good = site.folder / "good.yaml"
     good.write_text(site.text("first"))
     assert run("request", "first", "-c", str(good), "--timeout", "20").returncode == 0
-    assert site.serve.get("/health/ready")[0] == 200
+    status, text = site.serve.get("/health/ready")
+    assert (status, text.splitlines()[0]) == (200, "OK")
+    assert f"refused: {problem['detail']}" in text
     site.write("second")
     site.serve.await_log("config_changed")
     assert site.offers("second")
+
+
+def test_commands_work_and_status_says_what_is_in_force_while_the_yaml_is_broken(site: Site) -> None:
+    site.config.write_text(site.text("second") + "  broken: [\n")
+    problem = site.serve.await_log("config_problem")["detail"]
+    assert problem.startswith(f"{site.config}:9:")
+    for command in (
+        ["list"],
+        ["request-list"],
+        ["label-list"],
+        ["explain", "first"],
+        ["pause", "cloud"],
+        ["resume", "cloud"],
+    ):
+        done = run(*command, "-c", str(site.config))
+        assert done.returncode == 0, done.stderr
+    status = run("status", "-c", str(site.config)).stdout
+    assert ": an older configuration is in force: the files were refused at " in status
+    assert f": refused: {problem}\n" in status
+    (launcher,) = json.loads(run("status", "--json", "-c", str(site.config)).stdout)["launchers"]
+    assert launcher["config"]["problems"] == [problem]
+    site.write("second")
+    site.serve.await_log("config_changed")
+    assert "refused" not in run("status", "-c", str(site.config)).stdout
 
 
 def test_hangup_reads_the_files_again(site: Site) -> None:

@@ -57,6 +57,9 @@ async def test_nodes_that_no_pool_offers_are_deleted_as_planned(tmp_path: Path) 
         planned = Planned(site, old, written(tmp_path, WITH_LABELS))
         assert set(planned.changes()) == {rare, bare}
         assert {each.becomes for each in planned.nodes} == {"deleted"}
+        assert {each.node.id: each.reason for each in planned.nodes} == {
+            rare: "its pool is not configured any more", bare: "its provider is not configured any more",
+        }  # fmt: skip
         await planned.carry_out()
         assert set(site.view.nodes) == {small}
 

@@ -117,6 +117,19 @@ async def test_provider_taken_out_deletes_its_nodes_as_they_come_back(tmp_path: 
         await site.until(lambda: not site.view.nodes and "lab" not in site.launcher.providers)
 
 
+async def test_idle_nodes_of_what_is_taken_out_are_deleted_as_soon_as_its_requests_are_done(tmp_path: Path) -> None:
+    """Not only with the next round of the sweeper."""
+    async with running(tmp_path, WITH_LABELS, more=SECOND_POOL + LAB) as site:
+        for label in ("rare", "bare"):
+            request = await site.finished(label)
+            await site.store.delete(paths.request(request.id))
+        await site.until(lambda: [node.is_idle for node in site.nodes()] == [True, True])
+        began = asyncio.get_running_loop().time()
+        await reload(site, tmp_path)
+        await site.until_empty()
+        assert asyncio.get_running_loop().time() - began < 2.0
+
+
 async def test_launcher_ends_while_a_provider_taken_out_has_nodes_in_use(tmp_path: Path) -> None:
     store = EmbeddedStore(None, clock=LoopClock().now)
     both, one = written(tmp_path, WITH_LABELS, more=LAB, name="both.yaml"), written(tmp_path, WITH_LABELS)

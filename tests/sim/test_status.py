@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -107,6 +108,18 @@ async def test_launchers_of_other_programs_are_told_of_as_far_as_they_are_regist
         assert (theirs.id, theirs.hostname, theirs.pools, theirs.since) == ("", "np", ("theirs/p",), None)
         assert (found.pools[-1].provider, found.pools[-1].labels, found.pools[-1].limits) == ("theirs", ("rare",), {})
         assert "another program" in "\n".join(in_words(found))
+
+
+async def test_launchers_of_one_host_are_told_apart(tmp_path: Path) -> None:
+    content = config(provider(pool("small")))
+    async with (
+        shared_store() as store,
+        launched(tmp_path, content, store=store) as site,
+        launched(tmp_path, content, store=store) as other,
+    ):
+        found = await status_of(site)
+        assert found.pools[0].launchers == tuple(sorted(f"here ({each.launcher.id[:8]})" for each in (site, other)))
+        assert [launcher.pid for launcher in found.launchers] == [os.getpid()] * 2
 
 
 async def test_launcher_that_does_not_answer_is_told_of_all_the_same(tmp_path: Path) -> None:

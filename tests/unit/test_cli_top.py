@@ -49,7 +49,7 @@ def test_everything_fits(width: int, height: int) -> None:
 
 def test_all_is_shown_where_there_is_room() -> None:
     text = frame(FULL, MADE, 160, 200, trouble="launchers can't be asked").plain
-    assert "q quits  30 waiting  2 working  20 launching  4 nodes  1 launchers" in text
+    assert "q quits  30 waiting  2 working  20 launching  4 nodes  1 launcher" in text
     for part in (
         "launchers can't be asked", "provider cloud is paused since", " 4/4  3 in-use, 1 ready", "HTTP 503", "7/-",
         "200-0000000019  00:00:01:01  small  zuul", "... 10 more requests", "0000000019  00:00:00:05  building",

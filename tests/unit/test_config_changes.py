@@ -9,6 +9,7 @@ import pytest
 
 from nodelaunch.config.changes import Changes, differences
 from nodelaunch.config.models import Config, LabelConfig, PoolConfig, ProviderConfig
+from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.config.watch import FileWatch
 
 
@@ -91,3 +92,11 @@ async def test_change_is_told_once_it_has_come_to_rest(tmp_path: Path) -> None:
     watch = FileWatch(lambda: [path])
     path.write_text("1")
     assert await watch.changed() == {path}
+
+
+def test_restart_is_needed_by_what_the_process_began_with() -> None:
+    standing = ConfigStanding(of(zookeeper_timeout=10.0))
+    for timeout_s, keys in ((20.0, ("zookeeper-timeout",)), (30.0, ("zookeeper-timeout",)), (10.0, ())):
+        standing.follow(of(zookeeper_timeout=timeout_s))
+        assert standing.restart_needed == keys
+    assert standing.remarks() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from nodelaunch.pausing import (
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.records import PoolRegistration, Presence
+from nodelaunch.protocol.store import Entry
 from nodelaunch.store.embedded import EmbeddedStore
 
 NODE = b'{"state": "%s", "provider": "cloud", "pool": "main", "launcher": "%s", "type": ["small"]}'
@@ -145,3 +147,41 @@ def test_operator_is_named_even_without_a_user_name(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("SUDO_USER")
     monkeypatch.setattr(getpass, "getuser", nobody)
     assert operator_name().startswith("uid ")
+
+
+async def test_reason_stays_until_another_is_given() -> None:
+    """Whoever drains what is paused, or drains it again, need not say again why."""
+    async with EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        pauser, target = Pauser(store), Target.provider("cloud")
+        assert (await pauser.pause(target, by="ann", reason="disks")).reason == "disks"
+        again = await pauser.pause(target, by="bob", drains=True)
+        assert (again.by, again.drains, again.reason) == ("bob", True, "disks")
+        assert (await pauser.pause(target, by="bob", drains=True, reason="fans")).reason == "fans"
+        assert (await pauser.pause(target, by="ann", reason="")).reason is None
+        await pauser.resume(target)
+        assert (await pauser.pause(target, by="ann")).reason is None
+
+
+async def test_reason_of_an_unreadable_pause_is_none() -> None:
+    async with EmbeddedStore(None) as store:
+        await store.create(paths.pause("provider", "cloud"), b"[]", parents=True)
+        assert (await Pauser(store).pause(Target.provider("cloud"), by="ann")).reason is None
+
+
+async def test_reason_that_somebody_gives_at_the_same_time_is_kept() -> None:
+    """Two operators pause at once: whoever gives no reason keeps the other's."""
+    target = Target.provider("cloud")
+
+    class Late(EmbeddedStore):
+        has_raced = False
+
+        async def put(self, path: str, data: bytes, *, version: int = -1, **rest: Any) -> Entry:
+            if not self.has_raced:
+                self.has_raced = True
+                await Pauser(self).pause(target, by="bob", reason="fans")
+            return await super().put(path, data, version=version, **rest)
+
+    async with Late(None) as store:
+        await store.create(paths.pause("provider", "cloud"), b"{}", parents=True)
+        assert (await Pauser(store).pause(target, by="ann")).reason == "fans"

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from nodelaunch.config.models import Config
+from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.protocol import paths
@@ -36,6 +38,7 @@ class Launcher:
         self.events = EventHub()
         self.reasons: list[str] = []
         self.pauses: dict[PoolKey, tuple[Pause, ...]] = {}
+        self.config_standing = ConfigStanding(Config())
 
     @property
     def view(self) -> ClusterView:

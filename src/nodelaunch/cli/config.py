@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from nodelaunch.cli.common import say
 from nodelaunch.cli.session import OPTIONS, Given
+from nodelaunch.cli.tables import counted
 from nodelaunch.config.certificates import certificate_warnings
 from nodelaunch.config.file import load_config
 from nodelaunch.connecting import check_files
@@ -44,7 +45,8 @@ def check(
     for warning in certificate_warnings(config, path, secure=session.secure):
         say(f"{warning} (warning)")
     pools = sum(len(provider.pools) for provider in config.providers)
-    say(f"{path}: good; {len(config.labels)} labels, {len(config.providers)} providers, {pools} pools")
+    counts = ((len(config.labels), "label"), (len(config.providers), "provider"), (pools, "pool"))
+    say(f"{path}: good; {', '.join(counted(*each) for each in counts)}")
 
 
 app.command("nodelaunch.cli.plan:command", name="plan", help="Show what a reload with another configuration would do.")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.fates import fate, pauses_of
 from nodelaunch.cli.session import AsJson, Given
-from nodelaunch.engine.questions import Answers, ask
+from nodelaunch.engine.questions import Answers, ask, ask_reports
+from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.listing import zuul_facts
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
-from nodelaunch.protocol.states import NodeState
+from nodelaunch.status import PoolStatus, collect
 
 FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
 """What is shown of a request, besides, where it is known."""
@@ -36,21 +38,25 @@ async def explain(
     Of a request: how it stands with each pool, why, and what would have to change. Exit code: 1 nothing is known of it.
     """
     async with client_store(session) as store, warm_view(store) as view:
-        request_id = RequestId(target)
+        request_id, is_of_node = RequestId(target), False
         if not is_request_id(target):
             node = view.node(target)
-            about, lines = _about_node(view, node) if node is not None else _about_label(view, target)
+            processes = [seen.record.id for seen in view.presences.values()]
+            is_known = node is not None or _is_label(view, target)
+            reports = await ask_reports(store, processes) if processes and is_known else []
+            about, lines = _about_node(view, node, reports) if node is not None else _about_label(view, target, reports)
             if node is None or not node.allocated_to:
                 _print(about, lines, as_json=as_json)
                 return 0 if about else 1
             if not as_json:
                 say("\n".join(lines))
+            is_of_node = True
             request_id = node.allocated_to
-        processes = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
-        answers = await ask(store, request_id, list(processes))
+        names = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
+        answers = await ask(store, request_id, list(names))
         found = explanation(request_id, view, answers)
-    silent = [f"{processes[process]} ({process})" for process in answers.silent]
-    _print({**found, "silent": silent}, _lines(found, silent), as_json=as_json)
+    silent = [f"{names[process]} ({process})" for process in answers.silent]
+    _print({**found, "silent": silent}, _lines(found, silent)[1 if is_of_node else 0 :], as_json=as_json)
     is_known = found["request"] is not None or any(pool["status"] != "not known" for pool in found["pools"])
     return 0 if is_known else 1
 
@@ -62,13 +68,14 @@ def _print(about: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
         say("\n".join(lines))
 
 
-def _about_node(view: ClusterView, node: Node) -> tuple[dict[str, Any], list[str]]:
+def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> tuple[dict[str, Any], list[str]]:
     """Where a node stands, and what for."""
     age_s = max(0, round(time.time() - node.state_time))
     about = {
         "id": node.id, "state": node.state.value, "state_age_s": age_s, "provider": node.provider, "pool": node.pool,
         "labels": list(node.type), "server_id": node.external_id, "allocated_to": node.allocated_to,
         "locked": view.is_node_locked(node.id), "comment": node.comment, "hold_job": node.hold_job,
+        "fate": fate(view, node, reports),
     }  # fmt: skip
     lines = [
         f"node {node.id}",
@@ -76,36 +83,56 @@ def _about_node(view: ClusterView, node: Node) -> tuple[dict[str, Any], list[str
         f"  provider: {node.provider}, pool: {node.pool}, instance: {node.external_id or 'none'}",
     ]
     lines += [f"  {name}: {about[name]}" for name in ("comment", "hold_job") if about[name]]
-    lines.append(f"  {_PURPOSES[node.state]}" if not node.allocated_to else f"  for request {node.allocated_to}:")
+    lines += [f"  {line}" for line in about["fate"]]
+    if node.allocated_to:
+        lines.append(f"  for request {node.allocated_to}:")
     return about, lines
 
 
-_PURPOSES = {
-    **dict.fromkeys(NodeState, "it is for no request"),
-    NodeState.READY: "it is idle: the next request that it fits gets it",
-    NodeState.HOLD: "it is held: nobody gets it, and nobody deletes it before the hold ends",
-    NodeState.USED: "it is deleted as soon as nobody has its lock",
-    NodeState.DELETING: "it is being deleted",
-}
-
-
-def _about_label(view: ClusterView, label: str) -> tuple[dict[str, Any], list[str]]:
+def _about_label(
+    view: ClusterView, label: str, reports: Collection[LauncherReport]
+) -> tuple[dict[str, Any], list[str]]:
     """Who offers a label, and how many nodes there are of it; nothing where nobody knows of it."""
-    pools = [seen.record for seen in view.pools.values() if label in seen.record.supported_labels]
+    pools = [pool for pool in collect(view, reports, time.time()).pools if label in pool.labels]
     states = Counter(seen.record.state.value for seen in view.nodes.values() if label in seen.record.type)
     asking = [seen.record for seen in view.requests.values() if label in seen.record.node_types]
     if not pools and not states and not asking:
         return {}, [f"{label}: no request, node or registered pool has this id or label"]
-    offered = [f"{pool.provider_name}/{pool.name}{' (paused)' if pool.paused else ''}" for pool in pools]
+    offered = [f"{_name(pool)}{'' if pool.state == 'running' else f' ({pool.state})'}" for pool in pools]
     requests = Counter(request.state.value for request in asking)
     about = {"label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests)}
     lines = [
         f"label {label}",
         f"  offered by: {', '.join(offered) or 'no registered pool'}",
+        *(f"    {_name(pool)}: {reason}" for pool in pools for reason in _why_not(view, pool)),
         f"  nodes: {_counted(states)}",
         f"  requests: {_counted(requests)}",
     ]
     return about, lines
+
+
+def _name(pool: PoolStatus) -> str:
+    return f"{pool.provider}/{pool.pool}"
+
+
+def _why_not(view: ClusterView, pool: PoolStatus) -> list[str]:
+    """Why a pool takes no requests just now."""
+    if pool.state in ("paused", "draining"):
+        return pauses_of(view, pool.provider, pool.pool)
+    if pool.down is not None:
+        return [pool.down]
+    return {"full": ["requests wait there for room"], "off": ["max-concurrency of its provider is 0"]}.get(
+        pool.state, []
+    )
+
+
+def _is_label(view: ClusterView, label: str) -> bool:
+    """Whether any pool, node or request has it."""
+    return (
+        any(label in seen.record.supported_labels for seen in view.pools.values())
+        or any(label in seen.record.type for seen in view.nodes.values())
+        or any(label in seen.record.node_types for seen in view.requests.values())
+    )
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -172,10 +199,12 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
         if request["nodes"]:
             lines.append(f"  nodes: {', '.join(request['nodes'])}")
         lines += [f"  {name}: {request[name]}" for name in FACTS if request[name]]
-    if not found["pools"]:
+    if not found["pools"] and request is not None:
         lines.append("no pool is registered: it waits until one is")
     names = Counter((pool["provider"], pool["pool"]) for pool in found["pools"])
     for pool in found["pools"]:
+        if request is None and pool["status"] == "not known":
+            continue
         is_shared = names[pool["provider"], pool["pool"]] > 1
         lines += ["", *_pool_lines(pool, of=f" of {_host_of(pool)}" if is_shared else "")]
     if silent:

@@ -98,7 +98,7 @@ def _age(server: Server) -> str:
 
 
 def _rest(used: dict[str, float]) -> str:
-    return "".join(f", {amount:g} {name}" for name, amount in used.items() if name != INSTANCES)
+    return "".join(f", {amount:.15g} {name}" for name, amount in used.items() if name != INSTANCES)
 
 
 def _fault_text(fault: dict[str, Any]) -> str:

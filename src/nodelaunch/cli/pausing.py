@@ -21,7 +21,13 @@ from nodelaunch.protocol.pauses import Pause
 TargetName = Annotated[
     str, Parameter(help="A provider, PROVIDER/POOL, or a launcher by host name or id.", metavar="TARGET")
 ]
-Reason = Annotated[str | None, Parameter(help="Why; shown wherever it is seen that it is paused.", metavar="TEXT")]
+Reason = Annotated[
+    str | None,
+    Parameter(
+        help="Why; shown wherever it is seen that it is paused. Default: as before, where it is paused already.",
+        metavar="TEXT",
+    ),
+]
 
 
 async def pause(target: TargetName, /, *, reason: Reason = None, as_json: AsJson = False, session: Given) -> None:

@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +40,8 @@ COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TRACES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Variables of OpenTelemetry's; where one is set, traces are sent."""
+FILE_OPENS_S = 2.0
+"""How long HTTP waits for a store in a file, which opens at once or is somebody else's."""
 SAME_SIGNAL_S = 1.0
 """Signals that come within this of the first are the same wish to end: supervisors signal a process and its group."""
 
@@ -90,19 +92,20 @@ class _Service:
         self._reloader = reloader
         self._grace_s = grace_s
         self._is_open = False
+        self._has_store = asyncio.Event()
         self._first_signal_at: float | None = None
         self._draining: asyncio.Task[None] | None = None
         self._api: Api | None = None
 
     async def run(self, *, with_http: bool) -> int:
         """The exit code. Raises: StoreUnavailableError where the HTTP port is taken, and what the launcher raises."""
+        work = asyncio.ensure_future(self._work())
         beside = [asyncio.ensure_future(self._reloader.run())]
         if with_http:
             from nodelaunch.web.api import Api  # only where it is served: it takes memory
 
             self._api = Api(self._launcher, token_file=self._launcher.config.webapp.token_file)
-            beside.append(asyncio.ensure_future(_serve_http(self._launcher, self._api)))
-        work = asyncio.ensure_future(self._work())
+            beside.append(asyncio.ensure_future(self._serve_http(self._api)))
         with self._watch_signals(work):
             notify(READY, status("waits for the store"))
             try:
@@ -121,6 +124,14 @@ class _Service:
         log.info("stopped", store_operations=dict(self._launcher.store.operations))
         return 0
 
+    async def _serve_http(self, api: Api) -> None:
+        """From the start; where the store is a file, once it is known whether it is ours."""
+        if not self._launcher.config.zookeeper_servers:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FILE_OPENS_S):
+                    await self._has_store.wait()
+        await _serve_http(self._launcher, api)
+
     async def _work(self) -> None:
         async with self._launcher as launcher, AsyncExitStack() as beside:
             if os.environ.get("STATSD_HOST") or os.environ.get("STATSD_PORT"):
@@ -136,6 +147,7 @@ class _Service:
                     remedy = "pip install 'nodelaunch[traces]'"
                     log.warning("traces_unavailable", detail=str(error), remedy=remedy)
             self._is_open = True
+            self._has_store.set()
             launcher.reporter.config_path = self._reloader.path
             notify(status("serves"))
             calming = asyncio.ensure_future(_calm_collector(launcher))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
+from nodelaunch.config.standing import remarks
 from nodelaunch.listing import age_text
 from nodelaunch.status import LauncherStatus, PoolStatus, Status, ask_status
 
@@ -28,6 +29,7 @@ async def status(*, as_json: AsJson = False, session: Given) -> None:
 def in_words(found: Status) -> list[str]:
     """Lines for a terminal or a file."""
     lines = _table(LAUNCHERS, [_launcher(each, found.at) for each in found.launchers]) or ["no launcher runs"]
+    lines += [f"{each.hostname} ({each.id}): {text}" for each in found.launchers for text in _remarks(each)]
     lines += ["", *(_table(POOLS, [_pool(each) for each in found.pools]) or ["no pool is known"])]
     if found.pauses:
         lines += ["", *(pause.text for pause in found.pauses)]
@@ -50,7 +52,7 @@ def in_words(found: Status) -> list[str]:
     return lines
 
 
-LAUNCHERS = ("Launcher", "Process", "Version", "State", "Up", "Pools", "Configuration", "Loaded")
+LAUNCHERS = ("Launcher", "Process", "PID", "Version", "State", "Up", "Pools", "Configuration", "Loaded")
 POOLS = ("Pool", "State", "Launchers", "Used", "Limit", "Free", "Nodes", "Working")
 
 
@@ -60,6 +62,7 @@ def _launcher(each: LauncherStatus, now: float) -> list[str]:
     return [
         each.hostname,
         each.id or "another program",
+        str(each.pid or ""),
         each.version or "",
         state,
         age_text(now - each.since) if each.since is not None else "",
@@ -67,6 +70,11 @@ def _launcher(each: LauncherStatus, now: float) -> list[str]:
         f"{config.path or 'not from a file'} ({config.digest})" if config is not None else "",
         age_text(now - config.loaded_at) if config is not None else "",
     ]
+
+
+def _remarks(each: LauncherStatus) -> list[str]:
+    config = each.config
+    return remarks(config.restart_needed, config.problems, config.refused_at) if config is not None else []
 
 
 def _pool(each: PoolStatus) -> list[str]:
@@ -84,7 +92,7 @@ def _pool(each: PoolStatus) -> list[str]:
 
 def _amounts(amounts: Mapping[str, float], names: Iterable[str]) -> str:
     """``instances 3, cores 12``."""
-    return ", ".join(f"{name} {amounts.get(name, 0):g}" for name in names)
+    return ", ".join(f"{name} {amounts.get(name, 0):.15g}" for name in names)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -13,3 +13,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 label``, ``2 labels``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"

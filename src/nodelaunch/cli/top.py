@@ -18,6 +18,7 @@ from rich.text import Text
 from nodelaunch.cli.common import client_store, warm_view
 from nodelaunch.cli.live import is_terminal, opened
 from nodelaunch.cli.session import Given
+from nodelaunch.cli.tables import counted
 from nodelaunch.engine.questions import ask_reports
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
@@ -29,7 +30,8 @@ from nodelaunch.protocol.store import Store
 from nodelaunch.status import PoolStatus, Status, collect
 
 STYLES = {
-    "running": "green", "full": "yellow", "paused": "yellow", "draining": "yellow", "down": "red", "away": "red",
+    "running": "green", "full": "yellow", "paused": "yellow", "draining": "yellow", "off": "yellow",
+    "down": "red", "away": "red",
 }  # fmt: skip
 FEWEST_LINES = 3
 """Of a section, its title included, however small the terminal is."""
@@ -133,7 +135,8 @@ def _head(found: Status, launching: int) -> Text:
     nodes = sum(count for pool in found.pools for count in pool.nodes.values())
     waiting, working = found.requests.get("requested", 0), found.requests.get("pending", 0)
     clock = time.strftime("%H:%M:%S", time.localtime(found.at))
-    counts = f"{waiting} waiting  {working} working  {launching} launching  {nodes} nodes  {ours} launchers"
+    things = f"{counted(nodes, 'node')}  {counted(ours, 'launcher')}"
+    counts = f"{waiting} waiting  {working} working  {launching} launching  {things}"
     return Text(f"{clock}  q quits  {counts}", "bold")
 
 
@@ -158,7 +161,7 @@ def _pool_lines(pools: Sequence[PoolStatus], width: int, *, has_blocks: bool) ->
         line.append(f"{pool.state:<8}", STYLES.get(pool.state, ""))
         used, limit = pool.used.get(INSTANCES, 0), pool.limits.get(INSTANCES)
         line.append("  ").append_text(_bar(used, limit, bar, has_blocks=has_blocks))
-        line.append(f" {used:g}/{'-' if limit is None else f'{limit:g}'}")
+        line.append(f" {used:.15g}/{'-' if limit is None else f'{limit:.15g}'}")
         line.append(f"  {', '.join(f'{count} {state}' for state, count in pool.nodes.items())}", "dim")
         lines.append(line)
         if pool.down is not None:

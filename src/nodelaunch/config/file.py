@@ -7,7 +7,7 @@ drivers' models), checks across mappings (rules.py), and the words for it all (m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_origin
@@ -34,6 +34,10 @@ _STORE_KEYS = ("zookeeper-servers", "zookeeper-tls", "zookeeper-auth")
 STORE_FILES = ("zookeeper-tls.cert", "zookeeper-tls.key", "zookeeper-tls.ca", "zookeeper-auth.password-file")
 """Keys that name a file which is read when the store is connected to."""
 ALL_FILES = (*STORE_FILES, "webapp.token-file")
+_STORE_UNKNOWN = (
+    "which store is meant can't be told while the file is broken; mend it, or name another file with --config: one with"
+    " the keys about the store is enough"
+)
 _SECURE_KEYS = (*_STORE_KEYS, "diskimages")
 
 
@@ -101,14 +105,18 @@ def load_store_config(
     secure: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> StoreConfig:
-    """What the configuration says about the store; the rest may have mistakes, and its drivers need not be there.
+    """What the configuration says about the store; the rest may have mistakes, of YAML too, and its drivers need not be
+    there.
 
-    Raises: ConfigError with every problem of that part, and of the YAML.
+    Raises: ConfigError with every problem of that part, and of the YAML where that part can't be told from the rest.
     """
-    source = _read_both(path, secure, environ)
+    source = _read_for_store(path, secure, environ)
     config = _Checker(source).check_store() if source.data is not None else None
     if config is None or source.problems:
-        raise ConfigError(_in_order(source.problems))
+        problems = _in_order(source.problems)
+        if source.data is None and source.text:
+            problems = (*problems, ConfigProblem(source.path, 0, 0, _STORE_UNKNOWN, key=source.path))
+        raise ConfigError(problems)
     return config
 
 
@@ -121,7 +129,7 @@ def check_files(
 ) -> tuple[ConfigProblem, ...]:
     """What is wrong with the files that a good configuration names at *keys*: those that can't be read, each at its
     key."""
-    source = _read_both(path, secure, environ)
+    source = (_read_both if "webapp.token-file" in keys else _read_for_store)(path, secure, environ)
     for pattern in keys:
         for place, name in rules.find(source.data, pattern):
             try:
@@ -140,15 +148,30 @@ def position_of(
     environ: Mapping[str, str] | None = None,
 ) -> tuple[int, int]:
     """Line and column of *place* in *path*, or in *secure* if that is what sets it; (0, 0) where it is in neither."""
-    source = _read_both(path, secure, environ)
+    source = _read_for_store(path, secure, environ)
     return source.values[place][1:] if place in source.values else (0, 0)
 
 
-def _read_both(
+def _read_for_store(
     path: str | os.PathLike[str], secure: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
 ) -> Source:
+    """Both files; where they are broken, what the first says of the store, if that can be told without the rest."""
+    source = _read_both(path, secure, environ)
+    if not source.problems:
+        return source
+    part = _read_both(path, secure, environ, only=_keys_of(StoreConfig))
+    return source if part.problems else part
+
+
+def _read_both(
+    path: str | os.PathLike[str],
+    secure: str | os.PathLike[str] | None,
+    environ: Mapping[str, str] | None,
+    *,
+    only: Collection[str] | None = None,
+) -> Source:
     variables = os.environ if environ is None else environ
-    source = read_source(os.fspath(path), variables)
+    source = read_source(os.fspath(path), variables, only=only)
     take_over(source, secure, variables)
     return source
 

@@ -9,7 +9,7 @@ What does *not* belong here: which keys there may be, and what they mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ruamel.yaml.reader import ReaderError
 from nodelaunch.config.messages import yaml_trouble
 from nodelaunch.config.models import Place
 from nodelaunch.config.spans import Remedy, Span, span_of
+from nodelaunch.config.storepart import mentions, part_of
 from nodelaunch.config.variables import Position, Text, substitute
 from nodelaunch.errors import ConfigProblem
 
@@ -130,8 +131,18 @@ class Source:
             self.spans[new] = self.spans[old]
 
 
-def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = False, with_spans: bool = False) -> Source:
-    """The YAML file at *path*. Nothing is raised for what is wrong with it: that is in ``problems``."""
+def read_source(
+    path: str,
+    environ: Mapping[str, str],
+    *,
+    is_secret: bool = False,
+    with_spans: bool = False,
+    only: Collection[str] | None = None,
+) -> Source:
+    """The YAML file at *path*; with *only*, what it says of these top-level keys, whatever the rest is.
+
+    Nothing is raised for what is wrong with it: that is in ``problems``.
+    """
     source = Source(path, is_secret, spans={} if with_spans else None)
     try:
         raw = Path(path).read_bytes()
@@ -148,7 +159,13 @@ def read_source(path: str, environ: Mapping[str, str], *, is_secret: bool = Fals
         here = Position(path, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
         source.complain_at(here, "not UTF-8 text; save the file in that encoding")
         return source
-    return _parsed(source, original, environ)
+    if only is None:
+        return _parsed(source, original, environ)
+    part = part_of(original, only)
+    if not part and not mentions(original, only):
+        source.text, source.data = original, {}
+        return source
+    return _parsed(source, part, environ)
 
 
 def read_text(path: str, text: str, environ: Mapping[str, str]) -> Source:

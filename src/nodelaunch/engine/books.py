@@ -80,7 +80,7 @@ class Books:
     def launching(self, provider: str) -> int:
         """How many launches run at the provider or are about to: of all launchers, as far as records tell."""
         reserved = self._reservations.launches_of(provider)
-        if len(self._view.launchers) > 1:
+        if len(self._view.sharers) > 1:
             return len(self._view.launching(provider)) + reserved
         pools = self._own_pools.pools
         running = next((pool.ctx.provider.running_launches for key, pool in pools.items() if key[0] == provider), 0)
@@ -89,7 +89,7 @@ class Books:
     def may_launch_another(self, key: PoolKey) -> bool:
         """Whether one launch more than is reserved may run at the pool's provider, where launchers share it."""
         limit = self._own_pools.views[key].max_concurrency
-        if limit < 0 or len(self._view.launchers) < 2:
+        if limit < 0 or len(self._view.sharers) < 2:
             return True
         running = self.launching(key[0])
         return not running or running < limit

@@ -52,6 +52,7 @@ class Herald:
         *,
         min_ready: Mapping[str, int] | None = None,
         pools: tuple[str, ...] | None = None,
+        providers: Iterable[str] | None = None,
         knows: Iterable[str] | None = None,
         state: ComponentState | None = None,
     ) -> None:
@@ -61,6 +62,8 @@ class Herald:
             self._presence = self._presence.changed(min_ready={k: v for k, v in min_ready.items() if v > 0})
         if pools is not None:
             self._presence = self._presence.changed(pools=tuple(sorted(pools)))
+        if providers is not None:
+            self._presence = self._presence.changed(providers=tuple(sorted(set(providers))))
         if knows is not None:
             self._presence = self._presence.changed(knows=tuple(sorted(set(knows) - {self.id})))
         if state is not None:
@@ -82,7 +85,7 @@ class Herald:
             self._store.session.subscribe(lambda _state: self._changed.set()),
             self._view.subscribe(self._on_pools, PoolsChanged, ViewWarmed),
         ]
-        self.tell(knows=self._view.launchers)
+        self.tell(knows=self._view.sharers)
         try:
             path = f"{paths.PRESENCES}/{self._presence.hostname}"
             entry = await self._store.create(
@@ -105,7 +108,7 @@ class Herald:
 
     def _on_pools(self, _note: PoolsChanged | ViewWarmed) -> None:
         self._changed.set()
-        self.tell(knows=self._view.launchers)
+        self.tell(knows=self._view.sharers)
 
     async def _publish(self, entry: Entry) -> Entry:
         data = self._presence.to_bytes()

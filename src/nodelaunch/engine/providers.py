@@ -49,6 +49,11 @@ class Providers:
         self._removals: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
 
+    @property
+    def at_work(self) -> list[str]:
+        """Names of those that may create nodes."""
+        return [name for name, service in self._services.items() if service.is_at_work]
+
     @contextmanager
     def serving(self, group: asyncio.TaskGroup, configs: Iterable[ProviderConfig]) -> Iterator[None]:
         """Serve *configs* as tasks of *group*, which are cancelled in the end."""

@@ -6,13 +6,15 @@ troubles. What does *not* belong here: the state of the whole cluster (status.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
 import msgspec
 
 from nodelaunch.clock import Clock
+from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.engine.history import Trouble
 from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.scheduler import Scheduler
@@ -67,6 +69,12 @@ class ConfigInForce:
     """Seconds since 1970."""
     path: str | None = None
     """None: it is not from a file, or the launcher is part of another program."""
+    restart_needed: tuple[str, ...] = ()
+    """Keys of it that take effect at the next start: the process began with something else."""
+    refused_at: float | None = None
+    """When the files were read that are not in force, as they have errors; None: they are in force."""
+    problems: tuple[str, ...] = ()
+    """The first of these errors, each with file, line and column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +84,12 @@ class LauncherReport:
     id: str
     started_at: float = 0.0
     """Seconds since 1970."""
+    pid: int | None = None
+    """Its number on its host."""
     config: ConfigInForce | None = None
     pools: tuple[PoolReport, ...] = ()
+    providers: tuple[str, ...] = ()
+    """Those whose nodes it deletes: also such as were taken out and have nodes left."""
     waiting: tuple[WaitingRequest, ...] = ()
     """The first `MOST_WAITING` requests that wait."""
     troubles: tuple[Trouble, ...] = ()
@@ -99,8 +111,16 @@ class Reporter:
     """Reports on one launcher. *own_id*: under which it is present."""
 
     def __init__(
-        self, own_id: str, view: ClusterView, clock: Clock, scheduler: Scheduler, pools: Mapping[PoolKey, Pool]
+        self,
+        own_id: str,
+        view: ClusterView,
+        clock: Clock,
+        scheduler: Scheduler,
+        pools: Mapping[PoolKey, Pool],
+        providers: Iterable[str],
+        standing: ConfigStanding,
     ) -> None:
+        """*pools* and *providers*: as of now, whenever they are asked for."""
         self.config: ConfigInForce | None = None
         self.config_path: str | None = None
         """Where the configuration is read from; for whoever knows to say."""
@@ -109,6 +129,8 @@ class Reporter:
         self._clock = clock
         self._scheduler = scheduler
         self._pools = pools
+        self._providers = providers
+        self._standing = standing
         self._started_at = clock.now()
 
     def config_loaded(self, digest: str) -> None:
@@ -119,12 +141,22 @@ class Reporter:
         """As of now."""
         config = self.config
         if config is not None:
-            config = ConfigInForce(config.digest, config.loaded_at, self.config_path)
+            standing = self._standing
+            config = ConfigInForce(
+                config.digest,
+                config.loaded_at,
+                self.config_path,
+                standing.restart_needed,
+                standing.refused_at,
+                standing.problems,
+            )
         return LauncherReport(
             id=self._own_id,
             started_at=self._started_at,
+            pid=os.getpid(),
             config=config,
             pools=tuple(self._pool(pool) for _, pool in sorted(self._pools.items())),
+            providers=tuple(sorted(self._providers)),
             waiting=tuple(self._waiting()),
             troubles=tuple(reversed(self._scheduler.history.troubles)),
         )

@@ -55,6 +55,8 @@ class Site:
     """Of provider and pool."""
     changed: Callable[[], None]
     """Told when pools came or went."""
+    drained: Callable[[], None]
+    """Told when a pool that was taken out has ended: nobody may hand out its nodes any more."""
     events: EventHub
 
 
@@ -81,6 +83,11 @@ class ProviderService:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether nodes may be created: also while pools that were taken out finish what they accepted."""
+        return bool(self.pools or self._draining)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -189,9 +196,14 @@ class ProviderService:
             await pool.drain(grace_s)
             await self._forget(name)
 
+        def drained(task: asyncio.Task[None]) -> None:
+            self._draining.discard(task)
+            self._site.changed()
+            self._site.drained()
+
         task = asyncio.ensure_future(drain())
         self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        task.add_done_callback(drained)
 
     async def _forget(self, pool: str) -> None:
         """A pool that was taken out on purpose is not waited for, unless another launcher has it too."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from nodelaunch.engine.ledger import Ledger
-from nodelaunch.engine.view import ClusterView, NodeSeen, Note, PresencesChanged, ViewCooled
+from nodelaunch.engine.view import ClusterView, NodeSeen, Note, PoolsChanged, PresencesChanged, ViewCooled
 from nodelaunch.errors import RecordGoneError, SessionLostError, VersionConflictError
 from nodelaunch.log import get_logger
 from nodelaunch.protocol import paths
@@ -118,15 +118,15 @@ class SharedRoom:
         peers = self._view.peers
         if peers is not self._peers:
             self._peers = peers
-            here = [peer for peer in peers if peer.provider == self._provider]
-            self._all_others = frozenset({peer.launcher for peer in peers} - {self._own_id, ""})
-            self._others = frozenset({peer.launcher for peer in here} - {self._own_id, ""})
-            self._own_pools = frozenset(peer.pool_id for peer in here if peer.launcher == self._own_id)
+            self._all_others = self._view.sharers - {self._own_id}
+            self._others = self._view.sharers_at(self._provider) - {self._own_id}
+            own = [peer.pool_id for peer in peers if peer.launcher == self._own_id]
+            self._own_pools = frozenset(own)
             self._given_up &= self._all_others
 
     @property
     def is_shared(self) -> bool:
-        """Whether another nodelaunch process has pools of the provider."""
+        """Whether another nodelaunch process may create nodes at the provider: one that drains, too."""
         self._find_others()
         return bool(self._others)
 
@@ -218,7 +218,7 @@ class SharedRoom:
         if not missing:
             return False
         changed = asyncio.Event()
-        stop = self._view.subscribe(lambda _note: changed.set(), PresencesChanged)
+        stop = self._view.subscribe(lambda _note: changed.set(), PresencesChanged, PoolsChanged)
         try:
             async with asyncio.timeout(ACKNOWLEDGED_S):
                 while missing:

@@ -67,7 +67,9 @@ class Presence(Record, frozen=True):
     pools: Texts = ()
     """Ids of its pools, which it can be asked about."""
     knows: Texts = ()
-    """Ids of the other processes of which it knows that they have pools."""
+    """Ids of the other processes of which it knows that they have pools, or work at providers."""
+    providers: Texts = ()
+    """Where it may create nodes: of its pools, also of those that drain and are not registered any more."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes) -> Self:

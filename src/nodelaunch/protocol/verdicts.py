@@ -109,8 +109,8 @@ class NeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE = "{self.wanted:g} {self.resource} wanted, the limit is {self.limit:g}"
-    REMEDY = "raise the limit of {self.resource} to {self.wanted:g}, or ask for less at once"
+    CLAUSE = "{self.wanted:.15g} {self.resource} wanted, the limit is {self.limit:.15g}"
+    REMEDY = "raise the limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,8 @@ class TenantNeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE = "{self.wanted:g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:g}"
-    REMEDY = "raise the tenant's limit of {self.resource} to {self.wanted:g}, or ask for less at once"
+    CLAUSE = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:.15g}"
+    REMEDY = "raise the tenant's limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +244,10 @@ class NoRoom(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE = "{self.wanted:g} {self.resource} wanted, {self.left:g} left (what earlier requests wait for set apart)"
-    REMEDY = "nodes with {self.wanted:g} {self.resource} in all have to go, or the limit has to rise"
+    CLAUSE = (
+        "{self.wanted:.15g} {self.resource} wanted, {self.left:.15g} left (what earlier requests wait for set apart)"
+    )
+    REMEDY = "nodes with {self.wanted:.15g} {self.resource} in all have to go, or the limit has to rise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ class TenantFull(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE = "{self.wanted:g} {self.resource} wanted, tenant {self.tenant} has {self.left:g} left"
+    CLAUSE = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} has {self.left:.15g} left"
     REMEDY = "the tenant has to give nodes back, or its limit has to rise"
 
 

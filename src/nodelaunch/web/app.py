@@ -2,7 +2,8 @@
 
     /health/live    200 while the event loop answers
     /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why.
-                    What operators have paused is named, and is no reason against it.
+                    What operators have paused, and what is to be known of the configuration, is named, and is no
+                    reason against it.
     /ready          the same under Nodepool's name
     /node-list ...  Nodepool's lists, as text or JSON
     /               the status page, and its facts in /status.json and /nodes.json
@@ -41,7 +42,7 @@ def make_app(launcher: Launcher, *, api: Api | None = None) -> Starlette:
     async def ready(_request: Request) -> Response:
         reasons = launcher.readiness()
         paused = dict.fromkeys(str(pause) for pauses in launcher.pauses.values() for pause in pauses)
-        lines = [*(reasons or ["OK"]), *paused]
+        lines = [*(reasons or ["OK"]), *paused, *launcher.config_standing.remarks()]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), 503 if reasons else 200)
 
     metrics = Metrics(launcher)

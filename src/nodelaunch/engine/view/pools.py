@@ -26,8 +26,12 @@ class _Peers:
     registered: frozenset[tuple[str, str]]
     launchers: tuple[str, ...]
     """Ids of the nodelaunch processes that run any of them, sorted."""
+    sharers: frozenset[str]
+    """Ids of the nodelaunch processes that may create nodes: those of `launchers`, and those that still work."""
+    sharers_at: Mapping[str, frozenset[str]]
+    """The same for each provider."""
     alone: frozenset[str]
-    """The ids of all registered pools where they are of one process; none where they are of several."""
+    """The ids of all registered pools where they are of one process, and no other may create nodes; else none."""
     draining: frozenset[tuple[str, str]]
     """Provider and pool of those that every process that runs them is to drain."""
 
@@ -77,12 +81,21 @@ class PoolsView(Teller):
         """Ids of the nodelaunch processes that have pools registered, sorted."""
         return (self._peers or self._find_peers()).launchers
 
+    @property
+    def sharers(self) -> frozenset[str]:
+        """Ids of the nodelaunch processes that may create nodes: with pools registered, or with work to finish."""
+        return (self._peers or self._find_peers()).sharers
+
+    def sharers_at(self, provider: str) -> frozenset[str]:
+        """Those that may create nodes at *provider*."""
+        return (self._peers or self._find_peers()).sharers_at.get(provider, frozenset())
+
     def is_of_known_process(self, path: str) -> bool:
         """Whether the registration at *path* is of a nodelaunch process whose presence is known."""
         return self._sessions.get(path) in self._processes.values()
 
     def is_alone(self, pool_id: str) -> bool:
-        """Whether the process of this pool, which is registered, is the only one that has pools registered."""
+        """Whether the process of this pool, which is registered, is the only one that may create nodes."""
         return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
 
     def pauses_of(self, provider: str, pool: str, *launcher: str) -> tuple[Pause, ...]:
@@ -123,12 +136,23 @@ class PoolsView(Teller):
         for peer in peers:
             for label in peer.labels:
                 by_label.setdefault(label, []).append(peer)
+        sharers: dict[str, set[str]] = {}
+        for peer in peers:
+            sharers.setdefault(peer.provider, set()).add(peer.launcher)
+        for seen in self.presences.values():
+            for provider in seen.record.providers:
+                sharers.setdefault(provider, set()).add(seen.record.id)
+        all_sharers = frozenset[str]().union(*sharers.values()) - {""}
+        of_one = len(set(sessions.values())) == 1
+        is_alone = of_one and all_sharers <= {processes.get(session, "") for session in sessions.values()}
         self._peers = _Peers(
             peers,
             {label: tuple(offering) for label, offering in by_label.items()},
             frozenset((peer.provider, peer.pool) for peer in peers),
             tuple(sorted({peer.launcher for peer in peers} - {""})),
-            frozenset(peer.pool_id for peer in peers) if len(set(sessions.values())) == 1 else frozenset(),
+            all_sharers,
+            {provider: frozenset(ids - {""}) for provider, ids in sharers.items()},
+            frozenset(peer.pool_id for peer in peers) if is_alone else frozenset(),
             frozenset((peer.provider, peer.pool) for peer in peers) - served,
         )
         return self._peers
@@ -170,9 +194,11 @@ class PoolsView(Teller):
     def presence_entry_changed(self, entry: Entry) -> None:
         """An entry below `paths.PRESENCES` is there, new or changed."""
         self._readable(entry.path)
+        before = self.presences.get(entry.path)
         try:
-            self.presences[entry.path] = Seen(Presence.from_bytes(entry.path, entry.data), entry)
-            self._process_changed(entry.path, entry.stat.owner)
+            seen = self.presences[entry.path] = Seen(Presence.from_bytes(entry.path, entry.data), entry)
+            has_moved = before is not None and before.record.providers != seen.record.providers
+            self._process_changed(entry.path, entry.stat.owner, has_moved=has_moved)
         except RecordInvalidError as error:
             self.presences.pop(entry.path, None)
             self._process_changed(entry.path, None)
@@ -186,9 +212,9 @@ class PoolsView(Teller):
             self._process_changed(path, None)
             self._tell(PresencesChanged())
 
-    def _process_changed(self, path: str, session: int | None) -> None:
-        """The presence at *path* ends with *session*; None: it is gone."""
-        if self._processes.get(path) == session:
+    def _process_changed(self, path: str, session: int | None, *, has_moved: bool = False) -> None:
+        """The presence at *path* ends with *session*; None: it is gone. *has_moved*: it works at other providers."""
+        if self._processes.get(path) == session and not has_moved:
             return
         if session is None:
             del self._processes[path]
