@@ -119,10 +119,13 @@ class HttpRequestHandle:
                     raise
         raise RecordGoneError(paths.request(self.id), "the launcher does not know it any more, or can't be reached")
 
-    async def cancel(self) -> None:
-        """Give back what it has, in whatever state it is; done even if the caller is cancelled meanwhile."""
+    async def cancel(self, *, within_s: float | None = None) -> None:
+        """Give back what it has, in whatever state it is; done even if the caller is cancelled meanwhile.
+
+        Raises: HttpError where the launcher did not answer *within_s*. It takes back by itself what is not renewed.
+        """
         self.is_over = True
-        await self._client.release(self.id)
+        await self._client.release(self.id, within_s=within_s)
 
     def on_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -191,6 +194,8 @@ class HttpNodeClient:
             self._http = httpx.AsyncClient(base_url=url.rstrip("/") + PREFIX, headers=headers, transport=transport)
         except httpx.InvalidURL as error:
             raise NodelaunchError(f"{url}: {error}") from None
+        self.trouble: HttpError | None = None
+        """Why the last try to ask the launcher something came to nothing; None where it answered."""
         self._group = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
         self._keepers: set[asyncio.Task[None]] = set()
@@ -233,12 +238,12 @@ class HttpNodeClient:
         keeper.add_done_callback(self._keepers.discard)
         return handle
 
-    async def release(self, request_id: RequestId) -> None:
+    async def release(self, request_id: RequestId, *, within_s: float | None = None) -> None:
         """Give back what a request has; done even if the caller is cancelled meanwhile. Raises: HttpError."""
 
         async def delete() -> None:
             try:
-                await self.ask("DELETE", f"/requests/{request_id}", RequestShown)
+                await self.ask("DELETE", f"/requests/{request_id}", RequestShown, within_s=within_s)
             except HttpError as error:
                 if error.status != 404:
                     raise
@@ -261,23 +266,31 @@ class HttpNodeClient:
         body: Any = None,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        within_s: float | None = None,
     ) -> T:
-        """The launcher's answer; asked again for `ANSWER_S` where it can't be reached. Raises: HttpError."""
+        """The launcher's answer; asked again for `ANSWER_S` where it can't be reached, or else it answers *within_s*.
+
+        Raises: HttpError.
+        """
         loop = asyncio.get_running_loop()
-        until, pause_s = loop.time() + ANSWER_S, PAUSE_S
-        timeout_s = ANSWER_S + float((query or {}).get("wait_s", 0))
+        until, pause_s = loop.time() + (ANSWER_S if within_s is None else within_s), PAUSE_S
+        wait_s = float((query or {}).get("wait_s", 0))
         while True:
+            timeout_s = wait_s + (ANSWER_S if within_s is None else max(PAUSE_S, until - loop.time()))
             try:
                 reply = await self._http.request(
                     method, path, json=body, params=query, headers=headers, timeout=timeout_s
                 )
                 if reply.is_success:
-                    return msgspec.json.decode(reply.content, type=kind)
+                    answer = msgspec.json.decode(reply.content, type=kind)
+                    self.trouble = None
+                    return answer
                 error = _refusal(reply)
             except (httpx.TransportError, msgspec.DecodeError) as trouble:
                 error = HttpError(
                     UNREACHABLE, "unreachable", f"{self._http.base_url}: {str(trouble) or type(trouble).__name__}"
                 )
+            self.trouble = error if error.is_passing else None
             if not error.is_passing or loop.time() + pause_s > until:
                 raise error
             await asyncio.sleep(pause_s)
