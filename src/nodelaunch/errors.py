@@ -286,6 +286,17 @@ class RequestFailedError(NodelaunchError):
         """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
 
 
+class NodesNotThereError(NodelaunchError):
+    """A node request was not fulfilled in time; whoever waited withdraws it."""
+
+    def __init__(self, request_id: str, labels: Sequence[str], timeout_s: float, reasons: Sequence[str] = ()) -> None:
+        waited = f"node request {request_id} ({', '.join(labels)}) was not fulfilled within {timeout_s:g} s"
+        super().__init__("\n  ".join((waited, *reasons)))
+        self.request_id = request_id
+        self.reasons = tuple(reasons)
+        """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
+
+
 class EventsMissedError(NodelaunchError):
     """A reader of events was too slow: ``count`` of them are lost to it. Read anew what they were about, and go on."""
 

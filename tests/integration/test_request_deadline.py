@@ -87,7 +87,7 @@ async def test_request_that_was_made_over_http_before_the_store_went_away(token_
         )
     assert code == 1
     for number in (1, 2):
-        assert f"200-000000000{number}: not fulfilled within 1 s" in errors
+        assert f"node request 200-000000000{number} (small) was not fulfilled within 1 s" in errors
     assert "the store did not do it: it is away (HTTP 503)" in errors
 
 

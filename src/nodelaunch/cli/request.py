@@ -20,7 +20,7 @@ from nodelaunch.cli.common import client_store, say, say_json
 from nodelaunch.cli.session import AsJson, Given, Session
 from nodelaunch.client import NodeClient, RequestHandle, RequestOptions
 from nodelaunch.connecting import CONNECT_TIMEOUT_S, trouble_of
-from nodelaunch.errors import NodelaunchError, RequestFailedError
+from nodelaunch.errors import NodelaunchError, NodesNotThereError, RequestFailedError
 from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
@@ -135,7 +135,7 @@ async def request(
             handles: list[Handle] = []
             try:
                 await _ask(client, handles, labels, options, count=count, wait=wait)
-                users = [_use(client, handle, outcomes, wait=wait, hold_s=hold) for handle in handles]
+                users = [_use(client, handle, labels, outcomes, wait=wait, hold_s=hold) for handle in handles]
                 results = await asyncio.gather(*users)
             finally:
                 if wait.is_over:
@@ -165,7 +165,9 @@ async def _ask(
             for _ in range(count):
                 handles.append(await client.submit(labels, **options))  # noqa: PERF401  each has to be given back
     except TimeoutError:
-        _complain(f"the nodes could not be asked for within {wait.timeout_s:g} s{_trouble(client)}")
+        trouble = _trouble(client)
+        waited = f"the nodes could not be asked for within {wait.timeout_s:g} s"
+        _complain(f"{waited}: {trouble}" if trouble else waited)
 
 
 async def _give_back(handle: Handle, wait: Wait) -> None:
@@ -179,7 +181,16 @@ async def _give_back(handle: Handle, wait: Wait) -> None:
 def _trouble(client: NodeClient | HttpNodeClient) -> str:
     """Why the launcher, or its store, is not heard of, as far as is known."""
     trouble = trouble_of(client.store) if isinstance(client, NodeClient) else client.trouble
-    return f": {trouble}" if trouble else ""
+    return str(trouble) if trouble else ""
+
+
+async def _why(handle: Handle) -> Sequence[str]:
+    """What launchers say of it, as far as they answer soon."""
+    try:
+        async with asyncio.timeout(LEAVE_S):
+            return await handle.why()
+    except TimeoutError:
+        return ()
 
 
 def _complain(text: object) -> None:
@@ -187,7 +198,13 @@ def _complain(text: object) -> None:
 
 
 async def _use(
-    client: NodeClient | HttpNodeClient, handle: Handle, outcomes: _Outcomes, *, wait: Wait, hold_s: float
+    client: NodeClient | HttpNodeClient,
+    handle: Handle,
+    labels: Sequence[str],
+    outcomes: _Outcomes,
+    *,
+    wait: Wait,
+    hold_s: float,
 ) -> bool:
     """Wait for the nodes of one request, keep them, give them back; whether all went well."""
     taken = False
@@ -196,8 +213,10 @@ async def _use(
             async with wait.limit():
                 request = await handle.finished(outcomes.progress)
         except TimeoutError:
-            waited = f"{handle.id}: not fulfilled within {wait.timeout_s:g} s"
-            raise NodelaunchError(waited + _trouble(client)) from None
+            assert wait.timeout_s is not None  # noqa: S101
+            trouble = _trouble(client)
+            reasons = (trouble,) if trouble else await _why(handle)
+            raise NodesNotThereError(handle.id, labels, wait.timeout_s, reasons) from None
         if request.state is RequestState.FAILED:
             raise RequestFailedError(request.id, request.declined_by, await handle.why())
         async with client.hold(request) as nodes:
