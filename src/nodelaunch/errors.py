@@ -62,7 +62,8 @@ class ConfigProblem:
     """The path of the key, such as ``providers[0].name``, of a configuration that is in no file."""
 
     def __str__(self) -> str:
-        return f"{self.key or f'{self.file}:{self.line}:{self.column}'}: {self.message}"
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{self.key or where}: {self.message}"
 
 
 class ConfigError(NodelaunchError):
