@@ -84,10 +84,12 @@ class Operator:
         def freed(node: Node) -> Node:
             if node.state is not NodeState.HOLD:
                 raise NodelaunchError(f"node {node.id} is not held; it is {node.state.value}")
-            state = NodeState.READY if reuse else NodeState.USED
-            return node.changed(
-                hold_expiration=None, hold_job=None, allocated_to=None if reuse else node.allocated_to
-            ).into(state, self._clock.now())
+            ended = node.changed(hold_expiration=None, hold_job=None)
+            if reuse:  # it is nobody's, and nothing is left to say of who had it
+                return (
+                    ended.deallocated().changed(comment=None, user_data=None).into(NodeState.READY, self._clock.now())
+                )
+            return ended.into(NodeState.USED, self._clock.now())
 
         return await self._change(node_id, freed)
 

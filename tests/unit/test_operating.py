@@ -115,6 +115,19 @@ async def test_gone_waits_for_the_record() -> None:
         await site.operator.gone(node_id)
 
 
+async def test_node_that_is_offered_again_says_nothing_of_its_hold() -> None:
+    async with opened() as site:
+        node_id = await site.node(
+            NodeState.HOLD, comment="broken disk", hold_job="t p j .*", hold_expiration=60, tenant_name="t",
+            allocated_to="200-0000000001", requestor="zuul", user_data={"project_name": "p"},
+        )  # fmt: skip
+        await site.operator.unhold(node_id, reuse=True)
+        node = await site.stored(node_id)
+        assert node == (await site.stored(await site.node(NodeState.READY))).changed(
+            id=node_id, state_time=node.state_time
+        )
+
+
 async def test_erase_removes_what_is_recorded_of_one_provider() -> None:
     async with opened() as site:
         mine, other = await site.node(), await site.node()
