@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -126,7 +125,7 @@ async def request(
     end; 1 otherwise.
     """
     _end_on_signals()
-    wait, outcomes = Wait(timeout), _Outcomes(count, as_json=as_json)
+    wait, outcomes = Wait(timeout), _Outcomes(count, session, as_json=as_json)
     options: RequestOptions = {"tenant": tenant, "provider": provider, "priority": priority}
     results: Sequence[bool] = ()
     leaving = asyncio.timeout(None)
@@ -134,7 +133,7 @@ async def request(
         async with leaving, _client(session, over_http, wait) as client:
             handles: list[Handle] = []
             try:
-                await _ask(client, handles, labels, options, count=count, wait=wait)
+                await _ask(client, handles, labels, options, outcomes, count=count, wait=wait)
                 users = [_use(client, handle, labels, outcomes, wait=wait, hold_s=hold) for handle in handles]
                 results = await asyncio.gather(*users)
             finally:
@@ -152,6 +151,7 @@ async def _ask(
     handles: list[Handle],
     labels: Sequence[str],
     options: RequestOptions,
+    outcomes: _Outcomes,
     *,
     count: int,
     wait: Wait,
@@ -167,7 +167,7 @@ async def _ask(
     except TimeoutError:
         trouble = _trouble(client)
         waited = f"the nodes could not be asked for within {wait.timeout_s:g} s"
-        _complain(f"{waited}: {trouble}" if trouble else waited)
+        outcomes.complain(f"{waited}: {trouble}" if trouble else waited)
 
 
 async def _give_back(handle: Handle, wait: Wait) -> None:
@@ -191,10 +191,6 @@ async def _why(handle: Handle) -> Sequence[str]:
             return await handle.why()
     except TimeoutError:
         return ()
-
-
-def _complain(text: object) -> None:
-    print(f"nodelaunch: {text}", file=sys.stderr)  # noqa: T201
 
 
 async def _use(
@@ -224,7 +220,7 @@ async def _use(
             outcomes.fulfilled(request, nodes)
             await asyncio.sleep(hold_s)
     except NodelaunchError as error:
-        _complain(error)
+        outcomes.complain(error)
         if not taken:
             outcomes.failed()
         return False
@@ -234,8 +230,9 @@ async def _use(
 class _Outcomes:
     """Prints the nodes of requests: as text when each is fulfilled, as JSON when none is waited for any more."""
 
-    def __init__(self, count: int, *, as_json: bool) -> None:
+    def __init__(self, count: int, session: Session, *, as_json: bool) -> None:
         self.progress = _Progress()
+        self._session = session
         self._waiting = count
         self._as_json = as_json
         self._found: list[dict[str, Any]] = []
@@ -247,6 +244,9 @@ class _Outcomes:
             for node in described:
                 say("  ".join(f"{key}={_text(value)}" for key, value in node.items() if value not in (None, [])))
         self._settled()
+
+    def complain(self, text: object) -> None:
+        self._session.complain(f"nodelaunch: {text}")
 
     def failed(self) -> None:
         self._settled()
