@@ -20,6 +20,7 @@ from nodelaunch.engine.questions import why
 from nodelaunch.errors import (
     NodelaunchError,
     NodesLostError,
+    NodesNotThereError,
     RecordGoneError,
     RequestFailedError,
     SessionLostError,
@@ -85,11 +86,14 @@ class RequestHandle:
     def id(self) -> RequestId:
         return self.request.id
 
-    async def finished(self, progress: Progress | None = None) -> NodeRequest:
+    async def finished(self, progress: Progress | None = None, *, timeout_s: float | None = None) -> NodeRequest:
         """Wait until it is fulfilled or failed; *progress* is told of every change on the way.
 
-        Raises: RecordGoneError when somebody deletes it.
+        Raises: RecordGoneError when somebody deletes it; NodesNotThereError after *timeout_s*, with why it waits.
         """
+        return await in_time(self, self._finished(progress), timeout_s)
+
+    async def _finished(self, progress: Progress | None) -> NodeRequest:
         async for request in self._client.follow(self.id):
             self.request = request
             if progress is not None:
@@ -105,6 +109,27 @@ class RequestHandle:
     async def cancel(self) -> None:
         """Delete the request, in whatever state it is; done even if the caller is cancelled meanwhile."""
         await self._client.withdraw(paths.request(self.id))
+
+
+class Waiting(Protocol):
+    """A request that is waited for."""
+
+    request: NodeRequest
+
+    async def why(self) -> tuple[str, ...]: ...
+
+
+async def in_time(handle: Waiting, finished: Coroutine[Any, Any, NodeRequest], timeout_s: float | None) -> NodeRequest:
+    """What *finished* returns within *timeout_s*. Raises: NodesNotThereError, with what is said of the request then."""
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await finished
+    except TimeoutError:
+        if timeout_s is None or not limit.expired():
+            raise
+        request = handle.request
+        raise NodesNotThereError(request.id, request.node_types, timeout_s, await handle.why()) from None
 
 
 class Losable(Protocol):
@@ -288,15 +313,18 @@ class NodeClient:
     # -- using ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def nodes(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> AsyncIterator[list[Node]]:
+    async def nodes(
+        self, labels: Sequence[str], *, timeout_s: float | None = None, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[list[Node]]:
         """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request, with what each says; NodesLostError as `hold`.
+        Raises: RequestFailedError when no pool can serve the request, and NodesNotThereError when none has *timeout_s*
+        after it was made, both with what each pool says; NodesLostError as `hold`.
         """
         handle = await self.submit(labels, **options)
         is_over = False
         try:
-            request = await handle.finished()
+            request = await handle.finished(timeout_s=timeout_s)
             if request.state is RequestState.FAILED:
                 raise RequestFailedError(request.id, request.declined_by, await handle.why())
             async with self.hold(request) as nodes:

@@ -14,15 +14,11 @@ from typing import Any, Self, TypeVar
 
 from nodelaunch.client import NodeClient, RequestOptions
 from nodelaunch.engine.questions import why
-from nodelaunch.errors import NodelaunchError, RequestFailedError, StoreError
+from nodelaunch.errors import RequestFailedError, StoreError
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import RequestState
 
 T = TypeVar("T")
-
-
-class NodesNotThereError(NodelaunchError):
-    """A request was not fulfilled in time; it is withdrawn."""
 
 
 class ClientThread:
@@ -115,12 +111,7 @@ class Loan:
         client = self._thread.client
         handle = await client.submit(labels, **options)
         try:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    request = await handle.finished()
-            except TimeoutError:
-                waited = f"node request {handle.id} ({', '.join(labels)}) was not fulfilled within {timeout_s:g} s"
-                raise NodesNotThereError("\n  ".join((waited, *await why(client.store, handle.id)))) from None
+            request = await handle.finished(timeout_s=timeout_s)
             if request.state is RequestState.FAILED:
                 raise RequestFailedError(request.id, request.declined_by, await why(client.store, request.id))
             async with client.hold(request) as nodes:

@@ -87,9 +87,14 @@ def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
     return [(server.host, server.port) for server in config.zookeeper_servers]
 
 
+def trouble_of(store: Store) -> str | None:
+    """Why *store* can't be reached just now, as far as is known."""
+    return store.trouble if isinstance(store, ZooKeeperStore) else None
+
+
 def no_session(store: Store, after_s: float) -> StoreUnavailableError:
     """That *store* gave no session within *after_s*, and why, as far as is known."""
-    trouble = store.trouble if isinstance(store, ZooKeeperStore) else None
+    trouble = trouble_of(store)
     return StoreUnavailableError(detail=f"no session within {after_s:g} s" + (f"; {trouble}" if trouble else ""))
 
 

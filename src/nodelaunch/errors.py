@@ -62,7 +62,8 @@ class ConfigProblem:
     """The path of the key, such as ``providers[0].name``, of a configuration that is in no file."""
 
     def __str__(self) -> str:
-        return f"{self.key or f'{self.file}:{self.line}:{self.column}'}: {self.message}"
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{self.key or where}: {self.message}"
 
 
 class ConfigError(NodelaunchError):
@@ -282,6 +283,17 @@ class RequestFailedError(NodelaunchError):
         super().__init__("\n  ".join((f"node request {request_id} failed; declined by: {who}", *reasons)))
         self.request_id = request_id
         self.declined_by = tuple(declined_by)
+        self.reasons = tuple(reasons)
+        """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
+
+
+class NodesNotThereError(NodelaunchError):
+    """A node request was not fulfilled in time; whoever waited withdraws it."""
+
+    def __init__(self, request_id: str, labels: Sequence[str], timeout_s: float, reasons: Sequence[str] = ()) -> None:
+        waited = f"node request {request_id} ({', '.join(labels)}) was not fulfilled within {timeout_s:g} s"
+        super().__init__("\n  ".join((waited, *reasons)))
+        self.request_id = request_id
         self.reasons = tuple(reasons)
         """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
 

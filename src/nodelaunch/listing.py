@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.protocol.hostkeys import ASSURANCE
 from nodelaunch.protocol.paths import NodeId, RequestId
@@ -294,12 +295,6 @@ def _request_facts(found: Snapshot, request: NodeRequest) -> dict[str, Any]:
         "locked": request.id in found.locked_requests,
         **zuul_facts(request.requestor_data),
     }
-
-
-def zuul_facts(requestor_data: Any) -> dict[str, Any]:
-    """Job, pipeline and build set that Zuul names in a request; None each where it is not Zuul's."""
-    data = requestor_data if isinstance(requestor_data, dict) else {}
-    return {"job": data.get("job_name"), "pipeline": data.get("pipeline_name"), "build_set": data.get("build_set_uuid")}
 
 
 BY_NAME: Final[Mapping[str, Callable[[Snapshot], Listing]]] = {

@@ -39,6 +39,10 @@ class NodeBusyError(NodelaunchError):
     """Somebody uses the node, or it is promised to somebody."""
 
 
+class ProviderNotFoundError(NodelaunchError):
+    """There is nothing of such a provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderRecords:
     """What the store has of one provider."""
@@ -84,10 +88,12 @@ class Operator:
         def freed(node: Node) -> Node:
             if node.state is not NodeState.HOLD:
                 raise NodelaunchError(f"node {node.id} is not held; it is {node.state.value}")
-            state = NodeState.READY if reuse else NodeState.USED
-            return node.changed(
-                hold_expiration=None, hold_job=None, allocated_to=None if reuse else node.allocated_to
-            ).into(state, self._clock.now())
+            ended = node.changed(hold_expiration=None, hold_job=None)
+            if reuse:  # it is nobody's, and nothing is left to say of who had it
+                return (
+                    ended.deallocated().changed(comment=None, user_data=None).into(NodeState.READY, self._clock.now())
+                )
+            return ended.into(NodeState.USED, self._clock.now())
 
         return await self._change(node_id, freed)
 
@@ -143,13 +149,30 @@ class Operator:
     # -- providers --------------------------------------------------------------------------------------------------
 
     def records_of(self, provider: str) -> ProviderRecords:
-        """What there is of *provider*, in the order of ids."""
+        """What there is of *provider*, in the order of ids.
+
+        Raises: ProviderNotFoundError where nothing is recorded of it, and no running launcher offers it.
+        """
         uploads: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for _, seen in sorted(self._view.uploads.items()):
             if seen.record.provider == provider:
                 uploads[seen.record.image][seen.record.build_id].append(seen.record.upload_id)
         nodes = sorted((seen.record for seen in self._view.nodes_of(provider)), key=lambda node: node.id)
+        if not uploads and not nodes and provider not in (known := self._providers()):
+            raise ProviderNotFoundError(
+                f"there is no provider {provider!r}: nothing is recorded of it, and no running launcher offers it; "
+                f"known are: {', '.join(sorted(known)) or 'none'}"
+            )
         return ProviderRecords({image: dict(builds) for image, builds in sorted(uploads.items())}, nodes)
+
+    def _providers(self) -> set[str]:
+        """Of which there is a record, or a pool of a launcher that runs."""
+        seen = {
+            *(upload.record.provider for upload in self._view.uploads.values()),
+            *(node.record.provider for node in self._view.nodes.values()),
+            *(pool.record.provider_name for pool in self._view.pools.values()),
+        }
+        return {name for name in seen if name}
 
     async def erase(self, provider: str, found: ProviderRecords) -> None:
         """Remove the records *found* of a provider; its cloud is not touched. Raises: StoreError."""

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from nodelaunch import __version__
 from nodelaunch.config.standing import remarks
+from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.launcher import Launcher
-from nodelaunch.listing import zuul_facts
 from nodelaunch.protocol.events import ConfigurationRead, LaunchEnded, LeaksSeen
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import INSTANCES, Limits, Usage

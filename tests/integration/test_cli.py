@@ -277,9 +277,10 @@ def test_kept_demo_serves_on_until_a_signal_ends_it(
 
 
 def test_explain_says_what_a_node_is_there_for_and_who_offers_a_label(site: Site) -> None:
-    site.serve()
+    serve = site.serve()
+    asking = [sys.executable, "-m", "nodelaunch", "request", "small", "--hold", "60", "--tenant", "acme"]
     with subprocess.Popen(
-        [sys.executable, "-m", "nodelaunch", "request", "small", "--hold", "60", "-c", str(site.config)],
+        [*asking, "-c", str(site.config)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as holder:  # fmt: skip
         assert holder.stdout is not None
@@ -288,12 +289,19 @@ def test_explain_says_what_a_node_is_there_for_and_who_offers_a_label(site: Site
         assert done.returncode == 0, done.stderr
         assert f"node {node_id}\n  in-use for " in done.stdout
         assert ", locked; labels: small\n  provider: cloud, pool: main, instance: " in done.stdout
-        assert "  for request 200-" in done.stdout
-        assert "there is no such request; it has ended" in done.stdout
+        assert done.stdout.count("  tenant: acme\n") == 2, "of the node, and of the request that is remembered"
+        assert f"it was fulfilled; its nodes: {node_id} (in-use)" in done.stdout
+        assert "cloud/main: served: its requestor took the nodes" in done.stdout
+        request_id = done.stdout.partition("  for request ")[2].partition(":")[0]
+        as_json = json.loads(run("explain", node_id, "--json", "-c", str(site.config), check=True).stdout)
+        assert (as_json["node"]["id"], as_json["node"]["tenant"], as_json["id"]) == (node_id, "acme", request_id)
         label = run("explain", "small", "-c", str(site.config))
         assert "label small\n  offered by: cloud/main\n  nodes: 1 in-use\n  requests: none\n" in label.stdout
         holder.terminate()
         assert holder.wait(timeout=60) == 143
+    serve.await_log("node_deleted")
+    done = run("explain", request_id, "-c", str(site.config))
+    assert "it was fulfilled; its nodes have been given back" in done.stdout
     unknown = run("explain", "nonsense", "-c", str(site.config))
     assert (unknown.returncode, unknown.stdout) == (
         1,

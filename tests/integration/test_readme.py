@@ -70,7 +70,7 @@ def test_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
         assert "label=debian-12" in out
         assert "interface_ip=" in out
         finish(listing, tmp_path)
-        assert "try-out/main: deleted by its requestor" in finish(explain, tmp_path)
+        assert "try-out/main: served: its requestor took the nodes" in finish(explain, tmp_path)
         serving.terminate()
         serving.communicate(timeout=60)
     assert serving.returncode == 0

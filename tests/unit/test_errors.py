@@ -10,6 +10,7 @@ from nodelaunch.errors import (
     ConfigProblem,
     InvalidTransitionError,
     LockBusyError,
+    NodesNotThereError,
     ProviderUnavailableError,
     RecordInvalidError,
     RequestFailedError,
@@ -31,6 +32,10 @@ def test_errors_read_well() -> None:
     told = RequestFailedError("200-1", ["a"], ["cloud/main: declined: why"])
     assert told.reasons == ("cloud/main: declined: why",)
     assert str(told) == "node request 200-1 failed; declined by: a\n  cloud/main: declined: why"
+    late = NodesNotThereError("200-1", ["small", "big"], 0.5, ["cloud/main: deferred: why"])
+    assert (late.request_id, late.reasons) == ("200-1", ("cloud/main: deferred: why",))
+    assert str(late) == ("node request 200-1 (small, big) was not fulfilled within 0.5 s\n  cloud/main: deferred: why")
+    assert str(ConfigProblem("nodepool.yaml", 0, 0, "can't be read")) == "nodepool.yaml: can't be read"
 
 
 def test_driver_errors_say_what_was_left_behind() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from nodelaunch.clock import WallClock
+from nodelaunch.engine.asking import MOST
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.history import EVENTS_KEPT, REMEMBERED, History, status_of
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.events import RequestNoted
-from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
 from nodelaunch.protocol.quota import Usage
+from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, NobodyLeft, NoRoom, ProviderDown
 from support.builders import a_request
 
@@ -52,9 +58,46 @@ def test_each_pool_has_a_history_of_its_own() -> None:
     history = History(WallClock(), EventHub())
     history.decided(REQUEST, KEY, Accept((None,), Usage(instances=1)))
     history.decided(REQUEST, ("cloud", "other"), Decline((NobodyLeft(),)))
-    history.removed(REQUEST)
-    assert remembered(history) == ["accepted", "deleted by its requestor"]
+    history.removed(a_request(), is_taken=True)
+    assert remembered(history) == ["accepted", "withdrawn while it waited: its requestor deleted it, or ended"]
     assert history.events(REQUEST, ("cloud", "other"))[0].what == "declined"
+
+
+@pytest.mark.parametrize(
+    ("options", "is_taken", "here", "there"),
+    [
+        ({}, True, "served: its requestor took the nodes", "served by another pool"),
+        ({}, False, "deleted by its requestor, which did not take the nodes", None),
+        ({"requestor": MIN_READY_REQUESTOR}, False, "served: the nodes are kept ready", None),
+    ],
+)
+def test_request_that_was_fulfilled_ends_as_what_became_of_its_nodes(
+    options: dict[str, Any], is_taken: bool, here: str, there: str | None
+) -> None:
+    history, other = History(WallClock(), EventHub()), ("cloud", "other")
+    history.decided(REQUEST, KEY, Accept((None,), Usage(instances=1)))
+    history.decided(REQUEST, other, Defer((NobodyLeft(),)))
+    history.ended(REQUEST, KEY, m.Outcome.FULFILLED, None)
+    request = a_request(state=RequestState.FULFILLED).changed(**options)
+    history.removed(request, is_taken=is_taken)
+    assert remembered(history)[-1] == here
+    assert history.events(REQUEST, other)[-1].what == (there or here)
+
+
+def test_who_asked_is_remembered_of_a_request_that_has_gone() -> None:
+    history = History(WallClock(), EventHub())
+    data = {"job_name": "unit", "pipeline_name": "check", "build_set_uuid": "abc" * 999}
+    request = a_request(state=RequestState.FAILED, requestor_data=data, tenant_name="acme")
+    history.removed(request, is_taken=True)
+    assert history.asked(REQUEST) is None  # no pool has had to do with it
+    history.decided(REQUEST, KEY, Decline((NobodyLeft(),)))
+    assert history.asked(REQUEST) is None
+    history.removed(request, is_taken=True)
+    assert remembered(history)[-1] == "deleted by its requestor after it failed"
+    asked = history.asked(REQUEST)
+    assert asked is not None
+    assert (asked["tenant"], asked["job"], asked["pipeline"]) == ("acme", "unit", "check")
+    assert len(asked["build_set"]) <= MOST
 
 
 def test_request_without_news_for_longest_is_forgotten_first() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator
+from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator, ProviderNotFoundError, ProviderRecords
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.records import Node, PoolRegistration
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Put
 from nodelaunch.store.embedded import EmbeddedStore
@@ -113,6 +113,33 @@ async def test_gone_waits_for_the_record() -> None:
             await site.operator.gone(node_id, timeout_s=0.01)
         await site.store.delete_tree(paths.node(node_id))
         await site.operator.gone(node_id)
+
+
+async def test_node_that_is_offered_again_says_nothing_of_its_hold() -> None:
+    async with opened() as site:
+        node_id = await site.node(
+            NodeState.HOLD, comment="broken disk", hold_job="t p j .*", hold_expiration=60, tenant_name="t",
+            allocated_to="200-0000000001", requestor="zuul", user_data={"project_name": "p"},
+        )  # fmt: skip
+        await site.operator.unhold(node_id, reuse=True)
+        node = await site.stored(node_id)
+        assert node == (await site.stored(await site.node(NodeState.READY))).changed(
+            id=node_id, state_time=node.state_time
+        )
+
+
+async def test_unknown_provider_is_an_error_that_names_those_that_are_known() -> None:
+    async with opened() as site:
+        with pytest.raises(ProviderNotFoundError, match=r"there is no provider 'cloud'.* known are: none"):
+            site.operator.records_of("cloud")
+        await site.node()
+        await site.store.create(f"{paths.uploads('debian', '7', 'removed')}/1", UPLOAD, parents=True)
+        registered = PoolRegistration(id="a", provider_name="offered", name="main")
+        await site.store.create(f"{paths.POOLS}/a", registered.to_bytes(), parents=True)
+        with pytest.raises(ProviderNotFoundError, match=r"'clod'.* known are: cloud, offered, removed"):
+            site.operator.records_of("clod")
+        assert site.operator.records_of("offered") == ProviderRecords()
+        assert site.operator.records_of("removed").uploads
 
 
 async def test_erase_removes_what_is_recorded_of_one_provider() -> None:

@@ -17,7 +17,7 @@ REASON = {"kind": "NoRoom", "text": "no room", "remedy": "make room", "facts": {
 EVENT = {"at": 1.0, "what": "deferred", "reasons": [REASON]}
 WHOLE: dict[str, Any] = {
     "pool_id": "here-cloud", "provider": "cloud", "pool": "main", "status": "deferred",
-    "reasons": [REASON], "nodes": ["small: booting"], "history": [EVENT],
+    "reasons": [REASON], "nodes": ["small: booting"], "history": [EVENT], "asked": None,
 }  # fmt: skip
 
 

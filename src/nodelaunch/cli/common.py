@@ -17,12 +17,12 @@ from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.protocol.store import Store
 
 
-def client_store(session: Session) -> AbstractAsyncContextManager[Store]:
+def client_store(session: Session, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AbstractAsyncContextManager[Store]:
     """The store that a running launcher uses; of its configuration only what is about the store has to be right.
 
-    Raises: ConfigError, StoreUnavailableError.
+    Raises: ConfigError; StoreUnavailableError where there is no session within *timeout_s*.
     """
-    return open_store(session.config, secure=session.secure)
+    return open_store(session.config, secure=session.secure, timeout_s=timeout_s)
 
 
 @asynccontextmanager

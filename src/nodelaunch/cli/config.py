@@ -34,7 +34,8 @@ def check(
 ) -> None:
     """Report everything that is wrong in a configuration.
 
-    Exit code: 0 it is good, 2 it has an error.
+    Warnings, and that it is good, are printed to standard output, as what was asked for; errors, for which the command
+    ends, to standard error. Exit code: 0 it is good, perhaps with warnings; 2 it has an error.
     """
     path = file or session.config
     config, warnings = load_config(path, secure=session.secure, drivers=DriverRegistry())

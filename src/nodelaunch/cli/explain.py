@@ -12,10 +12,11 @@ from cyclopts import Parameter
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.fates import fate, pauses_of
 from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.engine.asking import zuul_facts
+from nodelaunch.engine.history import FULFILLED
 from nodelaunch.engine.questions import Answers, ask, ask_reports
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.listing import zuul_facts
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.status import PoolStatus, collect
@@ -38,7 +39,7 @@ async def explain(
     Of a request: how it stands with each pool, why, and what would have to change. Exit code: 1 nothing is known of it.
     """
     async with client_store(session) as store, warm_view(store) as view:
-        request_id, is_of_node = RequestId(target), False
+        request_id, had = RequestId(target), None
         if not is_request_id(target):
             node = view.node(target)
             processes = [seen.record.id for seen in view.presences.values()]
@@ -50,13 +51,14 @@ async def explain(
                 return 0 if about else 1
             if not as_json:
                 say("\n".join(lines))
-            is_of_node = True
-            request_id = node.allocated_to
+            request_id, had = node.allocated_to, about
         names = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
         answers = await ask(store, request_id, list(names))
         found = explanation(request_id, view, answers)
+        if had is not None:
+            found["node"] = had
     silent = [f"{names[process]} ({process})" for process in answers.silent]
-    _print({**found, "silent": silent}, _lines(found, silent)[1 if is_of_node else 0 :], as_json=as_json)
+    _print({**found, "silent": silent}, _lines(found, silent)[1 if had is not None else 0 :], as_json=as_json)
     is_known = found["request"] is not None or any(pool["status"] != "not known" for pool in found["pools"])
     return 0 if is_known else 1
 
@@ -75,6 +77,7 @@ def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherRepor
         "id": node.id, "state": node.state.value, "state_age_s": age_s, "provider": node.provider, "pool": node.pool,
         "labels": list(node.type), "server_id": node.external_id, "allocated_to": node.allocated_to,
         "locked": view.is_node_locked(node.id), "comment": node.comment, "hold_job": node.hold_job,
+        "requestor": node.requestor, "tenant": node.tenant_name, "project": _project(node),
         "fate": fate(view, node, reports),
     }  # fmt: skip
     lines = [
@@ -82,11 +85,21 @@ def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherRepor
         f"  {node.state.value} for {age_s} s{', locked' if about['locked'] else ''}; labels: {', '.join(node.type)}",
         f"  provider: {node.provider}, pool: {node.pool}, instance: {node.external_id or 'none'}",
     ]
-    lines += [f"  {name}: {about[name]}" for name in ("comment", "hold_job") if about[name]]
+    lines += [f"  {name}: {about[name]}" for name in _OF_A_NODE if about[name]]
     lines += [f"  {line}" for line in about["fate"]]
     if node.allocated_to:
         lines.append(f"  for request {node.allocated_to}:")
     return about, lines
+
+
+_OF_A_NODE = ("comment", "hold_job", "requestor", "tenant", "project")
+"""What is shown of a node, besides, where it is known."""
+
+
+def _project(node: Node) -> str | None:
+    """The project whose job has the node, where Zuul names it."""
+    name = node.user_data.get("project_name") if isinstance(node.user_data, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _about_label(
@@ -147,8 +160,16 @@ def explanation(request_id: RequestId, view: ClusterView, answers: Answers) -> d
     return {
         "id": request_id,
         "request": _request(request) if request else None,
+        "asked": next((pool["asked"] for pool in answers.pools if pool.get("asked")), None),
+        "nodes": _nodes_of(request_id, view),
         "pools": [*answers.pools, *(_from_records(pool, request) for pool in others)],
     }
+
+
+def _nodes_of(request_id: RequestId, view: ClusterView) -> dict[str, str]:
+    """The nodes that there are of a request, each with its state."""
+    nodes = [seen.record for seen in view.nodes.values() if seen.record.allocated_to == request_id]
+    return {node.id: node.state.value for node in nodes}
 
 
 def _request(request: NodeRequest) -> dict[str, Any]:
@@ -191,9 +212,9 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
     lines = [f"request {found['id']}"]
     request = found["request"]
     if request is None:
-        is_remembered = any(pool["history"] for pool in found["pools"])
-        ended = "it has ended" if is_remembered else "no launcher remembers one: it never was, or it ended long ago"
-        lines.append(f"  there is no such request; {ended}")
+        lines.append(f"  {_end_of(found)}")
+        asked = found["asked"] or {}
+        lines += [f"  {name}: {asked[name]}" for name in FACTS if asked.get(name)]
     else:
         lines.append(f"  {request['state']} for {request['state_age_s']} s; labels: {', '.join(request['labels'])}")
         if request["nodes"]:
@@ -210,6 +231,19 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
     if silent:
         lines += ["", f"no answer from: {', '.join(silent)}"]
     return lines
+
+
+def _end_of(found: dict[str, Any]) -> str:
+    """What became of a request that there is not any more."""
+    pools = [pool for pool in found["pools"] if pool["history"]]
+    nodes = ", ".join(f"{node_id} ({state})" for node_id, state in found["nodes"].items())
+    if not pools:
+        if nodes:
+            return f"it was fulfilled; its nodes: {nodes}"
+        return "there is no such request; no launcher remembers one: it never was, or it ended long ago"
+    if not any(event["what"] == FULFILLED for pool in pools for event in pool["history"]):
+        return f"it is over: {pools[-1]['history'][-1]['what']}" + (f"; its nodes: {nodes}" if nodes else "")
+    return f"it was fulfilled; its nodes: {nodes}" if nodes else "it was fulfilled; its nodes have been given back"
 
 
 def _host_of(pool: dict[str, Any]) -> str:

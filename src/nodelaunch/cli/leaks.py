@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -59,7 +58,7 @@ async def leaks(
     elif not failures:
         say("no leaks")
     for failure in failures:
-        print(f"nodelaunch: {failure}", file=sys.stderr)  # noqa: T201
+        session.complain(f"nodelaunch: {failure}")
     return 1 if failures else 0
 
 

@@ -105,7 +105,7 @@ def make_app(asked: str | None = None) -> App:
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
         except ConfigError as error:
-            session.complain(*error.problems)
+            session.complain(*map(session.hinted, error.problems))
             return USAGE
         except NodelaunchError as error:
             session.complain(f"nodelaunch: {error}")

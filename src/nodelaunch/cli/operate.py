@@ -94,7 +94,10 @@ def _show(node: Node) -> None:
 
 
 async def info(provider: ProviderName, /, *, as_json: AsJson = False, session: Given) -> None:
-    """Show the uploaded images and the nodes of a provider."""
+    """Show the uploaded images and the nodes of a provider.
+
+    Exit code: 1 nothing is recorded of it, and no running launcher offers it.
+    """
     async with _operator(session) as operator:
         found = operator.records_of(provider)
     if as_json:
@@ -121,7 +124,8 @@ async def erase(
 ) -> int:
     """Remove the records of a provider that is no more; its cloud is not touched.
 
-    Instances that are still there belong to nobody afterwards. Exit code: 1 nothing was removed.
+    Instances that are still there belong to nobody afterwards. Exit code: 1 nothing was removed, or nothing is known of
+    such a provider.
     """
     async with _operator(session) as operator:
         found = operator.records_of(provider)

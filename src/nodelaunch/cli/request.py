@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from rich.console import Console
 
 from nodelaunch.cli.common import client_store, say, say_json
 from nodelaunch.cli.session import AsJson, Given, Session
-from nodelaunch.client import NodeClient, RequestHandle
-from nodelaunch.errors import NodelaunchError, RequestFailedError
+from nodelaunch.client import NodeClient, RequestHandle, RequestOptions
+from nodelaunch.connecting import CONNECT_TIMEOUT_S, trouble_of
+from nodelaunch.errors import NodelaunchError, NodesNotThereError, RequestFailedError
 from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
@@ -55,10 +55,36 @@ class OverHttp:
     ] = None
 
 
+LEAVE_S = 2.0
+"""How long giving requests back may take when the time for waiting is over."""
+
+
+class Wait:
+    """For how long the command waits for its nodes, from its beginning on."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        """*timeout_s*: None for as long as it takes."""
+        self.timeout_s = timeout_s
+        self._until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+
+    def limit(self) -> asyncio.Timeout:
+        """Around what is waited for. Raises: TimeoutError at the end."""
+        return asyncio.timeout_at(self._until)
+
+    @property
+    def is_over(self) -> bool:
+        return self._until is not None and asyncio.get_running_loop().time() >= self._until
+
+    @property
+    def connect_s(self) -> float:
+        """How long the store may take to answer at first."""
+        return CONNECT_TIMEOUT_S if self.timeout_s is None else min(self.timeout_s, CONNECT_TIMEOUT_S)
+
+
 @asynccontextmanager
-async def _client(session: Session, over_http: OverHttp) -> AsyncIterator[NodeClient | HttpNodeClient]:
+async def _client(session: Session, over_http: OverHttp, wait: Wait) -> AsyncIterator[NodeClient | HttpNodeClient]:
     if over_http.url is None:
-        async with client_store(session) as store, NodeClient(store) as by_store:
+        async with client_store(session, timeout_s=wait.connect_s) as store, NodeClient(store) as by_store:
             yield by_store
         return
     if over_http.token_file is None:
@@ -79,7 +105,9 @@ async def request(
     ] = 0.0,
     timeout: Annotated[
         float | None,
-        Parameter(help="Stop waiting for the nodes after this long.", metavar="SECONDS", validator=Number(gt=0)),
+        Parameter(
+            help="Stop waiting for the nodes this long after the start.", metavar="SECONDS", validator=Number(gt=0)
+        ),
     ] = None,
     tenant: Annotated[str | None, Parameter(help="On whose behalf.", metavar="NAME")] = None,
     provider: Annotated[str | None, Parameter(help="From this one, as long as it is there.", metavar="NAME")] = None,
@@ -97,32 +125,94 @@ async def request(
     end; 1 otherwise.
     """
     _end_on_signals()
-    async with _client(session, over_http) as client:
-        handles: list[Handle] = [
-            await client.submit(labels, tenant=tenant, provider=provider, priority=priority) for _ in range(count)
-        ]
-        outcomes = _Outcomes(count, as_json=as_json)
-        users = [_use(client, handle, outcomes, timeout_s=timeout, hold_s=hold) for handle in handles]
-        try:
-            results = await asyncio.gather(*users)
-        finally:
-            for handle in handles:
-                with suppress(NodelaunchError):  # what is left goes with our session, or soon
-                    await handle.cancel()
-    return 0 if all(results) else 1
+    wait, outcomes = Wait(timeout), _Outcomes(count, session, as_json=as_json)
+    options: RequestOptions = {"tenant": tenant, "provider": provider, "priority": priority}
+    results: Sequence[bool] = ()
+    leaving = asyncio.timeout(None)
+    try:
+        async with leaving, _client(session, over_http, wait) as client:
+            handles: list[Handle] = []
+            try:
+                await _ask(client, handles, labels, options, outcomes, count=count, wait=wait)
+                users = [_use(client, handle, labels, outcomes, wait=wait, hold_s=hold) for handle in handles]
+                results = await asyncio.gather(*users)
+            finally:
+                if wait.is_over:
+                    leaving.reschedule(asyncio.get_running_loop().time() + LEAVE_S)
+                await asyncio.gather(*(_give_back(handle, wait) for handle in handles))
+    except TimeoutError:  # what could not be given back in that time is taken back by launchers
+        if not leaving.expired():
+            raise
+    return 0 if len(results) == count and all(results) else 1
+
+
+async def _ask(
+    client: NodeClient | HttpNodeClient,
+    handles: list[Handle],
+    labels: Sequence[str],
+    options: RequestOptions,
+    outcomes: _Outcomes,
+    *,
+    count: int,
+    wait: Wait,
+) -> None:
+    """Add *count* requests that are made to *handles*; where the time is over before, say so.
+
+    Raises: StoreError, HttpError.
+    """
+    try:
+        async with wait.limit():
+            for _ in range(count):
+                handles.append(await client.submit(labels, **options))  # noqa: PERF401  each has to be given back
+    except TimeoutError:
+        trouble = _trouble(client)
+        waited = f"the nodes could not be asked for within {wait.timeout_s:g} s"
+        outcomes.complain(f"{waited}: {trouble}" if trouble else waited)
+
+
+async def _give_back(handle: Handle, wait: Wait) -> None:
+    with suppress(NodelaunchError):  # what is left goes with our session, or soon
+        if isinstance(handle, RequestHandle):
+            await handle.cancel()
+        else:
+            await handle.cancel(within_s=LEAVE_S if wait.is_over else None)
+
+
+def _trouble(client: NodeClient | HttpNodeClient) -> str:
+    """Why the launcher, or its store, is not heard of, as far as is known."""
+    trouble = trouble_of(client.store) if isinstance(client, NodeClient) else client.trouble
+    return str(trouble) if trouble else ""
+
+
+async def _why(handle: Handle) -> Sequence[str]:
+    """What launchers say of it, as far as they answer soon."""
+    try:
+        async with asyncio.timeout(LEAVE_S):
+            return await handle.why()
+    except TimeoutError:
+        return ()
 
 
 async def _use(
-    client: NodeClient | HttpNodeClient, handle: Handle, outcomes: _Outcomes, *, timeout_s: float | None, hold_s: float
+    client: NodeClient | HttpNodeClient,
+    handle: Handle,
+    labels: Sequence[str],
+    outcomes: _Outcomes,
+    *,
+    wait: Wait,
+    hold_s: float,
 ) -> bool:
     """Wait for the nodes of one request, keep them, give them back; whether all went well."""
     taken = False
     try:
         try:
-            async with asyncio.timeout(timeout_s):
+            async with wait.limit():
                 request = await handle.finished(outcomes.progress)
         except TimeoutError:
-            raise NodelaunchError(f"{handle.id}: not fulfilled within {timeout_s:g} s") from None
+            assert wait.timeout_s is not None  # noqa: S101
+            trouble = _trouble(client)
+            reasons = (trouble,) if trouble else await _why(handle)
+            raise NodesNotThereError(handle.id, labels, wait.timeout_s, reasons) from None
         if request.state is RequestState.FAILED:
             raise RequestFailedError(request.id, request.declined_by, await handle.why())
         async with client.hold(request) as nodes:
@@ -130,7 +220,7 @@ async def _use(
             outcomes.fulfilled(request, nodes)
             await asyncio.sleep(hold_s)
     except NodelaunchError as error:
-        print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
+        outcomes.complain(error)
         if not taken:
             outcomes.failed()
         return False
@@ -140,8 +230,9 @@ async def _use(
 class _Outcomes:
     """Prints the nodes of requests: as text when each is fulfilled, as JSON when none is waited for any more."""
 
-    def __init__(self, count: int, *, as_json: bool) -> None:
+    def __init__(self, count: int, session: Session, *, as_json: bool) -> None:
         self.progress = _Progress()
+        self._session = session
         self._waiting = count
         self._as_json = as_json
         self._found: list[dict[str, Any]] = []
@@ -153,6 +244,9 @@ class _Outcomes:
             for node in described:
                 say("  ".join(f"{key}={_text(value)}" for key, value in node.items() if value not in (None, [])))
         self._settled()
+
+    def complain(self, text: object) -> None:
+        self._session.complain(f"nodelaunch: {text}")
 
     def failed(self) -> None:
         self._settled()

@@ -7,12 +7,15 @@ command line itself: ``nodelaunch --help`` reads this module.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
+
+from nodelaunch.errors import ConfigProblem
 
 OPTIONS = Group("Options", sort_key=0)
 """Under which help shows a command's own options."""
@@ -61,6 +64,13 @@ class Session:
     @property
     def secure(self) -> Path | None:
         return self.options.secure
+
+    def hinted(self, problem: ConfigProblem) -> str:
+        """*problem*, with what to do where it is that there is no file in the usual place."""
+        is_absent = problem.file == os.fspath(DEFAULT_CONFIG) and not DEFAULT_CONFIG.exists()
+        if self.is_config_given or not is_absent:
+            return str(problem)
+        return f"{problem}; name another file with -c FILE, or in NODELAUNCH_CONFIG"
 
     def complain(self, *texts: object) -> None:
         """Say on standard error why the command can't go on: in the form of the log, where that is for programs."""

@@ -14,7 +14,9 @@ from nodelaunch.engine.waiting import ROOM_WAIT_S
 from nodelaunch.log import get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
+from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
 log = get_logger(__name__)
@@ -89,19 +91,30 @@ class Dispatcher:
         elif isinstance(error, HandlerFailed):
             requests.failed(request_id, work.key, error)
         if request_id not in self._view.requests:
-            self._history.removed(request_id)
+            self._remember(work.gone or (state.request if state is not None else None))
             requests.drop(request_id)
         requests.put(request_id)
         self._marks.room_changed(work.key)
 
-    def removed(self, request_id: RequestId) -> None:
-        """Stop the work on a request that is gone."""
+    def removed(self, request_id: RequestId, request: NodeRequest | None = None) -> None:
+        """Stop the work on a request that is gone; *request*: as it was last seen, where that is known."""
         work = self.requests.work.get(request_id)
         if work is not None:
+            work.gone = request
             self._own.pools[work.key].post(request_id, m.RequestGone())
         else:
-            self._history.removed(request_id)
+            self._remember(request)
         self.requests.drop(request_id)
+
+    def _remember(self, request: NodeRequest | None) -> None:
+        """What became of a request that is gone."""
+        if request is None:
+            return
+        nodes = [self._view.node(node_id) for node_id in request.nodes]
+        is_taken = any(
+            node is None or node.state is not NodeState.READY or self._view.is_node_locked(node.id) for node in nodes
+        )
+        self._history.removed(request, is_taken=is_taken or not nodes)
 
     def withdraw(self, request_id: RequestId) -> None:
         """Hand back a request that has waited too long for room."""

@@ -53,6 +53,7 @@ class Explainer:
             nodes=tuple(nodes_of(state, waits)) if state else (),
             history=tuple(events),
             breakers=tuple(pool.ctx.provider.breakers.told(pool.key[1], labels)),
+            asked=self._history.asked(request_id),
         )
 
     def _not_asked(self, pool: Pool) -> tuple[str, Sequence[Reason]] | None:

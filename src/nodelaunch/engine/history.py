@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nodelaunch.clock import Clock
+from nodelaunch.engine.asking import asked
 from nodelaunch.engine.events import EventHub
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.breaker import OpenBreaker
 from nodelaunch.protocol.events import RequestDecided, RequestNoted
-from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.triage import PoolKey
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
 
@@ -25,6 +28,10 @@ TROUBLES_KEPT = 20
 """Troubles of whatever requests that a launcher remembers."""
 EVENTS_KEPT = 20
 """Events a request's history has at most; the first ones go."""
+
+FULFILLED = "fulfilled"
+TAKEN = "served: its requestor took the nodes"
+WITHDRAWN = "withdrawn while it waited: its requestor deleted it, or ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,15 @@ class _Record:
     verdict: Verdict | None = None
 
 
+@dataclass(slots=True)
+class _Remembered:
+    """One request."""
+
+    pools: dict[PoolKey, _Record] = field(default_factory=dict)
+    asked: dict[str, Any] | None = None
+    """Once it has gone: who asked for what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a request stands with one pool, in words and typed reasons. ``to_json`` is what travels and is printed."""
@@ -70,6 +86,8 @@ class Standing:
     history: tuple[Event, ...] = ()
     breakers: tuple[OpenBreaker, ...] = ()
     """What is not tried at the moment because it failed again and again, as far as it concerns the request."""
+    asked: dict[str, Any] | None = None
+    """Of a request that has gone: who asked for what, as `asking.asked` has it."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -81,6 +99,7 @@ class Standing:
             "nodes": list(self.nodes),
             "breakers": [{"text": str(breaker), **asdict(breaker)} for breaker in self.breakers],
             "history": [{"at": e.at, "what": e.what, "reasons": _as_json(e.reasons)} for e in self.history],
+            "asked": self.asked,
         }
 
 
@@ -97,7 +116,7 @@ class History:
     def __init__(self, clock: Clock, events: EventHub) -> None:
         self._clock = clock
         self._events = events
-        self._requests: OrderedDict[RequestId, dict[PoolKey, _Record]] = OrderedDict()
+        self._requests: OrderedDict[RequestId, _Remembered] = OrderedDict()
         self.troubles: deque[Trouble] = deque(maxlen=TROUBLES_KEPT)
         """The last ones, of all requests, the latest last."""
 
@@ -118,7 +137,7 @@ class History:
     def noted(self, event: RequestNoted) -> None:
         """Take note of what a cloud did to a request that is worked on; the same again is no news."""
         key = (event.provider, event.pool)
-        record = self._requests.get(event.request_id, {}).get(key)
+        record = self._known(event.request_id).pools.get(key)
         if record is not None and (not record.events or record.events[-1].what != event.what):
             self._add(record, event.what)
             self.troubles.append(Trouble(self._clock.now(), *key, event.request_id, event.what))
@@ -129,26 +148,47 @@ class History:
             return
         self._add(self._record(request_id, key), _OUTCOMES[outcome], state.reasons if state else ())
 
-    def removed(self, request_id: RequestId) -> None:
-        """The requestor deleted it."""
-        for record in self._requests.get(request_id, {}).values():
-            self._add(record, "deleted by its requestor")
+    def removed(self, request: NodeRequest, *, is_taken: bool) -> None:
+        """*request* has gone, as it was last seen. *is_taken*: somebody has its nodes, if it had any."""
+        remembered = self._requests.get(request.id)
+        if remembered is None:
+            return
+        remembered.asked = asked(request)
+        servers = [key for key, record in remembered.pools.items() if any(e.what == FULFILLED for e in record.events)]
+        for key, record in remembered.pools.items():
+            if not servers and request.state is not RequestState.FULFILLED:
+                is_failed = request.state is RequestState.FAILED
+                self._add(record, "deleted by its requestor after it failed" if is_failed else WITHDRAWN)
+            elif request.requestor == MIN_READY_REQUESTOR:
+                self._add(record, "served: the nodes are kept ready")
+            elif not is_taken:
+                self._add(record, "deleted by its requestor, which did not take the nodes")
+            else:
+                self._add(record, TAKEN if key in servers else "served by another pool")
+
+    def asked(self, request_id: RequestId) -> dict[str, Any] | None:
+        """Who asked for what in a request that has gone; None: it has not, or is not remembered."""
+        return self._known(request_id).asked
 
     def events(self, request_id: RequestId, key: PoolKey) -> Sequence[Event]:
         """What happened to the request in pool *key*, as far as it is remembered."""
-        return tuple(self._requests.get(request_id, {}).get(key, _Record()).events)
+        return tuple(self._known(request_id).pools.get(key, _Record()).events)
+
+    def _known(self, request_id: RequestId) -> _Remembered:
+        """What is remembered of the request: an empty record where that is nothing."""
+        return self._requests.get(request_id) or _Remembered()
 
     def _record(self, request_id: RequestId, key: PoolKey) -> _Record:
-        records = self._requests.get(request_id)
-        if records is None:
-            records = self._requests[request_id] = {}
+        remembered = self._requests.get(request_id)
+        if remembered is None:
+            remembered = self._requests[request_id] = _Remembered()
             if len(self._requests) > REMEMBERED:
                 self._requests.popitem(last=False)
         else:
             self._requests.move_to_end(request_id)
-        record = records.get(key)
+        record = remembered.pools.get(key)
         if record is None:
-            record = records[key] = _Record()
+            record = remembered.pools[key] = _Record()
         return record
 
     def _add(self, record: _Record, what: str, reasons: Iterable[Reason] = ()) -> None:
@@ -203,7 +243,7 @@ def _named(verdict: Verdict) -> str:
 
 
 _OUTCOMES = {
-    m.Outcome.FULFILLED: "fulfilled",
+    m.Outcome.FULFILLED: FULFILLED,
     m.Outcome.DECLINED: "declined",
     m.Outcome.HANDED_BACK: "handed back",
     m.Outcome.GONE: "given up: the requestor deleted it",

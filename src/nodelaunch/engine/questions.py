@@ -184,6 +184,7 @@ def _whole(pool: dict[str, Any]) -> dict[str, Any]:
         "reasons": [_reason(each) for each in _dicts(pool.get("reasons"))],
         "nodes": [each for each in _list(pool.get("nodes")) if isinstance(each, str)],
         "history": [_event(each) for each in _dicts(pool.get("history"))],
+        "asked": pool.get("asked") if isinstance(pool.get("asked"), dict) else None,
     }
 
 

@@ -23,6 +23,8 @@ class Work:
     """Idle nodes that are to be claimed for it."""
     changes: int = 0
     """How often it was seen to change, or to be unlocked, since the work began."""
+    gone: NodeRequest | None = None
+    """The request as it was last seen, once it has gone."""
 
 
 class Requests:

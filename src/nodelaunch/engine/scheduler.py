@@ -168,8 +168,8 @@ class Scheduler:
                 self.marks.node_unlocked(self._view.node(node_id))
             case NodeRemoved(_, node):
                 self.marks.node_freed(node)
-            case RequestRemoved(request_id):
-                self.dispatcher.removed(request_id)
+            case RequestRemoved(request_id, request):
+                self.dispatcher.removed(request_id, request)
                 self._wake()
             case PoolsChanged():
                 self._are_pools_new = True

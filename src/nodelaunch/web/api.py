@@ -31,7 +31,14 @@ from starlette.routing import Mount, Route
 
 from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.errors import NodelaunchError, StoreError
+from nodelaunch.errors import (
+    AccessDeniedError,
+    NodelaunchError,
+    OutcomeUnknownError,
+    SessionLostError,
+    StoreError,
+    StoreUnavailableError,
+)
 from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node
@@ -59,6 +66,11 @@ ACTION_S: Final = 30.0
 LONGEST_KEY: Final = 255
 RETRY_S: Final = 2
 """What is told to those who come too often."""
+
+STORE_AWAY: Final = (
+    "the launcher can't reach its store, which is ZooKeeper or its own file: ask again later; /health/ready says when "
+    "it is back, and the launcher's log why it is away"
+)
 
 Answer = tuple[int, Any]
 """Status and body."""
@@ -163,7 +175,7 @@ class Api:
             except NodelaunchError as error:
                 raise _problem(error) from None
             except TimeoutError:
-                raise Problem(504, "store-slow", "the store did not answer in time") from None
+                raise Problem(504, "store-slow", "the store did not answer in time", STORE_AWAY) from None
             headers = {"Cache-Control": "no-store"}
             if status == 201:
                 headers["Location"] = f"{request.scope.get('root_path', '')}/requests/{body.id}"
@@ -185,7 +197,7 @@ class Api:
 
     def _at_work(self) -> Desk:
         if self._desk is None:
-            raise Problem(503, "not-ready", "the launcher is not connected to its store", headers=_LATER)
+            raise Problem(503, "not-ready", "the launcher is not connected to its store", STORE_AWAY, headers=_LATER)
         return self._desk
 
     def _rental(self, request: Request) -> Rental:
@@ -284,9 +296,24 @@ def _problem(error: NodelaunchError) -> Problem:
         case ReusedKeyError():
             return Problem(422, "key-reused", "the Idempotency-Key was used already", str(error))
         case StoreError():
-            return Problem(503, "store", "the store did not do it", type(error).__name__, headers=_LATER)
+            return Problem(503, "store", "the store did not do it", _store_detail(error), headers=_LATER)
         case _:
             return Problem(409, "not-possible", "it can't be done now", str(error))
+
+
+def _store_detail(error: StoreError) -> str:
+    """What is the matter and what to do; no path and no address of the store, which are not for everybody."""
+    match error:
+        case StoreUnavailableError() | SessionLostError():
+            return STORE_AWAY
+        case OutcomeUnknownError():
+            return (
+                "the connection to the store broke, and it is not known whether it was done: look before you ask again"
+            )
+        case AccessDeniedError():
+            return "the store's access control does not let the launcher do it: look at the launcher's log"
+        case _:
+            return "somebody else changed the same record at the same time: ask again"
 
 
 def _shown(rental: Rental) -> RequestShown:

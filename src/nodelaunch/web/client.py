@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 import msgspec
 
-from nodelaunch.client import CancelWhenLost, Progress, RequestOptions
+from nodelaunch.client import CancelWhenLost, Progress, RequestOptions, in_time
 from nodelaunch.engine.questions import in_a_line
 from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError
 from nodelaunch.protocol import paths
@@ -37,6 +37,8 @@ WAIT_S = 30.0
 """How long one question for news is left open."""
 ANSWER_S = 20.0
 """How long any other answer may take."""
+WHY_S = 2.0
+"""How long the answer to why a request waits may take."""
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 """Before a question that was not answered is asked again: at first, and at most."""
 RETRIED = frozenset({408, 429, 502, 503, 504})
@@ -85,11 +87,14 @@ class HttpRequestHandle:
     def id(self) -> RequestId:
         return self.request.id
 
-    async def finished(self, progress: Progress | None = None) -> NodeRequest:
+    async def finished(self, progress: Progress | None = None, *, timeout_s: float | None = None) -> NodeRequest:
         """Wait until it is fulfilled or failed; *progress* is told of every change on the way.
 
-        Raises: RecordGoneError when it is lost; HttpError.
+        Raises: RecordGoneError when it is lost; NodesNotThereError after *timeout_s*, with why it waits; HttpError.
         """
+        return await in_time(self, self._finished(progress), timeout_s)
+
+    async def _finished(self, progress: Progress | None) -> NodeRequest:
         if progress is not None:
             progress(self.request)
         while self.request.state not in REQUEST_FINAL:
@@ -97,13 +102,15 @@ class HttpRequestHandle:
             if shown.version != self._version:
                 self._version, self.request = shown.version, _record(shown)
                 self.nodes = [_node(each) for each in shown.nodes]
-                self._why = tuple(line for pool in shown.pools if (line := in_a_line(pool)))
+                self._why = _lines(shown)
                 if progress is not None:
                     progress(self.request)
         return self.request
 
     async def why(self) -> tuple[str, ...]:
-        """What the launcher's pools last said of it, a line each."""
+        """What the launcher's pools say of it now, a line each; or else what they said last."""
+        with suppress(HttpError):
+            self._why = _lines(await self._client.ask("GET", f"/requests/{self.id}", RequestExplained, within_s=WHY_S))
         return self._why
 
     async def _news(self) -> RequestExplained:
@@ -119,10 +126,13 @@ class HttpRequestHandle:
                     raise
         raise RecordGoneError(paths.request(self.id), "the launcher does not know it any more, or can't be reached")
 
-    async def cancel(self) -> None:
-        """Give back what it has, in whatever state it is; done even if the caller is cancelled meanwhile."""
+    async def cancel(self, *, within_s: float | None = None) -> None:
+        """Give back what it has, in whatever state it is; done even if the caller is cancelled meanwhile.
+
+        Raises: HttpError where the launcher did not answer *within_s*. It takes back by itself what is not renewed.
+        """
         self.is_over = True
-        await self._client.release(self.id)
+        await self._client.release(self.id, within_s=within_s)
 
     def on_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -191,6 +201,8 @@ class HttpNodeClient:
             self._http = httpx.AsyncClient(base_url=url.rstrip("/") + PREFIX, headers=headers, transport=transport)
         except httpx.InvalidURL as error:
             raise NodelaunchError(f"{url}: {error}") from None
+        self.trouble: HttpError | None = None
+        """Why the last try to ask the launcher something came to nothing; None where it answered."""
         self._group = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
         self._keepers: set[asyncio.Task[None]] = set()
@@ -233,12 +245,12 @@ class HttpNodeClient:
         keeper.add_done_callback(self._keepers.discard)
         return handle
 
-    async def release(self, request_id: RequestId) -> None:
+    async def release(self, request_id: RequestId, *, within_s: float | None = None) -> None:
         """Give back what a request has; done even if the caller is cancelled meanwhile. Raises: HttpError."""
 
         async def delete() -> None:
             try:
-                await self.ask("DELETE", f"/requests/{request_id}", RequestShown)
+                await self.ask("DELETE", f"/requests/{request_id}", RequestShown, within_s=within_s)
             except HttpError as error:
                 if error.status != 404:
                     raise
@@ -261,23 +273,31 @@ class HttpNodeClient:
         body: Any = None,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        within_s: float | None = None,
     ) -> T:
-        """The launcher's answer; asked again for `ANSWER_S` where it can't be reached. Raises: HttpError."""
+        """The launcher's answer; asked again for `ANSWER_S` where it can't be reached, or else it answers *within_s*.
+
+        Raises: HttpError.
+        """
         loop = asyncio.get_running_loop()
-        until, pause_s = loop.time() + ANSWER_S, PAUSE_S
-        timeout_s = ANSWER_S + float((query or {}).get("wait_s", 0))
+        until, pause_s = loop.time() + (ANSWER_S if within_s is None else within_s), PAUSE_S
+        wait_s = float((query or {}).get("wait_s", 0))
         while True:
+            timeout_s = wait_s + (ANSWER_S if within_s is None else max(PAUSE_S, until - loop.time()))
             try:
                 reply = await self._http.request(
                     method, path, json=body, params=query, headers=headers, timeout=timeout_s
                 )
                 if reply.is_success:
-                    return msgspec.json.decode(reply.content, type=kind)
+                    answer = msgspec.json.decode(reply.content, type=kind)
+                    self.trouble = None
+                    return answer
                 error = _refusal(reply)
             except (httpx.TransportError, msgspec.DecodeError) as trouble:
                 error = HttpError(
                     UNREACHABLE, "unreachable", f"{self._http.base_url}: {str(trouble) or type(trouble).__name__}"
                 )
+            self.trouble = error if error.is_passing else None
             if not error.is_passing or loop.time() + pause_s > until:
                 raise error
             await asyncio.sleep(pause_s)
@@ -286,14 +306,17 @@ class HttpNodeClient:
     # -- using ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def nodes(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> AsyncIterator[list[Node]]:
+    async def nodes(
+        self, labels: Sequence[str], *, timeout_s: float | None = None, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[list[Node]]:
         """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request; NodesLostError as `hold`; HttpError.
+        Raises: RequestFailedError when no pool can serve the request, and NodesNotThereError when none has *timeout_s*
+        after it was made, both with what each pool says; NodesLostError as `hold`; HttpError.
         """
         handle = await self.submit(labels, **options)
         try:
-            request = await handle.finished()
+            request = await handle.finished(timeout_s=timeout_s)
             if request.state is RequestState.FAILED:
                 raise RequestFailedError(request.id, request.declined_by, await handle.why())
             async with self.hold(request) as nodes:
@@ -319,6 +342,11 @@ class HttpNodeClient:
         finally:
             with suppress(HttpError):  # what is not given back is taken back soon
                 await handle.cancel()
+
+
+def _lines(shown: RequestExplained) -> tuple[str, ...]:
+    """What each pool says, where it says something."""
+    return tuple(line for pool in shown.pools if (line := in_a_line(pool)))
 
 
 def _first_line(path: str | os.PathLike[str] | None) -> str:

@@ -53,6 +53,12 @@ async def embed_data(launcher: Launcher) -> Config:
     return config_from(config, drivers=DriverRegistry([FAKE]))
 
 
+async def misspelt(client: NodeClient) -> None:
+    client.nodes(["a"], priorty="100")  # type: ignore[call-arg]
+    client.nodes(["a"], tenant=3)  # type: ignore[arg-type]
+    await client.submit(["a"], priorty="100")  # type: ignore[call-arg]
+
+
 async def for_a_while() -> list[Node]:
     async with temporary_launcher(labels=["a"], boot_time=1) as site, site.nodes("a", tenant="t") as nodes:
         return nodes

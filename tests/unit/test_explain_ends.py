@@ -1,0 +1,70 @@
+"""What ``explain`` says of requests that have gone, and of who has a node."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nodelaunch.cli.explain import _about_node, _lines, explanation
+from nodelaunch.engine.questions import Answers
+from nodelaunch.engine.view import open_view
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.store.embedded import EmbeddedStore
+
+REQUEST = RequestId("200-0000000001")
+ASKED = {
+    "labels": ["small"], "requestor": "zuul-1", "provider": None, "tenant": "acme", "job": "unit", "pipeline": "check",
+    "build_set": "f00",
+}  # fmt: skip
+NODE = Node(
+    id=NodeId(""), state=NodeState.IN_USE, allocated_to=REQUEST, type=("small",), requestor="zuul-1",
+    tenant_name="acme", user_data={"zuul_system": "1", "project_name": "acme/engine"},
+)  # fmt: skip
+
+
+def a_pool(*events: str) -> dict[str, Any]:
+    history = [{"at": 1.0, "what": event, "reasons": []} for event in events]
+    return {
+        "pool_id": "here", "provider": "cloud", "pool": "main", "status": events[-1] if events else "not known",
+        "reasons": [], "nodes": [], "history": history, "asked": ASKED if events else None,
+    }  # fmt: skip
+
+
+async def said(*events: str, has_node: bool) -> tuple[list[str], list[str]]:
+    """Of the request and of its node, if there is one."""
+    async with asyncio.timeout(10), EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        if has_node:
+            await store.create(paths.NEW_NODE, NODE.to_bytes(), sequence=True)
+        async with open_view(store) as view:
+            await view.warm()
+            found = explanation(REQUEST, view, Answers([a_pool(*events)]))
+            node = view.node("0000000000")
+            return _lines(found, []), _about_node(view, node)[1] if node is not None else []
+
+
+async def test_node_says_who_has_it() -> None:
+    of_request, of_node = await said("accepted", "fulfilled", "served: its requestor took the nodes", has_node=True)
+    assert {"  requestor: zuul-1", "  tenant: acme", "  project: acme/engine"} <= set(of_node)
+    assert of_node[-1] == f"  for request {REQUEST}:"
+    assert of_request[1] == "  it was fulfilled; its nodes: 0000000000 (in-use)"
+    assert {"  pipeline: check", "  job: unit", "  build_set: f00", "  tenant: acme"} <= set(of_request)
+
+
+@pytest.mark.parametrize(
+    ("events", "has_node", "line"),
+    [
+        (("accepted", "fulfilled", "served"), False, "it was fulfilled; its nodes have been given back"),
+        (("deferred", "withdrawn while it waited"), False, "it is over: withdrawn while it waited"),
+        ((), True, "it was fulfilled; its nodes: 0000000000 (in-use)"),
+        ((), False, "there is no such request; no launcher remembers one: it never was, or it ended long ago"),
+    ],
+)
+async def test_request_that_has_gone_says_what_became_of_it(events: tuple[str, ...], has_node: bool, line: str) -> None:
+    of_request, _ = await said(*events, has_node=has_node)
+    assert of_request[1] == f"  {line}"

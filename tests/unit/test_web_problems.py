@@ -1,0 +1,33 @@
+"""What is answered over HTTP where the store does not do what it is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodelaunch.errors import (
+    AccessDeniedError,
+    OutcomeUnknownError,
+    SessionLostError,
+    StoreError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from nodelaunch.web.api import _problem
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StoreUnavailableError("/nodepool/requests", "127.0.0.1 refused"), "/health/ready"),
+        (SessionLostError("/nodepool/requests"), "/health/ready"),
+        (OutcomeUnknownError("/nodepool/requests"), "not known"),
+        (AccessDeniedError("/nodepool/requests"), "access control"),
+        (VersionConflictError("/nodepool/requests"), "ask again"),
+    ],
+)
+def test_detail_says_what_is_away_and_what_to_do(error: StoreError, said: str) -> None:
+    problem = _problem(error)
+    assert (problem.status, problem.title) == (503, "the store did not do it")
+    assert said in problem.detail
+    for untold in (type(error).__name__, "127.0.0.1", "/nodepool/"):
+        assert untold not in problem.detail
