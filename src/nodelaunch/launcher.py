@@ -51,7 +51,7 @@ from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError
 from nodelaunch.leases import StoreCluster
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
@@ -66,7 +66,7 @@ from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.store.socket import StoreServer
 from nodelaunch.store.zookeeper import ZooKeeperStore
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 30.0
 """How long the first session with the store is waited for, by default."""
@@ -173,14 +173,15 @@ class Launcher:
         Raises: ConfigError.
         """
         self._drivers = drivers or DriverRegistry()
-        self.config = config = self._checked(config)
+        config = self._checked(config)
+        self.config: Config = config
         self._connect_timeout_s = connect_timeout_s
-        self.store = store or build_store(config)
+        self.store: Store = store or build_store(config)
         self._serves_socket = store is None and not config.zookeeper_servers
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
-        self.hostname = hostname or socket.gethostname()
-        self.events = EventHub(self._clock)
+        self.hostname: str = hostname or socket.gethostname()
+        self.events: EventHub = EventHub(self._clock)
         """Tells of what happens."""
         self._stack = AsyncExitStack()
         self._parts: _Parts | None = None

@@ -17,27 +17,38 @@ import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import structlog
 
 
-def get_logger(name: str) -> Any:
+class Say(Protocol):
+    """What logs one event."""
+
+    def __call__(self, event: str, /, **facts: Any) -> None: ...
+
+
+def get_logger(name: str) -> Logger:
     """A logger with structlog's methods.
 
     It goes where structlog is configured to go. Where nobody has configured structlog, it goes to the logger *name* of
     Python's logging, and shows where the host program shows that: with its facts as text, and in ``record.facts``.
     """
-    return _Logger(name)
+    return Logger(name)
 
 
-class _Logger:
+class Logger:
     """Looks at each call which of the two is to be used: modules make their loggers when imported.
 
     What structlog makes of its configuration is kept for as long as that is the same: it is more work than a line.
     """
 
     __slots__ = ("_context", "_made", "_made_of", "_name")
+    debug: Say
+    info: Say
+    warning: Say
+    error: Say
+    exception: Say
 
     def __init__(self, name: str, context: dict[str, Any] | None = None) -> None:
         self._name = name
@@ -45,9 +56,9 @@ class _Logger:
         self._made: Any = None
         self._made_of: tuple[object, ...] = ()
 
-    def bind(self, **context: Any) -> _Logger:
+    def bind(self, **context: Any) -> Logger:
         """A logger with these facts in each of its lines."""
-        return _Logger(self._name, {**self._context, **context})
+        return Logger(self._name, {**self._context, **context})
 
     def __getattr__(self, name: str) -> Any:
         if not structlog.is_configured():
@@ -92,7 +103,7 @@ _PLAIN = re.compile(r"""[^\s="']*""").fullmatch
 def configure(*, level: str = "info", as_json: bool = False, stream: TextIO | None = None) -> None:
     """Log to *stream* (default: standard error), as JSON lines or, for people, as aligned text."""
     out = stream or sys.stderr
-    lines = LineLogger(out)
+    lines = _LineLogger(out)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=_as_json() if as_json else _as_text(out),
@@ -147,7 +158,7 @@ def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> st
     return line
 
 
-class LineLogger:
+class _LineLogger:
     """Writes lines to a text stream, and drops those that can't be written."""
 
     def __init__(self, out: TextIO) -> None:

@@ -57,7 +57,7 @@ class PoolAnswers:
     """
 
     def __init__(self, counters: Counters) -> None:
-        self.waits = Waits()
+        self.waits: Waits = Waits()
         self.lines_at: dict[PoolKey, dict[Line, None]] = {}
         """Lines in which requests wait, by the pools that may be asked."""
         self.alarms: dict[Line, float] = {}
