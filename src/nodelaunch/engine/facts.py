@@ -21,13 +21,13 @@ from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Limits
 from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.triage import (
     Absentee,
     IdleNode,
     MachineView,
     PoolKey,
     PoolView,
-    RegisteredPool,
     Tenant,
 )
 from nodelaunch.protocol.verdicts import Accept, Verdict

@@ -11,10 +11,10 @@ from nodelaunch.protocol.backlog import Line, Offer
 from nodelaunch.protocol.facts import Facts
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.triage import (
     PoolKey,
     PoolView,
-    RegisteredPool,
     Room,
     judge,
     need_of,
