@@ -2,6 +2,7 @@
 
 nox                 everything but openstack, container, crash, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
+nox -s debug        the same in asyncio's debug mode; takes some minutes
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
@@ -37,6 +38,7 @@ nox.options.sessions = [
     "types",
     "layers",
     "tests",
+    "debug",
     "conformance",
     "simulation",
     "integration",
@@ -60,9 +62,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict."""
-    session.install("-e", ".[dev]")
+    """mypy --strict; and all that can be imported has a type that is known to the type checkers of others, too."""
+    session.install("-e", ".[dev]", "pyright[nodejs]>=1.1.414,<1.2")
     session.run("mypy")
+    session.run("pyright", "--verifytypes", "nodelaunch", "--ignoreexternal")  # fails below 100 %
 
 
 @nox.session
@@ -81,6 +84,19 @@ def tests(session: nox.Session) -> None:
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
     session.run("pytest", "tests/property", "tests/sim", "tests/behaviour", *WORKERS, *session.posargs)
+
+
+@nox.session
+def debug(session: nox.Session) -> None:
+    """In asyncio's debug mode, which finds what is called from a wrong thread, and coroutines that are never awaited.
+
+    Warnings are errors in all sessions: that is in pyproject.toml.
+    """
+    session.install("-e", ".[dev]")
+    session.run(
+        "pytest", "--asyncio-debug", "tests/unit", "tests/property", "tests/sim", "tests/behaviour", *WORKERS,
+        *session.posargs, env={"PYTHONASYNCIODEBUG": "1"},
+    )  # fmt: skip
 
 
 @nox.session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,22 @@ from support.certificates import Certificates, make_certificates
 from support.zookeeper import ZooKeeperServer
 
 pytest_plugins = ["support.leftovers"]
+OF_OTHERS = (
+    # kazoo, the peer in tests, leaves its TLS sockets to the garbage collector; asyncio warns of those that are ours
+    "ignore:unclosed <ssl.SSLSocket:ResourceWarning",
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning",
+    # openstacksdk warns of what it does itself
+    "ignore:::openstack",
+)
+"""Warnings that are no errors: a mark holds against ``-W error`` on the command line, too."""
 _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave no event loop lying about that a library makes for a test that has none: nobody would close it."""
     asyncio.set_event_loop(None)
+    # In debug mode asyncio logs which callbacks are slow, which says something of the machine.
+    logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
     # Before Python 3.12 a garbage collection in the middle of ast.parse() can make it fail with "AST constructor
     # recursion depth mismatch" (CPython gh-106905); pytest parses every test module while collecting.
     gc.disable()
@@ -30,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest go first, so that nobody waits for them alone where tests run side by side."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for item in items:
+        for warning in OF_OTHERS:
+            item.add_marker(pytest.mark.filterwarnings(warning))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

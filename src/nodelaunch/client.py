@@ -78,7 +78,7 @@ class RequestHandle:
     """One request of ours that is under way."""
 
     def __init__(self, client: NodeClient, request: NodeRequest) -> None:
-        self.request = request
+        self.request: NodeRequest = request
         """As last seen."""
         self._client = client
 
@@ -178,7 +178,7 @@ class NodeClient:
 
     def __init__(self, store: Store, *, requestor: str | None = None, clock: Clock | None = None) -> None:
         self.store = store
-        self.requestor = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
+        self.requestor: str = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
         """Written into requests and nodes; tells ours from others'."""
         self._clock = clock or WallClock()
         self._stack = AsyncExitStack()

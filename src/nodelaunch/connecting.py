@@ -1,27 +1,26 @@
 """The store that a configuration names: of the launcher itself, and for other processes.
 
 What does *not* belong here: what else a launcher is made of (launcher.py): commands that only look at records start
-without that.
+without that, and import only the store that is named.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nodelaunch.config.file import ALL_FILES, STORE_FILES, load_store_config, position_of
 from nodelaunch.config.file import check_files as find_unreadable
 from nodelaunch.config.models import Config, StoreConfig, ZooKeeperAuth
 from nodelaunch.errors import ConfigError, ConfigProblem, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Store
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import SocketStore
-from nodelaunch.store.zkdial import Identity
-from nodelaunch.store.zkwire import Acl
-from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+
+if TYPE_CHECKING:
+    from nodelaunch.store.zkdial import Identity
 
 CONNECT_TIMEOUT_S = 15.0
 """How long a client waits for its first session with the store."""
@@ -34,11 +33,14 @@ def check_files(
 
     Where *config* is only what is about the store, the other files are a launcher's, which may be ours to read or not.
     """
-    keys = ALL_FILES if isinstance(config, Config) else STORE_FILES
-    if unreadable := find_unreadable(path, secure=secure, keys=keys):
-        return unreadable
+    if not all(map(_is_readable, _files_of(config))):
+        keys = ALL_FILES if isinstance(config, Config) else STORE_FILES
+        if unreadable := find_unreadable(path, secure=secure, keys=keys):
+            return unreadable
     if config.zookeeper_tls is None:
         return []
+    from nodelaunch.store.zookeeper import TlsFiles
+
     tls = config.zookeeper_tls
     try:
         TlsFiles(tls.cert, tls.key, tls.ca).context()
@@ -48,10 +50,33 @@ def check_files(
     return []
 
 
+def _files_of(config: StoreConfig) -> Iterator[str]:
+    """The files that it names. To find their places the configuration is read once more, which takes long."""
+    if (tls := config.zookeeper_tls) is not None:
+        yield from (tls.cert, tls.key, tls.ca)
+    if (auth := config.zookeeper_auth) is not None and auth.password_file is not None:
+        yield auth.password_file
+    if isinstance(config, Config) and config.webapp.token_file is not None:
+        yield config.webapp.token_file
+
+
+def _is_readable(file: str) -> bool:
+    try:
+        Path(file).read_bytes()
+    except OSError:
+        return False
+    return True
+
+
 def build_store(config: StoreConfig, *, makes_chroot: bool = True) -> Store:
     """The store the configuration names: ZooKeeper, or the embedded one."""
     if not config.zookeeper_servers:
+        from nodelaunch.store.embedded import EmbeddedStore
+
         return EmbeddedStore(config.embedded_store.path)
+    from nodelaunch.store.zkwire import Acl
+    from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+
     tls = config.zookeeper_tls
     return ZooKeeperStore(
         server_addresses(config),
@@ -68,6 +93,8 @@ def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
     """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
     if auth is None:
         return None
+    from nodelaunch.store.zkdial import Identity
+
     if auth.password_file is None:
         assert auth.password is not None  # noqa: S101  the model sees to it
         password = auth.password.get_secret_value()
@@ -89,6 +116,8 @@ def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
 
 def trouble_of(store: Store) -> str | None:
     """Why *store* can't be reached just now, as far as is known."""
+    from nodelaunch.store.zookeeper import ZooKeeperStore
+
     return store.trouble if isinstance(store, ZooKeeperStore) else None
 
 
@@ -102,6 +131,8 @@ def build_client_store(config: StoreConfig) -> Store:
     """The same store from another process: where it is embedded, through the running launcher's socket."""
     if config.zookeeper_servers:
         return build_store(config, makes_chroot=False)
+    from nodelaunch.store.socket import SocketStore
+
     return SocketStore(socket_path(config))
 
 

@@ -71,7 +71,7 @@ class ConfigError(NodelaunchError):
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(map(str, problems)))
-        self.problems = tuple(problems)
+        self.problems: tuple[ConfigProblem, ...] = tuple(problems)
 
 
 # -- drivers --------------------------------------------------------------------------------------------------------
@@ -128,13 +128,15 @@ class DriverError(NodelaunchError):
     ) -> None:
         super().__init__(legible(message))
         self.provider = provider
-        self.external_id = external_id if is_sound_id(external_id) else None
+        self.external_id: str | None = external_id if is_sound_id(external_id) else None
         """The instance the failed call may have left behind, where the cloud named one."""
-        self.kind = kind or self.default_kind
-        self.scope = scope or self.default_scope
-        self.retry_after_s = retry_after_s if retry_after_s is not None and 0 <= retry_after_s < inf else None
+        self.kind: ErrorKind = kind or self.default_kind
+        self.scope: Scope = scope or self.default_scope
+        self.retry_after_s: float | None = (
+            retry_after_s if retry_after_s is not None and 0 <= retry_after_s < inf else None
+        )
         """Seconds after which it may go better, where the cloud said so."""
-        self.may_exist = external_id is not None if may_exist is None else may_exist
+        self.may_exist: bool = external_id is not None if may_exist is None else may_exist
         """Whether the failed call may have made something all the same, whether or not it has a name."""
 
 
@@ -269,7 +271,7 @@ class InvalidTransitionError(NodelaunchError):
     def __init__(self, detail: str, story: Sequence[str] = ()) -> None:
         super().__init__("\n  ".join((detail, *story)))
         self.detail = detail
-        self.story = tuple(story)
+        self.story: tuple[str, ...] = tuple(story)
 
 
 # -- the client's side ----------------------------------------------------------------------------------------------
@@ -282,8 +284,8 @@ class RequestFailedError(NodelaunchError):
         who = ", ".join(declined_by) or "nobody"
         super().__init__("\n  ".join((f"node request {request_id} failed; declined by: {who}", *reasons)))
         self.request_id = request_id
-        self.declined_by = tuple(declined_by)
-        self.reasons = tuple(reasons)
+        self.declined_by: tuple[str, ...] = tuple(declined_by)
+        self.reasons: tuple[str, ...] = tuple(reasons)
         """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
 
 
@@ -312,4 +314,4 @@ class NodesLostError(NodelaunchError):
     def __init__(self, node_ids: Sequence[str]) -> None:
         names = ", ".join(node_ids)
         super().__init__(f"nodes lost while in use: {names}; the session with the store, which held them, ended")
-        self.node_ids = tuple(node_ids)
+        self.node_ids: tuple[str, ...] = tuple(node_ids)

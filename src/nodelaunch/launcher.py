@@ -52,7 +52,7 @@ from nodelaunch.engine.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError
 from nodelaunch.leases import StoreCluster
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
@@ -67,7 +67,7 @@ from nodelaunch.store.embedded import EmbeddedStore
 from nodelaunch.store.socket import StoreServer
 from nodelaunch.store.zookeeper import ZooKeeperStore
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 30.0
 """How long the first session with the store is waited for, by default."""
@@ -183,15 +183,16 @@ class Launcher:
         Raises: ConfigError.
         """
         self._drivers = drivers or DriverRegistry()
-        self.config = config = self._checked(config)
-        self.store = store or build_store(config)
+        config = self._checked(config)
+        self.config: Config = config
+        self.store: Store = store or build_store(config)
         self._begun = _Beginning(store is None and not config.zookeeper_servers, connect_timeout_s)
-        self.config_standing = ConfigStanding(config)
+        self.config_standing: ConfigStanding = ConfigStanding(config)
         """How the configuration in force stands to what it is told to follow."""
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
-        self.hostname = hostname or socket.gethostname()
-        self.events = EventHub(self._clock)
+        self.hostname: str = hostname or socket.gethostname()
+        self.events: EventHub = EventHub(self._clock)
         """Tells of what happens."""
         self._stack = AsyncExitStack()
         self._parts: _Parts | None = None

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from nodelaunch.engine.view import ClusterView, Seen
 from nodelaunch.leasetable import LeaseTable, contender_of, try_commit
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim, Lease, Node
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Check, Create, Op, Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 IN_SOMEBODYS_HANDS = frozenset({NodeState.READY, NodeState.IN_USE, NodeState.HOLD})
 """A node of ours in one of these has its slot; in others the slot may be free already."""

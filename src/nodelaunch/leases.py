@@ -26,7 +26,7 @@ from nodelaunch.errors import (
 )
 from nodelaunch.leaseadoption import LeaseAdoption
 from nodelaunch.leasetable import LeaseTable, contender_of, contenders_of, try_commit
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId
@@ -34,7 +34,7 @@ from nodelaunch.protocol.records import Claim, Lease, Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import Check, Create, Delete, Op, Put, Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class StoreCluster:

@@ -12,7 +12,7 @@ from nodelaunch.errors import (
     RecordInvalidError,
     VersionConflictError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Backing
 from nodelaunch.protocol.paths import NodeId
@@ -20,7 +20,7 @@ from nodelaunch.protocol.records import Claim, Lease, Node
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Op, Removed, Store, Tree, TreeEvent
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 _CHANGED = (NotEmptyError, RecordExistsError, RecordGoneError, VersionConflictError)
 """What a transaction fails with when something is not as it was seen."""
@@ -34,7 +34,7 @@ class LeaseTable:
 
     def __init__(self, provider: str, view: ClusterView, tree: Tree) -> None:
         self.provider = provider
-        self.owner = paths.backing_requestor(provider)
+        self.owner: str = paths.backing_requestor(provider)
         """The requestor that leased nodes and their locks carry."""
         self._view = view
         self._tree = tree

@@ -6,6 +6,8 @@ The context keys used everywhere: ``provider pool label request_id node_id exter
 event name is constant; what varies is a key. What does *not* belong here: secrets. They never reach a log call.
 
 A log call never raises for the stream's sake: a line that can't be written is dropped.
+
+structlog takes longer to import than most commands take: it is imported where something is logged, or has it already.
 """
 
 from __future__ import annotations
@@ -15,29 +17,43 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
 
 
-def get_logger(name: str) -> Any:
+class Say(Protocol):
+    """What logs one event."""
+
+    def __call__(self, event: str, /, **facts: Any) -> None: ...
+
+
+def get_logger(name: str) -> Logger:
     """A logger with structlog's methods.
 
     It goes where structlog is configured to go. Where nobody has configured structlog, it goes to the logger *name* of
     Python's logging, and shows where the host program shows that: with its facts as text, and in ``record.facts``.
     """
-    return _Logger(name)
+    return Logger(name)
 
 
-class _Logger:
+class Logger:
     """Looks at each call which of the two is to be used: modules make their loggers when imported.
 
     What structlog makes of its configuration is kept for as long as that is the same: it is more work than a line.
     """
 
     __slots__ = ("_context", "_made", "_made_of", "_name")
+    debug: Say
+    info: Say
+    warning: Say
+    error: Say
+    exception: Say
 
     def __init__(self, name: str, context: dict[str, Any] | None = None) -> None:
         self._name = name
@@ -45,34 +61,49 @@ class _Logger:
         self._made: Any = None
         self._made_of: tuple[object, ...] = ()
 
-    def bind(self, **context: Any) -> _Logger:
+    def bind(self, **context: Any) -> Logger:
         """A logger with these facts in each of its lines."""
-        return _Logger(self._name, {**self._context, **context})
+        return Logger(self._name, {**self._context, **context})
 
     def __getattr__(self, name: str) -> Any:
-        if not structlog.is_configured():
-            made_of: tuple[object, ...] = (None,)
-        else:
-            config = structlog.get_config()
-            made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
+        if name not in _NUMBERS:
+            raise AttributeError(name)
+        if _SET_UP.is_awaited:
+            if _NUMBERS[name] < _SET_UP.least:
+                return _drop
+            _SET_UP.begin()
+        config = _structlog_config()
+        if config is None:
+            return partial(_log_plainly, logging.getLogger(self._name), name, self._context)
+        made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
         if made_of != self._made_of:
-            self._made, self._made_of = self._make(*made_of), made_of
+            wrapper_class, logger_factory, processors = made_of
+            self._made = wrapper_class(logger_factory(self._name), processors, dict(self._context))
+            self._made_of = made_of
         return getattr(self._made, name)
 
-    def _make(self, wrapper_class: Any, logger_factory: Any = None, processors: Any = None) -> Any:
-        if wrapper_class is None:
-            plain = logging.getLogger(self._name)
-            return structlog.stdlib.BoundLogger(plain, [_as_record], dict(self._context))
-        return wrapper_class(logger_factory(self._name), processors, dict(self._context))
+
+def _structlog_config() -> dict[str, Any] | None:
+    """How structlog is configured; None where nobody has done so, or nobody has it."""
+    if "structlog" not in sys.modules:
+        return None
+    import structlog
+
+    return structlog.get_config() if structlog.is_configured() else None
 
 
-def _as_record(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """What the standard library's logger is called with."""
-    what, failure = event.pop("event"), event.pop("exc_info", None)
-    text = " ".join([str(what), *(f"{key}={_shown(event[key])}" for key in sorted(event))])
-    return ("%s", text), {"exc_info": failure, "extra": {"facts": event}}
+def _drop(_event: str, /, **_facts: Any) -> None:
+    """Log nothing of what is below the level that is logged."""
+
+
+def _log_plainly(logger: logging.Logger, method: str, context: dict[str, Any], event: str, /, **facts: Any) -> None:
+    """Log through the standard library."""
+    if not logger.isEnabledFor(number := _NUMBERS[method]):
+        return
+    facts = context | facts
+    failure = facts.pop("exc_info", method == "exception")
+    text = " ".join([event, *(f"{key}={_shown(facts[key])}" for key in sorted(facts))])
+    logger.log(number, "%s", text, exc_info=failure, extra={"facts": facts}, stacklevel=2)
 
 
 def _shown(value: object) -> str:
@@ -83,27 +114,73 @@ logging.getLogger("nodelaunch").addHandler(logging.NullHandler())  # else Python
 EVENT_WIDTH = 24
 """Columns for the event's name, so that the keys of most lines stand below each other."""
 _LEVELS = {"warn": "warning", "exception": "error"}
+_NUMBERS: Final = {
+    "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR,
+    "exception": logging.ERROR,
+}  # fmt: skip
+"""The standard library's level of each method."""
 _seconds: dict[int, str] = {}
 """The last one that a line had, as text."""
 _PLAIN = re.compile(r"""[^\s="']*""").fullmatch
 """Whether a text needs no quotes."""
 
 
-def configure(*, level: str = "info", as_json: bool = False, stream: TextIO | None = None) -> None:
-    """Log to *stream* (default: standard error), as JSON lines or, for people, as aligned text."""
-    out = stream or sys.stderr
-    lines = LineLogger(out)
+class _SetUp:
+    """What `configure` was asked for, while it waits for the first line."""
+
+    def __init__(self) -> None:
+        self.least = 0
+        """The level from which on it has to be done."""
+        self._begin: Callable[[], None] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        return self._begin is not None
+
+    def wait(self, begin: Callable[[], None], least: int) -> None:
+        self._begin, self.least = begin, least
+
+    def begin(self) -> None:
+        """Do it, if that is still to be done."""
+        begin, self._begin = self._begin, None
+        if begin is not None and _structlog_config() is None:
+            begin()
+
+
+_SET_UP: Final = _SetUp()
+
+
+def configure(
+    *, level: str = "info", as_json: bool = False, stream: TextIO | None = None, is_late: bool = False
+) -> None:
+    """Log to *stream* (default: standard error), as JSON lines or, for people, as aligned text.
+
+    *is_late*: with the first line, which may never be; for who runs nothing that uses structlog by itself.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
+    begin = partial(_configure_structlog, number, as_json, stream or sys.stderr)
+    if is_late and "structlog" not in sys.modules:
+        _SET_UP.wait(begin, number)
+    else:
+        begin()
+    logging.basicConfig(handlers=[LibraryHandler()], level=max(number, logging.WARNING), force=True)
+
+
+def _configure_structlog(number: int, as_json: bool, out: TextIO) -> None:
+    import structlog
+
+    lines = _LineLogger(out)
     structlog.configure(
         processors=_as_json() if as_json else _as_text(out),
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_arguments: lines,
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(handlers=[LibraryHandler()], level=max(number, logging.WARNING), force=True)
 
 
 def _as_json() -> list[structlog.typing.Processor]:
+    import structlog
+
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -115,6 +192,8 @@ def _as_json() -> list[structlog.typing.Processor]:
 def _as_text(out: TextIO) -> list[structlog.typing.Processor]:
     if not out.isatty():
         return [_line]
+    import structlog
+
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -141,13 +220,15 @@ def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> st
     for key in sorted(event):
         line += f" {key}={_shown(event[key])}"
     if failure:
+        import structlog
+
         formatted = structlog.processors.format_exc_info(None, method, {"exc_info": failure})
         if "exception" in formatted:
             line += "\n" + formatted["exception"]
     return line
 
 
-class LineLogger:
+class _LineLogger:
     """Writes lines to a text stream, and drops those that can't be written."""
 
     def __init__(self, out: TextIO) -> None:
@@ -186,6 +267,9 @@ class LibraryHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            import structlog
+
+            _SET_UP.begin()
             structlog.get_logger().log(
                 record.levelno, "library", logger=record.name, detail=record.getMessage(), exc_info=record.exc_info
             )

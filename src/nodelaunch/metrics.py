@@ -50,7 +50,7 @@ class Metrics:
     """Those of one launcher, in a registry of their own. They count from when this is made until `close`."""
 
     def __init__(self, launcher: Launcher) -> None:
-        self.registry = prom.CollectorRegistry()
+        self.registry: prom.CollectorRegistry = prom.CollectorRegistry()
         self._launcher = launcher
         self._collector = _Standing()
         self.registry.register(self._collector)

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from nodelaunch.clock import Clock, WallClock
 from nodelaunch.engine.view import ClusterView, NodeRemoved
 from nodelaunch.errors import LockBusyError, NodelaunchError, RecordGoneError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, Put, Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LOCK_TIMEOUT_S = 5.0
 """How long a node's lock is waited for. Source: Nodepool."""

@@ -29,9 +29,9 @@ from nodelaunch.errors import (
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
 from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Store
-from nodelaunch.protocol.triage import RegisteredPool
 
 LOOK_AGAIN_S = 1.0
 """How often launchers are asked for work that no record tells of."""

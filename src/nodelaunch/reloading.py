@@ -20,10 +20,10 @@ from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, ConfigProblem
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import ConfigurationRead
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 REMIND_S = 600.0
 """Between reminders that the files have an error and an older configuration is in force."""
@@ -44,7 +44,7 @@ class ConfigReloader:
         self.problems: Sequence[ConfigProblem] = ()
         """Why the files, as they are, are not in force; empty: they are."""
         self._launcher = launcher
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._secure = os.fspath(secure) if secure is not None else None
         self._drivers = drivers
         self._grace_s = grace_s

@@ -19,11 +19,11 @@ from importlib import import_module
 from typing import Final
 
 from nodelaunch.errors import KeyScanError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import HostScanner
 from nodelaunch.resolving import Resolver
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 MAX_SCANS: Final = 100
 """Scans one scanner runs at the same time; more wait for their turn. Source: Nodepool 11."""

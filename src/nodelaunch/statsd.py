@@ -34,13 +34,13 @@ from nodelaunch.errors import (
     SessionLostError,
 )
 from nodelaunch.launcher import Launcher
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import LaunchEnded, LeakDeleted, NodeChanged, RequestChanged
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.store.zookeeper import ZooKeeperStore
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 CHANGES_S: Final = 1.0
 """Between two sendings of gauges that changed. Source: Nodepool."""

@@ -17,11 +17,11 @@ from nodelaunch.client import NodeClient, RequestOptions
 from nodelaunch.config.models import Config
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.launcher import Launcher, config_from
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.records import Node
 from nodelaunch.store.embedded import EmbeddedStore
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 END_S: Final = 60.0
 """How long deleting what is left may take, by default."""

@@ -22,11 +22,11 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, Sta
 
 from nodelaunch import __version__
 from nodelaunch.launcher import Launcher
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import LaunchEnded, RequestEnded
 from nodelaunch.protocol.paths import RequestId
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 MOST_REQUESTS: Final = 10_000
 """Whose launches are kept until they end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Collection
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.process import Serve, run
+from support.zookeeper import ZooKeeperServer
 
 TELLING = """
 import json, sys
@@ -46,6 +48,16 @@ OWN = (
     "nodelaunch.drivers.metastatic", "nodelaunch.drivers.process", "nodelaunch.drivers.conformance",
     "nodelaunch.drivers.sdk", "nodelaunch.drivers.wire.messages", "nodelaunch.drivers.installing",
 )  # fmt: skip
+
+
+UNREAD = (
+    *HEAVY, *OWN, "structlog", "rich", "pygments", "starlette", "uvicorn", "httpx", "prometheus_client", "prettytable",
+    "statsd", "nodelaunch.launcher", "nodelaunch.web", "nodelaunch.drivers", "nodelaunch.engine.scheduler",
+    "nodelaunch.protocol.verdicts", "nodelaunch.cli.live",
+)  # fmt: skip
+"""What a command that only looks at records does without: `nodelaunch list` is called often, and by scripts."""
+ZOOKEEPER, EMBEDDED = ("aiozk", "nodelaunch.store.zookeeper"), ("sqlite3", "nodelaunch.store.embedded")
+"""What only one of the two stores needs."""
 
 
 def among(names: Collection[str], unwanted: Collection[str]) -> list[str]:
@@ -89,7 +101,41 @@ def test_help_and_version_import_no_command() -> None:
     for option in ("--help", "--version"):
         names = imported_by(option)
         assert "nodelaunch.cli.main" in names
-        assert among(names, (*HEAVY, *OWN, "nodelaunch.launcher", "nodelaunch.engine", "pydantic", "ruamel")) == []
+        unwanted = (
+            "aiozk",
+            "msgspec",
+            "pydantic",
+            "ruamel",
+            "nodelaunch.config",
+            "nodelaunch.engine",
+            "nodelaunch.store",
+        )
+        assert among(names, {*HEAVY, *OWN, *UNREAD, *unwanted} - {"rich", "pygments"}) == []
+
+
+def test_list_imports_only_what_it_needs(config: Path) -> None:
+    serve = Serve(config)
+    serve.await_log("pool_registered", count=2)
+    names = imported_by("list", "-c", str(config))
+    assert serve.stop() == 0
+    assert "nodelaunch.store.socket" in names
+    assert among(names, ({*UNREAD, *ZOOKEEPER} - {"nodelaunch.cli.lists"})) == []
+
+
+@pytest.mark.zookeeper
+def test_list_on_zookeeper_imports_only_what_it_needs(
+    zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "nodepool.yaml"
+    server = {"host": "127.0.0.1", "port": zookeeper_server.port, "chroot": zk_chroot}
+    config.write_text(json.dumps({"zookeeper-servers": [server]}))
+    peer = zookeeper_server.kazoo()
+    peer.ensure_path(f"{zk_chroot}/nodepool/nodes")
+    peer.stop()
+    peer.close()
+    names = imported_by("list", "-c", str(config))
+    assert "nodelaunch.store.zookeeper" in names
+    assert among(names, ({*UNREAD, *EMBEDDED} - {"nodelaunch.cli.lists"})) == []
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
@@ -99,6 +145,6 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 def test_unwanted_modules_exist() -> None:
     """Otherwise their absence would say nothing."""
-    for name in (*HEAVY, *OWN):
+    for name in (*UNREAD, *ZOOKEEPER, *EMBEDDED):
         assert find_spec(name) is not None, name
     assert among(["a", "a.b", "ab", "c.a"], ("a",)) == ["a", "a.b"]

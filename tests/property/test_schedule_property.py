@@ -22,6 +22,7 @@ from nodelaunch.protocol.backlog import shape_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.scheduling import Accepted, Schedule
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.triage import (
@@ -31,7 +32,6 @@ from nodelaunch.protocol.triage import (
     MachineView,
     PoolKey,
     PoolView,
-    RegisteredPool,
     Room,
     absentees,
     after_decline,

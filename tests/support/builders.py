@@ -10,8 +10,9 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.pauses import Pause, Target
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import IdleNode, IdleNodes, LabelView, MachineView, PoolView, RegisteredPool
+from nodelaunch.protocol.triage import IdleNode, IdleNodes, LabelView, MachineView, PoolView
 
 POOL_ID = "host-PoolWorker.cloud-main-1"
 

@@ -9,7 +9,8 @@ from nodelaunch.protocol.access import Allowed, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
-from nodelaunch.protocol.triage import Absentee, IdleNode, IdleNodes, PoolKey, PoolView, RegisteredPool, Tenant
+from nodelaunch.protocol.registrations import RegisteredPool
+from nodelaunch.protocol.triage import Absentee, IdleNode, IdleNodes, PoolKey, PoolView, Tenant
 from nodelaunch.protocol.verdicts import Accept, Verdict
 from support.builders import some_idle
 

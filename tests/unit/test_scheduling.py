@@ -12,8 +12,9 @@ from nodelaunch.protocol.answers import OPEN_S, TURN_S
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import NodeRequest, turn_of
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
-from nodelaunch.protocol.triage import Absentee, LabelView, PoolKey, PoolView, RegisteredPool
+from nodelaunch.protocol.triage import Absentee, LabelView, PoolKey, PoolView
 from nodelaunch.protocol.verdicts import (
     Accept,
     BetterPool,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nodelaunch.config.schema import DriverOptions
 
 
-app = App(name="config", group_parameters=OPTIONS, help="Look at a configuration.")
+app: App = App(name="config", group_parameters=OPTIONS, help="Look at a configuration.")
 
 
 @app.command

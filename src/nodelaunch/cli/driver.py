@@ -25,7 +25,7 @@ NOT_KNOWN = "-"
 MAPPINGS = {"provider": "a provider", "pool": "a pool", "label": "a label"}
 
 
-app = App(name="driver", group_parameters=OPTIONS, help="Look at drivers, check, install, remove and begin them.")
+app: App = App(name="driver", group_parameters=OPTIONS, help="Look at drivers, check, install, remove and begin them.")
 app.command(drivercheck.check)
 app.command(driverinstall.install)
 app.command(driverinstall.remove)

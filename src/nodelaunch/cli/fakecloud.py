@@ -21,7 +21,7 @@ from nodelaunch.protocol.quota import INSTANCES
 
 PATIENCE_S = 10.0
 """How long a launcher that is just writing is waited for."""
-app = App(name="fake-cloud", group_parameters=OPTIONS, help="Look at a fake cloud in a file, change it, break it.")
+app: App = App(name="fake-cloud", group_parameters=OPTIONS, help="Look at a fake cloud in a file, change it, break it.")
 CloudFile = Annotated[Path, Parameter(help="The provider's cloud-file.", metavar="FILE")]
 Create = Annotated[bool, Parameter(help="Make the file if it isn't there, before any launcher.")]
 InstanceId = Annotated[str, Parameter(metavar="ID")]

@@ -25,8 +25,8 @@ class Screen:
     """The terminal, while it is `opened`. ``changed`` is set when it has to be drawn anew, ``ended`` to end."""
 
     def __init__(self, console: Console, live: Live) -> None:
-        self.changed = asyncio.Event()
-        self.ended = asyncio.Event()
+        self.changed: asyncio.Event = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
         self._console = console
         self._live = live
 

@@ -11,13 +11,12 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env
 
-from nodelaunch import __version__
+from nodelaunch import __version__, log
 from nodelaunch.cli.init import is_first_process, run_as_child
 from nodelaunch.cli.session import OPTIONS, CommonOptions, LogLevel, Session
 from nodelaunch.errors import ConfigError, NodelaunchError
@@ -31,10 +30,12 @@ class Command(NamedTuple):
     target: str
     about: str
     log_level: LogLevel = "warning"
+    runs_drivers: bool = False
+    """They may log by themselves."""
 
 
 COMMANDS: Final = {
-    "serve": Command("serve:serve", "Answer node requests, in the foreground.", "info"),
+    "serve": Command("serve:serve", "Answer node requests, in the foreground.", "info", runs_drivers=True),
     "request": Command("request:request", "Ask for nodes, print them, give them back."),
     "list": Command("lists:list_nodes", "Show nodes."),
     "request-list": Command("lists:list_requests", "Show node requests."),
@@ -52,11 +53,13 @@ COMMANDS: Final = {
     "pause": Command("pausing:pause", "Keep a provider, a pool or a launcher from taking requests."),
     "drain": Command("pausing:drain", "Pause, and delete ready nodes that nobody has."),
     "resume": Command("pausing:resume", "End a pause or a drain."),
-    "leaks": Command("leaks:leaks", "Show what is in the clouds but belongs to no node; deletes nothing."),
+    "leaks": Command(
+        "leaks:leaks", "Show what is in the clouds but belongs to no node; deletes nothing.", runs_drivers=True
+    ),
     "explain": Command("explain:explain", "Say why a node request is where it is."),
-    "config": Command("config:app", "Look at a configuration."),
-    "driver": Command("driver:app", "Look at drivers, check, install and remove them.", "error"),
-    "demo": Command("demo:demo", "Show the main job on this machine; needs nothing else.", "error"),
+    "config": Command("config:app", "Look at a configuration.", runs_drivers=True),
+    "driver": Command("driver:app", "Look at drivers, check, install and remove them.", "error", runs_drivers=True),
+    "demo": Command("demo:demo", "Show the main job on this machine; needs nothing else.", "error", runs_drivers=True),
     "fake-cloud": Command("fakecloud:app", "Look at a fake cloud in a file, change it, break it."),
 }
 
@@ -134,9 +137,9 @@ def _command_in(tokens: Sequence[str]) -> str | None:
 
 def _configure_log(options: CommonOptions, tokens: Sequence[str]) -> None:
     name = _command_in(tokens)
-    usual = COMMANDS[name].log_level if name else "warning"
-    log = import_module("nodelaunch.log")  # with a command, as it takes long
-    log.configure(level=options.log_level or usual, as_json=options.log_json)
+    command = COMMANDS[name] if name else Command("", "")
+    level = options.log_level or command.log_level
+    log.configure(level=level, as_json=options.log_json, is_late=not command.runs_drivers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

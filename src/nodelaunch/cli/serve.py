@@ -26,14 +26,14 @@ from nodelaunch.config.models import Config
 from nodelaunch.connecting import check_files
 from nodelaunch.errors import ConfigError, StoreUnavailableError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
 
 if TYPE_CHECKING:
     from nodelaunch.web.api import Api
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations between collections of new objects, and collections of each generation between those of the next."""

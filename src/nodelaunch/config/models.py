@@ -101,7 +101,7 @@ LocalPath = Annotated[Path, AfterValidator(_expanded)]
 class Model(BaseModel):
     """Base of all models here."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         alias_generator=lambda name: name.replace("_", "-"),
@@ -286,7 +286,7 @@ class LabelConfig(Model):
 class TenantLimits(Model):
     """What one tenant may use at a time; unknown keys are names of further resources."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Count]
 
     tenant_name: Text

@@ -33,11 +33,11 @@ from nodelaunch.config.models import (
     Unique,
 )
 from nodelaunch.errors import LabelUnusableError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 WINRM_PORT = 5986
 

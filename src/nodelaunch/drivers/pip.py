@@ -55,7 +55,7 @@ class Environment:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.python = folder / "bin" / "python"
+        self.python: Path = folder / "bin" / "python"
         self._has_own_pip = find_spec("pip") is None
 
     def create(self) -> None:

@@ -15,11 +15,11 @@ from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.hostwatch import HostWatch
 from nodelaunch.engine.refusals import BoundedCall
 from nodelaunch.errors import DriverError, InsufficientCapacityError, LaunchFailedError, ProviderUnavailableError, Scope
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.breaker import Breaker, BreakerRule, Cause, OpenBreaker
 from nodelaunch.protocol.events import BreakerChanged
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -347,7 +347,7 @@ class ProviderBreakers:
         )
         """What the provider is asked about itself, by its name. One failure opens it: nothing can be decided on what is
         not known."""
-        self.launches = LaunchGate(provider, on_change=on_change, on_idle=ask, events=events)
+        self.launches: LaunchGate = LaunchGate(provider, on_change=on_change, on_idle=ask, events=events)
         self.zones: Breakers[str] = Breakers(
             "zone {zone}", avoided, lambda zone: {"provider": provider, "zone": zone}, events=events
         )
@@ -362,7 +362,7 @@ class ProviderBreakers:
         """By pool and label."""
         self.hosts: HostWatch | None = None
         """Where its machines exist already: those that fail are in quarantine."""
-        self.doubt_zones = BoundedCall(ask, ZONES_DOUBTED_S)
+        self.doubt_zones: BoundedCall = BoundedCall(ask, ZONES_DOUBTED_S)
         """To be called after a launch failed in a zone of the cloud's: it may have others by now."""
 
     def launched(self, pool: str, label: str, zone: str | None, began: float) -> None:

@@ -11,7 +11,7 @@ from nodelaunch.engine.requests import Requests, Work
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.engine.waiting import ROOM_WAIT_S
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import NodeRequest
@@ -19,7 +19,7 @@ from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class Dispatcher:
@@ -39,7 +39,7 @@ class Dispatcher:
         history: History,
         reservations: Reservations,
     ) -> None:
-        self.requests = Requests(schedule, view, own, self._decline_failed)
+        self.requests: Requests = Requests(schedule, view, own, self._decline_failed)
         self._view = view
         self._own = own
         self._facts = facts

@@ -22,12 +22,12 @@ from nodelaunch.engine.view import (
     RequestSeen,
 )
 from nodelaunch.errors import EventsMissedError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import DriverCalled, Event, NodeChanged, RequestChanged, SessionChanged
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.store import Session, Unsubscribe
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 E = TypeVar("E", bound=Event)
 

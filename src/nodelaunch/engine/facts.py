@@ -21,13 +21,13 @@ from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Limits
 from nodelaunch.protocol.records import Node, NodeRequest
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.triage import (
     Absentee,
     IdleNode,
     MachineView,
     PoolKey,
     PoolView,
-    RegisteredPool,
     Tenant,
 )
 from nodelaunch.protocol.verdicts import Accept, Verdict
@@ -51,8 +51,8 @@ class OwnPools:
         self.views: dict[PoolKey, PoolView] = {}
         self.registered: dict[str, PoolView] = {}
         """By pool id."""
-        self.generation = 0
-        self.pauses = 0
+        self.generation: int = 0
+        self.pauses: int = 0
         self._view = view
         self._peers: tuple[RegisteredPool, ...] = ()
         self._rules: dict[PoolKey, HostRule] = {}
@@ -165,14 +165,14 @@ class EngineFacts:
         on_decided: Callable[[NodeRequest, PoolKey, Verdict], None],
     ) -> None:
         self.absent: list[Absentee] = []
-        self.now = 0.0
-        self.may_decline = False
+        self.now: float = 0.0
+        self.may_decline: bool = False
         self.taken: set[NodeId] = set()
         """Idle nodes that are about to be claimed or deleted by this launcher."""
         self.reserved: dict[RequestId, Reservation] = {}
         """Of requests that were accepted in this pass."""
         self.decided = on_decided
-        self.books = Books(view, own_pools, reservations, queue)
+        self.books: Books = Books(view, own_pools, reservations, queue)
         self._view = view
         self._clock = clock
         self._own_pools = own_pools

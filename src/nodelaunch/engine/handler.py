@@ -26,7 +26,7 @@ from nodelaunch.errors import (
     StoreError,
     VersionConflictError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.events import RequestEnded
@@ -36,7 +36,7 @@ from nodelaunch.protocol.store import Delete, Entry, Lock, Op, Put, ReleaseLock,
 from nodelaunch.protocol.triage import Absentee, after_decline
 from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 CLOSING_TIMEOUT_S = 30.0
 """How long locks may take to be given back when a handler breaks off."""
@@ -60,7 +60,7 @@ class RequestHandler:
         declining: Sequence[str] = (),
     ) -> None:
         """*declining*: ids of the pools that give the request up together; by default, this one."""
-        self.request = seen.record
+        self.request: NodeRequest = seen.record
         self.state: m.State | None = None
         """The machine's, as of now; None before `run`."""
         self._ctx = ctx

@@ -27,7 +27,7 @@ from nodelaunch.errors import (
     StoreError,
     VersionConflictError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, ExternalId, Fence, HostScanner
 from nodelaunch.protocol.events import Stage
@@ -36,7 +36,7 @@ from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 _TAKEN = (LockBusyError, RecordGoneError, VersionConflictError)
 """The node is locked, changed or gone."""

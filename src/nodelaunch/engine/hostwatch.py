@@ -17,7 +17,7 @@ from typing import Any
 
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import DriverError, ErrorKind
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import Driver, Inspection, Machine, SupportsInventory
 from nodelaunch.protocol.quarantine import (
     Cause,
@@ -34,7 +34,7 @@ from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.soundness import sound_inspection, sound_machine
 from nodelaunch.protocol.verdicts import MachineAway, MachinesFailTogether, MoreMachinesAway, Reason
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 NOT_ANSWERED = "it did not answer when it was to be handed out"
 SLACK_S = 0.001

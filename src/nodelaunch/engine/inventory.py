@@ -30,7 +30,7 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.errors import LockLostError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Inspection, Machine, SupportsInventory
 from nodelaunch.protocol.paths import NodeId
@@ -40,7 +40,7 @@ from nodelaunch.protocol.soundness import sound_machine
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, SessionState, Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LAUNCHER = "static driver"
 """What the records say instead of a pool's id. Source: Nodepool 11."""

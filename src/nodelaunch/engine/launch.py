@@ -31,7 +31,7 @@ from nodelaunch.errors import (
     StaleFenceError,
     legible,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.breaker import Cause
 from nodelaunch.protocol.driver import (
@@ -51,7 +51,7 @@ from nodelaunch.protocol.soundness import sound_id, sound_instance, sound_keys, 
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Create, Entry
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 """Pauses of one launch whose call was not answered, as long as the provider's breaker is closed."""

@@ -29,14 +29,14 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.errors import RecordGoneError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import NodeRequest, keeper_of
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import SessionState, Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 """Pause after a request of ours failed; it doubles each time."""

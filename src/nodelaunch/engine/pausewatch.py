@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nodelaunch.engine.view import ClusterView, PausesChanged, ViewWarmed
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.pauses import Pause, Target
 from nodelaunch.protocol.store import Unsubscribe
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class PauseWatch:

@@ -15,14 +15,14 @@ from math import inf
 from nodelaunch.clock import Clock
 from nodelaunch.engine.view import ClusterView, PoolsChanged, ViewWarmed
 from nodelaunch.errors import RecordExistsError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import KnownPool, Presence
 from nodelaunch.protocol.states import ComponentState
 from nodelaunch.protocol.store import Entry, SessionState, Store
 from nodelaunch.protocol.triage import Absentee
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 RETURN_GRACE_S = 120.0
 """How long a pool that is not registered any more is waited for: time for a rolling restart to replace a process."""

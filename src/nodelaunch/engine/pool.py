@@ -13,7 +13,7 @@ from nodelaunch.engine.holding import PoolContext
 from nodelaunch.engine.reservations import Reservation
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import LockLostError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
@@ -27,7 +27,7 @@ from nodelaunch.protocol.verdicts import Accept, Decline
 if TYPE_CHECKING:
     from nodelaunch.engine.scheduler import Scheduler
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 OnEnded = Callable[[RequestId, m.Outcome | None, m.State | None, object], None]
 """Told how the work on a request ended; without an outcome, what it broke with."""
@@ -55,7 +55,7 @@ class Pool:
         absent: Callable[[], Sequence[Absentee]] = tuple,
     ) -> None:
         """*absent*: the pools that are away, and waited for."""
-        self.ctx = ctx
+        self.ctx: PoolContext = ctx
         self.key: PoolKey = (ctx.provider.name, ctx.pool.name)
         self.handlers: dict[RequestId, RequestHandler] = {}
         """Of the requests that are worked on here."""

@@ -21,7 +21,7 @@ from nodelaunch.engine.owners import Owners
 from nodelaunch.engine.refusals import AwaitedRefresh, QuotaRefusals
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import DriverError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.breaker import Cause
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
@@ -38,7 +38,7 @@ from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.triage import LabelView
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 REFRESH_S = 300.0
 """How old limits and foreign usage may get while all goes well."""
@@ -78,26 +78,28 @@ class ProviderRuntime:
     def __init__(
         self, config: ProviderConfig, driver: Driver, view: ClusterView, events: EventHub | None = None
     ) -> None:
-        self.name = config.name
-        self.events = events or EventHub()
+        self.name: str = config.name
+        self.events: EventHub = events or EventHub()
         """Told what happens here."""
-        self.current = Generation(config, driver)
-        self.cloud = CloudFacts()
+        self.current: Generation = Generation(config, driver)
+        self.cloud: CloudFacts = CloudFacts()
         """As of the last successful `refresh`."""
         self.down: str | None = "it has not answered yet"
         """Why the cloud can't be asked; None while it can."""
-        self.is_failing = False
+        self.is_failing: bool = False
         """Whether it was asked, and failed."""
         self.is_ending = False
         """Whether nobody needs to know anything of it any more."""
         self.running_launches = 0
         self.listeners: list[Callable[[], None]] = []
         """Called when anything known here changed."""
-        self.refusals = QuotaRefusals(self.changed)
-        self.awaited = AwaitedRefresh(self.invalidate)
+        self.refusals: QuotaRefusals = QuotaRefusals(self.changed)
+        self.awaited: AwaitedRefresh = AwaitedRefresh(self.invalidate)
         """Pools in which requests wait for room that the cloud has not got."""
-        self.owners = Owners(config.name, view)
-        self.breakers = ProviderBreakers(config.name, on_change=self.changed, ask=self.invalidate, events=self.events)
+        self.owners: Owners = Owners(config.name, view)
+        self.breakers: ProviderBreakers = ProviderBreakers(
+            config.name, on_change=self.changed, ask=self.invalidate, events=self.events
+        )
         self._view = view
         self._stale = asyncio.Event()
 

@@ -15,10 +15,10 @@ from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.supervision import supervise
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.triage import PoolKey
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LETTING_GO_S = 30.0
 """How long a provider that is replaced may take to hand back its work, and then to end. A driver that goes on although

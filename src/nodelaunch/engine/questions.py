@@ -16,13 +16,13 @@ from typing import Any
 from nodelaunch.engine.history import Standing
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.errors import RecordExistsError, RecordGoneError, RecordInvalidError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Presence
 from nodelaunch.protocol.store import Changed, Entry, Store, TreeEvent
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an asker waits for processes that are present."""

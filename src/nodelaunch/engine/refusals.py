@@ -19,9 +19,9 @@ class QuotaRefusals:
 
     def __init__(self, on_retry: Callable[[], None]) -> None:
         """*on_retry* is called when the pause ends, whatever ends it but `close`."""
-        self.is_active = False
+        self.is_active: bool = False
         """Whether a pause is under way."""
-        self.pause_s = 0.0
+        self.pause_s: float = 0.0
         """The length of the last pause; 0 after a successful launch."""
         self._on_retry = on_retry
         self._timer: asyncio.TimerHandle | None = None

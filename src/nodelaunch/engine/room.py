@@ -16,14 +16,14 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.engine.view.sums import ON_THE_WAY_OUT
 from nodelaunch.engine.waiting import CapacityQueue, Waiter, out_of_turn
 from nodelaunch.errors import StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Usage
 from nodelaunch.protocol.store import Store
 from nodelaunch.protocol.triage import PoolKey, make_room, reasons_to_decline
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class RoomMaker:

@@ -35,7 +35,7 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.engine.waiting import CapacityQueue
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
@@ -45,7 +45,7 @@ from nodelaunch.protocol.store import Store
 from nodelaunch.protocol.triage import Absentee, PoolKey
 from nodelaunch.protocol.verdicts import Defer, Verdict
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 ALARM_SLACK_S = 0.05
 """Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
@@ -70,15 +70,17 @@ class Scheduler:
         label can't know that nobody does. *absent*: the pools that are away, and waited for. *events*: told of
         decisions, and of what clouds do to requests."""
         self._events = events or EventHub(clock)
-        self.schedule = Schedule()
-        self.own = OwnPools(view)
-        self.history = History(clock, self._events)
-        self.queue = CapacityQueue(self._room_changed, self._waited_too_long)
+        self.schedule: Schedule = Schedule()
+        self.own: OwnPools = OwnPools(view)
+        self.history: History = History(clock, self._events)
+        self.queue: CapacityQueue = CapacityQueue(self._room_changed, self._waited_too_long)
         reservations = Reservations(self._given_back)
-        self.facts = EngineFacts(view, clock, self.own, reservations, self.queue, self._note_verdict)
-        self.marks = Marks(self.schedule, self.own, self.facts, self._wake)
-        self.dispatcher = Dispatcher(self.schedule, view, self.own, self.facts, self.marks, self.history, reservations)
-        self.explainer = Explainer(self.schedule, self.own, self.facts, self.history, view)
+        self.facts: EngineFacts = EngineFacts(view, clock, self.own, reservations, self.queue, self._note_verdict)
+        self.marks: Marks = Marks(self.schedule, self.own, self.facts, self._wake)
+        self.dispatcher: Dispatcher = Dispatcher(
+            self.schedule, view, self.own, self.facts, self.marks, self.history, reservations
+        )
+        self.explainer: Explainer = Explainer(self.schedule, self.own, self.facts, self.history, view)
         self._view = view
         self._may_decline = may_decline
         self._absent = absent

@@ -25,12 +25,12 @@ from nodelaunch.engine.sharing import SharedRoom, TenantLedgers
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
 from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.store import Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ProviderService:
     """One provider of one launcher."""
 
     def __init__(self, site: Site, config: ProviderConfig) -> None:
-        self.config = config
+        self.config: ProviderConfig = config
         """As configured; what is in force may lag behind while its driver can't be made."""
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}

@@ -19,13 +19,13 @@ from typing import Protocol
 from nodelaunch.engine.ledger import Ledger
 from nodelaunch.engine.view import ClusterView, NodeSeen, Note, PoolsChanged, PresencesChanged, ViewCooled
 from nodelaunch.errors import RecordGoneError, SessionLostError, VersionConflictError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.store import Create, Entry, Lock, Op, Put, Store, TakeLock
 from nodelaunch.protocol.triage import PoolKey
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 ACKNOWLEDGED_S = 5.0
 """How long another launcher may take to tell that it knows of us; one that is frozen stops us no longer."""

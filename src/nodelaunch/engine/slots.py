@@ -25,14 +25,14 @@ from nodelaunch.errors import (
     SessionLostError,
     StoreError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import machine as m
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.verdicts import Accept
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
 """Waits until the pool has room for one more node (request, slot, label) and has put it into the reservation."""

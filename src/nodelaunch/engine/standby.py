@@ -12,12 +12,12 @@ from nodelaunch.engine.holding import discard_node
 from nodelaunch.engine.hostwatch import HostWatch, host_of, machine_of
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import LockBusyError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.quarantine import Host
 from nodelaunch.protocol.store import Lock, Store
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LOCK_WAIT_S = 600.0
 """How long to wait at a time for another launcher to leave the inventory to us."""

@@ -44,12 +44,12 @@ from nodelaunch.engine.view import (
     ViewWarmed,
 )
 from nodelaunch.errors import StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import SessionState, Store, Unsubscribe
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 SWEEP_S = 60.0
 """Between looks for what no event tells. Source: Nodepool 11, cleanup interval."""
@@ -74,15 +74,15 @@ class Sweeper:
     ) -> None:
         """*providers*: those whose nodes we can delete, as of now. *is_served*: whether some pool can still hand out
         the idle node. *own_id*: under which this process is present."""
-        self.queue = WorkQueue(lambda: store.session.state is SessionState.CONNECTED)
+        self.queue: WorkQueue = WorkQueue(lambda: store.session.state is SessionState.CONNECTED)
         self.queue.again = self._look_again
         self._wake = asyncio.Event()
         ctx = SweepContext(store, view, clock, providers, self.queue, self._wake.set, own_id)
-        self.nodes = AbandonedNodes(ctx)
-        self.requests = LostRequests(ctx, self.nodes)
-        self.old = OldNodes(ctx, ages, is_served)
-        self.held = HeldNodes(ctx)
-        self.leaks = LeakSearch(ctx, lambda: SWEEP_S)
+        self.nodes: AbandonedNodes = AbandonedNodes(ctx)
+        self.requests: LostRequests = LostRequests(ctx, self.nodes)
+        self.old: OldNodes = OldNodes(ctx, ages, is_served)
+        self.held: HeldNodes = HeldNodes(ctx)
+        self.leaks: LeakSearch = LeakSearch(ctx, lambda: SWEEP_S)
         self._debris = Debris(ctx)
         self._ctx = ctx
         self._view = view

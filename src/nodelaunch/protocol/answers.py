@@ -11,10 +11,10 @@ from nodelaunch.protocol.backlog import Line, Offer
 from nodelaunch.protocol.facts import Facts
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.triage import (
     PoolKey,
     PoolView,
-    RegisteredPool,
     Room,
     judge,
     need_of,
@@ -57,7 +57,7 @@ class PoolAnswers:
     """
 
     def __init__(self, counters: Counters) -> None:
-        self.waits = Waits()
+        self.waits: Waits = Waits()
         self.lines_at: dict[PoolKey, dict[Line, None]] = {}
         """Lines in which requests wait, by the pools that may be asked."""
         self.alarms: dict[Line, float] = {}

@@ -51,13 +51,13 @@ class Breaker:
     __slots__ = ("_is_probed", "_pause_s", "_rule", "cause", "failures", "next_at", "since")
 
     def __init__(self, rule: BreakerRule) -> None:
-        self.failures = 0
+        self.failures: int = 0
         """In a row, as far as they were told."""
         self.cause: Cause | None = None
         """Of the last failure; while it is open, of the first since then that was of its kind."""
         self.since: float | None = None
         """When it opened; None: it is closed."""
-        self.next_at = 0.0
+        self.next_at: float = 0.0
         """When the next probe may be made."""
         self._rule = rule
         self._pause_s = 0.0

@@ -9,12 +9,12 @@ from nodelaunch.protocol.access import Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.triage import (
     Absentee,
     IdleNodes,
     PoolKey,
     PoolView,
-    RegisteredPool,
     Tenant,
 )
 from nodelaunch.protocol.verdicts import (

@@ -105,7 +105,7 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self.is_on = False
+        self.is_on: bool = False
         self._groups: dict[str, frozenset[str]] = {}
         self._fresh: dict[tuple[str, str], float] = {}
         """Hosts that are unreachable and count, and since when, in that order."""

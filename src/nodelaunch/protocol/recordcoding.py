@@ -230,10 +230,10 @@ class Unread:
     SHORT: ClassVar = 1000
     """Bytes up to which a text is taken unread; a longer one may nest deeper, or hold more digits, than is readable."""
     __slots__ = ("data",)
-    __hash__ = None  # type: ignore[assignment]  # like the objects and lists that it stands for
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # like the objects and lists that it stands for
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
+        self.data: bytes = data
 
     @classmethod
     def of(cls, raw: msgspec.Raw) -> Unread | None:

@@ -8,6 +8,7 @@ Source: Nodepool 11, its component registry; `Presence` and `KnownPool` are our 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, ClassVar, Self
 from zlib import crc32
@@ -102,3 +103,20 @@ def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:
     """
     willing = [p for p in presences if p.state is ComponentState.RUNNING and (p.min_ready or {}).get(label, 0) > 0]
     return max(willing, key=lambda p: sha256(f"{label}\0{p.id}".encode()).digest(), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPool:
+    """A registered pool, our own included."""
+
+    pool_id: str
+    provider: str
+    priority: int
+    is_paused: bool
+    labels: frozenset[str]
+    pool: str = ""
+    """Its name."""
+    launcher: str = ""
+    """Id of the nodelaunch process that runs it; empty for pools of other programs."""
+    is_stopped: bool = False
+    """Whether an operator has paused it; ``is_paused`` holds then, too."""

@@ -29,7 +29,7 @@ from nodelaunch.protocol.verdicts import (
     Defer,
     Verdict,
 )
-from nodelaunch.protocol.waits import Waiting
+from nodelaunch.protocol.waits import Waiting, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ class Schedule:
     """
 
     def __init__(self) -> None:
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self._backlog = Backlog()
         self._answers = PoolAnswers(self.counters)
-        self.kept = self._answers.waits
+        self.kept: Waits = self._answers.waits
         """What is kept for requests that wait."""
         self._woken: dict[Line, None] = {}
 

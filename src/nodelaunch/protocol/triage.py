@@ -55,23 +55,6 @@ PoolKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class RegisteredPool:
-    """A registered pool, our own included."""
-
-    pool_id: str
-    provider: str
-    priority: int
-    is_paused: bool
-    labels: frozenset[str]
-    pool: str = ""
-    """Its name."""
-    launcher: str = ""
-    """Id of the nodelaunch process that runs it; empty for pools of other programs."""
-    is_stopped: bool = False
-    """Whether an operator has paused it; ``is_paused`` holds then, too."""
-
-
-@dataclass(frozen=True, slots=True)
 class LabelView:
     """What the pool knows of one label it offers."""
 

@@ -34,15 +34,15 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class PoolDisabled(Reason):
-    CLAUSE = "the pool is switched off (max-servers is 0)"
-    REMEDY = "raise the pool's max-servers above 0"
+    CLAUSE: ClassVar[str] = "the pool is switched off (max-servers is 0)"
+    REMEDY: ClassVar[str] = "raise the pool's max-servers above 0"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelNotOffered(Reason):
     label: str
-    CLAUSE = "the pool does not offer label {self.label}"
-    REMEDY = "add label {self.label} to the pool"
+    CLAUSE: ClassVar[str] = "the pool does not offer label {self.label}"
+    REMEDY: ClassVar[str] = "add label {self.label} to the pool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ class TenantNotAllowed(Reason):
 
 @dataclass(frozen=True, slots=True)
 class PoolNotAllowed(TenantNotAllowed):
-    CLAUSE = "{self.who} may not use the pool (allowed-tenants)"
-    WHERE = "the pool"
+    CLAUSE: ClassVar[str] = "{self.who} may not use the pool (allowed-tenants)"
+    WHERE: ClassVar[str] = "the pool"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelNotAllowed(TenantNotAllowed):
     label: str
-    CLAUSE = "{self.who} may not use label {self.label} in the pool (allowed-tenants)"
-    WHERE = "label {self.label} in the pool"
+    CLAUSE: ClassVar[str] = "{self.who} may not use label {self.label} in the pool (allowed-tenants)"
+    WHERE: ClassVar[str] = "label {self.label} in the pool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +83,25 @@ class MachinesNotAllowed(TenantNotAllowed):
     """There are enough machines, but too many of them are for others."""
 
     label: str
-    CLAUSE = "{self.who} may not use as many machines of label {self.label} as it wants at once (allowed-tenants)"
-    WHERE = "machines with label {self.label}"
+    CLAUSE: ClassVar[str] = (
+        "{self.who} may not use as many machines of label {self.label} as it wants at once (allowed-tenants)"
+    )
+    WHERE: ClassVar[str] = "machines with label {self.label}"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelUnusable(Reason):
     label: str
     detail: str
-    CLAUSE = "label {self.label} can't be launched here: {self.detail}"
-    REMEDY = "mend what the label's configuration or the cloud lacks"
+    CLAUSE: ClassVar[str] = "label {self.label} can't be launched here: {self.detail}"
+    REMEDY: ClassVar[str] = "mend what the label's configuration or the cloud lacks"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageMissing(Reason):
     label: str
-    CLAUSE = "the image of label {self.label} is not available"
-    REMEDY = "build and upload the image, or name one that the cloud has"
+    CLAUSE: ClassVar[str] = "the image of label {self.label} is not available"
+    REMEDY: ClassVar[str] = "build and upload the image, or name one that the cloud has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ class NeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE = "{self.wanted:.15g} {self.resource} wanted, the limit is {self.limit:.15g}"
-    REMEDY = "raise the limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
+    CLAUSE: ClassVar[str] = "{self.wanted:.15g} {self.resource} wanted, the limit is {self.limit:.15g}"
+    REMEDY: ClassVar[str] = "raise the limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +121,15 @@ class TenantNeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:.15g}"
-    REMEDY = "raise the tenant's limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
+    CLAUSE: ClassVar[str] = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:.15g}"
+    REMEDY: ClassVar[str] = "raise the tenant's limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
 class TooFewMachines(Reason):
     label: str
-    CLAUSE = "there are not as many machines of label {self.label} as the request wants at once"
-    REMEDY = "add machines with label {self.label}, or ask for fewer at once"
+    CLAUSE: ClassVar[str] = "there are not as many machines of label {self.label} as the request wants at once"
+    REMEDY: ClassVar[str] = "add machines with label {self.label}, or ask for fewer at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,37 +137,37 @@ class AtCapacity(Reason):
     """Only spare capacity is spent on nodes to be kept ready."""
 
     resource: str
-    CLAUSE = "no {self.resource} to spare for keeping nodes ready"
-    REMEDY = "free {self.resource}, or raise its limit"
+    CLAUSE: ClassVar[str] = "no {self.resource} to spare for keeping nodes ready"
+    REMEDY: ClassVar[str] = "free {self.resource}, or raise its limit"
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchesFailed(Reason):
     detail: str
-    CLAUSE = "its nodes could not be launched: {self.detail}"
-    REMEDY = "see the launch errors; other pools may still serve it"
+    CLAUSE: ClassVar[str] = "its nodes could not be launched: {self.detail}"
+    REMEDY: ClassVar[str] = "see the launch errors; other pools may still serve it"
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerFailed(Reason):
     detail: str
-    CLAUSE = "handling it failed: {self.detail}"
-    REMEDY = "see the log for the traceback; it is a defect worth a report"
+    CLAUSE: ClassVar[str] = "handling it failed: {self.detail}"
+    REMEDY: ClassVar[str] = "see the log for the traceback; it is a defect worth a report"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderWanted(Reason):
     provider: str
-    CLAUSE = "it asks for provider {self.provider}, which is there"
-    REMEDY = "pools of provider {self.provider} have to serve or decline it first"
+    CLAUSE: ClassVar[str] = "it asks for provider {self.provider}, which is there"
+    REMEDY: ClassVar[str] = "pools of provider {self.provider} have to serve or decline it first"
 
 
 @dataclass(frozen=True, slots=True)
 class BetterPool(Reason):
     pool_id: str
     priority: int
-    CLAUSE = "pool {self.pool_id} has priority {self.priority}, which goes first"
-    REMEDY = "that pool has to decline it, or run out of room"
+    CLAUSE: ClassVar[str] = "pool {self.pool_id} has priority {self.priority}, which goes first"
+    REMEDY: ClassVar[str] = "that pool has to decline it, or run out of room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,22 +175,22 @@ class TurnOfAnother(Reason):
     """Launchers of equal priority share requests out among themselves, instead of racing for each."""
 
     pool_id: str
-    CLAUSE = "it is the turn of the launcher with pool {self.pool_id}"
-    REMEDY = "nothing has to be done: this launcher takes it if the other one is full or too slow"
+    CLAUSE: ClassVar[str] = "it is the turn of the launcher with pool {self.pool_id}"
+    REMEDY: ClassVar[str] = "nothing has to be done: this launcher takes it if the other one is full or too slow"
 
 
 @dataclass(frozen=True, slots=True)
 class LeftToOthers(Reason):
     label: str
-    CLAUSE = "the pool does not offer label {self.label}, others do"
-    REMEDY = "those have to serve or decline it first"
+    CLAUSE: ClassVar[str] = "the pool does not offer label {self.label}, others do"
+    REMEDY: ClassVar[str] = "those have to serve or decline it first"
 
 
 @dataclass(frozen=True, slots=True)
 class NoFreeMachine(Reason):
     label: str
-    CLAUSE = "no machine of label {self.label} is free"
-    REMEDY = "a machine with label {self.label} has to be given back"
+    CLAUSE: ClassVar[str] = "no machine of label {self.label} is free"
+    REMEDY: ClassVar[str] = "a machine with label {self.label} has to be given back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ class MachineAway(Reason):
     detail: str
     for_s: int
     next_look_s: int
-    CLAUSE = (
+    CLAUSE: ClassVar[str] = (
         "machine {self.hostname} (user {self.username}, port {self.port}) {self.how} for {self.for_s} s: "
         "{self.detail}; the next look is in {self.next_look_s} s"
     )
@@ -224,19 +226,21 @@ class MachineAway(Reason):
 class MoreMachinesAway(Reason):
     label: str
     count: int
-    CLAUSE = "{self.count} more machines of label {self.label} are away"
-    REMEDY = "as for those before"
+    CLAUSE: ClassVar[str] = "{self.count} more machines of label {self.label} are away"
+    REMEDY: ClassVar[str] = "as for those before"
 
 
 @dataclass(frozen=True, slots=True)
 class MachinesFailTogether(Reason):
     unreachable: int
     hosts: int
-    CLAUSE = (
+    CLAUSE: ClassVar[str] = (
         "{self.unreachable} of {self.hosts} machines became unreachable together: the fault is probably at this "
         "launcher"
     )
-    REMEDY = "look at the launcher's network, its name server and its open files; nodes that are registered stay so"
+    REMEDY: ClassVar[str] = (
+        "look at the launcher's network, its name server and its open files; nodes that are registered stay so"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +248,10 @@ class NoRoom(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE = (
+    CLAUSE: ClassVar[str] = (
         "{self.wanted:.15g} {self.resource} wanted, {self.left:.15g} left (what earlier requests wait for set apart)"
     )
-    REMEDY = "nodes with {self.wanted:.15g} {self.resource} in all have to go, or the limit has to rise"
+    REMEDY: ClassVar[str] = "nodes with {self.wanted:.15g} {self.resource} in all have to go, or the limit has to rise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,23 +260,23 @@ class TenantFull(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} has {self.left:.15g} left"
-    REMEDY = "the tenant has to give nodes back, or its limit has to rise"
+    CLAUSE: ClassVar[str] = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} has {self.left:.15g} left"
+    REMEDY: ClassVar[str] = "the tenant has to give nodes back, or its limit has to rise"
 
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyReached(Reason):
     limit: int
-    CLAUSE = "the provider launches as many nodes at once as max-concurrency allows ({self.limit})"
-    REMEDY = "running launches have to end, or max-concurrency has to rise"
+    CLAUSE: ClassVar[str] = "the provider launches as many nodes at once as max-concurrency allows ({self.limit})"
+    REMEDY: ClassVar[str] = "running launches have to end, or max-concurrency has to rise"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderPaused(Reason):
     """It is to take no requests, and to decline none either."""
 
-    CLAUSE = "the provider is paused: its max-concurrency is 0"
-    REMEDY = "raise max-concurrency, or take it out of the configuration"
+    CLAUSE: ClassVar[str] = "the provider is paused: its max-concurrency is 0"
+    REMEDY: ClassVar[str] = "raise max-concurrency, or take it out of the configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +291,8 @@ class PoolPaused(Reason):
     at: float
     """Seconds since 1970."""
     why: str | None
-    CLAUSE = "{self.what}"
-    REMEDY = "nodelaunch resume {self.target}"
+    CLAUSE: ClassVar[str] = "{self.what}"
+    REMEDY: ClassVar[str] = "nodelaunch resume {self.target}"
 
     @classmethod
     def of(cls, pause: Pause) -> PoolPaused:
@@ -301,8 +305,8 @@ class ImageOnTheWay(Reason):
 
     label: str
     until: float
-    CLAUSE = "the image of label {self.label} is not there yet, a builder is at it"
-    REMEDY = "the upload has to finish; a request waits for it for a limited time"
+    CLAUSE: ClassVar[str] = "the image of label {self.label} is not there yet, a builder is at it"
+    REMEDY: ClassVar[str] = "the upload has to finish; a request waits for it for a limited time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,21 +316,23 @@ class OffererAway(Reason):
     provider: str
     pool: str
     until: float
-    CLAUSE = "pool {self.pool} of provider {self.provider}, which offers it, is away; its return is waited for"
-    REMEDY = "its launcher has to come back; otherwise the request is declined after a while"
+    CLAUSE: ClassVar[str] = (
+        "pool {self.pool} of provider {self.provider}, which offers it, is away; its return is waited for"
+    )
+    REMEDY: ClassVar[str] = "its launcher has to come back; otherwise the request is declined after a while"
 
 
 @dataclass(frozen=True, slots=True)
 class NobodyLeft(Reason):
-    CLAUSE = "every registered pool has declined it"
-    REMEDY = "a pool that can serve it has to register"
+    CLAUSE: ClassVar[str] = "every registered pool has declined it"
+    REMEDY: ClassVar[str] = "a pool that can serve it has to register"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderDown(Reason):
     detail: str
-    CLAUSE = "the provider can't be asked: {self.detail}"
-    REMEDY = "the provider has to answer again; it is asked with growing pauses"
+    CLAUSE: ClassVar[str] = "the provider can't be asked: {self.detail}"
+    REMEDY: ClassVar[str] = "the provider has to answer again; it is asked with growing pauses"
 
 
 # -- verdicts -------------------------------------------------------------------------------------------------------

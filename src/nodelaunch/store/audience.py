@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.store.znodes import Change
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 Listener = Callable[[Change], None]
 Wake = Callable[[], None]

@@ -63,7 +63,7 @@ class EmbeddedSession(SessionStates):
 
     def __init__(self) -> None:
         super().__init__()
-        self.id = 0
+        self.id: int = 0
         self.locks: set[EmbeddedLock] = set()
 
     def begin(self, journal: Journal) -> None:
@@ -83,7 +83,7 @@ class EmbeddedLock(LossListeners):
         self.path = path
         self.contender = contender
         self.fence = fence
-        self.is_held = is_held
+        self.is_held: bool = is_held
         self._store = store
         store.session.locks.add(self)
 
@@ -229,7 +229,7 @@ class EmbeddedStore:
 
     def __init__(self, path: Path | None, *, clock: Clock = time.time, _journal: Journal | None = None) -> None:
         self.path = path
-        self.session = EmbeddedSession()
+        self.session: EmbeddedSession = EmbeddedSession()
         self._journal = _journal or Journal(path, clock)
         self._owns_journal = _journal is None
         self._is_entered = False

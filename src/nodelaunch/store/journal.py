@@ -28,13 +28,13 @@ from functools import partial
 from pathlib import Path
 
 from nodelaunch.errors import StoreError, StoreUnavailableError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import Delete, Entry
 from nodelaunch.store.audience import Audience
 from nodelaunch.store.sqlite import SqliteFile
 from nodelaunch.store.znodes import Change, PlainOp, Znode, ZnodeTree
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LOOP_CAP_S = 1e-3
 """How long writing a group may stop the event loop, by the median of the last ones."""
@@ -85,10 +85,10 @@ class Journal:
 
     def __init__(self, path: Path | None, clock: Callable[[], float]) -> None:
         self.path = path
-        self.newest = ZnodeTree()
-        self.visible = self.newest if path is None else ZnodeTree()
-        self.audience = Audience()
-        self.next_session = 1
+        self.newest: ZnodeTree = ZnodeTree()
+        self.visible: ZnodeTree = self.newest if path is None else ZnodeTree()
+        self.audience: Audience = Audience()
+        self.next_session: int = 1
         self.trouble: str | None = None
         """Why nothing can be written, and what to do; None while all is well."""
         self.trouble_listeners: list[Callable[[], None]] = []

@@ -19,7 +19,7 @@ class SessionStates:
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.state = SessionState.CONNECTING
+        self.state: SessionState = SessionState.CONNECTING
         self._listeners: list[Callable[[SessionState], None]] = []
         self._changed = asyncio.Event()
 
@@ -51,7 +51,7 @@ class LossListeners:
     """Who wants to know when one lock is lost."""
 
     def __init__(self) -> None:
-        self.is_lost = False
+        self.is_lost: bool = False
         self._listeners: list[Callable[[], None]] = []
 
     def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
@@ -79,7 +79,7 @@ class TreeCopy:
 
     def __init__(self, root: str, wants_data: Callable[[str], bool]) -> None:
         self.root = root
-        self.is_warm = False
+        self.is_warm: bool = False
         self._wants_data = wants_data
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}

@@ -25,7 +25,7 @@ from msgspec.structs import astuple
 
 from nodelaunch import errors
 from nodelaunch.errors import SessionLostError, StoreError, StoreUnavailableError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import (
     ANY_VERSION,
     Changed,
@@ -49,7 +49,7 @@ from nodelaunch.protocol.store import (
 from nodelaunch.store.embedded import EmbeddedLock, EmbeddedSession, EmbeddedStore, EmbeddedTree
 from nodelaunch.store.shared import contenders_in
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 VERSION = 1
 """Of what is said on the socket; both ends must agree."""
@@ -143,7 +143,7 @@ class StoreServer:
     """Serves *store* at *path* inside the ``async with`` block. Raises: StoreUnavailableError when it can't."""
 
     def __init__(self, store: EmbeddedStore, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._store = store
         self._stack = AsyncExitStack()
         self._connections: set[asyncio.Task[None]] = set()
@@ -388,8 +388,8 @@ class SocketStore:
     """The port's store, served by another process at socket *path*."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.session = EmbeddedSession()
+        self.path: Path = Path(path)
+        self.session: EmbeddedSession = EmbeddedSession()
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._trees: dict[int, EmbeddedTree] = {}

@@ -41,7 +41,8 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         # By whatever name: symbolic links to one file must meet one lock.
-        self.path = path = path.resolve()
+        path = path.resolve()
+        self.path: Path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._guard = _own(path)
         try:

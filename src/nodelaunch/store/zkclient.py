@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 from nodelaunch.clock import uptime
 from nodelaunch.errors import SessionLostError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import SessionState
 from nodelaunch.store.shared import SessionStates
 from nodelaunch.store.zkconnection import ConnectionBrokenError, OnReply, WireConnection
 from nodelaunch.store.zkdial import Dialer, Identity, Server
 from nodelaunch.store.zkwire import BROKEN, OP_CLOSE, Greeting, store_error
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
 """Between attempts to connect, doubling, with jitter; never more than a sixth of the session timeout."""
@@ -59,11 +59,11 @@ class ZkSession(SessionStates):
         identity: Identity | None = None,
     ) -> None:
         super().__init__()
-        self.last_zxid = 0
+        self.last_zxid: int = 0
         self.operations: Counter[str] = Counter()
         self._audience: Audience | None = None
         self._granted = Greeting(0, bytes(16), timeout_s)
-        self.dialer = Dialer(servers, tls, timeout_s)
+        self.dialer: Dialer = Dialer(servers, tls, timeout_s)
         self._identity = identity
         self._zxid_before = 0
         """The highest of the session before, until this one was compared with it."""

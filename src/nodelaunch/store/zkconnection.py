@@ -65,8 +65,8 @@ class WireConnection(asyncio.Protocol):
         on_heard: Callable[[float, int], None],
         on_broken: Callable[[], None],
     ) -> None:
-        self.last_sent_at = 0.0
-        self.ended = asyncio.Event()
+        self.last_sent_at: float = 0.0
+        self.ended: asyncio.Event = asyncio.Event()
         self._on_event = on_event
         self._on_heard = on_heard
         self._on_broken = on_broken

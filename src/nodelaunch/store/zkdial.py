@@ -12,11 +12,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.resolving import Resolver
 from nodelaunch.store.zkconnection import AuthRefusedError, ConnectionBrokenError, WireConnection
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LOOK_UPS = 8
 """Names of servers that are looked up at once."""
@@ -50,7 +50,7 @@ class Dialer:
     """Opens connections to one of *servers*."""
 
     def __init__(self, servers: Sequence[Server], tls: ssl.SSLContext | None, session_timeout_s: float) -> None:
-        self.servers = list(servers)
+        self.servers: list[Server] = list(servers)
         self.session_timeout_s = session_timeout_s
         """What servers are asked for."""
         self.server: Server | None = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nodelaunch.errors import StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import LAG_S, Check, Create, Delete, Entry, Lock
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkgrove import Grove
@@ -35,7 +35,7 @@ from nodelaunch.store.zkwire import (
     store_error,
 )
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LOCK_DIRECTORY: Final = "/lock/"
 """Between the path of what is locked and the name of a contender."""
@@ -91,9 +91,10 @@ class OwnWrite:
     )  # fmt: skip
 
     def __init__(self, order: Order, future: asyncio.Future[list[Entry | None]]) -> None:
-        self.order = order
-        self.future = future
-        self.breaks = self.since = 0
+        self.order: Order = order
+        self.future: asyncio.Future[list[Entry | None]] = future
+        self.breaks: int = 0
+        self.since: int = 0
         self.keys: list[str] = []
         """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
         self.swallowed: list[tuple[int, str]] = []
@@ -102,8 +103,11 @@ class OwnWrite:
         """The same of paths that only begin as the numbered ones it creates do: they may be peers'."""
         self.extra: list[ReadStep | TellStep] = []
         """What was read since some of them were not."""
-        self.pending = 0
-        self.in_line = self.ready = self.is_answered = self.is_found = False
+        self.pending: int = 0
+        self.in_line: bool = False
+        self.ready: bool = False
+        self.is_answered: bool = False
+        self.is_found: bool = False
         self.results: list[Entry | None] = []
         self.error: StoreError | None = None
 
@@ -126,11 +130,11 @@ class ReadStep:
     __slots__ = ("entry", "is_gone", "owner", "path", "ready")
 
     def __init__(self, path: str, owner: OwnWrite | None = None) -> None:
-        self.path = path
-        self.owner = owner
+        self.path: str = path
+        self.owner: OwnWrite | None = owner
         self.entry: Entry | None = None
-        self.is_gone = False
-        self.ready = False
+        self.is_gone: bool = False
+        self.ready: bool = False
 
 
 class TellStep:
@@ -139,10 +143,10 @@ class TellStep:
     __slots__ = ("is_gone", "path", "ready", "walk")
 
     def __init__(self, path: str, *, is_gone: bool, walk: Walk | None = None) -> None:
-        self.path = path
-        self.is_gone = is_gone
-        self.walk = walk
-        self.ready = True
+        self.path: str = path
+        self.is_gone: bool = is_gone
+        self.walk: Walk | None = walk
+        self.ready: bool = True
 
 
 Step = OwnWrite | ReadStep | TellStep
@@ -194,8 +198,8 @@ class Forest:
     """Tells the open trees of one store."""
 
     def __init__(self, session: ZkSession, chroot: str) -> None:
-        self.grove = Grove()
-        self.numbers = Numbers()
+        self.grove: Grove = Grove()
+        self.numbers: Numbers = Numbers()
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
         """Who waits for anything to happen to a path, told once; all of them are told when the connection changes."""
         self._session = session

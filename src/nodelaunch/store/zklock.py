@@ -31,9 +31,9 @@ class ZkLock:
         held: dict[str, ZkLock],
         drop: Callable[[str], Awaitable[None]],
     ) -> None:
-        self.path = path
-        self.contender = contender
-        self.fence = fence
+        self.path: str = path
+        self.contender: str = contender
+        self.fence: int = fence
         """The zxid at which the contender was made: contenders of one directory are in the order of these, and a
         directory is deleted only when nobody contends."""
         self._session = session

@@ -22,7 +22,7 @@ from nodelaunch.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import Entry, SessionState
 from nodelaunch.store.zkclient import ZkSession
 from nodelaunch.store.zkconnection import ConnectionBrokenError
@@ -40,7 +40,7 @@ from nodelaunch.store.zkdoubt import (
 from nodelaunch.store.zkforest import Forest, OwnWrite
 from nodelaunch.store.zkreads import BATCH, Reader
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 SUSPECT_AFTER: Final = 2
 """Breaks of the connection under one write, after which it is sent alone; one more, and it is given up."""

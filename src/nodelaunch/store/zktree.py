@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import contender_sequence
 from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, Stat, TreeEvent, Unsubscribe, Warmed
 from nodelaunch.store.zkclient import ZkSession
@@ -33,7 +33,7 @@ from nodelaunch.store.zkwire import (
     store_error,
 )
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 WINDOW: Final = 500
 """Requests of walks in flight at a time."""
@@ -57,14 +57,14 @@ class ZkTree:
         keeps_data: bool,
     ) -> None:
         self.root = root
-        self.prefix = root.rstrip("/") + "/"
+        self.prefix: str = root.rstrip("/") + "/"
         """What every path in the tree begins with."""
-        self.is_warm = False
+        self.is_warm: bool = False
         self.wants_data = wants_data
         self.may_lag = may_lag
         self.walk: Walk | None = None
         """The walk under way."""
-        self.retry_s = 0.0
+        self.retry_s: float = 0.0
         """Pause before the next walk, after a refusal."""
         self.retry: asyncio.TimerHandle | None = None
         self.read_laggards: Callable[[], None] = _nothing

@@ -51,7 +51,7 @@ class Writer:
         self._prefix = chroot.encode()
         self._acls = acls
         self._skip = len(chroot)
-        self.recovery = Recovery(session, reader, forest, self._send, self._done)
+        self.recovery: Recovery = Recovery(session, reader, forest, self._send, self._done)
 
     async def write(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nodelaunch.errors import RecordExistsError, RecordGoneError, SessionLostError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Lock, Op, Put, Tree
 from nodelaunch.store.zkclient import Audience, ZkSession
 from nodelaunch.store.zkdial import Identity, Server
@@ -36,7 +36,7 @@ from nodelaunch.store.zkwire import (
 )
 from nodelaunch.store.zkwrites import Writer
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class ZooKeeperStore:
         self._acls = encode_acls(acls) if acls else OPEN_TO_ALL
         self._chroot = f"/{chroot.strip('/')}" if chroot.strip("/") else ""
         context = tls.context() if tls else None
-        self.session = ZkSession(servers, timeout_s=session_timeout_s, tls=context, identity=identity)
+        self.session: ZkSession = ZkSession(servers, timeout_s=session_timeout_s, tls=context, identity=identity)
         self._forest = Forest(self.session, self._chroot)
         self._reader = Reader(self.session, self._chroot)
         self._writer = Writer(self.session, self._forest, self._reader, self._chroot, self._acls)

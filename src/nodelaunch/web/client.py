@@ -70,12 +70,12 @@ class HttpRequestHandle:
     """One request of ours that is under way."""
 
     def __init__(self, client: HttpNodeClient, shown: RequestShown) -> None:
-        self.request = _record(shown)
+        self.request: NodeRequest = _record(shown)
         """As last seen."""
         self.nodes: list[Node] = []
-        self.lost = asyncio.Event()
+        self.lost: asyncio.Event = asyncio.Event()
         """Set when the launcher does not know it any more, or could not be reached for as long as it lasts."""
-        self.is_over = False
+        self.is_over: bool = False
         """Whether we ended it."""
         self._client = client
         self._why: tuple[str, ...] = ()
@@ -191,7 +191,7 @@ class HttpNodeClient:
 
         Raises: NodelaunchError where the file can't be read.
         """
-        self.requestor = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
+        self.requestor: str = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
         """Written into requests and nodes; tells ours from others'."""
         if (token is None) == (token_file is None):
             raise ValueError("give one of token and token_file")

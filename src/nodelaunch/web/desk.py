@@ -21,14 +21,14 @@ from weakref import WeakValueDictionary
 from nodelaunch.client import NodeClient, RequestHandle
 from nodelaunch.clock import Clock
 from nodelaunch.errors import NodelaunchError, NodesLostError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import Store
 from nodelaunch.web.messages import NewRequest
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 MOST_OPEN = 1000
 """Requests that have not ended."""
@@ -78,17 +78,17 @@ class Rental:
         self.wanted = wanted
         self.handle = handle
         self.key = key
-        self.ttl_s = wanted.ttl_s
+        self.ttl_s: float = wanted.ttl_s
         self.nodes: Sequence[Node] = ()
         self.pools: list[dict[str, Any]] | None = None
         """How it stood with the pools when it failed."""
         self.detail: str | None = None
-        self.version = 1
-        self.changed = asyncio.Event()
+        self.version: int = 1
+        self.changed: asyncio.Event = asyncio.Event()
         """Set with the next change, after which there is another one."""
-        self.deadline = asyncio.get_running_loop().time() + wanted.ttl_s
+        self.deadline: float = asyncio.get_running_loop().time() + wanted.ttl_s
         self.lease: asyncio.Timeout | None = None
-        self.over = asyncio.Event()
+        self.over: asyncio.Event = asyncio.Event()
         """Set when it has ended and all is given back."""
         self._state = RentalState.REQUESTED
 

@@ -30,7 +30,7 @@ PROBLEMS: Final = {
     "504": "The store did not answer in time.",
 }
 """What can be answered in place of what was asked for."""
-PROBLEM: Final = {
+PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
     "description": "RFC 9457.",
     "required": ["type", "title", "status"],

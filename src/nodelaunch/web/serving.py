@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 STOP_S = 5
 """How long open answers may go on when it ends."""

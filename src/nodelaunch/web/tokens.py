@@ -11,10 +11,10 @@ import hmac
 from hashlib import sha256
 from pathlib import Path
 
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.web.problems import Problem
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 SHORTEST = 16
 """Characters of a token; a shorter one could be guessed."""

@@ -101,14 +101,14 @@ class Bench:
 
     def __init__(self, subject: Subject, this: Round) -> None:
         self.subject = subject
-        self.faults = this.faults
-        self.run_id = this.run_id
+        self.faults: CloudFaults = this.faults
+        self.run_id: str = this.run_id
         self._round = this
         self._drivers: list[Driver] = []
         self._probes: list[Probe] = []
         self._upkeep: dict[Driver, asyncio.Task[None]] = {}
         self._made: dict[ExternalId, None] = {}
-        self.driver = self.open() if subject.program is None else self._shared()
+        self.driver: Driver = self.open() if subject.program is None else self._shared()
 
     @property
     def makes_instances(self) -> bool:

@@ -64,7 +64,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer
 
     def __init__(self, error: Json) -> None:
         super().__init__(str(error.get("message", "")))
-        self.code = error.get("code")
+        self.code: Any | None = error.get("code")
         self.data: Json = error["data"] if isinstance(error.get("data"), dict) else {}
 
     @property
@@ -94,15 +94,15 @@ class Probe:
         self, program: Program, *, answer_s: float = 20.0, environment: Mapping[str, str] | None = None
     ) -> None:
         self.program = program
-        self.heard = Heard()
-        self.token = new_token()
-        self.identity = m.Identity(name="")
+        self.heard: Heard = Heard()
+        self.token: str = new_token()
+        self.identity: m.Identity = m.Identity(name="")
         self._answer_s = answer_s
-        self.asked = ""
+        self.asked: str = ""
         """The method that was asked last."""
         self._environment = environment or {}
         self._folder = tempfile.mkdtemp(prefix="nodelaunch-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None)  # noqa: S108  0700
-        self.path = f"{self._folder}/driver"
+        self.path: str = f"{self._folder}/driver"
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Json]] = {}
         self._nonces = ("", "")

@@ -4,11 +4,14 @@ The cloud (cloud.py) is apart from the driver (driver.py): it can live in a file
 at, changed and broken from outside while the launcher runs (``nodelaunch fake-cloud``).
 """
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
 
-EXAMPLE = {
+EXAMPLE: Final[Mapping[str, Any]] = {
     "cloud-file": "{folder}/cloud.sqlite",
     "boot-time": 0.03,
     "delete-time": 0.03,

@@ -32,13 +32,13 @@ from nodelaunch.errors import (
     QuotaExceededError,
     StaleFenceError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instance, InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
 T = TypeVar("T")
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 HOST_KEY = "ssh-rsa FAKEKEY"
 RETRY_S = 0.1
@@ -55,7 +55,7 @@ class FakeDriver(Faults):
 
     def __init__(self, config: FakeProvider, context: DriverContext, *, cloud: FakeCloud | None = None) -> None:
         self.config = config
-        self.cloud = cloud or FakeCloud(config.cloud_file, seed=config.seed)
+        self.cloud: FakeCloud = cloud or FakeCloud(config.cloud_file, seed=config.seed)
         self._owns_cloud = cloud is None
         self._watch = CloudWatch(self.cloud)
         labels = {(pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels}

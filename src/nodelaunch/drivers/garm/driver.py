@@ -25,13 +25,13 @@ from nodelaunch.errors import (
     LaunchFailedError,
     ProviderUnavailableError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Instance, InstanceSpec, LabelTraits
 from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
 
 T = TypeVar("T")
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 CLEAN_UP_S: Final = 60.0
 """How long a create that failed or was cancelled may take to undo what it began."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,7 +20,12 @@ from nodelaunch.config.models import (
     Unique,
 )
 
-BACKING_KEYS = {"max-parallel-jobs": 1, "grace-time": 60, "min-retention-time": 0, "max-age": None}
+BACKING_KEYS: Final[Mapping[str, float | None]] = {
+    "max-parallel-jobs": 1,
+    "grace-time": 60,
+    "min-retention-time": 0,
+    "max-age": None,
+}
 """What a backing node is kept by, with the defaults."""
 
 

@@ -25,7 +25,7 @@ from nodelaunch.errors import (
     ProviderUnavailableError,
     StoreError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.cluster import Backing, Cluster, Leases
 from nodelaunch.protocol.driver import (
     METADATA_POOL,
@@ -41,7 +41,7 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 from nodelaunch.protocol.records import Claim, Node
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 UPKEEP_S = 60.0
 """Longest pause between two looks at the backing nodes. Source: Nodepool 11, cleanup interval."""

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 from nodelaunch.drivers.metastatic.config import MetastaticLabel
 from nodelaunch.errors import DriverError, LaunchFailedError, ProviderUnavailableError, RequestFailedError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.cluster import Leases
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)

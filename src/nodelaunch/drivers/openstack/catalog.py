@@ -52,7 +52,7 @@ class Catalog:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.flavors = Kept(client.flavors)
+        self.flavors: Kept[list[Flavor]] = Kept(client.flavors)
         self.networks: Kept[Networks] = Kept(client.networks)
         self._groups = Kept(client.server_groups)
         self._images: dict[str, Kept[Image | None]] = {}

@@ -24,7 +24,7 @@ from nodelaunch.drivers.openstack.quota import Quota
 from nodelaunch.drivers.openstack.userdata import METADATA_HOST_KEY, UserData, with_host_key
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import (
     METADATA_POOL,
     DriverContext,
@@ -37,7 +37,7 @@ from nodelaunch.protocol.driver import (
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.sshscan import new_host_key
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 IN_ERROR_S: Final = 1.0
 """How long listings have a server in ERROR, and nobody at it, before its deletion counts as failed. A boot that a

@@ -16,7 +16,7 @@ from nodelaunch.drivers.openstack.client import Client
 from nodelaunch.drivers.openstack.model import FloatingIp, Networks, Port, Server
 from nodelaunch.drivers.openstack.watch import SharedRead
 from nodelaunch.errors import DriverError, LabelUnusableError, LaunchFailedError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER
 
 _DESCRIPTION: Final = re.compile(r"nodelaunch node (\S*) of provider (.*)")
@@ -33,7 +33,7 @@ def metadata_in(description: str) -> dict[str, str]:
     return {METADATA_NODE_ID: found[1], METADATA_PROVIDER: found[2]} if found else {}
 
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class FloatingIps:

@@ -17,10 +17,10 @@ from nodelaunch.drivers.openstack.floating import metadata_in
 from nodelaunch.drivers.openstack.model import Server
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
 from nodelaunch.errors import DriverError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER, Resource
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 FLOATING_IP, PORT, VOLUME = "floating-ip", "port", "volume"
 REMEMBERED: Final = 20_000

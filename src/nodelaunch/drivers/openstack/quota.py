@@ -19,10 +19,10 @@ from nodelaunch.drivers.openstack.config import OpenStackLabel, OpenStackPool
 from nodelaunch.drivers.openstack.floating import FloatingIps
 from nodelaunch.drivers.openstack.model import Flavor, Networks, Server, Share, Volume
 from nodelaunch.drivers.openstack.watch import ServerWatch
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 PORTS, FLOATING_IPS = "ports", "floating-ips"
 UNBORN: Final = frozenset({"creating", "downloading"})

@@ -15,11 +15,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from nodelaunch.drivers.openstack.model import Server
 from nodelaunch.errors import ProviderUnavailableError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 
 T = TypeVar("T")
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 QUICK_S, SLOW_S = 1.0, 8.0
 """Pause between listings while servers change, and the longest one while they don't."""

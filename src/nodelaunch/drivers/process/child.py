@@ -50,9 +50,9 @@ from nodelaunch.drivers.wire.messages import (
 )
 from nodelaunch.drivers.wire.peer import Answer, ConnectionEndedError, GarbageError, Notice, Peer, RpcError, no_answer
 from nodelaunch.errors import ErrorKind, ProviderUnavailableError, legible
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 START_TIMEOUT_S: Final = 30.0
 """From the start of the process until it has connected and proved itself."""
@@ -125,13 +125,13 @@ class Child:
     def __init__(
         self, command: Command, process: asyncio.subprocess.Process, lifeline: int, redact: Redactor = NOTHING
     ) -> None:
-        self.name = command.name
-        self.identity = Identity(name=command.name)
+        self.name: str = command.name
+        self.identity: Identity = Identity(name=command.name)
         self.version = 0
         """Of the contract, that is spoken."""
-        self.contract = VersionRange(min=0, max=0)
+        self.contract: VersionRange = VersionRange(min=0, max=0)
         """Versions that the driver speaks."""
-        self.tail = Tail(command.name, redact)
+        self.tail: Tail = Tail(command.name, redact)
         self.garbage: str | None = None
         """What it sent that is no message, which ended the connection."""
         self._redact = redact

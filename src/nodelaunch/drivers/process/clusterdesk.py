@@ -17,11 +17,11 @@ from nodelaunch.drivers.wire import cluster as c
 from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.peer import INVALID_PARAMS, METHOD_NOT_FOUND, Json, RpcError
 from nodelaunch.errors import NodelaunchError, StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.cluster import Cluster, Leases
 from nodelaunch.protocol.paths import NodeId
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 PAGE_BYTES: Final = 256 << 10
 """A page of the state ends when its parts take that much, as JSON."""

@@ -23,7 +23,7 @@ from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.peer import METHOD_NOT_FOUND, ConnectionEndedError, Outcome, RpcError
 from nodelaunch.errors import DriverError, ErrorKind, ProviderUnavailableError, Scope, is_sound_id
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
@@ -43,7 +43,7 @@ from nodelaunch.protocol.soundness import json_fault, sound_machine, sound_trait
 ParamsT = TypeVar("ParamsT", bound=m.Message)
 ResultT = TypeVar("ResultT", bound=m.Message)
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 QUESTION_S: Final = 60.0
 """Deadline of calls that ask the cloud about itself, and of `driver.open`."""
@@ -71,7 +71,7 @@ class ProcessDriver:
         versions: m.VersionRange = CONTRACT,
     ) -> None:
         self._redact = redactor_of(config)
-        self.supervisor = Supervisor(
+        self.supervisor: Supervisor = Supervisor(
             command,
             config.name,
             self._prepare,

@@ -23,11 +23,11 @@ from nodelaunch.drivers.wire.handshake import CONTRACT
 from nodelaunch.drivers.wire.messages import CLUSTER, LOG, PING, PROGRESS, Call, LogNote, ProgressNote, VersionRange
 from nodelaunch.drivers.wire.peer import ConnectionEndedError, Json, RpcError
 from nodelaunch.errors import DriverError, ProviderUnavailableError, is_sound_id, legible
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.soundness import json_fault
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 NOTES_PER_S: Final = 100
 """More notifications than that aren't logged, only counted."""

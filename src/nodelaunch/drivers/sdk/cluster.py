@@ -69,7 +69,7 @@ class RemoteLeases:
     """What one provider leases. Open with `RemoteCluster.leases`."""
 
     def __init__(self, peer: Peer) -> None:
-        self.opened = asyncio.Event()
+        self.opened: asyncio.Event = asyncio.Event()
         self._peer = peer
         self._listeners: list[Callable[[], None]] = []
         self._orders: dict[int, Callable[[NodeRequest], None]] = {}

@@ -21,7 +21,7 @@ from nodelaunch.drivers.wire import messages as m
 from nodelaunch.drivers.wire.handshake import is_proof, new_nonce, proof
 from nodelaunch.drivers.wire.peer import DRIVER_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Json, RpcError
 from nodelaunch.errors import DriverError, ErrorKind, LabelUnusableError, Scope
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import (
     Driver,
@@ -43,7 +43,7 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.faults import fault_of
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 PAGE_BYTES: Final = 256 << 10
 """A page of a list is ended when its instances take that much, as JSON."""
@@ -78,7 +78,7 @@ class Server:
         self.note: Callable[[str, Json], None] = lambda _method, _params: None
         self.cluster: Cluster | None = None
         """The launcher's, for a driver that needs one; set it, too."""
-        self.is_proved = False
+        self.is_proved: bool = False
         """Whether the launcher is the one that started us."""
         self._plugin = plugin
         self._token = token

@@ -22,7 +22,7 @@ from nodelaunch.errors import (
     LabelUnusableError,
     ProviderUnavailableError,
 )
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
@@ -37,7 +37,7 @@ from nodelaunch.protocol.hostkeys import mismatch
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 from nodelaunch.resolving import Resolver
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 LOOK_UPS = 32
 """Names of hosts that are looked up at once."""

@@ -39,7 +39,7 @@ class RpcError(Exception):
     def __init__(self, code: int, message: str, data: Json | None = None) -> None:
         super().__init__(message)
         self.code = code
-        self.data = data or {}
+        self.data: Json = data or {}
 
 
 class ConnectionEndedError(Exception):
@@ -86,7 +86,7 @@ class Peer:
         self._answering: dict[int, asyncio.Task[None]] = {}
         self.ended: str | None = None
         """Why the connection is over; None while it isn't."""
-        self.heard = 0
+        self.heard: int = 0
         """Messages that came in so far."""
 
     @property

@@ -13,14 +13,14 @@ from nodelaunch.engine.sweeping.deadlines import Deadlines
 from nodelaunch.engine.sweeping.queue import STORE, NodeKey
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import DriverError, LockBusyError, RecordGoneError, VersionConflictError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, REQUEST_FINAL, NodeState
 from nodelaunch.protocol.store import Put, ReleaseLock
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0, NodeState.BUILDING: 60.0}
 """How long a node in such a state is left to somebody else. One that is being deleted, to whoever wrote that: an

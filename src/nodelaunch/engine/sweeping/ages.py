@@ -15,12 +15,12 @@ from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.deadlines import Deadlines
 from nodelaunch.engine.sweeping.queue import STORE, NodeKey
 from nodelaunch.engine.view import Seen
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 ORPHAN_S = 300.0
 """Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 
 from nodelaunch.engine.sweeping.context import SweepContext
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import TargetKind
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 STALE_LOCK_S = 8 * 3600.0
 """Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""

@@ -6,11 +6,11 @@ What does *not* belong here: how long it may stay so (ages.py).
 from __future__ import annotations
 
 from nodelaunch.engine.sweeping.context import SweepContext
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.states import NodeState
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class HeldNodes:

@@ -15,10 +15,10 @@ from nodelaunch.engine.provider import ProviderRuntime
 from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.queue import LeakKey
 from nodelaunch.errors import DriverError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import LeakDeleted, LeaksSeen
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class LeakSearch:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from nodelaunch.backoff import Backoff
 from nodelaunch.errors import StoreError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import NodeId, RequestId
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
 """Pause after a deletion failed; it doubles each time."""

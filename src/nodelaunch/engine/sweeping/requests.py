@@ -13,13 +13,13 @@ from nodelaunch.engine.sweeping.context import SweepContext
 from nodelaunch.engine.sweeping.queue import FIRST_BACKOFF_S, STORE, RequestKey
 from nodelaunch.engine.view import Seen
 from nodelaunch.errors import LockBusyError, NotEmptyError, RecordGoneError, VersionConflictError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import REQUEST_FINAL, NodeState, RequestState
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 
 class LostRequests:

@@ -50,7 +50,7 @@ class NodeView(Teller):
         """Paths of the contenders for a node's lock, and whether each is ours."""
         self._instances = InstanceIndex()
         self._sums = NodeSums()
-        self.idle = IdleIndex()
+        self.idle: IdleIndex = IdleIndex()
         """To be hidden and shown; otherwise read through this class."""
 
     # -- reading ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nodelaunch.errors import RecordInvalidError
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import (
@@ -24,7 +24,7 @@ from nodelaunch.protocol.records import (
 )
 from nodelaunch.protocol.store import Entry, Unsubscribe
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool, Pause)
 
@@ -41,11 +41,11 @@ class Seen(Generic[R]):
         """*record* is what *entry* holds. The entry and its bytes are not kept."""
         stat = entry.stat
         self.record: R = record
-        self.path = entry.path
-        self.version = stat.version
-        self.modified_zxid = stat.modified_zxid
-        self.created_at = stat.created_at
-        self.modified_at = stat.modified_at
+        self.path: str = entry.path
+        self.version: int = stat.version
+        self.modified_zxid: int = stat.modified_zxid
+        self.created_at: float = stat.created_at
+        self.modified_at: float = stat.modified_at
 
     def __repr__(self) -> str:
         return f"Seen({self.record!r}, version={self.version})"

@@ -13,8 +13,8 @@ from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
 from nodelaunch.protocol.records import KnownPool, PoolRegistration, Presence
+from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.store import Entry
-from nodelaunch.protocol.triage import RegisteredPool
 
 
 @dataclass(frozen=True, slots=True)
