@@ -21,16 +21,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
     import structlog
-
-
-class Say(Protocol):
-    """What logs one event."""
-
-    def __call__(self, event: str, /, **facts: Any) -> None: ...
 
 
 def get_logger(name: str) -> Logger:
@@ -49,11 +43,6 @@ class Logger:
     """
 
     __slots__ = ("_context", "_made", "_made_of", "_name")
-    debug: Say
-    info: Say
-    warning: Say
-    error: Say
-    exception: Say
 
     def __init__(self, name: str, context: dict[str, Any] | None = None) -> None:
         self._name = name
@@ -65,45 +54,52 @@ class Logger:
         """A logger with these facts in each of its lines."""
         return Logger(self._name, {**self._context, **context})
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in _NUMBERS:
-            raise AttributeError(name)
+    def debug(self, event: str, /, **facts: Any) -> None:
+        self._log("debug", event, facts)
+
+    def info(self, event: str, /, **facts: Any) -> None:
+        self._log("info", event, facts)
+
+    def warning(self, event: str, /, **facts: Any) -> None:
+        self._log("warning", event, facts)
+
+    def error(self, event: str, /, **facts: Any) -> None:
+        self._log("error", event, facts)
+
+    def exception(self, event: str, /, **facts: Any) -> None:
+        """As `error`, with the traceback of the exception that is being handled."""
+        self._log("exception", event, facts)
+
+    def _log(self, method: str, event: str, facts: dict[str, Any]) -> None:
         if _SET_UP.is_awaited:
-            if _NUMBERS[name] < _SET_UP.least:
-                return _drop
+            if _NUMBERS[method] < _SET_UP.least:
+                return
             _SET_UP.begin()
         config = _structlog_config()
         if config is None:
-            return partial(_log_plainly, logging.getLogger(self._name), name, self._context)
+            _log_plainly(logging.getLogger(self._name), method, event, self._context | facts)
+            return
         made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
         if made_of != self._made_of:
             wrapper_class, logger_factory, processors = made_of
             self._made = wrapper_class(logger_factory(self._name), processors, dict(self._context))
             self._made_of = made_of
-        return getattr(self._made, name)
+        getattr(self._made, method)(event, **facts)
 
 
 def _structlog_config() -> dict[str, Any] | None:
     """How structlog is configured; None where nobody has done so, or nobody has it."""
-    if "structlog" not in sys.modules:
-        return None
-    import structlog
-
-    return structlog.get_config() if structlog.is_configured() else None
+    structlog = sys.modules.get("structlog")
+    return structlog.get_config() if structlog is not None and structlog.is_configured() else None
 
 
-def _drop(_event: str, /, **_facts: Any) -> None:
-    """Log nothing of what is below the level that is logged."""
-
-
-def _log_plainly(logger: logging.Logger, method: str, context: dict[str, Any], event: str, /, **facts: Any) -> None:
+def _log_plainly(logger: logging.Logger, method: str, event: str, facts: dict[str, Any]) -> None:
     """Log through the standard library."""
     if not logger.isEnabledFor(number := _NUMBERS[method]):
         return
-    facts = context | facts
     failure = facts.pop("exc_info", method == "exception")
     text = " ".join([event, *(f"{key}={_shown(facts[key])}" for key in sorted(facts))])
-    logger.log(number, "%s", text, exc_info=failure, extra={"facts": facts}, stacklevel=2)
+    logger.log(number, "%s", text, exc_info=failure, extra={"facts": facts}, stacklevel=4)
 
 
 def _shown(value: object) -> str:
@@ -131,18 +127,15 @@ class _SetUp:
     def __init__(self) -> None:
         self.least = 0
         """The level from which on it has to be done."""
+        self.is_awaited = False
         self._begin: Callable[[], None] | None = None
 
-    @property
-    def is_awaited(self) -> bool:
-        return self._begin is not None
-
     def wait(self, begin: Callable[[], None], least: int) -> None:
-        self._begin, self.least = begin, least
+        self._begin, self.least, self.is_awaited = begin, least, True
 
     def begin(self) -> None:
         """Do it, if that is still to be done."""
-        begin, self._begin = self._begin, None
+        begin, self._begin, self.is_awaited = self._begin, None, False
         if begin is not None and _structlog_config() is None:
             begin()
 
@@ -216,9 +209,10 @@ def _now() -> str:
 def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> str:
     """One event as text, as structlog's console shows it without colours, in a fraction of the time."""
     what, failure = event.pop("event"), event.pop("exc_info", None)
-    line = f"{_now()} [{_LEVELS.get(method, method):<9}] {what!s:<{EVENT_WIDTH}}"
-    for key in sorted(event):
-        line += f" {key}={_shown(event[key])}"
+    parts = [f"{_now()} [{_LEVELS.get(method, method):<9}] {what!s:<{EVENT_WIDTH}}"]
+    for key, value in sorted(event.items()):
+        parts.append(f"{key}={value if type(value) is str and _PLAIN(value) else repr(value)}")  # as `_shown`, in place
+    line = " ".join(parts)
     if failure:
         import structlog
 

@@ -44,6 +44,13 @@ def test_python_logging_of_the_host_is_used(level: str) -> None:
     assert "ZeroDivisionError: division by zero" in out
 
 
+def test_records_name_the_line_that_logs() -> None:
+    out = printed('logging.basicConfig(level="INFO", format="%(pathname)s:%(lineno)d %(message)s")')
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("<string>")] == [
+        "<string>:6", "<string>:7", "<string>:11",
+    ]  # fmt: skip
+
+
 def test_structlog_of_the_host_is_used() -> None:
     set_up = "import structlog; structlog.configure(processors=[structlog.processors.KeyValueRenderer()])"
     assert "provider='cloud' pool='main pool' event='pool_registered'" in printed(set_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -139,3 +140,15 @@ def test_pool_that_is_declining_says_why() -> None:
     verdict = Decline((NobodyLeft(),))
     state, _ = m.start(a_request(), verdict)
     assert status_of(None, state, ()) == ("declining", verdict.reasons)
+
+
+def test_what_is_remembered_of_a_long_request_is_short() -> None:
+    history = History(WallClock(), EventHub())
+    data = {"job_name": "unit", "note": "x" * 100_000}
+    request = a_request(tenant_name="acme", requestor_data=data).changed(extra={"future": "y" * 100_000})
+    history.decided(REQUEST, KEY, Decline((NobodyLeft(),)))
+    history.removed(request, is_taken=True)
+    asked = history.asked(REQUEST)
+    assert asked is not None
+    assert (asked["tenant"], asked["job"]) == ("acme", "unit")
+    assert request not in gc.get_referents(history._requests[REQUEST])

@@ -442,3 +442,16 @@ def test_long_free_values_are_read_as_short_ones_are() -> None:
     long = {"text": "x" * 100_000}
     data = json.dumps({"state": "requested", "requestor_data": long}).encode()
     assert NodeRequest.from_bytes("/r", data, request_id=RequestId("1")).requestor_data == long
+
+
+def test_short_request_holds_little() -> None:
+    sent = {"state": "requested", "requestor": "zuul", "node_types": ["a"], "requestor_data": {"job_name": "unit"}}
+    for more, is_short in (
+        ({}, True),
+        ({"requestor_data": None}, True),
+        ({"requestor_data": {"job_name": "x" * 1000}}, False),
+        ({"tenant_name": "x" * 1000}, False),
+        ({"node_types": ["x" * 10] * 100}, False),
+        ({"future": 1}, False),
+    ):
+        assert read_request(as_json(**{**sent, **more})).is_short is is_short, more

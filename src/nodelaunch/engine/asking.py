@@ -21,7 +21,7 @@ def zuul_facts(requestor_data: Any) -> dict[str, Any]:
 
 
 def asked(request: NodeRequest) -> dict[str, Any]:
-    """What is kept of *request*, as JSON."""
+    """What is told of *request* when it has gone, as JSON."""
     facts = {
         "requestor": request.requestor,
         "provider": request.provider,

@@ -68,8 +68,8 @@ class _Remembered:
     """One request."""
 
     pools: dict[PoolKey, _Record] = field(default_factory=dict)
-    asked: dict[str, Any] | None = None
-    """Once it has gone: who asked for what."""
+    gone: NodeRequest | dict[str, Any] | None = None
+    """Once it has gone: as it was, or where that is long, what `asked` says of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class History:
         remembered = self._requests.get(request.id)
         if remembered is None:
             return
-        remembered.asked = asked(request)
+        remembered.gone = request if request.is_short else asked(request)
         servers = [key for key, record in remembered.pools.items() if any(e.what == FULFILLED for e in record.events)]
         for key, record in remembered.pools.items():
             if not servers and request.state is not RequestState.FULFILLED:
@@ -168,7 +168,8 @@ class History:
 
     def asked(self, request_id: RequestId) -> dict[str, Any] | None:
         """Who asked for what in a request that has gone; None: it has not, or is not remembered."""
-        return self._known(request_id).asked
+        gone = self._known(request_id).gone
+        return asked(gone) if isinstance(gone, NodeRequest) else gone
 
     def events(self, request_id: RequestId, key: PoolKey) -> Sequence[Event]:
         """What happened to the request in pool *key*, as far as it is remembered."""

@@ -122,6 +122,15 @@ class NodeRequest(Record, frozen=True):
         return _REQUEST.encode(self) or super().to_bytes()
 
     @property
+    def is_short(self) -> bool:
+        """Whether it takes little memory, as requests do; that of a careless author may take a megabyte."""
+        data = _requestor_data.__get__(self)
+        if self.extra or not (data is None or (type(data) is Unread and len(data.data) <= Unread.SHORT)):
+            return False
+        texts = (self.requestor or "", self.provider or "", self.tenant_name or "", *self.node_types)
+        return sum(map(len, texts)) <= Unread.SHORT
+
+    @property
     def order(self) -> RequestOrder:
         """What requests are served by: priority as text, relative priority, sequence. Smaller is first."""
         priority, _, sequence = self.id.partition("-")
