@@ -45,7 +45,7 @@ async def said(*events: str, has_node: bool) -> tuple[list[str], list[str]]:
             await view.warm()
             found = explanation(REQUEST, view, Answers([a_pool(*events)]))
             node = view.node("0000000000")
-            return _lines(found, []), _about_node(view, node)[1] if node is not None else []
+            return _lines(found, []), _about_node(view, node, [])[1] if node is not None else []
 
 
 async def test_node_says_who_has_it() -> None:

@@ -58,7 +58,7 @@ def test_launchers_of_one_host_are_told_apart() -> None:
 
 
 def test_unknown_request_is_said_to_be_unknown_and_nothing_else() -> None:
-    found = {"id": "200-0000000009", "request": None, "pools": [UNKNOWN]}
+    found = {"id": "200-0000000009", "request": None, "asked": None, "nodes": {}, "pools": [UNKNOWN]}
     assert _lines(found, []) == [
         "request 200-0000000009",
         "  there is no such request; no launcher remembers one: it never was, or it ended long ago",
@@ -67,5 +67,6 @@ def test_unknown_request_is_said_to_be_unknown_and_nothing_else() -> None:
 
 def test_pools_that_remember_an_ended_request_are_named_alone() -> None:
     knows = {**UNKNOWN, "pool": "other", "status": "fulfilled", "history": [{"at": 0, "what": "x", "reasons": []}]}
-    lines = _lines({"id": "200-0000000009", "request": None, "pools": [UNKNOWN, knows]}, [])
+    found = {"id": "200-0000000009", "request": None, "asked": None, "nodes": {}, "pools": [UNKNOWN, knows]}
+    lines = _lines(found, [])
     assert [line for line in lines if line.startswith("cloud/")] == ["cloud/other: fulfilled"]
