@@ -28,6 +28,8 @@ from nodelaunch.store.zkwire import (
 MAX_XID: Final = 0x7FFFFFFE
 MAX_FRAME: Final = 64 << 20
 """Bytes; a frame beyond this is no ZooKeeper's."""
+BUFFER: Final = 256 << 10
+"""Bytes that are taken in at a time."""
 XID_WATCH: Final = -1
 XID_PING: Final = -2
 XID_AUTH: Final = -4
@@ -50,7 +52,7 @@ class AuthRefusedError(ConnectionBrokenError):
     """The server does not take who we say we are; it ends the connection."""
 
 
-class WireConnection(asyncio.Protocol):
+class WireConnection(asyncio.BufferedProtocol):
     """One connection. Everything it is told of comes in the order of the stream.
 
     *on_event*: told of kind and path. *on_heard*: told, after a batch of replies and events, when the last request
@@ -74,6 +76,9 @@ class WireConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.Future[Greeting] | None = self._loop.create_future()
         self._auth: asyncio.Future[None] | None = None
+        self._came_into = memoryview(bytearray(BUFFER))
+        """Where the transport puts what came. One that had to make it would make a new one for each TLS record, and a
+        server sends a record for each frame."""
         self._rest = bytearray()
         self._needed = 0
         self._out: list[bytes] = []
@@ -165,7 +170,14 @@ class WireConnection(asyncio.Protocol):
         for _, _, on_reply, context in waiting:
             on_reply(context, BROKEN, 0, b"", 0)
 
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  as the interface says
+        return self._came_into
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._came_into[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
+        """Take in what came on the stream."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
