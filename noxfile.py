@@ -2,7 +2,7 @@
 
 nox                 everything but openstack, container, crash, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
-nox -s debug        the same in asyncio's debug mode; takes some minutes
+                    (in asyncio's debug mode, which finds calls from wrong threads and coroutines never awaited)
 nox -s conformance  stores and drivers against their suites, and broken drivers that the suites have to find
 nox -s simulation   whole launchers in virtual time, 100 seeds; NODELAUNCH_SEEDS=1000 for more
 nox -s integration  against real ZooKeeper and sshd (Debian packages zookeeper, openssh-server);
@@ -38,7 +38,6 @@ nox.options.sessions = [
     "types",
     "layers",
     "tests",
-    "debug",
     "conformance",
     "simulation",
     "integration",
@@ -77,25 +76,18 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that needs no server; protocol/ must be covered to the last branch by the unit tests."""
+    """Everything that needs no server; protocol/ must be covered to the last branch by the unit tests.
+
+    In asyncio's debug mode. Warnings are errors in all sessions: that is in pyproject.toml.
+    """
     session.install("-e", ".[dev]")
-    session.run("coverage", "run", "-m", "pytest", "tests/unit", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "--asyncio-debug", "tests/unit", *session.posargs)
     session.run(
         "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
     )
-    session.run("pytest", "tests/property", "tests/sim", "tests/behaviour", *WORKERS, *session.posargs)
-
-
-@nox.session
-def debug(session: nox.Session) -> None:
-    """In asyncio's debug mode, which finds what is called from a wrong thread, and coroutines that are never awaited.
-
-    Warnings are errors in all sessions: that is in pyproject.toml.
-    """
-    session.install("-e", ".[dev]")
     session.run(
-        "pytest", "--asyncio-debug", "tests/unit", "tests/property", "tests/sim", "tests/behaviour", *WORKERS,
-        *session.posargs, env={"PYTHONASYNCIODEBUG": "1"},
+        "pytest", "--asyncio-debug", "tests/property", "tests/sim", "tests/behaviour", *WORKERS, *session.posargs,
+        env={"PYTHONASYNCIODEBUG": "1"},
     )  # fmt: skip
 
 
