@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from typing import Any
 
-from nodelaunch.store.zkconnection import WireConnection
+import pytest
+
+from nodelaunch.store.zkconnection import MAX_FRAME, WireConnection
 from nodelaunch.store.zkwire import EVENT_DELETED
 
 BEFORE_3_9 = -1
@@ -45,3 +48,27 @@ async def test_event_without_a_zxid_tells_nothing_of_what_was_seen() -> None:
     told.connection.data_received(an_event("/a", BEFORE_3_9))
     assert told.events == [(EVENT_DELETED, "/a")]
     assert told.heard == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 19, 20, 33])
+async def test_events_may_come_in_pieces(size: int) -> None:
+    told = Told()
+    stream = b"".join(an_event(f"/path/{number}", number) for number in range(1, 10))
+    for at in range(0, len(stream), size):
+        piece = stream[at : at + size]
+        told.connection.get_buffer(-1)[: len(piece)] = piece
+        told.connection.buffer_updated(len(piece))
+    assert [path for _, path in told.events] == [f"/path/{number}" for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("length", [-1, 0, 15, MAX_FRAME])
+async def test_what_is_no_frame_ends_the_connection(length: int) -> None:
+    told, ends = Told(), []
+
+    class Transport(asyncio.Transport):
+        def abort(self) -> None:
+            ends.append(length)
+
+    told.connection.connection_made(Transport())
+    told.connection.data_received(struct.pack("!i", length))
+    assert ends == [length]

@@ -26,6 +26,8 @@ from nodelaunch.store.zkwire import (
 )
 
 MAX_XID: Final = 0x7FFFFFFE
+SMALLEST_FRAME: Final = 20
+"""Bytes of a reply without a body, with its length field."""
 MAX_FRAME: Final = 64 << 20
 """Bytes; a frame beyond this is no ZooKeeper's."""
 BUFFER: Final = 256 << 10
@@ -80,7 +82,6 @@ class WireConnection(asyncio.BufferedProtocol):
         """Where the transport puts what came. One that had to make it would make a new one for each TLS record, and a
         server sends a record for each frame."""
         self._rest = bytearray()
-        self._needed = 0
         self._out: list[bytes] = []
         self._waiting: deque[tuple[int, float, OnReply, Any]] = deque()
         self._pings: deque[float] = deque()
@@ -180,7 +181,7 @@ class WireConnection(asyncio.BufferedProtocol):
         """Take in what came on the stream."""
         if self._rest:
             self._rest += data
-            if len(self._rest) < self._needed:
+            if len(self._rest) < _frame_size(self._rest):
                 return
             data = bytes(self._rest)
             self._rest = bytearray()
@@ -195,10 +196,7 @@ class WireConnection(asyncio.BufferedProtocol):
     def _keep(self, data: bytes, at: int) -> None:
         """The beginning of a frame waits for the rest of it."""
         self._rest += data[at:]
-        length = _LENGTH.unpack_from(data, at)[0] if len(data) - at >= 4 else 16
-        if 16 <= length <= MAX_FRAME:
-            self._needed = length + 4
-        else:
+        if not SMALLEST_FRAME <= _frame_size(self._rest) <= MAX_FRAME:
             self.abort()
 
     def _take_in(self, data: bytes) -> int:
@@ -206,7 +204,7 @@ class WireConnection(asyncio.BufferedProtocol):
         at, size = 0, len(data)
         heard_at, heard_zxid = 0.0, 0
         waiting = self._waiting
-        while size - at >= 20:
+        while size - at >= SMALLEST_FRAME:
             length, xid, zxid, error = _HEADER.unpack_from(data, at)
             end = at + 4 + length
             if end > size or length < 16:
@@ -248,6 +246,12 @@ class WireConnection(asyncio.BufferedProtocol):
             auth.set_result(None)
         else:
             auth.set_exception(error)
+
+
+def _frame_size(begun: bytearray) -> int:
+    """Bytes of the frame that *begun* begins, with its length field; the least that there may be while not even that is
+    here."""
+    return _LENGTH.unpack_from(begun)[0] + 4 if len(begun) >= 4 else SMALLEST_FRAME
 
 
 def _why(error: Exception | None) -> str:
