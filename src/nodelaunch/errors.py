@@ -296,7 +296,7 @@ class NodesNotThereError(NodelaunchError):
         waited = f"node request {request_id} ({', '.join(labels)}) was not fulfilled within {timeout_s:g} s"
         super().__init__("\n  ".join((waited, *reasons)))
         self.request_id = request_id
-        self.reasons = tuple(reasons)
+        self.reasons: tuple[str, ...] = tuple(reasons)
         """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
 
 

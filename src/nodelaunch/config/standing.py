@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from nodelaunch.config.changes import differences
 from nodelaunch.config.models import Config
 from nodelaunch.errors import ConfigProblem
-from nodelaunch.log import get_logger
+from nodelaunch.log import Logger, get_logger
 
-log = get_logger(__name__)
+log: Logger = get_logger(__name__)
 
 MOST_PROBLEMS = 10
 """Problems that are told of."""
