@@ -41,6 +41,10 @@ log: Logger = get_logger(__name__)
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 """Pause after a request of ours failed; it doubles each time."""
 
+SETTLE_S = 1.0
+"""How long a process has kept a label's nodes before it asks for the first. Meanwhile launchers that start together see
+each other, and what the last keeper asked for; and nodes that are left of requests that have gone become idle."""
+
 REQUEST_KEPT_S = 1.0
 """How long an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps one for ever
 that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
@@ -69,6 +73,8 @@ class MinReady:
         """By label."""
         self._ours: dict[str, bool] = {}
         """Whether we keep a label's nodes ready, as far as that was asked since a process came or went."""
+        self._settles_at: dict[str, float] = {}
+        """From when on we ask for nodes of a label that we keep, by the loop's clock."""
 
     def want(self, wanted: Mapping[str, int]) -> None:
         """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes."""
@@ -83,6 +89,7 @@ class MinReady:
             self._view.subscribe(self._on_processes, PresencesChanged, ViewWarmed),
         ]
         self._ours.clear()
+        self._settles_at.clear()
         self._look_at_all()
         try:
             while True:
@@ -122,8 +129,10 @@ class MinReady:
             for request_id in sorted(self._expired):
                 await self._take_off(request_id)
             for label, wanted in list(self._wanted.items()):
+                if not self._is_ours(label):
+                    continue
                 missing = wanted - self._ready(label) - self._outstanding(label)
-                if missing > 0 and self._is_ours(label) and self._may_ask(label):
+                if missing > 0 and self._may_ask(label):
                     for _ in range(missing):
                         await self._ask(label)
         except StoreError as error:
@@ -135,6 +144,12 @@ class MinReady:
         if is_ours is None:
             keeper = keeper_of(label, (seen.record for seen in self._view.presences.values()))
             is_ours = self._ours[label] = keeper is not None and keeper.id == self._own_id
+            if not is_ours:
+                self._settles_at.pop(label, None)
+            elif label not in self._settles_at:
+                loop = asyncio.get_running_loop()
+                self._settles_at[label] = loop.time() + SETTLE_S
+                loop.call_at(self._settles_at[label], self._wake.set)
         return is_ours
 
     def _ready(self, label: str) -> int:
@@ -152,7 +167,8 @@ class MinReady:
         return is_fulfilled and not self._view.nodes_allocated_to(request_id)
 
     def _may_ask(self, label: str) -> bool:
-        return self._backoff.may_try(label, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        return now >= self._settles_at.get(label, now) and self._backoff.may_try(label, now)
 
     async def _ask(self, label: str) -> None:
         now = self._clock.now()
