@@ -31,6 +31,7 @@ TRY_TIMEOUT_S: Final = 10.0
 """How long one connection may take to be made, or to come to a key. Source: Nodepool 11."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 """Pause between tries; it doubles each time."""
+_NO_BANNER: Final = "connected, but no SSH banner came"
 KEY_TRIES: Final = 3
 """Key exchanges that may fail, the server having introduced itself, before a key type is left out."""
 MAX_OFFER_BYTES: Final = 65536
@@ -209,16 +210,18 @@ class _Scan:
     async def _await_offer(self) -> tuple[Address, frozenset[str]]:
         """Where the server answers, and the host key algorithms it offers there; tried until it does."""
         pauses = _pauses()
+        told: str | None = None
+        """How the try before ended; it is what is known while this one goes on."""
         while True:
             with await self.connect() as sock:
-                self.last = "connected, but no SSH banner came"
+                self.last = told or _NO_BANNER
                 try:
                     async with asyncio.timeout(TRY_TIMEOUT_S):
                         return _address_of(sock), await self._read_offer(sock)
                 except NotSshError as error:
-                    self.last = str(error)
+                    self.last = told = str(error)
                 except OSError as error:
-                    self.last = self.last if isinstance(error, TimeoutError) else _described(error)
+                    self.last = told = _NO_BANNER if isinstance(error, TimeoutError) else _described(error)
             await asyncio.sleep(next(pauses))
 
     async def _read_offer(self, sock: socket.socket) -> frozenset[str]:

@@ -131,6 +131,26 @@ async def test_silent_port_fails_the_scan_but_can_be_reached(scanner: SshScanner
         await scanner.reach(server.host, server.port, timeout_s=DEADLINE_S)
 
 
+async def test_what_the_try_before_found_is_told_when_the_last_is_cut_short(
+    scanner: SshScanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def read_offer(_self: object, _sock: object) -> frozenset[str]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise sshscan.NotSshError("the server talks, but not SSH")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(sshscan._Scan, "_read_offer", read_offer)
+    async with asyncio.timeout(DEADLINE_S), listening() as server:
+        with pytest.raises(KeyScanError, match="talks, but not SSH"):
+            await scanner.host_keys(server.host, server.port, timeout_s=0.5)
+        assert tries == 2
+
+
 async def test_silent_try_is_followed_by_another(scanner: SshScanner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sshscan, "TRY_TIMEOUT_S", 0.05)
     async with asyncio.timeout(DEADLINE_S), listening() as server, asyncio.TaskGroup() as group:
