@@ -566,3 +566,21 @@ def test_the_tree_of_the_yaml_is_freed_without_a_garbage_collection(write: Write
         assert [each for each in gc.get_objects() if issubclass(type(each), Node)] == []
     finally:
         gc.enable()
+
+
+def test_number_with_an_exponent_is_no_more_than_a_wrong_number(write: Writer) -> None:
+    """ruamel.yaml warns of it besides, in words for programmers: here a warning is an error."""
+    text = """
+embedded-store: {path: here.sqlite}
+labels: [{name: small}]
+providers:
+  - name: lab
+    driver: test
+    pools:
+      - name: main
+        max-servers: 1e3
+        labels: [small]
+"""
+    (problem,) = problems_of(write(text))
+    assert "nodelaunch.yaml:9:22: " in problem
+    assert "found 1000.0; write 1000" in problem

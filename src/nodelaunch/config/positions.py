@@ -9,6 +9,7 @@ What does *not* belong here: which keys there may be, and what they mean.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
@@ -195,6 +196,12 @@ class _Parser:
         self.within: list[Node] = []
 
     def parse(self) -> None:
+        with warnings.catch_warnings():
+            # Of numbers such as 1e3, for programmers; what is wrong with one is told with its place by who reads it.
+            warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)
+            self._parse()
+
+    def _parse(self) -> None:
         node = self._compose()
         if node is None:
             return
