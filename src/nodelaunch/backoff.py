@@ -41,6 +41,11 @@ class Backoff(Generic[K]):
             self._pauses.pop(key, None)
             self._not_before.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget all failures."""
+        self._pauses.clear()
+        self._not_before.clear()
+
     def may_try(self, key: K, now: float) -> bool:
         return now >= self._not_before.get(key, now)
 

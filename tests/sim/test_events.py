@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodelaunch.errors import LaunchFailedError, QuotaExceededError
 from nodelaunch.metrics import Metrics
-from nodelaunch.protocol.events import KINDS, BreakerChanged, Event, LaunchEnded, NodeChanged, RequestEnded
+from nodelaunch.protocol.events import BreakerChanged, Event, LaunchEnded, NodeChanged, RequestEnded
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.statsd import Statsd
 from support.launchers import Running, running
@@ -25,7 +25,7 @@ class Told:
 
     def __init__(self, site: Running, *kinds: type[Event]) -> None:
         self.events: list[Event] = []
-        site.launcher.events.subscribe(self.events.append, *(kinds or KINDS.values()))
+        site.launcher.events.subscribe(self.events.append, *kinds)
 
     def of(self, kind: type[Event]) -> list:
         return [event for event in self.events if isinstance(event, kind)]

@@ -81,3 +81,16 @@ async def test_min_ready_at_a_full_pool_is_told_once(tmp_path: Path) -> None:
                 pass
             await site.until(lambda: any(node.is_idle for node in site.nodes()))
             await site.until(lambda: any(entry["event"] == "min_ready_kept" for entry in logs))
+
+
+async def test_min_ready_is_tried_anew_when_the_configuration_changes(tmp_path: Path) -> None:
+    """The pause after many refusals is a minute; it is over with what is read."""
+    async with running(tmp_path, max_servers=1) as site:
+        request = await site.finished("small")
+        await site.launcher.reload(load_config(written(tmp_path, min_ready=1, max_servers=1)))
+        await asyncio.sleep(560)
+        assert not any(node.is_idle for node in site.nodes())
+        await site.launcher.reload(load_config(written(tmp_path, min_ready=1, max_servers=2)))
+        await site.until(lambda: any(node.is_idle for node in site.nodes()), within_s=10)
+        async with site.client.hold(request):
+            pass

@@ -41,3 +41,10 @@ def test_nothing_is_kept_of_what_succeeded(events: list[tuple[str, bool]]) -> No
             failing.discard(key)
     assert len(backoff) == len(failing)
     assert {key for key in "abc" if not backoff.may_try(key, 0.5)} == failing
+
+
+def test_cleared_back_off_knows_of_no_failure() -> None:
+    backoff: Backoff[str] = Backoff(1.0, 60.0)
+    backoff.failed("a", 0.0)
+    backoff.clear()
+    assert (len(backoff), "a" in backoff, backoff.may_try("a", 0.5), backoff.failed("a", 1.0)) == (0, False, True, 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.cli.explain import _lines
+from nodelaunch.cli.explain import _is_known, _lines
 from nodelaunch.cli.status import in_words
 from nodelaunch.cli.tables import counted
 from nodelaunch.cli.top import frame
@@ -63,6 +63,19 @@ def test_unknown_request_is_said_to_be_unknown_and_nothing_else() -> None:
         "request 200-0000000009",
         "  there is no such request; no launcher remembers one: it never was, or it ended long ago",
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_known"),
+    [
+        ({}, False),
+        ({"node": {"id": "0000000001"}}, True),
+        ({"request": {}}, True),
+        ({"pools": [{**UNKNOWN, "status": "served"}]}, True),
+    ],
+)
+def test_what_is_told_of_a_node_is_known_though_its_request_has_gone(more: dict[str, Any], is_known: bool) -> None:
+    assert _is_known({"request": None, "pools": [UNKNOWN], **more}) is is_known
 
 
 def test_pools_that_remember_an_ended_request_are_named_alone() -> None:

@@ -59,8 +59,16 @@ async def explain(
             found["node"] = had
     silent = [f"{names[process]} ({process})" for process in answers.silent]
     _print({**found, "silent": silent}, _lines(found, silent)[1 if had is not None else 0 :], as_json=as_json)
-    is_known = found["request"] is not None or any(pool["status"] != "not known" for pool in found["pools"])
-    return 0 if is_known else 1
+    return 0 if _is_known(found) else 1
+
+
+def _is_known(found: dict[str, Any]) -> bool:
+    """Whether there is anything to say of the request, or of the node that it was for."""
+    return (
+        found["request"] is not None
+        or found.get("node") is not None
+        or any(pool["status"] != "not known" for pool in found["pools"])
+    )
 
 
 def _print(about: dict[str, Any], lines: list[str], *, as_json: bool) -> None:

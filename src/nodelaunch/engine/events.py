@@ -23,7 +23,7 @@ from nodelaunch.engine.view import (
 )
 from nodelaunch.errors import EventsMissedError
 from nodelaunch.log import Logger, get_logger
-from nodelaunch.protocol.events import DriverCalled, Event, NodeChanged, RequestChanged, SessionChanged
+from nodelaunch.protocol.events import KINDS, DriverCalled, Event, NodeChanged, RequestChanged, SessionChanged
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.store import Session, Unsubscribe
 
@@ -53,15 +53,16 @@ class EventHub:
         return kind in self._listeners
 
     def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Unsubscribe:
-        """Call *listener* with each event of *kinds*, until what is returned is called. It must not block; an error of
-        it is logged and costs nobody anything."""
+        """Call *listener* with each event of *kinds*, of all kinds where none is named, until what is returned is
+        called. It must not block; an error of it is logged and costs nobody anything."""
         added: Callable[[Event], object] = listener  # type: ignore[assignment]  # it gets only what it asked for
-        for kind in kinds:
+        wanted: tuple[type[Event], ...] = kinds or tuple(KINDS.values())
+        for kind in wanted:
             self._listeners[kind] = (*self._listeners.get(kind, ()), added)
         self._changed()
 
         def stop() -> None:
-            for kind in kinds:
+            for kind in wanted:
                 rest = list(self._listeners[kind])
                 rest.remove(added)
                 if rest:

@@ -25,6 +25,7 @@ from nodelaunch.engine.view import (
     NodeSeen,
     NodeUnlocked,
     Note,
+    PoolsChanged,
     PresencesChanged,
     ViewWarmed,
 )
@@ -71,14 +72,20 @@ class MinReady:
         """Those of them that have been there for long enough."""
         self._backoff: Backoff[str] = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         """By label."""
+        self._pools: frozenset[str] = frozenset()
+        """Registrations of pools, by path."""
         self._ours: dict[str, bool] = {}
         """Whether we keep a label's nodes ready, as far as that was asked since a process came or went."""
         self._settles_at: dict[str, float] = {}
         """From when on we ask for nodes of a label that we keep, by the loop's clock."""
 
     def want(self, wanted: Mapping[str, int]) -> None:
-        """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes."""
+        """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes.
+
+        What was declined is asked for again at once: the configuration is another one.
+        """
         self._wanted = {label: count for label, count in wanted.items() if count > 0}
+        self._backoff.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -87,6 +94,7 @@ class MinReady:
             self._view.subscribe(self._on_news, IdleNodeSeen, IdleNodeGone, MinReadyRequestChanged),
             self._view.subscribe(self._on_node, NodeSeen, NodeUnlocked, NodeRemoved),
             self._view.subscribe(self._on_processes, PresencesChanged, ViewWarmed),
+            self._view.subscribe(self._on_pools, PoolsChanged),
         ]
         self._ours.clear()
         self._settles_at.clear()
@@ -109,6 +117,13 @@ class MinReady:
     def _on_node(self, note: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
         if note.id in self._freeing:
             self._changed.add(self._freeing[note.id])
+            self._wake.set()
+
+    def _on_pools(self, _note: Note) -> None:
+        """A pool that is new may do what all others declined."""
+        known, self._pools = self._pools, frozenset(self._view.pools)
+        if not self._pools <= known:
+            self._backoff.clear()
             self._wake.set()
 
     def _on_processes(self, _note: Note) -> None:
