@@ -71,7 +71,7 @@ def test_it_is_hardened(unit: Path) -> None:
 
 @needs_systemd
 def test_drop_in_of_the_page_is_understood(unit: Path) -> None:
-    (drop_in,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
+    (drop_in,) = (block for block in re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL) if "LoadCredential" in block)
     folder = unit.with_name(f"{unit.name}.d")
     folder.mkdir()
     (folder / "credentials.conf").write_text(drop_in)
