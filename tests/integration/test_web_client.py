@@ -209,3 +209,9 @@ async def test_request_command_takes_its_options_from_the_environment(small: Sit
     code, _, errors = await command("request", "small", "--url", small.url)
     assert code == 1
     assert "--token-file" in errors
+
+
+@pytest.mark.parametrize("url", ["ftp://here", "127.0.0.1:8005", "here", "http://", "http://[::1"])
+def test_address_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(NodelaunchError, match=r"is expected, such as|nvalid"):
+        HttpNodeClient(url, token=TOKEN)

@@ -189,7 +189,7 @@ class HttpNodeClient:
         """Give *token*, or a file that has it as its first line. *ttl_s*: after how long without a sign of this
         program the launcher takes everything back. *transport*: httpx's, where its own will not do.
 
-        Raises: NodelaunchError where the file can't be read.
+        Raises: NodelaunchError where the file can't be read, or *url* is none of HTTP.
         """
         self.requestor: str = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
         """Written into requests and nodes; tells ours from others'."""
@@ -198,9 +198,14 @@ class HttpNodeClient:
         self._ttl_s = ttl_s
         headers = {"Authorization": f"Bearer {token or _first_line(token_file)}"}
         try:
-            self._http = httpx.AsyncClient(base_url=url.rstrip("/") + PREFIX, headers=headers, transport=transport)
+            parsed = httpx.URL(url.rstrip("/") + PREFIX)
         except httpx.InvalidURL as error:
             raise NodelaunchError(f"{url}: {error}") from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise NodelaunchError(
+                f"{url}: the launcher's address is expected, such as http://launcher.example.org:8005"
+            )
+        self._http = httpx.AsyncClient(base_url=parsed, headers=headers, transport=transport)
         self.trouble: HttpError | None = None
         """Why the last try to ask the launcher something came to nothing; None where it answered."""
         self._group = asyncio.TaskGroup()
