@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from nodelaunch.engine.scheduler import Scheduler
 
 log: Logger = get_logger(__name__)
+
+LOST_PAUSE_S = 1.0
+"""Before the next try where the store calls a session lost that still counts as connected."""
 
 OnEnded = Callable[[RequestId, m.Outcome | None, m.State | None, object], None]
 """Told how the work on a request ended; without an outcome, what it broke with."""
@@ -118,8 +122,9 @@ class Pool:
         self._scheduler.add(self)
         try:
             while not self._draining:
-                await self.ctx.store.session.connected()
+                epoch = await self.ctx.store.session.connected()
                 await self._serve_session()
+                await self._until_seen_lost(epoch)
         finally:
             self._registration = None
             self._ended.set()
@@ -129,6 +134,15 @@ class Pool:
             if hosts is not None:
                 hosts.listeners.remove(self._nodes_shown)
             unsubscribe()
+
+    async def _until_seen_lost(self, epoch: int) -> None:
+        """Wait a little where a write found session *epoch* lost, and the session does not know of it yet."""
+        session = self.ctx.store.session
+        if not self._draining and session.epoch == epoch and session.state is SessionState.CONNECTED:
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOST_PAUSE_S):
+                    await self._wake.wait()
 
     async def _serve_session(self) -> None:
         """Serve as long as the session lasts; returns when its work is done."""
