@@ -14,7 +14,7 @@ from nodelaunch.engine.minready import MinReady
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
-from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.records import NodeRequest, PoolRegistration
 from nodelaunch.protocol.registrations import Presence, keeper_of
 from nodelaunch.store.embedded import EmbeddedStore
 from support.builders import a_node, a_request
@@ -84,4 +84,23 @@ async def test_nodes_that_are_left_of_requests_that_have_gone_count() -> None:
 async def test_what_is_missing_is_asked_for() -> None:
     async with asyncio.timeout(1000), keeping(PROCESSES) as (store, _):
         await asyncio.sleep(100)
+        assert await asked(store) == WANTED["small"]
+
+
+async def test_new_pool_ends_the_pause_after_refusals() -> None:
+    async with asyncio.timeout(10_000), keeping([KEEPER] if KEEPER else []) as (store, _):
+        tries = 0
+        for _ in range(600):  # everybody declines
+            await asyncio.sleep(1)
+            for name in await store.children(paths.REQUESTS):
+                entry = await store.get(f"{paths.REQUESTS}/{name}")
+                if b'"requested"' in entry.data:
+                    tries += 1
+                    failed = entry.data.replace(b'"requested"', b'"failed"')
+                    await store.put(entry.path, failed, version=entry.stat.version)
+        before = tries
+        assert before < 60
+        pool = PoolRegistration(hostname="new", id="p", name="main", provider_name="new")
+        await store.create(f"{paths.POOLS}/new", pool.to_bytes(), ephemeral=True, sequence=True)
+        await asyncio.sleep(5)
         assert await asked(store) == WANTED["small"]

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
-from nodelaunch.cli.fates import fate, pauses_of
 from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.cli.whatnext import pauses_of, what_next
 from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.history import FULFILLED
 from nodelaunch.engine.questions import Answers, ask, ask_reports
@@ -86,7 +86,7 @@ def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherRepor
         "labels": list(node.type), "server_id": node.external_id, "allocated_to": node.allocated_to,
         "locked": view.is_node_locked(node.id), "comment": node.comment, "hold_job": node.hold_job,
         "requestor": node.requestor, "tenant": node.tenant_name, "project": _project(node),
-        "fate": fate(view, node, reports),
+        "next": what_next(view, node, reports),
     }  # fmt: skip
     lines = [
         f"node {node.id}",
@@ -94,7 +94,7 @@ def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherRepor
         f"  provider: {node.provider}, pool: {node.pool}, instance: {node.external_id or 'none'}",
     ]
     lines += [f"  {name}: {about[name]}" for name in _OF_A_NODE if about[name]]
-    lines += [f"  {line}" for line in about["fate"]]
+    lines += [f"  {line}" for line in about["next"]]
     if node.allocated_to:
         lines.append(f"  for request {node.allocated_to}:")
     return about, lines

@@ -72,8 +72,8 @@ class MinReady:
         """Those of them that have been there for long enough."""
         self._backoff: Backoff[str] = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         """By label."""
-        self._pools: frozenset[str] = frozenset()
-        """Registrations of pools, by path."""
+        self._pools = 0
+        """How many are registered."""
         self._ours: dict[str, bool] = {}
         """Whether we keep a label's nodes ready, as far as that was asked since a process came or went."""
         self._settles_at: dict[str, float] = {}
@@ -121,8 +121,8 @@ class MinReady:
 
     def _on_pools(self, _note: Note) -> None:
         """A pool that is new may do what all others declined."""
-        known, self._pools = self._pools, frozenset(self._view.pools)
-        if not self._pools <= known:
+        known, self._pools = self._pools, len(self._view.pools)
+        if self._pools > known:
             self._backoff.clear()
             self._wake.set()
 

@@ -1,4 +1,4 @@
-"""What becomes of a node, in words: what its state and its pool say, and whoever runs the pool.
+"""What happens next to a node, in words: what its state and its pool say, and whoever runs the pool.
 
 What does *not* belong here: how a request stands (explain.py), and what is done about a node (engine/sweeping/).
 """
@@ -21,8 +21,8 @@ PURPOSES = {
 }
 
 
-def fate(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> list[str]:
-    """Lines on a node. *reports*: of the launchers that answer."""
+def what_next(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> list[str]:
+    """Lines on what happens next to a node. *reports*: of the launchers that answer."""
     pools = [seen.record for seen in view.pools.values() if _is_pool_of(node, seen.record)]
     deleters = _deleters(view, node, reports)
     if node.is_idle and not view.is_node_locked(node.id):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.cli.fates import fate
+from nodelaunch.cli.whatnext import what_next
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import open_view
 from nodelaunch.protocol import paths
@@ -37,7 +37,7 @@ async def said(
         for path, record in ((paths.node(node.id), node), *more):
             await store.create(path, record.to_bytes(), parents=True)
         await view.warm()
-        yield "\n".join(fate(view, view.nodes[node.id].record, reports))
+        yield "\n".join(what_next(view, view.nodes[node.id].record, reports))
 
 
 def pause(target: Target, **fields: Any) -> tuple[str, Any]:
