@@ -131,7 +131,7 @@ def _delete_without_lock() -> AbstractContextManager[Any]:
 
 @_bug(
     "nodes locked by others count as abandoned",
-    "locks are removed by their owners", "nodes are removed after deletion",
+    "locks are removed by their owners", "nodes are removed after deletion", "a node is written under its lock",
 )  # fmt: skip
 def _locked_counts_as_abandoned() -> AbstractContextManager[Any]:
     async def remove(self: AbandonedNodes, node_id: Any) -> None:
