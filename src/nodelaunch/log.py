@@ -21,7 +21,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     import structlog
@@ -79,6 +80,9 @@ class Logger:
         if config is None:
             _log_plainly(logging.getLogger(self._name), method, event, self._context | facts)
             return
+        if (direct := _SET_UP.direct) is not None and direct.serves(config):
+            direct.write(method, event, {**self._context, **facts} if self._context else facts)
+            return
         made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
         if made_of != self._made_of:
             wrapper_class, logger_factory, processors = made_of
@@ -109,7 +113,12 @@ def _shown(value: object) -> str:
 logging.getLogger("nodelaunch").addHandler(logging.NullHandler())  # else Python shows warnings of who has no handler
 EVENT_WIDTH = 24
 """Columns for the event's name, so that the keys of most lines stand below each other."""
-_LEVELS = {"warn": "warning", "exception": "error"}
+_LEVELS: Final = {"warn": "warning", "exception": "error"}
+_HEADS: Final = {
+    method: f"[{_LEVELS.get(method, method):<9}] "
+    for method in ("debug", "info", "warn", "warning", "error", "exception", "critical")
+}
+"""What stands before the event of a line, by the method that logs it."""
 _NUMBERS: Final = {
     "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR,
     "exception": logging.ERROR,
@@ -128,6 +137,7 @@ class _SetUp:
         self.least = 0
         """The level from which on it has to be done."""
         self.is_awaited = False
+        self.direct: _Direct | None = None
         self._begin: Callable[[], None] | None = None
 
     def wait(self, begin: Callable[[], None], least: int) -> None:
@@ -138,6 +148,34 @@ class _SetUp:
         begin, self._begin, self.is_awaited = self._begin, None, False
         if begin is not None and _structlog_config() is None:
             begin()
+
+
+class _Direct:
+    """Writes lines of text without structlog's loggers, while structlog is configured to write the same lines.
+
+    The rest of structlog's work on a line takes longer than the line itself.
+    """
+
+    def __init__(self, config: dict[str, Any], least: int, write: Callable[[str], None]) -> None:
+        self._wrapper_class: object = config["wrapper_class"]
+        self._logger_factory: object = config["logger_factory"]
+        self._processors = list(config["processors"])
+        self._least = least
+        self._write = write
+
+    def serves(self, config: dict[str, Any]) -> bool:
+        """Whether *config* is still that: who configures structlog anew, or captures its events, gets them."""
+        return (
+            config["wrapper_class"] is self._wrapper_class
+            and config["logger_factory"] is self._logger_factory
+            and config["processors"] == self._processors
+        )
+
+    def write(self, method: str, event: str, facts: dict[str, Any]) -> None:
+        if _NUMBERS[method] >= self._least:
+            if method == "exception":
+                facts.setdefault("exc_info", True)
+            self._write(_text(method, event, facts))
 
 
 _SET_UP: Final = _SetUp()
@@ -169,6 +207,8 @@ def _configure_structlog(number: int, as_json: bool, out: TextIO) -> None:
         logger_factory=lambda *_arguments: lines,
         cache_logger_on_first_use=False,
     )
+    config = structlog.get_config()
+    _SET_UP.direct = _Direct(config, number, lines.msg) if config["processors"] == [_line] else None
 
 
 def _as_json() -> list[structlog.typing.Processor]:
@@ -199,20 +239,25 @@ def _as_text(out: TextIO) -> list[structlog.typing.Processor]:
 
 def _now() -> str:
     """The time of day, in UTC, to the microsecond. Most of it is that of the line before."""
-    second, rest = divmod(time.time_ns(), 1_000_000_000)
+    now = time.time()
+    second = int(now)
     if second not in _seconds:
         _seconds.clear()
         _seconds[second] = datetime.fromtimestamp(second, UTC).isoformat()[:19]
-    return f"{_seconds[second]}.{rest // 1000:06d}Z"
+    return f"{_seconds[second]}.{int((now - second) * 1e6):06d}Z"
 
 
 def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> str:
     """One event as text, as structlog's console shows it without colours, in a fraction of the time."""
-    what, failure = event.pop("event"), event.pop("exc_info", None)
-    parts = [f"{_now()} [{_LEVELS.get(method, method):<9}] {what!s:<{EVENT_WIDTH}}"]
-    for key, value in sorted(event.items()):
-        parts.append(f"{key}={value if type(value) is str and _PLAIN(value) else repr(value)}")  # as `_shown`, in place
-    line = " ".join(parts)
+    return _text(method, event.pop("event"), dict(event))
+
+
+def _text(method: str, event: object, facts: dict[str, Any]) -> str:
+    """The line of *event*. Takes ``exc_info`` out of *facts*, and puts the traceback below the line."""
+    failure = facts.pop("exc_info", None) if "exc_info" in facts else None
+    line = f"{_now()} {_HEADS.get(method) or f'[{method:<9}] '}{event!s:<{EVENT_WIDTH}}"
+    if facts:
+        line = f"{line} {_pairs(facts)}"
     if failure:
         import structlog
 
@@ -220,6 +265,46 @@ def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> st
         if "exception" in formatted:
             line += "\n" + formatted["exception"]
     return line
+
+
+class _Form(NamedTuple):
+    """How facts with the same keys are written."""
+
+    template: str
+    """The keys in order, with a place for each value."""
+    values_of: Callable[[dict[str, Any]], tuple[object, ...]]
+    """The values, in the order of the template."""
+    size: int
+
+
+def _pairs(facts: dict[str, Any]) -> str:
+    """``key=value`` for each of *facts*, by key, with quotes where a value could be taken for more than one."""
+    form = _FORMS.get(keys := tuple(facts)) or _new_form(keys)
+    values = form.values_of(facts)
+    if _SHOWN_AS_TEXT.issuperset(map(type, values)):
+        text = form.template % values
+        if (
+            text.count(" ") == form.size - 1 and text.count("=") == form.size
+            and '"' not in text and "'" not in text and text.isprintable()
+        ):  # fmt: skip
+            return text
+    return " ".join([f"{key}={_shown(facts[key])}" for key in sorted(facts)])
+
+
+def _new_form(keys: tuple[str, ...]) -> _Form:
+    if len(_FORMS) >= MAX_FORMS:
+        _FORMS.clear()
+    ordered = sorted(keys)
+    pick = itemgetter(*ordered) if len(ordered) > 1 else lambda facts: (facts[ordered[0]],)
+    form = _FORMS[keys] = _Form(" ".join(f"{key.replace('%', '%%')}=%s" for key in ordered), pick, len(ordered))
+    return form
+
+
+_FORMS: Final[dict[tuple[str, ...], _Form]] = {}
+"""By the keys in the order in which they are given: one for each call that logs, and few more."""
+MAX_FORMS: Final = 1000
+_SHOWN_AS_TEXT: Final = frozenset({str, int, float, bool, type(None)})
+"""Types whose ``str`` is what `_shown` gives, but for texts that need quotes."""
 
 
 class _LineLogger:

@@ -6,14 +6,22 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nodelaunch import log
+
+
+class Shade(StrEnum):
+    RED = "red"
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +94,63 @@ def test_line_is_written_at_each_level(method: str) -> None:
     log.configure(level="debug", stream=stream)
     getattr(structlog.get_logger(), method)("event", key="value")
     assert stream.getvalue().endswith("key=value\n")
+
+
+PLAIN = re.compile(r"""[^\s="']*""").fullmatch
+VALUES = st.one_of(
+    st.text(), st.text("az =\"'\n\u00a0\x1f", max_size=4), st.integers(), st.floats(), st.booleans(), st.none(),
+    st.lists(st.text("a ", max_size=2), max_size=2), st.sampled_from(Shade),
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(st.text(st.characters(categories=["Ll"], include_characters="_%"), min_size=1), VALUES, max_size=5)
+)
+def test_facts_are_written_by_key_and_quoted_where_they_need_it(facts: dict[str, Any]) -> None:
+    facts = {f"k_{key}": value for key, value in facts.items()}
+    stream = io.StringIO()
+    log.configure(stream=stream)
+    log.get_logger("nodelaunch.some").info("event", **facts)
+    shown = [
+        f"{key}={value if type(value) is str and PLAIN(value) else repr(value)}" for key, value in sorted(facts.items())
+    ]
+    assert stream.getvalue().partition(" ")[2] == " ".join([f"[info     ] {'event':<24}", *shown]) + "\n"
+
+
+def test_who_captures_events_gets_them(written: io.StringIO) -> None:
+    log.configure(stream=written)
+    logger = log.get_logger("nodelaunch.some")
+    with structlog.testing.capture_logs() as events:
+        logger.info("captured", key=1)
+    logger.info("written", key=2)
+    assert events == [{"event": "captured", "key": 1, "log_level": "info"}]
+    assert [line.split()[3:] for line in written.getvalue().splitlines()] == [["written", "key=2"]]
+
+
+def test_who_configures_structlog_anew_gets_the_events(written: io.StringIO) -> None:
+    log.configure(stream=written)
+    own = io.StringIO()
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory(own)
+    )
+    log.get_logger("nodelaunch.some").info("event", key=1)
+    assert json.loads(own.getvalue()) == {"event": "event", "key": 1}
+    assert written.getvalue() == ""
+
+
+def test_lines_below_the_level_are_not_written(written: io.StringIO) -> None:
+    log.configure(level="warning", stream=written)
+    log.get_logger("nodelaunch.some").info("event")
+    assert written.getvalue() == ""
+
+
+def test_logged_exception_has_its_traceback_below_its_line(written: io.StringIO) -> None:
+    log.configure(stream=written)
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        log.get_logger("nodelaunch.some").exception("it_failed", key=1)
+    line, *traceback = written.getvalue().splitlines()
+    assert line.endswith("[error    ] it_failed                key=1")
+    assert traceback[0].startswith("Traceback")
+    assert traceback[-1] == "ValueError: wrong"
