@@ -20,6 +20,7 @@ from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, Put, Store
 
@@ -41,6 +42,10 @@ class NodeBusyError(NodelaunchError):
 
 class ProviderNotFoundError(NodelaunchError):
     """There is nothing of such a provider."""
+
+
+class ProviderServedError(NodelaunchError):
+    """Running launchers serve the provider: its records are what they work with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +179,30 @@ class Operator:
         }
         return {name for name in seen if name}
 
+    def erasable(self, provider: str) -> ProviderRecords:
+        """What `erase` may remove of *provider*. Raises: ProviderServedError, and what `records_of` raises."""
+        self._refuse_served(provider)
+        return self.records_of(provider)
+
+    def _refuse_served(self, provider: str) -> None:
+        names = process_names(seen.record for seen in self._view.presences.values())
+        serving = {
+            names.get(peer.launcher, pool.record.hostname)
+            for peer, pool in zip(self._view.peers, self._view.pools.values(), strict=True)
+            if peer.provider == provider
+        }
+        if serving:
+            raise ProviderServedError(
+                f"provider {provider!r} is served by {', '.join(sorted(serving))}: they work with its records and make "
+                "new nodes; take it out of their configuration, or stop them, before its records are erased"
+            )
+
     async def erase(self, provider: str, found: ProviderRecords) -> None:
-        """Remove the records *found* of a provider; its cloud is not touched. Raises: StoreError."""
+        """Remove the records *found* of a provider; its cloud is not touched.
+
+        Raises: ProviderServedError, StoreError.
+        """
+        self._refuse_served(provider)
         for image, builds in found.uploads.items():
             for build in builds:
                 await self._store.delete_tree(paths.uploads(image, build, provider).rpartition("/")[0])

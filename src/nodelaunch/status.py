@@ -22,6 +22,7 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.breaker import OpenBreaker
 from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import Component, NodeRequest
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import Store
 
@@ -206,13 +207,6 @@ def _word(pauses: Iterable[Pause]) -> str:
     return "draining" if "draining" in words else next(iter(words), "")
 
 
-def _names(view: ClusterView) -> dict[str, str]:
-    """What each process is called, by id: two of one host are told apart."""
-    records = [seen.record for seen in view.presences.values()]
-    hosts = Counter(record.hostname for record in records)
-    return {r.id: r.hostname if hosts[r.hostname] == 1 else f"{r.hostname} ({r.id[:8]})" for r in records}
-
-
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +215,7 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
     peers, records = view.peers, [seen.record for seen in view.pools.values()]
     for number, peer in enumerate(peers):
         registered.setdefault((peer.provider, peer.pool), []).append(number)
-    names = _names(view)
+    names = process_names(seen.record for seen in view.presences.values())
     reports: dict[tuple[str, str], list[PoolReport]] = {}
     for report in told.values():
         for pool in report.pools:
