@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.cli.status import shortfall
 from nodelaunch.cli.whatnext import pauses_of, what_next
 from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.history import FULFILLED
@@ -114,14 +116,19 @@ def _about_label(
     view: ClusterView, label: str, reports: Collection[LauncherReport]
 ) -> tuple[dict[str, Any], list[str]]:
     """Who offers a label, and how many nodes there are of it; nothing where nobody knows of it."""
-    pools = [pool for pool in collect(view, reports, time.time()).pools if label in pool.labels]
+    found = collect(view, reports, time.time())
+    pools = [pool for pool in found.pools if label in pool.labels]
+    short = next((each for each in found.min_ready if each.label == label), None)
     states = Counter(seen.record.state.value for seen in view.nodes.values() if label in seen.record.type)
     asking = [seen.record for seen in view.requests.values() if label in seen.record.node_types]
     if not pools and not states and not asking:
         return {}, [f"{label}: no request, node or registered pool has this id or label"]
     offered = [f"{_name(pool)}{'' if pool.state == 'running' else f' ({pool.state})'}" for pool in pools]
     requests = Counter(request.state.value for request in asking)
-    about = {"label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests)}
+    about = {
+        "label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests),
+        "min_ready": msgspec.to_builtins(short) if short is not None else None,
+    }  # fmt: skip
     lines = [
         f"label {label}",
         f"  offered by: {', '.join(offered) or 'no registered pool'}",
@@ -129,6 +136,8 @@ def _about_label(
         f"  nodes: {_counted(states)}",
         f"  requests: {_counted(requests)}",
     ]
+    if short is not None:
+        lines += [f"  min-ready: {shortfall(short, found.at)}", *(f"    {why}" for why in short.why)]
     return about, lines
 
 
