@@ -16,11 +16,12 @@ from nodelaunch.cli.status import shortfall
 from nodelaunch.cli.whatnext import pauses_of, what_next
 from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.history import FULFILLED
-from nodelaunch.engine.questions import Answers, ask, ask_reports
+from nodelaunch.engine.questions import Answers, ask, ask_reports, shared_pools
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.status import PoolStatus, collect
 
 FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
@@ -57,6 +58,7 @@ async def explain(
         names = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
         answers = await ask(store, request_id, list(names))
         found = explanation(request_id, view, answers)
+        found["launchers"] = process_names(seen.record for seen in view.presences.values())
         if had is not None:
             found["node"] = had
     silent = [f"{names[process]} ({process})" for process in answers.silent]
@@ -239,12 +241,13 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
         lines += [f"  {name}: {request[name]}" for name in FACTS if request[name]]
     if not found["pools"] and request is not None:
         lines.append("no pool is registered: it waits until one is")
-    names = Counter((pool["provider"], pool["pool"]) for pool in found["pools"])
+    shared, called = shared_pools(found["pools"]), found.get("launchers", {})
     for pool in found["pools"]:
         if request is None and pool["status"] == "not known":
             continue
-        is_shared = names[pool["provider"], pool["pool"]] > 1
-        lines += ["", *_pool_lines(pool, of=f" of {_host_of(pool)}" if is_shared else "")]
+        of = called.get(pool.get("launcher")) or _host_of(pool)
+        is_shared = (pool["provider"], pool["pool"]) in shared
+        lines += ["", *_pool_lines(pool, of=f" of {of}" if is_shared else "")]
     if silent:
         lines += ["", f"no answer from: {', '.join(silent)}"]
     return lines
