@@ -28,6 +28,8 @@ log: Logger = get_logger(__name__)
 
 LOCK_TIMEOUT_S = 5.0
 """How long a node's lock is waited for. Source: Nodepool."""
+LONG_LOCKED = frozenset({NodeState.INIT, NodeState.BUILDING, NodeState.IN_USE})
+"""States in which whoever has a node's lock keeps it for long: there is nothing to wait for."""
 GONE_TIMEOUT_S = 600.0
 """How long a deletion that is waited for may take; as long as a launcher gives one."""
 
@@ -132,6 +134,8 @@ class Operator:
     async def _locked(self, node_id: NodeId) -> AsyncIterator[Lock]:
         if node_id not in self._view.nodes:
             raise NodeNotFoundError(f"there is no node {node_id!r}")
+        if self._view.nodes[node_id].record.state in LONG_LOCKED and self._view.is_node_locked(node_id):
+            raise NodeBusyError(f"node {node_id} is locked: {self._user_of(node_id)}")
         try:
             lock = await self._store.lock(paths.node_lock(node_id), timeout_s=LOCK_TIMEOUT_S)
         except LockBusyError:

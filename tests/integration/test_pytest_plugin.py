@@ -127,7 +127,7 @@ def nodelaunch_config():
     assert outcomes(done) == {"failed": 2, "error": 1}, done.stdout
     assert "fake/main: declined: the pool does not offer label smal" in done.stdout
     assert "(small) was not fulfilled within 0.5 s" in done.stdout
-    assert "fake/main: deferred: 1 instances wanted, 0 left" in done.stdout
+    assert "fake/main: deferred: 1 instance wanted, 0 left" in done.stdout
     assert "fake/main: declined: the pool does not offer label node" in done.stdout
     assert "clientthread.py" not in done.stdout  # the report ends at the line of the test
 

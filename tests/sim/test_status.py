@@ -53,7 +53,7 @@ async def test_status_tells_of_launchers_pools_requests_and_pauses(tmp_path: Pat
         assert found.requests == {"requested": 1}
         (request,) = found.waiting
         assert (request.id, request.labels) == (waiting.id, ("small",))
-        assert request.why[0].startswith("cloud/main: 1 instances wanted, 0 left")
+        assert request.why[0].startswith("cloud/main: 1 instance wanted, 0 left")
         assert json.loads(json.dumps(found.to_json()))["pools"][0]["nodes"] == {"in-use": 2}
         text = "\n".join(in_words(found))
         assert "provider other is paused since" in text

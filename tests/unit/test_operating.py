@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -97,7 +98,8 @@ async def test_hold_takes_no_promised_node_unless_forced() -> None:
 
 
 async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodelaunch.operating.LOCK_TIMEOUT_S", 0.01)
+    """At once: its lock would be waited for in vain."""
+    monkeypatch.setattr("nodelaunch.operating.LOCK_TIMEOUT_S", 3600)
     async with opened() as site:
         node_id = await site.node(NodeState.IN_USE, requestor="zuul")
         lock = await site.store.lock(paths.node_lock(node_id))
@@ -106,6 +108,17 @@ async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyP
                 await act(node_id)
         await lock.release()
         assert (await site.stored(node_id)).state is NodeState.IN_USE
+
+
+async def test_lock_that_a_launcher_has_for_a_moment_is_waited_for() -> None:
+    async with opened() as site:
+        node_id = await site.node()
+        lock = await site.store.lock(paths.node_lock(node_id))
+        holding = asyncio.create_task(site.operator.hold(node_id))
+        while len(await site.store.children(paths.node_lock(node_id))) < 2:
+            await asyncio.sleep(0)
+        await lock.release()
+        assert (await holding).state is NodeState.HOLD
 
 
 async def test_there_is_no_such_node() -> None:
