@@ -30,6 +30,7 @@ from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
+from nodelaunch.tracesendpoint import traces_endpoint
 
 if TYPE_CHECKING:
     from nodelaunch.web.api import Api
@@ -39,8 +40,6 @@ log: Logger = get_logger(__name__)
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations between collections of new objects, and collections of each generation between those of the next."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-TRACES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""Variables of OpenTelemetry's; where one is set, traces are sent."""
 FILE_OPENS_S = 2.0
 """How long HTTP waits for a store in a file, which opens at once or is somebody else's."""
 SAME_SIGNAL_S = 1.0
@@ -167,7 +166,7 @@ class _Service:
                 from nodelaunch.statsd import Statsd  # only where it is used
 
                 await beside.enter_async_context(await Statsd.from_environment(launcher))
-            if any(os.environ.get(name) for name in TRACES):
+            if traces_endpoint() is not None:
                 try:
                     from nodelaunch.traces import exporting
 
