@@ -7,6 +7,7 @@ shift
 names=DNS:zookeeper,DNS:localhost,IP:127.0.0.1
 for name in "$@"; do names=$names,DNS:$name; done
 
+umask 077
 mkdir -p "$folder"
 chmod 700 "$folder" # a container that is given a file of it can read that, whoever its user is; nobody else can
 cd "$folder"
@@ -23,4 +24,4 @@ for who in server client; do
         -out $who.crt 2>/dev/null
 done
 cat server.key server.crt >server.pem # as ZooKeeper wants them
-chmod 644 client.key server.pem
+chmod 644 ca.crt client.crt client.key server.pem # which containers are given

@@ -49,6 +49,11 @@ class Backoff(Generic[K]):
     def may_try(self, key: K, now: float) -> bool:
         return now >= self._not_before.get(key, now)
 
+    def pause_left(self, key: K, now: float) -> float | None:
+        """Seconds until *key* may be tried; None where it has not failed."""
+        not_before = self._not_before.get(key)
+        return None if not_before is None else max(0.0, not_before - now)
+
     def __contains__(self, key: K) -> bool:
         """Whether *key* has failed and not succeeded since."""
         return key in self._pauses

@@ -37,6 +37,11 @@ def check_files(
         keys = ALL_FILES if isinstance(config, Config) else STORE_FILES
         if unreadable := find_unreadable(path, secure=secure, keys=keys):
             return unreadable
+    if isinstance(config, Config):
+        from nodelaunch.config.localfiles import store_problem
+
+        if (problem := store_problem(config, path)) is not None:
+            return [problem]
     if config.zookeeper_tls is None:
         return []
     from nodelaunch.store.zookeeper import TlsFiles

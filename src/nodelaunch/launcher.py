@@ -284,9 +284,18 @@ class Launcher:
         expected.expect(self.config.providers)
         expected.begin_grace()
         site = self._make_site(view, herald.id, expected.may_decline)
+        min_ready = MinReady(self.store, view, self._clock, herald.id, site.scheduler.spare())
+        site.scheduler.marks.room_listeners.append(min_ready.retries.room_changed)
         offered = OfferedLabels(self.config.providers, view, site.memory)
         reporter = Reporter(
-            herald.id, view, self._clock, site.scheduler, self.pools, self.providers, self.config_standing
+            herald.id,
+            view,
+            self._clock,
+            site.scheduler,
+            self.pools,
+            self.providers,
+            self.config_standing,
+            min_ready.shortfalls,
         )
         reporter.config_loaded(config_digest(self.config))
         ages = AgeLimits.configured(self.config)
@@ -294,7 +303,7 @@ class Launcher:
             site=site,
             herald=herald,
             sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served, herald.id),
-            min_ready=MinReady(self.store, view, self._clock, herald.id),
+            min_ready=min_ready,
             answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain, reporter.report),
             offered=offered,
             expected=expected,

@@ -95,6 +95,22 @@ def take_snapshot(view: ClusterView, now: float) -> Snapshot:
     )
 
 
+def names_in(found: Snapshot) -> dict[str, set[str]]:
+    """The names of providers, pools and labels that anything has."""
+    nodes = [seen.record for seen in found.nodes.values()]
+    pools = [seen.record for seen in found.pools]
+    requests = [seen.record for seen in found.requests.values()]
+    return {
+        "provider": {name for name in (*(n.provider for n in nodes), *(p.provider_name for p in pools)) if name},
+        "pool": {name for name in (*(n.pool for n in nodes), *(p.name for p in pools)) if name},
+        "label": {
+            *(label for n in nodes for label in n.type),
+            *(label for p in pools for label in p.supported_labels),
+            *(label for r in requests for label in r.node_types),
+        },
+    }
+
+
 def age_text(seconds: float) -> str:
     """Days, hours, minutes and seconds, two digits each."""
     minutes, second = divmod(max(0, int(seconds)), 60)

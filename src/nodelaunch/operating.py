@@ -20,6 +20,7 @@ from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock, Put, Store
 
@@ -27,6 +28,8 @@ log: Logger = get_logger(__name__)
 
 LOCK_TIMEOUT_S = 5.0
 """How long a node's lock is waited for. Source: Nodepool."""
+LONG_LOCKED = frozenset({NodeState.INIT, NodeState.BUILDING, NodeState.IN_USE})
+"""States in which whoever has a node's lock keeps it for long: there is nothing to wait for."""
 GONE_TIMEOUT_S = 600.0
 """How long a deletion that is waited for may take; as long as a launcher gives one."""
 
@@ -41,6 +44,10 @@ class NodeBusyError(NodelaunchError):
 
 class ProviderNotFoundError(NodelaunchError):
     """There is nothing of such a provider."""
+
+
+class ProviderServedError(NodelaunchError):
+    """Running launchers serve the provider: its records are what they work with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,8 @@ class Operator:
     async def _locked(self, node_id: NodeId) -> AsyncIterator[Lock]:
         if node_id not in self._view.nodes:
             raise NodeNotFoundError(f"there is no node {node_id!r}")
+        if self._view.nodes[node_id].record.state in LONG_LOCKED and self._view.is_node_locked(node_id):
+            raise NodeBusyError(f"node {node_id} is locked: {self._user_of(node_id)}")
         try:
             lock = await self._store.lock(paths.node_lock(node_id), timeout_s=LOCK_TIMEOUT_S)
         except LockBusyError:
@@ -174,8 +183,30 @@ class Operator:
         }
         return {name for name in seen if name}
 
+    def erasable(self, provider: str) -> ProviderRecords:
+        """What `erase` may remove of *provider*. Raises: ProviderServedError, and what `records_of` raises."""
+        self._refuse_served(provider)
+        return self.records_of(provider)
+
+    def _refuse_served(self, provider: str) -> None:
+        names = process_names(seen.record for seen in self._view.presences.values())
+        serving = {
+            names.get(peer.launcher, pool.record.hostname)
+            for peer, pool in zip(self._view.peers, self._view.pools.values(), strict=True)
+            if peer.provider == provider
+        }
+        if serving:
+            raise ProviderServedError(
+                f"provider {provider!r} is served by {', '.join(sorted(serving))}: they work with its records and make "
+                "new nodes; take it out of their configuration, or stop them, before its records are erased"
+            )
+
     async def erase(self, provider: str, found: ProviderRecords) -> None:
-        """Remove the records *found* of a provider; its cloud is not touched. Raises: StoreError."""
+        """Remove the records *found* of a provider; its cloud is not touched.
+
+        Raises: ProviderServedError, StoreError.
+        """
+        self._refuse_served(provider)
         for image, builds in found.uploads.items():
             for build in builds:
                 await self._store.delete_tree(paths.uploads(image, build, provider).rpartition("/")[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +36,10 @@ from nodelaunch.protocol.store import Entry, Store
 
 LOOK_AGAIN_S = 1.0
 """How often launchers are asked for work that no record tells of."""
+SHORTEST_ID = 4
+"""Characters of the id of a process that are taken for it, where no other begins with them."""
+_ID = re.compile(r"[0-9a-f]{6,32}")
+"""What is the id of a process, or its beginning, and hardly a host name. Processes that are yet to come have no id."""
 LAUNCHING = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
@@ -43,7 +48,7 @@ class TargetUnknownError(NodelaunchError):
 
 
 class TargetAmbiguousError(NodelaunchError):
-    """A name is of a provider and of a launcher."""
+    """A name is of a provider and of a launcher, or the ids of several launchers begin with it."""
 
 
 def operator_name() -> str:
@@ -56,21 +61,26 @@ def operator_name() -> str:
 
 
 def find_target(text: str, view: ClusterView) -> Target:
-    """What *text* names: a provider, ``PROVIDER/POOL``, or a launcher by host name or id.
+    """What *text* names: a provider, ``PROVIDER/POOL``, or a launcher by host name, id or the beginning of its id.
 
-    ``provider:NAME``, ``pool:PROVIDER/POOL`` and ``launcher:NAME`` are taken as they are, known or not.
+    ``provider:NAME``, ``pool:PROVIDER/POOL`` and ``launcher:NAME`` are taken as they are, known or not; but what can
+    only be an id has to be one.
     Raises: TargetUnknownError, TargetAmbiguousError.
     """
     prefix, is_explicit, rest = text.partition(":")
     if is_explicit and rest and prefix in {kind.value for kind in TargetKind}:
         kind = TargetKind(prefix)
-        if kind is TargetKind.LAUNCHER or (kind is TargetKind.POOL) == ("/" in rest):
+        if kind is TargetKind.LAUNCHER:
+            return _launcher(rest, view)
+        if (kind is TargetKind.POOL) == ("/" in rest):
             return Target(kind, rest)
     known = known_targets(view)
     found = [target for target in known if target.name == text]
     if len(found) > 1:
         names = " or ".join(target.explicit for target in found)
         raise TargetAmbiguousError(f"{text!r} is several things: say {names}")
+    if not found and (begun := _begun_with(text, view)) is not None:
+        return begun
     if not found:
         names = ", ".join(sorted(target.name for target in known)) or "nothing"
         raise TargetUnknownError(
@@ -78,6 +88,34 @@ def find_target(text: str, view: ClusterView) -> Target:
             "provider:NAME, pool:PROVIDER/POOL or launcher:NAME"
         )
     return found[0]
+
+
+def _launcher(name: str, view: ClusterView) -> Target:
+    """The launcher called *name*, which may be yet to come; by its id where that is what *name* is the beginning of."""
+    target = Target.launcher(name)
+    if target in known_targets(view):
+        return target
+    if (begun := _begun_with(name, view)) is not None:
+        return begun
+    if _ID.fullmatch(name):
+        raise TargetUnknownError(f"there is no launcher whose id begins with {name!r}; {running(view)}")
+    return target
+
+
+def _begun_with(text: str, view: ClusterView) -> Target | None:
+    """The launcher whose id begins with *text*. Raises: TargetAmbiguousError."""
+    found = sorted({seen.record.id for seen in view.presences.values() if seen.record.id.startswith(text)})
+    if len(text) < SHORTEST_ID or not found:
+        return None
+    if len(found) > 1:
+        raise TargetAmbiguousError(f"the ids of several launchers begin with {text!r}: {', '.join(found)}")
+    return Target.launcher(found[0])
+
+
+def running(view: ClusterView) -> str:
+    """Which launchers there are, in words."""
+    names = sorted(f"{seen.record.hostname} ({seen.record.id})" for seen in view.presences.values())
+    return f"running are: {', '.join(names) or 'none'}"
 
 
 def known_targets(view: ClusterView) -> list[Target]:

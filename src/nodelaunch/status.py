@@ -16,12 +16,14 @@ from typing import Any
 import msgspec
 
 from nodelaunch.engine.history import Trouble
+from nodelaunch.engine.minready import ReadyShortfall
 from nodelaunch.engine.questions import ask_reports
 from nodelaunch.engine.reporting import MOST_WAITING, ConfigInForce, LauncherReport, PoolReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.breaker import OpenBreaker
 from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import Component, NodeRequest
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import Store
 
@@ -129,6 +131,8 @@ class Status:
     """The first ones that wait, in the order of service; `MOST_WAITING` at most."""
     troubles: tuple[Trouble, ...] = ()
     """The last ones that launchers report, the latest first."""
+    min_ready: tuple[ReadyShortfall, ...] = ()
+    """Labels of which fewer nodes are ready than are to be kept, as launchers report it, by name."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs: objects, lists, texts and numbers."""
@@ -153,6 +157,7 @@ def collect(view: ClusterView, reports: Iterable[LauncherReport], now: float) ->
     for report in told.values():
         for request in report.waiting:
             why.setdefault(request.id, {}).update(dict.fromkeys(request.why))
+    shortfalls = {each.label: each for report in told.values() for each in report.min_ready}
     troubles = sorted((t for report in told.values() for t in report.troubles), key=lambda trouble: -trouble.at)
     return Status(
         at=now,
@@ -162,6 +167,7 @@ def collect(view: ClusterView, reports: Iterable[LauncherReport], now: float) ->
         requests=dict(Counter(seen.record.state.value for seen in view.requests.values())),
         waiting=tuple(_waiting(view, why)),
         troubles=tuple(troubles[:TROUBLES_SHOWN]),
+        min_ready=tuple(sorted(shortfalls.values(), key=lambda each: each.label)),
     )
 
 
@@ -206,13 +212,6 @@ def _word(pauses: Iterable[Pause]) -> str:
     return "draining" if "draining" in words else next(iter(words), "")
 
 
-def _names(view: ClusterView) -> dict[str, str]:
-    """What each process is called, by id: two of one host are told apart."""
-    records = [seen.record for seen in view.presences.values()]
-    hosts = Counter(record.hostname for record in records)
-    return {r.id: r.hostname if hosts[r.hostname] == 1 else f"{r.hostname} ({r.id[:8]})" for r in records}
-
-
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +220,7 @@ def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[Po
     peers, records = view.peers, [seen.record for seen in view.pools.values()]
     for number, peer in enumerate(peers):
         registered.setdefault((peer.provider, peer.pool), []).append(number)
-    names = _names(view)
+    names = process_names(seen.record for seen in view.presences.values())
     reports: dict[tuple[str, str], list[PoolReport]] = {}
     for report in told.values():
         for pool in report.pools:
@@ -275,6 +274,6 @@ def _request(request: NodeRequest, why: Mapping[str, Iterable[str]]) -> RequestS
 
 
 __all__ = [
-    "ConfigInForce", "LauncherReport", "LauncherStatus", "PauseStatus", "PoolReport", "PoolStatus", "RequestStatus",
-    "Status", "Trouble", "ask_status", "collect",
+    "ConfigInForce", "LauncherReport", "LauncherStatus", "PauseStatus", "PoolReport", "PoolStatus", "ReadyShortfall",
+    "RequestStatus", "Status", "Trouble", "ask_status", "collect",
 ]  # fmt: skip

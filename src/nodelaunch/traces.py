@@ -25,13 +25,12 @@ from nodelaunch.launcher import Launcher
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import LaunchEnded, RequestEnded
 from nodelaunch.protocol.paths import RequestId
+from nodelaunch.tracesendpoint import traces_endpoint
 
 log: Logger = get_logger(__name__)
 
 MOST_REQUESTS: Final = 10_000
 """Whose launches are kept until they end."""
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""Variables that say where traces go. Source: OpenTelemetry's specification of its OTLP exporter."""
 FLUSH_S: Final = 5.0
 """How long the last spans may take at the end."""
 
@@ -49,7 +48,7 @@ async def exporting(launcher: Launcher) -> AsyncIterator[None]:
     provider = TracerProvider(resource=Resource.create({**named, "host.name": launcher.hostname}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracing = Tracing(launcher, provider)
-    log.info("traces_sent", to=next(filter(None, map(os.environ.get, ENDPOINTS))))
+    log.info("traces_sent", to=traces_endpoint())
     try:
         yield
     finally:

@@ -82,8 +82,8 @@ def test_explain_says_why_a_request_waits_and_how_one_ended(site: Site) -> None:
             done = run("explain", open_requests[0], "-c", str(site.config))
             assert done.returncode == 0, done.stderr
             assert "cloud/main: deferred" in done.stdout
-            assert "because 1 instances wanted, 0 left" in done.stdout
-            assert "to change that: nodes with 1 instances in all have to go" in done.stdout
+            assert "because 1 instance wanted, 0 left" in done.stdout
+            assert "to change that: nodes with 1 instance in all have to go" in done.stdout
             waiting.terminate()
         holder.terminate()
     failed = run("request", "nobody-has-this", "-c", str(site.config))
@@ -121,6 +121,12 @@ def test_request_that_fails_says_who_declined(site: Site) -> None:
     done = run("request", "no-such-label", "-c", str(site.config))
     assert done.returncode == 1
     assert "declined by" in done.stderr
+    done = run("request", "no-such-label", "--json", "-c", str(site.config))
+    assert done.returncode == 1
+    (said,) = json.loads(done.stdout)
+    assert said["nodes"] == []
+    assert f"node request {said['request']} failed; declined by: " in said["error"]
+    assert said["reasons"] == ["cloud/main: declined: the pool does not offer label no-such-label"]
 
 
 def test_commands_without_a_launcher_say_so(site: Site) -> None:
@@ -128,6 +134,7 @@ def test_commands_without_a_launcher_say_so(site: Site) -> None:
     done = run("list", "-c", str(site.config))
     assert done.returncode == 1
     assert "is 'nodelaunch serve' running with this configuration?" in done.stderr
+    assert "it serves the store that it began with until it is restarted" in done.stderr
 
 
 def test_second_launcher_on_the_same_file_is_refused(site: Site) -> None:

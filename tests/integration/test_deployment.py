@@ -132,12 +132,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_openssl
+def test_keys_that_no_container_is_given_are_for_their_owner_alone(made: Path) -> None:
+    assert {name: (made / name).stat().st_mode & 0o777 for name in ("ca.key", "server.key")} == {
+        "ca.key": 0o600,
+        "server.key": 0o600,
+    }
+
+
+@needs_openssl
 def test_every_file_of_a_container_is_there_or_made(services: dict[str, Any], made: Path) -> None:
     for service in services.values():
         for volume in service["volumes"]:
             source, target, *mode = volume.split(":")
             if source.startswith("./compose/tls/"):
                 assert (made / source.rpartition("/")[2]).stat().st_mode & 0o004, "whoever runs there can read it"
+                assert made.stat().st_mode & 0o777 == 0o700, "nobody else comes to it"
             elif source.startswith("./"):
                 assert (DEPLOY / source).is_file()
             else:

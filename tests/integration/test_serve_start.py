@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,54 @@ def test_store_that_is_away_at_start_is_waited_for_alive(away: Serve) -> None:
     assert "Connect call failed" in text
     assert away.stop() == 0
     assert away.await_log("stopped")
+
+
+def test_taken_port_is_found_before_anything_is_registered(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        text = EMBEDDED.format(folder=tmp_path, boot_time=0).replace("port: 0", f"port: {port}")
+        serve = serve_on(tmp_path, text)
+        assert serve.wait() == 1
+    assert not [entry for entry in serve.log if entry["event"] == "pool_registered"]
+    assert serve.log[-1]["detail"] == (
+        f"nodelaunch: http://127.0.0.1:{port}: can't listen: Address already in use; another process listens there: "
+        "end it, or name another port in webapp"
+    )
+
+
+def test_taken_port_is_found_while_zookeeper_is_away(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        serve = serve_on(tmp_path, AWAY.format(port=free_port()).replace("port: 0", f"port: {port}"))
+        assert serve.wait() == 1
+    assert "can't listen" in serve.log[-1]["detail"]
+
+
+def test_second_launcher_on_a_file_says_that_the_file_is_in_use(tmp_path: Path) -> None:
+    """Not that the port is taken, by the same process."""
+    first = serve_on(tmp_path, EMBEDDED.format(folder=tmp_path, boot_time=0))
+    try:
+        port = first.await_log("http_listening")["port"]
+        text = EMBEDDED.format(folder=tmp_path, boot_time=0).replace("port: 0", f"port: {port}")
+        second = serve_on(tmp_path, text)
+        assert second.wait() == 1
+        assert f"is in use by process {first.process.pid}" in second.log[-1]["detail"]
+    finally:
+        first.kill()
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"), [("192.0.2.1", "Cannot assign requested address"), ("nobody.invalid", "")]
+)
+def test_address_of_another_machine_says_what_to_write(tmp_path: Path, address: str, reason: str) -> None:
+    text = EMBEDDED.format(folder=tmp_path, boot_time=0).replace(
+        "listen_address: 127.0.0.1", f"listen_address: {address}"
+    )
+    serve = serve_on(tmp_path, text)
+    assert serve.wait() == 1
+    said = serve.log[-1]["detail"]
+    assert reason in said
+    assert "listen_address in webapp has to be one of this machine, such as 127.0.0.1" in said
 
 
 @pytest.mark.zookeeper

@@ -77,3 +77,13 @@ async def test_pool_whose_provider_is_away_says_what_that_said(tmp_path: Path) -
         head, why = said(site)
         assert head == "offered by: cloud/main (down)"
         assert "HTTP 503" in why
+
+
+async def test_label_of_which_too_few_nodes_are_ready_says_why(tmp_path: Path) -> None:
+    content = config(provider(pool("small", max_servers=1)), labels={"small": {"min-ready": 2}})
+    async with launched(tmp_path, content) as site:
+        await site.a_while(100)
+        about, lines = _about_label(site.view, "small", [site.launcher.reporter.report()])
+        assert about["min_ready"]["ready"] == 1
+        assert lines[-2].startswith("  min-ready: 1 of 2 ready; asked for again in ")
+        assert lines[-1] == "    cloud/main: no instances to spare for keeping nodes ready"

@@ -94,3 +94,47 @@ async def test_min_ready_is_tried_anew_when_the_configuration_changes(tmp_path: 
         await site.until(lambda: any(node.is_idle for node in site.nodes()), within_s=10)
         async with site.client.hold(request):
             pass
+
+
+async def test_room_that_becomes_free_is_used_soon(tmp_path: Path) -> None:
+    """Not at the end of a pause that has grown to a minute."""
+    async with running(tmp_path, max_servers=1) as site:
+        request = await site.finished("small")
+        await site.launcher.reload(load_config(written(tmp_path, min_ready=1, max_servers=1)))
+        await asyncio.sleep(560)
+        async with site.client.hold(request):
+            pass
+        await site.until(lambda: any(node.is_idle for node in site.nodes()), within_s=10)
+
+
+async def test_nothing_is_asked_for_while_requests_wait_for_the_room(tmp_path: Path) -> None:
+    """However many nodes come and go meanwhile."""
+    async with running(tmp_path, max_servers=1) as site:
+        request = await site.finished("small")
+        await site.launcher.reload(load_config(written(tmp_path, min_ready=1, max_servers=1)))
+        await asyncio.sleep(60)
+        jobs = [asyncio.ensure_future(site.job("big")) for _ in range(20)]
+        await asyncio.sleep(1)
+        with capture_logs() as logs:
+            async with site.client.hold(request):
+                pass
+            await asyncio.gather(*jobs[:15])
+            asked = [entry for entry in logs if entry["event"] == "min_ready_requested"]
+        await asyncio.gather(*jobs)
+        assert len(asked) <= 2
+        await site.until(lambda: any(node.is_idle for node in site.nodes()), within_s=10)
+
+
+async def test_launches_that_fail_wait_for_the_end_of_their_pause(tmp_path: Path) -> None:
+    """The failed node that goes makes room, which was not what was missing."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    async with running(tmp_path) as site:
+        site.cloud.fail("create", kind="error", times=1000)
+        with capture_logs() as logs:
+            await site.launcher.reload(load_config(written(tmp_path, min_ready=1)))
+            await asyncio.sleep(600)
+            asked = [entry for entry in logs if entry["event"] == "min_ready_requested"]
+        assert len(asked) <= 16
+        (short,) = site.launcher.reporter.report().min_ready
+        assert (short.label, short.wanted, short.ready, short.lacks_room) == ("small", 1, 0, False)
+        assert short.why[0].startswith("cloud/main: ")

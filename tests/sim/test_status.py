@@ -53,7 +53,7 @@ async def test_status_tells_of_launchers_pools_requests_and_pauses(tmp_path: Pat
         assert found.requests == {"requested": 1}
         (request,) = found.waiting
         assert (request.id, request.labels) == (waiting.id, ("small",))
-        assert request.why[0].startswith("cloud/main: 1 instances wanted, 0 left")
+        assert request.why[0].startswith("cloud/main: 1 instance wanted, 0 left")
         assert json.loads(json.dumps(found.to_json()))["pools"][0]["nodes"] == {"in-use": 2}
         text = "\n".join(in_words(found))
         assert "provider other is paused since" in text
@@ -135,3 +135,32 @@ def test_reports_of_other_versions_are_read_as_far_as_they_are_known() -> None:
     for data in (b"", b"[]", b'{"id": 1}', b'{"pools": []}'):
         assert LauncherReport.from_bytes(data) is None
     assert msgspec.json.decode(REPORT) == {"report": True}
+
+
+async def test_status_tells_why_nodes_are_not_kept_ready_and_until_when(tmp_path: Path) -> None:
+    content = config(provider(pool("small", max_servers=1)), labels={"small": {"min-ready": 2}})
+    async with launched(tmp_path, content) as site:
+        await site.a_while(100)
+        found = await status_of(site)
+        (short,) = found.min_ready
+        assert (short.label, short.wanted, short.ready, short.asked) == ("small", 2, 1, 0)
+        assert short.why == ("cloud/main: no instances to spare for keeping nodes ready",)
+        assert short.retry_at is not None
+        assert short.lacks_room
+        assert 0 <= short.retry_at - site.now <= 60
+        text = "\n".join(in_words(found))
+        assert "min-ready of small: 1 of 2 ready; asked for again in " in text
+        assert " s, or as soon as there is room\n" in text
+        assert "    cloud/main: no instances to spare for keeping nodes ready" in text
+        assert found.to_json()["min_ready"][0]["label"] == "small"
+
+
+async def test_status_tells_that_nodes_to_be_kept_ready_wait_for_a_pause_to_end(tmp_path: Path) -> None:
+    content = config(provider(pool("small")), labels={"small": {"min-ready": 1}})
+    async with launched(tmp_path, content) as site:
+        await site.until_idle(1)
+        await Pauser(site.client.store, LoopClock()).pause(Target.provider("cloud"), by="ann", drains=True)
+        await site.a_while(100)
+        (short,) = (await status_of(site)).min_ready
+        assert (short.ready, short.retry_at) == (0, None)
+        assert short.why[0].startswith("cloud/main: provider cloud is draining since")

@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,11 @@ class Serve:
     @property
     def complaints(self) -> list[dict[str, Any]]:
         return [entry for entry in self.log if entry.get("level") in ("error", "critical")]
+
+
+def without_slow_notes(lines: Iterable[str]) -> list[str]:
+    """*lines* of a process without asyncio's notes of what took long, which its debug mode makes."""
+    return [line for line in lines if "Executing <" not in line]
 
 
 def run(*arguments: str, timeout_s: float = 60.0, check: bool = False) -> subprocess.CompletedProcess[str]:

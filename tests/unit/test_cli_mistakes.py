@@ -48,6 +48,12 @@ def config(tmp_path: Path) -> Path:
         (["request", "small", "--hold", "-1"], "--hold"),
         (["request", "small", "--count", "0"], "--count"),
         (["serve", "--drain-timeout", "-5"], "--drain-timeout"),
+        (["list", "--watch", "0"], "has to be more than 0 seconds"),
+        (["request-list", "--watch", "-1"], "has to be more than 0 seconds"),
+        (["list", "--state", "redy"], "nodes are never 'redy'; did you mean 'ready'? states are: init, "),
+        (["list", "--state", "ready", "--state", "requested"], "nodes are never 'requested'"),
+        (["request-list", "--state", "ready"], "requests are never 'ready'; "),
+        (["list", "--requests", "--state", "ready"], "requests are never 'ready'; "),
     ],
 )
 def test_values_that_make_no_sense_are_refused(

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
 
+import pytest
+from rich.text import Text
+
+from nodelaunch.cli.session import CommonOptions, Session
 from nodelaunch.cli.top import frame
 from nodelaunch.engine.history import Trouble
+from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
-from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.records import Node, Presence
 from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Store
 from nodelaunch.status import LauncherStatus, PauseStatus, PoolStatus, RequestStatus, Status
+from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.socket import StoreServer
 from support.builders import a_pause
+
+cli_top = import_module("nodelaunch.cli.top")
 
 NOW = 1_700_000_600.0
 POOLS = (
@@ -75,3 +89,41 @@ def test_bars_show_the_share_that_is_used() -> None:
 
 def test_nothing_to_show_is_one_line() -> None:
     assert frame(Status(at=NOW), [], 80, 24).plain.count("\n") == 0
+
+
+class _Terminal:
+    """Is drawn on once."""
+
+    size = (160, 50)
+    has_blocks = True
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.drawn: list[str] = []
+
+    def draw(self, text: Text) -> None:
+        self.drawn.append(text.plain)
+
+    async def wait(self, _seconds: float) -> bool:
+        return False
+
+
+async def test_first_frame_has_what_only_launchers_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    report = LauncherReport("a", troubles=(Trouble(NOW, "cloud", "main", "200-1", "launch failed"),))
+
+    async def ask_reports(store: Store, _processes: list[str]) -> list[LauncherReport]:
+        await store.children(paths.PRESENCES)
+        return [report]
+
+    monkeypatch.setattr(cli_top, "is_terminal", lambda: True)
+    monkeypatch.setattr(cli_top, "opened", lambda: nullcontext(terminal))
+    monkeypatch.setattr(cli_top, "ask_reports", ask_reports)
+    config = tmp_path / "nodelaunch.yaml"
+    config.write_text(f"embedded-store: {{path: {tmp_path}/store}}")
+    async with EmbeddedStore(None) as store, StoreServer(store, f"{tmp_path}/store.sock"):
+        await store.ensure(*paths.ALWAYS_THERE)
+        await store.create(f"{paths.PRESENCES}/a", Presence(id="a", hostname="a").to_bytes(), sequence=True)
+        await cli_top.top(session=Session(CommonOptions(config=config)))
+    (frame_,) = terminal.drawn
+    assert "launch failed" in frame_

@@ -40,6 +40,7 @@ ROOT = Path(__file__).parents[2]
 BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))
 MANUAL = ROOT / "docs" / "configuration.md"
 DRIVERS = DriverRegistry()
+NOT_OURS = ", only variables whose names begin with NODEPOOL_ are:"
 
 Writer = Callable[..., Path]
 
@@ -271,8 +272,10 @@ def test_variables_are_put_in_as_text(write: Writer) -> None:
 
 
 def test_variables_of_other_names_are_left_alone(write: Writer) -> None:
-    config = load(write('webapp: {listen_address: "%(HOME) %(nodepool_x) %NODEPOOL_X"}'), HOME="x", NODEPOOL_X="y")
-    assert config.webapp.listen_address == "%(HOME) %(nodepool_x) %NODEPOOL_X"
+    path = write('webapp: {token-file: "%(HOME) %(nodepool_x) %NODEPOOL_X"}')
+    config, (warning,) = load_config(path, drivers=DRIVERS, environ={"HOME": "x", "NODEPOOL_X": "y"})
+    assert config.webapp.token_file == "%(HOME) %(nodepool_x) %NODEPOOL_X"
+    assert warning.message.startswith("%(HOME) is not replaced")
 
 
 def test_text_may_follow_a_variable(write: Writer) -> None:
@@ -517,6 +520,38 @@ zookeeper-servers:
     assert static.pools[0].nodes[0].connection_port == 2222
     assert config.webapp.listen_address == "127.0.0.1"
     assert config.tenant_resource_limits[0].limits()["L-1216C47A"] == 8
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ('"%(HOME)/store"', f"%(HOME) is not replaced{NOT_OURS} write %(NODEPOOL_HOME), and set it"),
+        ("/srv/%(AT)s/store", f"%(AT)s is not replaced{NOT_OURS} write %(NODEPOOL_AT), and set it"),
+        ("${NODEPOOL_HOME}/store", "${NODEPOOL_HOME} is not replaced; write %(NODEPOOL_HOME)"),
+        ("$NODEPOOL_HOME/store", "$NODEPOOL_HOME is not replaced; write %(NODEPOOL_HOME)"),
+    ],
+)
+def test_what_is_meant_for_a_variable_and_is_none_is_warned_of(write: Writer, value: str, hint: str) -> None:
+    assert warnings_of(write(f"embedded-store:\n  path: {value}\n")) == [f"nodelaunch.yaml:2:9: {hint}"]
+
+
+@pytest.mark.parametrize("value", ['"%(NODEPOOL_HOME)/x"', "$HOME/x", "|\n    %(HOME)s"])
+def test_what_may_well_be_meant_as_it_is_is_not_warned_of(write: Writer, value: str) -> None:
+    """Nor is what is in the value of a variable, or in a text of several lines."""
+    path = write(f"embedded-store:\n  path: {value}\n")
+    assert warnings_of(path, NODEPOOL_HOME="%(HOME)") == []
+
+
+@pytest.mark.parametrize("address", ["localhost:8005", "http://localhost", "127.0.0.1/8", "[::1]", "my host", ":1:"])
+def test_wrong_listen_address_says_what_to_write(write: Writer, address: str) -> None:
+    (problem,) = problems_of(write(f"webapp:\n  listen_address: '{address}'\n"))
+    assert problem.startswith("nodelaunch.yaml:2:19: listen_address: has to be an address or a name of this machine")
+    assert problem.endswith("the port goes to the key 'port'")
+
+
+@pytest.mark.parametrize("address", ["::1", "::", "fe80::1%eth0", "127.0.0.1", "0.0.0.0", "localhost", "ci.example"])
+def test_good_listen_address_is_taken(write: Writer, address: str) -> None:
+    assert load(write(f"webapp:\n  listen_address: '{address}'\n")).webapp.listen_address == address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,18 @@ def test_missing_library_is_told_with_how_to_get_it() -> None:
 def test_entry_point_that_leads_nowhere(value: str, message: str) -> None:
     with pytest.raises(DriverNotFoundError, match=message):
         installed(broken=value).get("broken")
+
+
+def test_path_at_which_there_is_no_driver_says_what_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "driver").write_text("#!/bin/sh\n")
+    cases = {
+        "/nowhere/driver": "there is no such file; write the path of its executable",
+        "./drivre": f"there is no such file in {tmp_path}; write the whole path of its executable",
+        str(tmp_path): "it is a folder; write the path of its executable",
+        "./driver": r"this user may not execute the file; mend that with chmod \+x",
+    }
+    for name, text in cases.items():
+        expected = rf"^unknown driver '{name}': {text}; or write the name of one: .*\bfake\b"
+        with pytest.raises(DriverNotFoundError, match=expected):
+            DriverRegistry().get(name)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from nodelaunch.cli.explain import _about_node, _lines, explanation
-from nodelaunch.engine.questions import Answers
+from nodelaunch.engine.questions import Answers, why
 from nodelaunch.engine.view import open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.records import Node, NodeRequest, Presence
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.store.embedded import EmbeddedStore
 
@@ -68,3 +69,38 @@ async def test_node_says_who_has_it() -> None:
 async def test_request_that_has_gone_says_what_became_of_it(events: tuple[str, ...], has_node: bool, line: str) -> None:
     of_request, _ = await said(*events, has_node=has_node)
     assert of_request[1] == f"  {line}"
+
+
+async def test_launchers_of_one_host_are_told_apart() -> None:
+    first, second = ({**a_pool("deferred"), "launcher": process} for process in ("aaaaaaaa11", "bbbbbbbb22"))
+    request = NodeRequest(id=RequestId(""), node_types=("small",))
+    async with asyncio.timeout(10), EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        await store.create(paths.new_request("200"), request.to_bytes(), sequence=True)
+        async with open_view(store) as view:
+            await view.warm()
+            found = explanation(RequestId("200-0000000000"), view, Answers([first, second]))
+            found["launchers"] = {"aaaaaaaa11": "ci (aaaaaaaa)", "bbbbbbbb22": "ci (bbbbbbbb)"}
+            lines = _lines(found, [])
+    assert "cloud/main of ci (aaaaaaaa): deferred" in lines
+    assert "cloud/main of ci (bbbbbbbb): deferred" in lines
+
+
+async def test_reasons_of_launchers_of_one_host_are_told_apart() -> None:
+    pool = {**a_pool("deferred"), "reasons": [{"text": "no room", "remedy": ""}]}
+    processes = ("aaaaaaaa11", "bbbbbbbb22")
+    async with asyncio.timeout(10), EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        for process in processes:
+            presence = Presence(id=process, hostname="ci").to_bytes()
+            await store.create(f"{paths.PRESENCES}/ci", presence, ephemeral=True, sequence=True)
+        asking = asyncio.create_task(why(store, REQUEST))
+        while not (questions := await store.children(paths.QUESTIONS)):
+            await asyncio.sleep(0)
+        for process in processes:
+            answer = json.dumps({"pools": [pool]}).encode()
+            await store.create(f"{paths.QUESTIONS}/{questions[0]}/{process}", answer)
+        assert sorted(await asking) == [
+            "cloud/main of ci (aaaaaaaa): deferred: no room",
+            "cloud/main of ci (bbbbbbbb): deferred: no room",
+        ]

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator, ProviderNotFoundError, ProviderRecords
+from nodelaunch.operating import (
+    NodeBusyError,
+    NodeNotFoundError,
+    Operator,
+    ProviderNotFoundError,
+    ProviderRecords,
+    ProviderServedError,
+)
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
-from nodelaunch.protocol.records import Node, PoolRegistration
+from nodelaunch.protocol.records import Node, PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.protocol.store import Put
+from nodelaunch.protocol.store import Put, Store
 from nodelaunch.store.embedded import EmbeddedStore
 
 UPLOAD = b'{"state": "ready", "state_time": 1, "external_id": "x"}'
 
 
 class Site:
-    def __init__(self, store: EmbeddedStore, view: ClusterView) -> None:
+    def __init__(self, store: EmbeddedStore, view: ClusterView, sessions: AsyncExitStack) -> None:
         self.store = store
         self.view = view
         self.operator = Operator(store, view)
+        self.sessions = sessions
 
     async def node(self, state: NodeState = NodeState.READY, **fields: Any) -> NodeId:
         node = Node(id=NodeId(""), state=state, provider="cloud", type=("small",), external_id="vm-1", **fields)
@@ -33,6 +42,22 @@ class Site:
         node_id = paths.node_id_at(entry.path)
         assert node_id is not None
         return node_id
+
+    async def present(self, process: str, hostname: str, *pools: str, provider: str = "cloud") -> None:
+        """A process of nodelaunch's, in a session of its own, that serves these pools."""
+        session = await self.sessions.enter_async_context(self.store.connect())
+        presence = Presence(id=process, hostname=hostname, providers=(provider,))
+        await session.create(f"{paths.PRESENCES}/{hostname}", presence.to_bytes(), ephemeral=True, sequence=True)
+        for pool in pools:
+            await self.registered(f"{process}-{pool}", hostname, pool, provider=provider, session=session)
+
+    async def registered(
+        self, pool_id: str, hostname: str, pool: str, *, provider: str = "cloud", session: Store | None = None
+    ) -> None:
+        """A pool that a launcher on *hostname* has registered; without *session* one of another program."""
+        record = PoolRegistration(id=pool_id, hostname=hostname, provider_name=provider, name=pool)
+        where = f"{paths.POOLS}/{hostname}"
+        await (session or self.store).create(where, record.to_bytes(), ephemeral=True, sequence=True)
 
     async def stored(self, node_id: NodeId) -> Node:
         path = paths.node(node_id)
@@ -45,7 +70,8 @@ async def opened() -> AsyncIterator[Site]:
         await store.ensure(*paths.ALWAYS_THERE)
         async with open_view(store) as view:
             await view.warm()
-            yield Site(store, view)
+            async with AsyncExitStack() as sessions:
+                yield Site(store, view, sessions)
 
 
 async def test_hold_keeps_a_ready_node_and_says_why() -> None:
@@ -72,7 +98,8 @@ async def test_hold_takes_no_promised_node_unless_forced() -> None:
 
 
 async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodelaunch.operating.LOCK_TIMEOUT_S", 0.01)
+    """At once: its lock would be waited for in vain."""
+    monkeypatch.setattr("nodelaunch.operating.LOCK_TIMEOUT_S", 3600)
     async with opened() as site:
         node_id = await site.node(NodeState.IN_USE, requestor="zuul")
         lock = await site.store.lock(paths.node_lock(node_id))
@@ -81,6 +108,17 @@ async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyP
                 await act(node_id)
         await lock.release()
         assert (await site.stored(node_id)).state is NodeState.IN_USE
+
+
+async def test_lock_that_a_launcher_has_for_a_moment_is_waited_for() -> None:
+    async with opened() as site:
+        node_id = await site.node()
+        lock = await site.store.lock(paths.node_lock(node_id))
+        holding = asyncio.create_task(site.operator.hold(node_id))
+        while len(await site.store.children(paths.node_lock(node_id))) < 2:
+            await asyncio.sleep(0)
+        await lock.release()
+        assert (await holding).state is NodeState.HOLD
 
 
 async def test_there_is_no_such_node() -> None:
@@ -155,3 +193,28 @@ async def test_erase_removes_what_is_recorded_of_one_provider() -> None:
         await site.operator.erase("cloud", found)
         assert await site.store.children(paths.NODES) == [other]
         assert await site.store.children(f"{paths.IMAGES}/debian/builds/7/providers") == ["other"]
+
+
+async def test_records_of_a_provider_that_launchers_serve_are_not_erased() -> None:
+    async with opened() as site:
+        await site.node()
+        found = site.operator.records_of("cloud")
+        await site.present("aaaaaaaa11", "ci-1", "main")
+        await site.present("bbbbbbbb22", "ci-1", "main", "spare")
+        await site.registered("nodepool-PoolWorker", "nodepool", "main")
+        with pytest.raises(ProviderServedError) as refused:
+            await site.operator.erase("cloud", found)
+        assert str(refused.value).startswith(
+            "provider 'cloud' is served by ci-1 (aaaaaaaa), ci-1 (bbbbbbbb), nodepool: "
+        )
+        with pytest.raises(ProviderServedError, match="take it out of their configuration, or stop them"):
+            site.operator.erasable("cloud")
+        assert len(await site.store.children(paths.NODES)) == 1
+
+
+async def test_records_are_erased_beside_launchers_that_serve_other_providers() -> None:
+    async with opened() as site:
+        await site.node()
+        await site.present("aaaaaaaa11", "ci-1", "main", provider="other")
+        await site.operator.erase("cloud", site.operator.erasable("cloud"))
+        assert await site.store.children(paths.NODES) == []

@@ -74,6 +74,32 @@ async def test_targets_are_found_by_name(text: str, target: Target) -> None:
                     find_target(unknown, view)
 
 
+async def test_launcher_is_named_by_the_beginning_of_its_id() -> None:
+    async with EmbeddedStore(None) as store, store.connect() as other, open_view(store) as view:
+        await store.ensure(*paths.ALWAYS_THERE)
+        await view.warm()
+        await be_present(store, "host", "abcdef0123")
+        await be_present(other, "host", "abcdff4567")
+        for text in ("launcher:abcdef", "abcdef", "launcher:abcdef0123"):
+            assert find_target(text, view) == Target.launcher("abcdef0123")
+        for text in ("launcher:abcd", "abcd"):
+            with pytest.raises(TargetAmbiguousError, match="begin with 'abcd': abcdef0123, abcdff4567"):
+                find_target(text, view)
+
+
+@pytest.mark.parametrize("text", ["launcher:e87ee4b4", "launcher:" + "0" * 32])
+async def test_id_that_no_launcher_has_is_an_error_that_names_those_that_run(text: str) -> None:
+    """A process that is yet to come has no id; a host name may be of one."""
+    async with EmbeddedStore(None) as store, open_view(store) as view:
+        await store.ensure(*paths.ALWAYS_THERE)
+        await view.warm()
+        await be_present(store, "host", "abcdef0123")
+        with pytest.raises(TargetUnknownError, match=r"running are: host \(abcdef0123\)"):
+            find_target(text, view)
+        await Pauser(store).pause(Target.launcher(text.removeprefix("launcher:")), by="ann")
+        assert find_target(text, view).explicit == text  # so that it can be resumed
+
+
 async def test_what_is_paused_is_from_then_on_what_was_asked_last() -> None:
     async with EmbeddedStore(None) as store, open_view(store) as view:
         pauser, cloud = Pauser(store), Target.provider("cloud")

@@ -30,7 +30,7 @@ async def test_unreadable_answer_is_none(said: bytes) -> None:
             await asyncio.sleep(0)
         await store.create(f"{paths.QUESTIONS}/{questions[0]}/odd", said)
         await store.create(f"{paths.QUESTIONS}/{questions[0]}/right", json.dumps({"pools": [WHOLE]}).encode())
-        assert await asking == Answers([WHOLE], ["odd"])
+        assert await asking == Answers([{**WHOLE, "launcher": "right"}], ["odd"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from nodelaunch.cli.session import OPTIONS, Given
 from nodelaunch.cli.tables import counted
 from nodelaunch.config.certificates import certificate_warnings
 from nodelaunch.config.file import load_config
+from nodelaunch.config.localfiles import file_warnings
 from nodelaunch.connecting import check_files
 from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
 from nodelaunch.errors import ConfigError, NodelaunchError
@@ -44,6 +45,8 @@ def check(
     if problems := check_files(config, path, secure=session.secure):
         raise ConfigError(problems)
     for warning in certificate_warnings(config, path, secure=session.secure):
+        say(f"{warning} (warning)")
+    for warning in file_warnings(config, path):
         say(f"{warning} (warning)")
     pools = sum(len(provider.pools) for provider in config.providers)
     counts = ((len(config.labels), "label"), (len(config.providers), "provider"), (pools, "pool"))

@@ -7,18 +7,21 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
+from nodelaunch.cli.status import shortfall
 from nodelaunch.cli.whatnext import pauses_of, what_next
 from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.history import FULFILLED
-from nodelaunch.engine.questions import Answers, ask, ask_reports
+from nodelaunch.engine.questions import Answers, ask, ask_reports, shared_pools
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.status import PoolStatus, collect
 
 FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
@@ -55,6 +58,7 @@ async def explain(
         names = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
         answers = await ask(store, request_id, list(names))
         found = explanation(request_id, view, answers)
+        found["launchers"] = process_names(seen.record for seen in view.presences.values())
         if had is not None:
             found["node"] = had
     silent = [f"{names[process]} ({process})" for process in answers.silent]
@@ -114,14 +118,19 @@ def _about_label(
     view: ClusterView, label: str, reports: Collection[LauncherReport]
 ) -> tuple[dict[str, Any], list[str]]:
     """Who offers a label, and how many nodes there are of it; nothing where nobody knows of it."""
-    pools = [pool for pool in collect(view, reports, time.time()).pools if label in pool.labels]
+    found = collect(view, reports, time.time())
+    pools = [pool for pool in found.pools if label in pool.labels]
+    short = next((each for each in found.min_ready if each.label == label), None)
     states = Counter(seen.record.state.value for seen in view.nodes.values() if label in seen.record.type)
     asking = [seen.record for seen in view.requests.values() if label in seen.record.node_types]
     if not pools and not states and not asking:
         return {}, [f"{label}: no request, node or registered pool has this id or label"]
     offered = [f"{_name(pool)}{'' if pool.state == 'running' else f' ({pool.state})'}" for pool in pools]
     requests = Counter(request.state.value for request in asking)
-    about = {"label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests)}
+    about = {
+        "label": label, "pools": offered, "nodes": dict(states), "requests": dict(requests),
+        "min_ready": msgspec.to_builtins(short) if short is not None else None,
+    }  # fmt: skip
     lines = [
         f"label {label}",
         f"  offered by: {', '.join(offered) or 'no registered pool'}",
@@ -129,6 +138,8 @@ def _about_label(
         f"  nodes: {_counted(states)}",
         f"  requests: {_counted(requests)}",
     ]
+    if short is not None:
+        lines += [f"  min-ready: {shortfall(short, found.at)}", *(f"    {why}" for why in short.why)]
     return about, lines
 
 
@@ -230,12 +241,13 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
         lines += [f"  {name}: {request[name]}" for name in FACTS if request[name]]
     if not found["pools"] and request is not None:
         lines.append("no pool is registered: it waits until one is")
-    names = Counter((pool["provider"], pool["pool"]) for pool in found["pools"])
+    shared, called = shared_pools(found["pools"]), found.get("launchers", {})
     for pool in found["pools"]:
         if request is None and pool["status"] == "not known":
             continue
-        is_shared = names[pool["provider"], pool["pool"]] > 1
-        lines += ["", *_pool_lines(pool, of=f" of {_host_of(pool)}" if is_shared else "")]
+        of = called.get(pool.get("launcher")) or _host_of(pool)
+        is_shared = (pool["provider"], pool["pool"]) in shared
+        lines += ["", *_pool_lines(pool, of=f" of {of}" if is_shared else "")]
     if silent:
         lines += ["", f"no answer from: {', '.join(silent)}"]
     return lines

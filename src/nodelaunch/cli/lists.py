@@ -5,12 +5,15 @@ What does *not* belong here: what the rows are (listing.py).
 
 from __future__ import annotations
 
+import difflib
+import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given, Session
@@ -25,12 +28,14 @@ from nodelaunch.listing import (
     image_list,
     image_status,
     label_list,
+    names_in,
     node_facts,
     node_list,
     request_facts,
     request_list,
     take_snapshot,
 )
+from nodelaunch.protocol.states import NodeState, RequestState
 
 
 @Parameter(name="*")
@@ -65,6 +70,26 @@ class RequestFilter:
         return _is_among(row["state"], self.state) and any(_is_among(label, self.label) for label in labels)
 
 
+def _check_states(asked: Collection[str] | None, states: type[StrEnum], what: str) -> None:
+    """Raises: CycloptsError where one is no state of *what*, as it then shows nothing for ever."""
+    known = [state.value for state in states]
+    for state in asked or ():
+        if state not in known:
+            close = difflib.get_close_matches(state, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise CycloptsError(msg=f"--state: {what} are never {state!r}; {hint}states are: {', '.join(known)}")
+
+
+def _note_unknown(found: Snapshot, **asked: Collection[str] | None) -> None:
+    """Say on standard error which of the names that were *asked* for nothing has; they may be yet to come."""
+    known = names_in(found)
+    for option, names in asked.items():
+        for name in names or ():
+            if name not in known[option]:
+                others = ", ".join(sorted(known[option])) or "none"
+                print(f"note: nothing here has the {option} {name!r}; known are: {others}", file=sys.stderr)  # noqa: T201
+
+
 def _is_among(value: str, wanted: Collection[str] | None) -> bool:
     return not wanted or value in wanted
 
@@ -83,6 +108,7 @@ async def list_nodes(
     With --json, everything that is known of each: also what a login needs. With --watch, on a pipe, it is printed
     again after each change; with --json too, each time as one line.
     """
+    _check_states(filters.state, RequestState if requests else NodeState, "requests" if requests else "nodes")
     if requests:
         chosen = RequestFilter(filters.state, filters.label)
         await list_requests(filters=chosen, watching=watching, as_json=as_json, session=session)
@@ -96,7 +122,10 @@ async def list_nodes(
         chosen = Listing(listing.titles, [row for row in listing.rows if filters.takes(row)])
         return _lines(chosen if detail else chosen.only(BRIEF_NODES), found.at, "nodes")
 
-    await _show_or_watch(session, "nodes", facts, lines, watching, as_json=as_json)
+    def notes(found: Snapshot) -> None:
+        _note_unknown(found, provider=filters.provider, pool=filters.pool, label=filters.label)
+
+    await _show_or_watch(session, "nodes", facts, lines, watching, notes, as_json=as_json)
 
 
 async def list_requests(
@@ -112,6 +141,8 @@ async def list_requests(
     pipe, it is printed again after each change; with --json too, each time as one line.
     """
 
+    _check_states(filters.state, RequestState, "requests")
+
     def facts(found: Snapshot) -> list[Row]:
         return [row for row in request_facts(found) if filters.takes(row)]
 
@@ -121,7 +152,10 @@ async def list_requests(
             Listing(listing.titles, [row for row in listing.rows if filters.takes(row)]), found.at, "requests"
         )
 
-    await _show_or_watch(session, "requests", facts, lines, watching, as_json=as_json)
+    def notes(found: Snapshot) -> None:
+        _note_unknown(found, label=filters.label)
+
+    await _show_or_watch(session, "requests", facts, lines, watching, notes, as_json=as_json)
 
 
 async def list_labels(*, as_json: AsJson = False, session: Given) -> None:
@@ -150,6 +184,7 @@ async def _show_or_watch(
     facts: Callable[[Snapshot], list[Row]],
     lines: Callable[[Snapshot], str],
     watching: list[float] | None,
+    notes: Callable[[Snapshot], None],
     *,
     as_json: bool,
 ) -> None:
@@ -157,6 +192,7 @@ async def _show_or_watch(
         await watch(session, what, watching, facts, lines, as_json=as_json)
         return
     found = await _snapshot(session)
+    notes(found)
     if as_json:
         say_json(facts(found))
     else:

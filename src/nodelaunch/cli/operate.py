@@ -124,11 +124,11 @@ async def erase(
 ) -> int:
     """Remove the records of a provider that is no more; its cloud is not touched.
 
-    Instances that are still there belong to nobody afterwards. Exit code: 1 nothing was removed, or nothing is known of
-    such a provider.
+    Instances that are still there belong to nobody afterwards. A provider that a running launcher serves is refused.
+    Exit code: 1 nothing was removed, or nothing is known of such a provider.
     """
     async with _operator(session) as operator:
-        found = operator.records_of(provider)
+        found = operator.erasable(provider)
         images = sum(len(uploads) for builds in found.uploads.values() for uploads in builds.values())
         what = f"{len(found.nodes)} nodes and {images} uploads of images of provider {provider}"
         if not force and not _agrees(f"Remove the records of {what}? This can't be undone. [y/N] "):

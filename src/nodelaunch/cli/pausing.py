@@ -15,11 +15,23 @@ from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.pausing import Pauser, drained, find_target, operator_name, others_of, remaining
-from nodelaunch.protocol.pauses import Pause
+from nodelaunch.pausing import (
+    Pauser,
+    drained,
+    find_target,
+    known_targets,
+    operator_name,
+    others_of,
+    remaining,
+    running,
+)
+from nodelaunch.protocol.pauses import Pause, TargetKind
 
 TargetName = Annotated[
-    str, Parameter(help="A provider, PROVIDER/POOL, or a launcher by host name or id.", metavar="TARGET")
+    str,
+    Parameter(
+        help="A provider, PROVIDER/POOL, or a launcher by host name, id or the beginning of its id.", metavar="TARGET"
+    ),
 ]
 Reason = Annotated[
     str | None,
@@ -38,8 +50,10 @@ async def pause(target: TargetName, /, *, reason: Reason = None, as_json: AsJson
     launcher:NAME.
     """
     async with client_store(session) as store, warm_view(store) as view:
-        made = await Pauser(store).pause(find_target(target, view), by=operator_name(), reason=reason)
-        _show(made, view, as_json=as_json)
+        where = find_target(target, view)
+        is_known = where in known_targets(view)
+        made = await Pauser(store).pause(where, by=operator_name(), reason=reason)
+        _show(made, view, is_known=is_known, as_json=as_json)
 
 
 async def drain(
@@ -62,8 +76,9 @@ async def drain(
     """
     async with client_store(session) as store, warm_view(store) as view:
         where = find_target(target, view)
+        is_known = where in known_targets(view)
         made = await Pauser(store).pause(where, by=operator_name(), reason=reason, drains=True)
-        _show(made, view, as_json=as_json)
+        _show(made, view, is_known=is_known, as_json=as_json)
         if not wait:
             return
         try:
@@ -89,10 +104,14 @@ async def resume(target: TargetName, /, *, session: Given) -> None:
                 say(f"but {view.pauses[other].record}")
 
 
-def _show(made: Pause, view: ClusterView, *, as_json: bool) -> None:
+def _show(made: Pause, view: ClusterView, *, is_known: bool, as_json: bool) -> None:
     if as_json:
         say_json(made.to_json())
         return
     say(str(made))
+    if not is_known:
+        who = f"no launcher has this name now; {running(view)}"
+        others = "nothing of this name is known now"
+        say(f"note: {who if made.target.kind is TargetKind.LAUNCHER else others}")
     for peer in others_of(view, made.target):
         say(f"note: {peer.pool_id} serves {peer.provider}/{peer.pool}, too; its program knows nothing of pauses")

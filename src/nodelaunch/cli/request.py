@@ -120,9 +120,9 @@ async def request(
 ) -> int:
     """Ask for nodes, print them, keep them, give them back.
 
-    Nodes are printed as soon as they are there; with --json once all requests have been answered. The launcher is
-    reached through its store, or with --url over HTTP. Exit code: 0 all were fulfilled, and the nodes were kept to the
-    end; 1 otherwise.
+    Nodes are printed as soon as they are there; with --json once all requests have been answered, those that were not
+    fulfilled with the reasons. The launcher is reached through its store, or with --url over HTTP. Exit code: 0 all
+    were fulfilled, and the nodes were kept to the end; 1 otherwise.
     """
     _end_on_signals()
     wait, outcomes = Wait(timeout), _Outcomes(count, session, as_json=as_json)
@@ -222,7 +222,7 @@ async def _use(
     except NodelaunchError as error:
         outcomes.complain(error)
         if not taken:
-            outcomes.failed()
+            outcomes.failed(handle.id, error)
         return False
     return True
 
@@ -248,7 +248,11 @@ class _Outcomes:
     def complain(self, text: object) -> None:
         self._session.complain(f"nodelaunch: {text}")
 
-    def failed(self) -> None:
+    def failed(self, request_id: str, error: NodelaunchError) -> None:
+        reasons = list(getattr(error, "reasons", ()))
+        self._found.append(
+            {"request": request_id, "nodes": [], "error": str(error).partition("\n")[0], "reasons": reasons}
+        )
         self._settled()
 
     def _settled(self) -> None:

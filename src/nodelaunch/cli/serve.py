@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -24,11 +25,12 @@ from nodelaunch.cli.notify import READY, STOPPING, notify, reloading, status
 from nodelaunch.cli.session import Given
 from nodelaunch.config.models import Config
 from nodelaunch.connecting import check_files
-from nodelaunch.errors import ConfigError, StoreUnavailableError
+from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.reloading import ConfigReloader
 from nodelaunch.sshscan import FakeHostsScanner, SshScanner
+from nodelaunch.tracesendpoint import traces_endpoint
 
 if TYPE_CHECKING:
     from nodelaunch.web.api import Api
@@ -38,8 +40,6 @@ log: Logger = get_logger(__name__)
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations between collections of new objects, and collections of each generation between those of the next."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-TRACES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""Variables of OpenTelemetry's; where one is set, traces are sent."""
 FILE_OPENS_S = 2.0
 """How long HTTP waits for a store in a file, which opens at once or is somebody else's."""
 SAME_SIGNAL_S = 1.0
@@ -96,22 +96,27 @@ class _Service:
         self._first_signal_at: float | None = None
         self._draining: asyncio.Task[None] | None = None
         self._api: Api | None = None
+        self._listener: socket.socket | None = None
+        """Where HTTP is served; None: nowhere."""
+        self._cannot_listen: NodelaunchError | None = None
 
     async def run(self, *, with_http: bool) -> int:
-        """The exit code. Raises: StoreUnavailableError where the HTTP port is taken, and what the launcher raises."""
+        """The exit code. Raises: CannotListenError, and what the launcher raises."""
+        if with_http:
+            self._listen()
         work = asyncio.ensure_future(self._work())
         beside = [asyncio.ensure_future(self._reloader.run())]
-        if with_http:
+        if self._listener is not None:
             from nodelaunch.web.api import Api  # only where it is served: it takes memory
 
             self._api = Api(self._launcher, token_file=self._launcher.config.webapp.token_file)
-            beside.append(asyncio.ensure_future(self._serve_http(self._api)))
+            beside.append(asyncio.ensure_future(self._serve_http(self._listener, self._api)))
         with self._watch_signals(work):
             notify(READY, status("waits for the store"))
             try:
                 done, _ = await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {work}:
-                    await task  # it could not listen, or failed unforeseen: say so and stop
+                    await task  # it failed unforeseen: say so and stop
                 await work
             except asyncio.CancelledError:
                 if self._is_open:
@@ -121,24 +126,47 @@ class _Service:
                 for task in (work, *beside, *([self._draining] if self._draining else ())):
                     task.cancel()
                     await asyncio.wait([task])
+                if self._listener is not None:
+                    self._listener.close()
         log.info("stopped", store_operations=dict(self._launcher.store.operations))
         return 0
 
-    async def _serve_http(self, api: Api) -> None:
+    def _listen(self) -> None:
+        """Take the port of HTTP, before anybody is told of this launcher. Raises: CannotListenError.
+
+        Where the store is a file, it is said first if that is somebody else's, who then has the port, too.
+        """
+        from nodelaunch.web.listening import CannotListenError, listen_for_http
+
+        webapp = self._launcher.config.webapp
+        try:
+            self._listener = listen_for_http(webapp.listen_address, webapp.port)
+        except CannotListenError as error:
+            if self._launcher.config.zookeeper_servers:
+                raise
+            self._cannot_listen = error
+
+    async def _serve_http(self, listener: socket.socket, api: Api) -> None:
         """From the start; where the store is a file, once it is known whether it is ours."""
         if not self._launcher.config.zookeeper_servers:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FILE_OPENS_S):
                     await self._has_store.wait()
-        await _serve_http(self._launcher, api)
+        from nodelaunch.web.app import make_app
+        from nodelaunch.web.serving import serve_at
+
+        async with serve_at(listener, make_app(self._launcher, api=api)):
+            await asyncio.Event().wait()
 
     async def _work(self) -> None:
         async with self._launcher as launcher, AsyncExitStack() as beside:
+            if self._cannot_listen is not None:
+                raise self._cannot_listen
             if os.environ.get("STATSD_HOST") or os.environ.get("STATSD_PORT"):
                 from nodelaunch.statsd import Statsd  # only where it is used
 
                 await beside.enter_async_context(await Statsd.from_environment(launcher))
-            if any(os.environ.get(name) for name in TRACES):
+            if traces_endpoint() is not None:
                 try:
                     from nodelaunch.traces import exporting
 
@@ -203,19 +231,6 @@ async def _calm_collector(launcher: Launcher) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
-
-
-async def _serve_http(launcher: Launcher, api: Api) -> None:
-    from nodelaunch.web.app import make_app
-    from nodelaunch.web.serving import serve
-
-    webapp = launcher.config.webapp
-    host, port = webapp.listen_address, webapp.port
-    try:
-        async with serve(make_app(launcher, api=api), host=host, port=port):
-            await asyncio.Event().wait()
-    except OSError as error:
-        raise StoreUnavailableError(f"http://{host}:{port}", f"can't listen: {error.strerror}") from None
 
 
 def _log_stacks() -> None:

@@ -10,7 +10,7 @@ from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.config.standing import remarks
 from nodelaunch.listing import age_text
-from nodelaunch.status import LauncherStatus, PoolStatus, Status, ask_status
+from nodelaunch.status import LauncherStatus, PoolStatus, ReadyShortfall, Status, ask_status
 
 
 async def status(*, as_json: AsJson = False, session: Given) -> None:
@@ -42,6 +42,8 @@ def in_words(found: Status) -> list[str]:
     for request in found.waiting:
         lines.append(f"  {request.id}  {age_text(found.at - request.since)}  {','.join(request.labels)}")
         lines += [f"    {reason}" for reason in request.why]
+    for short in found.min_ready:
+        lines += [f"min-ready of {short.label}: {shortfall(short, found.at)}", *(f"    {why}" for why in short.why)]
     if found.troubles:
         lines += ["", "last troubles:"]
         lines += [
@@ -50,6 +52,16 @@ def in_words(found: Status) -> list[str]:
             for trouble in found.troubles
         ]
     return lines
+
+
+def shortfall(short: ReadyShortfall, now: float) -> str:
+    """How a label stands of which too few nodes are ready, and until when."""
+    asked = f", {short.asked} asked for" if short.asked else ""
+    text = f"{short.ready} of {short.wanted} ready{asked}"
+    if short.retry_at is None:
+        return text
+    again = f"{text}; asked for again in {max(0, round(short.retry_at - now))} s"
+    return f"{again}, or as soon as there is room" if short.lacks_room else again
 
 
 LAUNCHERS = ("Launcher", "Process", "PID", "Version", "State", "Up", "Pools", "Configuration", "Loaded")

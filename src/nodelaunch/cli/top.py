@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -35,6 +36,8 @@ STYLES = {
 }  # fmt: skip
 FEWEST_LINES = 3
 """Of a section, its title included, however small the terminal is."""
+FIRST_S = 1.0
+"""How long the first answers are waited for; then it is drawn without."""
 WIDEST_BAR, NARROWEST_BAR = 24, 6
 
 
@@ -56,6 +59,9 @@ async def top(
         asking = _Asking(store, view, interval)
         task = asyncio.ensure_future(asking.run())
         try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_S):
+                    await asking.has_asked.wait()  # so that the first frame has what only launchers know
             with opened() as screen:
                 asking.on_news = screen.changed.set
                 is_over = False
@@ -77,6 +83,7 @@ class _Asking:
         self.on_news: Callable[[], None] = lambda: None
         """Called when there are other reports."""
         self.reports: list[LauncherReport] = []
+        self.has_asked = asyncio.Event()
         self.trouble = ""
         """Why the reports are old; empty: they are not."""
         self._store = store
@@ -91,6 +98,7 @@ class _Asking:
                 self.trouble = ""
             except StoreError as error:
                 self.trouble = f"launchers can't be asked: {error}"
+            self.has_asked.set()
             self.on_news()
             await asyncio.sleep(self._every_s)
 

@@ -22,11 +22,18 @@ from nodelaunch.listing import Snapshot, take_snapshot
 EVERY_S = 2.0
 """How often a list is drawn at most, where nothing else is asked for; as ``watch`` does."""
 
+
+def _more_than_none(_type: object, seconds: list[float] | None) -> None:
+    if seconds and seconds[0] <= 0:
+        raise ValueError("the pause between two lists has to be more than 0 seconds")
+
+
 Watch = Annotated[
     list[float] | None,
     Parameter(
         consume_multiple=(0, 1),
         metavar="[SECONDS]",
+        validator=_more_than_none,
         help="Show it again whenever it changes, at most every 2 seconds, or so many; q ends it.",
     ),
 ]

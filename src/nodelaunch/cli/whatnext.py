@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from nodelaunch.engine.reporting import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node, PoolRegistration
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.states import NodeState
 
 PURPOSES = {
@@ -80,8 +81,12 @@ def pauses_of(view: ClusterView, provider: str, pool: str) -> list[str]:
 
 
 def _deleters(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> list[str]:
-    """Host names of the launchers that delete nodes of the provider, as far as is known."""
-    hostnames = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
-    found = {seen.record.hostname for seen in view.pools.values() if seen.record.provider_name == node.provider}
-    found |= {hostnames.get(report.id, report.id) for report in reports if node.provider in report.providers}
+    """What the launchers are called that delete nodes of the provider, as far as is known."""
+    called = process_names(seen.record for seen in view.presences.values())
+    found = {
+        called.get(peer.launcher, seen.record.hostname)
+        for peer, seen in zip(view.peers, view.pools.values(), strict=True)
+        if peer.provider == node.provider
+    }
+    found |= {called.get(report.id, report.id) for report in reports if node.provider in report.providers}
     return sorted(found)

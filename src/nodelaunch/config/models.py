@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
@@ -259,6 +260,28 @@ def default_store_path() -> Path:
     return folder / "nodelaunch" / "store.sqlite"
 
 
+def _listening(address: str) -> str:
+    """Names are looked up when a launcher starts."""
+    if any(character in address for character in "/[] "):
+        is_right = False
+    elif ":" in address:
+        try:
+            is_right = bool(IPv6Address(address))
+        except ValueError:
+            is_right = False
+    else:
+        is_right = True
+    if not is_right:
+        raise PydanticCustomError(
+            "no_listen_address",
+            "has to be an address or a name of this machine, such as 127.0.0.1 or ::1; the port goes to the key 'port'",
+        )
+    return address
+
+
+ListenAddress = Annotated[Text, AfterValidator(_listening)]
+
+
 class EmbeddedStoreConfig(Model):
     """One SQLite file, used when no ZooKeeper is named."""
 
@@ -267,7 +290,7 @@ class EmbeddedStoreConfig(Model):
 
 class WebappConfig(Model):
     port: Annotated[StrictInt, Field(ge=0, le=65535)] = 8005
-    listen_address: Text = Field(default="0.0.0.0", alias="listen_address")  # noqa: S104  Nodepool's default
+    listen_address: ListenAddress = Field(default="0.0.0.0", alias="listen_address")  # noqa: S104  Nodepool's default
     token_file: Text | None = None
     """A file with the tokens that requests and actions over HTTP need, one a line; none: there are no such."""
 

@@ -25,7 +25,7 @@ from nodelaunch.config.messages import yaml_trouble
 from nodelaunch.config.models import Place
 from nodelaunch.config.spans import Remedy, Span, span_of
 from nodelaunch.config.storepart import mentions, part_of
-from nodelaunch.config.variables import Position, Text, substitute
+from nodelaunch.config.variables import Position, Text, not_replaced, substitute
 from nodelaunch.errors import ConfigProblem
 
 MAX_DEPTH = 50
@@ -292,6 +292,8 @@ class _Parser:
     def _scalar(self, node: ScalarNode, place: Place) -> Any:
         if str(node.tag) not in _SCALAR_TAGS:
             return self._give_up(node, place, _NO_TAGS)
+        if node.style not in _BLOCKS and place not in self.source.hidden and (hint := not_replaced(node.value)):
+            self.source.warn(place, hint)
         if str(node.tag) == f"{_CORE}int" and _OCTAL(node.value):
             decimal = self.yaml.constructor.construct_document(node)
             message = "a number that begins with 0 is read as octal; leave the 0 out"
@@ -371,6 +373,10 @@ class _Parser:
         is_hidden = self.source.is_secret or place in self.source.hidden_keys
         shown = "this key" if is_hidden else repr(place[-1])
         return f"{shown} is there twice; it was given in {self.source.keys[place].in_words} already"
+
+
+_BLOCKS = ("|", ">")
+"""Styles of texts of several lines, such as programs, which have variables of their own."""
 
 
 class _TooManyValuesError(Exception):

@@ -15,6 +15,22 @@ from typing import NamedTuple
 _TOKEN = re.compile(r"%\((NODEPOOL_\w*)\)(s(?!\w))?")
 """With an s behind it, it is a mistake for Python's own way to write such things."""
 
+_OTHERWISE = re.compile(r"%\((?!NODEPOOL_)(\w+)\)s?|\$\{?(NODEPOOL_\w+)\}?")
+"""What is meant for a variable, and is not taken for one."""
+
+
+def not_replaced(value: str) -> str | None:
+    """What to write where *value* has something that looks like a variable and is none; None: there is no such."""
+    match = _OTHERWISE.search(value)
+    if match is None:
+        return None
+    name = match[2] or f"NODEPOOL_{match[1]}"
+    if match[2]:
+        return f"{match[0]} is not replaced; write %({name})"
+    return (
+        f"{match[0]} is not replaced, only variables whose names begin with NODEPOOL_ are: write %({name}), and set it"
+    )
+
 
 class Position(NamedTuple):
     """Line and column count from 1; zeros: the file as a whole."""

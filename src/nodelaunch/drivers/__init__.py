@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from nodelaunch.config.models import ProviderConfig
@@ -101,10 +102,12 @@ class DriverRegistry:
 
     def unknown(self, name: str) -> DriverNotFoundError:
         """The error that says that there is no driver *name*."""
+        if "/" in name:
+            return DriverNotFoundError(f"{_no_executable(name)}; or write the name of one: {', '.join(self.names)}")
         close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        sought = "" if "/" in name else f"; no executable nodelaunch-driver-{name} is on the PATH"
-        return DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}{sought}")
+        sought = f"no executable nodelaunch-driver-{name} is on the PATH"
+        return DriverNotFoundError(f"unknown driver {name!r}; {hint}installed: {', '.join(self.names)}; {sought}")
 
     def _load(self, name: str) -> DriverPlugin:
         point = self.entry_points.get(name)
@@ -115,6 +118,19 @@ class DriverRegistry:
         plugin = _imported(point)
         _check_contract(plugin)
         return plugin
+
+
+def _no_executable(name: str) -> str:
+    """What is wrong with the path of a driver, and what to write."""
+    path = Path(name).expanduser()
+    if not path.is_absolute() and not path.exists():
+        here = Path.cwd()
+        return f"unknown driver {name!r}: there is no such file in {here}; write the whole path of its executable"
+    if not path.exists():
+        return f"unknown driver {name!r}: there is no such file; write the path of its executable"
+    if path.is_dir():
+        return f"unknown driver {name!r}: it is a folder; write the path of its executable"
+    return f"unknown driver {name!r}: this user may not execute the file; mend that with chmod +x"
 
 
 def _imported(point: EntryPoint) -> DriverPlugin:

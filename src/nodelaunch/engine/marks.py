@@ -20,6 +20,8 @@ class Marks:
     def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, wake: Callable[[], None]) -> None:
         self.touched: dict[PoolKey, None] = {}
         """Pools about which something may have to be done after the next pass, in the order they were touched."""
+        self.room_listeners: list[Callable[[PoolKey], None]] = []
+        """Called with each pool in which there may be more room; often, so each must return at once."""
         self._schedule = schedule
         self._own = own
         self._facts = facts
@@ -37,6 +39,8 @@ class Marks:
             self._schedule.pool_changed(key)
         self._schedule.provider_changed(key[0])
         self._wake()
+        for listener in self.room_listeners:
+            listener(key)
 
     def tenant_changed(self, name: str) -> None:
         """There may be more room for the tenant."""

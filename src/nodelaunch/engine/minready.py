@@ -12,10 +12,12 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
-from nodelaunch.backoff import Backoff
 from nodelaunch.clock import Clock
 from nodelaunch.engine.holding import rewrite_node
+from nodelaunch.engine.retries import FIRST_BACKOFF_S, Retries
+from nodelaunch.engine.spare import SpareRoom
 from nodelaunch.engine.view import (
     ClusterView,
     IdleNodeGone,
@@ -39,9 +41,6 @@ from nodelaunch.protocol.store import SessionState, Store
 
 log: Logger = get_logger(__name__)
 
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
-"""Pause after a request of ours failed; it doubles each time."""
-
 SETTLE_S = 1.0
 """How long a process has kept a label's nodes before it asks for the first. Meanwhile launchers that start together see
 each other, and what the last keeper asked for; and nodes that are left of requests that have gone become idle."""
@@ -51,10 +50,30 @@ REQUEST_KEPT_S = 1.0
 that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
 
 
-class MinReady:
-    """One per launcher. Say what to `want` and `run` it. *own_id*: under which this process is present."""
+@dataclass(frozen=True, slots=True)
+class ReadyShortfall:
+    """A label of which a launcher keeps nodes ready, and has fewer than it is to."""
 
-    def __init__(self, store: Store, view: ClusterView, clock: Clock, own_id: str) -> None:
+    label: str
+    wanted: int
+    ready: int = 0
+    asked: int = 0
+    """Nodes that are asked for, or being launched."""
+    why: tuple[str, ...] = ()
+    """What pools say of it: ``PROVIDER/POOL: reason``."""
+    retry_at: float | None = None
+    """When the rest is asked for again, seconds since 1970."""
+    lacks_room: bool = False
+    """Whether room is all that is missing: the rest is asked for as soon as there is some."""
+
+
+class MinReady:
+    """One per launcher. Say what to `want` and `run` it."""
+
+    def __init__(
+        self, store: Store, view: ClusterView, clock: Clock, own_id: str, spare: SpareRoom | None = None
+    ) -> None:
+        """*own_id*: under which this process is present. *spare*: what room its pools have."""
         self._store = store
         self._view = view
         self._clock = clock
@@ -70,8 +89,8 @@ class MinReady:
         """Those that are answered and still there."""
         self._expired: set[RequestId] = set()
         """Those of them that have been there for long enough."""
-        self._backoff: Backoff[str] = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
-        """By label."""
+        self.retries: Retries = Retries(spare, self._wake.set)
+        """Told of room that becomes free."""
         self._pools = 0
         """How many are registered."""
         self._ours: dict[str, bool] = {}
@@ -85,7 +104,7 @@ class MinReady:
         What was declined is asked for again at once: the configuration is another one.
         """
         self._wanted = {label: count for label, count in wanted.items() if count > 0}
-        self._backoff.clear()
+        self.retries.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -123,7 +142,7 @@ class MinReady:
         """A pool that is new may do what all others declined."""
         known, self._pools = self._pools, len(self._view.pools)
         if self._pools > known:
-            self._backoff.clear()
+            self.retries.clear()
             self._wake.set()
 
     def _on_processes(self, _note: Note) -> None:
@@ -143,6 +162,7 @@ class MinReady:
                 await self._collect(request_id)
             for request_id in sorted(self._expired):
                 await self._take_off(request_id)
+            self.retries.begin()
             for label, wanted in list(self._wanted.items()):
                 if not self._is_ours(label):
                     continue
@@ -183,7 +203,7 @@ class MinReady:
 
     def _may_ask(self, label: str) -> bool:
         now = asyncio.get_running_loop().time()
-        return now >= self._settles_at.get(label, now) and self._backoff.may_try(label, now)
+        return now >= self._settles_at.get(label, now) and self.retries.may_try(label)
 
     async def _ask(self, label: str) -> None:
         now = self._clock.now()
@@ -201,7 +221,7 @@ class MinReady:
         self._mine.add(request_id)
         self._changed.add(request_id)  # what became of it until now was told of nobody's
         self._wake.set()
-        tell = log.debug if label in self._backoff else log.info
+        tell = log.debug if label in self.retries else log.info
         tell("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
@@ -218,13 +238,13 @@ class MinReady:
             return
         label = seen.record.node_types[0]
         if seen.record.state is RequestState.FULFILLED:
-            if label in self._backoff:
+            if label in self.retries:
                 log.info("min_ready_kept", label=label)
-            self._backoff.succeeded(label)
+            self.retries.kept(label)
             if not await self._free_nodes(seen.record):
                 return
         elif seen.record.state is RequestState.FAILED:
-            self._back_off(label)
+            self._declined(label, request_id)
         else:
             return
         self._answered.add(request_id)
@@ -260,9 +280,35 @@ class MinReady:
                 log.debug("min_ready_node_not_freed", node_id=node_id)
         return not any(node_id in self._freeing for node_id in request.nodes)
 
-    def _back_off(self, label: str) -> None:
-        loop = asyncio.get_running_loop()
-        tell = log.debug if label in self._backoff else log.info
-        delay = self._backoff.failed(label, loop.time())
-        loop.call_later(delay, self._wake.set)
+    def _declined(self, label: str, request_id: RequestId) -> None:
+        tell = log.debug if label in self.retries else log.info
+        delay = self.retries.declined(label, request_id)
         tell("min_ready_declined", label=label, retry_in_s=delay, detail="no line for each try until there is room")
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def shortfalls(self) -> list[ReadyShortfall]:
+        """The labels of which there are fewer ready nodes than this process is to keep, and why."""
+        if not self._view.is_warm:
+            return []
+        ours = [each for each in self._wanted.items() if self._ours.get(each[0])]
+        return [self._shortfall(label, wanted) for label, wanted in ours if self._ready(label) < wanted]
+
+    def _shortfall(self, label: str, wanted: int) -> ReadyShortfall:
+        waiting = [
+            request_id
+            for request_id in sorted(self._view.min_ready_asked.get(label, ()))
+            if not self._has_been_answered(request_id)
+        ]
+        why = self.retries.why_waits(waiting[0], label) if waiting else self.retries.why(label)
+        left_s = None if waiting else self.retries.pause_left_s(label)
+        retry_at = None if left_s is None else self._clock.now() + left_s
+        return ReadyShortfall(
+            label,
+            wanted,
+            self._ready(label),
+            len(waiting),
+            why,
+            retry_at,
+            not waiting and self.retries.lacks_room(label),
+        )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Presence
+from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.store import Changed, Entry, Store, TreeEvent
 
 log: Logger = get_logger(__name__)
@@ -89,7 +91,7 @@ def _is_question(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the launchers said. ``pools``: as `Standing.to_json` has it."""
+    """What the launchers said. ``pools``: as `Standing.to_json` has it, and the id of the process as ``launcher``."""
 
     pools: list[dict[str, Any]] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
@@ -100,7 +102,7 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
     """Ask the *processes* with these ids; waits `ANSWER_TIMEOUT_S` at most. Raises: StoreError."""
     answers = await _ask(store, json.dumps({"request": request_id}).encode(), processes)
     said = {process: pools for process, data in answers.items() if (pools := _pools_in(data)) is not None}
-    pools = [pool for each in said.values() for pool in each]
+    pools = [{**pool, "launcher": process} for process, each in said.items() for pool in each]
     return Answers(pools, [process for process in processes if process not in said])
 
 
@@ -136,33 +138,46 @@ async def _ask(store: Store, question: bytes, processes: list[str]) -> dict[str,
 
 
 async def why(store: Store, request_id: RequestId) -> tuple[str, ...]:
-    """Why a request is where it is: a line for each pool that says something of it. Nothing where nobody answers, or
-    the store does not."""
+    """Why a request is where it is: a line for each pool that says something of it, with its launcher where several
+    serve it. Nothing where nobody answers, or the store does not."""
     try:
         names = await store.children(paths.PRESENCES)
         entries = await store.get_many([f"{paths.PRESENCES}/{name}" for name in names])
-        answers = await ask(store, request_id, [found for entry in entries if (found := _process(entry))])
+        called = process_names(found for entry in entries if (found := _presence(entry)) is not None)
+        answers = await ask(store, request_id, list(called))
     except StoreError:
         return ()
-    return tuple(line for pool in answers.pools if (line := in_a_line(pool)))
+    shared = shared_pools(answers.pools)
+    lines = (
+        in_a_line(pool, of=called[pool["launcher"]] if (pool["provider"], pool["pool"]) in shared else "")
+        for pool in answers.pools
+    )
+    return tuple(line for line in lines if line)
 
 
-def _process(entry: Entry | None) -> str | None:
-    """The id of the process whose presence *entry* is."""
+def _presence(entry: Entry | None) -> Presence | None:
+    """The presence that *entry* is, if it is one."""
     try:
-        return Presence.from_bytes(entry.path, entry.data).id if entry is not None else None
+        return Presence.from_bytes(entry.path, entry.data) if entry is not None else None
     except RecordInvalidError:
         return None
 
 
-def in_a_line(pool: dict[str, Any]) -> str:
-    """What a pool says now, or else what happened to the request there last, with its reasons."""
+def shared_pools(pools: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Provider and pool of those of *pools* that several launchers serve."""
+    counts = Counter((pool["provider"], pool["pool"]) for pool in pools)
+    return {key for key, count in counts.items() if count > 1}
+
+
+def in_a_line(pool: dict[str, Any], *, of: str = "") -> str:
+    """What a pool, *of* this launcher, says now, or else what happened to the request there last, with its reasons."""
     told: list[list[dict[str, Any]]] = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
     reasons: list[dict[str, Any]] = next((each for each in told if each), [])
     because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
     if not because and pool["status"] in ("", "not known"):
         return ""
-    return f"{pool['provider']}/{pool['pool']}: {pool['status']}" + (f": {because}" if because else "")
+    name = f"{pool['provider']}/{pool['pool']}{f' of {of}' if of else ''}"
+    return f"{name}: {pool['status']}" + (f": {because}" if because else "")
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:

@@ -7,7 +7,7 @@ troubles. What does *not* belong here: the state of the whole cluster (status.py
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
@@ -16,6 +16,7 @@ import msgspec
 from nodelaunch.clock import Clock
 from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.engine.history import Trouble
+from nodelaunch.engine.minready import ReadyShortfall
 from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.scheduler import Scheduler
 from nodelaunch.engine.view import ClusterView
@@ -94,6 +95,8 @@ class LauncherReport:
     """The first `MOST_WAITING` requests that wait."""
     troubles: tuple[Trouble, ...] = ()
     """The last ones, the latest first."""
+    min_ready: tuple[ReadyShortfall, ...] = ()
+    """Labels of which it has fewer nodes ready than it is to keep."""
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self)
@@ -119,6 +122,7 @@ class Reporter:
         pools: Mapping[PoolKey, Pool],
         providers: Iterable[str],
         standing: ConfigStanding,
+        shortfalls: Callable[[], Iterable[ReadyShortfall]] = tuple,
     ) -> None:
         """*pools* and *providers*: as of now, whenever they are asked for."""
         self.config: ConfigInForce | None = None
@@ -131,6 +135,7 @@ class Reporter:
         self._pools = pools
         self._providers = providers
         self._standing = standing
+        self._shortfalls = shortfalls
         self._started_at = clock.now()
 
     def config_loaded(self, digest: str) -> None:
@@ -159,6 +164,7 @@ class Reporter:
             providers=tuple(sorted(self._providers)),
             waiting=tuple(self._waiting()),
             troubles=tuple(reversed(self._scheduler.history.troubles)),
+            min_ready=tuple(self._shortfalls()),
         )
 
     def _pool(self, pool: Pool) -> PoolReport:

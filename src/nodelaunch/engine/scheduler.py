@@ -20,6 +20,7 @@ from nodelaunch.engine.marks import Marks
 from nodelaunch.engine.pool import Pool
 from nodelaunch.engine.reservations import Reservation, Reservations
 from nodelaunch.engine.room import RoomMaker
+from nodelaunch.engine.spare import SpareRoom
 from nodelaunch.engine.view import (
     ClusterView,
     ImagesChanged,
@@ -93,6 +94,10 @@ class Scheduler:
     def counters(self) -> object:
         """What the schedule did so far; for measurements."""
         return self.schedule.counters
+
+    def spare(self) -> SpareRoom:
+        """What room the pools have for nodes that are kept ready."""
+        return SpareRoom(self.schedule, self.own, self.facts, self.queue, self.explainer)
 
     # -- life -------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ Source: Nodepool 11, its component registry; `Presence` and `KnownPool` are our 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -103,6 +104,21 @@ def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:
     """
     willing = [p for p in presences if p.state is ComponentState.RUNNING and (p.min_ready or {}).get(label, 0) > 0]
     return max(willing, key=lambda p: sha256(f"{label}\0{p.id}".encode()).digest(), default=None)
+
+
+def process_names(presences: Iterable[Presence]) -> dict[str, str]:
+    """What to call each process, by id: its host name, with the first characters of its id where several have one."""
+    known = list(presences)
+    hosts = Counter(each.hostname for each in known)
+    return {
+        each.id: each.hostname if hosts[each.hostname] == 1 else f"{each.hostname} ({short_id(each.id)})"
+        for each in known
+    }
+
+
+def short_id(process: str) -> str:
+    """The first characters of a process's id, which are enough to tell it from others."""
+    return process[:8]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,12 @@ from nodelaunch.protocol.quota import NOTHING, Usage
 # -- reasons --------------------------------------------------------------------------------------------------------
 
 
+def amount_of(count: float, resource: str) -> str:
+    """``1 instance``, ``3 instances``."""
+    one = {"instances": "instance", "cores": "core", "volumes": "volume"}.get(resource, resource)
+    return f"{count:.15g} {one if count == 1 else resource}"
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a request is declined or deferred. ``str()`` is one clause for people; the fields are for programs."""
@@ -111,8 +117,12 @@ class NeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE: ClassVar[str] = "{self.wanted:.15g} {self.resource} wanted, the limit is {self.limit:.15g}"
+    CLAUSE: ClassVar[str] = "{self.amount} wanted, the limit is {self.limit:.15g}"
     REMEDY: ClassVar[str] = "raise the limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
+
+    @property
+    def amount(self) -> str:
+        return amount_of(self.wanted, self.resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +131,12 @@ class TenantNeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE: ClassVar[str] = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} may have {self.limit:.15g}"
+    CLAUSE: ClassVar[str] = "{self.amount} wanted, tenant {self.tenant} may have {self.limit:.15g}"
     REMEDY: ClassVar[str] = "raise the tenant's limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
+
+    @property
+    def amount(self) -> str:
+        return amount_of(self.wanted, self.resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +262,12 @@ class NoRoom(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE: ClassVar[str] = (
-        "{self.wanted:.15g} {self.resource} wanted, {self.left:.15g} left (what earlier requests wait for set apart)"
-    )
-    REMEDY: ClassVar[str] = "nodes with {self.wanted:.15g} {self.resource} in all have to go, or the limit has to rise"
+    CLAUSE: ClassVar[str] = "{self.amount} wanted, {self.left:.15g} left (what earlier requests wait for set apart)"
+    REMEDY: ClassVar[str] = "nodes with {self.amount} in all have to go, or the limit has to rise"
+
+    @property
+    def amount(self) -> str:
+        return amount_of(self.wanted, self.resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +276,12 @@ class TenantFull(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE: ClassVar[str] = "{self.wanted:.15g} {self.resource} wanted, tenant {self.tenant} has {self.left:.15g} left"
+    CLAUSE: ClassVar[str] = "{self.amount} wanted, tenant {self.tenant} has {self.left:.15g} left"
     REMEDY: ClassVar[str] = "the tenant has to give nodes back, or its limit has to rise"
+
+    @property
+    def amount(self) -> str:
+        return amount_of(self.wanted, self.resource)
 
 
 @dataclass(frozen=True, slots=True)

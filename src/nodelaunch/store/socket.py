@@ -384,6 +384,9 @@ class _RemoteLock(EmbeddedLock):
                 await asyncio.shield(self._remote.call("release", lock=self.number))
 
 
+_MOVED = " If embedded-store was changed while it runs, it serves the store that it began with until it is restarted"
+
+
 class SocketStore:
     """The port's store, served by another process at socket *path*."""
 
@@ -402,7 +405,7 @@ class SocketStore:
             reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_LINE)
         except OSError as error:
             raise StoreUnavailableError(
-                str(self.path), f"{error.strerror}; is 'nodelaunch serve' running with this configuration?"
+                str(self.path), f"{error.strerror}; is 'nodelaunch serve' running with this configuration?{_MOVED}"
             ) from None
         self._writer = writer
         self._send({"version": VERSION})

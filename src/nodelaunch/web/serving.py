@@ -11,12 +11,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.web.listening import listen
 
 log: Logger = get_logger(__name__)
 
 STOP_S = 5
 """How long open answers may go on when it ends."""
-BACKLOG = 128
 
 
 class _Server(uvicorn.Server):
@@ -30,10 +30,16 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def serve(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[int]:
     """Serve *app* inside the block; the port it listens on (*port* 0: any free one). Raises: OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=BACKLOG) as listener:
+    async with serve_at(listen(host, port), app) as bound:
+        yield bound
+
+
+@contextlib.asynccontextmanager
+async def serve_at(listener: socket.socket, app: ASGIApp) -> AsyncIterator[int]:
+    """Serve *app* inside the block where *listener* listens, which is closed at its end; its port."""
+    with listener:
         listener.setblocking(False)
-        bound: int = listener.getsockname()[1]
+        host, bound = listener.getsockname()[:2]
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False,
             timeout_graceful_shutdown=STOP_S, ws="none",

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 from hashlib import sha256
-from pathlib import Path
 
+from nodelaunch.config.tokens import FAULTY, TokenFileError, read_tokens
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.web.problems import Problem
 
 log: Logger = get_logger(__name__)
 
-SHORTEST = 16
-"""Characters of a token; a shorter one could be guessed."""
-LARGEST_FILE = 64 * 1024
 REALM = 'Bearer realm="nodelaunch"'
 
 
@@ -58,27 +55,19 @@ class TokenFile:
     def _digests(self, path: str) -> list[bytes]:
         """Of the tokens. Raises: Problem where there is none to compare with."""
         try:
-            with Path(path).open("rb") as file:
-                text = file.read(LARGEST_FILE).decode()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            self._note(f"it can't be read: {reason}")
+            tokens = read_tokens(path)
+        except TokenFileError as error:
+            self._note(str(error))
             raise _unusable() from None
-        lines = [line.strip() for line in text.splitlines()]
-        tokens = [line for line in lines if line and not line.startswith("#")]
-        good = [token for token in tokens if len(token) >= SHORTEST]
-        self._note(None if tokens and len(good) == len(tokens) else _FAULTY)
-        if not good:
+        self._note(None if tokens.are_right else FAULTY)
+        if not tokens.good:
             raise _unusable()
-        return [_digest(token) for token in good]
+        return [_digest(token) for token in tokens.good]
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self._trouble:
             log.error("token_file_unusable", path=self._path, detail=trouble)
         self._trouble = trouble
-
-
-_FAULTY = f"each line has to be a token of at least {SHORTEST} characters; shorter ones don't count"
 
 
 def _unusable() -> Problem:

@@ -1,0 +1,42 @@
+"""Takes the address and port of HTTP, before anything is served there.
+
+What does *not* belong here: what is served (serving.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from nodelaunch.errors import NodelaunchError
+
+BACKLOG = 128
+_NO_ADDRESS = "listen_address in webapp has to be one of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+_REMEDIES = {
+    errno.EADDRINUSE: "another process listens there: end it, or name another port in webapp",
+    errno.EADDRNOTAVAIL: _NO_ADDRESS,
+    errno.EACCES: "this user may not take that port: name one above 1023 in webapp",
+}
+
+
+class CannotListenError(NodelaunchError):
+    """HTTP can't be served at the address and port that the configuration names."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there, for HTTP; *port* 0: any free one. Raises: OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def listen_for_http(host: str, port: int) -> socket.socket:
+    """The same. Raises: CannotListenError, which says what to do."""
+    try:
+        return listen(host, port)
+    except OSError as error:
+        number = error.errno or 0
+        remedy = _NO_ADDRESS if number < 0 else _REMEDIES.get(number)  # below 0: the name was not found
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        text = f"{where}: can't listen: {reason}"
+        raise CannotListenError(f"{text}; {remedy}" if remedy else text) from None
