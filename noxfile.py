@@ -76,18 +76,21 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that needs no server; protocol/ must be covered to the last branch by the unit tests.
+    """Everything that needs no server; decisions/ and protocol/ must be covered to the last branch by the unit tests.
 
     In asyncio's debug mode. Warnings are errors in all sessions: that is in pyproject.toml.
     """
     session.install("-e", ".[dev]")
     session.run("coverage", "run", "-m", "pytest", "--asyncio-debug", "tests/unit", *session.posargs)
     session.run(
-        "coverage", "report", "--include=src/nodelaunch/protocol/*,src/nodelaunch/errors.py", "--fail-under=100"
+        "coverage",
+        "report",
+        "--fail-under=100",
+        "--include=src/nodelaunch/decisions/*,src/nodelaunch/protocol/*,src/nodelaunch/errors.py",
     )
     session.run(
-        "pytest", "--asyncio-debug", "tests/property", "tests/sim", "tests/behaviour", *WORKERS, *session.posargs,
-        env={"PYTHONASYNCIODEBUG": "1"},
+        "pytest", "--asyncio-debug", "tests/property", "tests/scenarios", "tests/nodepool_parity", *WORKERS,
+        *session.posargs, env={"PYTHONASYNCIODEBUG": "1"},
     )  # fmt: skip
 
 
@@ -117,7 +120,7 @@ def docs(session: nox.Session) -> None:
 def simulation(session: nox.Session) -> None:
     """Whole launchers against a store and clouds that fail, and planted bugs that have to be found."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "tests/simulation", *WORKERS, *session.posargs)
+    session.run("pytest", "tests/fuzz", *WORKERS, *session.posargs)
 
 
 @nox.session
@@ -140,7 +143,7 @@ def upstream(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     home = Path(session.virtualenv.location).with_name("upstream-peers")
     session.run(
-        "pytest", "tests/upstream", "-m", "not nodepool", *WORKERS, *session.posargs,
+        "pytest", "tests/peers", "-m", "not nodepool", *WORKERS, *session.posargs,
         env={"NODELAUNCH_UPSTREAM_HOME": str(home)},
     )  # fmt: skip
 
@@ -163,7 +166,7 @@ def nodepool(session: nox.Session) -> None:
     """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
-    session.run("pytest", "tests/upstream", "-m", "nodepool", *WORKERS, *session.posargs)
+    session.run("pytest", "tests/peers", "-m", "nodepool", *WORKERS, *session.posargs)
 
 
 @nox.session
@@ -197,7 +200,7 @@ def audit(session: nox.Session) -> None:
 def openstack(session: nox.Session) -> None:
     """Against the control plane of a real OpenStack, which it starts; fails, rather than skips, where there is none.
 
-    It takes half an hour; what is given instead of its tests, such as tests/controlplane/test_life.py, takes less.
+    It takes half an hour; what is given instead of its tests, such as tests/real_openstack/test_life.py, takes less.
 
     The scripts that run it (openstack-up, openstack-down, openstack-status, openstack-fault) are no part of this
     project: NODELAUNCH_OPENSTACK_LAB names their folder.
@@ -206,7 +209,7 @@ def openstack(session: nox.Session) -> None:
     if not folder or not Path(folder, "openstack-up").exists():
         session.error("NODELAUNCH_OPENSTACK_LAB has to name the folder of openstack-up and its fellows")
     session.install("-e", ".[dev]")
-    session.run("pytest", "--timeout", "3600", *(session.posargs or ["tests/controlplane"]))
+    session.run("pytest", "--timeout", "3600", *(session.posargs or ["tests/real_openstack"]))
 
 
 @nox.session

@@ -14,10 +14,10 @@ import statistics
 import time
 from collections.abc import Sequence
 
+from nodelaunch.driverhost.process.plugin import isolated
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.process.plugin import isolated
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.driver import Driver, DriverContext
-from nodelaunch.sshscan import SshScanner
 
 CONFIG = {"name": "cloud", "driver": "test", "pools": [{"name": "main", "labels": ["small"]}]}
 BATCH = 100

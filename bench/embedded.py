@@ -23,9 +23,9 @@ from pathlib import Path
 
 import structlog
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.launcher import Launcher, load_config
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 IDLE = 60
 WARM_UP_S = 1.0
@@ -41,7 +41,7 @@ PROVIDER = """
 
 def owner_of(file: str) -> str:
     for part, owner in (
-        ("nodelaunch/store/", "store"), ("nodelaunch/client.py", "client"), ("nodelaunch/drivers/", "driver"),
+        ("nodelaunch/store/", "store"), ("nodelaunch/client/nodes.py", "client"), ("nodelaunch/drivers/", "driver"),
         ("nodelaunch/protocol/records", "records"), ("nodelaunch/protocol/paths", "paths"),
         ("nodelaunch/", "engine"), ("structlog", "log"), ("asyncio", "asyncio"),
     ):  # fmt: skip

@@ -21,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support import nodepool
 from support.certificates import make_certificates
 from support.openstack import Calls, Lab, why_not

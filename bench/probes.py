@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.launchers import ROOT
 from bench.loads import spread_ms
 from bench.results import Row
-from nodelaunch.sshscan import SshScanner
+from nodelaunch.network.sshscan import SshScanner
 from support.sshd import Sshd, why_no_sshd
 
 Probe = Callable[[Path, bool], Iterable[Row]]

@@ -42,7 +42,7 @@ from nodelaunch.protocol.store import (
     Tree,
     TreeEvent,
 )
-from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+from nodelaunch.store.zookeeper.store import TlsFiles, ZooKeeperStore
 
 REQUEST = b'{"state": "%s", "node_types": ["small"], "requestor": "zuul", "provider": null, "x": "' + b"r" * 300 + b'"}'
 NODE = b'{"state": "%s", "provider": "cloud", "pool": "main", "type": ["small"], "host_keys": ["' + b"k" * 700 + b'"]}'

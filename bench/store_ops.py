@@ -22,7 +22,7 @@ import aiozk
 import structlog
 from kazoo.client import KazooClient
 
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.certificates import make_certificates
 from support.zookeeper import ZooKeeperServer
 

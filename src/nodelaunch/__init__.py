@@ -12,7 +12,7 @@ from nodelaunch import errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nodelaunch.client import NodeClient
+    from nodelaunch.client.nodes import NodeClient
     from nodelaunch.config.models import Config
     from nodelaunch.launcher import Launcher, config_from, load_config
     from nodelaunch.temporary import temporary_launcher
@@ -34,7 +34,7 @@ _HOMES = {
     "Config": "nodelaunch.config.models",
     "HttpNodeClient": "nodelaunch.web.client",
     "Launcher": "nodelaunch.launcher",
-    "NodeClient": "nodelaunch.client",
+    "NodeClient": "nodelaunch.client.nodes",
     "config_from": "nodelaunch.launcher",
     "load_config": "nodelaunch.launcher",
     "temporary_launcher": "nodelaunch.temporary",

@@ -20,7 +20,7 @@ from nodelaunch.errors import ConfigError, ConfigProblem, StoreError, StoreUnava
 from nodelaunch.protocol.store import Store
 
 if TYPE_CHECKING:
-    from nodelaunch.store.zkdial import Identity
+    from nodelaunch.store.zookeeper.dial import Identity
 
 CONNECT_TIMEOUT_S = 15.0
 """How long a client waits for its first session with the store."""
@@ -44,7 +44,7 @@ def check_files(
             return [problem]
     if config.zookeeper_tls is None:
         return []
-    from nodelaunch.store.zookeeper import TlsFiles
+    from nodelaunch.store.zookeeper.store import TlsFiles
 
     tls = config.zookeeper_tls
     try:
@@ -76,11 +76,11 @@ def _is_readable(file: str) -> bool:
 def build_store(config: StoreConfig, *, makes_chroot: bool = True) -> Store:
     """The store the configuration names: ZooKeeper, or the embedded one."""
     if not config.zookeeper_servers:
-        from nodelaunch.store.embedded import EmbeddedStore
+        from nodelaunch.store.embedded.store import EmbeddedStore
 
         return EmbeddedStore(config.embedded_store.path)
-    from nodelaunch.store.zkwire import Acl
-    from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+    from nodelaunch.store.zookeeper.store import TlsFiles, ZooKeeperStore
+    from nodelaunch.store.zookeeper.wire import Acl
 
     tls = config.zookeeper_tls
     return ZooKeeperStore(
@@ -98,7 +98,7 @@ def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
     """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
     if auth is None:
         return None
-    from nodelaunch.store.zkdial import Identity
+    from nodelaunch.store.zookeeper.dial import Identity
 
     if auth.password_file is None:
         assert auth.password is not None  # noqa: S101  the model sees to it
@@ -121,7 +121,7 @@ def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
 
 def trouble_of(store: Store) -> str | None:
     """Why *store* can't be reached just now, as far as is known."""
-    from nodelaunch.store.zookeeper import ZooKeeperStore
+    from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
     return store.trouble if isinstance(store, ZooKeeperStore) else None
 
@@ -136,7 +136,7 @@ def build_client_store(config: StoreConfig) -> Store:
     """The same store from another process: where it is embedded, through the running launcher's socket."""
     if config.zookeeper_servers:
         return build_store(config, makes_chroot=False)
-    from nodelaunch.store.socket import SocketStore
+    from nodelaunch.store.embedded.socket import SocketStore
 
     return SocketStore(socket_path(config))
 

@@ -31,41 +31,41 @@ from nodelaunch.config.given import read_given
 from nodelaunch.config.models import Config, ProviderConfig
 from nodelaunch.config.standing import ConfigStanding
 from nodelaunch.connecting import build_store, no_session, server_addresses, socket_path
-from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine.component import keep_registered
+from nodelaunch.decisions.quarantine import Guard
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.drivers.registry import DriverRegistry
+from nodelaunch.engine.cleanup.sweeper import AgeLimits, Sweeper
 from nodelaunch.engine.events import EventHub, tell_of_records, tell_of_session
-from nodelaunch.engine.expected import ExpectedPools
-from nodelaunch.engine.minready import MinReady
-from nodelaunch.engine.offers import OfferedLabels
-from nodelaunch.engine.pausewatch import PauseWatch
-from nodelaunch.engine.peers import Herald, Memory
-from nodelaunch.engine.pool import Pool, PoolIdentity
-from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.engine.fleet.component import keep_registered
+from nodelaunch.engine.fleet.expected import ExpectedPools
+from nodelaunch.engine.fleet.offers import OfferedLabels
+from nodelaunch.engine.fleet.pausewatch import PauseWatch
+from nodelaunch.engine.fleet.presence import Herald, Memory
+from nodelaunch.engine.limits.sharing import TenantLedgers
+from nodelaunch.engine.provider.runtime import ProviderRuntime
 from nodelaunch.engine.providers import Providers
-from nodelaunch.engine.questions import Answerer
-from nodelaunch.engine.reporting import Reporter
-from nodelaunch.engine.scheduler import Scheduler
+from nodelaunch.engine.reporting.questions import Answerer
+from nodelaunch.engine.reporting.report import Reporter
+from nodelaunch.engine.serve.pool import Pool, PoolIdentity
+from nodelaunch.engine.serve.scheduler import Scheduler
 from nodelaunch.engine.service import ProviderService, Site
-from nodelaunch.engine.sharing import TenantLedgers
 from nodelaunch.engine.supervision import supervise
-from nodelaunch.engine.sweeper import AgeLimits, Sweeper
+from nodelaunch.engine.supply.minready import MinReady
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import ConfigProblem, SessionLostError
-from nodelaunch.leases import StoreCluster
+from nodelaunch.leases.cluster import StoreCluster
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import Driver, DriverContext, HostScanner
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
-from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import LauncherComponent, Presence
 from nodelaunch.protocol.states import ComponentState
 from nodelaunch.protocol.store import SessionState, Store
-from nodelaunch.protocol.triage import PoolKey
-from nodelaunch.sshscan import SshScanner
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import StoreServer
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.embedded.socket import StoreServer
+from nodelaunch.store.embedded.store import EmbeddedStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 log: Logger = get_logger(__name__)
 

@@ -4,7 +4,7 @@
         old, new = await nodes("debian-12", "debian-12")
 
 pytest loads this module in every run where the package is installed, so it imports the rest of it only for a test that
-uses a fixture. What does *not* belong here: how nodes are asked for and given back (clientthread.py).
+uses a fixture. What does *not* belong here: how nodes are asked for and given back (client/threaded.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pytest
 from nodelaunch.errors import NodelaunchError
 
 if TYPE_CHECKING:
-    from nodelaunch.client import NodeClient, RequestOptions
-    from nodelaunch.clientthread import ClientThread, Loan
+    from nodelaunch.client.nodes import NodeClient, RequestOptions
+    from nodelaunch.client.threaded import ClientThread, Loan
     from nodelaunch.config.models import Config
     from nodelaunch.protocol.records import Node
 
@@ -108,7 +108,7 @@ def nodelaunch_config(pytestconfig: pytest.Config) -> Source:
 
 @pytest.fixture(scope="session")
 def _nodelaunch_thread(pytestconfig: pytest.Config, nodelaunch_config: Source) -> Iterator[ClientThread]:
-    from nodelaunch.clientthread import ClientThread
+    from nodelaunch.client.threaded import ClientThread
 
     secure = _file(pytestconfig, "secure")
     is_ours = _route_logs()
@@ -128,7 +128,7 @@ def _client(source: Source, secure: os.PathLike[str] | None) -> AbstractAsyncCon
 async def _client_of_running(
     path: str | os.PathLike[str], secure: os.PathLike[str] | None
 ) -> AsyncIterator[NodeClient]:
-    from nodelaunch.client import NodeClient
+    from nodelaunch.client.nodes import NodeClient
     from nodelaunch.connecting import client_store
 
     async with client_store(path, secure=secure) as store, NodeClient(store) as client:
@@ -163,7 +163,7 @@ def _route_logs() -> bool:
 @pytest.fixture
 def nodes(pytestconfig: pytest.Config, _nodelaunch_thread: ClientThread) -> Iterator[Nodes]:
     """Asks for nodes: ``await nodes("small", "big")``, or ``nodes.wait("small")`` in a test without an event loop."""
-    from nodelaunch.clientthread import Loan
+    from nodelaunch.client.threaded import Loan
 
     loan = Loan(_nodelaunch_thread)
     yield Nodes(loan, _timeout_s(pytestconfig))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nodelaunch.config.watch import FileWatch
 from nodelaunch.connecting import check_files
-from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.errors import ConfigError, ConfigProblem
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.log import Logger, get_logger

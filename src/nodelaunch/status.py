@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from nodelaunch.engine.history import Trouble
-from nodelaunch.engine.minready import ReadyShortfall
-from nodelaunch.engine.questions import ask_reports
-from nodelaunch.engine.reporting import MOST_WAITING, ConfigInForce, LauncherReport, PoolReport
+from nodelaunch.decisions.breaker import OpenBreaker
+from nodelaunch.engine.reporting.questions import ask_reports
+from nodelaunch.engine.reporting.report import MOST_WAITING, ConfigInForce, LauncherReport, PoolReport
+from nodelaunch.engine.serve.history import Trouble
+from nodelaunch.engine.supply.minready import ReadyShortfall
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.protocol.breaker import OpenBreaker
 from nodelaunch.protocol.pauses import Pause
 from nodelaunch.protocol.records import Component, NodeRequest
 from nodelaunch.protocol.registrations import process_names

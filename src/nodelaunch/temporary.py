@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Unpack
 
-from nodelaunch.client import NodeClient, RequestOptions
+from nodelaunch.client.nodes import NodeClient, RequestOptions
 from nodelaunch.config.models import Config
-from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.launcher import Launcher, config_from
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.records import Node
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 log: Logger = get_logger(__name__)
 

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import pytest
 
-from nodelaunch.drivers.conformance import (
+from nodelaunch.conformance import (
     CHECKS,
     Check,
     CloudFaults,

@@ -23,9 +23,9 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, Sta
 from nodelaunch import __version__
 from nodelaunch.launcher import Launcher
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.monitoring.tracesendpoint import traces_endpoint
 from nodelaunch.protocol.events import LaunchEnded, RequestEnded
 from nodelaunch.protocol.paths import RequestId
-from nodelaunch.tracesendpoint import traces_endpoint
 
 log: Logger = get_logger(__name__)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from playwright.async_api import Browser, Page, async_playwright
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol import paths
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from nodelaunch.web.app import make_app
 from nodelaunch.web.serving import serve
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.cli.main import main
-from nodelaunch.drivers.conformance import Level
-from nodelaunch.drivers.conformance.remembered import folder
+from nodelaunch.conformance import Level
+from nodelaunch.conformance.remembered import folder
 from support import garm
 from support.processes import EXAMPLES, why_not
 
 PAGE = (Path(__file__).parents[2] / "docs" / "driver-policy.md").read_text()
 ROWS = re.findall(r"^\| `([\w-]+)`[^|]* \| (\S+) \| (\S+) \|$", PAGE.partition("## The list")[2], re.MULTILINE)
 ELSEWHERE = {"openstack": ["silver", "gold"], "metastatic": ["silver", "silver"]}
-"""Of tests/controlplane/test_conformance.py and test_process.py, and of test_metastatic_driver.py."""
+"""Of tests/real_openstack/test_conformance.py and test_process.py, and of test_metastatic_driver.py."""
 CLAIMS = [
     (name, isolation, Level(level))
     for name, *levels in ROWS

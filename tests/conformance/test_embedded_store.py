@@ -9,8 +9,8 @@ import pytest
 
 from conformance.store_suite import StoreContract
 from nodelaunch.protocol.store import Changed, Create, Entry, Put, Store, TakeLock, TreeEvent
-from nodelaunch.store import journal
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded import journal
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 @pytest.fixture(params=["memory", "file", "slow file"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.conformance import Level, Verdict, run
+from nodelaunch.conformance import Level, Verdict, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from support.fakeclouds import fake_subject
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.conformance import Verdict, run
+from nodelaunch.driverhost.process.plugin import isolated
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.conformance import Verdict, run
-from nodelaunch.drivers.process.plugin import isolated
 from nodelaunch.protocol.driver import DriverContext
 from support import garm
 from support.fakeclouds import NoScanner

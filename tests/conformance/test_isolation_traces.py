@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from nodelaunch.driverhost.process.plugin import isolated
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.metastatic import PLUGIN as METASTATIC
-from nodelaunch.drivers.process.plugin import isolated
 from nodelaunch.launcher import Launcher, load_config
-from nodelaunch.leases import StoreCluster
+from nodelaunch.leases.cluster import StoreCluster
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import Driver, DriverContext
-from nodelaunch.sshscan import SshScanner
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support import garm
 from support.launchers import LoopClock
 from support.sshd import SshdFactory, sshd_factory  # noqa: F401  brings the fixture sshd

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
+from nodelaunch.conformance import CloudFaults, Level, Report, Resources, Subject, Verdict, run
+from nodelaunch.driverhost.process.plugin import isolated
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.conformance import CloudFaults, Level, Report, Resources, Subject, Verdict, run
 from nodelaunch.drivers.metastatic import PLUGIN, MetastaticProvider
-from nodelaunch.drivers.process.plugin import isolated
 from nodelaunch.errors import ErrorKind, StoreUnavailableError
 from nodelaunch.launcher import Launcher, load_config
-from nodelaunch.leases import StoreCluster
+from nodelaunch.leases.cluster import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Leases
 from nodelaunch.protocol.driver import DriverContext, ExternalId, FaultOffer
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.fakeclouds import NoScanner
 from support.launchers import LoopClock
 

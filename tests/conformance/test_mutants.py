@@ -11,13 +11,13 @@ import pytest
 
 from conformance.mutants.inline import MUTANTS, Mutant
 from conformance.mutants.process import MUTANTS as PROCESS_MUTANTS
-from nodelaunch.drivers.conformance import CHECKS, Report, Subject, run
+from nodelaunch.conformance import CHECKS, Report, Subject, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.drivers.static import PLUGIN
 from nodelaunch.drivers.static.driver import StaticDriver
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.driver import DriverContext, Machine
-from nodelaunch.sshscan import SshScanner
 from support.fakeclouds import fake_subject
 
 DEADLINE_S = 120.0

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.conformance import CHECKS, Subject, run
+from nodelaunch.driverhost.process.child import Command
+from nodelaunch.driverhost.process.plugin import executable_plugin, isolated
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.conformance import CHECKS, Subject, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
-from nodelaunch.drivers.process.child import Command
-from nodelaunch.drivers.process.plugin import executable_plugin, isolated
 from nodelaunch.errors import ProviderUnavailableError
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.driver import DriverContext, SupportsInventory
-from nodelaunch.sshscan import SshScanner
 from support import mischief
 from support.fakeclouds import NoScanner, fake_provider, fake_subject
 

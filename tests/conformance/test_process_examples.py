@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.conformance import Verdict, run
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.conformance import Verdict, run
 from support.processes import NEEDED, example, example_subject, running, slow_starts, why_not
 
 DEADLINE_S = 240.0
@@ -62,7 +62,7 @@ def test_started_by_hand_it_says_what_it_is(driver: str) -> None:
 
 
 def test_driver_of_the_sdk_says_what_it_is_too() -> None:
-    command = [sys.executable, "-m", "nodelaunch.drivers.sdk", "fake"]
+    command = [sys.executable, "-m", "nodelaunch.sdk", "fake"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("nodelaunch-driver-fake")
     assert "It speaks versions 1 to 1 of the driver contract." in done.stdout

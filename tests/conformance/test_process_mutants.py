@@ -10,12 +10,12 @@ import pytest
 
 from conformance.mutants import process
 from conformance.mutants.process import MUTANTS, Healthy
-from nodelaunch.drivers.conformance import Level, Program, Report, Subject, Verdict, run
-from nodelaunch.drivers.conformance.targets import filled_in
-from nodelaunch.drivers.process.child import Command
-from nodelaunch.drivers.process.driver import ProcessDriver, class_with
-from nodelaunch.drivers.process.options import provider_model
-from nodelaunch.drivers.wire.messages import Schemas
+from nodelaunch.conformance import Level, Program, Report, Subject, Verdict, run
+from nodelaunch.conformance.targets import filled_in
+from nodelaunch.driverhost.process.child import Command
+from nodelaunch.driverhost.process.driver import ProcessDriver, class_with
+from nodelaunch.driverhost.process.options import provider_model
+from nodelaunch.driverhost.wire.messages import Schemas
 from nodelaunch.protocol.driver import DriverContext
 from support.fakeclouds import NoScanner
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from conformance.store_suite import StoreContract
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import SocketStore, StoreServer
+from nodelaunch.store.embedded.socket import SocketStore, StoreServer
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 @pytest.fixture

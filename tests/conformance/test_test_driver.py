@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nodelaunch.drivers.conformance import CloudFaults, Level, Resources, Subject, Verdict, run
+from nodelaunch.conformance import CloudFaults, Level, Resources, Subject, Verdict, run
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.driver import TestCloud, TestDriver
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ScansHostKeys

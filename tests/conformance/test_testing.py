@@ -84,5 +84,5 @@ def test_waived_check_may_fail(tmp_path: Path) -> None:
 
 
 def test_nothing_else_imports_pytest() -> None:
-    code = "import sys, nodelaunch.drivers.conformance, nodelaunch.cli.main; assert 'pytest' not in sys.modules"
+    code = "import sys, nodelaunch.conformance, nodelaunch.cli.main; assert 'pytest' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

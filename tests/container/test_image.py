@@ -137,7 +137,7 @@ def test_any_other_user_will_do(run: Run, image: str, podman: Podman, tmp_path: 
     """As OpenShift gives it: a number of its own for the user, and the group 0."""
     out = podman(
         "run", "--rm", "--read-only", "--passwd=false", "--user", f"{STRANGER}:0", "--entrypoint", "python3", image,
-        "-c", "import nodelaunch.sshclient, os; print(os.getuid())",
+        "-c", "import nodelaunch.network.sshclient, os; print(os.getuid())",
     )  # fmt: skip
     assert out.strip() == str(STRANGER)
     checked = tmp_path / "nodepool.yaml"

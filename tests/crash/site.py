@@ -1,6 +1,6 @@
 """One cell's run: its launchers in virtual time, one of them killed at a point, and what has to hold in the end.
 
-The promises of tests/simulation hold at every moment besides. What does *not* belong here: which cells there are.
+The promises of tests/fuzz hold at every moment besides. What does *not* belong here: which cells there are.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 from crash.steps import Cell, Kind, Lists, Mark, Recovery
 from crash.trap import LATE_S, LateCloud, Trap, TrappedDriver, TrappedStore
+from fuzz.cloud import CloudEvent, Process
+from fuzz.scenario import LauncherPlan
+from fuzz.store import SimStore
+from fuzz.world import Host, Outcome, World, run_world
 from nodelaunch.config.models import Config
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import METADATA_NODE_ID
-from simulation.cloud import CloudEvent, Process
-from simulation.scenario import LauncherPlan
-from simulation.store import SimStore
-from simulation.world import Host, Outcome, World, run_world
 
 SETTLE_S = 200.0
 """How long everything has to stay as it is at rest: longer than two looks for leaks, and than any call is under way."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from simulation.scenario import CloudPlan, Fault, LauncherPlan, PoolPlan, ProviderPlan, RequestPlan, Scenario, Use
+from fuzz.scenario import CloudPlan, Fault, LauncherPlan, PoolPlan, ProviderPlan, RequestPlan, Scenario, Use
 
 
 class Recovery(Enum):

@@ -14,8 +14,8 @@ import pytest
 from crash import page
 from crash.matrix import results_of, verdicts
 from crash.steps import Cell, cells
-from nodelaunch.engine import launch
-from simulation.bugs import BUGS
+from fuzz.bugs import BUGS
+from nodelaunch.engine.launch import node
 
 CELLS = {str(cell): cell for cell in cells()}
 
@@ -55,7 +55,7 @@ def test_matrix_sees_an_instance_made_twice(monkeypatch: pytest.MonkeyPatch) -> 
     async def nothing(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(launch, "_made_before", nothing)
+    monkeypatch.setattr(node, "_made_before", nothing)
     assert _first_broken(CELLS["adoption / restart / zookeeper / at once"]) == "no instance is made twice for a node"
 
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from fuzz.cloud import Process, SlowDriver, ToldCloud
+from fuzz.store import Latency, SimServer, SimStore
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.ledger import Server
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instance, InstanceSpec
-from simulation.cloud import Process, SlowDriver, ToldCloud
-from simulation.store import Latency, SimServer, SimStore
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from bench.foreign import node_body
-from nodelaunch.client import NodeClient, RequestHandle
+from nodelaunch.client.nodes import NodeClient, RequestHandle
 from nodelaunch.launcher import Launcher
 from nodelaunch.protocol import paths
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.launchers import LoopClock, at_work
 
 pytestmark = [pytest.mark.gate, pytest.mark.looptime]

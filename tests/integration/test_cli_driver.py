@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.drivers.conformance.levels import Level
-from nodelaunch.drivers.conformance.remembered import remember
-from nodelaunch.drivers.home import Installation, Record
+from nodelaunch.conformance.levels import Level
+from nodelaunch.conformance.remembered import remember
+from nodelaunch.driverhost.install.layout import Installation, Record
 from support import mischief
 from support.packages import entry_points, put_on_path
 from support.process import run

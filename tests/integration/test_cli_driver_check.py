@@ -12,7 +12,7 @@ import pytest
 
 from conformance.mutants import process
 from nodelaunch.cli.main import main
-from nodelaunch.drivers.conformance.targets import Wanted, subject_of
+from nodelaunch.conformance.targets import Wanted, subject_of
 from support.commands import parsed
 from support.fakeclouds import NoScanner
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.protocol import paths
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper

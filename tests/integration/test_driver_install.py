@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.home import installation_of
+from nodelaunch.driverhost.install.layout import installation_of
 from support.commands import parsed
 from support.packages import entry_points, wheel
 from support.process import run

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import nodelaunch
-from nodelaunch.drivers.pip import Environment, Sources
+from nodelaunch.driverhost.install.pip import Environment, Sources
 from support.process import run
 
 NAME = "my-cloud"

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from nodelaunch.driverhost.process.child import Command, start
+from nodelaunch.driverhost.process.driver import ProcessDriver
+from nodelaunch.driverhost.process.plugin import executable_plugin
+from nodelaunch.driverhost.wire.handshake import CONTRACT, proof
+from nodelaunch.driverhost.wire.messages import AUTHENTICATE, HELLO, VersionRange
+from nodelaunch.driverhost.wire.peer import RpcError
 from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
 from nodelaunch.drivers import test as installed
-from nodelaunch.drivers.process.child import Command, start
-from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.process.plugin import executable_plugin
-from nodelaunch.drivers.sdk import serve
-from nodelaunch.drivers.sdk.server import Server
 from nodelaunch.drivers.test import PLUGIN
-from nodelaunch.drivers.wire.handshake import CONTRACT, proof
-from nodelaunch.drivers.wire.messages import AUTHENTICATE, HELLO, VersionRange
-from nodelaunch.drivers.wire.peer import RpcError
 from nodelaunch.errors import ConfigError, ErrorKind, ProviderUnavailableError
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol.driver import DriverContext, InstanceSpec
+from nodelaunch.sdk import serve
+from nodelaunch.sdk.server import Server
 from support.fakeclouds import NoScanner
 
 DEADLINE_S = 60.0

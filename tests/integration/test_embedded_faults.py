@@ -16,10 +16,10 @@ import pytest
 
 from nodelaunch.errors import LockBusyError, RecordExistsError, RecordGoneError, StoreUnavailableError
 from nodelaunch.protocol.store import Create, Put, ReleaseLock, SessionState, TakeLock
-from nodelaunch.store import journal
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.sqlite import SqliteFile
-from nodelaunch.store.znodes import Change
+from nodelaunch.store.embedded import journal
+from nodelaunch.store.embedded.sqlite import SqliteFile
+from nodelaunch.store.embedded.store import EmbeddedStore
+from nodelaunch.store.embedded.znodes import Change
 
 DEADLINE_S = 20.0
 LARGE = b"y" * 300_000

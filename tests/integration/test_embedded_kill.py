@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 WRITER = """
 import asyncio, sys
 from pathlib import Path
 from nodelaunch.protocol.store import Create, Put
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 async def write(store, name):
     number = 0

@@ -13,9 +13,9 @@ import structlog
 from structlog.testing import capture_logs
 
 from nodelaunch.protocol.store import Create, ReleaseLock, TakeLock
-from nodelaunch.store import socket
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import SocketStore, StoreServer
+from nodelaunch.store.embedded import socket
+from nodelaunch.store.embedded.socket import SocketStore, StoreServer
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 DEADLINE_S = 20.0
 

@@ -14,7 +14,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.drivers.garm import GarmDriver, GarmProvider, calls
 from nodelaunch.errors import (
     DriverError,
@@ -24,6 +24,7 @@ from nodelaunch.errors import (
     LaunchFailedError,
     ProviderUnavailableError,
 )
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
     METADATA_POOL,
@@ -33,8 +34,7 @@ from nodelaunch.protocol.driver import (
     InstanceSpec,
 )
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.sshscan import SshScanner
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support import garm
 from support.fakeclouds import NoScanner
 from support.launchers import LoopClock, Running, at_work, written

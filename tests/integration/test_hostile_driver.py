@@ -22,19 +22,20 @@ import structlog
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nodelaunch.client import NodeClient
-from nodelaunch.drivers.process import driver as process_driver
-from nodelaunch.drivers.process import supervisor
-from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.wire import messages as m
-from nodelaunch.drivers.wire import peer
-from nodelaunch.engine import breakers, launch
-from nodelaunch.engine.leaks import find_leaks
+from nodelaunch.client.nodes import NodeClient
+from nodelaunch.driverhost.process import driver as process_driver
+from nodelaunch.driverhost.process import supervisor
+from nodelaunch.driverhost.process.driver import ProcessDriver
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire import peer
+from nodelaunch.engine.cleanup.leaks import find_leaks
+from nodelaunch.engine.launch import node as launch
+from nodelaunch.engine.provider import breakers
 from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import ExternalId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support import hostile
 from support.launchers import LoopClock, Running, at_work, written
 from support.processes import running

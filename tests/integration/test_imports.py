@@ -43,20 +43,20 @@ HEAVY = (
 )  # fmt: skip
 """Libraries, and parts of them, with all below them."""
 OWN = (
-    "nodelaunch.sshclient", "nodelaunch.cli.demo", "nodelaunch.cli.driver", "nodelaunch.cli.lists",
+    "nodelaunch.network.sshclient", "nodelaunch.cli.demo", "nodelaunch.cli.driver", "nodelaunch.cli.lists",
     "nodelaunch.cli.fakecloud", "nodelaunch.config.schema", "nodelaunch.drivers.openstack", "nodelaunch.drivers.garm",
-    "nodelaunch.drivers.metastatic", "nodelaunch.drivers.process", "nodelaunch.drivers.conformance",
-    "nodelaunch.drivers.sdk", "nodelaunch.drivers.wire.messages", "nodelaunch.drivers.installing",
+    "nodelaunch.drivers.metastatic", "nodelaunch.driverhost.process", "nodelaunch.conformance",
+    "nodelaunch.sdk", "nodelaunch.driverhost.wire.messages", "nodelaunch.driverhost.install.installer",
 )  # fmt: skip
 
 
 UNREAD = (
     *HEAVY, *OWN, "structlog", "rich", "pygments", "starlette", "uvicorn", "httpx", "prometheus_client", "prettytable",
-    "statsd", "nodelaunch.launcher", "nodelaunch.web", "nodelaunch.drivers", "nodelaunch.engine.scheduler",
+    "statsd", "nodelaunch.launcher", "nodelaunch.web", "nodelaunch.drivers", "nodelaunch.engine.serve.scheduler",
     "nodelaunch.protocol.verdicts", "nodelaunch.cli.live",
 )  # fmt: skip
 """What a command that only looks at records does without: `nodelaunch list` is called often, and by scripts."""
-ZOOKEEPER, EMBEDDED = ("aiozk", "nodelaunch.store.zookeeper"), ("sqlite3", "nodelaunch.store.embedded")
+ZOOKEEPER, EMBEDDED = ("aiozk", "nodelaunch.store.zookeeper.store"), ("sqlite3", "nodelaunch.store.embedded.store")
 """What only one of the two stores needs."""
 
 
@@ -118,7 +118,7 @@ def test_list_imports_only_what_it_needs(config: Path) -> None:
     serve.await_log("pool_registered", count=2)
     names = imported_by("list", "-c", str(config))
     assert serve.stop() == 0
-    assert "nodelaunch.store.socket" in names
+    assert "nodelaunch.store.embedded.socket" in names
     assert among(names, ({*UNREAD, *ZOOKEEPER} - {"nodelaunch.cli.lists"})) == []
 
 
@@ -134,7 +134,7 @@ def test_list_on_zookeeper_imports_only_what_it_needs(
     peer.stop()
     peer.close()
     names = imported_by("list", "-c", str(config))
-    assert "nodelaunch.store.zookeeper" in names
+    assert "nodelaunch.store.zookeeper.store" in names
     assert among(names, ({*UNREAD, *EMBEDDED} - {"nodelaunch.cli.lists"})) == []
 
 

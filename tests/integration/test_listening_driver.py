@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.cli.main import main
-from nodelaunch.drivers.conformance.probe import Probe, ProbeError, Program
-from nodelaunch.drivers.installed import Catalogue
-from nodelaunch.drivers.process.executables import find_executable
-from nodelaunch.drivers.wire import messages as m
+from nodelaunch.conformance.probe import Probe, ProbeError, Program
+from nodelaunch.driverhost.catalogue import Catalogue
+from nodelaunch.driverhost.executables import find_executable
+from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.errors import ConfigError
 from nodelaunch.launcher import load_config
 from support.listening import Listening, listening
@@ -28,7 +28,7 @@ from support.process import without_slow_notes
 from support.processes import example
 
 DEADLINE_S = 60.0
-FAKE = (sys.executable, "-m", "nodelaunch.drivers.sdk", "fake")
+FAKE = (sys.executable, "-m", "nodelaunch.sdk", "fake")
 COMMAND = (sys.executable, example("command"))
 EITHER = pytest.mark.parametrize("command", [FAKE, COMMAND], ids=["sdk", "single file"])
 OF_THE_PROCESS = {
@@ -266,7 +266,7 @@ CHATTY = """
 import structlog
 from dataclasses import replace
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.sdk import serve
+from nodelaunch.sdk import serve
 
 fake = DriverRegistry().get("fake")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import nodelaunch
-from nodelaunch.drivers.pip import Environment, Sources
+from nodelaunch.driverhost.install.pip import Environment, Sources
 from support.launchers import running
 from support.process import run
 from support.processes import slow_starts

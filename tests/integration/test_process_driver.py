@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import structlog
 
+from nodelaunch.driverhost.process.child import ENVIRONMENT, TAIL_LINES, Command
+from nodelaunch.driverhost.process.driver import ProcessDriver, class_with
+from nodelaunch.driverhost.process.options import provider_model
+from nodelaunch.driverhost.process.plugin import describe, executable_plugin
+from nodelaunch.driverhost.process.supervisor import Pings, Restarts
+from nodelaunch.driverhost.wire.handshake import SOCKET_VARIABLE
+from nodelaunch.driverhost.wire.messages import Schemas, VersionRange
 from nodelaunch.drivers import DriverNotFoundError
-from nodelaunch.drivers.process.child import ENVIRONMENT, TAIL_LINES, Command
-from nodelaunch.drivers.process.driver import ProcessDriver, class_with
-from nodelaunch.drivers.process.options import provider_model
-from nodelaunch.drivers.process.plugin import describe, executable_plugin
-from nodelaunch.drivers.process.supervisor import Pings, Restarts
-from nodelaunch.drivers.wire.handshake import SOCKET_VARIABLE
-from nodelaunch.drivers.wire.messages import Schemas, VersionRange
 from nodelaunch.errors import TEXT_LIMIT, DriverError, ErrorKind, LaunchFailedError, ProviderUnavailableError, Scope
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ReportsZones, SupportsConsoleLog
 from nodelaunch.protocol.quota import Limits
@@ -220,7 +220,7 @@ async def test_proof_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_driver_that_never_connects_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodelaunch.drivers.process.plugin.DESCRIBE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("nodelaunch.driverhost.process.plugin.DESCRIBE_TIMEOUT_S", 1.0)
     with pytest.raises(DriverNotFoundError, match="not connected and shaken hands within 1 s"):
         describe_in(tmp_path, "never connects")
     assert running(str(tmp_path)) == {}
@@ -327,7 +327,7 @@ async def test_instance_that_is_wrong_is_refused(tmp_path: Path, fault: str, det
 async def test_list_without_end_is_refused(
     tmp_path: Path, fault: str, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodelaunch.drivers.process.driver.MAX_PAGES", 50)
+    monkeypatch.setattr("nodelaunch.driverhost.process.driver.MAX_PAGES", 50)
     async with driver(fault, tmp_path) as made:
         with pytest.raises(DriverError, match=detail) as caught:
             _ = [each async for each in made.list_instances()]
@@ -335,8 +335,8 @@ async def test_list_without_end_is_refused(
 
 
 async def test_list_of_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodelaunch.drivers.process.driver.MAX_LISTED", 1)
-    monkeypatch.setattr("nodelaunch.drivers.process.driver.MAX_PAGES", 1)
+    monkeypatch.setattr("nodelaunch.driverhost.process.driver.MAX_LISTED", 1)
+    monkeypatch.setattr("nodelaunch.driverhost.process.driver.MAX_PAGES", 1)
     async with driver("", tmp_path) as made:
         await made.create_instance(SPEC)
         assert len([each async for each in made.list_instances()]) == 1, "one page may have as many as it likes"
@@ -372,7 +372,7 @@ async def test_answer_to_nothing_that_was_asked_is_told_once(
 async def test_answer_that_comes_too_late_is_none_to_nothing(
     tmp_path: Path, entries: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodelaunch.drivers.wire.peer.CANCEL_GRACE_S", 0.0)
+    monkeypatch.setattr("nodelaunch.driverhost.wire.peer.CANCEL_GRACE_S", 0.0)
     async with driver("is too late", tmp_path) as made:
         await made.quota_limits()
         with pytest.raises(TimeoutError):

@@ -13,10 +13,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from nodelaunch.config.changes import differences
+from nodelaunch.driverhost.executables import executables
+from nodelaunch.driverhost.process.child import ENVIRONMENT
+from nodelaunch.driverhost.process.driver import ProcessDriver
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.process.child import ENVIRONMENT
-from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.process.executables import executables
 from nodelaunch.errors import ConfigError, DriverError
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol.driver import DriverContext, SupportsUpkeep

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
+from nodelaunch.driverhost.process import plugin as plugins
+from nodelaunch.driverhost.process.driver import ProcessDriver
+from nodelaunch.driverhost.process.supervisor import Restarts
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake.cloud import FakeCloud
-from nodelaunch.drivers.process import plugin as plugins
-from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.process.supervisor import Restarts
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.launchers import LoopClock, Running, at_work, written
 from support.process import Serve
 from support.processes import children_of, example, running, why_not

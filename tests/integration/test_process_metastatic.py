@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from nodelaunch.client import NodeClient
-from nodelaunch.drivers.process.driver import ProcessDriver
+from nodelaunch.client.nodes import NodeClient
+from nodelaunch.driverhost.process.driver import ProcessDriver
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.launchers import LoopClock, Running, at_work, written
 from support.processes import children_of
 

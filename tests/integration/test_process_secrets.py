@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from nodelaunch.drivers.process.child import Command
-from nodelaunch.drivers.process.plugin import executable_plugin
+from nodelaunch.driverhost.process.child import Command
+from nodelaunch.driverhost.process.plugin import executable_plugin
 from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import DriverContext
 from support.fakeclouds import NoScanner

@@ -130,7 +130,7 @@ def nodelaunch_config():
     assert "fake/main: deferred: 1 instance wanted, 0 left" in done.stdout
     assert "fake/main: declined: the pool does not offer label node" in done.stdout
     shown = without_slow_notes(done.stdout.splitlines())
-    assert "clientthread.py" not in "\n".join(shown)  # the report ends at the line of the test
+    assert "threaded.py" not in "\n".join(shown)  # the report ends at the line of the test
 
 
 def test_log_of_the_launcher_is_among_the_logs_of_a_test(tmp_path: Path) -> None:

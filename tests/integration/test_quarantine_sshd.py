@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.connecting import build_client_store
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol.states import RequestState

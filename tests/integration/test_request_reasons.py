@@ -10,7 +10,7 @@ import pytest
 
 from nodelaunch import HttpNodeClient, NodeClient
 from nodelaunch.errors import NodesNotThereError
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.httpapi import Site, make_store, site
 from support.zookeeper import ZooKeeperServer
 from tests.integration.test_request_deadline import command

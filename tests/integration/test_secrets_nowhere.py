@@ -1,7 +1,7 @@
 """What a configuration has in confidence is nowhere to be seen while a launcher works and fails: logs in both formats,
 records in both stores, command lines of processes, HTTP, and what commands print.
 
-Private host keys that servers are given need a cloud to give them to: tests/controlplane/test_guests.py.
+Private host keys that servers are given need a cloud to give them to: tests/real_openstack/test_guests.py.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ def _state(pid: int) -> str:
 
 def test_user_without_a_name_can_scan_hosts(tmp_path: Path) -> None:
     """As in a container that is given a number for its user. The import is what failed, so that is all that is done."""
-    code = "import nodelaunch.sshclient; print('imported')"
+    code = "import nodelaunch.network.sshclient; print('imported')"
     done = subprocess.run(
         ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", sys.executable, "-c", code],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},

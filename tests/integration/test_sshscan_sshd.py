@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from nodelaunch.errors import KeyScanError
-from nodelaunch.sshscan import SshScanner
+from nodelaunch.network.sshscan import SshScanner
 from support.sshd import SshdFactory, sshd_factory  # noqa: F401  brings the fixture sshd
 
 pytestmark = pytest.mark.sshd

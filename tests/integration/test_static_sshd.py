@@ -9,8 +9,8 @@ import pytest
 
 from nodelaunch.drivers.static import PLUGIN, StaticDriver
 from nodelaunch.errors import KeyScanError, ProviderUnavailableError
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.driver import DriverContext
-from nodelaunch.sshscan import SshScanner
 from support.sshd import Sshd, SshdFactory, sshd_factory  # noqa: F401  brings the fixture sshd
 
 pytestmark = pytest.mark.sshd

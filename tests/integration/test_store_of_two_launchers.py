@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from nodelaunch import Launcher, NodeClient
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 def a_config(provider: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from nodelaunch.web import bodies, desk
 from nodelaunch.web.api import OPERATIONS
 from support.httpapi import TOKEN, Site, make_store, site

@@ -15,7 +15,7 @@ import pytest
 from nodelaunch import HttpNodeClient
 from nodelaunch.errors import NodelaunchError, NodesLostError, RecordGoneError, RequestFailedError
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from nodelaunch.web import client as module
 from nodelaunch.web.client import HttpError
 from support.httpapi import TOKEN, Site, make_store, site

@@ -12,9 +12,9 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError, NoNodeError
 
 from nodelaunch.errors import AccessDeniedError, StoreError
-from nodelaunch.store.zkdial import Identity
-from nodelaunch.store.zkwire import Acl
-from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+from nodelaunch.store.zookeeper.dial import Identity
+from nodelaunch.store.zookeeper.store import TlsFiles, ZooKeeperStore
+from nodelaunch.store.zookeeper.wire import Acl
 from support.certificates import make_certificates
 from support.peer import Requestor
 from support.process import Serve, run

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from nodelaunch.protocol.store import Put, TakeLock
-from nodelaunch.store.zkforest import Forest
-from nodelaunch.store.zkwrites import Writer
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.forest import Forest
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
+from nodelaunch.store.zookeeper.writes import Writer
 from support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper

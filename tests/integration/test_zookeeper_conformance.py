@@ -10,7 +10,7 @@ import pytest
 from conformance.store_suite import DEADLINE_S, StoreContract, until
 from nodelaunch.errors import LockBusyError
 from nodelaunch.protocol.store import Changed, Create, Delete, Entry, Put, ReleaseLock, Removed, TakeLock, TreeEvent
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper

@@ -12,7 +12,7 @@ from kazoo.client import KazooClient
 
 from nodelaunch.errors import LockBusyError
 from nodelaunch.protocol.store import Entry, Lock, Put, TakeLock
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper

@@ -19,7 +19,7 @@ from kazoo.exceptions import KazooException, LockTimeout
 from conformance.store_suite import until
 from nodelaunch.errors import LockBusyError, SessionLostError, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Create, Entry, Lock, Put, SessionState, TakeLock
-from nodelaunch.store.zookeeper import TlsFiles, ZooKeeperStore
+from nodelaunch.store.zookeeper.store import TlsFiles, ZooKeeperStore
 from support.certificates import Certificates, make_certificates
 from support.zookeeper import Proxy, ZooKeeperServer
 
@@ -257,7 +257,7 @@ FROZEN = """
 import asyncio, structlog, sys
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 from nodelaunch.errors import SessionLostError
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 async def main():
     async with ZooKeeperStore([("127.0.0.1", int(sys.argv[1]))], chroot=sys.argv[2], session_timeout_s=2) as store:

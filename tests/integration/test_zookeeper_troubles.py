@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from conformance.store_suite import until
 from nodelaunch.errors import SessionLostError, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Create, Entry, Put, SessionState, TakeLock
-from nodelaunch.store.zkforest import OwnWrite
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.forest import OwnWrite
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.certificates import Certificates
 from support.zookeeper import Proxy, ZooKeeperServer
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.drivers.fake import ledger
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.store import Store
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.embedded.store import EmbeddedStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.growth import Count, blocks, grown
 from support.launchers import LoopClock, written
 from support.zookeeper import ZooKeeperServer

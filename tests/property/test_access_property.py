@@ -7,9 +7,9 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodelaunch.decisions.triage import IdleNode, MachineView, Room, judge
 from nodelaunch.protocol.access import Allowed, asker_of
 from nodelaunch.protocol.records import NodeRequest
-from nodelaunch.protocol.triage import IdleNode, MachineView, Room, judge
 from nodelaunch.protocol.verdicts import Accept, Decline
 from support.builders import a_pool_view, a_request, an_idle_node, some_idle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodelaunch.protocol.breaker import Breaker, BreakerRule, Cause, Change
+from nodelaunch.decisions.breaker import Breaker, BreakerRule, Cause, Change
 
 rules = st.builds(
     lambda threshold, first, times: BreakerRule(threshold, first, first * times),

@@ -10,8 +10,8 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodelaunch.drivers.wire import messages as m
-from nodelaunch.drivers.wire.peer import DRIVER_ERROR, ConnectionEndedError, GarbageError, Json, Peer, RpcError
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire.peer import DRIVER_ERROR, ConnectionEndedError, GarbageError, Json, Peer, RpcError
 
 DEADLINE_S = 20.0
 

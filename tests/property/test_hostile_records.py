@@ -17,12 +17,12 @@ import structlog
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from fuzz.clock import VirtualLoop
 from nodelaunch.errors import StoreError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import Store
-from simulation.clock import VirtualLoop
 from support.launchers import running
 
 EXAMPLES = int(os.environ.get("NODELAUNCH_EXAMPLES", "60"))

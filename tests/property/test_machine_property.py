@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nodelaunch.protocol import machine as m
+from nodelaunch.decisions import machine as m
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import RequestState

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nodelaunch.config.file import Loaded, load_with_places
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.launcher import Launcher
-from nodelaunch.planning import Plan, plan
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.operations.plan import Plan, plan
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 DRIVERS = DriverRegistry()
 POOLS = st.lists(

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from nodelaunch.protocol.quarantine import (
+from nodelaunch.decisions.quarantine import (
     JITTER,
     LAST_PAUSE_S,
     LEAST_TOGETHER,

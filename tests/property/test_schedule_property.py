@@ -17,15 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nodelaunch.protocol.access import Allowed, asker_of
-from nodelaunch.protocol.backlog import shape_of
-from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
-from nodelaunch.protocol.quota import Limits, Usage
-from nodelaunch.protocol.records import NodeRequest
-from nodelaunch.protocol.registrations import RegisteredPool
-from nodelaunch.protocol.scheduling import Accepted, Schedule
-from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import (
+from nodelaunch.decisions.backlog import shape_of
+from nodelaunch.decisions.scheduling import Accepted, Schedule
+from nodelaunch.decisions.triage import (
     Absentee,
     IdleNode,
     LabelView,
@@ -37,6 +31,12 @@ from nodelaunch.protocol.triage import (
     after_decline,
     judge,
 )
+from nodelaunch.protocol.access import Allowed, asker_of
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId, RequestId
+from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.protocol.registrations import RegisteredPool
+from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.verdicts import Accept, ConcurrencyReached, Decline, Defer, TenantFull, Verdict
 from support.builders import a_pause, a_peer, a_request, an_idle_node
 from support.facts import OWN_LAUNCHER, StaticFacts

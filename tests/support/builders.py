@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nodelaunch.decisions.triage import IdleNode, IdleNodes, LabelView, MachineView, PoolView
 from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.pauses import Pause, Target
@@ -12,7 +13,6 @@ from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.registrations import RegisteredPool
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.triage import IdleNode, IdleNodes, LabelView, MachineView, PoolView
 
 POOL_ID = "host-PoolWorker.cloud-main-1"
 

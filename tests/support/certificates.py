@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from nodelaunch.store.zookeeper import TlsFiles
+from nodelaunch.store.zookeeper.store import TlsFiles
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from nodelaunch.drivers.process.clusterdesk import ClusterDesk
-from nodelaunch.drivers.wire import cluster as c
-from nodelaunch.drivers.wire.messages import CANCEL, MAX_LINE, Call
-from nodelaunch.drivers.wire.peer import Peer
+from nodelaunch.driverhost.process.clusterserver import ClusterDesk
+from nodelaunch.driverhost.wire import cluster as c
+from nodelaunch.driverhost.wire.messages import CANCEL, MAX_LINE, Call
+from nodelaunch.driverhost.wire.peer import Peer
 from nodelaunch.errors import RequestFailedError, StoreUnavailableError
 from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId, RequestId

@@ -1,6 +1,6 @@
 """HTTP exchanges of openstacksdk with a cloud, recorded and played back: as an adapter of its session.
 
-What does *not* belong here: which exchanges (tests/controlplane/record.py), and what is made of them (tests/unit).
+What does *not* belong here: which exchanges (tests/real_openstack/record.py), and what is made of them (tests/unit).
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nodelaunch.decisions.triage import Absentee, IdleNode, IdleNodes, PoolKey, PoolView, Tenant
 from nodelaunch.protocol.access import Allowed, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.registrations import RegisteredPool
-from nodelaunch.protocol.triage import Absentee, IdleNode, IdleNodes, PoolKey, PoolView, Tenant
 from nodelaunch.protocol.verdicts import Accept, Verdict
 from support.builders import some_idle
 

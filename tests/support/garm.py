@@ -57,7 +57,7 @@ def break_with(home: Path, fault: str | None) -> None:
 
 def subject(home: Path, open_driver: Any) -> Any:
     """*open_driver*'s drivers, on the provider in *home*."""
-    from nodelaunch.drivers.conformance import CloudFaults, Subject
+    from nodelaunch.conformance import CloudFaults, Subject
 
     state = home / "state"
     named = {name: partial(_fault, home, name) for name in ("exits 1", "garbage", "killed in a create", "no id")}

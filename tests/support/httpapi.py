@@ -14,8 +14,8 @@ import httpx
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Store
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.embedded.store import EmbeddedStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from nodelaunch.web.api import Api
 from nodelaunch.web.app import make_app
 from nodelaunch.web.serving import serve

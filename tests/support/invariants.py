@@ -1,6 +1,6 @@
 """Whether everything the view keeps beside its records is what a look at all records gives.
 
-What does *not* belong here: whether the records are right (tests/simulation/rules.py).
+What does *not* belong here: whether the records are right (tests/fuzz/rules.py).
 """
 
 from __future__ import annotations

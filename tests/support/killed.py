@@ -16,8 +16,8 @@ from typing import Any
 from nodelaunch.cli.main import main
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.protocol import paths
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.embedded.store import EmbeddedStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 WRITES = ("commit", "create_locked", "create", "put", "delete", "lock")
 CALLS = ("create_instance", "wait_until_active", "delete_instance")

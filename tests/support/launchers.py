@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol.driver import HostScanner
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.invariants import check_invariants
 
 EPOCH = 1_700_000_000.0

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol.store import Entry, Lock, Op
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 class MortalStore(EmbeddedStore):

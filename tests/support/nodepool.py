@@ -3,7 +3,7 @@
     python -m support.nodepool    makes its virtual environment, if it is not there yet
 
 Nothing of the package is changed, nor imported here: it lives in a virtual environment of its own. What does *not*
-belong here: what is asked of it (tests/upstream).
+belong here: what is asked of it (tests/peers).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REQUIREMENTS = (f"nodepool=={VERSION}", "setuptools<81", "cachetools", "requests
 """With all that it requires: Nodepool imports all of its drivers at once, and so every cloud's SDK. Leaving out what is
 never imported (diskimage-builder, rackspaceauth) saves neither time (some 25 s) nor space (350 MB) worth mentioning.
 The last three are imported without being required; later versions of setuptools have no pkg_resources."""
-PEER = ROOT / "tests" / "upstream" / "nodepool_peer.py"
+PEER = ROOT / "tests" / "peers" / "nodepool_peer.py"
 INSTALL_TIMEOUT_S = 600.0
 COMMAND_TIMEOUT_S = 60.0
 DAEMON_TIMEOUT_S = 120.0
@@ -135,7 +135,7 @@ class Nodepool:
         return _run([self.path(command), *arguments], **options)
 
     def ask(self, question: str, *arguments: str | Path) -> dict[str, Any]:
-        """What its own classes answer; see tests/upstream/nodepool_peer.py."""
+        """What its own classes answer; see tests/peers/nodepool_peer.py."""
         done = self.run("python", PEER, question, *arguments)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -307,7 +307,9 @@ zookeeper-tls: {{cert: {tls.cert}, key: {tls.key}, ca: {tls.ca}}}
 zookeeper-timeout: 4.0
 webapp: {{port: 0, listen_address: 127.0.0.1}}
 """
-QUICK_SWEEPS = "import nodelaunch.engine.sweeper as s; s.SWEEP_S = 1.0; from nodelaunch.cli.main import main; main()"
+QUICK_SWEEPS = (
+    "import nodelaunch.engine.cleanup.sweeper as s; s.SWEEP_S = 1.0; from nodelaunch.cli.main import main; main()"
+)
 """A ``nodelaunch`` whose periodic clean-up comes each second rather than each minute."""
 
 

@@ -23,18 +23,18 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 from support.process import Serve, run
 from support.zookeeper import ZooKeeperServer
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = "NODELAUNCH_OPENSTACK_LAB"
 STATE_VARIABLE = "NODELAUNCH_OPENSTACK_STATE"
-GUEST = ROOT / "tests" / "controlplane" / "guest.py"
+GUEST = ROOT / "tests" / "real_openstack" / "guest.py"
 UP_TIMEOUT_S = 900.0
 """The first time, it installs and fills all of OpenStack."""
 HOST_DISCOVERY_S = 15.0

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from nodelaunch.drivers.conformance import CloudFaults, Resources, Subject
+from nodelaunch.conformance import CloudFaults, Resources, Subject
 from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.driver import OpenStackDriver
 from nodelaunch.errors import ErrorKind

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from nodelaunch.conformance import CloudFaults, Program, Resources, Subject
+from nodelaunch.driverhost.process.child import Command
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.conformance import CloudFaults, Program, Resources, Subject
-from nodelaunch.drivers.process.child import Command
 from nodelaunch.protocol.driver import DriverContext, ExternalId
 from support.fakeclouds import NoScanner
 

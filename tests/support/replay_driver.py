@@ -11,7 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
-from nodelaunch.drivers.wire.handshake import SOCKET_VARIABLE, TOKEN_FD, is_proof, proof
+from nodelaunch.driverhost.wire.handshake import SOCKET_VARIABLE, TOKEN_FD, is_proof, proof
 
 NONCE = "nonce-of-driver"
 

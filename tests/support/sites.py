@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.client import NodeClient, RequestHandle
+from nodelaunch.client.nodes import NodeClient, RequestHandle
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.errors import KeyScanError
@@ -24,7 +24,7 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import ImageUpload, Node, NodeRequest
 from nodelaunch.protocol.states import ImageState, NodeState, RequestState
 from nodelaunch.protocol.store import Lock, Put, ReleaseLock
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.invariants import check_invariants
 from support.launchers import EPOCH, LoopClock, Running
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nodelaunch.drivers.wire import messages as m
+from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire.handshake import CONTRACT, proof
+from nodelaunch.driverhost.wire.peer import Peer
 from nodelaunch.drivers import DriverPlugin
-from nodelaunch.drivers.sdk.server import Server
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.config import TestProvider
 from nodelaunch.drivers.test.driver import TestDriver
-from nodelaunch.drivers.wire import messages as m
-from nodelaunch.drivers.wire.handshake import CONTRACT, proof
-from nodelaunch.drivers.wire.peer import Peer
 from nodelaunch.errors import ErrorKind, QuotaExceededError, Scope
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec
+from nodelaunch.sdk.server import Server
 from support import clusters
 
 FOLDER = Path(__file__).parents[1] / "data" / "driver-transcripts"
@@ -129,7 +129,7 @@ async def record(name: str) -> list[str]:
     running = asyncio.ensure_future(peer.run())
     reader, writer = await asyncio.open_unix_connection(sock=theirs, limit=m.MAX_LINE)
     lines = []
-    with mock.patch("nodelaunch.drivers.sdk.server.new_nonce", return_value=DRIVER_NONCE):
+    with mock.patch("nodelaunch.sdk.server.new_nonce", return_value=DRIVER_NONCE):
         for number, (method, params) in enumerate(script, 1):
             is_note = method == m.CANCEL
             message = {"jsonrpc": "2.0", **({} if is_note else {"id": number}), "method": method, "params": params}

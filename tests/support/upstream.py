@@ -2,7 +2,7 @@
 
 The environments are made when first asked for and kept in `HOME`; what is in one is Zuul as released, and of the
 libraries it needs those that its ZooKeeper side imports. What does *not* belong here: what the process does
-(upstream/zuul_peer.py).
+(peers/zuul_peer.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from support.zookeeper import ZooKeeperServer
 TESTS = Path(__file__).parents[1]
 HOME = Path(os.environ.get("NODELAUNCH_UPSTREAM_HOME", TESTS.parent / ".nox" / "upstream-peers"))
 """Where environments are kept from run to run."""
-REQUIREMENTS = TESTS / "upstream" / "requirements.txt"
-PEER = TESTS / "upstream" / "zuul_peer.py"
+REQUIREMENTS = TESTS / "peers" / "requirements.txt"
+PEER = TESTS / "peers" / "zuul_peer.py"
 KAZOO = {"11.3.0": "2.9.0", "12.1.0": "2.9.0", "13.1.1": "2.9.0", "14.3.0": "2.11.0"}
 """By Zuul release, the kazoo it names; the newest where it names none."""
 ZUUL_VERSIONS = tuple(KAZOO)

@@ -3,9 +3,9 @@
 import sys
 from dataclasses import replace
 
-from nodelaunch.drivers.sdk import serve
+from nodelaunch.driverhost.wire.messages import VersionRange
 from nodelaunch.drivers.test import PLUGIN
-from nodelaunch.drivers.wire.messages import VersionRange
+from nodelaunch.sdk import serve
 
 first, last = map(int, sys.argv[1:])
 sys.exit(serve(replace(PLUGIN, contract=(first, last)), versions=VersionRange(min=0, max=99)))

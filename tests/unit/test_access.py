@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from nodelaunch.decisions.scheduling import Accepted, Decision, Declined, Schedule
+from nodelaunch.decisions.triage import Absentee, LabelView, PoolView, Room, judge
 from nodelaunch.protocol.access import LAUNCHER, NOBODY, Allowed, Asker, asker_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import NodeRequest, turn_of
-from nodelaunch.protocol.scheduling import Accepted, Decision, Declined, Schedule
-from nodelaunch.protocol.triage import Absentee, LabelView, PoolView, Room, judge
 from nodelaunch.protocol.verdicts import (
     Accept,
     Decline,

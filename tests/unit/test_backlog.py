@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodelaunch.protocol.backlog import MAX_EMPTY_LINES, Backlog, Offer, shape_of
+from nodelaunch.decisions.backlog import MAX_EMPTY_LINES, Backlog, Offer, shape_of
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR
 from support.builders import a_request
 

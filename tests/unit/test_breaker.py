@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodelaunch.protocol.breaker import Breaker, BreakerRule, Cause, Change, OpenBreaker
+from nodelaunch.decisions.breaker import Breaker, BreakerRule, Cause, Change, OpenBreaker
 
 RULE = BreakerRule(threshold=3, first_s=2.0, last_s=10.0)
 AWAY, BROKEN = Cause("away", "HTTP 503"), Cause("broken", "it broke")

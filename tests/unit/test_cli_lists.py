@@ -11,8 +11,8 @@ from nodelaunch.cli.main import main
 from nodelaunch.cli.tables import aligned
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import PoolRegistration
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import StoreServer
+from nodelaunch.store.embedded.socket import StoreServer
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 def test_each_row_is_a_line_on_a_narrow_terminal() -> None:

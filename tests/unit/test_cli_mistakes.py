@@ -16,7 +16,7 @@ from nodelaunch.cli import leaks
 from nodelaunch.cli.main import FAILED, USAGE, main
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.store import Store
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.process import run
 
 ROOT = Path(__file__).parents[2]

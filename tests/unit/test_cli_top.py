@@ -12,16 +12,16 @@ from rich.text import Text
 
 from nodelaunch.cli.session import CommonOptions, Session
 from nodelaunch.cli.top import frame
-from nodelaunch.engine.history import Trouble
-from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.engine.reporting.report import LauncherReport
+from nodelaunch.engine.serve.history import Trouble
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node, Presence
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Store
 from nodelaunch.status import LauncherStatus, PauseStatus, PoolStatus, RequestStatus, Status
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import StoreServer
+from nodelaunch.store.embedded.socket import StoreServer
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.builders import a_pause
 
 cli_top = import_module("nodelaunch.cli.top")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from nodelaunch.cli.whatnext import what_next
-from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.engine.view import open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.records import KnownPool, Node, PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.builders import a_node, a_pause
 
 POOL = PoolRegistration(hostname="here", id="p", name="main", provider_name="cloud", supported_labels=("small",))

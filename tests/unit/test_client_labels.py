@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.protocol import paths
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 async def test_labels_are_a_list() -> None:

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from nodelaunch.engine.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud
+from nodelaunch.decisions.triage import LabelView
+from nodelaunch.engine.provider.cloudfacts import CALL_TIMEOUT_S, CloudFacts, ask_cloud
 from nodelaunch.errors import LabelUnusableError
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER, ExternalId, Instance
 from nodelaunch.protocol.quota import Limits, Usage
-from nodelaunch.protocol.triage import LabelView
 
 pytestmark = pytest.mark.looptime
 CONFIG = SimpleNamespace(name="cloud", pools=[SimpleNamespace(name="main", label_names=["small", "broken"])])

@@ -19,7 +19,7 @@ from nodelaunch.drivers import DriverRegistry
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.test.config import TestProvider as NullProvider
 from nodelaunch.errors import ConfigError
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 ROOT = Path(__file__).parents[2]
 DRIVERS = DriverRegistry()

@@ -19,9 +19,9 @@ from ruamel.yaml.error import YAMLError
 from nodelaunch.config.file import load_config
 from nodelaunch.config.models import ProviderConfig
 from nodelaunch.config.schema import DriverOptions, config_schema, without_unused
+from nodelaunch.driverhost.process.options import provider_model
+from nodelaunch.driverhost.wire.messages import Schemas
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.process.options import provider_model
-from nodelaunch.drivers.wire.messages import Schemas
 from nodelaunch.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

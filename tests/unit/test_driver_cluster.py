@@ -9,11 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from nodelaunch.drivers.process import clusterdesk
-from nodelaunch.drivers.process.clusterdesk import ClusterDesk
-from nodelaunch.drivers.sdk.cluster import RemoteCluster
-from nodelaunch.drivers.wire.messages import MAX_LINE
-from nodelaunch.drivers.wire.peer import Peer
+from nodelaunch.driverhost.process import clusterserver
+from nodelaunch.driverhost.process.clusterserver import ClusterDesk
+from nodelaunch.driverhost.wire.messages import MAX_LINE
+from nodelaunch.driverhost.wire.peer import Peer
 from nodelaunch.errors import (
     RequestFailedError,
     StoreError,
@@ -23,6 +22,7 @@ from nodelaunch.errors import (
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import NodeRequest
+from nodelaunch.sdk.cluster import RemoteCluster
 from support.clusters import NOW, OneNode, OneNodeCluster, a_claim, a_request, record
 from support.transcripts import recorded
 
@@ -69,7 +69,7 @@ async def test_state_is_the_same_at_both_ends() -> None:
 
 
 async def test_long_state_comes_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusterdesk, "PAGE_BYTES", 100)
+    monkeypatch.setattr(clusterserver, "PAGE_BYTES", 100)
     node = OneNode(claims=50)
     async with connected(OneNodeCluster(node)) as (cluster, _), cluster.leases("meta") as leases:
         await leases.warm()

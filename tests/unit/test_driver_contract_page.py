@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from nodelaunch.drivers.conformance import CHECKS
-from nodelaunch.drivers.wire import messages as m
-from nodelaunch.drivers.wire.cluster import CLUSTER_METHODS
-from nodelaunch.drivers.wire.handshake import CONTRACT
+from nodelaunch.conformance import CHECKS
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire.cluster import CLUSTER_METHODS
+from nodelaunch.driverhost.wire.handshake import CONTRACT
 from nodelaunch.errors import ErrorKind
 
 TESTS = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.conformance.levels import LEVELS, Level
-from nodelaunch.drivers.conformance.remembered import folder, remember, remembered
+from nodelaunch.conformance.levels import LEVELS, Level
+from nodelaunch.conformance.remembered import folder, remember, remembered
 
 
 @pytest.fixture(autouse=True)

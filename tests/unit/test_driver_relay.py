@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.process import relay
-from nodelaunch.drivers.process.executables import find_executable, socket_of
+from nodelaunch.driverhost.executables import find_executable, socket_of
+from nodelaunch.driverhost.process import socketproxy
 
 DEADLINE_S = 30.0
 
@@ -48,7 +48,7 @@ def relayed(to_driver: str, to_launcher: str) -> subprocess.CompletedProcess[str
     handed_over = f"import os, sys; os.dup2({given}, 3); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     try:
         return subprocess.run(
-            [sys.executable, "-I", "-S", "-c", handed_over, relay.__file__, to_driver],
+            [sys.executable, "-I", "-S", "-c", handed_over, socketproxy.__file__, to_driver],
             env={"NODELAUNCH_DRIVER_SOCKET": to_launcher}, pass_fds=(given,), capture_output=True, text=True,
             timeout=DEADLINE_S, check=False,
         )  # fmt: skip
@@ -116,13 +116,13 @@ def test_who_hung_up_is_known_from_either_side() -> None:
         with source, launcher, sink, driver:
             launcher.sendall(b"a line\n")
             (launcher if ends_first else driver).close()
-            assert relay.hand_on(source, sink) == (7 if ends_first else 0, ends_first)
+            assert socketproxy.hand_on(source, sink) == (7 if ends_first else 0, ends_first)
 
 
 def test_started_by_hand_it_says_what_it_is() -> None:
-    done = subprocess.run([sys.executable, relay.__file__], env={}, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, socketproxy.__file__], env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: relay.py PATH")
+    assert done.stderr.startswith("usage: socketproxy.py PATH")
 
 
 def test_socket_is_a_driver_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +130,5 @@ def test_socket_is_a_driver_by_its_path(tmp_path: Path, monkeypatch: pytest.Monk
     command = find_executable("unix:mine.sock")
     assert command is not None
     assert command.name == "unix:mine.sock"
-    assert command.argv[-2:] == (relay.__file__, str(tmp_path / "mine.sock"))
+    assert command.argv[-2:] == (socketproxy.__file__, str(tmp_path / "mine.sock"))
     assert [socket_of(name) for name in ("unix:", "mine.sock", "./unix:x")] == [None, None, None]

@@ -10,11 +10,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from nodelaunch.conformance import Latency, Level, Report, Result, Verdict
+from nodelaunch.conformance.formats import as_json, as_junit
+from nodelaunch.conformance.schemacheck import faults_of_schema
+from nodelaunch.driverhost.schemas import schemas_of
 from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.conformance import Latency, Level, Report, Result, Verdict
-from nodelaunch.drivers.conformance.formats import as_json, as_junit
-from nodelaunch.drivers.conformance.schemacheck import faults_of_schema
-from nodelaunch.drivers.sdk.schemas import schemas_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "driver-policy.md").read_text()
 REPORT = Report(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from nodelaunch.driverhost.process.driver import class_with
+from nodelaunch.driverhost.process.options import provider_model
+from nodelaunch.driverhost.schemas import capabilities_of, schemas_of
+from nodelaunch.driverhost.wire.messages import CAPABILITIES, Schemas
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
-from nodelaunch.drivers.process.driver import class_with
-from nodelaunch.drivers.process.options import provider_model
-from nodelaunch.drivers.sdk.schemas import capabilities_of, schemas_of
-from nodelaunch.drivers.wire.messages import CAPABILITIES, Schemas
 from nodelaunch.protocol.driver import ScansHostKeys, SupportsInventory, SupportsUpkeep
 
 REGISTRY = DriverRegistry()

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.process.child import Command
-from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.process.supervisor import Restarts
+from nodelaunch.driverhost.process.child import Command
+from nodelaunch.driverhost.process.driver import ProcessDriver
+from nodelaunch.driverhost.process.supervisor import Restarts
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire import openrpc
+from nodelaunch.driverhost.wire.cluster import CLUSTER_METHODS, CLUSTER_NOTES
 from nodelaunch.drivers.test import PLUGIN
-from nodelaunch.drivers.wire import messages as m
-from nodelaunch.drivers.wire import openrpc
-from nodelaunch.drivers.wire.cluster import CLUSTER_METHODS, CLUSTER_NOTES
 from nodelaunch.errors import InstanceNotFoundError
 from nodelaunch.protocol.driver import DriverContext, Instance, LabelTraits
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Usage

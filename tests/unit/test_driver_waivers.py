@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.drivers.conformance import Level, Report, Result, Verdict
-from nodelaunch.drivers.conformance.waivers import Waiver, read_waivers, waived
+from nodelaunch.conformance import Level, Report, Result, Verdict
+from nodelaunch.conformance.waivers import Waiver, read_waivers, waived
 from nodelaunch.errors import ConfigError
 
 TODAY = dt.date(2027, 3, 1)

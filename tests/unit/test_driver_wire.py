@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.drivers.wire import messages as m
-from nodelaunch.drivers.wire import peer as peers
-from nodelaunch.drivers.wire.handshake import (
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire import peer as peers
+from nodelaunch.driverhost.wire.handshake import (
     VersionMismatchError,
     choose_version,
     is_proof,
@@ -22,7 +22,7 @@ from nodelaunch.drivers.wire.handshake import (
     new_token,
     proof,
 )
-from nodelaunch.drivers.wire.peer import ConnectionEndedError, GarbageError, Json, Outcome, Peer, RpcError
+from nodelaunch.driverhost.wire.peer import ConnectionEndedError, GarbageError, Json, Outcome, Peer, RpcError
 from nodelaunch.errors import ErrorKind, Scope
 from nodelaunch.protocol.driver import ExternalId, Instance, InstanceSpec, LabelTraits, Login, Machine, Resource
 from nodelaunch.protocol.quota import Limits, Usage

@@ -11,7 +11,7 @@ HOST = """
 import logging
 {set_up}
 from nodelaunch.log import get_logger
-log = get_logger("nodelaunch.engine.pool").bind(provider="cloud")
+log = get_logger("nodelaunch.engine.serve.pool").bind(provider="cloud")
 log.info("pool_registered", pool="main pool")
 log.warning("launch_failed", attempt=2)
 try:
@@ -38,9 +38,9 @@ def test_nothing_is_printed_where_nothing_is_set_up() -> None:
 def test_python_logging_of_the_host_is_used(level: str) -> None:
     out = printed(f'logging.basicConfig(level="{level}", format="%(levelname)s %(name)s %(message)s %(facts)s")')
     lines = out.splitlines()
-    first = "INFO nodelaunch.engine.pool pool_registered pool='main pool' provider=cloud"
+    first = "INFO nodelaunch.engine.serve.pool pool_registered pool='main pool' provider=cloud"
     assert (f"{first} {{'provider': 'cloud', 'pool': 'main pool'}}" in lines) is (level == "INFO")
-    assert "WARNING nodelaunch.engine.pool launch_failed attempt=2 provider=cloud" in out
+    assert "WARNING nodelaunch.engine.serve.pool launch_failed attempt=2 provider=cloud" in out
     assert "ZeroDivisionError: division by zero" in out
 
 

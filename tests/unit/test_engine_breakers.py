@@ -9,7 +9,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from nodelaunch.engine.breakers import (
+from nodelaunch.decisions.breaker import Cause
+from nodelaunch.engine.provider.breakers import (
     CALLS_IN_A_ROW,
     FIRST_AVOIDED_S,
     FIRST_BACKOFF_S,
@@ -32,7 +33,6 @@ from nodelaunch.errors import (
     QuotaExceededError,
     Scope,
 )
-from nodelaunch.protocol.breaker import Cause
 
 pytestmark = pytest.mark.looptime
 

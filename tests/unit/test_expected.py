@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nodelaunch.engine.expected import REGISTER_GRACE_S, ExpectedPools
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.fleet.expected import REGISTER_GRACE_S, ExpectedPools
 from nodelaunch.protocol.store import SessionState
-from nodelaunch.protocol.triage import PoolKey
 
 pytestmark = pytest.mark.looptime
 ONE, TWO = ("cloud", "one"), ("cloud", "two")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from nodelaunch.cli.explain import _about_node, _lines, explanation
-from nodelaunch.engine.questions import Answers, why
+from nodelaunch.engine.reporting.questions import Answers, why
 from nodelaunch.engine.view import open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest, Presence
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 REQUEST = RequestId("200-0000000001")
 ASKED = {

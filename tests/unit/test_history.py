@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from nodelaunch.clock import WallClock
+from nodelaunch.decisions import machine as m
 from nodelaunch.engine.asking import MOST
 from nodelaunch.engine.events import EventHub
-from nodelaunch.engine.history import EVENTS_KEPT, REMEMBERED, History, status_of
-from nodelaunch.protocol import machine as m
+from nodelaunch.engine.serve.history import EVENTS_KEPT, REMEMBERED, History, status_of
 from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
 from nodelaunch.protocol.quota import Usage

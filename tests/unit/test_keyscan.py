@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.engine.keyscan import given_keys, scan_node
+from nodelaunch.engine.launch.keyscan import given_keys, scan_node
 from nodelaunch.errors import KeyScanError
 from nodelaunch.protocol.driver import LabelTraits
 

@@ -11,7 +11,7 @@ import logging, sys
 from nodelaunch import log
 log.configure(level="{level}", as_json=True, is_late=True)
 {before}
-logger = log.get_logger("nodelaunch.client").bind(request_id="1")
+logger = log.get_logger("nodelaunch.client.nodes").bind(request_id="1")
 logger.info("connected")
 logging.getLogger("some.library").info("details")
 print("structlog" in sys.modules)

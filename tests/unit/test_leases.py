@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import LockBusyError, RecordGoneError, RequestFailedError
-from nodelaunch.leases import StoreCluster
+from nodelaunch.leases.cluster import StoreCluster
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Claim, Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.protocol.store import Lock
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.builders import a_node
 from support.launchers import LoopClock
 

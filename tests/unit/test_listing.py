@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nodelaunch.engine.view import Seen
-from nodelaunch.listing import Snapshot, node_facts, request_facts
+from nodelaunch.operations.listing import Snapshot, node_facts, request_facts
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.store import Entry, Stat

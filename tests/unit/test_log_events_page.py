@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from nodelaunch.protocol.machine import Outcome
+from nodelaunch.decisions.machine import Outcome
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "nodelaunch"
@@ -19,7 +19,7 @@ LOGGERS = {"log", "_log", "log_"}
 LEVELS = {level: {level} for level in ("debug", "info", "warning", "error", "critical")} | {"exception": {"traceback"}}
 OTHER_METHODS = {"log", "msg", "warn", "err", "fatal", "failure"}
 NOT_HERE = {Outcome.REFUSED}
-"""Outcomes that `_report` in engine/handler.py logs by a name of their own."""
+"""Outcomes that `_report` in engine/serve/handler.py logs by a name of their own."""
 NEVER_ROUTINE = {f"request_{outcome.name.lower()}" for outcome in Outcome if outcome is not Outcome.DECLINED} - {
     "request_refused"
 }
@@ -150,7 +150,7 @@ class Module:
 
 
 def _levels_of_notes() -> set[str]:
-    from nodelaunch.drivers.wire.messages import LogNote
+    from nodelaunch.driverhost.wire.messages import LogNote
 
     return set(LogNote.model_fields["level"].annotation.__args__)  # type: ignore[union-attr]
 

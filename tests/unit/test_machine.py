@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.errors import InvalidTransitionError
-from nodelaunch.protocol import machine as m
-from nodelaunch.protocol.machine import (
+from nodelaunch.decisions import machine as m
+from nodelaunch.decisions.machine import (
     Abandon,
     AwaitQuota,
     CancelLaunches,
@@ -38,6 +37,7 @@ from nodelaunch.protocol.machine import (
     Unlock,
     Withdrawn,
 )
+from nodelaunch.errors import InvalidTransitionError
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Usage
 from nodelaunch.protocol.states import RequestState

@@ -13,7 +13,7 @@ import prometheus_client
 import pytest
 from ruamel.yaml import YAML
 
-from nodelaunch.metrics import _Counts, _Facts, _Standing
+from nodelaunch.monitoring.metrics import _Counts, _Facts, _Standing
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

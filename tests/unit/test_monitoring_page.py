@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nodelaunch.metrics import _Counts, _Facts, _Standing
+from nodelaunch.monitoring.metrics import _Counts, _Facts, _Standing
 from nodelaunch.protocol.events import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()

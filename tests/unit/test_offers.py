@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nodelaunch.engine.offers import OfferedLabels
-from nodelaunch.protocol.triage import Absentee
+from nodelaunch.decisions.triage import Absentee
+from nodelaunch.engine.fleet.offers import OfferedLabels
 from support.builders import a_node, a_peer
 
 CONFIGURED = SimpleNamespace(name="cloud", pools=[SimpleNamespace(name="main", label_names=["small"])])

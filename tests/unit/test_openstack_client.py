@@ -1,4 +1,4 @@
-"""What a real OpenStack answered, as recorded by tests/controlplane/record.py, and what the driver makes of it."""
+"""What a real OpenStack answered, as recorded by tests/real_openstack/record.py, and what the driver makes of it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import asyncssh
 import pytest
 
 from nodelaunch.drivers.openstack.userdata import MOST_CHARACTERS, UserData, encoded_size, fault_of, with_host_key
-from nodelaunch.sshscan import new_host_key
+from nodelaunch.network.sshscan import new_host_key
 from support import firstboot
 
 MIME = """\

@@ -11,7 +11,7 @@ import pytest
 
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.operating import (
+from nodelaunch.operations.nodes import (
     NodeBusyError,
     NodeNotFoundError,
     Operator,
@@ -24,7 +24,7 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Put, Store
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 UPLOAD = b'{"state": "ready", "state_time": 1, "external_id": "x"}'
 
@@ -99,7 +99,7 @@ async def test_hold_takes_no_promised_node_unless_forced() -> None:
 
 async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once: its lock would be waited for in vain."""
-    monkeypatch.setattr("nodelaunch.operating.LOCK_TIMEOUT_S", 3600)
+    monkeypatch.setattr("nodelaunch.operations.nodes.LOCK_TIMEOUT_S", 3600)
     async with opened() as site:
         node_id = await site.node(NodeState.IN_USE, requestor="zuul")
         lock = await site.store.lock(paths.node_lock(node_id))

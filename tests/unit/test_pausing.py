@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.engine.view import open_view
-from nodelaunch.pausing import (
+from nodelaunch.operations.pauses import (
     Pauser,
     TargetAmbiguousError,
     TargetUnknownError,
@@ -22,7 +22,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Target
 from nodelaunch.protocol.records import PoolRegistration, Presence
 from nodelaunch.protocol.store import Entry
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 NODE = b'{"state": "%s", "provider": "cloud", "pool": "main", "launcher": "%s", "type": ["small"]}'
 

@@ -9,9 +9,9 @@ from pydantic import Field, SecretStr
 
 from nodelaunch.config.models import Model, ProviderConfig
 from nodelaunch.config.secrets import secret_texts
-from nodelaunch.drivers.process.options import provider_model
-from nodelaunch.drivers.process.redaction import MAX_PARTS, Redactor, content_of, redactor_of
-from nodelaunch.drivers.wire.messages import Schemas
+from nodelaunch.driverhost.process.options import provider_model
+from nodelaunch.driverhost.process.redaction import MAX_PARTS, Redactor, content_of, redactor_of
+from nodelaunch.driverhost.wire.messages import Schemas
 
 SCHEMAS = Schemas(
     provider={

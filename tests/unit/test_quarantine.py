@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodelaunch.protocol.quarantine import (
+from nodelaunch.decisions.quarantine import (
     FIRST_PAUSE_S,
     JITTER,
     LAST_PAUSE_S,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from nodelaunch.cli.explain import _pool_lines
-from nodelaunch.engine.questions import Answers, ask
+from nodelaunch.engine.reporting.questions import Answers, ask
 from nodelaunch.protocol import paths
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 REASON = {"kind": "NoRoom", "text": "no room", "remedy": "make room", "facts": {}}
 EVENT = {"at": 1.0, "what": "deferred", "reasons": [REASON]}

@@ -6,7 +6,13 @@ import asyncio
 
 import pytest
 
-from nodelaunch.engine.refusals import AWAITED_REFRESH_S, FIRST_PAUSE_S, LAST_PAUSE_S, AwaitedRefresh, QuotaRefusals
+from nodelaunch.engine.provider.refusals import (
+    AWAITED_REFRESH_S,
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    AwaitedRefresh,
+    QuotaRefusals,
+)
 
 pytestmark = pytest.mark.looptime
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nodelaunch.engine.reservations import Reservations
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.limits.reservations import Reservations
 from nodelaunch.protocol.quota import NOTHING, Usage
-from nodelaunch.protocol.triage import PoolKey
 
 KEY = ("cloud", "main")
 ONE = Usage(instances=1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodelaunch.resolving import Resolver
+from nodelaunch.network.resolving import Resolver
 
 DEADLINE_S = 10.0
 ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 22))]
@@ -102,7 +102,7 @@ async def test_address_needs_no_name_server() -> None:
 def test_look_up_without_an_answer_does_not_keep_the_process() -> None:
     code = """
 import asyncio, socket, threading
-from nodelaunch.resolving import Resolver
+from nodelaunch.network.resolving import Resolver
 socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
 async def main():
     try:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from nodelaunch.protocol.answers import OPEN_S, TURN_S
+from nodelaunch.decisions.answers import OPEN_S, TURN_S
+from nodelaunch.decisions.scheduling import Accepted, Declined, Schedule
+from nodelaunch.decisions.triage import Absentee, LabelView, PoolKey, PoolView
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
 from nodelaunch.protocol.quota import Limits, Usage
 from nodelaunch.protocol.records import NodeRequest, turn_of
 from nodelaunch.protocol.registrations import RegisteredPool
-from nodelaunch.protocol.scheduling import Accepted, Declined, Schedule
-from nodelaunch.protocol.triage import Absentee, LabelView, PoolKey, PoolView
 from nodelaunch.protocol.verdicts import (
     Accept,
     BetterPool,

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from nodelaunch.engine.sharing import SharedRoom, TenantLedgers
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.limits.sharing import SharedRoom, TenantLedgers
 from nodelaunch.engine.view import open_view
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import PoolRegistration, Presence
 from nodelaunch.protocol.store import Create, Put
-from nodelaunch.protocol.triage import PoolKey
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 LIMITED: Mapping[str, Limits] = {"tenant": Limits({"instances": 1})}
 

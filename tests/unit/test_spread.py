@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nodelaunch.decisions.triage import IdleNode, spread
 from nodelaunch.protocol.paths import NodeId
-from nodelaunch.protocol.triage import IdleNode, spread
 
 
 def nodes(*machines: str | None) -> list[IdleNode]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.errors import StoreUnavailableError
-from nodelaunch.store.sqlite import FORMAT, SqliteFile
+from nodelaunch.store.embedded.sqlite import FORMAT, SqliteFile
 
 
 def user_version(path: Path) -> int:

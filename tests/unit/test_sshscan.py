@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from nodelaunch import sshclient, sshscan
 from nodelaunch.cli.demossh import demo_ssh_server
 from nodelaunch.errors import KeyScanError
+from nodelaunch.network import sshclient, sshscan
+from nodelaunch.network.sshscan import FakeHostsScanner, NotSshError, SshScanner, parse_offer
 from nodelaunch.protocol.driver import HostScanner
-from nodelaunch.sshscan import FakeHostsScanner, NotSshError, SshScanner, parse_offer
 from support.sshd import listening
 
 DEADLINE_S = 30.0

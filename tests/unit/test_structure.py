@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "nodelaunch"
-CORE = ("launcher.py", "leases.py", "leaseadoption.py", "leasetable.py", "engine", "store", "protocol")
+CORE = ("launcher.py", "leases", "engine", "store", "decisions", "protocol")
 MOST_METHODS, MOST_ATTRIBUTES = 25, 15
 RECORDS = {"Instance", "Node", "NodeRequest"}
 """Records of a wire format or of a port, whose fields are given."""

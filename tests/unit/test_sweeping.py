@@ -14,13 +14,13 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodelaunch.engine.sweeping.abandoned import GRACE_S, AbandonedNodes
-from nodelaunch.engine.sweeping.ages import ORPHAN_S, RETRY_S, AgeLimits, OldNodes
-from nodelaunch.engine.sweeping.context import SweepContext
-from nodelaunch.engine.sweeping.deadlines import SLACK, Deadlines
-from nodelaunch.engine.sweeping.leaks import LeakSearch
-from nodelaunch.engine.sweeping.queue import FIRST_BACKOFF_S, NodeKey, RequestKey, WorkQueue
-from nodelaunch.engine.sweeping.requests import LostRequests
+from nodelaunch.engine.cleanup.abandoned import GRACE_S, AbandonedNodes
+from nodelaunch.engine.cleanup.ages import ORPHAN_S, RETRY_S, AgeLimits, OldNodes
+from nodelaunch.engine.cleanup.context import SweepContext
+from nodelaunch.engine.cleanup.deadlines import SLACK, Deadlines
+from nodelaunch.engine.cleanup.leaksearch import LeakSearch
+from nodelaunch.engine.cleanup.lostrequests import LostRequests
+from nodelaunch.engine.cleanup.queue import FIRST_BACKOFF_S, NodeKey, RequestKey, WorkQueue
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId

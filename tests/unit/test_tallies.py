@@ -6,7 +6,7 @@ import prometheus_client as prom
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodelaunch.tallies import Histogram, Tally
+from nodelaunch.monitoring.tallies import Histogram, Tally
 
 BOUNDS = (0.5, 1, 2.5, 10)
 LABELS = ("provider", "result")

@@ -10,11 +10,7 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
-from nodelaunch.protocol.pauses import Target
-from nodelaunch.protocol.quota import Limits, Usage
-from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.triage import (
+from nodelaunch.decisions.triage import (
     Absentee,
     LabelView,
     PoolView,
@@ -25,6 +21,10 @@ from nodelaunch.protocol.triage import (
     match_labels,
     need_of,
 )
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, NodeId
+from nodelaunch.protocol.pauses import Target
+from nodelaunch.protocol.quota import Limits, Usage
+from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.verdicts import (
     Accept,
     AtCapacity,

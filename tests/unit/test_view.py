@@ -23,7 +23,7 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration, Presence
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Put, Stat
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from support.invariants import check_invariants
 
 NODE = NodeId("0000000001")

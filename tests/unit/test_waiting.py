@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from nodelaunch.engine.reservations import Reservations
-from nodelaunch.engine.waiting import CapacityQueue, out_of_turn
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.limits.reservations import Reservations
+from nodelaunch.engine.limits.waiting import CapacityQueue, out_of_turn
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Limits, Usage
-from nodelaunch.protocol.triage import PoolKey
 from support.builders import a_request
 
 MAIN, OTHER = ("cloud", "main"), ("cloud", "other")

@@ -10,13 +10,13 @@ import pytest
 
 from nodelaunch.config.models import Config
 from nodelaunch.config.standing import ConfigStanding
+from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.view import ClusterView, open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.events import SessionChanged
 from nodelaunch.protocol.pauses import Pause
-from nodelaunch.protocol.triage import PoolKey
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 from nodelaunch.web.app import make_app
 from nodelaunch.web.lists import wants_json
 from nodelaunch.web.streams import EventStreams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodelaunch.errors import RecordGoneError, SessionLostError, StoreError
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 
 class Session:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.store.zkconnection import MAX_FRAME, WireConnection
-from nodelaunch.store.zkwire import EVENT_DELETED
+from nodelaunch.store.zookeeper.connection import MAX_FRAME, WireConnection
+from nodelaunch.store.zookeeper.wire import EVENT_DELETED
 
 BEFORE_3_9 = -1
 """In place of the zxid of an event."""

@@ -10,8 +10,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from nodelaunch.connecting import no_session
-from nodelaunch.store.zkdial import Dialer
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.store.zookeeper.dial import Dialer
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 REFUSED, EXPIRED = OSError("Connect call failed"), OSError("certificate has expired")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nodelaunch.protocol.store import Check, Create, Delete, Entry, Put, Stat
-from nodelaunch.store.zkdoubt import Doubt, Found, Verdict, candidates, judge, numbered_in, paths_in
-from nodelaunch.store.zkwire import PlainOp
+from nodelaunch.store.zookeeper.doubt import Doubt, Found, Verdict, candidates, judge, numbered_in, paths_in
+from nodelaunch.store.zookeeper.wire import PlainOp
 
 SESSION = 7
 SINCE = 100

@@ -9,9 +9,9 @@ import pytest
 
 from nodelaunch.errors import VersionConflictError
 from nodelaunch.protocol.store import Changed, Create, Entry, Put, Removed, Stat, TreeEvent
-from nodelaunch.store.zkforest import Forest, Order, OwnWrite
-from nodelaunch.store.zktree import ZkTree
-from nodelaunch.store.zkwire import EVENT_CHANGED, EVENT_CREATED, EVENT_DELETED, OP_GET, PlainOp
+from nodelaunch.store.zookeeper.forest import Forest, Order, OwnWrite
+from nodelaunch.store.zookeeper.tree import ZkTree
+from nodelaunch.store.zookeeper.wire import EVENT_CHANGED, EVENT_CREATED, EVENT_DELETED, OP_GET, PlainOp
 
 
 class Connection:

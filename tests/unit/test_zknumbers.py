@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodelaunch.store.zknumbers import Numbers
+from nodelaunch.store.zookeeper.numbers import Numbers
 
 NODES = "/n/"
 

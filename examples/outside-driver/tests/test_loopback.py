@@ -10,7 +10,7 @@ from nodelaunch.config.file import load_config
 from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, QuotaExceededError
 from nodelaunch.protocol.driver import METADATA_NODE_ID, DriverContext, InstanceSpec
-from nodelaunch.sshscan import SshScanner
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.testing import DriverConformance, Level, Subject
 
 from nodelaunch_loopback.config import LoopbackProvider

@@ -16,7 +16,8 @@ from nodelaunch.config.certificates import certificate_warnings
 from nodelaunch.config.file import load_config
 from nodelaunch.config.localfiles import file_warnings
 from nodelaunch.connecting import check_files
-from nodelaunch.drivers import DriverNotFoundError, DriverRegistry
+from nodelaunch.drivers.plugin import DriverNotFoundError
+from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.errors import ConfigError, NodelaunchError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _options(names: list[str]) -> list[DriverOptions]:
 
     Raises: DriverNotFoundError.
     """
-    from nodelaunch.drivers.installed import Catalogue
+    from nodelaunch.driverhost.catalogue import Catalogue
 
     catalogue = Catalogue()
     found = []

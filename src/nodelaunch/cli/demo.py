@@ -24,12 +24,12 @@ from rich.live import Live
 from rich.table import Table
 
 from nodelaunch.cli.demossh import demo_ssh_server
-from nodelaunch.client import NodeClient
+from nodelaunch.client.nodes import NodeClient
 from nodelaunch.errors import RequestFailedError
 from nodelaunch.launcher import Launcher, load_config
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.store.embedded import EmbeddedStore
+from nodelaunch.store.embedded.store import EmbeddedStore
 
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a command that SIGTERM ended."""

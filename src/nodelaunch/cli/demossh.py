@@ -1,6 +1,7 @@
 """An SSH server on loopback that shows real host keys and lets nobody in: the machine of a demonstration.
 
-What does *not* belong here: scanning it. This and `nodelaunch.sshscan` are the only modules that import asyncssh.
+What does *not* belong here: scanning it. This and `nodelaunch.network.sshscan` are the only modules that import
+asyncssh.
 """
 
 from __future__ import annotations

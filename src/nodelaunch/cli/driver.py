@@ -1,6 +1,6 @@
 """``nodelaunch driver``: which drivers there are, and what is known of each.
 
-What does *not* belong here: finding that out (nodelaunch.drivers.installed).
+What does *not* belong here: finding that out (nodelaunch.driverhost.catalogue).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from nodelaunch.cli import drivercheck, driverinstall, drivernew
 from nodelaunch.cli.common import say, say_json
 from nodelaunch.cli.session import OPTIONS, AsJson
 from nodelaunch.cli.tables import aligned
-from nodelaunch.drivers.home import using
-from nodelaunch.drivers.installed import Catalogue, Facts
-from nodelaunch.drivers.optionlist import options_in
-from nodelaunch.drivers.sdk.schemas import schemas_of
+from nodelaunch.config.optionlist import options_in
+from nodelaunch.driverhost.catalogue import Catalogue, Facts
+from nodelaunch.driverhost.install.layout import using
+from nodelaunch.driverhost.schemas import schemas_of
 
 DIGEST_SHOWN = 12
 """Characters of a digest in the list."""

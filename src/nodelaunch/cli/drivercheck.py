@@ -1,6 +1,6 @@
 """``nodelaunch driver check TARGET``: how far a driver keeps its contract, and what the next level would take.
 
-What does *not* belong here: the checks, and what is checked (nodelaunch.drivers.conformance).
+What does *not* belong here: the checks, and what is checked (nodelaunch.conformance).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from cyclopts.validators import Number
 from nodelaunch.cli.common import say
 from nodelaunch.cli.driverinstall import Home
 from nodelaunch.cli.session import Given
-from nodelaunch.drivers import DriverNotFoundError
-from nodelaunch.drivers.conformance import LEVELS, Level, Report, Result, Subject, Verdict, checks_for, run
-from nodelaunch.drivers.conformance.catalogue import BY_NAME
-from nodelaunch.drivers.conformance.formats import as_json, as_junit
-from nodelaunch.drivers.conformance.remembered import remember
-from nodelaunch.drivers.conformance.targets import TargetError, Wanted, subject_of
-from nodelaunch.drivers.conformance.waivers import read_waivers, waived
-from nodelaunch.drivers.home import using
-from nodelaunch.drivers.installed import Catalogue, digest_of
-from nodelaunch.sshscan import SshScanner
+from nodelaunch.conformance import LEVELS, Level, Report, Result, Subject, Verdict, checks_for, run
+from nodelaunch.conformance.allchecks import BY_NAME
+from nodelaunch.conformance.formats import as_json, as_junit
+from nodelaunch.conformance.remembered import remember
+from nodelaunch.conformance.targets import TargetError, Wanted, subject_of
+from nodelaunch.conformance.waivers import read_waivers, waived
+from nodelaunch.driverhost.catalogue import Catalogue, digest_of
+from nodelaunch.driverhost.install.layout import using
+from nodelaunch.drivers.plugin import DriverNotFoundError
+from nodelaunch.network.sshscan import SshScanner
 
 WIDTH = max(map(len, BY_NAME))
 SHOWN = {

@@ -1,6 +1,6 @@
 """``nodelaunch driver install`` and ``driver remove``: drivers in environments of their own.
 
-What does *not* belong here: how that is done (nodelaunch.drivers.installing).
+What does *not* belong here: how that is done (nodelaunch.driverhost.install.installer).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import say
-from nodelaunch.drivers.home import Installation, default_home
-from nodelaunch.drivers.installed import Catalogue
-from nodelaunch.drivers.installing import installer
+from nodelaunch.driverhost.catalogue import Catalogue
+from nodelaunch.driverhost.install.installer import installer
+from nodelaunch.driverhost.install.layout import Installation, default_home
 
 Home = Annotated[Path | None, Parameter(help=f"Where installed drivers are; default: {default_home()}.", metavar="DIR")]
 

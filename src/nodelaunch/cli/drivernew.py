@@ -1,6 +1,6 @@
 """``nodelaunch driver new``: the package of a driver to begin with.
 
-What does *not* belong here: what is in it (nodelaunch.drivers.scaffold).
+What does *not* belong here: what is in it (nodelaunch.driverhost.scaffold).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import say
-from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.scaffold import ScaffoldError, check_name, make_package
+from nodelaunch.driverhost.scaffold import ScaffoldError, check_name, make_package
+from nodelaunch.drivers.registry import DriverRegistry
 
 
 def new(

@@ -15,9 +15,9 @@ from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.status import shortfall
 from nodelaunch.cli.whatnext import pauses_of, what_next
 from nodelaunch.engine.asking import zuul_facts
-from nodelaunch.engine.history import FULFILLED
-from nodelaunch.engine.questions import Answers, ask, ask_reports, shared_pools
-from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.engine.reporting.questions import Answers, ask, ask_reports, shared_pools
+from nodelaunch.engine.reporting.report import LauncherReport
+from nodelaunch.engine.serve.history import FULFILLED
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId, is_request_id
 from nodelaunch.protocol.records import Node, NodeRequest, PoolRegistration

@@ -12,14 +12,14 @@ from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.clock import WallClock
 from nodelaunch.config.models import Config, ProviderConfig
-from nodelaunch.drivers import DriverRegistry
-from nodelaunch.engine.leaks import Leak, find_leaks
+from nodelaunch.drivers.registry import DriverRegistry
+from nodelaunch.engine.cleanup.leaks import Leak, find_leaks
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import DriverError, NodelaunchError
 from nodelaunch.launcher import load_config, open_driver
-from nodelaunch.leases import StoreCluster
+from nodelaunch.leases.cluster import StoreCluster
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.store import Store
-from nodelaunch.sshscan import SshScanner
 
 ANSWER_TIMEOUT_S = 300.0
 """For each provider."""

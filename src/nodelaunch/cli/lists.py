@@ -19,7 +19,7 @@ from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given, Session
 from nodelaunch.cli.tables import aligned
 from nodelaunch.cli.watching import Watch, watch
-from nodelaunch.listing import (
+from nodelaunch.operations.listing import (
     BRIEF_NODES,
     Listing,
     Row,

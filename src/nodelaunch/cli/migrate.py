@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from nodelaunch.cli.common import say
 from nodelaunch.cli.session import Given
 from nodelaunch.config.migrating import migrate
-from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.errors import NodelaunchError
 
 NEW_NAME = "<migrated>"

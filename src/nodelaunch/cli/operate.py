@@ -1,6 +1,6 @@
 """The commands that change nodes by hand, with the effects of Nodepool's commands.
 
-What does *not* belong here: what is done (operating.py).
+What does *not* belong here: what is done (operations/nodes.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given, Session
 from nodelaunch.cli.tables import aligned
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.operating import GONE_TIMEOUT_S, Operator
+from nodelaunch.operations.nodes import GONE_TIMEOUT_S, Operator
 from nodelaunch.protocol.records import Node
 
 NodeName = Annotated[str, Parameter(help="Its id, such as 0000001234.", metavar="NODE")]

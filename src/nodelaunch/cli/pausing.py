@@ -15,7 +15,7 @@ from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError
-from nodelaunch.pausing import (
+from nodelaunch.operations.pauses import (
     Pauser,
     drained,
     find_target,

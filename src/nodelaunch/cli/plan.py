@@ -16,9 +16,9 @@ from nodelaunch.cli.session import AsJson, Given, Session
 from nodelaunch.config.file import Loaded, load_with_places
 from nodelaunch.config.values import Difference, Value
 from nodelaunch.connecting import check_files
-from nodelaunch.drivers import DriverRegistry
+from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.errors import ConfigError, StoreError
-from nodelaunch.planning import Plan, node_changes, plan
+from nodelaunch.operations.plan import Plan, node_changes, plan
 
 SAME, DIFFERENT = 0, 3
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from nodelaunch.cli.common import client_store, say, say_json
 from nodelaunch.cli.session import AsJson, Given, Session
-from nodelaunch.client import NodeClient, RequestHandle, RequestOptions
+from nodelaunch.client.nodes import NodeClient, RequestHandle, RequestOptions
 from nodelaunch.connecting import CONNECT_TIMEOUT_S, trouble_of
 from nodelaunch.errors import NodelaunchError, NodesNotThereError, RequestFailedError
 from nodelaunch.protocol.paths import CLIENT_PRIORITY

@@ -28,9 +28,9 @@ from nodelaunch.connecting import check_files
 from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.monitoring.tracesendpoint import traces_endpoint
+from nodelaunch.network.sshscan import FakeHostsScanner, SshScanner
 from nodelaunch.reloading import ConfigReloader
-from nodelaunch.sshscan import FakeHostsScanner, SshScanner
-from nodelaunch.tracesendpoint import traces_endpoint
 
 if TYPE_CHECKING:
     from nodelaunch.web.api import Api
@@ -163,7 +163,7 @@ class _Service:
             if self._cannot_listen is not None:
                 raise self._cannot_listen
             if os.environ.get("STATSD_HOST") or os.environ.get("STATSD_PORT"):
-                from nodelaunch.statsd import Statsd  # only where it is used
+                from nodelaunch.monitoring.statsd import Statsd  # only where it is used
 
                 await beside.enter_async_context(await Statsd.from_environment(launcher))
             if traces_endpoint() is not None:

@@ -9,7 +9,7 @@ from nodelaunch.cli.common import client_store, say, say_json, warm_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.config.standing import remarks
-from nodelaunch.listing import age_text
+from nodelaunch.operations.listing import age_text
 from nodelaunch.status import LauncherStatus, PoolStatus, ReadyShortfall, Status, ask_status
 
 

@@ -20,11 +20,11 @@ from nodelaunch.cli.common import client_store, warm_view
 from nodelaunch.cli.live import is_terminal, opened
 from nodelaunch.cli.session import Given
 from nodelaunch.cli.tables import counted
-from nodelaunch.engine.questions import ask_reports
-from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.engine.reporting.questions import ask_reports
+from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError, StoreError, legible
-from nodelaunch.listing import age_text
+from nodelaunch.operations.listing import age_text
 from nodelaunch.protocol.quota import INSTANCES
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import Store

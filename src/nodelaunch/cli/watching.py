@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from nodelaunch.cli.common import client_store, warm_view
 from nodelaunch.cli.session import Session
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.listing import Snapshot, take_snapshot
+from nodelaunch.operations.listing import Snapshot, take_snapshot
 
 EVERY_S = 2.0
 """How often a list is drawn at most, where nothing else is asked for; as ``watch`` does."""

@@ -1,13 +1,13 @@
 """What happens next to a node, in words: what its state and its pool say, and whoever runs the pool.
 
-What does *not* belong here: how a request stands (explain.py), and what is done about a node (engine/sweeping/).
+What does *not* belong here: how a request stands (explain.py), and what is done about a node (engine/cleanup/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from nodelaunch.engine.reporting import LauncherReport
+from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node, PoolRegistration
 from nodelaunch.protocol.registrations import process_names

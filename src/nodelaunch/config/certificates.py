@@ -1,6 +1,6 @@
 """Warnings about certificates that a configuration names: expired, soon to expire, not valid yet.
 
-What does *not* belong here: whether they can be read and belong together (store/zookeeper.py).
+What does *not* belong here: whether they can be read and belong together (store/zookeeper/store.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which texts of a configuration are secret: those whose schema says ``writeOnly: true`` or ``format: password``.
 
-What does *not* belong here: what is done to keep them so (drivers/process/redaction.py, the conformance checks).
+What does *not* belong here: what is done to keep them so (driverhost/process/redaction.py, the conformance checks).
 """
 
 from __future__ import annotations

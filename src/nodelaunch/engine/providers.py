@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 from nodelaunch.config.changes import Changes
 from nodelaunch.config.models import ProviderConfig
-from nodelaunch.engine.pool import Pool
-from nodelaunch.engine.provider import ProviderRuntime
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.provider.runtime import ProviderRuntime
+from nodelaunch.engine.serve.pool import Pool
 from nodelaunch.engine.service import ProviderService
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.log import Logger, get_logger
-from nodelaunch.protocol.triage import PoolKey
 
 log: Logger = get_logger(__name__)
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig, ProviderConfig
+from nodelaunch.decisions.quarantine import Guard
 from nodelaunch.engine.events import EventHub
-from nodelaunch.engine.holding import PoolContext
-from nodelaunch.engine.hostwatch import HostWatch
-from nodelaunch.engine.inventory import Inventory
-from nodelaunch.engine.peers import Memory
-from nodelaunch.engine.pool import Pool, PoolIdentity
-from nodelaunch.engine.provider import Generation, ProviderRuntime
-from nodelaunch.engine.scheduler import Scheduler
-from nodelaunch.engine.sharing import SharedRoom, TenantLedgers
+from nodelaunch.engine.fleet.presence import Memory
+from nodelaunch.engine.limits.sharing import SharedRoom, TenantLedgers
+from nodelaunch.engine.nodelocks import PoolContext
+from nodelaunch.engine.provider.hostwatch import HostWatch
+from nodelaunch.engine.provider.runtime import Generation, ProviderRuntime
+from nodelaunch.engine.serve.pool import Pool, PoolIdentity
+from nodelaunch.engine.serve.scheduler import Scheduler
 from nodelaunch.engine.supervision import supervise
+from nodelaunch.engine.supply.inventory import Inventory
 from nodelaunch.engine.view import ClusterView, ViewWarmed
 from nodelaunch.errors import DriverError, StoreError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
-from nodelaunch.protocol.quarantine import Guard
 from nodelaunch.protocol.store import Store
 
 log: Logger = get_logger(__name__)

@@ -1,7 +1,7 @@
 """The port to a cloud: what the engine asks of a driver, and nothing more.
 
 A driver knows its cloud. It knows no store, no request, no retry, no record: the engine owns all of these. The rules
-every driver keeps are numbered; each number is a check in ``nodelaunch.drivers.conformance``.
+every driver keeps are numbered; each number is a check in ``nodelaunch.conformance``.
 
 ==== =================================================================================================================
 D1   ``create_instance`` returns as soon as the cloud gave an id; it does not wait for the machine.
@@ -334,7 +334,7 @@ class SupportsInventory(Protocol):
 
 @runtime_checkable
 class HostScanner(Protocol):
-    """Where host keys and reachability come from; `nodelaunch.sshscan` has the real one."""
+    """Where host keys and reachability come from; `nodelaunch.network.sshscan` has the real one."""
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
         """One key per algorithm the server offers, each ``<type> <base64>``.

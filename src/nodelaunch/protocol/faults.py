@@ -2,7 +2,7 @@
 
 An error has a kind (what is the matter), a scope (what else it concerns), and says what may have been left behind. The
 engine acts on classes; each class is what the engine does next. Kind and scope decide the class here, once.
-What does *not* belong here: the encoding (drivers/wire).
+What does *not* belong here: the encoding (driverhost/wire).
 """
 
 from __future__ import annotations

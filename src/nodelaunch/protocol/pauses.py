@@ -2,7 +2,7 @@
 
 A pause is of a provider, of one of its pools, or of a launcher. What is paused takes no request that is not under way
 and makes no node for one; with `Pause.drains` it lets go of its idle nodes besides.
-What does *not* belong here: who writes a pause (pausing.py), and what follows for a request (triage.py).
+What does *not* belong here: who writes a pause (operations/pauses.py), and what follows for a request (triage.py).
 """
 
 from __future__ import annotations

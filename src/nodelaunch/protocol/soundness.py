@@ -2,7 +2,7 @@
 
 They go into records that others read, are counted as quota, and shown to people. Each function gives its value back, or
 raises a DriverError of kind ``internal`` that names the field; docs/driver-contract.md has the same limits.
-What does *not* belong here: the form of messages (drivers/wire), and what follows from a refusal (engine).
+What does *not* belong here: the form of messages (driverhost/wire), and what follows from a refusal (engine).
 """
 
 from __future__ import annotations

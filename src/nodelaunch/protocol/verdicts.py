@@ -1,7 +1,7 @@
 """What a pool decides on a node request, and why: reasons to decline it or to let it wait, and what would change that.
 
 Each reason is a class with the facts as fields, a clause and a remedy for people. What does *not* belong here: when one
-holds (protocol/triage.py).
+holds (decisions/triage.py).
 """
 
 from __future__ import annotations

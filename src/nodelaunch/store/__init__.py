@@ -1,1 +1,1 @@
-"""Where the records live: implementations of the port in ``protocol/store.py``."""
+"""Where the records live: implementations of the port in ``protocol/store.py``, and what they share."""

@@ -11,7 +11,7 @@
     GET    /api/v1/openapi.json          the description of all this, without a token
 
 What does *not* belong here: bodies (messages.py), what becomes of requests (desk.py), what is done to nodes
-(operating.py).
+(operations/nodes.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from nodelaunch.engine.scheduler import Scheduler
+from nodelaunch.engine.serve.scheduler import Scheduler
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import (
     AccessDeniedError,
@@ -39,7 +39,7 @@ from nodelaunch.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from nodelaunch.operating import NodeBusyError, NodeNotFoundError, Operator
+from nodelaunch.operations.nodes import NodeBusyError, NodeNotFoundError, Operator
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import Store

@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from nodelaunch.launcher import Launcher
-from nodelaunch.metrics import CONTENT_TYPE, Metrics
+from nodelaunch.monitoring.metrics import CONTENT_TYPE, Metrics
 from nodelaunch.web.api import Api
 from nodelaunch.web.lists import Lists
 from nodelaunch.web.status import StatusPage

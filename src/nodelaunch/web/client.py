@@ -21,8 +21,8 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 import msgspec
 
-from nodelaunch.client import CancelWhenLost, Progress, RequestOptions, in_time
-from nodelaunch.engine.questions import in_a_line
+from nodelaunch.client.nodes import CancelWhenLost, Progress, RequestOptions, in_time
+from nodelaunch.engine.reporting.questions import in_a_line
 from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId

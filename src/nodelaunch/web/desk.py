@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
-from nodelaunch.client import NodeClient, RequestHandle
+from nodelaunch.client.nodes import NodeClient, RequestHandle
 from nodelaunch.clock import Clock
 from nodelaunch.errors import NodelaunchError, NodesLostError, StoreError
 from nodelaunch.log import Logger, get_logger

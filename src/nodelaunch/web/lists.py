@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.listing import BY_NAME, Listing, Snapshot, node_list, take_snapshot
+from nodelaunch.operations.listing import BY_NAME, Listing, Snapshot, node_list, take_snapshot
 
 FRESH_S = 1
 """How long an answer is used again. Source: Nodepool."""

@@ -17,8 +17,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from nodelaunch.launcher import Launcher
-from nodelaunch.listing import node_facts, take_snapshot
-from nodelaunch.overview import Overview
+from nodelaunch.monitoring.overview import Overview
+from nodelaunch.operations.listing import node_facts, take_snapshot
 
 T = TypeVar("T")
 

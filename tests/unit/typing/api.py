@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from nodelaunch import Config, Launcher, NodeClient, config_from, errors, load_config, temporary_launcher
+from nodelaunch.driverhost.process.driver import ProcessDriver
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
 from nodelaunch.drivers.fake import PLUGIN as FAKE
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.drivers.metastatic.driver import MetastaticDriver
-from nodelaunch.drivers.process.driver import ProcessDriver
-from nodelaunch.drivers.sdk import serve
 from nodelaunch.drivers.static.driver import StaticDriver
 from nodelaunch.drivers.test.driver import TestDriver
-from nodelaunch.leases import StoreCluster
+from nodelaunch.leases.cluster import StoreCluster
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import (
     Driver,
@@ -25,10 +25,10 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import Store
-from nodelaunch.sshscan import SshScanner
-from nodelaunch.store.embedded import EmbeddedStore
-from nodelaunch.store.socket import SocketStore
-from nodelaunch.store.zookeeper import ZooKeeperStore
+from nodelaunch.sdk import serve
+from nodelaunch.store.embedded.socket import SocketStore
+from nodelaunch.store.embedded.store import EmbeddedStore
+from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 
 async def embed(path: str) -> str | None:

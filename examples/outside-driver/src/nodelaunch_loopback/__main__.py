@@ -2,7 +2,7 @@
 
 import sys
 
-from nodelaunch.drivers.sdk import serve
+from nodelaunch.sdk import serve
 
 from nodelaunch_loopback import PLUGIN
 

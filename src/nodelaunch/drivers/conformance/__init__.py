@@ -1,25 +1,32 @@
-"""Checks every driver must pass, by the rules of docs/driver-contract.md, and the level they make.
+"""The old name of `nodelaunch.conformance`."""
 
-    report = await run(Subject("mycloud", open=make_driver, pool="main", label="small", faults=CloudFaults(...)))
-    assert report.level >= Level.SILVER, report
+import warnings
 
-Plain coroutines that need no test framework, so that drivers kept elsewhere can use them; ``nodelaunch driver check``
-and ``nodelaunch.testing`` are two doors to them. On a real cloud they make and delete a few dozen instances, at most
-`Subject.concurrency` at a time; nobody else should use it meanwhile. The more faults a subject gives, or the driver
-itself by its capability ``faults``, the more is checked; what could not be is reported as skipped, with the fault it
-would take. What does *not* belong here: knowledge of any driver.
-"""
-
-from nodelaunch.drivers.conformance.bench import Bench, Inapplicable, Skipped, Subject, Violation
-from nodelaunch.drivers.conformance.catalogue import CHECKS, checks_for
-from nodelaunch.drivers.conformance.faults import CloudFaults, Resources, faults_of
-from nodelaunch.drivers.conformance.levels import LEVELS, Level
-from nodelaunch.drivers.conformance.probe import Program
-from nodelaunch.drivers.conformance.registry import Check
-from nodelaunch.drivers.conformance.report import Latency, Report, Result, Verdict
-from nodelaunch.drivers.conformance.running import run
+from nodelaunch.conformance import (
+    CHECKS,
+    LEVELS,
+    Bench,
+    Check,
+    CloudFaults,
+    Inapplicable,
+    Latency,
+    Level,
+    Program,
+    Report,
+    Resources,
+    Result,
+    Skipped,
+    Subject,
+    Verdict,
+    Violation,
+    checks_for,
+    faults_of,
+    run,
+)
 
 __all__ = [
     "CHECKS", "LEVELS", "Bench", "Check", "CloudFaults", "Inapplicable", "Latency", "Level", "Program", "Report",
     "Resources", "Result", "Skipped", "Subject", "Verdict", "Violation", "checks_for", "faults_of", "run",
 ]  # fmt: skip
+
+warnings.warn("nodelaunch.drivers.conformance is now nodelaunch.conformance", DeprecationWarning, stacklevel=2)

@@ -7,9 +7,9 @@ at, changed and broken from outside while the launcher runs (``nodelaunch fake-c
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
+from nodelaunch.drivers.plugin import DriverPlugin
 
 EXAMPLE: Final[Mapping[str, Any]] = {
     "cloud-file": "{folder}/cloud.sqlite",

@@ -6,9 +6,9 @@ options, and ``asking.py`` asks a provider which ones it has.
 Source: cloudbase/garm doc/external_provider.md, cloudbase/garm-provider-common.
 """
 
-from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.garm.config import GarmProvider, model_for
 from nodelaunch.drivers.garm.driver import GarmDriver
+from nodelaunch.drivers.plugin import DriverPlugin
 
 PLUGIN = DriverPlugin(
     "garm",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nodelaunch.drivers import DriverNotFoundError
 from nodelaunch.drivers.garm.calls import Done, TooMuchOutputError, run
 from nodelaunch.drivers.garm.interface import EXIT_NOT_RUN, AnswerError, Command, Version, environment, read_object
+from nodelaunch.drivers.plugin import DriverNotFoundError
 
 TIMEOUT_S: Final = 20.0
 """For each question."""

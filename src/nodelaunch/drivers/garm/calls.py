@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nodelaunch.drivers.process import keeper
-from nodelaunch.drivers.process.child import ENVIRONMENT, Tail
-from nodelaunch.drivers.process.redaction import NOTHING, Redactor
+from nodelaunch.driverhost.process import watchdog
+from nodelaunch.driverhost.process.child import ENVIRONMENT, Tail
+from nodelaunch.driverhost.process.redaction import NOTHING, Redactor
 
 MAX_OUTPUT: Final = 8 << 20
 """Bytes of an answer: a list of some 20,000 instances."""
@@ -105,7 +105,7 @@ async def _start(
         os.write(standard_input, given)
         os.lseek(standard_input, 0, os.SEEK_SET)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", keeper.__file__, str(theirs), str(nothing), "0", *argv,
+            sys.executable, "-I", "-S", watchdog.__file__, str(theirs), str(nothing), "0", *argv,
             stdin=standard_input, stdout=output, stderr=said,
             env={**inherited, **told}, pass_fds=(theirs, nothing), start_new_session=True,
         )  # fmt: skip
@@ -141,7 +141,7 @@ async def _collect(stream: asyncio.StreamReader, into: bytearray) -> None:
 async def _to_the_end(process: asyncio.subprocess.Process) -> None:
     """Wait until the keeper is gone, which by now it soon is, even if we are cancelled meanwhile."""
     waiting = asyncio.ensure_future(process.wait())
-    patience = asyncio.get_running_loop().time() + 2 * keeper.TERMINATE_S + LEAVE_S
+    patience = asyncio.get_running_loop().time() + 2 * watchdog.TERMINATE_S + LEAVE_S
     while not waiting.done():
         left = patience - asyncio.get_running_loop().time()
         if left < 0:

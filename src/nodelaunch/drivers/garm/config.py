@@ -43,10 +43,10 @@ from nodelaunch.config.models import (
     Texts,
     Unique,
 )
+from nodelaunch.driverhost.process.options import options_model
 from nodelaunch.drivers.garm.asking import Schemas, schemas_of
 from nodelaunch.drivers.garm.interface import Version
 from nodelaunch.drivers.garm.naming import MAX_NAME, controller_id, instance_name
-from nodelaunch.drivers.process.options import options_model
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_POOL, METADATA_PROVIDER, InstanceSpec
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 

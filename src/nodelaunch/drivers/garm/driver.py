@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from nodelaunch.driverhost.process.redaction import redactor_of
 from nodelaunch.drivers.garm import calls, naming
 from nodelaunch.drivers.garm import interface as garm
 from nodelaunch.drivers.garm.config import GarmLabel, GarmPool, GarmProvider
 from nodelaunch.drivers.garm.interface import Command, Remote
-from nodelaunch.drivers.process.redaction import redactor_of
 from nodelaunch.errors import (
     DriverError,
     ErrorKind,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.metastatic.config import MetastaticProvider
 from nodelaunch.drivers.metastatic.driver import MetastaticDriver
+from nodelaunch.drivers.plugin import DriverPlugin
 
 PLUGIN = DriverPlugin(
     "metastatic",

@@ -6,9 +6,9 @@
 
 from importlib.util import find_spec
 
-from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.driver import OpenStackDriver
+from nodelaunch.drivers.plugin import DriverPlugin
 
 if find_spec("openstack") is None:  # it is loaded when the first call is made, which takes a while
     raise ImportError("openstacksdk is not installed", name="openstack")

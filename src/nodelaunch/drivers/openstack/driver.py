@@ -25,6 +25,7 @@ from nodelaunch.drivers.openstack.userdata import METADATA_HOST_KEY, UserData, w
 from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.network.sshscan import new_host_key
 from nodelaunch.protocol.driver import (
     METADATA_POOL,
     DriverContext,
@@ -35,7 +36,6 @@ from nodelaunch.protocol.driver import (
     Resource,
 )
 from nodelaunch.protocol.quota import Limits, Usage
-from nodelaunch.sshscan import new_host_key
 
 log: Logger = get_logger(__name__)
 

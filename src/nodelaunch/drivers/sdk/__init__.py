@@ -1,14 +1,9 @@
-"""Makes an executable of a driver: the other end of ``nodelaunch.drivers.process``.
+"""The old name of `nodelaunch.sdk`."""
 
-    from nodelaunch.drivers.sdk import serve
-    from mycloud.driver import PLUGIN
-    raise SystemExit(serve(PLUGIN))
+import warnings
 
-Install that as ``nodelaunch-driver-NAME``. The driver is the same class as within the launcher; it is made once for
-each provider, in a process of its own. ``server.py`` answers the launcher, ``program.py`` is the program around it.
-What does *not* belong here: any driver.
-"""
-
-from nodelaunch.drivers.sdk.program import serve
+from nodelaunch.sdk import serve
 
 __all__ = ["serve"]
+
+warnings.warn("nodelaunch.drivers.sdk is now nodelaunch.sdk", DeprecationWarning, stacklevel=2)

@@ -1,10 +1,5 @@
-"""``python -m nodelaunch.drivers.sdk NAME``: an installed driver as a process, for ``isolation: process``."""
+"""The old name of ``python -m nodelaunch.sdk``."""
 
-import sys
+from runpy import run_module
 
-from nodelaunch.drivers import DriverRegistry
-from nodelaunch.drivers.sdk import serve
-
-if len(sys.argv) not in (2, 4):
-    sys.exit("usage: python -m nodelaunch.drivers.sdk NAME [--listen PATH]")
-sys.exit(serve(DriverRegistry().get(sys.argv[1]), arguments=sys.argv[2:]))
+run_module("nodelaunch.sdk", run_name="__main__", alter_sys=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.plugin import DriverPlugin
 from nodelaunch.drivers.static.config import StaticProvider
 from nodelaunch.drivers.static.driver import StaticDriver
 

@@ -23,6 +23,7 @@ from nodelaunch.errors import (
     ProviderUnavailableError,
 )
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.network.resolving import Resolver
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
@@ -35,7 +36,6 @@ from nodelaunch.protocol.driver import (
 )
 from nodelaunch.protocol.hostkeys import mismatch
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
-from nodelaunch.resolving import Resolver
 
 log: Logger = get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """A driver whose nodes are ready at once, without address, quota or keys. Source: Nodepool 11, test driver."""
 
-from nodelaunch.drivers import DriverPlugin
+from nodelaunch.drivers.plugin import DriverPlugin
 from nodelaunch.drivers.test.config import TestProvider
 from nodelaunch.drivers.test.driver import TestDriver
 

@@ -1,6 +1,6 @@
 """Which nodes an instance is recorded for.
 
-What does *not* belong here: launches whose instance no record tells of yet (engine/owners.py).
+What does *not* belong here: launches whose instance no record tells of yet (engine/provider/owners.py).
 """
 
 from __future__ import annotations

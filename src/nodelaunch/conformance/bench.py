@@ -1,0 +1,278 @@
+"""What a check works with: the driver under test, calls with deadlines, and a registry of what has to be cleaned up.
+
+What does *not* belong here: what is right and wrong (checks.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+from nodelaunch.conformance.faults import CloudFaults
+from nodelaunch.conformance.probe import Probe, Program
+from nodelaunch.errors import DriverError, ErrorKind
+from nodelaunch.protocol.driver import (
+    METADATA_NODE_ID,
+    METADATA_POOL,
+    METADATA_PROVIDER,
+    Driver,
+    ExternalId,
+    Instance,
+    InstanceSpec,
+    SupportsInventory,
+    SupportsUpkeep,
+)
+
+T = TypeVar("T")
+
+PROBE_S: Final = 20.0
+"""For one answer of a process that is spoken with word by word."""
+TIMED: Final = ("create_instance", "wait_until_active", "delete_instance", "list_instances")
+"""Calls whose latencies are reported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A driver to be checked, on a cloud that has room for ``concurrency`` instances."""
+
+    name: str
+    open: Callable[[], Driver]
+    """Makes the driver; is called often, each time for another driver on the same cloud, and from any event loop."""
+    pool: str
+    label: str
+    complete: Callable[[InstanceSpec], InstanceSpec] = lambda spec: spec
+    """Adds to a spec what this cloud needs, such as the image to boot."""
+    faults: CloudFaults = field(default_factory=CloudFaults)
+    deadline_s: float = 600.0
+    """For each call; one that takes longer counts as hanging."""
+    max_block_s: float = 0.5
+    """How long a call may hold up the event loop before it counts as blocking it."""
+    concurrency: int = 3
+    """Calls of a kind at a time."""
+    program: Program | None = None
+    """How to start it, if it is a driver in a process of its own."""
+    secrets: tuple[str, ...] = ()
+    """What it is given that nobody else may see."""
+
+
+class Violation(Exception):  # noqa: N818  it is a finding
+    """The driver broke a rule: that of the check, unless *rule* names another."""
+
+    def __init__(self, fault: str, *, rule: str | None = None) -> None:
+        super().__init__(fault)
+        self.rule = rule
+
+
+class Skipped(Exception):  # noqa: N818  it is an outcome
+    """The check can't be made; the message says what it would take."""
+
+
+class Inapplicable(Exception):  # noqa: N818  it is an outcome
+    """The check is about something that such a driver doesn't do."""
+
+
+def require(holds: bool, fault: str, *, rule: str | None = None) -> None:
+    """Raises: Violation."""
+    if not holds:
+        raise Violation(fault, rule=rule)
+
+
+@dataclass(slots=True)
+class Round:
+    """What all checks of one run share."""
+
+    run_id: str
+    faults: CloudFaults
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    shared: Driver | None = None
+    """The driver that most checks work with, where each is a process that takes its time to start."""
+    shared_upkeep: asyncio.Task[None] | None = None
+    took_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """How long each call took that went well, by the call."""
+
+
+class Bench:
+    """One check's workplace. Whatever it makes through here is deleted, and closed, by `clean_up`."""
+
+    def __init__(self, subject: Subject, this: Round) -> None:
+        self.subject = subject
+        self.faults: CloudFaults = this.faults
+        self.run_id: str = this.run_id
+        self._round = this
+        self._drivers: list[Driver] = []
+        self._probes: list[Probe] = []
+        self._upkeep: dict[Driver, asyncio.Task[None]] = {}
+        self._made: dict[ExternalId, None] = {}
+        self.driver: Driver = self.open() if subject.program is None else self._shared()
+
+    @property
+    def makes_instances(self) -> bool:
+        return not isinstance(self.driver, SupportsInventory)
+
+    # -- making things ----------------------------------------------------------------------------------------------
+
+    def open(self) -> Driver:
+        """Another driver on the same cloud, with its upkeep running as under the engine."""
+        driver = self.subject.open()
+        self._drivers.append(driver)
+        if isinstance(driver, SupportsUpkeep):
+            self._upkeep[driver] = asyncio.create_task(driver.upkeep())
+        return driver
+
+    @property
+    def program(self) -> Program:
+        """How the driver is started. Raises: Inapplicable for one in this process."""
+        if self.subject.program is None:
+            raise Inapplicable("the driver is in this process")
+        return self.subject.program
+
+    def require_process(self) -> None:
+        """For checks that look at the driver's process. Raises: Inapplicable when it is not ours."""
+        if self.program.is_remote:
+            raise Inapplicable("needs a process to look at: the driver at the socket was started by somebody else")
+
+    async def probe(self, **how: Any) -> Probe:
+        """A process of the driver, to be spoken with word by word; *how*: as for a `Probe`."""
+        probe = Probe(self.program, answer_s=min(PROBE_S, self.subject.deadline_s), **how)
+        self._probes.append(probe)
+        await probe.start()
+        return probe
+
+    def _shared(self) -> Driver:
+        """One driver for check after check, until one fails."""
+        if self._round.shared is None:
+            self._round.shared = self.open()
+            self._drivers.remove(self._round.shared)
+            self._round.shared_upkeep = self._upkeep.pop(self._round.shared, None)
+        return self._round.shared
+
+    def spec(self) -> InstanceSpec:
+        """What the engine would ask for, for a node that never was before. Raises: Inapplicable for an inventory."""
+        if not self.makes_instances:
+            raise Inapplicable("the driver makes no instances")
+        node_id = f"{next(self._round.numbers):010d}"
+        metadata = {
+            METADATA_NODE_ID: node_id,
+            METADATA_POOL: self.subject.pool,
+            METADATA_PROVIDER: self.run_id,
+        }
+        spec = InstanceSpec(node_id, f"np{node_id}", self.subject.pool, self.subject.label, metadata)
+        return self.subject.complete(replace(spec, request={"id": f"100-{node_id}", "labels": [self.subject.label]}))
+
+    async def create(self, spec: InstanceSpec | None = None, *, driver: Driver | None = None) -> ExternalId:
+        asked = (driver or self.driver).create_instance(spec or self.spec())
+        try:
+            external_id = await self.call("create_instance", asked)
+        except DriverError as error:
+            if error.external_id is not None:
+                self._made[ExternalId(error.external_id)] = None
+            raise
+        self._made[external_id] = None
+        return external_id
+
+    async def active(self, external_id: ExternalId, *, driver: Driver | None = None) -> Instance:
+        return await self.call("wait_until_active", (driver or self.driver).wait_until_active(external_id))
+
+    async def delete(self, external_id: ExternalId, *, driver: Driver | None = None) -> None:
+        await self.call("delete_instance", (driver or self.driver).delete_instance(external_id))
+
+    async def listed(self, driver: Driver | None = None) -> dict[ExternalId, Instance]:
+        """What ``list_instances`` shows, by id."""
+        instances = await self.call("list_instances", _collect(driver or self.driver))
+        return {instance.external_id: instance for instance in instances}
+
+    async def all_listed(self) -> list[Instance]:
+        """What ``list_instances`` shows, one after the other."""
+        return await self.call("list_instances", _collect(self.driver))
+
+    # -- calling ----------------------------------------------------------------------------------------------------
+
+    async def call(self, what: str, asked: Awaitable[T]) -> T:
+        """The outcome of a call. Raises: Violation when it hangs or raises what no driver may; DriverError."""
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self.subject.deadline_s) as deadline:
+                outcome = await asked
+            if what in TIMED:
+                self._round.took_s[what].append(asyncio.get_running_loop().time() - began)
+            return outcome
+        except (Violation, Skipped, Inapplicable):
+            raise
+        except DriverError as error:
+            if error.kind is ErrorKind.INTERNAL:  # what an exception of a driver in another process comes out as
+                raise Violation(f"{what} failed by a fault of the driver's: {error}", rule="D7.1") from error
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                raise Violation(f"{what} did not return within {self.subject.deadline_s:g} s") from None
+            raise Violation(f"{what} raised {type(error).__name__}: {error}", rule="D7.1") from error
+
+    async def attempt(self, what: str, asked: Awaitable[T]) -> T | DriverError:
+        """As `call`, with a DriverError as an outcome like any other."""
+        try:
+            return await self.call(what, asked)
+        except DriverError as error:
+            return error
+
+    async def unaccounted(self) -> list[str]:
+        """What there is in the cloud that ``list_instances`` doesn't tell of. Raises: Skipped without the fault."""
+        if self.faults.resources is None:
+            raise Skipped("needs a look into the cloud, 'cloud.resources'")
+        before = await self.faults.resources()
+        listed = await self.listed()
+        after = await self.faults.resources()  # what comes or goes during the list is no fault
+        lasting = {name: owner for name, owner in before.items() if name in after}
+        return sorted(name for name, owner in lasting.items() if owner not in listed and name not in listed)
+
+    # -- afterwards -------------------------------------------------------------------------------------------------
+
+    async def ours(self, driver: Driver) -> list[ExternalId]:
+        """Instances of this run that are there, youngest first."""
+        instances = await self.listed(driver)
+        by_id = [i for i in self._made if i in instances]
+        by_metadata = [i for i, x in instances.items() if x.metadata.get(METADATA_PROVIDER) == self.run_id]
+        return list(reversed(list(dict.fromkeys((*by_id, *by_metadata)))))
+
+    async def clean_up(self, *, is_last: bool = True) -> None:
+        """Delete what is left, as far as the driver can; what it can't shows in the report as left over.
+
+        Unless it *is_last* the shared driver is kept for the next check.
+        """
+        cleaner = self.open() if self._round.shared is None else self._round.shared
+        try:
+            for external_id in await self.ours(cleaner):
+                await self.attempt("delete_instance", self.delete(external_id, driver=cleaner))
+        except (DriverError, Violation):
+            pass  # the checks tell what is wrong with it
+        finally:
+            for probe in self._probes:
+                await probe.aclose()
+            for driver in tuple(self._drivers):
+                with suppress(DriverError, Violation):  # as above
+                    await self.close(driver)
+            if is_last and self._round.shared is not None:
+                with suppress(DriverError, Violation):  # as above
+                    await self._close_shared(self._round.shared)
+
+    async def _close_shared(self, driver: Driver) -> None:
+        upkeep, self._round.shared, self._round.shared_upkeep = self._round.shared_upkeep, None, None
+        await self._finish(driver, upkeep)
+
+    async def close(self, driver: Driver) -> None:
+        self._drivers.remove(driver)
+        await self._finish(driver, self._upkeep.pop(driver, None))
+
+    async def _finish(self, driver: Driver, upkeep: asyncio.Task[None] | None) -> None:
+        if upkeep is not None:
+            upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
+        await self.call("aclose", driver.aclose())
+
+
+async def _collect(driver: Driver) -> list[Instance]:
+    return [instance async for instance in driver.list_instances()]

@@ -1,0 +1,418 @@
+"""The checks, in the order of the rules. To add one, write a coroutine under its rule and decorate it.
+
+Each makes what it needs, by a bench that cleans up after it, and calls no rule but its own broken; only an exception
+that no driver may raise (D7) is found by all of them.
+What does *not* belong here: running and reporting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from nodelaunch.conformance.bench import Bench, Inapplicable, Skipped, Violation, require
+from nodelaunch.conformance.levels import Level
+from nodelaunch.conformance.loopwatch import LoopWatch
+from nodelaunch.conformance.registry import Check, check
+from nodelaunch.errors import DriverError, InstanceNotFoundError
+from nodelaunch.protocol.driver import METADATA_NODE_ID, ExternalId, Instance, InstanceSpec
+from nodelaunch.protocol.quota import CORES, INSTANCES, RAM
+
+T = TypeVar("T")
+
+CANCEL_POINTS = 12
+"""A create is cancelled after each number of turns of the loop up to this."""
+
+
+CHECKS: list[Check] = []
+_check = partial(check, CHECKS)
+
+
+# -- D1: create returns as soon as there is an id ---------------------------------------------------------------------
+
+
+@_check("D1", Level.SILVER)
+async def create_does_not_wait_for_boot(bench: Bench) -> None:
+    """An instance that doesn't boot is no reason for create not to return its id."""
+    _makes_instances(bench)
+    if bench.faults.boot_held is None:
+        raise Skipped("needs the fault 'boot-held'")
+    async with bench.faults.boot_held():
+        external_id = await bench.create()
+    await bench.active(external_id)
+
+
+# -- D2: metadata ------------------------------------------------------------------------------------------------------
+
+
+@_check("D2.1", Level.BRONZE)
+async def metadata_is_listed_unchanged(bench: Bench) -> None:
+    """What create was given is listed, while the instance boots and when it runs."""
+    spec = bench.spec()
+    external_id = await bench.create(spec)
+    _require_metadata(await bench.listed(), external_id, spec)
+    await bench.active(external_id)
+    _require_metadata(await bench.listed(), external_id, spec)
+
+
+@_check("D2.1", Level.SILVER)
+async def metadata_is_there_from_the_start(bench: Bench) -> None:
+    """However often one looks during the create, the instance is never seen without it."""
+    spec = bench.spec()
+    seen: list[dict[ExternalId, Instance]] = []
+    async with _beside(bench.create(spec)) as creating:
+        while not creating.done():
+            seen.append(await bench.listed())
+            await asyncio.sleep(0)
+        external_id = await creating
+    for listing in seen:
+        if external_id in listing:
+            _require_metadata(listing, external_id, spec)
+
+
+@_check("D2.2", Level.SILVER)
+async def what_a_failed_create_leaves_has_metadata(bench: Bench) -> None:
+    """A leftover can be told from other people's instances."""
+    for name, fault in _faults(bench).items():
+        before = await bench.listed()
+        spec = bench.spec()
+        async with fault():
+            await bench.attempt("create_instance", bench.create(spec))
+        listing = await bench.listed()
+        for external_id in listing.keys() - before.keys():
+            _require_metadata(listing, external_id, spec, f" after '{name}'")
+
+
+def _require_metadata(
+    listing: Mapping[ExternalId, Instance], external_id: ExternalId, spec: InstanceSpec, when: str = ""
+) -> None:
+    if external_id not in listing:
+        return  # then it is D6 that is broken
+    metadata = listing[external_id].metadata
+    wrong = {key: metadata.get(key) for key, value in spec.metadata.items() if metadata.get(key) != value}
+    require(not wrong, f"list_instances shows {external_id}{when} with {wrong} instead of {dict(spec.metadata)}")
+
+
+# -- D3: failed and cancelled creates ----------------------------------------------------------------------------------
+
+
+@_check("D3.1", Level.SILVER)
+async def a_failed_create_leaves_nothing_hidden(bench: Bench) -> None:
+    """Whatever a failed create leaves in the cloud, the list shows."""
+    faults = _faults(bench)
+    known = set(await bench.unaccounted())
+    for name, fault in faults.items():
+        async with fault():
+            await bench.attempt("create_instance", bench.create())
+        hidden = [each for each in await bench.unaccounted() if each not in known]
+        require(not hidden, f"a create that failed by '{name}' left what is not listed: {', '.join(hidden)}")
+
+
+@_check("D3.2", Level.SILVER)
+async def a_cancelled_create_leaves_nothing_hidden(bench: Bench) -> None:
+    """So it does when the caller goes away, at whatever moment."""
+    _makes_instances(bench)
+    known = set(await bench.unaccounted())
+    for turns in range(CANCEL_POINTS):
+        await _cancelled_after(turns, bench.create())
+        hidden = [each for each in await bench.unaccounted() if each not in known]
+        require(not hidden, f"a create cancelled after {turns} turns left what is not listed: {', '.join(hidden)}")
+        for external_id in await bench.ours(bench.driver):
+            await bench.delete(external_id)
+
+
+async def _cancelled_after(turns: int, call: Awaitable[object]) -> None:
+    """Let *call* run for *turns* turns of the loop, then cancel it, and see it end, in whichever way it may."""
+    task = asyncio.ensure_future(call)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, DriverError):
+        raise error
+
+
+# -- D4: waiting -------------------------------------------------------------------------------------------------------
+
+
+@_check("D4.1", Level.BRONZE)
+async def anybody_may_wait_again(bench: Bench) -> None:
+    """Waiting works twice, by several at once, and by another driver; all get the same running instance."""
+    external_id = await bench.create()
+    other = bench.open()
+    together = await _together(bench.active(external_id, driver=d) for d in (bench.driver, bench.driver, other))
+    again = await bench.active(external_id)
+    for instance in (*together, again):
+        require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")
+        require(instance.is_active, f"wait_until_active gave {external_id} while it was not active")
+
+
+@_check("D4.1", Level.SILVER)
+async def a_cancelled_wait_can_be_taken_up(bench: Bench) -> None:
+    """A caller's deadline ends the wait, and the wait only."""
+    async with _held(bench):
+        external_id = await _create_held(bench)
+        await _cancelled_after(3, bench.active(external_id))
+    instance = await bench.active(external_id)
+    require(instance.is_active, f"wait_until_active gave {external_id} while it was not active")
+
+
+@_check("D4.2", Level.BRONZE)
+async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
+    """Whoever waits for an instance that is deleted, or was, gets InstanceNotFoundError."""
+    external_id = await bench.create()
+    await bench.active(external_id)
+    await bench.delete(external_id)
+    outcome = await bench.attempt("wait_until_active", bench.driver.wait_until_active(external_id))
+    require(
+        isinstance(outcome, InstanceNotFoundError), f"wait_until_active for a deleted instance gave {_brief(outcome)}"
+    )
+    async with _held(bench):
+        external_id = await _create_held(bench)
+        async with _beside(bench.attempt("wait_until_active", bench.driver.wait_until_active(external_id))) as waiting:
+            await asyncio.sleep(0)
+            await bench.delete(external_id)
+            outcome = await waiting
+    was_faster = isinstance(outcome, Instance) and bench.faults.boot_held is None
+    require(
+        was_faster or isinstance(outcome, DriverError), f"waiting, while it was deleted, ended with {_brief(outcome)}"
+    )
+
+
+# -- D5: deleting ------------------------------------------------------------------------------------------------------
+
+
+@_check("D5.1", Level.BRONZE)
+async def gone_when_delete_returns(bench: Bench) -> None:
+    """Neither the list nor the cloud has it then; one that is still booting included."""
+    running, booting = await bench.create(), await bench.create()
+    await bench.active(running)
+    for external_id in (running, booting):
+        await bench.delete(external_id)
+        await _require_gone(bench, external_id)
+
+
+@_check("D5.2", Level.BRONZE)
+async def deleting_twice_is_fine(bench: Bench) -> None:
+    """One after the other, by another driver, and both at once."""
+    external_id = await bench.create()
+    await bench.delete(external_id)
+    await _fine(bench, "a second delete_instance", bench.delete(external_id))
+    await _fine(bench, "delete_instance by another driver", bench.delete(external_id, driver=bench.open()))
+    external_id = await bench.create()
+    other = bench.open()
+    both = (bench.driver, other)
+    await _together(
+        _fine(bench, "one of two delete_instance at once", bench.delete(external_id, driver=d)) for d in both
+    )
+    await _require_gone(bench, external_id)
+
+
+@_check("D5.2", Level.SILVER)
+async def a_cancelled_delete_can_be_taken_up(bench: Bench) -> None:
+    """Deleting again finishes what was begun."""
+    external_id = await bench.create()
+    await _cancelled_after(2, bench.delete(external_id))
+    await _fine(bench, "delete_instance after a cancelled one", bench.delete(external_id))
+    await _require_gone(bench, external_id)
+
+
+async def _fine(bench: Bench, what: str, call: Awaitable[None]) -> None:
+    outcome = await bench.attempt(what, call)
+    require(outcome is None, f"{what} raised {_brief(outcome)}")
+
+
+async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
+    require(external_id not in await bench.listed(), f"{external_id} is still listed when delete_instance returned")
+    if bench.faults.resources is not None:
+        owned = [name for name, owner in (await bench.faults.resources()).items() if external_id in (name, owner)]
+        require(not owned, f"when delete_instance of {external_id} returned there still was {', '.join(owned)}")
+
+
+# -- D6: listing -------------------------------------------------------------------------------------------------------
+
+
+@_check("D6.1", Level.BRONZE)
+async def ours_are_listed_once(bench: Bench) -> None:
+    """Each instance from the moment create returns, once, with the resources its label is said to take."""
+    spec = bench.spec()
+    external_id = await bench.create(spec)
+    instances = [i for i in await bench.all_listed() if i.external_id == external_id]
+    require(len(instances) == 1, f"{external_id} is listed {len(instances)} times")
+    listed = instances[0].resources
+    if listed is not None:
+        need = await bench.call("quota_for_label", bench.driver.quota_for_label(spec.pool, spec.label))
+        wrong = [name for name in (INSTANCES, CORES, RAM) if listed[name] != need[name]]
+        require(not wrong, f"it is listed with {listed!r}, while its label takes {need!r}", rule="D11")
+
+
+@_check("D6.2", Level.SILVER)
+async def other_peoples_are_listed(bench: Bench) -> None:
+    """What the driver didn't make takes quota all the same."""
+    _makes_instances(bench)
+    if bench.faults.foreign_instance is None:
+        raise Skipped("needs the fault 'foreign-instance'")
+    async with bench.faults.foreign_instance() as external_id:
+        require(external_id in await bench.listed(), f"{external_id}, which somebody else made, is not listed")
+
+
+# -- D7: errors --------------------------------------------------------------------------------------------------------
+
+
+@_check("D7.1", Level.BRONZE)
+async def nonsense_gives_driver_errors(bench: Bench) -> None:
+    """Labels and instances that don't exist raise nothing but DriverError, if anything."""
+    nowhere = ExternalId("00000000-0000-4000-8000-000000000000")
+    driver, pool = bench.driver, bench.subject.pool
+    await bench.attempt("wait_until_active of an unknown id", driver.wait_until_active(nowhere))
+    await bench.attempt("delete_instance of an unknown id", driver.delete_instance(nowhere))
+    await bench.attempt("quota_for_label of an unknown label", driver.quota_for_label(pool, "no-such-label"))
+    await bench.attempt("label_ready of an unknown label", driver.label_ready(pool, "no-such-label"))
+    if bench.makes_instances:
+        spec = replace(bench.spec(), label="no-such-label")
+        await bench.attempt("create_instance of an unknown label", bench.create(spec))
+
+
+@_check("D7.1", Level.SILVER)
+async def a_failing_cloud_gives_driver_errors(bench: Bench) -> None:
+    """Under each fault every call ends, and raises nothing but DriverError; afterwards all is well again."""
+    driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
+    for name, fault in _faults(bench).items():
+        running, doomed = await bench.create(), await bench.create()
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "create_instance": bench.create,
+            "wait_until_active": partial(bench.active, running),
+            "delete_instance": partial(bench.delete, doomed),
+            "list_instances": bench.listed,
+            "quota_limits": driver.quota_limits,
+            "quota_for_label": partial(driver.quota_for_label, pool, label),
+            "label_ready": partial(driver.label_ready, pool, label),
+        }
+        async with fault():
+            for what, call in calls.items():
+                await bench.attempt(f"{what} during '{name}'", call())
+        for external_id in await bench.ours(driver):
+            await bench.attempt("delete_instance", bench.delete(external_id))
+
+
+# -- D8: rebuilding ----------------------------------------------------------------------------------------------------
+
+
+@_check("D8.1", Level.SILVER)
+async def another_driver_takes_over(bench: Bench) -> None:
+    """A driver that is closed leaves its instances; the next lists them alike, waits for them and deletes them."""
+    first, second = bench.open(), bench.open()
+    external_id = await bench.create(driver=first)
+    before = (await bench.listed(first)).get(external_id)
+    await bench.close(first)
+    after = (await bench.listed(second)).get(external_id)
+    if before is not None:
+        require(after is not None, f"{external_id} is not listed by a driver built anew")
+        require(
+            after is None or dict(before.metadata) == dict(after.metadata),
+            f"a driver built anew lists {external_id} with other metadata",
+        )
+    instance = await bench.active(external_id, driver=second)
+    require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")
+    await bench.delete(external_id, driver=bench.open())
+    require(external_id not in await bench.listed(second), f"{external_id} is listed after another driver deleted it")
+
+
+# -- D9: concurrency ---------------------------------------------------------------------------------------------------
+
+
+@_check("D9.1", Level.SILVER)
+async def calls_run_side_by_side(bench: Bench) -> None:
+    """Several creates, waits, lists and deletes at once don't get into each other's way."""
+    specs = [bench.spec() for _ in range(bench.subject.concurrency)]
+    created = await _together(bench.create(spec) for spec in specs)
+    require(len(set(created)) == len(specs), f"{len(specs)} creates at once gave the ids {', '.join(created)}")
+    async with _beside(bench.listed()) as listing_:
+        instances = await _together(bench.active(external_id) for external_id in created)
+        listing = await listing_
+    for external_id, instance, spec in zip(created, instances, specs, strict=True):
+        require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")
+        if external_id in listing:
+            node_id = listing[external_id].metadata.get(METADATA_NODE_ID, spec.node_id)
+            require(node_id == spec.node_id, f"{external_id} is listed with the metadata of another create")
+    await _together(bench.delete(external_id) for external_id in created)
+
+
+@_check("D9.2", Level.SILVER)
+async def the_loop_is_never_held_up(bench: Bench) -> None:
+    """While any call runs the event loop keeps turning."""
+    driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
+    async with LoopWatch(bench.subject.max_block_s) as watch:
+        await bench.attempt("list_instances", bench.listed())
+        await bench.attempt("quota_limits", driver.quota_limits())
+        await bench.attempt("quota_for_label", driver.quota_for_label(pool, label))
+        await bench.attempt("label_ready", driver.label_ready(pool, label))
+        if bench.makes_instances:
+            with suppress(DriverError):  # other checks tell
+                external_id = await bench.create()
+                await bench.active(external_id)
+                await bench.delete(external_id)
+    require(watch.held_up_by is None, f"the event loop was held up at {watch.held_up_by}")
+
+
+# -- shared ------------------------------------------------------------------------------------------------------------
+
+
+def _faults(bench: Bench) -> Mapping[str, Callable[[], AbstractAsyncContextManager[None]]]:
+    _makes_instances(bench)
+    if not bench.faults.named:
+        raise Skipped("needs faults: ways in which the cloud fails")
+    return bench.faults.named
+
+
+def _makes_instances(bench: Bench) -> None:
+    if not bench.makes_instances:
+        raise Inapplicable("the driver makes no instances")
+
+
+@asynccontextmanager
+async def _held(bench: Bench) -> AsyncIterator[None]:
+    """Hold instances' boot if the subject can."""
+    if bench.faults.boot_held is None:
+        yield
+    else:
+        async with bench.faults.boot_held():
+            yield
+
+
+async def _create_held(bench: Bench) -> ExternalId:
+    """An instance whose boot may be held. Raises: Skipped where create waits for it, which is another rule's matter."""
+    try:
+        return await bench.create()
+    except Violation as violation:
+        if violation.rule is None:
+            raise Skipped("create_instance does not return while boot is held") from None
+        raise
+
+
+async def _together(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """The outcomes of all at once; the first error, when all have ended."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def _beside(call: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """A task that ends with the block, by itself or cancelled."""
+    task = asyncio.create_task(call)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _brief(outcome: object) -> str:
+    if isinstance(outcome, BaseException):
+        return f"{type(outcome).__name__}: {outcome}"
+    return "an instance" if isinstance(outcome, Instance) else repr(outcome)

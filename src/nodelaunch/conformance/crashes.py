@@ -1,0 +1,163 @@
+"""Checks of what is left when a driver's process is killed, at each stage of what it was doing.
+
+Each time a process of its own is killed as if the machine had no memory left; then another one has to know of
+everything there is, and go on with it.
+What does *not* belong here: a death that the driver sees coming (wirechecks.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from nodelaunch.conformance.bench import Bench, Skipped, Violation, require
+from nodelaunch.conformance.levels import Level
+from nodelaunch.conformance.probe import Json, Probe, ProbeError, Refusal
+from nodelaunch.conformance.registry import Check, check
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.errors import DriverError
+from nodelaunch.protocol.driver import ExternalId, InstanceSpec
+
+MOMENTS_S: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
+"""After which a process is killed that was asked for something."""
+ENDS_WITHIN_S: Final = 2.0
+"""In which what a killed driver had begun, and what belongs to nobody now, may still end by itself."""
+MAX_STAGES: Final = 5
+"""Progress that is followed in one call."""
+
+CHECKS: list[Check] = []
+_check = partial(check, CHECKS)
+
+
+def _needs(bench: Bench) -> None:
+    bench.spec()  # tells of a driver that makes none
+    if bench.subject.program is None:
+        raise Skipped("needs a process to kill: check it with isolation 'process'")
+    if bench.subject.program.is_remote:
+        raise Skipped("needs a process to kill: check the driver's executable")
+    if bench.faults.resources is None:
+        raise Skipped("needs a look into the cloud, 'cloud.resources'")
+
+
+@_check("D8.2", Level.GOLD)
+async def a_killed_create_leaves_nothing_hidden(bench: Bench) -> None:
+    """Killed at any moment of a create, a driver leaves nothing that the next one doesn't list, with its metadata."""
+    _needs(bench)
+    known = set(await bench.unaccounted())
+    for moment in _moments():
+        spec = bench.spec()
+        probe = await _opened(bench)
+        asked = probe.request(m.CREATE.name, {"deadline_s": 60.0, "spec": _wire(spec)})[1]
+        came_so_far = await _reach(probe, asked, moment)
+        probe.kill()
+        await probe.ended(5.0)
+        hidden = await _hidden(bench, known)
+        require(not hidden, f"killed {moment} a create it left what is not listed: {', '.join(hidden)}")
+        await _require_told(bench, spec, asked, moment)
+        await probe.aclose()
+        if not came_so_far:
+            return
+
+
+async def _hidden(bench: Bench, known: set[str]) -> list[str]:
+    """What is not listed, but for what was *known* before and what ends by itself."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ENDS_WITHIN_S
+    while hidden := [each for each in await bench.unaccounted() if each not in known]:
+        if loop.time() > deadline:
+            break
+        await asyncio.sleep(0.02)
+    return hidden
+
+
+async def _require_told(bench: Bench, spec: InstanceSpec, asked: asyncio.Future[Json], moment: object) -> None:
+    """What was left has its metadata; what was answered is there. It is deleted."""
+    listing = await bench.listed()
+    for external_id in await bench.ours(bench.driver):
+        metadata = listing[external_id].metadata if external_id in listing else spec.metadata
+        wrong = [key for key in spec.metadata if metadata.get(key) != spec.metadata[key]]
+        require(not wrong, f"killed {moment} a create it left {external_id} without {', '.join(wrong)}")
+    if asked.done() and asked.exception() is None and "result" in asked.result():
+        external_id = ExternalId(asked.result()["result"]["external_id"])
+        require(external_id in listing, f"{external_id}, whose create was answered, is gone with the driver's process")
+    for external_id in await bench.ours(bench.driver):
+        await bench.delete(external_id)
+
+
+@_check("D8.3", Level.GOLD)
+async def what_was_begun_is_gone_on_with(bench: Bench) -> None:
+    """Killed while it waits for an instance, or deletes one, a driver leaves it to the next to do so."""
+    _needs(bench)
+    for moment in MOMENTS_S[::2]:
+        probe = await _opened(bench)
+        external_id = await _made(bench, probe)
+        await _killed_in(probe, m.WAIT, external_id, moment)
+        outcome = await bench.attempt("wait_until_active", bench.active(external_id))
+        require(not isinstance(outcome, DriverError), f"after a killed wait the next one failed: {outcome}")
+        probe = await _opened(bench)
+        await _killed_in(probe, m.DELETE, external_id, moment)
+        outcome_ = await bench.attempt("delete_instance", bench.delete(external_id))
+        require(outcome_ is None, f"after a killed delete the next one failed: {outcome_}")
+        require(external_id not in await bench.listed(), f"{external_id} is listed after a killed delete and another")
+        left = [name for name, owner in (await _resources(bench)).items() if external_id in (name, owner)]
+        require(not left, f"after a killed delete and another one there still is {', '.join(left)}")
+
+
+async def _resources(bench: Bench) -> Any:
+    return {} if bench.faults.resources is None else await bench.faults.resources()
+
+
+async def _killed_in(probe: Probe, method: m.Method[Any, Any], external_id: str, moment: float) -> None:
+    asked = probe.request(method.name, {"deadline_s": 60.0, "external_id": external_id})[1]
+    await asyncio.wait([asked], timeout=moment)
+    probe.kill()
+    await probe.ended(5.0)
+    await probe.aclose()
+
+
+async def _opened(bench: Bench) -> Probe:
+    probe = await bench.probe()
+    try:
+        await probe.open()
+    except (ProbeError, Refusal) as error:
+        raise Violation(f"it could not be started again: {error}") from None
+    return probe
+
+
+async def _made(bench: Bench, probe: Probe) -> ExternalId:
+    try:
+        answer = await probe.ask(m.CREATE.name, spec=_wire(bench.spec()))
+    except (ProbeError, Refusal) as error:
+        raise Violation(f"a create failed: {error}") from None
+    return ExternalId(answer["external_id"])
+
+
+def _wire(spec: InstanceSpec) -> Json:
+    return m.Spec.model_validate(spec).model_dump(mode="json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """When to kill: after so long, or after so many notifications of progress."""
+
+    after_s: float = 0.0
+    notes: int = 0
+
+    def __str__(self) -> str:
+        return f"at stage {self.notes} of" if self.notes else f"{self.after_s * 1000:g} ms into"
+
+
+def _moments() -> Iterator[_Moment]:
+    yield from map(_Moment, MOMENTS_S)
+    yield from (_Moment(notes=notes) for notes in range(1, MAX_STAGES + 1))
+
+
+async def _reach(probe: Probe, asked: asyncio.Future[Json], moment: _Moment) -> bool:
+    """Wait for *moment*; whether it came before the call's end, which is the last one there is."""
+    if moment.notes:
+        return await probe.noted(moment.notes, asked)
+    await asyncio.wait([asked], timeout=moment.after_s)
+    return True

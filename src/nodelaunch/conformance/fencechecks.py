@@ -1,0 +1,119 @@
+"""Checks of drivers that refuse the calls of a launcher from which another took the node over.
+
+What does *not* belong here: running and reporting, and that a launcher gives its calls the right fences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, cast
+
+from nodelaunch.conformance.bench import Bench, Inapplicable, require
+from nodelaunch.conformance.levels import Level
+from nodelaunch.conformance.registry import Check, check
+from nodelaunch.errors import DriverError, ErrorKind
+from nodelaunch.protocol.driver import (
+    METADATA_NODE_ID,
+    Driver,
+    ExternalId,
+    Fence,
+    Instance,
+    InstanceSpec,
+    SupportsFencing,
+)
+
+CHECKS: list[Check] = []
+_check = partial(check, CHECKS)
+
+
+class _Fencing(Driver, SupportsFencing, Protocol):
+    """What is checked here."""
+
+
+@_check("D14.1", Level.SILVER)
+async def stale_calls_are_refused(bench: Bench) -> None:
+    """Whichever driver they come through; they change nothing. A delete makes older calls stale, too."""
+    first, second = _fencing(bench), _opened(bench)
+    spec = bench.spec()
+    old, newer, newest = (_fence(bench, spec, number) for number in (1, 2, 3))
+    external_id = await bench.create(replace(spec, fence=old))
+    before = await bench.listed()
+    await bench.call("raise_fence", first.raise_fence(newer))
+    for by in (first, second):
+        await _refused(bench, "create_instance", bench.create(replace(spec, fence=old), driver=by))
+        await _refused(bench, "delete_fenced", by.delete_fenced(external_id, old))
+        await _refused(bench, "raise_fence", by.raise_fence(old))
+    listed = await bench.listed()
+    require(external_id in listed, f"{external_id} is gone after a delete_fenced that was refused")
+    made = _made_meanwhile(before, listed, spec)
+    require(made in ([], [external_id]), f"a create_instance that was refused made {', '.join(made)}")
+    await _taken(bench, "delete_fenced", second.delete_fenced(external_id, newest))
+    await _refused(bench, "create_instance", bench.create(replace(spec, fence=newer)))
+
+
+@_check("D14.2", Level.SILVER)
+async def other_calls_are_not_refused(bench: Bench) -> None:
+    """Those with the same fence again, those without one, and those for other nodes."""
+    driver = _fencing(bench)
+    spec = bench.spec()
+    fence = _fence(bench, spec, 1 << 40)
+    await _taken(bench, "raise_fence", driver.raise_fence(fence))
+    external_id = await _made(bench, replace(spec, fence=fence))
+    await _taken(bench, "delete_fenced with the fence it was made with", driver.delete_fenced(external_id, fence))
+    require(external_id not in await bench.listed(), f"{external_id} is still listed when delete_fenced returned")
+    await _taken(bench, "delete_fenced of what is gone", driver.delete_fenced(external_id, fence))
+    external_id = await _made(bench, spec)
+    await _taken(bench, "delete_instance, without a fence", bench.delete(external_id))
+    other = bench.spec()
+    external_id = await _made(bench, replace(other, fence=_fence(bench, other, 1)))
+    again = Fence(f"{_fence(bench, spec, 1).node}-made-anew", 1)
+    await _taken(bench, "raise_fence for a node whose id came again", driver.raise_fence(again))
+
+
+def _fencing(bench: Bench) -> _Fencing:
+    """The driver under test. Raises: Inapplicable."""
+    return _as_fencing(bench.driver)
+
+
+def _opened(bench: Bench) -> _Fencing:
+    return _as_fencing(bench.open())
+
+
+def _as_fencing(driver: Driver) -> _Fencing:
+    if not isinstance(driver, SupportsFencing):
+        raise Inapplicable("the driver does not have the capability fencing")
+    return cast("_Fencing", driver)
+
+
+def _fence(bench: Bench, spec: InstanceSpec, number: int) -> Fence:
+    return Fence(f"{spec.node_id}@{bench.run_id}", number)
+
+
+def _made_meanwhile(
+    before: Mapping[ExternalId, Instance], after: Mapping[ExternalId, Instance], spec: InstanceSpec
+) -> list[ExternalId]:
+    """What was not there before, unless it is clearly another node's."""
+    new = after.keys() - before.keys()
+    return [each for each in new if after[each].metadata.get(METADATA_NODE_ID, spec.node_id) == spec.node_id]
+
+
+async def _refused(bench: Bench, what: str, call: Awaitable[object]) -> None:
+    outcome = await bench.attempt(what, call)
+    require(isinstance(outcome, DriverError), f"{what} with a lower fence than there was went well")
+    kind = outcome.kind if isinstance(outcome, DriverError) else None
+    require(kind is ErrorKind.STALE, f"{what} with a lower fence than there was failed with kind {kind}, not stale")
+
+
+async def _taken(bench: Bench, what: str, call: Awaitable[None]) -> None:
+    outcome = await bench.attempt(what, call)
+    require(outcome is None, f"{what} failed: {outcome}")
+
+
+async def _made(bench: Bench, spec: InstanceSpec) -> ExternalId:
+    outcome = await bench.attempt("create_instance", bench.create(spec))
+    if isinstance(outcome, DriverError):
+        require(outcome.kind is not ErrorKind.STALE, f"create_instance with {spec.fence} was refused: {outcome}")
+        raise outcome
+    return outcome

@@ -1,0 +1,97 @@
+"""Runs checks, each on a bench of its own that is cleaned up after it.
+
+What does *not* belong here: the checks themselves (allchecks.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from nodelaunch.conformance.allchecks import checks_for, promise_of
+from nodelaunch.conformance.bench import Bench, Inapplicable, Round, Skipped, Subject, Violation
+from nodelaunch.conformance.faults import CloudFaults, faults_of
+from nodelaunch.conformance.probe import ProbeError, Refusal
+from nodelaunch.conformance.registry import Check
+from nodelaunch.conformance.report import Latency, Report, Result, Verdict
+from nodelaunch.errors import DriverError
+from nodelaunch.protocol.driver import ExternalId, SupportsFaults
+
+
+async def run(
+    subject: Subject, checks: Iterable[Check] | None = None, *, on_result: Callable[[Result], None] = lambda _: None
+) -> Report:
+    """Make *checks*, or all that there are for such a driver, one after the other; *on_result* hears of each at once.
+
+    Faults that the subject does not have are the driver's own, if it offers any. Nothing a driver does makes it raise,
+    if its factory and the subject's faults don't.
+    """
+    chosen = checks_for(is_process=subject.program is not None) if checks is None else tuple(checks)
+    async with _faults(subject) as faults:
+        this = Round(f"conformance-{uuid.uuid4().hex[:12]}", faults)
+        results: list[Result] = []
+        broken: Check | None = None
+        for check in chosen:
+            result = await _perform(check, subject, this) if broken is None else _pointless(check, broken)
+            if check.is_basic and result.verdict is Verdict.FAILED and broken is None:
+                broken = check
+            results.append(result)
+            on_result(result)
+        leftovers = await _leftovers(Bench(subject, this)) if broken is None else ()
+    latencies = {call: Latency.of(took_s) for call, took_s in sorted(this.took_s.items())}
+    return Report(subject.name, tuple(results), leftovers, latencies)
+
+
+@asynccontextmanager
+async def _faults(subject: Subject) -> AsyncIterator[CloudFaults]:
+    """The subject's, or the driver's own; a driver that can't be asked offers none."""
+    driver = subject.open()
+    try:
+        faults = subject.faults
+        if faults == CloudFaults() and isinstance(driver, SupportsFaults):
+            with suppress(DriverError):  # the checks tell what is wrong with it
+                faults = await faults_of(driver)
+        yield faults
+    finally:
+        with suppress(DriverError):  # as above
+            await driver.aclose()
+
+
+async def _perform(check: Check, subject: Subject, this: Round) -> Result:
+    began = asyncio.get_running_loop().time()
+    bench = Bench(subject, this)
+    outcome = Result(check.rule, check.name, Verdict.PASSED, level=check.level, promise=check.promise)
+    try:
+        await check.run(bench)
+    except Skipped as skipped:
+        outcome = replace(outcome, verdict=Verdict.SKIPPED, detail=str(skipped))
+    except Inapplicable as reason:
+        outcome = replace(outcome, verdict=Verdict.INAPPLICABLE, detail=str(reason))
+    except Violation as violation:
+        rule = violation.rule or check.rule
+        promise = check.promise if rule == check.rule else promise_of(rule)
+        outcome = replace(outcome, verdict=Verdict.FAILED, rule=rule, detail=str(violation), promise=promise)
+    except DriverError as error:
+        outcome = replace(outcome, verdict=Verdict.FAILED, detail=f"{type(error).__name__}: {error}")
+    except (ProbeError, Refusal) as error:
+        outcome = replace(outcome, verdict=Verdict.FAILED, detail=str(error))
+    finally:
+        await bench.clean_up(is_last=outcome.verdict is Verdict.FAILED)
+    return replace(outcome, took_s=round(asyncio.get_running_loop().time() - began, 3))
+
+
+def _pointless(check: Check, broken: Check) -> Result:
+    detail = f"not made, as {broken.name} failed"
+    return Result(check.rule, check.name, Verdict.SKIPPED, detail, check.level, check.promise, is_pointless=True)
+
+
+async def _leftovers(bench: Bench) -> tuple[ExternalId, ...]:
+    try:
+        return tuple(await bench.ours(bench.driver))
+    except (DriverError, Violation):
+        return ()
+    finally:
+        await bench.clean_up()

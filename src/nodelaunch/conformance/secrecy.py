@@ -1,0 +1,132 @@
+"""Whether a driver keeps to itself what it is given in confidence.
+
+What does *not* belong here: what is a secret in a configuration (targets.py).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from nodelaunch.conformance.bench import Bench, Violation, require
+from nodelaunch.conformance.levels import Level
+from nodelaunch.conformance.probe import ProbeError, Refusal
+from nodelaunch.conformance.registry import Check, check
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.errors import DriverError
+from nodelaunch.protocol.driver import InstanceSpec
+
+CANARY: Final = "nodelaunch-canary-7f3a91c5"
+"""Given with each request here as its requestor's own data, which is nobody else's."""
+NO_LABEL: Final = "no-such-label"
+
+CHECKS: list[Check] = []
+
+
+@partial(check, CHECKS)("D10", Level.SILVER)
+async def secrets_are_never_said(bench: Bench) -> None:
+    """Neither errors, nor log, nor output have the secrets of its configuration or a requestor's own data in them."""
+    said = await (_said_here(bench) if bench.subject.program is None else _said_elsewhere(bench))
+    for where, text in said:
+        for secret in (CANARY, *bench.subject.secrets):
+            require(secret not in text, f"a secret was said in {where}: {_around(text, secret)!r}")
+
+
+def _around(text: str, secret: str) -> str:
+    """Some text around *secret*, without it: this is shown to people, too."""
+    before, _, after = text.partition(secret)
+    return f"{before[-60:]}<SECRET>{after[:30]}".replace(secret, "<SECRET>")
+
+
+def _spec(bench: Bench, label: str | None = None) -> InstanceSpec:
+    spec = bench.spec()
+    request = {**spec.request, "requestor_data": {"token": CANARY}}
+    return replace(spec, request=request, label=label or spec.label)
+
+
+async def _said_here(bench: Bench) -> list[tuple[str, str]]:
+    """What a driver in this process lets out."""
+    said: list[tuple[str, str]] = []
+    output = io.StringIO()
+    with _log_kept(said), redirect_stdout(output), redirect_stderr(output):
+        driver = bench.open()
+        outcomes: list[object] = [await bench.attempt("quota_limits", driver.quota_limits())]
+        if bench.makes_instances:
+            made = await bench.attempt("create_instance", bench.create(_spec(bench), driver=driver))
+            outcomes += [
+                made,
+                await bench.attempt("create_instance", bench.create(_spec(bench, NO_LABEL), driver=driver)),
+            ]
+            if isinstance(made, str):
+                outcomes.append(await bench.attempt("wait_until_active", bench.active(made, driver=driver)))
+                await bench.attempt("delete_instance", bench.delete(made, driver=driver))
+            for fault in bench.faults.named.values():
+                async with fault():
+                    outcomes.append(await bench.attempt("create_instance", bench.create(_spec(bench), driver=driver)))
+                    outcomes.append(await bench.attempt("list_instances", bench.listed(driver)))
+    said += [("an error", str(each)) for each in outcomes if isinstance(each, DriverError)]
+    return [*said, ("its output", output.getvalue())]
+
+
+@contextmanager
+def _log_kept(said: list[tuple[str, str]]) -> Iterator[None]:
+    """All that is logged here meanwhile, however little of it is shown otherwise."""
+
+    def keep(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> Any:
+        said.append(("a log line", json.dumps(dict(entry), default=str)))
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[keep], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+async def _said_elsewhere(bench: Bench) -> list[tuple[str, str]]:
+    """What a driver's process lets out, in an instance's life and in errors."""
+    probe = await bench.probe()
+    try:
+        await probe.open()
+        if bench.makes_instances:
+            await _live(bench, probe)
+        await probe.ask(m.PING.name)
+    except (ProbeError, Refusal) as error:
+        raise Violation(f"an instance's life could not be gone through: {error}") from None
+    probe.hang_up()
+    await probe.ended(2.0)
+    heard = probe.heard
+    secrets = [("its output", heard.output.decode(errors="replace"))]
+    secrets += [(f"a notification, {method}", json.dumps(params)) for method, params in heard.notes]
+    texts = [*secrets, *(("an error", text) for text in heard.errors)]
+    for where, text in texts:
+        require(probe.token not in text, f"its token was said in {where}")
+    return texts
+
+
+async def _live(bench: Bench, probe: Any) -> None:
+    for label in (None, NO_LABEL):
+        spec = m.Spec.model_validate(_spec(bench, label)).model_dump(mode="json")
+        try:
+            made = await probe.ask(m.CREATE.name, spec=spec)
+        except Refusal:
+            continue
+        await probe.ask(m.WAIT.name, external_id=made["external_id"])
+        await probe.ask(m.LIST.name)
+        await probe.ask(m.DELETE.name, external_id=made["external_id"])
+    for fault in bench.faults.named.values():
+        async with fault():
+            spec = m.Spec.model_validate(_spec(bench)).model_dump(mode="json")
+            for method, params in ((m.CREATE.name, {"spec": spec}), (m.LIST.name, {})):
+                try:
+                    await probe.ask(method, **params)
+                except Refusal:
+                    continue

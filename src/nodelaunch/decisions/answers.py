@@ -1,0 +1,389 @@
+"""What the pools of this process say of the heads of lines, and which of them is asked next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from nodelaunch.decisions.backlog import Line, Offer
+from nodelaunch.decisions.facts import Facts
+from nodelaunch.decisions.triage import (
+    PoolKey,
+    PoolView,
+    Room,
+    judge,
+    need_of,
+    wait_for_absentee,
+)
+from nodelaunch.decisions.waits import Waits, earlier
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits
+from nodelaunch.protocol.registrations import RegisteredPool
+from nodelaunch.protocol.verdicts import (
+    Accept,
+    BetterPool,
+    Decline,
+    Defer,
+    LeftToOthers,
+    NobodyLeft,
+    ProviderWanted,
+    TenantFull,
+    TurnOfAnother,
+    Verdict,
+)
+
+TURN_S = 2.0
+"""How long a launcher that is not full may take to serve a request in its turn, before others do."""
+OPEN_S = 30.0
+"""For how long no turns are taken among equal requests, after a launcher let its turn pass."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the schedule did so far; for measurements."""
+
+    passes: int = 0
+    heads_judged: int = 0
+    lines_woken: int = 0
+
+
+class PoolAnswers:
+    """Asks pools, and remembers what they said.
+
+    Invariants: only lines in which requests wait keep anything; what a line keeps in a pool is what the pool said of
+    its head; a pool that is exhausted has no room for any launch and no idle node, whatever is kept.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self.waits: Waits = Waits()
+        self.lines_at: dict[PoolKey, dict[Line, None]] = {}
+        """Lines in which requests wait, by the pools that may be asked."""
+        self.alarms: dict[Line, float] = {}
+        """When a line is to be looked at again even if nothing changes, by the wall clock."""
+        self.exhausted: set[PoolKey] = set()
+        self._counters = counters
+        self._change = 0
+        self._changes: OrderedDict[PoolKey, int] = OrderedDict()
+        """The number of each pool's last change, the latest last."""
+        self._short: dict[str, dict[PoolKey, None]] = {}
+        """By provider, pools that could not launch something since there was last more room at the provider."""
+
+    def note_change(self, key: PoolKey) -> None:
+        """The pool may say something else now."""
+        self.exhausted.discard(key)
+        self._change += 1
+        self._changes[key] = self._change
+        self._changes.move_to_end(key)
+
+    def take_short(self, provider: str) -> list[PoolKey]:
+        """The pools that may launch something now that there may be more room at *provider*."""
+        return list(self._short.pop(provider, ()))
+
+    def is_hopeless(self, line: Line, key: PoolKey) -> bool:
+        """Whether *line* waits for room in a pool that has none at all."""
+        if key not in self.exhausted:
+            return False
+        verdict = line.deferred.get(key)
+        return verdict is not None and verdict.waits_for_room and not verdict.kept
+
+    def activate(self, line: Line) -> None:
+        """Requests wait in *line* from now on."""
+        for key in line.pools:
+            self.lines_at.setdefault(key, {})[line] = None
+        for key, verdict in line.deferred.items():
+            self.waits.add(line, key, verdict)
+
+    def deactivate(self, line: Line) -> None:
+        for key in line.pools:
+            lines = self.lines_at.get(key)
+            if lines is not None and lines.pop(line, line) is None and not lines:
+                del self.lines_at[key]
+        for key, verdict in line.deferred.items():
+            self.waits.remove(line, key, verdict)
+        self.alarms.pop(line, None)
+
+    def prepare(self, line: Line, facts: Facts) -> None:
+        """Have the offers of *line* as of now."""
+        if line.peers.generation != facts.generation:
+            self.deactivate(line)
+            self._find_pools(line, facts)
+            self.activate(line)
+        else:
+            if line.peers.pauses != facts.pauses or 0 < line.peers.open_until <= facts.now:
+                self._find_who_goes_first(line, offering_of(line, facts), facts)
+            for key in self._changed_since(line.seen):
+                if key in line.pools and not self._would_say_the_same(line, key, facts):
+                    self.reopen(line, key, facts)
+            for key in sorted(line.to_reopen & (line.deferred.keys() | line.declined.keys())):
+                self.reopen(line, key, facts)
+        line.to_reopen.clear()
+        line.seen = self._change
+        if line.peers.turn is not None:
+            self._await_turn(line, facts)
+
+    @staticmethod
+    def _find_who_goes_first(line: Line, offering: Sequence[RegisteredPool], facts: Facts) -> None:
+        line.peers.pauses = facts.pauses
+        line.peers.yields_to = better_elsewhere(offering, facts)
+        if line.peers.open_until <= facts.now:
+            line.peers.open_until = 0.0
+        takes_turns = facts.launchers > 1 and line.shape.alone is None and not line.peers.open_until
+        line.peers.turn = turn_elsewhere(line, offering, facts) if takes_turns else None
+
+    def _await_turn(self, line: Line, facts: Facts) -> None:
+        """Leave the head to the launcher whose turn it is, but not for ever: it may be stuck."""
+        peers = line.peers
+        if peers.awaited is None or peers.awaited not in line.requests:
+            peers.awaited, peers.awaited_until = line.head.id, facts.now + TURN_S
+        if facts.now < peers.awaited_until:
+            self.alarms[line] = peers.awaited_until
+        else:
+            peers.turn, peers.awaited, peers.open_until = None, None, facts.now + OPEN_S
+
+    def _would_say_the_same(self, line: Line, key: PoolKey, facts: Facts) -> bool:
+        return self.is_hopeless(line, key) and line.possible.get(key) is facts.view(key)
+
+    def _changed_since(self, seen: int) -> list[PoolKey]:
+        keys = []
+        for key in reversed(self._changes):
+            if self._changes[key] <= seen:
+                break
+            keys.append(key)
+        return keys
+
+    def _find_pools(self, line: Line, facts: Facts) -> None:
+        """Which pools of this process may serve the shape: those that offer it; if no registered pool does, all, since
+        each has to decline it."""
+        line.forget_pools()
+        line.peers.generation = facts.generation
+        offering = offering_of(line, facts)
+        line.peers.is_offered = bool(offering)
+        own = facts.own
+        views = [own[peer.pool_id] for peer in offering if peer.pool_id in own]
+        if not offering:
+            views = [view for pool_id, view in own.items() if pool_id not in line.shape.declined_by]
+        line.peers.is_left = bool(own) and line.shape.declined_by.issuperset(peer.pool_id for peer in facts.peers)
+        self._find_who_goes_first(line, offering, facts)
+        line.pools.update((view.key, view.priority) for view in views)
+        labels = line.shape.labels
+        needs = {need_of(labels, view) for view in views} if offering and line.shape.tenant else set()
+        line.full.is_uniform = len(needs) < 2
+        for key in line.pools:
+            self.offer(line, key, facts)
+
+    def offer(self, line: Line, key: PoolKey, facts: Facts) -> None:
+        """The pool may be asked for the next request of *line*."""
+        if len(line.offers) > 2 * len(line.pools):
+            line.drop_stale_offers()
+        stamp = line.stamps[key] = line.stamps.get(key, 0) + 1
+        if len(line.pools) == 1 or not line.peers.is_offered:
+            heappush(line.offers, Offer(line.pools[key], False, 0, 0.0, 0.0, key, stamp))
+            return
+        view = facts.view(key)
+        need = need_of(line.shape.labels, view)
+        left, at_provider = facts.pool_left(key), facts.provider_left(key)
+        fits = min((min(left[name], at_provider[name]) / need[name] for name in need), default=0.0)
+        reusable = reusable_for(line, key, facts)
+        if line.shape.alone is not None:
+            reusable += len(facts.begun(line.shape.alone, key))
+        is_doubtful = reusable < len(line.shape.labels) and facts.is_doubtful(key, line.shape.labels)
+        heappush(line.offers, Offer(line.pools[key], is_doubtful, -reusable, -fits, facts.used(key), key, stamp))
+
+    def reopen(self, line: Line, key: PoolKey, facts: Facts) -> None:
+        self._unblock(line, key)
+        self.offer(line, key, facts)
+
+    def _unblock(self, line: Line, key: PoolKey) -> None:
+        verdict = line.deferred.pop(key, None)
+        if verdict is not None:
+            line.held_back.pop(key, None)
+            line.full.pools.discard(key)
+            self.waits.remove(line, key, verdict)
+        line.declined.pop(key, None)
+
+    def refuse(self, line: Line, key: PoolKey, verdict: Defer | Decline) -> None:
+        """The pool can't serve the head."""
+        line.stamps.pop(key, None)
+        if isinstance(verdict, Decline):
+            line.declined[key] = verdict
+            return
+        line.deferred[key] = verdict
+        self.waits.add(line, key, verdict)
+        if verdict.reasons and isinstance(verdict.reasons[0], TenantFull):
+            line.full.pools.add(key)
+        if line.peers.is_offered and verdict.holds_others_back:
+            line.held_back[key] = line.pools[key]
+        if verdict.until is not None:
+            self.alarms[line] = min(verdict.until, self.alarms.get(line, verdict.until))
+
+    def ask(self, line: Line, facts: Facts) -> tuple[PoolKey, Accept] | None:
+        """Ask pools, the best first, until one accepts the head; a tenant that is full is so everywhere."""
+        while line.offers and not line.full.everywhere:
+            offer = line.offers[0]
+            if line.stamps.get(offer.key) != offer.stamp:
+                heappop(line.offers)
+                continue
+            if self._has_to_yield(line, offer.priority):
+                return None
+            if is_turn_elsewhere(line, offer.priority) and not serves_out_of_turn(line, offer.key, facts):
+                return None
+            verdict = self._judge(line, offer.key, facts)
+            if isinstance(verdict, Accept):
+                return offer.key, verdict
+            heappop(line.offers)
+            self.refuse(line, offer.key, verdict)
+            facts.decided(line.head, offer.key, verdict)
+        return None
+
+    def keeps_nothing(self, line: Line, key: PoolKey) -> bool:
+        """Whether room in the pool is for others than the head of *line*, which would only be given idle nodes."""
+        priority = line.pools[key]
+        return self._has_to_yield(line, priority) or is_turn_elsewhere(line, priority)
+
+    @staticmethod
+    def _has_to_yield(line: Line, priority: int) -> bool:
+        if line.peers.yields_to is not None and priority > line.peers.yields_to[0]:
+            return True
+        return bool(line.held_back) and priority > min(line.held_back.values())
+
+    def ask_last(self, line: Line, facts: Facts) -> None:
+        """Every registered pool has declined the head, and nobody has failed it: one of ours does."""
+        view = next(iter(facts.own.values()))
+        line.pools.setdefault(view.key, view.priority)
+        verdict = wait_for_absentee(line.head, facts.absent, facts.now) or Decline((NobodyLeft(),))
+        self._unblock(line, view.key)
+        self.refuse(line, view.key, verdict)
+
+    def _judge(self, line: Line, key: PoolKey, facts: Facts) -> Verdict:
+        self._counters.heads_judged += 1
+        view = facts.view(key)
+        verdict = judge(line.head, view, self._room(line, view, facts), is_possible=line.possible.get(key) is view)
+        if isinstance(verdict, Accept) or (isinstance(verdict, Defer) and verdict.until is None):
+            line.possible[key] = view
+        if not isinstance(verdict, Accept):
+            self._short.setdefault(key[0], {})[key] = None
+            if self._has_nothing(key, view, facts):
+                self.exhausted.add(key)
+        return verdict
+
+    @staticmethod
+    def _has_nothing(key: PoolKey, view: PoolView, facts: Facts) -> bool:
+        if facts.has_idle(key):
+            return False
+        return not view.can_launch or min(facts.pool_left(key)[INSTANCES], facts.provider_left(key)[INSTANCES]) < 1
+
+    def _room(self, line: Line, view: PoolView, facts: Facts) -> Room:
+        """What is free in the pool for the head, without what earlier heads wait for."""
+        key, provider = view.key, view.key[0]
+        pool_left, provider_left = facts.pool_left(key), facts.provider_left(key)
+        kept: frozenset[NodeId] = frozenset()
+        for verdict in earlier(self.waits.in_pool.get(key), line):
+            pool_left = pool_left.minus(verdict.need)
+            kept = kept.union(verdict.kept)
+        if view.shares_provider_quota:
+            for verdict in earlier(self.waits.at_provider.get(provider), line):
+                provider_left = provider_left.minus(verdict.need)
+        ceiling, tenant_left = self._tenant(line, facts)
+        return Room(
+            pool=pool_left,
+            provider=provider_left,
+            tenant=tenant_left,
+            tenant_ceiling=ceiling,
+            launching=facts.launching(provider) if view.max_concurrency >= 0 else 0,
+            is_overtaking=bool(earlier(self.waits.for_launches.get(provider), line)),
+            idle=facts.idle(key, kept, line.shape.asker),
+            begun=facts.begun(line.head.id, key) if line.shape.alone is not None else (),
+            absent=facts.absent,
+            now=facts.now,
+        )
+
+    def _tenant(self, line: Line, facts: Facts) -> tuple[Limits, Limits]:
+        """The limits of the line's tenant, and what is left of them."""
+        name = line.shape.tenant
+        tenant = facts.tenant(name) if name is not None else None
+        if tenant is None or name is None:
+            return NO_LIMITS, NO_LIMITS
+        left = tenant.room
+        for verdict in earlier(self.waits.of_tenant.get(name), line):
+            left = left.minus(verdict.need)
+        return tenant.ceiling, left
+
+
+def reusable_for(line: Line, key: PoolKey, facts: Facts) -> int:
+    """How many idle nodes the pool has for the head of *line*; one that has several of its labels may count twice."""
+    labels = line.shape.labels if line.shape.reuse or not facts.view(key).can_launch else ()
+    return min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
+
+
+def serves_out_of_turn(line: Line, key: PoolKey, facts: Facts) -> bool:
+    """Whether the pool has an idle node for the head of *line*, which it serves whosever turn it is, unless what it
+    would have to launch besides fails there."""
+    count, labels = reusable_for(line, key, facts), line.shape.labels
+    return count > 0 and (count == len(labels) or not facts.is_doubtful(key, labels))
+
+
+def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
+    """Why a pool that was not asked leaves the head of *line* to others; None: it does not."""
+    view = next((view for view in facts.own.values() if view.key == key), None)
+    if view is None or view.pool_id in line.shape.declined_by:
+        return None
+    there = offering_of(line, facts)
+    wanted = line.shape.provider
+    if there and wanted is not None and wanted != key[0] and all(peer.provider == wanted for peer in there):
+        return Defer((ProviderWanted(wanted),))
+    for peer in there:
+        if peer.priority < view.priority and not peer.is_paused:
+            return Defer((BetterPool(peer.pool_id, peer.priority),))
+    if line.peers.turn is not None and is_turn_elsewhere(line, view.priority):
+        return Defer((TurnOfAnother(line.peers.turn[1]),))
+    missing = set(line.shape.labels) - view.labels.keys()
+    if missing and there:
+        return Defer(tuple(LeftToOthers(label) for label in sorted(missing)))
+    return None
+
+
+def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
+    """The registered pools that offer all labels of the shape and have not declined it; where pools of the provider it
+    asks for are among them, and not all paused by an operator, only these. They would wait for a job that waits for
+    them: requests of a job's children name the provider that the job's own nodes are at."""
+    shape = line.shape
+    wanted = frozenset(shape.labels)
+    peers = facts.peers_offering(shape.labels[0]) if shape.labels else facts.peers
+    offering = [peer for peer in peers if wanted <= peer.labels and peer.pool_id not in shape.declined_by]
+    if shape.provider is None:
+        return offering
+    wanted_there = [peer for peer in offering if peer.provider == shape.provider]
+    return wanted_there if any(not peer.is_stopped for peer in wanted_there) else offering
+
+
+def better_elsewhere(offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:
+    """Priority and id of the best pool of another process that is not paused."""
+    own = facts.own
+    others = [peer for peer in offering if not peer.is_paused and peer.pool_id not in own]
+    return min(((peer.priority, peer.pool_id) for peer in others), default=None)
+
+
+def is_turn_elsewhere(line: Line, priority: int) -> bool:
+    """Whether a pool of this *priority* leaves the head to the launcher whose turn it is."""
+    return line.peers.turn is not None and priority >= line.peers.turn[0]
+
+
+def turn_elsewhere(line: Line, offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:
+    """Priority and id of a pool of the launcher that is asked first for the requests of *line*, if that is not us.
+
+    The launchers that have one of the best pools take turns; paused pools don't count, and a launcher whose pools are
+    all paused leaves nothing to others: what waits for room in it goes on waiting there, so that it stays paused.
+    All launchers conclude the same from the same registrations. If two differ for a moment, they both take a request,
+    or none does until they agree.
+    """
+    free = [peer for peer in offering if not peer.is_paused]
+    best = min((peer.priority for peer in free), default=0)
+    first = [peer for peer in free if peer.priority == best and peer.launcher]
+    if all(peer.pool_id not in facts.own for peer in first):
+        return None
+    launchers = sorted({peer.launcher for peer in first})
+    turn = launchers[line.shape.turn % len(launchers)]
+    pool_id = min(peer.pool_id for peer in first if peer.launcher == turn)
+    return None if pool_id in facts.own else (best, pool_id)

@@ -1,0 +1,231 @@
+"""The node requests that wait to be decided on, in lines of equal requests.
+
+All requests of one line want the same and may have the same, so what holds for the first holds for the rest: only heads
+are looked at. Within a line requests stand in the order they are served by.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from heapq import heapify
+from typing import NamedTuple
+
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.protocol.access import LAUNCHER, Asker
+from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
+from nodelaunch.protocol.records import NodeRequest, RequestOrder, turn_of
+from nodelaunch.protocol.verdicts import Decline, Defer
+
+MAX_EMPTY_LINES = 256
+"""How many lines without requests are kept, because the next request is likely to be like the last."""
+
+
+class Shape(NamedTuple):
+    """What decides which pools may serve a request, and with what. Requests of one shape differ in their order only."""
+
+    labels: tuple[str, ...]
+    provider: str | None
+    tenant: str | None
+    declined_by: frozenset[str]
+    reuse: bool
+    is_min_ready: bool
+    alone: RequestId | None = None
+    """Set for a request that stands in a line of its own: launches for it were begun, or it is being written."""
+    turn: int = 0
+    """The number of the launcher that is asked first."""
+
+    @property
+    def asker(self) -> Asker:
+        return LAUNCHER if self.is_min_ready and self.tenant is None else Asker(self.tenant)
+
+
+def shape_of(request: NodeRequest, *, is_alone: bool = False, launchers: int = 1) -> Shape:
+    """The shape of *request*; *is_alone* puts it into a line of its own. So many *launchers* take turns."""
+    return Shape(
+        request.node_types,
+        request.provider,
+        request.tenant_name,
+        frozenset(request.declined_by),
+        request.reuse,
+        request.requestor == MIN_READY_REQUESTOR,
+        request.id if is_alone else None,
+        0 if is_alone else turn_of(request.id, launchers),
+    )
+
+
+class Offer(NamedTuple):
+    """A pool that may accept the next request of a line. The smallest is asked first."""
+
+    priority: int
+    is_doubtful: bool
+    """Whether what would have to be launched has failed in the pool again and again."""
+    reusable: int
+    """Minus the number of idle nodes the pool has for the request."""
+    room: float
+    """Minus how many more such requests the pool has room for."""
+    used: float
+    """How many instances the pool has, where room has no limit."""
+    key: PoolKey
+    stamp: int
+    """The offer counts only while it is the latest of its pool."""
+
+
+@dataclass(slots=True)
+class PeerStanding:
+    """What the registered pools, ours and those of other processes, mean for a line."""
+
+    generation: int = -1
+    """Of the registered pools, when this was found."""
+    pauses: int = -1
+    """Of pools, when ``yields_to`` and ``turn`` were found."""
+    yields_to: tuple[int, str] | None = None
+    """Priority and id of the best pool of another process: it goes before any of a larger priority number."""
+    turn: tuple[int, str] | None = None
+    """Priority and id of a pool of the launcher whose turn it is, if that is another one: it goes before any of an
+    equal or larger priority number."""
+    awaited: RequestId | None = None
+    """The head for which that launcher was first waited for."""
+    awaited_until: float = 0.0
+    """How long it is waited for, by the wall clock."""
+    open_until: float = 0.0
+    """Until when nobody takes turns here, since a launcher let its turn pass, by the wall clock; 0: they are taken."""
+    is_offered: bool = False
+    """Whether any registered pool that has not declined offers all labels."""
+    is_left: bool = False
+    """Every registered pool has declined the request, and nobody has failed it."""
+
+
+@dataclass(slots=True)
+class FullTenant:
+    """What a line's pools said of its tenant's limits."""
+
+    pools: set[PoolKey] = field(default_factory=set)
+    """Pools that said that the tenant is full, and that the request has to wait."""
+    is_uniform: bool = True
+    """Whether the head needs the same in all pools, as far as a tenant's limits may make that matter."""
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether what one pool said goes for all."""
+        return bool(self.pools) and self.is_uniform
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """Requests of one shape, and how they stand with each pool of this process."""
+
+    shape: Shape
+    waiting: list[tuple[RequestOrder, RequestId]] = field(default_factory=list)
+    requests: dict[RequestId, NodeRequest] = field(default_factory=dict)
+    is_busy: bool = False
+    """Its one request is being written: it keeps what it would get, and gets nothing yet."""
+    peers: PeerStanding = field(default_factory=PeerStanding)
+    seen: int = 0
+    """Number of the last change of a pool that this line knows of."""
+    pools: dict[PoolKey, int] = field(default_factory=dict)
+    """Pools of this process that may be asked, with their priorities."""
+    offers: list[Offer] = field(default_factory=list)
+    """A heap."""
+    stamps: dict[PoolKey, int] = field(default_factory=dict)
+    """The latest offer of each pool that was not refused since."""
+    deferred: dict[PoolKey, Defer] = field(default_factory=dict)
+    """What the pools said that can't serve the head yet."""
+    declined: dict[PoolKey, Decline] = field(default_factory=dict)
+    """What the pools said that never will."""
+    held_back: dict[PoolKey, int] = field(default_factory=dict)
+    """Priorities of the pools in ``deferred`` that others yield to all the same."""
+    full: FullTenant = field(default_factory=FullTenant)
+    to_reopen: set[PoolKey] = field(default_factory=set)
+    """Pools in ``deferred`` or ``declined`` to be asked again."""
+    possible: dict[PoolKey, object] = field(default_factory=dict)
+    """The `PoolView` of each pool that could serve the shape, now or later."""
+
+    @property
+    def order(self) -> RequestOrder:
+        """The order of the head."""
+        return self.waiting[0][0]
+
+    @property
+    def head(self) -> NodeRequest:
+        return self.requests[self.waiting[0][1]]
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def place_of(self, request_id: RequestId) -> int:
+        """How many requests stand before this one."""
+        return bisect_left(self.waiting, (self.requests[request_id].order, request_id))
+
+    def put(self, request: NodeRequest) -> bool:
+        """Let *request* wait in its place; whether it is the head now."""
+        insort(self.waiting, (request.order, request.id))
+        self.requests[request.id] = request
+        return self.waiting[0][1] == request.id
+
+    def take(self, request_id: RequestId) -> bool:
+        """Take the request out; whether it was the head."""
+        request = self.requests.pop(request_id)
+        place = bisect_left(self.waiting, (request.order, request_id))
+        del self.waiting[place]
+        return place == 0
+
+    def drop_stale_offers(self) -> None:
+        """Keep the latest offer of each pool only."""
+        self.offers = [offer for offer in self.offers if self.stamps.get(offer.key) == offer.stamp]
+        heapify(self.offers)
+
+    def forget_pools(self) -> None:
+        """Nothing that pools said holds any more."""
+        for known in (self.pools, self.stamps, self.deferred, self.declined, self.held_back, self.possible):
+            known.clear()
+        self.offers.clear()
+        self.full.pools.clear()
+
+
+class Backlog:
+    """All lines, by shape and by request.
+
+    Invariants: a request stands in one line at most; ``line_of`` has exactly the requests of all lines; at most
+    `MAX_EMPTY_LINES` lines are empty.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[Shape, Line] = {}
+        self.line_of: dict[RequestId, Line] = {}
+        self.launchers = 1
+        """How many take turns; to be changed while nothing waits."""
+        self._empty: dict[Shape, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.line_of)
+
+    def put(self, request: NodeRequest, *, is_alone: bool = False) -> tuple[Line, bool]:
+        """Let *request* wait; its line, and whether it is the head."""
+        shape = shape_of(request, is_alone=is_alone, launchers=self.launchers)
+        line = self.lines.get(shape)
+        if line is None:
+            line = self.lines[shape] = Line(shape)
+        self._empty.pop(shape, None)
+        self.line_of[request.id] = line
+        return line, line.put(request)
+
+    def take(self, request_id: RequestId) -> tuple[Line, bool] | None:
+        """Take the request out, if it waits: the line it stood in, and whether it was the head."""
+        line = self.line_of.pop(request_id, None)
+        if line is None:
+            return None
+        was_head = line.take(request_id)
+        if not line.waiting:
+            self._spare(line)
+        return line, was_head
+
+    def _spare(self, line: Line) -> None:
+        """Keep the empty *line* for requests to come, if some may; drop the oldest if there are too many."""
+        if line.shape.alone is not None:
+            del self.lines[line.shape]
+            return
+        self._empty[line.shape] = None
+        if len(self._empty) > MAX_EMPTY_LINES:
+            oldest = next(iter(self._empty))
+            del self._empty[oldest], self.lines[oldest]

@@ -1,0 +1,312 @@
+"""One end of a connection: calls with deadlines, answers, notifications, cancellation. JSON-RPC 2.0, a line each.
+
+End of file is death: whoever reads it ends, and every call under way fails. So does a line that is too long or is no
+message: nothing that came after it could be trusted.
+What does *not* belong here: what the methods mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final, TypeGuard
+
+from nodelaunch.driverhost.wire.messages import CANCEL, MAX_LINE
+
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, DRIVER_ERROR = -32700, -32600, -32601, -32602, -32000
+"""Codes of errors; the last one's ``data`` is a FaultInfo. Source: JSON-RPC 2.0."""
+CANCEL_GRACE_S: Final = 10.0
+"""How long the answer to a cancelled call is waited for."""
+AT_A_TIME: Final = 50
+"""Messages that are taken in before others get their turn."""
+MAX_GIVEN_UP: Final = 10_000
+"""Calls whose late answer is still known for one."""
+
+Json = dict[str, Any]
+Answer = Callable[[str, Json, int], Awaitable[Json]]
+"""Of method, parameters and id. Raises: RpcError."""
+Notice = Callable[[str, Json], None]
+Stray = Callable[[str], None]
+"""Is told, in words, of an answer to nothing that was asked."""
+
+
+class RpcError(Exception):
+    """An error as the other end put it, or as it is to be put to the other end."""
+
+    def __init__(self, code: int, message: str, data: Json | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data: Json = data or {}
+
+
+class ConnectionEndedError(Exception):
+    """The connection is gone; whether the call was done is not known."""
+
+
+class GarbageError(Exception):
+    """The other end sent what is no message."""
+
+
+Outcome = Json | RpcError | None
+"""What became of a call that was given up: its result, its error, or None when it was not heard of again."""
+
+
+async def no_answer(method: str, _params: Json, _id: int) -> Json:
+    """For an end that is asked nothing."""
+    raise RpcError(METHOD_NOT_FOUND, f"there is no method {method} here")
+
+
+class Peer:
+    """*answer* and *notice* take what comes in. Run `run` beside the calls."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        answer: Answer = no_answer,
+        notice: Notice = lambda _method, _params: None,
+        stray: Stray = lambda _what: None,
+        most_asked: int | None = None,
+    ) -> None:
+        """*most_asked*: requests of the other end that may wait for their answer; None: as many as it likes."""
+        self._reader = reader
+        self._writer = writer
+        self._answer = answer
+        self._notice = notice
+        self._stray = stray
+        self._most_asked = most_asked
+        self._ids = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[Json]] = {}
+        self._given_up: dict[int, None] = {}
+        """Calls nobody waits for any more, and that were not answered yet; the oldest first."""
+        self._answering: dict[int, asyncio.Task[None]] = {}
+        self.ended: str | None = None
+        """Why the connection is over; None while it isn't."""
+        self.heard: int = 0
+        """Messages that came in so far."""
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._calls
+
+    def awaits(self, number: int) -> bool:
+        """Whether the answer to the call of this id is still to come."""
+        return number in self._calls
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def send(self, message: Json) -> None:
+        """Raises: ValueError for what is too long."""
+        line = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":")).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise ValueError(f"a message of {len(line)} bytes; {MAX_LINE} are allowed")
+        if self.ended is None:
+            self._writer.write(line)
+
+    def note(self, method: str, params: Json) -> None:
+        self.send({"method": method, "params": params})
+
+    async def call(
+        self,
+        method: str,
+        params: Json,
+        *,
+        timeout_s: float,
+        on_id: Callable[[int], None] = lambda _number: None,
+        on_given_up: Callable[[Outcome], None] | None = None,
+    ) -> Json:
+        """The result of a call; *on_id* is told its id before it is sent.
+
+        Cancelled or out of time, the other end is told. Where *on_given_up* wants to know what became of the call,
+        that is waited for, if not for long. Raises: RpcError, ConnectionEndedError, TimeoutError.
+        """
+        if self.ended is not None:
+            raise ConnectionEndedError(self.ended)
+        number = next(self._ids)
+        on_id(number)
+        result: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._calls[number] = result
+        try:
+            self.send({"id": number, "method": method, "params": params})
+            async with asyncio.timeout(timeout_s):
+                await self._writer.drain()
+                await asyncio.wait([result])
+            return result.result()
+        except (asyncio.CancelledError, TimeoutError):
+            if not result.done():
+                self.note(CANCEL, {"id": number})
+            if on_given_up is not None:
+                await _to_the_end(asyncio.wait([result], timeout=CANCEL_GRACE_S))
+                on_given_up(_outcome(result))
+            raise
+        except (ConnectionError, ValueError) as error:
+            raise ConnectionEndedError(str(error)) from None
+        finally:
+            del self._calls[number]
+            if result.done():
+                result.exception()  # nobody else may look
+            else:
+                self._give_up(number)
+
+    def _give_up(self, number: int) -> None:
+        self._given_up[number] = None
+        if len(self._given_up) > MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
+    # -- receiving --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take in messages until the connection ends. Raises: GarbageError."""
+        garbage: GarbageError | None = None
+        async with asyncio.TaskGroup() as group:
+            try:
+                while (message := await self._next()) is not None:
+                    self.heard += 1
+                    self._take(message, group)
+                    if self.heard % AT_A_TIME == 0:
+                        await asyncio.sleep(0)  # what is here already is read without a pause
+            except GarbageError as error:
+                garbage = error
+            except ConnectionError:
+                pass
+            finally:
+                # Our own calls first: an answer that is cancelled may wait for what became of one.
+                self.end(str(garbage or "the connection ended"))
+                for task in self._answering.values():
+                    task.cancel()
+        if garbage is not None:
+            raise garbage
+
+    async def _next(self) -> Json | None:
+        try:
+            line = await self._reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise GarbageError("it ended in the middle of a line") from None
+            return None
+        except asyncio.LimitOverrunError:
+            raise GarbageError(f"it sent a line longer than {MAX_LINE} bytes") from None
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            raise GarbageError(f"it sent what is no JSON: {_start(line)}") from None
+        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+            raise GarbageError(f"it sent what is no JSON-RPC 2.0 message: {_start(line)}")
+        return message
+
+    def _take(self, message: Json, group: asyncio.TaskGroup) -> None:
+        method, number, params = message.get("method"), message.get("id"), message.get("params", {})
+        if method is None:
+            self._settle(message)
+        elif not isinstance(method, str) or not isinstance(params, dict):
+            raise GarbageError("it sent a request without a name, or without named parameters")
+        elif number is None:
+            self._take_note(method, params)
+        elif self._most_asked is not None and len(self._answering) >= self._most_asked:
+            raise GarbageError(f"it has more than {self._most_asked} requests that are not answered yet")
+        elif _is_id(number) and number not in self._answering:
+            self._answering[number] = task = group.create_task(self._give_answer(method, params, number))
+            task.add_done_callback(lambda task: self._answered(number, task))
+        else:
+            raise GarbageError("it sent a request with an id that is no number, or used twice")
+
+    def _settle(self, message: Json) -> None:
+        number, error = message.get("id"), message.get("error")
+        result = self._calls.get(number) if _is_id(number) else None
+        if result is None or result.done():
+            if not _is_id(number) or self._given_up.pop(number, self) is self:
+                self._stray(_of_what(number, error))
+            return  # else it came too late, which may be
+        if isinstance(error, dict):
+            code, data = error.get("code"), error.get("data")
+            code = code if isinstance(code, int) else DRIVER_ERROR
+            text = _text_of(error) or "it did not say why"
+            result.set_exception(RpcError(code, text, data if isinstance(data, dict) else None))
+        elif isinstance(message.get("result"), dict):
+            result.set_result(message["result"])
+        else:
+            raise GarbageError("it sent an answer with neither a result that is an object nor an error")
+
+    def _take_note(self, method: str, params: Json) -> None:
+        if method == CANCEL:
+            number = params.get("id")
+            if _is_id(number) and number in self._answering:
+                self._answering[number].cancel()
+        else:
+            self._notice(method, params)
+
+    async def _give_answer(self, method: str, params: Json, number: int) -> None:
+        try:
+            answer: Json = {"result": await self._answer(method, params, number)}
+        except RpcError as error:
+            answer = {"error": {"code": error.code, "message": str(error), "data": error.data}}
+        try:
+            self.send({"id": number, **answer})
+        except ValueError as error:
+            self.send({"id": number, "error": {"code": DRIVER_ERROR, "message": str(error), "data": {}}})
+        with suppress(ConnectionError):
+            await self._writer.drain()
+
+    def _answered(self, number: int, task: asyncio.Task[None]) -> None:
+        del self._answering[number]
+        if task.cancelled():  # before it began
+            data = {"kind": "cancelled", "may_exist": False}
+            self.send({"id": number, "error": {"code": DRIVER_ERROR, "message": "cancelled", "data": data}})
+
+    # -- ending -----------------------------------------------------------------------------------------------------
+
+    def end(self, why: str) -> None:
+        """Fail all calls, and close the connection."""
+        if self.ended is not None:
+            return
+        self.ended = why
+        for result in self._calls.values():
+            if not result.done():
+                result.set_exception(ConnectionEndedError(why))
+        self._writer.close()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, object]) -> None:
+    """Await *work*, which does not take long, however often we are cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+
+
+def _outcome(result: asyncio.Future[Json]) -> Outcome:
+    if not result.done():
+        return None
+    error = result.exception()
+    if error is None:
+        return result.result()
+    return error if isinstance(error, RpcError) else None
+
+
+def _is_id(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text_of(error: Json) -> str:
+    text = error.get("message")
+    return text if isinstance(text, str) else ""
+
+
+def _of_what(number: Any, error: Any) -> str:
+    """An answer with this id and error, in words."""
+    if number is None:
+        kind = "no id"
+    elif _is_id(number):
+        kind = f"id {number if -(1 << 63) <= number < 1 << 63 else 'of more than 64 bits'}, which waits for none"
+    else:
+        kind = "an id that is no number"
+    text = _text_of(error) if isinstance(error, dict) else ""
+    return f"an answer with {kind}" + (f", and the error: {text}" if text else "")
+
+
+def _start(line: bytes) -> str:
+    return repr(line[:80].decode(errors="replace"))

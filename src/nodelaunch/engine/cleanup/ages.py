@@ -1,0 +1,160 @@
+"""Nodes that were ready, on hold or being made for too long, and idle ones that no pool hands out any more.
+
+What does *not* belong here: nodes that somebody left (abandoned.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from nodelaunch.config.models import Config
+from nodelaunch.engine.cleanup.context import SweepContext
+from nodelaunch.engine.cleanup.deadlines import Deadlines
+from nodelaunch.engine.cleanup.queue import STORE, NodeKey
+from nodelaunch.engine.nodelocks import discard_node
+from nodelaunch.engine.view import Seen
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+
+log: Logger = get_logger(__name__)
+
+ORPHAN_S = 300.0
+"""Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
+
+RETRY_S = 5.0
+"""Pause before a node that could not be discarded is looked at again."""
+
+_AGING = frozenset({NodeState.INIT, NodeState.READY, NodeState.HOLD})
+
+
+@dataclass(frozen=True, slots=True)
+class AgeLimits:
+    """How long nodes are kept, in seconds; 0: for ever."""
+
+    max_ready_age: Mapping[str, float]
+    """By label."""
+    max_hold_age: float = 0.0
+
+    @classmethod
+    def configured(cls, config: Config) -> Self:
+        """Those that *config* names."""
+        ready = {label.name: float(label.max_ready_age) for label in config.labels}
+        return cls(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
+
+    def of(self, node: Node) -> float:
+        """Seconds the node may stay in its state; 0: for ever."""
+        if node.is_idle:
+            limits = [self.max_ready_age.get(label, 0) for label in node.type]
+        elif node.state is NodeState.HOLD:
+            limits = [float(node.hold_expiration or 0), self.max_hold_age]
+        else:
+            return 0
+        return min((limit for limit in limits if limit > 0), default=0)
+
+
+class OldNodes:
+    """Knows when each node is too old.
+
+    Invariant: a node of ours that nobody has locked and that will be too old is in ``deadlines``, unless it is being
+    discarded. One that is there may be locked, in another state or gone by then: that is seen when its time has come.
+    """
+
+    def __init__(self, ctx: SweepContext, ages: AgeLimits, is_served: Callable[[Node], bool]) -> None:
+        self.ages = ages
+        self.deadlines: Deadlines[NodeId] = Deadlines(ctx.wake)
+        """By the wall clock."""
+        self._ctx = ctx
+        self._is_served = is_served
+
+    def look(self, node_id: NodeId) -> None:
+        """Note when a node nobody has locked will be too old."""
+        seen = self._ctx.view.nodes.get(node_id)
+        if seen is None:
+            self.deadlines.forget(node_id)
+        elif seen.record.state in _AGING and (when := self._too_old_at(seen)) is not None:
+            self.deadlines.set(node_id, when)
+
+    def refill(self) -> None:
+        """Note it of all nodes anew: other limits, or other nodes, hold."""
+        self.deadlines.clear()
+        for provider in list(self._ctx.providers):
+            for seen in self._ctx.view.nodes_of(provider):
+                self.look(seen.record.id)
+
+    def look_at_idle(self, node_id: NodeId) -> None:
+        """Discard an idle node at once if no pool hands it out."""
+        seen = self._ctx.view.nodes.get(node_id)
+        if seen is None or not self._is_unserved(seen.record):
+            return
+        if self._ctx.view.is_node_locked(node_id):
+            self._try_again(node_id)
+        else:
+            self._discard_unserved(seen)
+
+    def look_at_all_idle(self) -> None:
+        """Pools changed: discard idle nodes that none hands out any more."""
+        for provider in list(self._ctx.providers):
+            for seen in self._ctx.view.nodes_of(provider):
+                if seen.record.is_idle:
+                    self.look_at_idle(seen.record.id)
+
+    def discard_due(self) -> None:
+        """Discard what is too old by now."""
+        now = self._ctx.clock.now()
+        for node_id in self.deadlines.due(now):
+            seen = self._ctx.view.nodes.get(node_id)
+            if seen is None:
+                continue
+            if self._ctx.view.is_node_locked(node_id):
+                self.look_at_idle(node_id)
+                continue  # how old it is, is looked at again when it is unlocked
+            when = self._too_old_at(seen)
+            if when is not None and when <= now:
+                log.info("node_too_old", node_id=node_id, state=seen.record.state.value, limit_s=self._limit(seen))
+                self._discard(seen)
+            elif self._is_unserved(seen.record):
+                self._discard_unserved(seen)
+            elif when is not None:
+                self.deadlines.set(node_id, when)
+
+    def _is_unserved(self, node: Node) -> bool:
+        return node.is_idle and node.provider in self._ctx.providers and not self._is_served(node)
+
+    def _limit(self, seen: Seen[Node]) -> float:
+        return ORPHAN_S if seen.record.state is NodeState.INIT else self.ages.of(seen.record)
+
+    def _too_old_at(self, seen: Seen[Node]) -> float | None:
+        """Seconds since 1970; None: never, or it is not ours to say."""
+        node = seen.record
+        state = node.state
+        if state is NodeState.INIT:
+            when = seen.modified_at + ORPHAN_S
+        elif state is NodeState.HOLD or (state is NodeState.READY and not node.allocated_to):
+            limit = self.ages.of(node)
+            if not limit:
+                return None
+            when = node.state_time + limit
+        else:
+            return None
+        return when if node.provider in self._ctx.providers else None
+
+    def _discard_unserved(self, seen: Seen[Node]) -> None:
+        node = seen.record
+        log.info("unserved_node_found", node_id=node.id, pool=node.pool, labels=list(node.type))
+        self._discard(seen)
+
+    def _discard(self, seen: Seen[Node]) -> None:
+        if not self._ctx.queue.start(NodeKey(seen.record.id), STORE, self._mark, seen):
+            self._try_again(seen.record.id)
+
+    async def _mark(self, seen: Seen[Node]) -> None:
+        """Mark a node for deletion."""
+        self._try_again(seen.record.id)  # unless it is done, and then nothing of it is too old
+        await discard_node(self._ctx.store, self._ctx.view, seen, self._ctx.clock)
+
+    def _try_again(self, node_id: NodeId) -> None:
+        self.deadlines.set(node_id, self._ctx.clock.now() + RETRY_S)

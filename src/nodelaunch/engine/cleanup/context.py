@@ -1,0 +1,42 @@
+"""What all parts of the sweeper share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.cleanup.queue import WorkQueue
+from nodelaunch.engine.provider.runtime import ProviderRuntime
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.protocol.paths import RequestId
+from nodelaunch.protocol.records import turn_of
+from nodelaunch.protocol.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class SweepContext:
+    """*providers*: those whose nodes we can delete, as of now."""
+
+    store: Store
+    view: ClusterView
+    clock: Clock
+    providers: Mapping[str, ProviderRuntime]
+    queue: WorkQueue
+    wake: Callable[[], None]
+    """Called when a deadline is set that comes before others of its kind."""
+    own_id: str = ""
+    """Id of this process among those that mend the same."""
+
+    def is_our_turn(self, request_id: RequestId) -> bool:
+        """Whether this process clears up after a request; where it can't tell, it does."""
+        launchers = self.view.launchers
+        return self.own_id not in launchers or launchers[turn_of(request_id, len(launchers))] == self.own_id
+
+    async def is_there(self, path: str) -> bool:
+        """Whether there is a record, by the store itself. Raises: StoreError.
+
+        A record in the view may be newer than the events told so far, so that the lock it was written under is not
+        known yet. It is once the store has answered anything: answers and events come in one order.
+        """
+        return (await self.store.get_many([path]))[0] is not None

@@ -1,0 +1,77 @@
+"""What nobody misses: node znodes without data, questions nobody reads, lock directories of requests long gone, pauses
+of processes that are no more.
+
+What does *not* belong here: records of nodes and requests.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nodelaunch.engine.cleanup.context import SweepContext
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.pauses import TargetKind
+
+log: Logger = get_logger(__name__)
+
+STALE_LOCK_S = 8 * 3600.0
+"""Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""
+STALE_QUESTION_S = 600.0
+"""Age at which a question about a request goes that its asker left behind."""
+GONE_PROCESS_S = 24 * 3600.0
+"""Age at which the pause of a process goes that is not present: no process comes back with its id."""
+_PROCESS_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Debris:
+    """Looks at what is left over; the view knows it apart from what is in use."""
+
+    def __init__(self, ctx: SweepContext) -> None:
+        self._ctx = ctx
+        self._empty: set[str] = set()
+        """Node znodes without data at the last look."""
+
+    async def remove(self) -> None:
+        """Remove what is old enough. Raises: StoreError."""
+        await self._stale_locks()
+        await self._empty_nodes()
+        await self._old_questions()
+        await self._pauses_of_the_gone()
+
+    async def _pauses_of_the_gone(self) -> None:
+        """Remove pauses that name a process by its id."""
+        view, now = self._ctx.view, self._ctx.clock.now()
+        present = {seen.record.id for seen in view.presences.values()}
+        for (kind, name), seen in list(view.pauses.items()):
+            is_of_process = kind is TargetKind.LAUNCHER and _PROCESS_ID.fullmatch(name) is not None
+            if is_of_process and name not in present and now - seen.modified_at > GONE_PROCESS_S:
+                log.info("pause_removed", path=seen.path)
+                await self._ctx.store.delete_tree(seen.path)
+
+    async def _old_questions(self) -> None:
+        """Remove what an asker that died left."""
+        store, now = self._ctx.store, self._ctx.clock.now()
+        names = await store.children(paths.QUESTIONS)
+        for entry in await store.get_many([f"{paths.QUESTIONS}/{name}" for name in names]):
+            if entry is not None and now - entry.stat.created_at > STALE_QUESTION_S:
+                await store.delete_tree(entry.path)
+
+    async def _stale_locks(self) -> None:
+        now = self._ctx.clock.now()
+        for request_id, made_at in list(self._ctx.view.stray_lock_dirs.items()):
+            if now - made_at > STALE_LOCK_S:
+                await self._ctx.store.delete_tree(paths.request_lock(request_id))
+
+    async def _empty_nodes(self) -> None:
+        """Remove node znodes without data that were so already at the last look: a lock brought them back."""
+        view = self._ctx.view
+        empty = {
+            path
+            for path, is_empty in view.unreadable.items()
+            if is_empty and (node_id := paths.node_id_at(path)) and not view.is_node_locked(node_id)
+        }
+        for path in sorted(empty & self._empty):
+            log.info("empty_node_removed", path=path)
+            await self._ctx.store.delete_tree(path)
+        self._empty = empty

@@ -1,0 +1,43 @@
+"""Says of each node once that it is on hold: why, and for which job.
+
+What does *not* belong here: how long it may stay so (ages.py).
+"""
+
+from __future__ import annotations
+
+from nodelaunch.engine.cleanup.context import SweepContext
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.states import NodeState
+
+log: Logger = get_logger(__name__)
+
+
+class HeldNodes:
+    """Knows of which nodes it was said: of those that went to hold, and of those found so at the start."""
+
+    def __init__(self, ctx: SweepContext) -> None:
+        self._ctx = ctx
+        self._told: set[NodeId] = set()
+
+    def look(self, node_id: NodeId) -> None:
+        """Say of a node that nobody has locked that it is on hold, unless that was said."""
+        seen = self._ctx.view.nodes.get(node_id)
+        if seen is None or seen.record.state is not NodeState.HOLD:
+            self.forget(node_id)
+            return
+        node = seen.record
+        if node_id not in self._told and node.provider in self._ctx.providers:
+            self._told.add(node_id)
+            log.info(
+                "node_held", node_id=node_id, provider=node.provider, label=",".join(node.type),
+                hold_job=node.hold_job, comment=node.comment,
+            )  # fmt: skip
+
+    def forget(self, node_id: NodeId) -> None:
+        """The node is not on hold any more, or gone."""
+        self._told.discard(node_id)
+
+    def forget_the_gone(self) -> None:
+        """Forget nodes that went without being seen to go."""
+        self._told = {node_id for node_id in self._told if node_id in self._ctx.view.nodes}

@@ -1,0 +1,105 @@
+"""The search for leaks, of each provider by itself.
+
+What does *not* belong here: what a leak is (engine/cleanup/leaks.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+from nodelaunch.engine.cleanup.context import SweepContext
+from nodelaunch.engine.cleanup.deletion import DELETE_TIMEOUT_S
+from nodelaunch.engine.cleanup.leaks import Leak, delete_leak, find_leaks
+from nodelaunch.engine.cleanup.queue import LeakKey
+from nodelaunch.engine.provider.runtime import ProviderRuntime
+from nodelaunch.errors import DriverError
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.events import LeakDeleted, LeaksSeen
+
+log: Logger = get_logger(__name__)
+
+
+class LeakSearch:
+    """Deletes what carries a provider's name but a node id without a record, seen so twice in a row.
+
+    Each provider has a task of its own: one that does not answer delays nobody.
+    """
+
+    def __init__(self, ctx: SweepContext, every_s: Callable[[], float]) -> None:
+        """*every_s*: pause between two looks at one provider, in seconds."""
+        self.suspects: dict[str, set[tuple[str, str]]] = {}
+        """By provider: keys of the leaks the last look saw."""
+        self._ctx = ctx
+        self._every_s = every_s
+        self._group: asyncio.TaskGroup | None = None
+        self._searching: dict[str, ProviderRuntime] = {}
+
+    def open(self, group: asyncio.TaskGroup) -> None:
+        """Search in *group* from now on, at all providers there are."""
+        self._group = group
+        self._searching.clear()
+        for name in list(self._ctx.providers):
+            self.begin(name)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._group = None
+
+    def begin(self, name: str) -> None:
+        """Search at provider *name* as long as it is what it is now."""
+        provider = self._ctx.providers.get(name)
+        if self._group is not None and provider is not None and self._searching.get(name) is not provider:
+            self._searching[name] = provider
+            self._group.create_task(self._keep_searching(provider), name=f"leaks {name}")
+
+    async def _keep_searching(self, provider: ProviderRuntime) -> None:
+        while True:
+            await asyncio.sleep(self._every_s())
+            if self._ctx.providers.get(provider.name) is not provider:
+                break
+            await self._ctx.view.warm()
+            await self._guarded(provider)
+        if self._searching.get(provider.name) is provider:
+            del self._searching[provider.name]
+            self.suspects.pop(provider.name, None)
+
+    async def _guarded(self, provider: ProviderRuntime) -> None:
+        """Search once; a fault of the driver's stays here."""
+        try:
+            await self.search(provider)
+        except (DriverError, TimeoutError) as error:
+            log.warning("leaks_unknown", provider=provider.name, detail=str(error))
+        except Exception:
+            log.exception("leaks_unknown", provider=provider.name)
+
+    async def search(self, provider: ProviderRuntime) -> None:
+        """Look once, and delete what was seen at the last look too. Raises: DriverError, TimeoutError."""
+        events = provider.events
+        async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
+            with events.calling(provider.name, "list"):
+                leaks = await find_leaks(driver, provider.name, self._ctx.view.node)
+        if not self._ctx.view.is_warm:
+            return
+        before = self.suspects.get(provider.name, set())
+        self.suspects[provider.name] = {leak.key for leak in leaks}
+        kinds = Counter(leak.kind for leak in leaks)
+        events.emit(LeaksSeen(events.now(), provider.name, tuple(sorted(kinds.items()))))
+        for leak in leaks:
+            if leak.key in before:
+                self._ctx.queue.start(LeakKey(provider.name, leak.key), provider.name, _delete, provider, leak)
+
+
+async def _delete(provider: ProviderRuntime, leak: Leak) -> None:
+    """Delete one; one that can't be deleted is tried again with the next look."""
+    log_ = log.bind(provider=provider.name, kind=leak.kind, external_id=leak.external_id, node_id=leak.node_id)
+    try:
+        async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
+            await delete_leak(driver, leak)
+    except (DriverError, TimeoutError) as error:
+        log_.warning("leak_not_deleted", detail=str(error))
+    else:
+        log_.warning("leak_deleted", detail=leak.detail or None)
+        provider.events.emit(LeakDeleted(provider.events.now(), provider.name, leak.kind, leak.external_id))
+        provider.invalidate()

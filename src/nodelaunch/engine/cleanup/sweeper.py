@@ -1,0 +1,244 @@
+"""Mends what nobody else will: abandoned nodes, lost requests, nodes kept too long, leaked instances, debris.
+
+Most of it is driven by events: a node that is unlocked in a state nobody may leave it in, a pending request without a
+lock. What time tells is looked at when its time has come; nothing is looked for among all that is known. What can't be
+known otherwise (leaks, debris) is looked for every `SWEEP_S`. Each step is guarded by itself.
+What does *not* belong here: the single things that are mended (engine/cleanup/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.cleanup.abandoned import GRACE_S, AbandonedNodes
+from nodelaunch.engine.cleanup.ages import ORPHAN_S, AgeLimits, OldNodes
+from nodelaunch.engine.cleanup.context import SweepContext
+from nodelaunch.engine.cleanup.debris import STALE_LOCK_S, STALE_QUESTION_S, Debris
+from nodelaunch.engine.cleanup.holds import HeldNodes
+from nodelaunch.engine.cleanup.leaksearch import LeakSearch
+from nodelaunch.engine.cleanup.lostrequests import LostRequests
+from nodelaunch.engine.cleanup.queue import (
+    FIRST_BACKOFF_S,
+    LAST_BACKOFF_S,
+    MAX_AT_ONCE,
+    Key,
+    NodeKey,
+    RequestKey,
+    WorkQueue,
+)
+from nodelaunch.engine.provider.runtime import ProviderRuntime
+from nodelaunch.engine.view import (
+    ClusterView,
+    IdleNodeSeen,
+    NodeRemoved,
+    NodeSeen,
+    NodeUnlocked,
+    Note,
+    PoolsChanged,
+    RequestRemoved,
+    RequestSeen,
+    RequestUnlocked,
+    ViewWarmed,
+)
+from nodelaunch.errors import StoreError
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.store import SessionState, Store, Unsubscribe
+
+log: Logger = get_logger(__name__)
+
+SWEEP_S = 60.0
+"""Between looks for what no event tells. Source: Nodepool 11, cleanup interval."""
+MAX_DELETIONS = MAX_AT_ONCE
+"""Deletions at once at one provider."""
+SLACK_S = 0.05
+"""Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
+
+
+class Sweeper:
+    """One per launcher. `run` it."""
+
+    def __init__(
+        self,
+        store: Store,
+        view: ClusterView,
+        clock: Clock,
+        providers: Mapping[str, ProviderRuntime],
+        ages: AgeLimits,
+        is_served: Callable[[Node], bool] = lambda _node: True,
+        own_id: str = "",
+    ) -> None:
+        """*providers*: those whose nodes we can delete, as of now. *is_served*: whether some pool can still hand out
+        the idle node. *own_id*: under which this process is present."""
+        self.queue: WorkQueue = WorkQueue(lambda: store.session.state is SessionState.CONNECTED)
+        self.queue.again = self._look_again
+        self._wake = asyncio.Event()
+        ctx = SweepContext(store, view, clock, providers, self.queue, self._wake.set, own_id)
+        self.nodes: AbandonedNodes = AbandonedNodes(ctx)
+        self.requests: LostRequests = LostRequests(ctx, self.nodes)
+        self.old: OldNodes = OldNodes(ctx, ages, is_served)
+        self.held: HeldNodes = HeldNodes(ctx)
+        self.leaks: LeakSearch = LeakSearch(ctx, lambda: SWEEP_S)
+        self._debris = Debris(ctx)
+        self._ctx = ctx
+        self._view = view
+        self._next_round = 0.0
+        """By the loop's clock."""
+        self._pools_changed = True
+        """Whether idle nodes may have lost the pool that hands them out."""
+
+    @property
+    def ages(self) -> AgeLimits:
+        return self.old.ages
+
+    @ages.setter
+    def ages(self, ages: AgeLimits) -> None:
+        self.old.ages = ages
+        self.old.refill()
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        stops = self._subscribe()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self.queue.open(group)
+                self.leaks.open(group)
+                try:
+                    await self._keep_sweeping()
+                finally:
+                    self.queue.close()
+                    self.leaks.close()
+        finally:
+            for stop in stops:
+                stop()
+
+    def provider_started(self, name: str) -> None:
+        """Nodes of provider *name* can be deleted from now on: see what it left behind."""
+        if self._view.is_warm:
+            for seen in self._view.nodes_of(name):
+                self._look_at_node(seen.record.id)
+        self._pools_changed = True
+        self.leaks.begin(name)
+
+    def sweep_soon(self) -> None:
+        """Don't wait for the next round: what counts as left over may have changed."""
+        self._pools_changed = True
+        self._next_round = 0.0
+        self._wake.set()
+
+    async def settled(self) -> None:
+        """Wait until nothing that was begun is still under way."""
+        await self.queue.settled()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _subscribe(self) -> list[Unsubscribe]:
+        subscribe = self._view.subscribe
+        return [
+            subscribe(self._on_node, NodeSeen, NodeUnlocked),
+            subscribe(self._on_request, RequestSeen, RequestUnlocked),
+            subscribe(self._on_rare_note, NodeRemoved, RequestRemoved, IdleNodeSeen, PoolsChanged, ViewWarmed),
+        ]
+
+    def _on_node(self, note: NodeSeen | NodeUnlocked) -> None:
+        if self._view.is_node_locked(note.id) and not self.nodes.left:
+            return  # it is somebody's
+        self._look_at_node(note.id)
+
+    def _on_request(self, note: RequestSeen | RequestUnlocked) -> None:
+        self.requests.look(note.id)
+
+    def _on_rare_note(self, note: Note) -> None:
+        match note:
+            case NodeRemoved(node_id, _):
+                self.nodes.gone(node_id)
+                self.old.deadlines.forget(node_id)
+                self.held.forget(node_id)
+            case RequestRemoved(request_id):
+                self.requests.removed(request_id)
+            case IdleNodeSeen(node_id):
+                self.old.look_at_idle(node_id)
+            case PoolsChanged():
+                self._pools_changed = True
+            case ViewWarmed():
+                self._look_at_everything()
+            case _:
+                pass
+
+    def _look_at_everything(self) -> None:
+        """Look once at all that may need anything: nothing was told for a while."""
+        self.nodes.clear()
+        self.old.deadlines.clear()
+        self.held.forget_the_gone()
+        for provider in (None, "", *self._ctx.providers):
+            for seen in self._view.nodes_of(provider):
+                self._look_at_node(seen.record.id)
+        self.requests.look_at_all()
+        self._pools_changed = True
+
+    def _look_at_node(self, node_id: NodeId) -> None:
+        self.nodes.look(node_id)
+        if not self._view.is_node_locked(node_id):
+            self.old.look(node_id)
+            self.held.look(node_id)
+
+    def _look_again(self, key: Key) -> None:
+        """Events about the thing were ignored while it was worked on; and what was seen of it may have been old."""
+        if not self._view.is_warm:
+            return
+        if isinstance(key, NodeKey):
+            self.nodes.look(key.node_id)
+        elif isinstance(key, RequestKey):
+            self.requests.look(key.request_id)
+
+    # -- what only time tells ---------------------------------------------------------------------------------------
+
+    async def _keep_sweeping(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._view.warm()
+        self._look_at_everything()
+        while True:
+            await self._view.warm()
+            self._wake.clear()
+            for node_id in self.nodes.graces.due(loop.time()):
+                self.nodes.look(node_id)
+            self.old.discard_due()
+            if loop.time() >= self._next_round:
+                self._next_round = loop.time() + SWEEP_S
+                await self._round()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._wakes_at(loop.time())):
+                    await self._wake.wait()
+
+    async def _round(self) -> None:
+        """Look for what no event tells."""
+        try:
+            if self._pools_changed:
+                self._pools_changed = False
+                self.old.look_at_all_idle()
+            await self._debris.remove()
+        except StoreError as error:
+            log.warning("sweep_failed", step="debris", detail=str(error))
+        except Exception:
+            log.exception("sweep_failed", step="debris")
+
+    def _wakes_at(self, now: float) -> float:
+        """By the loop's clock: when there is something to do next. The wall clock may be set meanwhile, so that it is
+        asked again with each round at the latest."""
+        grace, age = self.nodes.graces.next, self.old.deadlines.next
+        when = self._next_round
+        if grace is not None:
+            when = min(when, grace)
+        if age is not None:
+            when = min(when, now + max(0.0, age - self._ctx.clock.now()) + SLACK_S)
+        return when
+
+
+__all__ = [
+    "FIRST_BACKOFF_S", "GRACE_S", "LAST_BACKOFF_S", "MAX_DELETIONS", "ORPHAN_S", "STALE_LOCK_S", "STALE_QUESTION_S",
+    "SWEEP_S", "AgeLimits", "Sweeper",
+]  # fmt: skip

@@ -1,0 +1,44 @@
+"""Notices what operators pause and resume: logs each change once, and lets it be acted on at once.
+
+What does *not* belong here: what a pause keeps from happening (decisions/triage.py, offers.py, inventory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nodelaunch.engine.view import ClusterView, PausesChanged, ViewWarmed
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.pauses import Pause, Target
+from nodelaunch.protocol.store import Unsubscribe
+
+log: Logger = get_logger(__name__)
+
+
+class PauseWatch:
+    """One per launcher."""
+
+    def __init__(self, view: ClusterView, is_ours: Callable[[Target], bool], on_change: Callable[[], None]) -> None:
+        """*is_ours*: whether something that is paused is run here. *on_change* is called after a change of such."""
+        self._view = view
+        self._is_ours = is_ours
+        self._on_change = on_change
+        self._known: dict[Target, Pause] = {}
+
+    def open(self) -> Unsubscribe:
+        """Watch from now on; what is returned ends that."""
+        if self._view.is_warm:
+            self._look()
+        return self._view.subscribe(lambda _note: self._look(), PausesChanged, ViewWarmed)
+
+    def _look(self) -> None:
+        now = {target: seen.record for target, seen in self._view.pauses.items() if self._is_ours(target)}
+        before, self._known = self._known, now
+        for target in before.keys() - now.keys():
+            log.info("resumed_by_operator", target=str(target))
+        for target in [target for target in now if now[target] != before.get(target)]:
+            pause = now[target]
+            event = "drained_by_operator" if pause.drains else "paused_by_operator"
+            log.info(event, target=str(target), by=pause.by, reason=pause.reason)
+        if now != before:
+            self._on_change()

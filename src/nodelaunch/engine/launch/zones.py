@@ -1,0 +1,108 @@
+"""Which zone each node of a request is launched in: one for all, one each, or none, as its pool wants it.
+
+Zones in which launches failed again and again, whosever they were, are left out as long as there are others; one launch
+in each pause tries them (breakers.py). What does *not* belong here: ready nodes, which are where they are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from nodelaunch.config.models import PoolConfig
+from nodelaunch.engine.provider.runtime import ProviderRuntime
+
+
+class Zones:
+    """One request's."""
+
+    def __init__(
+        self,
+        pool: PoolConfig,
+        provider: ProviderRuntime,
+        *,
+        reused: str | None,
+        resumed: str | None = None,
+        may_probe: bool = True,
+    ) -> None:
+        """*reused*: where the ready nodes are that the request gets. *resumed*: where some were being launched.
+        *may_probe*: whether a node has another attempt after one that failed, so that it loses nothing by a try."""
+        self._zoning = pool.zoning
+        self._own = pool.zones
+        self._provider = provider
+        self._may_probe = may_probe
+        self._reused = reused
+        self._shared = reused or resumed
+        self._start: str | None = None
+        """Where the first node goes, where each has a zone of its own."""
+        self._over: Sequence[str] = ()
+        """The zones that they are spread over."""
+        self._picked: dict[int, str | None] = {}
+        self._avoided: set[str] = set()
+        """Zones in which launches failed."""
+
+    @property
+    def _all(self) -> Sequence[str]:
+        return self._own or self._provider.cloud.zones
+
+    def pick(self, slot: int) -> str | None:
+        """Where the node of *slot* is to be launched; None: wherever the cloud likes."""
+        picked = self._picked.get(slot)
+        if picked is not None and picked not in self._avoided:
+            return picked
+        if self._zoning == "none":
+            zone = None
+        elif self._zoning == "spread":
+            zone = self._spread(slot)
+        else:
+            zone = self._shared = self._shared or self._one_of(self._usable())
+        self._picked[slot] = zone
+        if zone is not None and self._provider.breakers.zones.may_try(zone):
+            self._provider.breakers.zones.probe(zone)
+        return zone
+
+    def picked(self, slot: int) -> str | None:
+        """Where the node of *slot* is, or was, to be launched."""
+        return self._picked.get(slot)
+
+    def _spread(self, slot: int) -> str | None:
+        zones = self._over = self._over or self._usable()
+        if not zones:
+            return self._shared
+        self._start = self._start or self._one_of(zones)
+        first = zones.index(self._start) if self._start in zones else 0
+        return zones[(first + slot) % len(zones)]
+
+    def _one_of(self, zones: Sequence[str]) -> str | None:
+        """Any of *zones*, but first one whose probe is due."""
+        breakers = self._provider.breakers.zones
+        due = [zone for zone in zones if breakers.is_open(zone)] if self._may_probe and not self._avoided else []
+        return random.choice(due or zones) if zones else None  # noqa: S311
+
+    def _usable(self) -> Sequence[str]:
+        """Zones that may be tried: of those that did not fail this request those that do not fail everybody, as far as
+        there are any. Who has lost an attempt probes none."""
+        breakers = self._provider.breakers.zones
+        if not self._avoided and breakers.is_calm:
+            return self._all
+        left = [zone for zone in self._all if zone not in self._avoided] or list(self._all)
+        sound = [zone for zone in left if not breakers.is_open(zone)] if self._avoided else []
+        return sound or [zone for zone in left if breakers.may_try(zone)] or left
+
+    def keep(self, slot: int, zone: str | None) -> None:
+        """Take note that the node of *slot* is being launched in *zone* as it is."""
+        self._picked[slot] = zone
+
+    def leave(self, slot: int, *, is_alone: bool) -> bool:
+        """After a failed launch of *slot*: let the next one be somewhere else, unless that would part a node set that
+        has to be together. Whether there is somewhere else that was not tried. *is_alone*: no other node exists yet."""
+        failed = self._picked.get(slot)
+        is_bound = self._zoning == "together" and (self._reused is not None or not is_alone)
+        if failed is not None and not self._own:
+            self._provider.breakers.doubt_zones()
+        if failed is None or is_bound:
+            return False
+        self._avoided.add(failed)
+        self._shared = None
+        self._over = ()
+        return not self._avoided.issuperset(self._all)

@@ -1,0 +1,138 @@
+"""What this process has decided to use but no record shows yet.
+
+Between a decision and the node record that follows from it, what the node will take is reserved here, so that nothing
+is given twice. All sums are kept as reservations change: asking for one costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.protocol.quota import NOTHING, Usage
+
+
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """What one request may still take, by slot."""
+
+    key: PoolKey
+    tenant: str | None
+    _book: Reservations
+    _room: dict[int, Usage] = field(default_factory=dict)
+    _share: dict[int, Usage] = field(default_factory=dict)
+
+    def has_room_for(self, slot: int) -> bool:
+        """Whether there is room reserved for the slot's node to be launched."""
+        return slot in self._room
+
+    def add(self, slot: int, room: Usage) -> None:
+        """Reserve *room* for the slot's node to be launched."""
+        self._room[slot] = room
+        self._book.room_taken(self.key, room)
+
+    def keep_share(self, slot: int, need: Usage) -> None:
+        """Keep the tenant's share for the slot's next node, which waits for room."""
+        if slot not in self._share and self.tenant is not None:
+            self._share[slot] = need
+            self._book.share_taken(self.tenant, need)
+
+    def settle(self, slot: int) -> None:
+        """The slot's node has a record, or won't come: from here on the record counts."""
+        room, share = self._room.pop(slot, None), self._share.pop(slot, None)
+        if room is not None:
+            self._book.room_given_back(self.key, room)
+        if share is not None:
+            self._book.share_given_back(self.tenant, share)
+        if room is not None or share is not None:
+            self._book.on_given_back(self.key, self.tenant)
+
+    def settle_room(self, slot: int) -> None:
+        """The slot's node won't come now; the tenant's share, if it is kept, stays so for the next one."""
+        room = self._room.pop(slot, None)
+        if room is not None:
+            self._book.room_given_back(self.key, room)
+            self._book.on_given_back(self.key, None)
+
+    def launch_ended(self) -> None:
+        """Fewer launches run, which others may wait for."""
+        self._book.on_given_back(self.key, None)
+
+    def close(self) -> None:
+        """Give everything back."""
+        for slot in {*self._room, *self._share}:
+            self.settle(slot)
+
+
+class _Sums:
+    """Sums of usages by key; a key of which everything was taken off is forgotten, so that no rounding adds up."""
+
+    def __init__(self) -> None:
+        self._of: dict[object, tuple[int, Usage]] = {}
+
+    def add(self, key: object, usage: Usage) -> None:
+        count, total = self._of.get(key, (0, NOTHING))
+        self._of[key] = (count + 1, total + usage)
+
+    def subtract(self, key: object, usage: Usage) -> None:
+        count, total = self._of[key]
+        if count == 1:
+            del self._of[key]
+        else:
+            self._of[key] = (count - 1, total - usage)
+
+    def total(self, key: object) -> Usage:
+        known = self._of.get(key)
+        return NOTHING if known is None else known[1]
+
+    def count(self, key: object) -> int:
+        known = self._of.get(key)
+        return 0 if known is None else known[0]
+
+
+class Reservations:
+    """All reservations of this process. *on_given_back*: told in which pool, and for which tenant, there is more."""
+
+    def __init__(self, on_given_back: Callable[[PoolKey, str | None], None]) -> None:
+        self.on_given_back = on_given_back
+        self._room = _Sums()
+        """By pool key, and by provider name."""
+        self._shares = _Sums()
+        """By tenant name."""
+
+    def open(self, key: PoolKey, tenant: str | None, room: dict[int, Usage], share: dict[int, Usage]) -> Reservation:
+        """Reserve, by slot, *room* for nodes to be launched and the tenant's *share* for all nodes."""
+        reservation = Reservation(key, tenant, self)
+        for slot, usage in room.items():
+            reservation.add(slot, usage)
+        for slot, usage in share.items() if tenant is not None else ():
+            reservation.keep_share(slot, usage)
+        return reservation
+
+    def room_taken(self, key: PoolKey, usage: Usage) -> None:
+        self._room.add(key, usage)
+        self._room.add(key[0], usage)
+
+    def room_given_back(self, key: PoolKey, usage: Usage) -> None:
+        self._room.subtract(key, usage)
+        self._room.subtract(key[0], usage)
+
+    def share_taken(self, tenant: str | None, usage: Usage) -> None:
+        self._shares.add(tenant, usage)
+
+    def share_given_back(self, tenant: str | None, usage: Usage) -> None:
+        self._shares.subtract(tenant, usage)
+
+    def launches_of(self, provider: str) -> int:
+        """How many launches are reserved but have no record yet."""
+        return self._room.count(provider)
+
+    def of_provider(self, provider: str) -> Usage:
+        return self._room.total(provider)
+
+    def of_pool(self, key: PoolKey) -> Usage:
+        return self._room.total(key)
+
+    def of_tenant(self, tenant: str) -> Usage:
+        return self._shares.total(tenant)

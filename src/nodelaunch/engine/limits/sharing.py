@@ -1,0 +1,246 @@
+"""Keeps launchers that share limits from giving the same room twice.
+
+Each creation of a node at a shared provider bumps the version of the provider's *ledger* (ledger.py), a record outside
+Nodepool's tree, in the same transaction, and only if the version is the one that this process has caught up with. So a
+node is created only by a process that knew of all other nodes when it decided that there is room. A tenant's limit
+spans providers: where there is any other nodelaunch process, the creation of a node for a tenant that has a limit bumps
+the tenant's ledger as well, and so does the claim of an idle node for it. A process that is alone writes no ledger.
+
+What does *not* belong here: what there is room for (engine/serve/facts.py), who waits, and what becomes of a request
+whose tenant turns out to be full (waiting.py, room.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.limits.ledger import Ledger
+from nodelaunch.engine.view import ClusterView, NodeSeen, Note, PoolsChanged, PresencesChanged, ViewCooled
+from nodelaunch.errors import RecordGoneError, SessionLostError, VersionConflictError
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.quota import Limits
+from nodelaunch.protocol.store import Create, Entry, Lock, Op, Put, Store, TakeLock
+
+log: Logger = get_logger(__name__)
+
+ACKNOWLEDGED_S = 5.0
+"""How long another launcher may take to tell that it knows of us; one that is frozen stops us no longer."""
+MAX_TRIES = 20
+"""How often others may be faster before what waits is decided on again."""
+
+
+class OvertakenError(Exception):
+    """Others made use of what there was since it was decided that there is room, and there is none any more."""
+
+
+class Accounts(Protocol):
+    """What is limited, and whether it is used up by what is known now."""
+
+    @property
+    def tenants(self) -> Mapping[str, Limits]:
+        """By name; those that are not there have no limit."""
+
+    def is_overbooked(self, key: PoolKey) -> bool:
+        """Whether more is in use or reserved in a pool, or at its provider, than there is."""
+
+    def is_tenant_overbooked(self, tenant: str) -> bool:
+        """Whether more is in use by a tenant, or about to be, than it may have."""
+
+
+class TenantLedgers:
+    """One ledger for each tenant that has a limit, for all providers of a process."""
+
+    def __init__(self, store: Store, view: ClusterView) -> None:
+        self._store = store
+        self._view = view
+        self._ledgers: dict[str, Ledger] = {}
+
+    def of(self, tenant: str) -> Ledger:
+        ledger = self._ledgers.get(tenant)
+        if ledger is None:
+            path = paths.tenant_ledger(tenant)
+            ledger = self._ledgers[tenant] = Ledger(self._store, self._view, path, counts_claims=True)
+        return ledger
+
+    def forget(self, tenant: str) -> None:
+        """Catch up before the next use."""
+        if tenant in self._ledgers:
+            self._ledgers[tenant].forget()
+
+
+class SharedRoom:
+    """One provider's room, and tenants' shares, as far as several launchers share them."""
+
+    def __init__(
+        self,
+        store: Store,
+        view: ClusterView,
+        provider: str,
+        own_id: str,
+        tenants: TenantLedgers,
+        books: Accounts,
+    ) -> None:
+        """*own_id*: under which this process is present."""
+        self._store = store
+        self._view = view
+        self._provider = provider
+        self._own_id = own_id
+        self._tenants = tenants
+        self._books = books
+        self._ledger = Ledger(store, view, paths.ledger(provider))
+        self._peers: object = None
+        self._all_others: frozenset[str] = frozenset()
+        self._others: frozenset[str] = frozenset()
+        self._own_pools: frozenset[str] = frozenset()
+        self._given_up: set[str] = set()
+        """Launchers that did not tell in time that they know of us."""
+
+    def open(self) -> Callable[[], None]:
+        """Follow what others create from now on; what is returned ends that."""
+        stops = [
+            self._view.subscribe_to_provider(self._provider, self._on_node),
+            self._view.subscribe(self._on_cooled, ViewCooled),
+        ]
+
+        def close() -> None:
+            for stop in stops:
+                stop()
+
+        return close
+
+    # -- who shares -------------------------------------------------------------------------------------------------
+
+    def _find_others(self) -> None:
+        peers = self._view.peers
+        if peers is not self._peers:
+            self._peers = peers
+            self._all_others = self._view.sharers - {self._own_id}
+            self._others = self._view.sharers_at(self._provider) - {self._own_id}
+            own = [peer.pool_id for peer in peers if peer.launcher == self._own_id]
+            self._own_pools = frozenset(own)
+            self._given_up &= self._all_others
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another nodelaunch process may create nodes at the provider: one that drains, too."""
+        self._find_others()
+        return bool(self._others)
+
+    def shares_tenant(self, tenant: str | None) -> bool:
+        """Whether the tenant has a limit, and another nodelaunch process may serve it too, at whatever provider."""
+        if not tenant or tenant not in self._books.tenants:
+            return False
+        self._find_others()
+        return bool(self._all_others)
+
+    def _on_cooled(self, _note: Note) -> None:
+        self._ledger.forget()
+
+    def _on_node(self, note: Note) -> None:
+        """Another's new node makes versions old. A write would find that out too, for a further round trip."""
+        if self._ledger.version is None or not isinstance(note, NodeSeen) or note.old is not None:
+            return
+        seen = self._view.nodes.get(note.id)
+        if seen is not None and seen.record.launcher not in self._own_pools:
+            self._ledger.forget()
+            self._tenants.forget(seen.record.tenant_name or "")
+
+    # -- making use -------------------------------------------------------------------------------------------------
+
+    async def create(self, pool: str, tenant: str | None, op: Create) -> Entry:
+        """Create the numbered znode of a node in *pool* for *tenant*, for which room and share are reserved, as *op*
+        says.
+
+        Raises: OvertakenError, StoreError.
+        """
+        if not self.is_shared and not self.shares_tenant(tenant):
+            return await self._store.create(op.path, op.data, sequence=op.sequence)
+        *_, entry = await self._use((self._provider, pool), tenant, [op])
+        assert isinstance(entry, Entry)  # noqa: S101
+        return entry
+
+    async def claim(self, tenant: str | None, take: TakeLock, put: Put) -> tuple[Lock, Entry]:
+        """Take an idle node for *tenant*, whose share is reserved, as the operations say.
+
+        Raises: OvertakenError, StoreError.
+        """
+        if self.shares_tenant(tenant):
+            lock, *_, entry = await self._use(None, tenant, [take, put])
+        else:
+            lock, entry = await self._store.commit([take, put])
+        assert isinstance(entry, Entry) and lock is not None and not isinstance(lock, Entry)  # noqa: S101, PT018
+        return lock, entry
+
+    async def _use(self, key: PoolKey | None, tenant: str | None, ops: Sequence[Op]) -> list[Entry | Lock | None]:
+        """Do *ops*, which use room in pool *key* and of the tenant's share; what they lead to, with something for each
+        ledger before the last. The request's lock goes with the session in which this begins.
+
+        Raises: OvertakenError, StoreError.
+        """
+        tries, epoch = 0, self._store.session.epoch
+        while tries < MAX_TRIES:
+            if self._store.session.epoch != epoch:
+                raise SessionLostError(paths.NODES, "the session ended while it was waited for other launchers")
+            is_shared, shares_tenant = key is not None and self.is_shared, self.shares_tenant(tenant)
+            if await self._are_unacknowledged(self._all_others if shares_tenant else self._others):
+                continue
+            ledgers = [self._ledger] if is_shared else []
+            if shares_tenant and tenant is not None:
+                ledgers.append(self._tenants.of(tenant))
+            if behind := [ledger for ledger in ledgers if ledger.version is None]:
+                await behind[0].catch_up()
+                continue
+            if is_shared and key is not None and self._books.is_overbooked(key):
+                break
+            if shares_tenant and tenant is not None and self._books.is_tenant_overbooked(tenant):
+                break
+            tries += 1
+            bumps = [ledger.bump(self._own_id) for ledger in ledgers]
+            try:
+                return await self._store.commit([*ops[:-1], *bumps, ops[-1]])
+            except (VersionConflictError, RecordGoneError) as error:
+                _forget(ledgers)
+                if error.path not in [ledger.path for ledger in ledgers]:
+                    raise
+            except BaseException:
+                _forget(ledgers)
+                raise
+        raise OvertakenError
+
+    async def _are_unacknowledged(self, others: frozenset[str]) -> bool:
+        """Whether it had to be waited until the others know that they share limits with us: before, they don't look at
+        the ledgers."""
+        missing = self._missing(others)
+        if not missing:
+            return False
+        changed = asyncio.Event()
+        stop = self._view.subscribe(lambda _note: changed.set(), PresencesChanged, PoolsChanged)
+        try:
+            async with asyncio.timeout(ACKNOWLEDGED_S):
+                while missing:
+                    changed.clear()
+                    await changed.wait()
+                    missing = self._missing(others)
+        except TimeoutError:
+            log.warning("launchers_do_not_answer", provider=self._provider, launchers=sorted(missing))
+            self._given_up |= missing
+        finally:
+            stop()
+        return True
+
+    def _missing(self, others: frozenset[str]) -> set[str]:
+        self._find_others()
+        others &= self._all_others
+        if others <= self._given_up:
+            return set()
+        knowing = {seen.record.id for seen in self._view.presences.values() if self._own_id in seen.record.knows}
+        return set(others - knowing - self._given_up)
+
+
+def _forget(ledgers: Sequence[Ledger]) -> None:
+    for ledger in ledgers:
+        ledger.forget()

@@ -1,0 +1,416 @@
+"""The circuit breakers of one provider: for its questions, its launches, its zones, and the labels of its pools.
+
+Each opens, is probed and closes by the same machine (decisions/breaker.py). What differs is what an open one keeps from
+happening. What does *not* belong here: which error counts for which (engine/launch/node.py, engine/launch/slots.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from nodelaunch.decisions.breaker import Breaker, BreakerRule, Cause, OpenBreaker
+from nodelaunch.engine.events import EventHub
+from nodelaunch.engine.provider.hostwatch import HostWatch
+from nodelaunch.engine.provider.refusals import BoundedCall
+from nodelaunch.errors import DriverError, InsufficientCapacityError, LaunchFailedError, ProviderUnavailableError, Scope
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.events import BreakerChanged
+
+log: Logger = get_logger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
+"""Pauses of the breakers of a provider: a call costs little, and every launch waits for it."""
+SHORTEST_BACKOFF_S = 0.1
+"""However soon a driver wants to be asked again."""
+CALLS_IN_A_ROW = 3
+"""Calls of launches that a provider fails to answer, without an answer between, until none but a probe is made. One or
+two are what a cloud of many servers loses while one of them restarts; with one in a hundred lost at random, three in a
+row are one in a million."""
+FIRST_AVOIDED_S, LAST_AVOIDED_S = 30.0, 600.0
+"""Pauses of the breakers of zones and labels: a probe is a launch of somebody's node, and may take minutes to fail."""
+LAUNCHES_IN_A_ROW = 3
+"""Launches that fail in a zone, or of a label, without a success between, until others are preferred. With as many
+attempts for each node, the usual number, a zone that is full costs one or two nodes all of an attempt or two."""
+MOST_SPREAD = 1.25
+"""Pauses are up to a quarter longer, at random, so that launchers do not probe together."""
+ZONES_DOUBTED_S = 30.0
+"""The shortest time between two questions that are asked because launches failed in zones of the cloud's."""
+LET_GO_AT_ONCE = 2
+"""Launches that are let go on by each call that succeeds: so a cloud that comes back is not overrun by all at once, and
+hundreds are under way after a few answers."""
+
+
+def cause_of(error: BaseException) -> Cause:
+    """*error* as a cause. Its text may differ each time, as by an id of the call: that is no other reason."""
+    kind = type(error).__name__
+    if isinstance(error, DriverError):
+        kind = f"{kind}: {error.kind.value}"
+    return Cause(kind, str(error))
+
+
+class Breakers(Generic[K]):
+    """Breakers of one kind, by key. One that is closed takes no room unless it failed last.
+
+    Invariant: where somebody is to be told when a probe is due, a timer runs for each open breaker.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        rule: BreakerRule,
+        names: Callable[[K], Mapping[str, str]],
+        *,
+        on_change: Callable[[], None] | None = None,
+        on_due: Callable[[K], None] | None = None,
+        events: EventHub | None = None,
+    ) -> None:
+        """*title*: what one is for, in words, which begin with the kind of thing; its blanks are filled in with
+        *names*, by which the log names it, too. *on_change* is told when one opens, closes, or is
+        open for another reason, *on_due* when the next probe of one is due."""
+        self._title = title
+        kind = title.partition(" ")[0]
+        self._opened_event, self._closed_event = f"{kind}_unavailable", f"{kind}_available"
+        self._rule = rule
+        self._names = names
+        self._on_change = on_change
+        self._on_due = on_due
+        self._events = events
+        self._known: dict[K, Breaker] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+
+    def failed(self, key: K, cause: Cause, *, after_s: float = 0.0) -> None:
+        """A try failed; the next one may be made *after_s* where that was said, else after a pause of ours."""
+        breaker = self._known.get(key)
+        if breaker is None:
+            breaker = self._known[key] = Breaker(self._rule)
+        spread = random.uniform(1.0, MOST_SPREAD)  # noqa: S311
+        change = breaker.failed(_now(), cause, after_s=after_s, spread=spread)
+        self._set_timer(key, breaker)
+        if change is not None:
+            log.warning(
+                self._opened_event, **self._names(key), detail=str(cause), failures=breaker.failures,
+                next_try_in_s=round(breaker.next_at - _now(), 3),
+            )  # fmt: skip
+            self._tell(key, cause)
+            if self._on_change is not None:
+                self._on_change()
+
+    def succeeded(self, key: K, began: float) -> bool:
+        """A try that *began* then, by the loop's time, succeeded; whether that closed the breaker."""
+        breaker = self._known.get(key)
+        if breaker is None:
+            return False
+        change = breaker.succeeded(began)
+        if not breaker.is_open:
+            self._drop(key)
+        if change is not None:
+            log.info(self._closed_event, **self._names(key))
+            self._tell(key, None)
+            if self._on_change is not None:
+                self._on_change()
+        return change is not None
+
+    def probe(self, key: K) -> None:
+        """A try is made: of an open breaker, the probe."""
+        breaker = self._known.get(key)
+        if breaker is not None and breaker.is_open:
+            breaker.probe(_now(), spread=random.uniform(1.0, MOST_SPREAD))  # noqa: S311
+            self._set_timer(key, breaker)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing has failed, so that every key may be tried."""
+        return not self._known
+
+    def is_open(self, key: K) -> bool:
+        return (breaker := self._known.get(key)) is not None and breaker.is_open
+
+    def may_try(self, key: K) -> bool:
+        return (breaker := self._known.get(key)) is None or breaker.may_try(_now())
+
+    def next_in_s(self, key: K) -> float:
+        """Seconds until the next try may be made."""
+        breaker = self._known.get(key)
+        return 0.0 if breaker is None else max(0.0, breaker.next_at - _now())
+
+    def why(self, key: K) -> str | None:
+        """Why it is open; None: it is closed."""
+        breaker = self._known.get(key)
+        return str(breaker.cause) if breaker is not None and breaker.is_open else None
+
+    def told(self, keys: Iterable[K] | None = None) -> list[OpenBreaker]:
+        """Those that are open, of *keys* or all."""
+        now = _now()
+        found = []
+        for key in self._known if keys is None else keys:
+            breaker = self._known.get(key)
+            if breaker is not None and breaker.since is not None:
+                title, due_s = self._title.format(**self._names(key)), max(0.0, breaker.next_at - now)
+                found.append(OpenBreaker(title, str(breaker.cause), breaker.failures, now - breaker.since, due_s))
+        return found
+
+    def forget(self, is_gone: Callable[[K], bool] = lambda _key: True) -> None:
+        """Close those whose key *is_gone*, all by default: nothing is known of them any more."""
+        for key in [key for key in self._known if is_gone(key)]:
+            was_open = self._known[key].is_open
+            self._drop(key)
+            if was_open:
+                detail = "the configuration, or the cloud, changed"
+                log.info(self._closed_event, **self._names(key), detail=detail)
+                self._tell(key, None)
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _tell(self, key: K, cause: Cause | None) -> None:
+        if self._events is not None:
+            names, detail = self._names(key), None if cause is None else str(cause)
+            what = self._title.format(**names)
+            self._events.emit(BreakerChanged(self._events.now(), names["provider"], what, cause is not None, detail))
+
+    def _drop(self, key: K) -> None:
+        del self._known[key]
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+
+    def _set_timer(self, key: K, breaker: Breaker) -> None:
+        if self._on_due is None or not breaker.is_open:
+            return
+        if (timer := self._timers.get(key)) is not None:
+            if timer.when() == breaker.next_at:
+                return
+            timer.cancel()
+        self._timers[key] = asyncio.get_running_loop().call_at(breaker.next_at, self._due, key)
+
+    def _due(self, key: K) -> None:
+        del self._timers[key]
+        assert self._on_due is not None  # noqa: S101
+        self._on_due(key)
+
+
+class LaunchGate:
+    """Lets launches call their provider: all while it answers; while it does not, one in each pause.
+
+    A launch `enter`s before its calls and says how they ended. When the provider answers again, those that wait go on
+    in the order in which they came, first those that have no instance yet: `LET_GO_AT_ONCE` with each answer.
+    Invariant: while anybody waits, a timer runs that lets the next one go, whatever became of the one before.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        *,
+        on_change: Callable[[], None],
+        on_idle: Callable[[], None],
+        events: EventHub | None = None,
+    ) -> None:
+        """*on_idle* is called where a probe is due and there is no launch to make it."""
+        self._provider = provider
+        self._on_idle = on_idle
+        rule = BreakerRule(CALLS_IN_A_ROW, FIRST_BACKOFF_S, LAST_BACKOFF_S)
+        names = {"provider": provider, "calls": "launches"}
+        self._breakers: Breakers[str] = Breakers(
+            "provider {provider}, {calls}",
+            rule,
+            lambda _key: names,
+            on_change=on_change,
+            on_due=lambda _key: self._let_one_go(),
+            events=events,
+        )
+        self._waiting: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
+        """Launches without an instance, and those that have one."""
+        self._timer: asyncio.TimerHandle | None = None
+        """While the breaker is closed."""
+        self._is_asking = False
+        """Whether a question is the probe."""
+
+    @property
+    def why(self) -> str | None:
+        """Why launches have to wait; None: they need not."""
+        return self._breakers.why(self._provider)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is: launches have to wait."""
+        return self._breakers.is_open(self._provider)
+
+    @property
+    def has_waiting(self) -> bool:
+        return any(self._waiting)
+
+    async def enter(self, *, has_instance: bool) -> None:
+        """Return when the provider may be called."""
+        if not self.is_open:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        line = self._waiting[has_instance]
+        line[waiter] = None
+        try:
+            await waiter
+        finally:
+            line.pop(waiter, None)
+
+    def failed(self, cause: Cause, after_s: float | None = None) -> None:
+        """A call was not answered, or was answered with that the provider is not there. *after_s*: when to ask again,
+        where it said so."""
+        self._breakers.failed(self._provider, cause, after_s=max(after_s, SHORTEST_BACKOFF_S) if after_s else 0.0)
+
+    def answered(self, began: float) -> None:
+        """A call that *began* then was answered."""
+        self._breakers.succeeded(self._provider, began)
+        if self.has_waiting and not self.is_open:
+            for _ in range(LET_GO_AT_ONCE):
+                self._let_go()
+            self._go_on()
+
+    def question_answered(self, began: float) -> None:
+        """The provider, asked about itself, answered. That counts where no launch could make the probe."""
+        if self._is_asking:
+            self._is_asking = False
+            self.answered(began)
+
+    def question_failed(self, cause: Cause) -> None:
+        if self._is_asking:
+            self._is_asking = False
+            self.failed(cause)
+
+    def forget(self) -> None:
+        """The provider is another by now."""
+        self._is_asking = False
+        self._breakers.forget()
+        self._let_go()
+        self._go_on()
+
+    def told(self) -> list[OpenBreaker]:
+        return self._breakers.told()
+
+    def close(self) -> None:
+        self._breakers.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _let_one_go(self) -> None:
+        self._breakers.probe(self._provider)
+        if self.has_waiting:
+            self._let_go()
+        else:
+            self._is_asking = True
+            self._on_idle()
+
+    def _let_go(self) -> None:
+        """Let the launch go on that comes first, if there is one."""
+        for line in self._waiting:
+            while line:
+                waiter = next(iter(line))
+                del line[waiter]
+                if not waiter.done():
+                    waiter.set_result(None)
+                    return
+
+    def _go_on(self) -> None:
+        """Let another one go after a pause, should no answer do it before."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.has_waiting and not self.is_open:
+            self._timer = asyncio.get_running_loop().call_later(FIRST_BACKOFF_S, self._pause_over)
+
+    def _pause_over(self) -> None:
+        self._timer = None
+        if not self.is_open:
+            self._let_go()
+            self._go_on()
+
+
+class ProviderBreakers:
+    """All of one provider's."""
+
+    def __init__(
+        self, provider: str, *, on_change: Callable[[], None], ask: Callable[[], None], events: EventHub | None = None
+    ) -> None:
+        """*on_change* is told when launches, or a label, are to be decided on anew; *ask* has the provider asked
+        about itself, soon."""
+        names = {"provider": provider, "calls": "questions"}
+        asking = BreakerRule(1, FIRST_BACKOFF_S, LAST_BACKOFF_S)
+        avoided = BreakerRule(LAUNCHES_IN_A_ROW, FIRST_AVOIDED_S, LAST_AVOIDED_S)
+        self._provider = provider
+        self.questions: Breakers[str] = Breakers(
+            "provider {provider}, {calls}", asking, lambda _key: names, events=events
+        )
+        """What the provider is asked about itself, by its name. One failure opens it: nothing can be decided on what is
+        not known."""
+        self.launches: LaunchGate = LaunchGate(provider, on_change=on_change, on_idle=ask, events=events)
+        self.zones: Breakers[str] = Breakers(
+            "zone {zone}", avoided, lambda zone: {"provider": provider, "zone": zone}, events=events
+        )
+        self.labels: Breakers[tuple[str, str]] = Breakers(
+            "label {label}",
+            avoided,
+            lambda key: {"provider": provider, "pool": key[0], "label": key[1]},
+            on_change=on_change,
+            on_due=lambda _key: on_change(),
+            events=events,
+        )
+        """By pool and label."""
+        self.hosts: HostWatch | None = None
+        """Where its machines exist already: those that fail are in quarantine."""
+        self.doubt_zones: BoundedCall = BoundedCall(ask, ZONES_DOUBTED_S)
+        """To be called after a launch failed in a zone of the cloud's: it may have others by now."""
+
+    def launched(self, pool: str, label: str, zone: str | None, began: float) -> None:
+        """A launch of *label* in *zone* that *began* then has a node ready."""
+        self.labels.succeeded((pool, label), began)
+        if zone is not None:
+            self.zones.succeeded(zone, began)
+
+    def launch_failed(self, pool: str, label: str, zone: str | None, error: DriverError) -> None:
+        """A launch failed. What it may be the fault of is the label or the zone, by the error's scope; where that does
+        not tell, both, except that what is known to fail is taken to be the only cause."""
+        is_away = isinstance(error, ProviderUnavailableError) and error.scope in (Scope.ZONE, Scope.LABEL)
+        if not is_away and not isinstance(error, LaunchFailedError | InsufficientCapacityError):
+            return  # it is told of in other ways
+        key, cause = (pool, label), cause_of(error)
+        is_of_zone = zone is not None and error.scope in (Scope.ZONE, Scope.REQUEST)
+        is_of_label = error.scope in (Scope.LABEL, Scope.REQUEST) or (error.scope is Scope.ZONE and zone is None)
+        if is_of_label and not (is_of_zone and zone is not None and self.zones.is_open(zone)):
+            self.labels.failed(key, cause)
+        if is_of_zone and zone is not None and not (is_of_label and self.labels.is_open(key)):
+            self.zones.failed(zone, cause)
+
+    def is_doubtful(self, pool: str, labels: Iterable[str]) -> bool:
+        """Whether launches of one of *labels* fail in *pool*, and no probe is due."""
+        return any(not self.labels.may_try((pool, label)) for label in labels)
+
+    def chosen(self, pool: str, labels: Iterable[str]) -> None:
+        """Nodes with these *labels* are about to be launched in *pool*: that is the probe, where one is due."""
+        for label in labels:
+            if self.labels.may_try((pool, label)):
+                self.labels.probe((pool, label))
+
+    def told(self, pool: str, labels: Iterable[str]) -> list[OpenBreaker]:
+        """The open ones that concern a request for *labels* in *pool*."""
+        wanted = sorted({(pool, label) for label in labels})
+        return [*self.questions.told(), *self.launches.told(), *self.zones.told(), *self.labels.told(wanted)]
+
+    def forget(self) -> None:
+        """The provider has another configuration."""
+        self.launches.forget()
+        self.zones.forget()
+        self.labels.forget()
+
+    def close(self) -> None:
+        self.launches.close()
+        self.labels.close()
+        self.doubt_zones.close()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

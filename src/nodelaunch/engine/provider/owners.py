@@ -1,0 +1,66 @@
+"""Whose an instance is: a driver that names the same one for two nodes does not get one of them deleted for the other.
+
+What does *not* belong here: leaks (engine/cleanup/leaks.py), and what an id has to look like (protocol/soundness.py).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from nodelaunch.engine.view import ClusterView
+from nodelaunch.errors import DriverError
+from nodelaunch.protocol.driver import ExternalId
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Lock
+
+_GONE = (NodeState.DELETING, NodeState.DELETED)
+"""A name may be used again once its instance is gone, which is before its record is."""
+
+
+class Holder(Protocol):
+    """A node that is being launched."""
+
+    lock: Lock
+
+    @property
+    def id(self) -> NodeId: ...
+
+    @property
+    def external_id(self) -> ExternalId | None: ...
+
+
+class Owners:
+    """The nodes of a provider's instances, recorded or about to be."""
+
+    def __init__(self, provider: str, view: ClusterView) -> None:
+        self._provider = provider
+        self._view = view
+        self._launching: WeakValueDictionary[ExternalId, Holder] = WeakValueDictionary()
+        """Those held, of which the view may not tell yet."""
+
+    def take(self, external_id: ExternalId, holder: Holder) -> None:
+        """The instance is *holder*'s. Raises: DriverError when it is another node's."""
+        owner = self._owner_but(holder, external_id)
+        if owner is not None:
+            text = f"the driver gave an external_id that is node {owner}'s, too: {external_id}"
+            raise DriverError(text, provider=self._provider, may_exist=True)
+        self._launching[external_id] = holder
+
+    def left_by(self, error: DriverError, holder: Holder) -> ExternalId | None:
+        """The instance that the failed call for *holder* may have left, if it is no other node's."""
+        if error.external_id is None:
+            return None
+        external_id = ExternalId(error.external_id)
+        return external_id if self._owner_but(holder, external_id) is None else None
+
+    def _owner_but(self, holder: Holder, external_id: ExternalId) -> NodeId | None:
+        """Whose it is, if not *holder*'s."""
+        other = self._launching.get(external_id)
+        if other is not None and other.id != holder.id and other.external_id == external_id and other.lock.is_held:
+            return other.id
+        for node_id in self._view.nodes_with(self._provider, external_id):
+            if node_id != holder.id and self._view.nodes[node_id].record.state not in _GONE:
+                return node_id
+        return None

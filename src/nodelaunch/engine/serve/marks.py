@@ -1,0 +1,104 @@
+"""Marks what a change can affect: lines to be decided on, and pools about which something may have to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from nodelaunch.decisions.scheduling import Schedule
+from nodelaunch.decisions.triage import PoolKey
+from nodelaunch.engine.serve.facts import EngineFacts, OwnPools
+from nodelaunch.protocol.records import Node
+from nodelaunch.protocol.states import NodeState
+
+LAUNCHING = frozenset({NodeState.INIT, NodeState.BUILDING})
+
+
+class Marks:
+    """*wake* is called when something was marked."""
+
+    def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, wake: Callable[[], None]) -> None:
+        self.touched: dict[PoolKey, None] = {}
+        """Pools about which something may have to be done after the next pass, in the order they were touched."""
+        self.room_listeners: list[Callable[[PoolKey], None]] = []
+        """Called with each pool in which there may be more room; often, so each must return at once."""
+        self._schedule = schedule
+        self._own = own
+        self._facts = facts
+        self._wake = wake
+
+    def take_touched(self) -> dict[PoolKey, None]:
+        """The pools touched so far; from now on none is."""
+        touched, self.touched = self.touched, {}
+        return touched
+
+    def room_changed(self, key: PoolKey) -> None:
+        """There may be more room in the pool, or at its provider."""
+        self.touched[key] = None
+        if key in self._own.pools:
+            self._schedule.pool_changed(key)
+        self._schedule.provider_changed(key[0])
+        self._wake()
+        for listener in self.room_listeners:
+            listener(key)
+
+    def tenant_changed(self, name: str) -> None:
+        """There may be more room for the tenant."""
+        if name in self._facts.books.tenants:
+            self._schedule.tenant_changed(name)
+            self._wake()
+
+    def given_back(self, key: PoolKey, tenant: str | None) -> None:
+        """Something that was reserved in the pool, and for the tenant, is not needed."""
+        self.room_changed(key)
+        if tenant is not None:
+            self.tenant_changed(tenant)
+
+    def node_changed(self, old: Node | None, new: Node) -> None:
+        """A request can be served now only if the node is idle, or takes less than before."""
+        if new.is_idle:
+            self.room_changed((new.provider or "", new.pool or ""))
+            if old is not None and old.tenant_name:
+                self.tenant_changed(old.tenant_name)
+        elif old is not None and _takes_other_room(old, new):
+            self.node_freed(old)
+        if old is not None and old.state in LAUNCHING and new.state not in LAUNCHING:
+            self._launch_ended(old)
+
+    def node_unlocked(self, node: Node | None) -> None:
+        """An idle node can be had again, or a launch broke off."""
+        if node is not None and node.is_idle:
+            self.room_changed((node.provider or "", node.pool or ""))
+        elif node is not None and node.state in LAUNCHING:
+            self._launch_ended(node)
+
+    def _launch_ended(self, node: Node) -> None:
+        """Where launchers share a provider, another's launch counts as one of ours does."""
+        if self._facts.launchers > 1:
+            for key, view in self._own.views.items():
+                if key[0] == node.provider and view.max_concurrency >= 0:
+                    self.room_changed(key)
+
+    def node_freed(self, node: Node) -> None:
+        """What *node* took is free."""
+        if node.state in LAUNCHING:
+            self._launch_ended(node)
+        self.room_changed((node.provider or "", node.pool or ""))
+        if node.tenant_name:
+            self.tenant_changed(node.tenant_name)
+
+    def wake_all(self) -> None:
+        """Everything that waits is to be looked at again."""
+        self._schedule.time_passed(inf)
+        self._schedule.wake_all()
+        self.touched.update(dict.fromkeys(self._own.pools))
+        self._wake()
+
+
+def _takes_other_room(old: Node, new: Node) -> bool:
+    return (
+        old.resources != new.resources
+        or old.tenant_name != new.tenant_name
+        or old.provider != new.provider
+        or old.pool != new.pool
+    )

@@ -1,0 +1,1 @@
+"""Keeps nodes ready before anybody asks: of labels with ``min-ready``, and of machines that exist already."""

@@ -1,0 +1,314 @@
+"""Keeps ``min-ready`` nodes of each label by writing node requests, as any other client would.
+
+The requests are ephemeral: they vanish with this process. Of all launchers that would keep a label's nodes ready one
+does, and all agree on which by what they tell of themselves (`keeper_of`). Outstanding requests count, whoever wrote
+them, so that a change of keeper makes none twice. What does *not* belong here: how the requests are answered.
+Source: Nodepool 11, which counts ready nodes over all providers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from nodelaunch.clock import Clock
+from nodelaunch.engine.nodelocks import rewrite_node
+from nodelaunch.engine.serve.spare import SpareRoom
+from nodelaunch.engine.supply.retries import FIRST_BACKOFF_S, Retries
+from nodelaunch.engine.view import (
+    ClusterView,
+    IdleNodeGone,
+    IdleNodeSeen,
+    MinReadyRequestChanged,
+    NodeRemoved,
+    NodeSeen,
+    NodeUnlocked,
+    Note,
+    PoolsChanged,
+    PresencesChanged,
+    ViewWarmed,
+)
+from nodelaunch.errors import RecordGoneError, StoreError
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId, RequestId
+from nodelaunch.protocol.records import NodeRequest, keeper_of
+from nodelaunch.protocol.states import RequestState
+from nodelaunch.protocol.store import SessionState, Store
+
+log: Logger = get_logger(__name__)
+
+SETTLE_S = 1.0
+"""How long a process has kept a label's nodes before it asks for the first. Meanwhile launchers that start together see
+each other, and what the last keeper asked for; and nodes that are left of requests that have gone become idle."""
+
+REQUEST_KEPT_S = 1.0
+"""How long an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps one for ever
+that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyShortfall:
+    """A label of which a launcher keeps nodes ready, and has fewer than it is to."""
+
+    label: str
+    wanted: int
+    ready: int = 0
+    asked: int = 0
+    """Nodes that are asked for, or being launched."""
+    why: tuple[str, ...] = ()
+    """What pools say of it: ``PROVIDER/POOL: reason``."""
+    retry_at: float | None = None
+    """When the rest is asked for again, seconds since 1970."""
+    lacks_room: bool = False
+    """Whether room is all that is missing: the rest is asked for as soon as there is some."""
+
+
+class MinReady:
+    """One per launcher. Say what to `want` and `run` it."""
+
+    def __init__(
+        self, store: Store, view: ClusterView, clock: Clock, own_id: str, spare: SpareRoom | None = None
+    ) -> None:
+        """*own_id*: under which this process is present. *spare*: what room its pools have."""
+        self._store = store
+        self._view = view
+        self._clock = clock
+        self._own_id = own_id
+        self._wanted: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self._mine: set[RequestId] = set()
+        self._changed: set[RequestId] = set()
+        """Those to be looked at: they are new, or changed, or one of their nodes may be free now."""
+        self._freeing: dict[NodeId, RequestId] = {}
+        """Nodes of a fulfilled request that are still tied to it."""
+        self._answered: set[RequestId] = set()
+        """Those that are answered and still there."""
+        self._expired: set[RequestId] = set()
+        """Those of them that have been there for long enough."""
+        self.retries: Retries = Retries(spare, self._wake.set)
+        """Told of room that becomes free."""
+        self._pools = 0
+        """How many are registered."""
+        self._ours: dict[str, bool] = {}
+        """Whether we keep a label's nodes ready, as far as that was asked since a process came or went."""
+        self._settles_at: dict[str, float] = {}
+        """From when on we ask for nodes of a label that we keep, by the loop's clock."""
+
+    def want(self, wanted: Mapping[str, int]) -> None:
+        """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes.
+
+        What was declined is asked for again at once: the configuration is another one.
+        """
+        self._wanted = {label: count for label, count in wanted.items() if count > 0}
+        self.retries.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep nodes ready until cancelled."""
+        stops = [
+            self._view.subscribe(self._on_news, IdleNodeSeen, IdleNodeGone, MinReadyRequestChanged),
+            self._view.subscribe(self._on_node, NodeSeen, NodeUnlocked, NodeRemoved),
+            self._view.subscribe(self._on_processes, PresencesChanged, ViewWarmed),
+            self._view.subscribe(self._on_pools, PoolsChanged),
+        ]
+        self._ours.clear()
+        self._settles_at.clear()
+        self._look_at_all()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._pass()
+        finally:
+            for stop in stops:
+                stop()
+
+    def _on_news(self, note: Note) -> None:
+        if isinstance(note, MinReadyRequestChanged) and note.id in self._mine:
+            self._changed.add(note.id)
+        if self._wanted or self._mine:
+            self._wake.set()
+
+    def _on_node(self, note: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
+        if note.id in self._freeing:
+            self._changed.add(self._freeing[note.id])
+            self._wake.set()
+
+    def _on_pools(self, _note: Note) -> None:
+        """A pool that is new may do what all others declined."""
+        known, self._pools = self._pools, len(self._view.pools)
+        if self._pools > known:
+            self.retries.clear()
+            self._wake.set()
+
+    def _on_processes(self, _note: Note) -> None:
+        self._ours.clear()
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        self._changed |= self._mine
+        self._wake.set()
+
+    async def _pass(self) -> None:
+        if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
+            return
+        try:
+            for request_id in sorted(self._changed):
+                self._changed.discard(request_id)
+                await self._collect(request_id)
+            for request_id in sorted(self._expired):
+                await self._take_off(request_id)
+            self.retries.begin()
+            for label, wanted in list(self._wanted.items()):
+                if not self._is_ours(label):
+                    continue
+                missing = wanted - self._ready(label) - self._outstanding(label)
+                if missing > 0 and self._may_ask(label):
+                    for _ in range(missing):
+                        await self._ask(label)
+        except StoreError as error:
+            log.info("min_ready_failed", detail=str(error))
+            asyncio.get_running_loop().call_later(FIRST_BACKOFF_S, self._look_at_all)
+
+    def _is_ours(self, label: str) -> bool:
+        is_ours = self._ours.get(label)
+        if is_ours is None:
+            keeper = keeper_of(label, (seen.record for seen in self._view.presences.values()))
+            is_ours = self._ours[label] = keeper is not None and keeper.id == self._own_id
+            if not is_ours:
+                self._settles_at.pop(label, None)
+            elif label not in self._settles_at:
+                loop = asyncio.get_running_loop()
+                self._settles_at[label] = loop.time() + SETTLE_S
+                loop.call_at(self._settles_at[label], self._wake.set)
+        return is_ours
+
+    def _ready(self, label: str) -> int:
+        return self._view.idle_by_label.get(label, 0)
+
+    def _outstanding(self, label: str) -> int:
+        """Nodes asked for to be kept ready, by whomever, that are not idle yet."""
+        asked = self._view.min_ready_asked.get(label, ())
+        return sum(not self._has_been_answered(request_id) for request_id in asked)
+
+    def _has_been_answered(self, request_id: RequestId) -> bool:
+        """Whether the request is fulfilled and no node is tied to it any more."""
+        request = self._view.request(request_id)
+        is_fulfilled = request is not None and request.state is RequestState.FULFILLED
+        return is_fulfilled and not self._view.nodes_allocated_to(request_id)
+
+    def _may_ask(self, label: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now >= self._settles_at.get(label, now) and self.retries.may_try(label)
+
+    async def _ask(self, label: str) -> None:
+        now = self._clock.now()
+        request = NodeRequest(
+            id=RequestId(""),
+            state_time=now,
+            node_types=(label,),
+            reuse=False,
+            requestor=paths.MIN_READY_REQUESTOR,
+            event_id=uuid.uuid4().hex,
+        )
+        where = paths.new_request(paths.MIN_READY_PRIORITY)
+        entry = await self._store.create(where, request.to_bytes(), ephemeral=True, sequence=True)
+        request_id = paths.request_id_at(entry.path) or RequestId("")
+        self._mine.add(request_id)
+        self._changed.add(request_id)  # what became of it until now was told of nobody's
+        self._wake.set()
+        tell = log.debug if label in self.retries else log.info
+        tell("min_ready_requested", label=label, request_id=request_id)
+
+    async def _collect(self, request_id: RequestId) -> None:
+        """See whether one of our requests has an answer; if so, free its nodes and take it off a moment later.
+
+        Were it taken off before, its nodes would count neither as asked for nor as idle, and one more would be made.
+        """
+        if request_id not in self._mine or request_id in self._answered:
+            return
+        seen = self._view.requests.get(request_id)
+        if seen is None:
+            self._mine.discard(request_id)
+            self._freeing = {node_id: other for node_id, other in self._freeing.items() if other != request_id}
+            return
+        label = seen.record.node_types[0]
+        if seen.record.state is RequestState.FULFILLED:
+            if label in self.retries:
+                log.info("min_ready_kept", label=label)
+            self.retries.kept(label)
+            if not await self._free_nodes(seen.record):
+                return
+        elif seen.record.state is RequestState.FAILED:
+            self._declined(label, request_id)
+        else:
+            return
+        self._answered.add(request_id)
+        asyncio.get_running_loop().call_later(REQUEST_KEPT_S, self._expire, request_id)
+
+    def _expire(self, request_id: RequestId) -> None:
+        self._expired.add(request_id)
+        self._wake.set()
+
+    async def _take_off(self, request_id: RequestId) -> None:
+        """Delete one of our requests that has had its answer for long enough."""
+        with suppress(RecordGoneError):
+            await self._store.delete(paths.request(request_id))
+        self._mine.discard(request_id)
+        self._expired.discard(request_id)
+        self._answered.discard(request_id)
+
+    async def _free_nodes(self, request: NodeRequest) -> bool:
+        """Untie the request's nodes from it, so that anybody may have them; whether that is done for each of them.
+
+        It is not where the request is seen fulfilled before its node is seen ready, or where another has the node. Then
+        a change of the node, or of its lock, is told of; it may be told before the refusal is.
+        """
+        for node_id in request.nodes:
+            seen = self._view.nodes.get(node_id)
+            if seen is None or seen.record.allocated_to != request.id:
+                self._freeing.pop(node_id, None)
+                continue
+            self._freeing[node_id] = request.id
+            if await rewrite_node(self._store, seen, seen.record.deallocated()):
+                self._freeing.pop(node_id, None)
+            else:
+                log.debug("min_ready_node_not_freed", node_id=node_id)
+        return not any(node_id in self._freeing for node_id in request.nodes)
+
+    def _declined(self, label: str, request_id: RequestId) -> None:
+        tell = log.debug if label in self.retries else log.info
+        delay = self.retries.declined(label, request_id)
+        tell("min_ready_declined", label=label, retry_in_s=delay, detail="no line for each try until there is room")
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def shortfalls(self) -> list[ReadyShortfall]:
+        """The labels of which there are fewer ready nodes than this process is to keep, and why."""
+        if not self._view.is_warm:
+            return []
+        ours = [each for each in self._wanted.items() if self._ours.get(each[0])]
+        return [self._shortfall(label, wanted) for label, wanted in ours if self._ready(label) < wanted]
+
+    def _shortfall(self, label: str, wanted: int) -> ReadyShortfall:
+        waiting = [
+            request_id
+            for request_id in sorted(self._view.min_ready_asked.get(label, ()))
+            if not self._has_been_answered(request_id)
+        ]
+        why = self.retries.why_waits(waiting[0], label) if waiting else self.retries.why(label)
+        left_s = None if waiting else self.retries.pause_left_s(label)
+        retry_at = None if left_s is None else self._clock.now() + left_s
+        return ReadyShortfall(
+            label,
+            wanted,
+            self._ready(label),
+            len(waiting),
+            why,
+            retry_at,
+            not waiting and self.retries.lacks_room(label),
+        )

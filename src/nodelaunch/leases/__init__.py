@@ -1,0 +1,1 @@
+"""Leases of other providers' nodes, as the store keeps them: the port of ``protocol/cluster.py``."""

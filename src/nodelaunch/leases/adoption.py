@@ -1,0 +1,86 @@
+"""Takes into the table of leases what Nodepool's launcher wrote into nodes only.
+
+Nodepool keeps leases and slots in the records of the nodes. Source: Nodepool 11, metastatic driver.
+"""
+
+from __future__ import annotations
+
+from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.leases.table import LeaseTable, contender_of, try_commit
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Claim, Lease, Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Check, Create, Op, Store
+
+log: Logger = get_logger(__name__)
+
+IN_SOMEBODYS_HANDS = frozenset({NodeState.READY, NodeState.IN_USE, NodeState.HOLD})
+"""A node of ours in one of these has its slot; in others the slot may be free already."""
+
+
+class LeaseAdoption:
+    """Leases nodes that are ours by their records and locks, and enters the claims of nodes that have slots on them.
+
+    Invariant: what the table has already stays as it is.
+    """
+
+    def __init__(self, table: LeaseTable, store: Store, view: ClusterView) -> None:
+        self._table = table
+        self._store = store
+        self._view = view
+        self._log = log.bind(provider=table.provider)
+
+    async def run(self) -> None:
+        """Take in everything there is now. Raises: StoreError."""
+        for seen in list(self._view.nodes.values()):
+            lease = Lease.from_user_data(seen.record, self._table.owner)
+            known = self._table.entry(paths.lease(self._table.provider, seen.record.id))
+            if lease is not None and known is None and seen.record.state is NodeState.IN_USE:
+                await self._adopt_node(seen, lease)
+        for seen in self._view.nodes_of(self._table.provider):
+            claim = Claim.from_node(seen.record)
+            known = self._table.entry(paths.claim(self._table.provider, seen.record.id))
+            if claim is not None and known is None and seen.record.state in IN_SOMEBODYS_HANDS:
+                await self._adopt_claim(seen, claim)
+
+    async def _adopt_claim(self, seen: Seen[Node], claim: Claim) -> None:
+        """Take in a node that Nodepool's launcher put on a node that was leased already."""
+        if claim.backing is None or claim.slot is None:
+            return
+        if self._table.entry(paths.lease(self._table.provider, claim.backing)) is None:
+            return
+        ops: list[Op] = [Check(seen.path, seen.version), *self._as_taken(claim, claim.backing, claim.slot)]
+        if await try_commit(self._store, ops):
+            self._log.info("slot_adopted", node_id=claim.node_id, backing=claim.backing, slot=claim.slot)
+
+    def _as_taken(self, claim: Claim, backing: NodeId, slot: int) -> list[Op]:
+        return [
+            Create(paths.slot(self._table.provider, backing, slot), claim.node_id.encode()),
+            Create(paths.claim(self._table.provider, claim.node_id), claim.to_bytes()),
+        ]
+
+    async def _adopt_node(self, seen: Seen[Node], lease: Lease) -> None:
+        contender = await contender_of(self._store, self._table.owner, lease.node_id)
+        if contender is None:
+            return
+        ops: list[Op] = [
+            Check(seen.path, seen.version),
+            Check(contender),
+            Create(paths.lease(self._table.provider, lease.node_id), lease.to_bytes()),
+        ]
+        claims = self._claims_on(lease)
+        for number, claim in claims.items():
+            ops += self._as_taken(claim, lease.node_id, number)
+        if await try_commit(self._store, ops):
+            self._log.info("backing_adopted", node_id=lease.node_id, label=lease.label, taken=sorted(claims))
+
+    def _claims_on(self, lease: Lease) -> dict[int, Claim]:
+        """Who has which slot of the node, by what the records of our own nodes say; the oldest where several do."""
+        found: dict[int, Claim] = {}
+        for seen in sorted(self._view.nodes_of(self._table.provider), key=lambda seen: seen.record.id):
+            claim = Claim.from_node(seen.record)
+            if claim is not None and claim.slot is not None and claim.backing == lease.node_id:
+                found.setdefault(claim.slot, claim)
+        return found

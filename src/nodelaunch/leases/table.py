@@ -1,0 +1,155 @@
+"""What one provider's table of leases has, as last seen. The table itself is described in cluster.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, Note, ViewWarmed
+from nodelaunch.errors import (
+    NotEmptyError,
+    RecordExistsError,
+    RecordGoneError,
+    RecordInvalidError,
+    VersionConflictError,
+)
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol import paths
+from nodelaunch.protocol.cluster import Backing
+from nodelaunch.protocol.paths import NodeId
+from nodelaunch.protocol.records import Claim, Lease, Node
+from nodelaunch.protocol.states import NodeState
+from nodelaunch.protocol.store import Entry, Op, Removed, Store, Tree, TreeEvent
+
+log: Logger = get_logger(__name__)
+
+_CHANGED = (NotEmptyError, RecordExistsError, RecordGoneError, VersionConflictError)
+"""What a transaction fails with when something is not as it was seen."""
+
+
+class LeaseTable:
+    """Reads leases, claims and taken slots from *tree*, and the leased nodes from *view*.
+
+    Invariant: a lease is decoded once for each change of its entry; an unreadable entry is no lease and no claim.
+    """
+
+    def __init__(self, provider: str, view: ClusterView, tree: Tree) -> None:
+        self.provider = provider
+        self.owner: str = paths.backing_requestor(provider)
+        """The requestor that leased nodes and their locks carry."""
+        self._view = view
+        self._tree = tree
+        self._listeners: list[Callable[[], None]] = []
+        self._decoded: dict[str, tuple[int, Lease | None]] = {}
+        """Lease entries, as of the change they were decoded at."""
+        self._log = log.bind(provider=provider)
+
+    async def warm(self) -> None:
+        """Wait until table and view are complete and current."""
+        while not (self._tree.is_warm and self._view.is_warm):
+            await self._tree.warm()
+            await self._view.warm()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call *listener* when a lease, a claim or a leased node changed; the result ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def on_event(self, event: TreeEvent) -> None:
+        """Take in a change of the tree."""
+        if isinstance(event, Removed):
+            self._decoded.pop(event.entry.path, None)
+        self._tell()
+
+    def on_note(self, note: Note) -> None:
+        """Take in a change of the view."""
+        match note:
+            case NodeSeen(node_id, _) | NodeRemoved(node_id, _):
+                if self._tree.get(paths.lease(self.provider, node_id)) is not None:
+                    self._tell()
+            case ViewWarmed():
+                self._tell()
+            case _:
+                pass
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
+
+    def backings(self) -> Sequence[Backing]:
+        """All readable leases with their nodes and taken slots, in the order of node ids."""
+        found = (self._backing(NodeId(name)) for name in sorted(self._tree.children(paths.leases(self.provider))))
+        return [backing for backing in found if backing is not None]
+
+    def _backing(self, node_id: NodeId) -> Backing | None:
+        entry = self._tree.get(paths.lease(self.provider, node_id))
+        lease = self.lease(entry) if entry is not None else None
+        if lease is None:
+            return None
+        seen = self._view.nodes.get(node_id)
+        node = seen.record if seen is not None and self.is_ours(seen.record) else None
+        return Backing(lease, node, self._taken(node_id))
+
+    def lease(self, entry: Entry) -> Lease | None:
+        """The lease in *entry*; None when it is unreadable."""
+        known = self._decoded.get(entry.path)
+        if known is None or known[0] != entry.stat.modified_zxid:
+            known = self._decoded[entry.path] = (entry.stat.modified_zxid, self._decode_lease(entry))
+        return known[1]
+
+    def _decode_lease(self, entry: Entry) -> Lease | None:
+        try:
+            return Lease.from_bytes(entry.path, entry.data, node_id=NodeId(entry.path.rpartition("/")[2]))
+        except RecordInvalidError as error:
+            self._log.warning("record_unreadable", path=error.path, detail=error.detail)
+            return None
+
+    def _taken(self, node_id: NodeId) -> dict[int, NodeId]:
+        path = paths.lease(self.provider, node_id)
+        slots = {name: self._tree.get(f"{path}/{name}") for name in self._tree.children(path)}
+        return {int(n): NodeId(slot.data.decode()) for n, slot in slots.items() if slot is not None and n.isdecimal()}
+
+    def entry(self, path: str) -> Entry | None:
+        """The entry at *path* of the table, as last seen."""
+        return self._tree.get(path)
+
+    def is_ours(self, node: Node) -> bool:
+        """Whether the node is in use by this provider."""
+        return node.state is NodeState.IN_USE and node.requestor == self.owner
+
+    def claims(self) -> Sequence[Claim]:
+        """All readable claims, in the order of node ids."""
+        names = sorted(self._tree.children(paths.claims(self.provider)))
+        entries = (self._tree.get(paths.claim(self.provider, NodeId(name))) for name in names)
+        claims = (self.claim(entry) for entry in entries if entry is not None)
+        return [claim for claim in claims if claim is not None]
+
+    def claim(self, entry: Entry) -> Claim | None:
+        """The claim in *entry*; None when it is unreadable."""
+        try:
+            return Claim.from_bytes(entry.path, entry.data, node_id=NodeId(entry.path.rpartition("/")[2]))
+        except RecordInvalidError as error:
+            self._log.warning("record_unreadable", path=error.path, detail=error.detail)
+            return None
+
+
+async def try_commit(store: Store, ops: Sequence[Op]) -> bool:
+    """Perform *ops*; False when something is not as it was seen. Raises: StoreError."""
+    try:
+        await store.commit(ops)
+    except _CHANGED:
+        return False
+    return True
+
+
+async def contenders_of(store: Store, owner: str, node_id: NodeId) -> list[str]:
+    """The contenders of *owner* for the node's lock, the first one or not: whoever leases a node stands before its own
+    for a moment. Raises: StoreError."""
+    entries = await store.get_many(await store.contenders(paths.node_lock(node_id)))
+    return [entry.path for entry in entries if entry is not None and entry.data == owner.encode()]
+
+
+async def contender_of(store: Store, owner: str, node_id: NodeId) -> str | None:
+    """The contender by which *owner* holds the node's lock; None when it does not hold it. Raises: StoreError."""
+    first = (await store.contenders(paths.node_lock(node_id)))[:1]
+    entry = (await store.get_many(first))[0] if first else None
+    return entry.path if entry is not None and entry.data == owner.encode() else None

@@ -1,0 +1,350 @@
+"""Answers a launcher's calls with an in-process driver's.
+
+What does *not* belong here: the connection (wire/peer.py), the program (program.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from pydantic import ValidationError
+
+from nodelaunch.config.models import DiskImageLogin
+from nodelaunch.driverhost.schemas import capabilities_of, schemas_of
+from nodelaunch.driverhost.wire import messages as m
+from nodelaunch.driverhost.wire.handshake import is_proof, new_nonce, proof
+from nodelaunch.driverhost.wire.peer import DRIVER_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Json, RpcError
+from nodelaunch.drivers.plugin import DriverPlugin
+from nodelaunch.errors import DriverError, ErrorKind, LabelUnusableError, Scope
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.cluster import Cluster
+from nodelaunch.protocol.driver import (
+    Driver,
+    DriverContext,
+    ExternalId,
+    Fence,
+    HostScanner,
+    LabelTraits,
+    Machine,
+    ReportsZones,
+    Resource,
+    ScansHostKeys,
+    SupportsConsoleLog,
+    SupportsFaults,
+    SupportsFencing,
+    SupportsInventory,
+    SupportsLeftovers,
+    SupportsUpkeep,
+)
+from nodelaunch.protocol.faults import fault_of
+
+log: Logger = get_logger(__name__)
+
+PAGE_BYTES: Final = 256 << 10
+"""A page of a list is ended when its instances take that much, as JSON."""
+LISTS_KEPT: Final = 16
+"""Lists whose further pages may still be asked for; the oldest is forgotten first."""
+
+
+class LateScanner:
+    """The launcher's own `HostScanner`, imported when a driver first uses it: most never do, and it takes a while."""
+
+    def __init__(self) -> None:
+        self._scanner: HostScanner | None = None
+
+    def _real(self) -> HostScanner:
+        if self._scanner is None:
+            from nodelaunch.network.sshscan import SshScanner
+
+            self._scanner = SshScanner()
+        return self._scanner
+
+    async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
+        return await self._real().host_keys(host, port, timeout_s=timeout_s)
+
+    async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
+        await self._real().reach(host, port, timeout_s=timeout_s)
+
+
+class Server:
+    """One connection's worth of answers. ``note`` is where notifications go; set it before the first call."""
+
+    def __init__(self, plugin: DriverPlugin, token: str, versions: m.VersionRange) -> None:
+        self.note: Callable[[str, Json], None] = lambda _method, _params: None
+        self.cluster: Cluster | None = None
+        """The launcher's, for a driver that needs one; set it, too."""
+        self.is_proved: bool = False
+        """Whether the launcher is the one that started us."""
+        self._plugin = plugin
+        self._token = token
+        self._versions = versions
+        self._capabilities = capabilities_of(plugin)
+        self._nonces = ("", "")
+        self._driver: Driver | None = None
+        self._lists: OrderedDict[str, Sequence[m.InstanceInfo]] = OrderedDict()
+        self._cursors = itertools.count(1)
+        self._answers: Mapping[str, Callable[[Any], Awaitable[m.Message]]] = {
+            m.HELLO.name: self._hello,
+            m.AUTHENTICATE.name: self._authenticate,
+            m.OPEN.name: self._open,
+            m.CLOSE.name: self._close,
+            m.PING.name: self._ping,
+            m.CREATE.name: self._create,
+            m.WAIT.name: self._wait,
+            m.DELETE.name: self._delete,
+            m.LIST.name: self._list,
+            m.LIMITS.name: self._limits,
+            m.LABEL_USAGE.name: self._label_usage,
+            m.LABEL_READY.name: self._label_ready,
+            m.HOST_KEYS.name: self._host_keys,
+            m.CONSOLE_LOG.name: self._console_log,
+            m.ZONES.name: self._zones,
+            m.FENCE.name: self._fence,
+            m.RESOURCES.name: self._resources,
+            m.DELETE_RESOURCE.name: self._delete_resource,
+            m.INSPECT.name: self._inspect,
+            m.IS_ALIVE.name: self._is_alive,
+            m.UPKEEP.name: self._upkeep,
+            m.EMPTIED.name: self._emptied,
+            m.FAULTS.name: self._faults,
+            m.SET_FAULT.name: self._set_fault,
+            m.CLEAR_FAULT.name: self._clear_fault,
+            m.CLOUD_RESOURCES.name: self._cloud_resources,
+        }
+
+    async def answer(self, name: str, params: Json, number: int) -> Json:
+        """The result of a call. Raises: RpcError."""
+        method = m.METHODS.get(name)
+        if method is None or (method.capability is not None and method.capability not in self._capabilities):
+            raise RpcError(METHOD_NOT_FOUND, f"there is no method {name}")
+        if not self.is_proved and method not in (m.HELLO, m.AUTHENTICATE):
+            raise _refused(ErrorKind.AUTH, "the handshake comes first")
+        try:
+            result = await self._perform(method, params)
+        except RpcError:
+            raise
+        except ValidationError as error:
+            raise RpcError(INVALID_PARAMS, f"{name}: {error.error_count()} parameters are wrong") from None
+        except DriverError as error:
+            raise _as_rpc(error) from None
+        except asyncio.CancelledError:
+            raise _refused(ErrorKind.CANCELLED, "cancelled", may_exist=method.makes) from None
+        except TimeoutError:
+            raise _refused(ErrorKind.DEADLINE, f"{name} was not done in time", may_exist=method.makes) from None
+        except Exception as error:
+            log.exception("driver_failed", method=name, call=number)
+            text = f"{type(error).__name__}: {error}"
+            raise _refused(ErrorKind.INTERNAL, text, may_exist=method.makes) from None
+        return result.model_dump(mode="json")
+
+    async def _perform(self, method: m.Method[Any, Any], params: Json) -> m.Message:
+        asked = method.params.model_validate(params)
+        async with asyncio.timeout(getattr(asked, "deadline_s", None)):
+            return await self._answers[method.name](asked)
+
+    async def aclose(self) -> None:
+        """Let go of the driver."""
+        if self._driver is not None:
+            driver, self._driver = self._driver, None
+            with suppress(DriverError):
+                await driver.aclose()
+
+    # -- the handshake ----------------------------------------------------------------------------------------------
+
+    async def _hello(self, params: m.HelloParams) -> m.HelloResult:
+        self._nonces = (params.nonce, new_nonce())
+        proved = proof(self._token, "driver", *self._nonces)
+        return m.HelloResult(protocol=self._versions, nonce=self._nonces[1], proof=proved)
+
+    async def _authenticate(self, params: m.AuthenticateParams) -> m.Identity:
+        self.is_proved = all(self._nonces) and is_proof(params.proof, self._token, "launcher", self._nonces)
+        if not self.is_proved:
+            raise _refused(ErrorKind.AUTH, "the launcher did not prove to have the token")
+        if not self._versions.min <= params.protocol <= self._versions.max:
+            self.is_proved = False
+            raise _refused(ErrorKind.UNSUPPORTED, f"version {params.protocol} of the contract was not offered")
+        plugin = self._plugin
+        return m.Identity(
+            name=plugin.name,
+            version=plugin.version,
+            summary=plugin.summary,
+            maintainer=plugin.maintainer,
+            licence=plugin.licence,
+            capabilities=self._capabilities,
+            schemas=schemas_of(plugin.config_model),
+            example=None if plugin.example is None else m.Example(provider=dict(plugin.example)),
+        )
+
+    # -- the driver -------------------------------------------------------------------------------------------------
+
+    @property
+    def _open_driver(self) -> Driver:
+        if self._driver is None:
+            raise _refused(ErrorKind.INTERNAL, "driver.open comes first")
+        return self._driver
+
+    async def _open(self, params: m.OpenParams) -> m.OpenResult:
+        try:
+            config = self._plugin.config_model.model_validate(params.provider, by_alias=True, by_name=False)
+        except ValidationError as error:
+            raise _refused(ErrorKind.CONFIG, _complaint(error), scope=Scope.PROVIDER) from None
+        images = {name: DiskImageLogin(**m.plain(login)) for name, login in params.diskimages.items()}
+        cluster = self.cluster if self._plugin.needs_cluster else None
+        driver = self._plugin.open(config, DriverContext(scanner=LateScanner(), diskimages=images, cluster=cluster))
+        self._driver = driver
+        machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
+        labels = [
+            m.LabelInfo(pool=pool.name, label=label, traits=m.Traits.model_validate(traits))
+            for pool in config.pools
+            for label in pool.label_names
+            if (traits := _traits(driver, pool.name, label)) != LabelTraits()
+        ]
+        return m.OpenResult.model_validate({"labels": labels, "machines": machines})
+
+    async def _close(self, _params: m.Call) -> m.Empty:
+        await self.aclose()
+        return m.Empty()
+
+    async def _ping(self, _params: m.Call) -> m.Empty:
+        return m.Empty()
+
+    # -- instances --------------------------------------------------------------------------------------------------
+
+    async def _create(self, params: m.CreateParams) -> m.CreateResult:
+        return m.CreateResult(external_id=await self._open_driver.create_instance(m.spec_from(params.spec)))
+
+    async def _wait(self, params: m.InstanceParams) -> m.InstanceResult:
+        instance = await self._open_driver.wait_until_active(ExternalId(params.external_id))
+        return m.InstanceResult(instance=m.InstanceInfo.model_validate(instance))
+
+    async def _delete(self, params: m.DeleteParams) -> m.Empty:
+        driver, external_id, fence = self._open_driver, ExternalId(params.external_id), m.fence_from(params.fence)
+        if fence is not None and m.FENCE.capability in self._capabilities:
+            await cast("SupportsFencing", driver).delete_fenced(external_id, fence)
+        else:
+            await driver.delete_instance(external_id)
+        return m.Empty()
+
+    async def _list(self, params: m.ListParams) -> m.ListResult:
+        if params.cursor is None:
+            listed = self._open_driver.list_instances()
+            rest: Sequence[m.InstanceInfo] = [m.InstanceInfo.model_validate(each) async for each in listed]
+        elif params.cursor in self._lists:
+            rest = self._lists.pop(params.cursor)
+        else:
+            raise _refused(ErrorKind.NOT_FOUND, "the list was forgotten; begin anew", scope=Scope.PROVIDER)
+        size, count = 0, 0
+        while count < len(rest) and size < PAGE_BYTES:
+            size += len(rest[count].model_dump_json())
+            count += 1
+        return m.ListResult(instances=tuple(rest[:count]), next_cursor=self._keep(rest[count:]))
+
+    def _keep(self, rest: Sequence[m.InstanceInfo]) -> str | None:
+        if not rest:
+            return None
+        cursor = str(next(self._cursors))
+        self._lists[cursor] = rest
+        if len(self._lists) > LISTS_KEPT:
+            self._lists.popitem(last=False)
+        return cursor
+
+    # -- quota and labels -------------------------------------------------------------------------------------------
+
+    async def _limits(self, _params: m.Call) -> m.AmountsResult:
+        return m.AmountsResult.model_validate({"amounts": await self._open_driver.quota_limits()})
+
+    async def _label_usage(self, params: m.LabelParams) -> m.AmountsResult:
+        usage = await self._open_driver.quota_for_label(params.pool, params.label)
+        return m.AmountsResult.model_validate({"amounts": usage})
+
+    async def _label_ready(self, params: m.LabelParams) -> m.ReadyResult:
+        return m.ReadyResult(is_ready=await self._open_driver.label_ready(params.pool, params.label))
+
+    # -- capabilities: `answer` has seen to it that the driver has them ---------------------------------------------
+
+    async def _host_keys(self, params: m.InstanceParams) -> m.KeysResult:
+        driver = cast("ScansHostKeys", self._open_driver)
+        return m.KeysResult(host_keys=tuple(await driver.host_keys(ExternalId(params.external_id))))
+
+    async def _console_log(self, params: m.InstanceParams) -> m.TextResult:
+        driver = cast("SupportsConsoleLog", self._open_driver)
+        return m.TextResult(text=await driver.console_log(ExternalId(params.external_id)))
+
+    async def _zones(self, _params: m.Call) -> m.ZonesResult:
+        return m.ZonesResult(zones=tuple(await cast("ReportsZones", self._open_driver).zones()))
+
+    async def _fence(self, params: m.FenceParams) -> m.Empty:
+        fence = Fence(params.fence.node, params.fence.number)
+        await cast("SupportsFencing", self._open_driver).raise_fence(fence)
+        return m.Empty()
+
+    async def _resources(self, _params: m.Call) -> m.ResourcesResult:
+        found = await cast("SupportsLeftovers", self._open_driver).resources()
+        return m.ResourcesResult.model_validate({"resources": tuple(found)})
+
+    async def _delete_resource(self, params: m.ResourceParams) -> m.Empty:
+        await cast("SupportsLeftovers", self._open_driver).delete_resource(Resource(**m.plain(params.resource)))
+        return m.Empty()
+
+    async def _inspect(self, params: m.MachineParams) -> m.InspectResult:
+        found = await cast("SupportsInventory", self._open_driver).inspect(Machine(**m.plain(params.machine)))
+        return m.InspectResult.model_validate(found)
+
+    async def _is_alive(self, params: m.MachineParams) -> m.AliveResult:
+        driver = cast("SupportsInventory", self._open_driver)
+        return m.AliveResult(is_alive=await driver.is_alive(Machine(**m.plain(params.machine))))
+
+    async def _upkeep(self, _params: m.Call) -> m.Empty:
+        await cast("SupportsUpkeep", self._open_driver).upkeep()
+        return m.Empty()
+
+    async def _emptied(self, _params: m.Call) -> m.Empty:
+        await cast("SupportsUpkeep", self._open_driver).emptied()
+        return m.Empty()
+
+    async def _faults(self, _params: m.Call) -> m.FaultsResult:
+        offers = await cast("SupportsFaults", self._open_driver).faults()
+        return m.FaultsResult(faults=tuple(map(m.offer_to, offers)))
+
+    async def _set_fault(self, params: m.FaultParams) -> m.FaultSetResult:
+        driver = cast("SupportsFaults", self._open_driver)
+        return m.FaultSetResult(external_id=await driver.set_fault(params.name))
+
+    async def _clear_fault(self, params: m.FaultParams) -> m.Empty:
+        await cast("SupportsFaults", self._open_driver).clear_fault(params.name)
+        return m.Empty()
+
+    async def _cloud_resources(self, _params: m.Call) -> m.CloudResourcesResult:
+        found = await cast("SupportsFaults", self._open_driver).cloud_resources()
+        return m.CloudResourcesResult(resources=dict(found))
+
+
+def _traits(driver: Driver, pool: str, label: str) -> LabelTraits:
+    """Those of a label that can't be used are the usual ones; that it can't is told when it is."""
+    try:
+        return driver.label_traits(pool, label)
+    except LabelUnusableError:
+        return LabelTraits()
+
+
+def _refused(kind: ErrorKind, message: str, *, scope: Scope = Scope.REQUEST, may_exist: bool = False) -> RpcError:
+    data = m.FaultInfo(kind=kind, scope=scope, may_exist=may_exist)
+    return RpcError(DRIVER_ERROR, message, data.model_dump(mode="json"))
+
+
+def _as_rpc(error: DriverError) -> RpcError:
+    fault = fault_of(error)
+    return RpcError(DRIVER_ERROR, fault.message, m.FaultInfo.model_validate(fault).model_dump(mode="json"))
+
+
+def _complaint(error: ValidationError) -> str:
+    """What is wrong with a configuration, without its values: some are secret."""
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+        for each in error.errors(include_url=False, include_input=False)
+    )

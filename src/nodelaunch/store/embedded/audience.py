@@ -1,0 +1,75 @@
+"""Who is told of changes in the embedded store: trees by their roots, those who wait for a lock by its directory.
+
+The cost of a change depends on the depth of its path and on who listens there, not on how many listen elsewhere.
+What does *not* belong here: when a change may be told (journal.py), what a tree keeps (shared.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.store.embedded.znodes import Change
+
+log: Logger = get_logger(__name__)
+
+Listener = Callable[[Change], None]
+Wake = Callable[[], None]
+_T = TypeVar("_T")
+
+
+class Audience:
+    """Tells each listener of the changes at its paths, in order. A listener that fails is logged and takes nothing
+    from the others."""
+
+    def __init__(self) -> None:
+        self._below: dict[str, list[Listener]] = {}
+        self._vacant: dict[str, list[Wake]] = {}
+
+    @contextmanager
+    def below(self, root: str, listener: Listener) -> Iterator[None]:
+        """Tell *listener* of every change below *root* inside the block."""
+        with _entered(self._below, root, listener):
+            yield
+
+    @contextmanager
+    def vacant(self, directory: str, wake: Wake) -> Iterator[None]:
+        """Call *wake* whenever a child of *directory* is deleted, inside the block."""
+        with _entered(self._vacant, directory, wake):
+            yield
+
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Tell of *changes*, all at once visible."""
+        below = self._below
+        for change in changes:
+            old, new, path = change.old, change.new, change.path
+            if old is not None and new is not None and old.entry is new.entry:
+                continue  # a parent that got a child
+            end = path.find("/", 1)
+            while end > 0:
+                if listeners := below.get(path[:end]):
+                    self._call(listeners, change)
+                end = path.find("/", end + 1)
+            if new is None and self._vacant:
+                for wake in tuple(self._vacant.get(path.rpartition("/")[0], ())):
+                    wake()
+
+    def _call(self, listeners: Sequence[Listener], change: Change) -> None:
+        for listener in tuple(listeners):
+            try:
+                listener(change)
+            except Exception:
+                log.exception("store_listener_failed", path=change.path)
+
+
+@contextmanager
+def _entered(table: dict[str, list[_T]], key: str, value: _T) -> Iterator[None]:
+    table.setdefault(key, []).append(value)
+    try:
+        yield
+    finally:
+        table[key].remove(value)
+        if not table[key]:
+            del table[key]

@@ -1,0 +1,486 @@
+"""What the open trees are told, in the order in which it happened.
+
+An event is followed by a read, except where it tells of our own write (`OwnWrite`): then what was written is put in
+when the reply comes. A read, and a write of ours whose reply is not here yet, hold their place in a line until it is
+known what they are; what comes after them waits. So nobody is told that a lock is free before being told what was
+written under it. A path whose changes may lag is read once, later, or just before something below it is told.
+What does *not* belong here: what the trees hold (tree.py), sending writes (writes.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from nodelaunch.errors import StoreError
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.store import LAG_S, Check, Create, Delete, Entry, Lock
+from nodelaunch.store.zookeeper.grove import Grove
+from nodelaunch.store.zookeeper.numbers import DIGITS, Numbers
+from nodelaunch.store.zookeeper.session import ZkSession
+from nodelaunch.store.zookeeper.tree import FIRST_RETRY_S, LAST_RETRY_S, Walk, Walker, ZkTree, unread
+from nodelaunch.store.zookeeper.wire import (
+    BROKEN,
+    EVENT_CHANGED,
+    EVENT_CREATED,
+    EVENT_DELETED,
+    NO_NODE,
+    OP_GET,
+    PlainOp,
+    encode_path,
+    read_entry,
+    store_error,
+)
+
+log: Logger = get_logger(__name__)
+
+LOCK_DIRECTORY: Final = "/lock/"
+"""Between the path of what is locked and the name of a contender."""
+DELETION: Final = "-"
+"""Before the path of a write of ours that deletes it, where its events are looked for."""
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """What is to be written: *ops*, encoded as *body* of a request *code*, in session *epoch*.
+
+    ``under``: locks that have to be held; ``released``: those whose contenders it deletes. ``contender``: the path,
+    without its number, of the one that it creates. ``is_foreseen``: the first operation creates a path whose number
+    was foreseen; what was foreseen before a break of the connection does not hold after it.
+    """
+
+    ops: Sequence[PlainOp]
+    code: int
+    body: bytes
+    epoch: int
+    under: Collection[Lock] = ()
+    released: Collection[Lock] = ()
+    contender: str = ""
+    is_foreseen: bool = False
+    numbered: Sequence[str] = field(init=False, default=())
+    """Where it creates znodes that the server numbers, or whose number was foreseen: their paths without it. Nobody
+    foresees the number of a contender, whose path is used once."""
+
+    def __post_init__(self) -> None:
+        if self.is_foreseen:
+            self.numbered = (self.path[:-DIGITS],)
+            return
+        for op in self.ops:
+            if type(op) is Create and op.sequence and op.path != self.contender:
+                self.numbered = (*self.numbered, op.path)
+
+    @property
+    def path(self) -> str:
+        """Where it begins; errors name it."""
+        return self.ops[0].path
+
+
+class OwnWrite:
+    """One write of ours that is under way, and its place in the line.
+
+    Each change makes one event, which comes before the reply. So at most one event for each path we write is ours; if a
+    peer writes the same path meanwhile there is one event more, and that one is followed by a read.
+    """
+
+    __slots__ = (
+        "breaks", "error", "extra", "future", "in_line", "is_answered", "is_found", "keys", "numbered", "order",
+        "pending", "ready", "results", "since", "swallowed",
+    )  # fmt: skip
+
+    def __init__(self, order: Order, future: asyncio.Future[list[Entry | None]]) -> None:
+        self.order: Order = order
+        self.future: asyncio.Future[list[Entry | None]] = future
+        self.breaks: int = 0
+        self.since: int = 0
+        self.keys: list[str] = []
+        """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
+        self.swallowed: list[tuple[int, str]] = []
+        """Kind and path of the events that were taken to be ours: of paths it names, so if it is done they are."""
+        self.numbered: list[tuple[int, str]] = []
+        """The same of paths that only begin as the numbered ones it creates do: they may be peers'."""
+        self.extra: list[ReadStep | TellStep] = []
+        """What was read since some of them were not."""
+        self.pending: int = 0
+        self.in_line: bool = False
+        self.ready: bool = False
+        self.is_answered: bool = False
+        self.is_found: bool = False
+        self.results: list[Entry | None] = []
+        self.error: StoreError | None = None
+
+    def reset(self) -> None:
+        """It is sent again: nothing of it is in the line, none of its events has come."""
+        self.keys, self.swallowed, self.numbered, self.extra = [], [], [], []
+        self.pending = 0
+        self.in_line = self.ready = False
+
+    @property
+    def replaced(self) -> PlainOp | None:
+        """The deletion of a path that is created anew in the same transaction: the path was there all the time."""
+        ops = self.order.ops
+        return ops[0] if len(ops) > 1 and ops[0].path == ops[1].path else None
+
+
+class ReadStep:
+    """A place in the line for an event that is followed by a read."""
+
+    __slots__ = ("entry", "is_gone", "owner", "path", "ready")
+
+    def __init__(self, path: str, owner: OwnWrite | None = None) -> None:
+        self.path: str = path
+        self.owner: OwnWrite | None = owner
+        self.entry: Entry | None = None
+        self.is_gone: bool = False
+        self.ready: bool = False
+
+
+class TellStep:
+    """A place in the line for what is known already: that a path is gone or there, or that a walk has ended."""
+
+    __slots__ = ("is_gone", "path", "ready", "walk")
+
+    def __init__(self, path: str, *, is_gone: bool, walk: Walk | None = None) -> None:
+        self.path: str = path
+        self.is_gone: bool = is_gone
+        self.walk: Walk | None = walk
+        self.ready: bool = True
+
+
+Step = OwnWrite | ReadStep | TellStep
+
+
+class Laggards:
+    """Paths that have changed and are to be read, by *read*, within `LAG_S`."""
+
+    def __init__(self, read: Callable[[str], None]) -> None:
+        self.paths: dict[str, None] = {}
+        self._read = read
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, path: str) -> None:
+        self.paths[path] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LAG_S, self._time_is_up)
+
+    def hurry(self, kind: int, path: str) -> None:
+        """Something is about to be told of *path*: what lags above it is read first. One that is gone is not read."""
+        at = path.rfind("/")
+        while at > 0:
+            above = path[:at]
+            if above in self.paths:
+                del self.paths[above]
+                self._read(above)
+            at = path.rfind("/", 0, at)
+        if kind == EVENT_DELETED:
+            self.paths.pop(path, None)
+
+    def clear(self) -> None:
+        self.paths.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self.read_all()
+
+    def read_all(self) -> None:
+        """Wait no longer."""
+        paths, self.paths = self.paths, {}
+        for path in paths:
+            self._read(path)
+
+
+class Forest:
+    """Tells the open trees of one store."""
+
+    def __init__(self, session: ZkSession, chroot: str) -> None:
+        self.grove: Grove = Grove()
+        self.numbers: Numbers = Numbers()
+        self.waiters: dict[str, list[asyncio.Future[None]]] = {}
+        """Who waits for anything to happen to a path, told once; all of them are told when the connection changes."""
+        self._session = session
+        self._prefix = chroot.encode()
+        self._skip = len(chroot)
+        self._line: deque[Step] = deque()
+        self._own: dict[str, list[OwnWrite]] = {}
+        """Writes under way, by what their events' paths are or begin with."""
+        self._contended: dict[str, int] = {}
+        """Paths for whose locks others contend, of which the trees are still to be told."""
+        self._lagging = Laggards(self._read)
+        self._walker = Walker(session, self._prefix, self._on_walked, self.numbers.listed)
+
+    def add(self, tree: ZkTree) -> None:
+        self.grove.add(tree)
+        tree.read_laggards = self._lagging.read_all
+        if self._session.is_connected:
+            self._walker.begin(tree)
+
+    def remove(self, tree: ZkTree) -> None:
+        self.grove.remove(tree)
+        tree.cool()
+        if tree.retry is not None:
+            tree.retry.cancel()
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """A new connection begins with reading everything anew."""
+        for tree in self.grove.trees:
+            self._walker.begin(tree)
+
+    def on_suspended(self) -> None:
+        self._walker.stop()
+        self._own.clear()
+        self._contended.clear()
+        self._lagging.clear()
+        self.numbers.reset()
+        line, self._line = self._line, deque()
+        for step in line:
+            if isinstance(step, OwnWrite) and step.is_answered:
+                self._finish(step)
+        for tree in tuple(self.grove.trees):
+            tree.cool()
+        for path in tuple(self.waiters):
+            self._wake(path)
+
+    def _wake(self, path: str) -> None:
+        for waiter in self.waiters.pop(path, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _on_walked(self, walk: Walk) -> None:
+        self._line.append(TellStep(walk.tree.root, is_gone=False, walk=walk))
+        self._advance()
+
+    def _complete(self, walk: Walk) -> None:
+        tree = walk.tree
+        if not walk.is_current:
+            return
+        if walk.refusal:
+            tree.cool()
+            self._retry(tree, walk.refusal)
+        else:
+            tree.complete(walk.met)
+
+    def _retry(self, tree: ZkTree, why: str) -> None:
+        """Walk again later; until then the tree is not complete, and does not say that it is."""
+        if tree.retry is not None:
+            return
+        tree.retry_s = min(max(FIRST_RETRY_S, tree.retry_s * 2), LAST_RETRY_S)
+        log.error("zookeeper_tree_incomplete", root=tree.root, detail=why, retry_in_s=tree.retry_s)
+
+        def again() -> None:
+            tree.retry = None
+            if tree in self.grove.trees and self._session.is_connected and not tree.is_warm and tree.walk is None:
+                self._walker.begin(tree)
+
+        tree.retry = asyncio.get_running_loop().call_later(tree.retry_s, again)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def on_event(self, kind: int, path: str) -> None:
+        path = path[self._skip :]
+        if self.waiters:
+            self._wake(path)
+        if self._lagging.paths:
+            self._lagging.hurry(kind, path)
+        if self._own and self._is_own(kind, path):
+            return
+        if kind == EVENT_CREATED:
+            self.numbers.created(path)
+        trees = self.grove.covering(path)
+        if not trees:
+            return
+        if kind == EVENT_DELETED:
+            if self._line:
+                self._line.append(TellStep(path, is_gone=True))
+            else:
+                for tree in trees:
+                    tree.drop(path)
+            return
+        self._appeared(kind, path, trees)
+
+    def _appeared(self, kind: int, path: str, trees: Sequence[ZkTree]) -> None:
+        """*path*, in *trees*, is new or has changed."""
+        wanting = [tree for tree in trees if tree.wants_data(path)]
+        if wanting:
+            if kind == EVENT_CHANGED and (path in self._contended or all(tree.may_lag(path) for tree in wanting)):
+                self._lagging.add(path)
+            else:
+                self._lagging.paths.pop(path, None)
+                self._read(path)
+        elif self._line:
+            self._line.append(TellStep(path, is_gone=False))
+            locked = path.rpartition(LOCK_DIRECTORY)[0]
+            self._contended[locked] = self._contended.get(locked, 0) + 1
+        else:
+            for tree in trees:
+                tree.put(unread(path), is_wanted=False)
+
+    def _is_own(self, kind: int, path: str) -> bool:
+        """Whether the event may be of a write under way; then no read follows for now."""
+        key = path if kind != EVENT_DELETED else DELETION + path
+        writes = self._own.get(key)
+        if writes is not None:
+            write = writes[0]
+            if write.in_line and self._line[-1] is not write:
+                return False  # its place is before what has come since
+            if len(writes) > 1:
+                del writes[0]
+            else:
+                del self._own[key]
+            swallowed = write.swallowed
+        else:
+            writes = self._own.get(path[:-DIGITS])
+            if writes is None or kind != EVENT_CREATED or not path[-DIGITS:].isdigit():
+                return False
+            write = writes[0]
+            if write.in_line and self._line[-1] is not write:
+                return False
+            swallowed = write.numbered
+        swallowed.append((kind, path))
+        self._lagging.paths.pop(path, None)
+        if not write.in_line:
+            write.in_line = True
+            self._line.append(write)
+        return True
+
+    def _read(self, path: str, owner: OwnWrite | None = None) -> None:
+        """Read what an event was about; what comes after it is told after it."""
+        step = ReadStep(path, owner)
+        if owner is None:
+            self._line.append(step)
+        self._session.send("get", OP_GET, encode_path(self._prefix, path), self._on_read, step)
+
+    def _on_read(self, step: ReadStep, error: int, _zxid: int, data: bytes, at: int) -> None:
+        owner = step.owner
+        if error == BROKEN:
+            return
+        if not error:
+            step.entry = read_entry(step.path, data, at)
+        elif error == NO_NODE:
+            step.is_gone = owner is not None  # otherwise the event that says so is still to come
+        else:
+            self._refused(step.path, error)
+        step.ready = True
+        if owner is not None:
+            owner.extra.append(step)
+            owner.pending -= 1
+            owner.ready = not owner.pending
+        self._advance()
+
+    def _refused(self, path: str, error: int) -> None:
+        for tree in self.grove.covering(path):
+            tree.cool()
+            self._retry(tree, f"{path} refuses to be read: {store_error(error, path).detail}")
+
+    # -- own writes ---------------------------------------------------------------------------------------------------
+
+    def expect(self, write: OwnWrite) -> None:
+        """*write* is about to be sent: its events are on their way."""
+        if not self.grove.trees:
+            return
+        own, keys = self._own, write.keys
+        for op in write.order.ops:
+            if type(op) is Delete:
+                keys.append(DELETION + op.path)
+            elif type(op) is not Check:
+                keys.append(op.path)
+        for key in keys:
+            writes = own.get(key)
+            if writes is None:
+                own[key] = [write]
+            else:
+                writes.append(write)
+
+    def settle(self, write: OwnWrite) -> None:
+        """The reply to *write* is here: the trees are told in its turn, and what else its events may have told of."""
+        write.is_answered = True
+        own = self._own
+        for key in write.keys:
+            writes = own.get(key)
+            if writes is None:
+                continue
+            if writes == [write]:
+                del own[key]
+            elif write in writes:
+                writes.remove(write)
+        if write.error is not None:
+            self._read_for(write, [*write.swallowed, *write.numbered])
+        elif write.numbered:
+            known = {entry.path for entry in write.results if entry is not None}
+            self._read_for(write, [event for event in write.numbered if event[1] not in known])
+        write.ready = not write.pending
+        if write.in_line:
+            self._advance()
+        elif self._line:
+            self._line.append(write)
+        else:
+            self._finish(write)
+
+    def settle_found(self, write: OwnWrite) -> None:
+        """*write* was done, as was found out: others may have changed since what it wrote, so that is read."""
+        write.reset()
+        write.is_answered = write.is_found = True
+        self._read_for(write, [(0, entry.path) for entry in write.results if entry is not None])
+        write.ready = not write.pending
+        self._line.append(write)
+        self._advance()
+
+    def _read_for(self, write: OwnWrite, events: Iterable[tuple[int, str]]) -> None:
+        """What the events tell is told in the place of *write*."""
+        for kind, path in events:
+            if any(tree.wants_data(path) for tree in self.grove.covering(path)):
+                write.pending += 1
+                self._read(path, write)
+            else:
+                write.extra.append(TellStep(path, is_gone=kind == EVENT_DELETED))
+
+    def _finish(self, write: OwnWrite) -> None:
+        """Tell the trees, then whoever waits for the write."""
+        if self.grove.trees:
+            if not write.is_found:
+                replaced = write.replaced
+                for op, entry in zip(write.order.ops, write.results, strict=False):
+                    if entry is not None:
+                        self.grove.put(entry)
+                    elif type(op) is Delete and op is not replaced:
+                        self.grove.drop(op.path)
+            for step in write.extra:
+                self._tell(step)
+        future = write.future
+        if not future.done():
+            if write.error is not None:
+                future.set_exception(write.error)
+            else:
+                future.set_result(write.results)
+
+    # -- the line -----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        line = self._line
+        while line and line[0].ready:
+            self._tell(line.popleft())
+
+    def _tell(self, step: Step) -> None:
+        if isinstance(step, OwnWrite):
+            self._finish(step)
+        elif isinstance(step, ReadStep):
+            if step.entry is not None:
+                self.grove.put(step.entry)
+            elif step.is_gone:
+                self.grove.drop(step.path)
+        elif step.walk is not None:
+            self._complete(step.walk)
+        elif step.is_gone:
+            self.grove.drop(step.path)
+        else:
+            self.grove.put_unread(step.path)
+            locked = step.path.rpartition(LOCK_DIRECTORY)[0]
+            count = self._contended.pop(locked, 0)
+            if count > 1:
+                self._contended[locked] = count - 1

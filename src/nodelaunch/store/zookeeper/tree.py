@@ -1,0 +1,302 @@
+"""One cached tree, and the walk that fills it.
+
+With each connection everything is walked anew; what was not met on the walk is gone. A znode is listed only where it
+may have children: its own stat says how many. All trees share one window of requests, so that other calls and pings
+get through. A tree whose watch or whose reads are refused stays cold, and is walked again later.
+What does *not* belong here: what events mean for a tree (forest.py), what the entries mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from nodelaunch.log import Logger, get_logger
+from nodelaunch.protocol.paths import contender_sequence
+from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, Stat, TreeEvent, Unsubscribe, Warmed
+from nodelaunch.store.zookeeper.session import ZkSession
+from nodelaunch.store.zookeeper.wire import (
+    BROKEN,
+    NO_NODE,
+    OP_ADD_WATCH,
+    OP_CHILDREN2,
+    OP_GET,
+    encode_add_watch,
+    encode_path,
+    read_child_count,
+    read_children,
+    read_entry,
+    store_error,
+)
+
+log: Logger = get_logger(__name__)
+
+WINDOW: Final = 500
+"""Requests of walks in flight at a time."""
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
+"""Before a tree that was refused something is walked again; doubling."""
+
+
+def _nothing() -> None:
+    """While the tree is in no forest, nothing lags."""
+
+
+class ZkTree:
+    """The port's tree."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        wants_data: Callable[[str], bool],
+        may_lag: Callable[[str], bool],
+        keeps_data: bool,
+    ) -> None:
+        self.root = root
+        self.prefix: str = root.rstrip("/") + "/"
+        """What every path in the tree begins with."""
+        self.is_warm: bool = False
+        self.wants_data = wants_data
+        self.may_lag = may_lag
+        self.walk: Walk | None = None
+        """The walk under way."""
+        self.retry_s: float = 0.0
+        """Pause before the next walk, after a refusal."""
+        self.retry: asyncio.TimerHandle | None = None
+        self.read_laggards: Callable[[], None] = _nothing
+        """Read at once what may lag, in whatever tree."""
+        self._keeps_data = keeps_data
+        self._entries: dict[str, Entry] = {}
+        self._children: dict[str, set[str]] = {}
+        self._listeners: tuple[Callable[[TreeEvent], None], ...] = ()
+        self._warmed = asyncio.Event()
+
+    # -- the port ---------------------------------------------------------------------------------------------------
+
+    async def warm(self) -> None:
+        while not self.is_warm:
+            await self._warmed.wait()
+
+    def get(self, path: str) -> Entry | None:
+        return self._entries.get(path)
+
+    def children(self, path: str) -> Collection[str]:
+        return self._children.get(path, frozenset())
+
+    def entries(self) -> Iterable[Entry]:
+        return list(self._entries.values())
+
+    def hurry(self) -> None:
+        self.read_laggards()
+
+    def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
+        self._listeners = (*self._listeners, listener)
+
+        def stop() -> None:
+            left = list(self._listeners)
+            left.remove(listener)
+            self._listeners = tuple(left)
+
+        return stop
+
+    # -- being told -------------------------------------------------------------------------------------------------
+
+    def put(self, entry: Entry, *, is_wanted: bool, is_current: bool = False) -> None:
+        """The entry is there, new or with new data; data that is not wanted is left out.
+
+        What is older than what the tree has is passed over, except where it *is_current*: ZooKeeper may have been
+        restored from a backup.
+        """
+        path = entry.path
+        entries = self._entries
+        old = entries.get(path)
+        if self.walk is not None:
+            self.walk.met.add(path)
+        if old is None:
+            parent, _, name = path.rpartition("/")
+            children = self._children.get(parent)
+            if children is None:
+                self._children[parent] = {name}
+            else:
+                children.add(name)
+        elif not is_wanted or not _is_news(old.stat, entry.stat, is_current=is_current):
+            return
+        if not is_wanted:
+            entry = Entry(path, b"", entry.stat)
+        entries[path] = entry if self._keeps_data else Entry(path, b"", entry.stat)
+        self._tell(Changed(entry, old))
+
+    def drop(self, path: str) -> None:
+        """The entry is gone, if it was there."""
+        if self.walk is not None:
+            self.walk.met.discard(path)
+        old = self._entries.pop(path, None)
+        if old is None:
+            return
+        parent, _, name = path.rpartition("/")
+        children = self._children.get(parent)
+        if children is not None:
+            children.discard(name)
+            if not children:
+                del self._children[parent]
+        self._tell(Removed(old))
+
+    def cool(self) -> None:
+        """What it has may be stale from here on."""
+        self.walk = None
+        if self.is_warm:
+            self.is_warm = False
+            self._tell(Cooled())
+
+    def complete(self, met: set[str]) -> None:
+        """The walk is over: what it has not *met* is gone, and the tree is warm."""
+        self.walk = None
+        self.retry_s = 0.0
+        for path in self._entries.keys() - met:
+            self.drop(path)
+        self.is_warm = True
+        self._warmed.set()
+        self._warmed = asyncio.Event()
+        self._tell(Warmed())
+
+    def _tell(self, event: TreeEvent) -> None:
+        """What a listener raises is logged, and harms nobody else."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("tree_listener_failed", tree_event=type(event).__name__)
+
+
+def _is_news(old: Stat, new: Stat, *, is_current: bool) -> bool:
+    if is_current:
+        return old.modified_zxid != new.modified_zxid or old.version != new.version
+    return new.modified_zxid > old.modified_zxid
+
+
+def unread(path: str) -> Entry:
+    """An entry that is known to be there, and no more."""
+    now = time.time()
+    return Entry(path, b"", Stat(0, 0, 0, now, now))
+
+
+# -- walking --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Walk:
+    """One walk through one tree."""
+
+    tree: ZkTree
+    met: set[str] = field(default_factory=set)
+    """Paths that are there."""
+    outstanding: int = 0
+    refusal: str = ""
+    """What the server refused, if it did."""
+
+    @property
+    def is_current(self) -> bool:
+        return self.tree.walk is self
+
+
+class Walker:
+    """Walks through trees, all in one window. *on_end*: told of each walk that came to its end. *on_counted*: told how
+    many children were ever created below a tree's root, by the root's path with a slash."""
+
+    def __init__(
+        self,
+        session: ZkSession,
+        prefix: bytes,
+        on_end: Callable[[Walk], None],
+        on_counted: Callable[[str, int], None],
+    ) -> None:
+        self._session = session
+        self._prefix = prefix
+        self._on_end = on_end
+        self._on_counted = on_counted
+        self._lists: deque[tuple[Walk, str]] = deque()
+        self._reads: deque[tuple[Walk, str]] = deque()
+        self._in_flight = 0
+
+    def begin(self, tree: ZkTree) -> None:
+        """Watch *tree*, then read everything."""
+        tree.cool()
+        walk = tree.walk = Walk(tree, outstanding=2)
+        body = encode_add_watch(self._prefix, tree.root)
+        self._session.send("watch", OP_ADD_WATCH, body, self._on_watched, walk)
+        self._lists.append((walk, tree.root))
+        self._pump()
+
+    def stop(self) -> None:
+        """The connection is gone."""
+        self._lists.clear()
+        self._reads.clear()
+        self._in_flight = 0
+
+    def _pump(self) -> None:
+        send, prefix, reads, lists = self._session.send, self._prefix, self._reads, self._lists
+        while self._in_flight < WINDOW and (reads or lists):
+            self._in_flight += 1
+            if reads:
+                step = reads.popleft()
+                send("get", OP_GET, encode_path(prefix, step[1]), self._on_read, step)
+            else:
+                step = lists.popleft()
+                send("children", OP_CHILDREN2, encode_path(prefix, step[1]), self._on_listed, step)
+
+    def _on_watched(self, walk: Walk, error: int, _zxid: int, _data: bytes, _at: int) -> None:
+        if error != BROKEN:
+            self._answered(walk, error, walk.tree.root, "to be watched")
+
+    def _on_read(self, step: tuple[Walk, str], error: int, _zxid: int, data: bytes, at: int) -> None:
+        if error == BROKEN:
+            return
+        self._in_flight -= 1
+        walk, path = step
+        if not error and walk.is_current:
+            walk.tree.put(read_entry(path, data, at), is_wanted=True, is_current=True)
+            if read_child_count(data, at):
+                walk.outstanding += 1
+                self._lists.append(step)
+        self._answered(walk, error, path, "to be read")
+        self._pump()
+
+    def _on_listed(self, step: tuple[Walk, str], error: int, _zxid: int, data: bytes, at: int) -> None:
+        if error == BROKEN:
+            return
+        self._in_flight -= 1
+        walk, path = step
+        if not error and walk.is_current:
+            names, stat, created = read_children(data, at)
+            if path != walk.tree.root and not walk.tree.wants_data(path):
+                walk.tree.put(Entry(path, b"", stat), is_wanted=False)
+            if path == walk.tree.root:
+                self._on_counted(f"{path}/", created)
+            self._visit(walk, path.rstrip("/"), names)
+        self._answered(walk, error, path, "to be listed")
+        self._pump()
+
+    def _visit(self, walk: Walk, parent: str, names: Iterable[str]) -> None:
+        wants_data = walk.tree.wants_data
+        for name in names:
+            path = f"{parent}/{name}"
+            if wants_data(path):
+                walk.outstanding += 1
+                self._reads.append((walk, path))
+            elif contender_sequence(name) is not None:
+                walk.tree.put(unread(path), is_wanted=False)
+            else:
+                walk.outstanding += 1
+                self._lists.append((walk, path))
+
+    def _answered(self, walk: Walk, error: int, path: str, what: str) -> None:
+        """One request of the walk is done; after the last one all is known, unless something was refused."""
+        if error and error != NO_NODE:
+            walk.refusal = walk.refusal or f"{path} refuses {what}: {store_error(error, path).detail}"
+        walk.outstanding -= 1
+        if not walk.outstanding and walk.is_current:
+            self._on_end(walk)

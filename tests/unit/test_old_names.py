@@ -1,0 +1,49 @@
+"""What has moved can still be imported by its old name, which says the new one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+
+import nodelaunch
+from nodelaunch import conformance, sdk
+from nodelaunch.client.nodes import NodeClient
+from nodelaunch.sdk.faults import FileFaults
+from nodelaunch.store.embedded.store import EmbeddedStore
+
+
+def imported(name: str) -> ModuleType:
+    """The module *name*, as if nobody had imported it yet."""
+    for each in [each for each in sys.modules if f"{each}.".startswith(f"{name}.")]:
+        del sys.modules[each]
+    return import_module(name)
+
+
+@pytest.mark.parametrize(("old", "new"), [("drivers.sdk", sdk), ("drivers.conformance", conformance)])
+def test_old_name_warns_and_has_all_that_the_new_one_has(old: str, new: ModuleType) -> None:
+    with pytest.warns(DeprecationWarning, match=f"^nodelaunch.{old} is now {new.__name__}$"):
+        module = imported(f"nodelaunch.{old}")
+    names = new.__all__
+    assert module.__all__ == names
+    assert all(getattr(module, name) is getattr(new, name) for name in names)
+
+
+def test_faults_of_a_driver_have_their_old_name() -> None:
+    with pytest.warns(DeprecationWarning, match=r"^nodelaunch.drivers.sdk is now nodelaunch.sdk$"):
+        imported("nodelaunch.drivers.sdk")
+    assert vars(import_module("nodelaunch.drivers.sdk.faults"))["FileFaults"] is FileFaults
+
+
+def test_old_command_runs_a_driver() -> None:
+    command = [sys.executable, "-m", "nodelaunch.drivers.sdk", "fake", "one", "too", "many"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "usage: python -m nodelaunch.sdk NAME [--listen PATH]\n")
+
+
+def test_what_became_a_package_is_imported_as_before() -> None:
+    assert vars(import_module("nodelaunch.client"))["NodeClient"] is NodeClient is nodelaunch.NodeClient
+    assert vars(import_module("nodelaunch.store.embedded"))["EmbeddedStore"] is EmbeddedStore
