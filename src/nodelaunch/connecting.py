@@ -20,7 +20,7 @@ from nodelaunch.errors import ConfigError, ConfigProblem, StoreError, StoreUnava
 from nodelaunch.protocol.store import Store
 
 if TYPE_CHECKING:
-    from nodelaunch.store.zookeeper.dial import Identity
+    from nodelaunch.store.zookeeper.dial import ClientIdentity
 
 CONNECT_TIMEOUT_S = 15.0
 """How long a client waits for its first session with the store."""
@@ -94,11 +94,11 @@ def build_store(config: StoreConfig, *, makes_chroot: bool = True) -> Store:
     )
 
 
-def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
+def _identity(auth: ZooKeeperAuth | None) -> ClientIdentity | None:
     """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
     if auth is None:
         return None
-    from nodelaunch.store.zookeeper.dial import Identity
+    from nodelaunch.store.zookeeper.dial import ClientIdentity
 
     if auth.password_file is None:
         assert auth.password is not None  # noqa: S101  the model sees to it
@@ -111,7 +111,7 @@ def _identity(auth: ZooKeeperAuth | None) -> Identity | None:
             raise StoreError(auth.password_file, f"the password-file can't be read: {reason}") from None
         if not password:
             raise StoreError(auth.password_file, "the password-file is empty; its first line has to be the password")
-    return Identity("digest", f"{auth.user}:{password}".encode())
+    return ClientIdentity("digest", f"{auth.user}:{password}".encode())
 
 
 def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:

@@ -40,7 +40,7 @@ from nodelaunch.engine.fleet.component import keep_registered
 from nodelaunch.engine.fleet.expected import ExpectedPools
 from nodelaunch.engine.fleet.offers import OfferedLabels
 from nodelaunch.engine.fleet.pausewatch import PauseWatch
-from nodelaunch.engine.fleet.presence import Herald, Memory
+from nodelaunch.engine.fleet.presence import KnownPools, PresencePublisher
 from nodelaunch.engine.limits.sharing import TenantLedgers
 from nodelaunch.engine.provider.runtime import ProviderRuntime
 from nodelaunch.engine.providers import Providers
@@ -48,7 +48,7 @@ from nodelaunch.engine.reporting.questions import Answerer
 from nodelaunch.engine.reporting.report import Reporter
 from nodelaunch.engine.serve.pool import Pool, PoolIdentity
 from nodelaunch.engine.serve.scheduler import Scheduler
-from nodelaunch.engine.service import ProviderService, Site
+from nodelaunch.engine.service import ProviderService, SharedServices
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.supply.minready import MinReady
 from nodelaunch.engine.view import ClusterView, open_view
@@ -124,8 +124,8 @@ def open_driver(
 class _Parts:
     """What an open launcher consists of besides its providers."""
 
-    site: Site
-    herald: Herald
+    site: SharedServices
+    herald: PresencePublisher
     sweeper: Sweeper
     min_ready: MinReady
     answerer: Answerer
@@ -279,7 +279,7 @@ class Launcher:
 
     def _make_parts(self, view: ClusterView) -> _Parts:
         presence = Presence(id=uuid.uuid4().hex, hostname=self.hostname, version=__version__)
-        herald = Herald(self.store, presence, view)
+        herald = PresencePublisher(self.store, presence, view)
         expected = ExpectedPools(self._providers.pools, self._wake_pools)
         expected.expect(self.config.providers)
         expected.begin_grace()
@@ -310,14 +310,14 @@ class Launcher:
             reporter=reporter,
         )
 
-    def _make_site(self, view: ClusterView, own_id: str, may_decline: Callable[[], bool]) -> Site:
-        memory = Memory(self.store, view, self._clock)
+    def _make_site(self, view: ClusterView, own_id: str, may_decline: Callable[[], bool]) -> SharedServices:
+        memory = KnownPools(self.store, view, self._clock)
         memory.listeners.append(self._wake_pools)
         scheduler = Scheduler(
             self.store, view, self._clock, may_decline=may_decline, absent=memory.absent, events=self.events
         )
         scheduler.configure(_tenants(self.config))
-        return Site(
+        return SharedServices(
             store=self.store,
             view=view,
             clock=self._clock,

@@ -19,7 +19,7 @@ from nodelaunch.errors import (
 )
 from nodelaunch.protocol.store import (
     Changed,
-    Check,
+    CheckVersion,
     Create,
     Delete,
     Entry,
@@ -157,7 +157,7 @@ class StoreContract:
         await store.create("/a", b"0")
         await store.create("/b")
         results = await store.commit([
-            Check("/a", 0), Put("/a", b"1", 0), Create("/c", b"c"), Create("/a/n", sequence=True), Delete("/b"),
+            CheckVersion("/a", 0), Put("/a", b"1", 0), Create("/c", b"c"), Create("/a/n", sequence=True), Delete("/b"),
         ])  # fmt: skip
         check, put, create, numbered, delete = results
         assert (check, delete) == (None, None)
@@ -176,11 +176,11 @@ class StoreContract:
             (Create("/x/y"), RecordGoneError),
             (Delete("/d"), NotEmptyError),
             (Delete("/x"), RecordGoneError),
-            (Check("/a", 5), VersionConflictError),
+            (CheckVersion("/a", 5), VersionConflictError),
         ],
     )
     async def test_failed_transaction_changes_nothing(
-        self, store: Store, op: Put | Create | Delete | Check, error: type[StoreError]
+        self, store: Store, op: Put | Create | Delete | CheckVersion, error: type[StoreError]
     ) -> None:
         await store.create("/a", b"0")
         await store.create("/d/child", parents=True)

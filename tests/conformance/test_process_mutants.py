@@ -10,7 +10,7 @@ import pytest
 
 from conformance.mutants import process
 from conformance.mutants.process import MUTANTS, Healthy
-from nodelaunch.conformance import Level, Program, Report, Subject, Verdict, run
+from nodelaunch.conformance import DriverProgram, Level, Report, Subject, Verdict, run
 from nodelaunch.conformance.targets import filled_in
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.driverhost.process.driver import ProcessDriver, class_with
@@ -39,7 +39,7 @@ def subject(name: str, folder: Path) -> Subject:
     kind: type[ProcessDriver] = class_with(Healthy.capabilities)
     return Subject(
         name=name, open=lambda: kind(command, config, DriverContext(NoScanner())), pool="main", label="small",
-        program=Program(command, content), secrets=(process.PASSWORD,), deadline_s=CALL_S,
+        program=DriverProgram(command, content), secrets=(process.PASSWORD,), deadline_s=CALL_S,
     )  # fmt: skip
 
 

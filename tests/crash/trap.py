@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fuzz.cloud import Process, SlowDriver, ToldCloud
 from fuzz.store import Latency, SimServer, SimStore
 from nodelaunch.drivers.fake.config import FakeProvider
-from nodelaunch.drivers.fake.ledger import Server
+from nodelaunch.drivers.fake.ledger import FakeServer
 from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instance, InstanceSpec
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class LateCloud(ToldCloud):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.leaving: dict[str, Server] = {}
+        self.leaving: dict[str, FakeServer] = {}
         self.gone_at: dict[str, float] = {}
 
     def _tell(self, what: str, instance_id: str | None, node_id: str | None, detail: Any) -> None:

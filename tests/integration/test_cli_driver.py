@@ -13,7 +13,7 @@ import pytest
 
 from nodelaunch.conformance.levels import Level
 from nodelaunch.conformance.remembered import remember
-from nodelaunch.driverhost.install.layout import Installation, Record
+from nodelaunch.driverhost.install.layout import Installation, InstallationRecord
 from support import mischief
 from support.packages import entry_points, put_on_path
 from support.process import run
@@ -147,7 +147,7 @@ def test_level_is_that_of_the_last_check_of_the_same_digest(site: Path) -> None:
 
 
 def test_home_of_installed_drivers_can_be_given_to_each_command(site: Path) -> None:
-    made = Installation(site / "home" / ".v-1", Record("driver-far", "2.0", ("far",), "driver-far", "3.11"))
+    made = Installation(site / "home" / ".v-1", InstallationRecord("driver-far", "2.0", ("far",), "driver-far", "3.11"))
     made.programs.mkdir(parents=True)
     made.save()
     made.lock.write_text("")

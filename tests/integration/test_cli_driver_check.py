@@ -12,7 +12,7 @@ import pytest
 
 from conformance.mutants import process
 from nodelaunch.cli.main import main
-from nodelaunch.conformance.targets import Wanted, subject_of
+from nodelaunch.conformance.targets import CheckRequest, subject_of
 from support.commands import parsed
 from support.fakeclouds import NoScanner
 
@@ -102,7 +102,7 @@ def test_secrets_of_its_configuration_are_known(tmp_path: Path, monkeypatch: pyt
         "provider:\n  state-dir: /nowhere\n  password: hunter2-hunter2\n  pass-environment: [TOKEN_OF_MINE]\n"
         "  pools:\n    - name: main\n      labels:\n        - name: small\n"
     )
-    subject = subject_of(Wanted(target=target, config=str(config)), tmp_path, NoScanner())
+    subject = subject_of(CheckRequest(target=target, config=str(config)), tmp_path, NoScanner())
     assert subject.secrets == ("hunter2-hunter2", "from-the-environment")
     assert (subject.pool, subject.label) == ("main", "small")
     assert subject.program is not None

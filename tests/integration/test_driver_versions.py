@@ -22,7 +22,7 @@ from nodelaunch.errors import ConfigError, ErrorKind, ProviderUnavailableError
 from nodelaunch.launcher import load_config
 from nodelaunch.protocol.driver import DriverContext, InstanceSpec
 from nodelaunch.sdk import serve
-from nodelaunch.sdk.server import Server
+from nodelaunch.sdk.server import DriverServer
 from support.fakeclouds import NoScanner
 
 DEADLINE_S = 60.0
@@ -122,7 +122,7 @@ def test_sdk_that_is_too_old_for_its_driver_says_so(capsys: pytest.CaptureFixtur
 
 
 async def test_version_that_was_not_offered_is_refused() -> None:
-    server = Server(PLUGIN, "0" * 64, spoken((1, 1)))
+    server = DriverServer(PLUGIN, "0" * 64, spoken((1, 1)))
     hello = {"protocol": {"min": 1, "max": 9}, "launcher": {"name": "x"}, "nonce": "aa"}
     answer = await server.answer(HELLO.name, hello, 1)
     proved = proof("0" * 64, "launcher", "aa", answer["nonce"])

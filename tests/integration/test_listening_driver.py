@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.cli.main import main
-from nodelaunch.conformance.probe import Probe, ProbeError, Program
-from nodelaunch.driverhost.catalogue import Catalogue
+from nodelaunch.conformance.probe import DriverProgram, Probe, ProbeError
+from nodelaunch.driverhost.catalogue import DriverCatalog
 from nodelaunch.driverhost.executables import find_executable
 from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.errors import ConfigError
@@ -52,7 +52,7 @@ def fake(tmp_path: Path) -> Iterator[Listening]:
 def probe_of(driver: Listening, provider: dict[str, object] | None = None) -> Probe:
     command = find_executable(f"unix:{driver.path}")
     assert command is not None
-    return Probe(Program(command, provider or {}, is_remote=True))
+    return Probe(DriverProgram(command, provider or {}, is_remote=True))
 
 
 async def answers(driver: Listening) -> bool:
@@ -151,7 +151,7 @@ def test_provider_can_name_it(fake: Listening, tmp_path: Path) -> None:
 
 
 def test_it_can_be_asked_what_it_is(fake: Listening) -> None:
-    facts = Catalogue().facts_of(Catalogue().find(f"unix:{fake.path}"))
+    facts = DriverCatalog().facts_of(DriverCatalog().find(f"unix:{fake.path}"))
     assert (facts.problem, facts.origin, facts.digest) == ("", f"socket {fake.path}", "")
     assert "zones" in facts.capabilities
 

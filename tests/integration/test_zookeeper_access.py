@@ -12,7 +12,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError, NoNodeError
 
 from nodelaunch.errors import AccessDeniedError, StoreError
-from nodelaunch.store.zookeeper.dial import Identity
+from nodelaunch.store.zookeeper.dial import ClientIdentity
 from nodelaunch.store.zookeeper.store import TlsFiles, ZooKeeperStore
 from nodelaunch.store.zookeeper.wire import Acl
 from support.certificates import make_certificates
@@ -23,7 +23,7 @@ from support.zookeeper import JAVA_OPTIONS, Proxy, ZooKeeperServer, why_not
 pytestmark = pytest.mark.zookeeper
 DEADLINE_S = 30.0
 USER, PASSWORD = "nodelaunch", "pass:word of ZooKeeper"
-US = Identity("digest", f"{USER}:{PASSWORD}".encode())
+US = ClientIdentity("digest", f"{USER}:{PASSWORD}".encode())
 OURS = [Acl("auth", "", "cdrwa")]
 CONFIG = """
 zookeeper-servers: [{{host: {host}, port: {port}, chroot: {chroot}}}]
@@ -163,9 +163,9 @@ async def test_identity_is_proved_again_on_each_connection(zookeeper_server: Zoo
         assert store.session.epoch == 1
 
 
-@pytest.mark.parametrize("who", [None, Identity("digest", b"nodelaunch:wrong")], ids=["nobody", "wrong-password"])
+@pytest.mark.parametrize("who", [None, ClientIdentity("digest", b"nodelaunch:wrong")], ids=["nobody", "wrong-password"])
 async def test_refusal_says_what_where_and_what_to_look_at(
-    zookeeper_server: ZooKeeperServer, zk_chroot: str, who: Identity | None
+    zookeeper_server: ZooKeeperServer, zk_chroot: str, who: ClientIdentity | None
 ) -> None:
     servers = [(zookeeper_server.host, zookeeper_server.port)]
     async with asyncio.timeout(DEADLINE_S):

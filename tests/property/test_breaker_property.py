@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodelaunch.decisions.breaker import Breaker, BreakerRule, Cause, Change
+from nodelaunch.decisions.breaker import Breaker, BreakerChange, BreakerRule, FailureCause
 
 rules = st.builds(
     lambda threshold, first, times: BreakerRule(threshold, first, first * times),
@@ -34,7 +34,7 @@ def test_it_opens_and_closes_as_promised(rule: BreakerRule, script: list[tuple[s
     breaker, now, in_a_row, probed_at, least = Breaker(rule), 0.0, 0, None, rule.first_s
     for what, value in script:
         was_open, cause = breaker.is_open, breaker.cause
-        change: Change | None = None
+        change: BreakerChange | None = None
         match what:
             case "wait":
                 now += value  # type: ignore[operator]
@@ -47,7 +47,7 @@ def test_it_opens_and_closes_as_promised(rule: BreakerRule, script: list[tuple[s
                 kind, after_s = value  # type: ignore[misc]
                 in_a_row += 1
                 least = min(least, after_s or rule.first_s)
-                change = breaker.failed(now, Cause(kind, ""), after_s=after_s, spread=MOST_SPREAD)
+                change = breaker.failed(now, FailureCause(kind, ""), after_s=after_s, spread=MOST_SPREAD)
                 assert breaker.is_open == (was_open or in_a_row >= rule.threshold)
             case "succeeds":
                 in_a_row, probed_at = 0, None
@@ -56,9 +56,9 @@ def test_it_opens_and_closes_as_promised(rule: BreakerRule, script: list[tuple[s
             case "late success" if was_open and breaker.since is not None:
                 change = breaker.succeeded(breaker.since - value)  # type: ignore[operator]
                 assert breaker.is_open
-        assert (change is Change.OPENED) == (breaker.is_open and not was_open)
-        assert (change is Change.CLOSED) == (was_open and not breaker.is_open)
-        if change is Change.OTHER_REASON:
+        assert (change is BreakerChange.OPENED) == (breaker.is_open and not was_open)
+        assert (change is BreakerChange.CLOSED) == (was_open and not breaker.is_open)
+        if change is BreakerChange.OTHER_REASON:
             assert cause is not None
             assert breaker.cause is not None
             assert cause.kind != breaker.cause.kind

@@ -50,10 +50,12 @@ class World:
     quota_events: int = 0
 
     def perform(self, effects: tuple[m.Effect, ...]) -> None:
-        store = [e for e in effects if isinstance(e, m.Lock | m.Save | m.HandOver | m.Release | m.Unlock)]
+        store = [
+            e for e in effects if isinstance(e, m.LockRequest | m.Save | m.HandOver | m.ReleaseNodes | m.UnlockRequest)
+        ]
         for effect in effects:
             match effect:
-                case m.Claim(slot, node_id):
+                case m.ClaimNode(slot, node_id):
                     self._begin(slot, "claim")
                     self.claims[slot] = node_id
                 case m.Launch(slot, attempt):
@@ -79,7 +81,7 @@ class World:
 
     def _commit(self, effects: list[m.Effect]) -> None:
         """One transaction: all of it, or the event that says why not."""
-        if isinstance(effects[0], m.Lock):
+        if isinstance(effects[0], m.LockRequest):
             fate = self.choose(8)
             if self.is_gone or fate == 0:
                 self.inbox.append(m.LockRefused())
@@ -101,7 +103,7 @@ class World:
         if saves and self.is_gone:
             self.inbox.append(m.CloseRefused())
             return
-        touched = {n for e in effects if isinstance(e, m.HandOver | m.Release) for n in e.node_ids}
+        touched = {n for e in effects if isinstance(e, m.HandOver | m.ReleaseNodes) for n in e.node_ids}
         assert touched <= self.held, "only nodes that are held are let go"
         if touched and self.choose(12) == 0:
             lost = min(touched)
@@ -112,7 +114,7 @@ class World:
             self._check_fulfilled(effects, saves[0])
         self.held -= touched
         self._save(effects)
-        if any(isinstance(e, m.Unlock) for e in effects):
+        if any(isinstance(e, m.UnlockRequest) for e in effects):
             self.is_locked = False
             self.inbox.append(m.Closed())
 
@@ -121,7 +123,7 @@ class World:
 
     def _check_fulfilled(self, effects: list[m.Effect], save: m.Save) -> None:
         kinds = [type(effect) for effect in effects]
-        assert kinds == [m.HandOver, m.Save, m.Unlock], "nodes first, then the request, then its lock"
+        assert kinds == [m.HandOver, m.Save, m.UnlockRequest], "nodes first, then the request, then its lock"
         assert len(save.nodes) == len(self.state.request.node_types), "a node for each label"
         assert save.nodes == effects[0].node_ids  # type: ignore[union-attr]
         assert save.nodes == tuple(slot.node_id for slot in self.state.slots), "in the order of labels"
@@ -207,7 +209,7 @@ def play(step: Stepper, seed: int, reuse: int, launches: int, *, declines: bool,
     assert world.state.is_done, "it comes to an end"
     world.check_end()
     _, late = step(world.state, m.NodeReady(0, NodeId("0000000099")), retries=RETRIES)
-    assert late == (m.Release((NodeId("0000000099"),)),), "a late node is let go"
+    assert late == (m.ReleaseNodes((NodeId("0000000099"),)),), "a late node is let go"
 
 
 def examples(step: Stepper, count: int) -> None:
@@ -274,7 +276,7 @@ def _retries_for_ever(state: m.State, event: m.Event, done: m.Step) -> m.Step:
 
 
 def _saves_though_gone(_state: m.State, _event: m.Event, done: m.Step) -> m.Step:
-    if done[0].outcome is m.Outcome.GONE and any(isinstance(e, m.Unlock) for e in done[1]):
+    if done[0].outcome is m.Outcome.GONE and any(isinstance(e, m.UnlockRequest) for e in done[1]):
         return done[0], (m.Save(RequestState.REQUESTED), *done[1])
     return done
 
@@ -287,14 +289,14 @@ def _fulfils_with_a_node_missing(state: m.State, event: m.Event, done: m.Step) -
     ready = [slot for slot in done[0].slots if slot.state is m.SlotState.READY]
     if isinstance(event, m.NodeReady) and state.phase is m.Phase.WORKING and len(ready) == len(done[0].slots) - 1:
         nodes = done[0].held
-        effects = (m.HandOver(nodes), m.Save(RequestState.FULFILLED, nodes), m.Unlock())
+        effects = (m.HandOver(nodes), m.Save(RequestState.FULFILLED, nodes), m.UnlockRequest())
         return replace(done[0], phase=m.Phase.CLOSING, outcome=m.Outcome.FULFILLED), effects
     return done
 
 
 def _does_not_wait_for_cancelled(_state: m.State, _event: m.Event, done: m.Step) -> m.Step:
     if any(isinstance(e, m.CancelLaunches) for e in done[1]):
-        return replace(done[0], phase=m.Phase.CLOSING), (*done[1], m.Unlock())
+        return replace(done[0], phase=m.Phase.CLOSING), (*done[1], m.UnlockRequest())
     return done
 
 
@@ -304,8 +306,8 @@ def _launches_twice(_state: m.State, _event: m.Event, done: m.Step) -> m.Step:
 
 
 BUGS: dict[str, Stepper] = {
-    "never unlocks": _drop(m.Unlock),
-    "never releases": _drop(m.Release),
+    "never unlocks": _drop(m.UnlockRequest),
+    "never releases": _drop(m.ReleaseNodes),
     "never waits for quota": _drop(m.AwaitQuota),
     "unlocks nodes after the request": _bug(_unlock_before_hand_over),
     "nodes in another order": _bug(_nodes_in_the_order_they_came),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.conformance import Level, Program, run
+from nodelaunch.conformance import DriverProgram, Level, run
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.driverhost.process.plugin import PYTHON_ENVIRONMENT, isolated
 from nodelaunch.drivers.openstack import PLUGIN
@@ -48,7 +48,7 @@ async def test_openstack_driver_reaches_gold_in_a_process_of_its_own(
         subject = replace(
             subject_of(lab, "plain", proxy),
             open=lambda: plugin.open(config, DriverContext(NoScanner())),
-            program=Program(command, content),
+            program=DriverProgram(command, content),
         )
         async with asyncio.timeout(DEADLINE_S):
             report = await run(subject)

@@ -32,7 +32,7 @@ def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
     state, _ = m.step(state, m.LockGranted(), retries=3)
     state, effects = m.step(state, m.NodeAborted(0), retries=3)
     assert state.outcome is m.Outcome.DECLINED
-    assert [type(effect) for effect in effects] == [m.Save, m.Unlock]
+    assert [type(effect) for effect in effects] == [m.Save, m.UnlockRequest]
 
 
 async def test_node_that_is_gone_by_now_is_not_deleted_again(tmp_path: Path) -> None:

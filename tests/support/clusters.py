@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from nodelaunch.driverhost.process.clusterserver import ClusterDesk
+from nodelaunch.driverhost.process.clusterserver import ClusterServer
 from nodelaunch.driverhost.wire import cluster as c
 from nodelaunch.driverhost.wire.messages import CANCEL, MAX_LINE, Call
 from nodelaunch.driverhost.wire.peer import Peer
@@ -162,7 +162,7 @@ ANSWERS = {c.OBTAIN.name: 2}
 async def record() -> list[str]:
     """The transcript as it is with this tree: ``< `` the driver's, ``> `` the launcher's."""
     ours, theirs = socket.socketpair()
-    desk = ClusterDesk("meta", OneNodeCluster())
+    desk = ClusterServer("meta", OneNodeCluster())
     peer = Peer(*await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE), answer=desk.answer)
     desk.open(peer.note)
     running = asyncio.ensure_future(peer.run())

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.conformance import CloudFaults, Program, Resources, Subject
+from nodelaunch.conformance import CloudFaults, DriverProgram, Resources, Subject
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.protocol.driver import DriverContext, ExternalId
@@ -106,7 +106,9 @@ def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
         label="small",
         faults=_faults(state),
         deadline_s=60.0,
-        program=Program(Command(plugin.name, (driver,)), provider_content(driver, state), has_local_processes=True),
+        program=DriverProgram(
+            Command(plugin.name, (driver,)), provider_content(driver, state), has_local_processes=True
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from nodelaunch.drivers.test.config import TestProvider
 from nodelaunch.drivers.test.driver import TestDriver
 from nodelaunch.errors import ErrorKind, QuotaExceededError, Scope
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec
-from nodelaunch.sdk.server import Server
+from nodelaunch.sdk.server import DriverServer
 from support import clusters
 
 FOLDER = Path(__file__).parents[1] / "data" / "driver-transcripts"
@@ -123,7 +123,7 @@ async def record(name: str) -> list[str]:
     """The transcript as it is with this tree."""
     plugin, script = SCRIPTS[name]
     ours, theirs = socket.socketpair()
-    server = Server(plugin, TOKEN, CONTRACT)
+    server = DriverServer(plugin, TOKEN, CONTRACT)
     peer = Peer(*await asyncio.open_unix_connection(sock=ours, limit=m.MAX_LINE), answer=server.answer)
     server.note = peer.note
     running = asyncio.ensure_future(peer.run())

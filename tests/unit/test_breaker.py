@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nodelaunch.decisions.breaker import Breaker, BreakerRule, Cause, Change, OpenBreaker
+from nodelaunch.decisions.breaker import Breaker, BreakerChange, BreakerRule, FailureCause, OpenBreaker
 
 RULE = BreakerRule(threshold=3, first_s=2.0, last_s=10.0)
-AWAY, BROKEN = Cause("away", "HTTP 503"), Cause("broken", "it broke")
+AWAY, BROKEN = FailureCause("away", "HTTP 503"), FailureCause("broken", "it broke")
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def opened(at: float = 100.0) -> Breaker:
 
 
 def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
-    assert [breaker.failed(float(n), AWAY) for n in range(3)] == [None, None, Change.OPENED]
+    assert [breaker.failed(float(n), AWAY) for n in range(3)] == [None, None, BreakerChange.OPENED]
     assert (breaker.is_open, breaker.since, breaker.failures, breaker.next_at) == (True, 2.0, 3, 4.0)
 
 
@@ -90,7 +90,7 @@ def test_success_of_a_probe_closes_it_and_its_pause_begins_anew() -> None:
         breaker.probe(at)
         breaker.failed(at, AWAY)
     breaker.probe(130.0)
-    assert breaker.succeeded(130.0) is Change.CLOSED
+    assert breaker.succeeded(130.0) is BreakerChange.CLOSED
     assert (breaker.is_open, breaker.failures, breaker.cause) == (False, 0, None)
     for _ in range(3):
         breaker.failed(200.0, AWAY)
@@ -105,15 +105,15 @@ def test_success_of_a_try_from_before_it_opened_does_not_close_it() -> None:
 
 def test_another_reason_is_told_once() -> None:
     breaker, changes = opened(), []
-    for cause in (AWAY, Cause("away", "HTTP 502"), BROKEN, BROKEN, AWAY):
+    for cause in (AWAY, FailureCause("away", "HTTP 502"), BROKEN, BROKEN, AWAY):
         breaker.probe(breaker.next_at)
         changes.append((breaker.failed(breaker.next_at, cause), breaker.cause))
-    other = Change.OTHER_REASON
+    other = BreakerChange.OTHER_REASON
     assert changes == [(None, AWAY), (None, AWAY), (other, BROKEN), (None, BROKEN), (other, AWAY)]
 
 
 def test_cause_without_words_is_its_kind() -> None:
-    assert (str(AWAY), str(Cause("TimeoutError", ""))) == ("HTTP 503", "TimeoutError")
+    assert (str(AWAY), str(FailureCause("TimeoutError", ""))) == ("HTTP 503", "TimeoutError")
 
 
 def test_open_breaker_tells_since_when_why_and_when_it_is_tried_again() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from nodelaunch.cli.session import CommonOptions, Session
+from nodelaunch.cli.session import CliSession, CommonOptions
 from nodelaunch.cli.top import frame
 from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.engine.serve.history import Trouble
@@ -124,6 +124,6 @@ async def test_first_frame_has_what_only_launchers_know(tmp_path: Path, monkeypa
     async with EmbeddedStore(None) as store, StoreServer(store, f"{tmp_path}/store.sock"):
         await store.ensure(*paths.ALWAYS_THERE)
         await store.create(f"{paths.PRESENCES}/a", Presence(id="a", hostname="a").to_bytes(), sequence=True)
-        await cli_top.top(session=Session(CommonOptions(config=config)))
+        await cli_top.top(session=CliSession(CommonOptions(config=config)))
     (frame_,) = terminal.drawn
     assert "launch failed" in frame_

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nodelaunch.driverhost.process import clusterserver
-from nodelaunch.driverhost.process.clusterserver import ClusterDesk
+from nodelaunch.driverhost.process.clusterserver import ClusterServer
 from nodelaunch.driverhost.wire.messages import MAX_LINE
 from nodelaunch.driverhost.wire.peer import Peer
 from nodelaunch.errors import (
@@ -33,7 +33,7 @@ DEADLINE_S = 30.0
 async def connected(cluster: Cluster | None, *, is_open: bool = True) -> AsyncIterator[tuple[RemoteCluster, Peer]]:
     """*cluster* from the other end of a connection; the launcher's end of which comes with it."""
     ours, theirs = socket.socketpair()
-    desk, remote = ClusterDesk("meta", cluster), RemoteCluster()
+    desk, remote = ClusterServer("meta", cluster), RemoteCluster()
     launcher = Peer(*await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE), answer=desk.answer)
     if is_open:
         desk.open(launcher.note)

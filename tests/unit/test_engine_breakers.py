@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from nodelaunch.decisions.breaker import Cause
+from nodelaunch.decisions.breaker import FailureCause
 from nodelaunch.engine.provider.breakers import (
     CALLS_IN_A_ROW,
     FIRST_AVOIDED_S,
@@ -36,7 +36,7 @@ from nodelaunch.errors import (
 
 pytestmark = pytest.mark.looptime
 
-AWAY = Cause("away", "HTTP 503")
+AWAY = FailureCause("away", "HTTP 503")
 FULL = InsufficientCapacityError("no host is left")
 BROKEN = LaunchFailedError("it went to ERROR")
 
@@ -337,5 +337,5 @@ async def test_open_ones_are_told_with_times(breakers: ProviderBreakers, gate: L
 
 
 def test_cause_is_the_class_and_the_kind_of_an_error() -> None:
-    assert cause_of(FULL) == Cause("InsufficientCapacityError: capacity", "no host is left")
-    assert cause_of(TimeoutError()) == Cause("TimeoutError", "")
+    assert cause_of(FULL) == FailureCause("InsufficientCapacityError: capacity", "no host is left")
+    assert cause_of(TimeoutError()) == FailureCause("TimeoutError", "")

@@ -13,7 +13,7 @@ from nodelaunch.drivers.fake import PLUGIN
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
-from nodelaunch.drivers.fake.ledger import Server
+from nodelaunch.drivers.fake.ledger import FakeServer
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
@@ -63,7 +63,7 @@ def a_driver(
     return FakeDriver(FakeProvider.model_validate(content), context, cloud=cloud)
 
 
-async def launched(driver: FakeDriver, **more: Any) -> tuple[Instance, Server]:
+async def launched(driver: FakeDriver, **more: Any) -> tuple[Instance, FakeServer]:
     """An instance as the engine gets it, and as the cloud has it."""
     spec = InstanceSpec("0000000001", "np0000000001", "main", "small", METADATA, **more)
     async with asyncio.timeout(DEADLINE_S):

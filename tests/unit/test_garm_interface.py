@@ -11,17 +11,17 @@ import json
 import pytest
 
 from nodelaunch.drivers.garm import interface as garm
-from nodelaunch.drivers.garm.interface import AnswerError, Command, Version
+from nodelaunch.drivers.garm.interface import AnswerError, GarmCommand, Version
 
 WHOLE = {"provider_id": "i-1", "name": "nl-1", "status": "running"}
 
 
-def told(command: Command, version: Version, **more: str) -> dict[str, str]:
+def told(command: GarmCommand, version: Version, **more: str) -> dict[str, str]:
     return garm.environment(command, version, controller_id="c", config_file="/etc/p.toml", **more)
 
 
 def test_every_command_is_told_version_controller_and_configuration() -> None:
-    assert told(Command.LIST, Version.V010, pool_id="p") == {
+    assert told(GarmCommand.LIST, Version.V010, pool_id="p") == {
         "GARM_COMMAND": "ListInstances",
         "GARM_CONTROLLER_ID": "c",
         "GARM_PROVIDER_CONFIG_FILE": "/etc/p.toml",
@@ -32,19 +32,21 @@ def test_every_command_is_told_version_controller_and_configuration() -> None:
 
 def test_version_011_is_told_the_extra_specs_in_base64() -> None:
     environment = garm.environment(
-        Command.DELETE, Version.V011, controller_id="c", config_file="f", pool_id="p", instance_id="i",
+        GarmCommand.DELETE, Version.V011, controller_id="c", config_file="f", pool_id="p", instance_id="i",
         extra_specs={"size": "ä"},
     )  # fmt: skip
     assert json.loads(base64.b64decode(environment["GARM_POOL_EXTRASPECS"])) == {"size": "ä"}
     assert environment["GARM_INSTANCE_ID"] == "i"
-    assert "GARM_POOL_EXTRASPECS" not in told(Command.DELETE, Version.V010, pool_id="p")
+    assert "GARM_POOL_EXTRASPECS" not in told(GarmCommand.DELETE, Version.V010, pool_id="p")
 
 
 @pytest.mark.parametrize(("os_type", "arch", "tool"), [
     ("linux", "amd64", ("linux", "x64")), ("windows", "amd64", ("win", "x64")), ("linux", "arm64", ("linux", "arm64")),
 ])  # fmt: skip
 def test_bootstrap_has_all_that_providers_refuse_to_be_without(os_type: str, arch: str, tool: tuple[str, str]) -> None:
-    wanted = garm.Wanted("nl-1", "p", "debian", "tiny", os_type, arch, ["small"], ["ssh-ed25519 AAAA"], {"a": 1})
+    wanted = garm.WantedInstance(
+        "nl-1", "p", "debian", "tiny", os_type, arch, ["small"], ["ssh-ed25519 AAAA"], {"a": 1}
+    )
     content = json.loads(garm.bootstrap(wanted))
     named = {key: content[key] for key in ("name", "pool_id", "image", "flavor", "os_type", "arch", "extra_specs")}
     assert named == {

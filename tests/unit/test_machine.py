@@ -11,17 +11,17 @@ from nodelaunch.decisions.machine import (
     Abandon,
     AwaitQuota,
     CancelLaunches,
-    Claim,
     ClaimLost,
+    ClaimNode,
     Closed,
     CloseRefused,
     Failed,
     HandOver,
     Launch,
-    Lock,
     LockGranted,
     LockLost,
     LockRefused,
+    LockRequest,
     NodeAborted,
     NodeClaimed,
     NodeFailed,
@@ -30,11 +30,11 @@ from nodelaunch.decisions.machine import (
     Outcome,
     Phase,
     QuotaFreed,
-    Release,
+    ReleaseNodes,
     RequestGone,
     Save,
     Stopped,
-    Unlock,
+    UnlockRequest,
     Withdrawn,
 )
 from nodelaunch.errors import InvalidTransitionError
@@ -57,7 +57,7 @@ class Dialogue:
         labels = ["small"] * len(reuse)
         self.options: dict[str, Any] = {"retries": retries, "can_launch": can_launch}
         self.state, effects = m.start(a_request(*labels), Accept(tuple(reuse), Usage()))
-        assert effects == (Lock(), PENDING)
+        assert effects == (LockRequest(), PENDING)
 
     def on(self, event: m.Event) -> tuple[m.Effect, ...]:
         self.state, effects = m.step(self.state, event, **self.options)
@@ -80,27 +80,27 @@ def working(*reuse: NodeId | None, **options: Any) -> Dialogue:
 
 def test_nodes_are_claimed_and_launched_then_handed_over_in_label_order() -> None:
     talk = Dialogue(None, A, None)
-    assert talk.on(LockGranted()) == (Launch(0, 1), Claim(1, A), Launch(2, 1))
+    assert talk.on(LockGranted()) == (Launch(0, 1), ClaimNode(1, A), Launch(2, 1))
     assert talk.on(NodeReady(2, C)) == ()
     assert talk.on(NodeClaimed(1, A)) == ()
     assert talk.on(NodeReady(0, B)) == (
         HandOver((B, A, C)),
         Save(RequestState.FULFILLED, (B, A, C)),
-        Unlock(),
+        UnlockRequest(),
     )
     assert talk.end() is Outcome.FULFILLED
 
 
 def test_request_for_nothing_is_fulfilled_at_once() -> None:
-    assert Dialogue().on(LockGranted()) == (HandOver(()), Save(RequestState.FULFILLED), Unlock())
+    assert Dialogue().on(LockGranted()) == (HandOver(()), Save(RequestState.FULFILLED), UnlockRequest())
 
 
 def test_decline_is_saved_with_the_lock_and_then_unlocked() -> None:
     reasons = (LabelNotOffered("x"),)
     state, effects = m.start(a_request("x"), Decline(reasons))
-    assert effects == (Lock(), Save(RequestState.REQUESTED, declined=reasons))
+    assert effects == (LockRequest(), Save(RequestState.REQUESTED, declined=reasons))
     state, effects = m.step(state, LockGranted(), retries=3)
-    assert effects == (Unlock(),)
+    assert effects == (UnlockRequest(),)
     state, _ = m.step(state, Closed(), retries=3)
     assert (state.is_done, state.outcome) == (True, Outcome.DECLINED)
 
@@ -119,9 +119,9 @@ def test_failed_launch_is_tried_again_then_declined() -> None:
     assert talk.on(NodeClaimed(0, A)) == ()
     assert talk.on(NodeFailed(1, "no")) == (Launch(1, 2),)
     assert talk.on(NodeFailed(1, "never")) == (
-        Release((A,)),
+        ReleaseNodes((A,)),
         Save(RequestState.REQUESTED, declined=(LaunchesFailed("never"),)),
-        Unlock(),
+        UnlockRequest(),
     )
     assert talk.end() is Outcome.DECLINED
 
@@ -131,8 +131,8 @@ def test_final_failure_cancels_the_others_first() -> None:
     assert talk.on(NodeFailed(0, "no such flavor", is_final=True)) == (CancelLaunches(),)
     assert talk.on(Stopped(1)) == ()
     effects = talk.on(NodeReady(2, C))
-    assert effects[0] == Release((C,))
-    assert effects[2] == Unlock()
+    assert effects[0] == ReleaseNodes((C,))
+    assert effects[2] == UnlockRequest()
 
 
 def test_aborted_launch_waits_for_quota_and_spends_no_attempt() -> None:
@@ -153,7 +153,7 @@ def test_lost_claim_becomes_a_launch_where_there_is_launching() -> None:
 def test_lost_claim_hands_back_where_there_is_none() -> None:
     talk = working(A, B, can_launch=False)
     assert talk.on(ClaimLost(0)) == (CancelLaunches(),)
-    assert talk.on(NodeClaimed(1, B)) == (Release((B,)), HAND_BACK, Unlock())
+    assert talk.on(NodeClaimed(1, B)) == (ReleaseNodes((B,)), HAND_BACK, UnlockRequest())
     assert talk.end() is Outcome.HANDED_BACK
 
 
@@ -174,7 +174,7 @@ def test_work_is_stopped_and_nodes_are_freed(event: m.Event, save: tuple[m.Effec
     assert talk.on(event) == (CancelLaunches(),)
     for late in (RequestGone(),) if not save else (Withdrawn(), Failed(REASON)):
         assert talk.on(late) == ()
-    assert talk.on(Stopped(1)) == (Release((A,)), *save, Unlock())
+    assert talk.on(Stopped(1)) == (ReleaseNodes((A,)), *save, UnlockRequest())
 
 
 def test_lost_lock_writes_nothing_more() -> None:
@@ -202,14 +202,14 @@ def test_request_gone_before_the_lock_was_answered() -> None:
     talk = Dialogue(None)
     assert talk.on(RequestGone()) == ()
     assert talk.on(Withdrawn()) == ()
-    assert talk.on(LockGranted()) == (Unlock(),)
+    assert talk.on(LockGranted()) == (UnlockRequest(),)
     assert talk.end() is Outcome.GONE
 
 
 def test_withdrawn_before_the_lock_was_answered() -> None:
     talk = Dialogue(None)
     talk.on(Withdrawn())
-    assert talk.on(LockGranted()) == (HAND_BACK, Unlock())
+    assert talk.on(LockGranted()) == (HAND_BACK, UnlockRequest())
 
 
 def test_request_gone_at_the_last_moment_frees_the_nodes() -> None:
@@ -217,7 +217,7 @@ def test_request_gone_at_the_last_moment_frees_the_nodes() -> None:
     talk.on(NodeReady(0, A))
     for undecided in (Withdrawn(), RequestGone()):
         assert talk.on(undecided) == ()
-    assert talk.on(CloseRefused()) == (Release((A,)), Unlock())
+    assert talk.on(CloseRefused()) == (ReleaseNodes((A,)), UnlockRequest())
     assert talk.end() is Outcome.GONE
 
 
@@ -232,8 +232,8 @@ def test_node_lost_at_the_last_moment_hands_back() -> None:
     talk = working(None, None)
     talk.on(NodeReady(0, A))
     talk.on(NodeReady(1, B))
-    assert talk.on(NodesLost((A,))) == (Release((B,)), HAND_BACK, Unlock())
-    assert talk.on(NodesLost((B,))) == (HAND_BACK, Unlock())
+    assert talk.on(NodesLost((A,))) == (ReleaseNodes((B,)), HAND_BACK, UnlockRequest())
+    assert talk.on(NodesLost((B,))) == (HAND_BACK, UnlockRequest())
     assert talk.end() is Outcome.HANDED_BACK
 
 
@@ -245,8 +245,8 @@ def test_node_lost_earlier_hands_back_or_keeps_the_outcome() -> None:
     talk.on(NodeReady(0, A))
     talk.on(RequestGone())
     assert talk.on(NodesLost((A,))) == ()
-    assert talk.on(Stopped(1)) == (Unlock(),)
-    assert talk.on(NodesLost(())) == (Unlock(),)
+    assert talk.on(Stopped(1)) == (UnlockRequest(),)
+    assert talk.on(NodesLost(())) == (UnlockRequest(),)
     assert talk.state.outcome is Outcome.GONE
 
 
@@ -255,8 +255,8 @@ def test_late_node_is_released() -> None:
     talk.on(RequestGone())
     talk.on(Stopped(0))
     talk.on(Closed())
-    assert talk.on(NodeReady(0, A)) == (Release((A,)),)
-    assert talk.on(NodeClaimed(0, A)) == (Release((A,)),)
+    assert talk.on(NodeReady(0, A)) == (ReleaseNodes((A,)),)
+    assert talk.on(NodeClaimed(0, A)) == (ReleaseNodes((A,)),)
     assert talk.on(Withdrawn()) == ()
 
 
@@ -305,4 +305,4 @@ def test_refused_quota_ends_a_request_for_a_node_to_be_kept_ready() -> None:
     state, _ = m.step(state, LockGranted(), retries=3)
     state, effects = m.step(state, NodeAborted(0), retries=3)
     assert state.outcome is Outcome.DECLINED
-    assert effects == (Save(RequestState.REQUESTED, declined=(AtCapacity("room"),)), Unlock())
+    assert effects == (Save(RequestState.REQUESTED, declined=(AtCapacity("room"),)), UnlockRequest())

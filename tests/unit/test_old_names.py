@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import nodelaunch
-from nodelaunch import conformance, sdk
+from nodelaunch import conformance, sdk, testing
 from nodelaunch.client.nodes import NodeClient
 from nodelaunch.sdk.faults import FileFaults
 from nodelaunch.store.embedded.store import EmbeddedStore
@@ -36,6 +36,10 @@ def test_faults_of_a_driver_have_their_old_name() -> None:
     with pytest.warns(DeprecationWarning, match=r"^nodelaunch.drivers.sdk is now nodelaunch.sdk$"):
         imported("nodelaunch.drivers.sdk")
     assert vars(import_module("nodelaunch.drivers.sdk.faults"))["FileFaults"] is FileFaults
+
+
+def test_program_has_its_old_name() -> None:
+    assert conformance.Program is conformance.DriverProgram is testing.Program
 
 
 def test_old_command_runs_a_driver() -> None:

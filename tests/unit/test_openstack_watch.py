@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from nodelaunch.drivers.openstack.model import Server
-from nodelaunch.drivers.openstack.watch import PATIENCE_S, QUICK_S, SLOW_S, Listing, ServerWatch
+from nodelaunch.drivers.openstack.watch import PATIENCE_S, QUICK_S, SLOW_S, ServerListing, ServerWatch
 from nodelaunch.errors import LaunchFailedError, ProviderUnavailableError
 
 pytestmark = pytest.mark.looptime
@@ -60,7 +60,7 @@ async def watch(cloud: Cloud) -> AsyncIterator[ServerWatch]:
 
 
 def active(name: str):
-    def judge(listing: Listing) -> Server | None:
+    def judge(listing: ServerListing) -> Server | None:
         server = listing.get(name)
         return server if server is not None and server.status == "ACTIVE" else None
 

@@ -59,6 +59,16 @@ def test_classes_of_the_core_have_few_methods_and_attributes() -> None:
     assert found == {}
 
 
+def test_no_class_has_the_name_of_another() -> None:
+    """A search for a name finds one class."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(path.relative_to(SOURCE).as_posix())
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
 @pytest.mark.parametrize(
     ("body", "size"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from nodelaunch.errors import VersionConflictError
 from nodelaunch.protocol.store import Changed, Create, Entry, Put, Removed, Stat, TreeEvent
-from nodelaunch.store.zookeeper.forest import Forest, Order, OwnWrite
+from nodelaunch.store.zookeeper.forest import EncodedWrite, Forest, OwnWrite
 from nodelaunch.store.zookeeper.tree import ZkTree
 from nodelaunch.store.zookeeper.wire import EVENT_CHANGED, EVENT_CREATED, EVENT_DELETED, OP_GET, PlainOp
 
@@ -57,7 +57,7 @@ async def tree(forest: Forest) -> ZkTree:
 
 
 def write_of(*ops: PlainOp) -> OwnWrite:
-    return OwnWrite(Order(ops, 0, b"", 1), asyncio.get_running_loop().create_future())
+    return OwnWrite(EncodedWrite(ops, 0, b"", 1), asyncio.get_running_loop().create_future())
 
 
 def settle(forest: Forest, write: OwnWrite, *results: Entry) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from nodelaunch.cli.session import Session
+from nodelaunch.cli.session import CliSession
 from nodelaunch.connecting import CONNECT_TIMEOUT_S
 from nodelaunch.connecting import client_store as open_store
 from nodelaunch.engine.view import ClusterView, open_view
@@ -17,7 +17,7 @@ from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.protocol.store import Store
 
 
-def client_store(session: Session, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AbstractAsyncContextManager[Store]:
+def client_store(session: CliSession, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AbstractAsyncContextManager[Store]:
     """The store that a running launcher uses; of its configuration only what is about the store has to be right.
 
     Raises: ConfigError; StoreUnavailableError where there is no session within *timeout_s*.

@@ -85,9 +85,9 @@ def _options(names: list[str]) -> list[DriverOptions]:
 
     Raises: DriverNotFoundError.
     """
-    from nodelaunch.driverhost.catalogue import Catalogue
+    from nodelaunch.driverhost.catalogue import DriverCatalog
 
-    catalogue = Catalogue()
+    catalogue = DriverCatalog()
     found = []
     for facts in catalogue.facts([catalogue.find(name) for name in names] or None):
         if facts.options is not None:

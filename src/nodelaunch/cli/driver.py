@@ -15,7 +15,7 @@ from nodelaunch.cli.common import say, say_json
 from nodelaunch.cli.session import OPTIONS, AsJson
 from nodelaunch.cli.tables import aligned
 from nodelaunch.config.optionlist import options_in
-from nodelaunch.driverhost.catalogue import Catalogue, Facts
+from nodelaunch.driverhost.catalogue import DriverCatalog, DriverFacts
 from nodelaunch.driverhost.install.layout import using
 from nodelaunch.driverhost.schemas import schemas_of
 
@@ -39,7 +39,7 @@ def list_drivers(*, home: driverinstall.Home = None, as_json: AsJson = False) ->
     LEVEL is what the last check of just this digest found, for each way in which the driver was run.
     """
     with using(home):
-        every = Catalogue().facts()
+        every = DriverCatalog().facts()
     if as_json:
         say_json([summary_of(facts) for facts in every])
         return
@@ -63,7 +63,7 @@ def info(
     Exit code: 1 it can't be used.
     """
     with using(home):
-        catalogue = Catalogue()
+        catalogue = DriverCatalog()
         facts = catalogue.facts_of(catalogue.find(name))
     if as_json:
         say_json({**summary_of(facts), **_details(facts)})
@@ -75,7 +75,7 @@ def info(
 # -- for programs ---------------------------------------------------------------------------------------------------
 
 
-def summary_of(facts: Facts) -> dict[str, Any]:
+def summary_of(facts: DriverFacts) -> dict[str, Any]:
     """What the list has of a driver; None: not known."""
     return {
         "name": facts.found.name,
@@ -89,7 +89,7 @@ def summary_of(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _details(facts: Facts) -> dict[str, Any]:
+def _details(facts: DriverFacts) -> dict[str, Any]:
     plugin = facts.plugin
     if plugin is None:
         return {}
@@ -106,12 +106,12 @@ def _details(facts: Facts) -> dict[str, Any]:
 # -- for people -----------------------------------------------------------------------------------------------------
 
 
-def _row(facts: Facts) -> tuple[str, ...]:
+def _row(facts: DriverFacts) -> tuple[str, ...]:
     cells = (facts.found.name, facts.origin, facts.version, facts.spoken, facts.leveled, facts.digest[:DIGEST_SHOWN])
     return tuple(cell or NOT_KNOWN for cell in cells)
 
 
-def _page(facts: Facts) -> str:
+def _page(facts: DriverFacts) -> str:
     plugin = facts.plugin
     known = [("name", facts.found.name), ("origin", facts.origin), ("version", facts.version)]
     if plugin is not None:
@@ -130,13 +130,13 @@ def _page(facts: Facts) -> str:
     return "\n".join([text, *_option_tables(facts)])
 
 
-def _level(facts: Facts) -> str:
+def _level(facts: DriverFacts) -> str:
     if not facts.levels:
         return f"not checked as it is now; try: nodelaunch driver check {facts.found.name}"
     return f"{facts.leveled}; when it was checked last"
 
 
-def _option_tables(facts: Facts) -> list[str]:
+def _option_tables(facts: DriverFacts) -> list[str]:
     """The driver's own options, by where they stand."""
     assert facts.plugin is not None  # noqa: S101  asked for by the caller
     tables = []

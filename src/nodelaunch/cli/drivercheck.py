@@ -24,9 +24,9 @@ from nodelaunch.conformance import LEVELS, Level, Report, Result, Subject, Verdi
 from nodelaunch.conformance.allchecks import BY_NAME
 from nodelaunch.conformance.formats import as_json, as_junit
 from nodelaunch.conformance.remembered import remember
-from nodelaunch.conformance.targets import TargetError, Wanted, subject_of
+from nodelaunch.conformance.targets import CheckRequest, TargetError, subject_of
 from nodelaunch.conformance.waivers import read_waivers, waived
-from nodelaunch.driverhost.catalogue import Catalogue, digest_of
+from nodelaunch.driverhost.catalogue import DriverCatalog, digest_of
 from nodelaunch.driverhost.install.layout import using
 from nodelaunch.drivers.plugin import DriverNotFoundError
 from nodelaunch.network.sshscan import SshScanner
@@ -92,7 +92,7 @@ def check(
     reaches: bronze, silver or gold. --config names a YAML file with a 'provider', or a whole configuration. Exit code:
     0 the wanted level is reached, 1 it is not, 2 it could not be checked as asked.
     """
-    wanted = Wanted(
+    wanted = CheckRequest(
         target=target, config=str(session.config) if session.is_config_given else None, provider=options.provider,
         pool=options.pool, label=options.label, isolation=options.isolation, concurrency=options.concurrency,
         deadline_s=options.timeout,
@@ -101,7 +101,7 @@ def check(
         return _checked(wanted, Level(level), outcome)
 
 
-def _checked(wanted: Wanted, level: Level, outcome: ReportOptions) -> int:
+def _checked(wanted: CheckRequest, level: Level, outcome: ReportOptions) -> int:
     try:
         waivers = read_waivers(str(outcome.waivers)) if outcome.waivers else ()
         with tempfile.TemporaryDirectory(prefix="nodelaunch-check-") as folder:
@@ -177,7 +177,7 @@ def _keep(target: str, outcome: ReportOptions, subject: Subject, report: Report)
     isolation = _isolation(subject)
     digest = ""
     try:
-        found = Catalogue().find(target)
+        found = DriverCatalog().find(target)
         digest = digest_of(found)
         if digest:  # of what can't be read it is not known whether it stays the same
             remember(found.name, digest, isolation, report.level, waived=len(report.waived))

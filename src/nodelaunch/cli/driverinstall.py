@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import say
-from nodelaunch.driverhost.catalogue import Catalogue
+from nodelaunch.driverhost.catalogue import DriverCatalog
 from nodelaunch.driverhost.install.installer import installer
 from nodelaunch.driverhost.install.layout import Installation, default_home
 
@@ -60,6 +60,6 @@ def _drivers(installation: Installation) -> str:
 
 def _tell_of_others(driver: str, made: Installation) -> None:
     """Say so if a configuration that names *driver* gets another one."""
-    found = Catalogue().find(driver)
+    found = DriverCatalog().find(driver)
     if found.lock != made.lock:
         say(f"note: driver {driver} in a configuration is still another one, which goes first: {found.in_words}")

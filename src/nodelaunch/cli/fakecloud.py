@@ -15,7 +15,7 @@ from nodelaunch.cli.common import say, say_json
 from nodelaunch.cli.session import OPTIONS, AsJson
 from nodelaunch.drivers.fake.cloud import FLAVORS, IMAGES, ZONES, FakeCloud
 from nodelaunch.drivers.fake.controls import FAULT_KINDS, FAULTS, SETTINGS, CloudRefusedError
-from nodelaunch.drivers.fake.ledger import Server
+from nodelaunch.drivers.fake.ledger import FakeServer
 from nodelaunch.errors import NodelaunchError
 from nodelaunch.protocol.quota import INSTANCES
 
@@ -85,7 +85,7 @@ def show(file: CloudFile, /, *, as_json: AsJson = False, create: Create = False)
         say(f"to come: {_fault_text(fault)}")
 
 
-def _as_json(server: Server) -> dict[str, Any]:
+def _as_json(server: FakeServer) -> dict[str, Any]:
     return {
         "id": server.id, "name": server.name, "state": server.state, "flavor": server.flavor, "image": server.image,
         "zone": server.zone, "created_at": server.created_at, "metadata": dict(server.metadata),
@@ -93,7 +93,7 @@ def _as_json(server: Server) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _age(server: Server) -> str:
+def _age(server: FakeServer) -> str:
     return f"{max(0.0, time.time() - server.created_at):.0f} s old"
 
 

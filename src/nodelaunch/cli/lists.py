@@ -16,7 +16,7 @@ from typing import Annotated
 from cyclopts import CycloptsError, Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
-from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.cli.watching import Watch, watch
 from nodelaunch.operations.listing import (
@@ -179,7 +179,7 @@ async def list_image_status(*, as_json: AsJson = False, session: Given) -> None:
 
 
 async def _show_or_watch(
-    session: Session,
+    session: CliSession,
     what: str,
     facts: Callable[[Snapshot], list[Row]],
     lines: Callable[[Snapshot], str],
@@ -199,12 +199,12 @@ async def _show_or_watch(
         say(lines(found))
 
 
-async def _snapshot(session: Session) -> Snapshot:
+async def _snapshot(session: CliSession) -> Snapshot:
     async with client_store(session) as store, warm_view(store) as view:
         return take_snapshot(view, time.time())
 
 
-async def _list(session: Session, listing_of: Callable[[Snapshot], Listing], what: str, *, as_json: bool) -> None:
+async def _list(session: CliSession, listing_of: Callable[[Snapshot], Listing], what: str, *, as_json: bool) -> None:
     found = await _snapshot(session)
     listing = listing_of(found)
     if as_json:

@@ -18,13 +18,13 @@ from cyclopts.config import Env
 
 from nodelaunch import __version__, log
 from nodelaunch.cli.init import is_first_process, run_as_child
-from nodelaunch.cli.session import OPTIONS, CommonOptions, LogLevel, Session
+from nodelaunch.cli.session import OPTIONS, CliSession, CommonOptions, LogLevel
 from nodelaunch.errors import ConfigError, NodelaunchError
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
-class Command(NamedTuple):
+class Subcommand(NamedTuple):
     """Where a command is, as ``module:attribute`` below this package; its help; what is logged by default."""
 
     target: str
@@ -35,32 +35,34 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final = {
-    "serve": Command("serve:serve", "Answer node requests, in the foreground.", "info", runs_drivers=True),
-    "request": Command("request:request", "Ask for nodes, print them, give them back."),
-    "list": Command("lists:list_nodes", "Show nodes."),
-    "request-list": Command("lists:list_requests", "Show node requests."),
-    "label-list": Command("lists:list_labels", "Show the labels that registered pools offer."),
-    "image-list": Command("lists:list_images", "Show which images are uploaded to which providers."),
-    "dib-image-list": Command("lists:list_dib_images", "Show images that builders have built, or are building."),
-    "image-status": Command("lists:list_image_status", "Show which images are paused, or are to be built."),
-    "hold": Command("operate:hold", "Keep a node from being used or deleted."),
-    "unhold": Command("operate:unhold", "End a hold."),
-    "delete": Command("operate:delete", "Have a node deleted."),
-    "info": Command("operate:info", "Show the images and nodes of a provider."),
-    "erase": Command("operate:erase", "Remove the records of a provider that is no more."),
-    "status": Command("status:status", "Show launchers, pools, what waits and what is paused."),
-    "top": Command("top:top", "Show pools, what waits, launches and failures, live."),
-    "pause": Command("pausing:pause", "Keep a provider, a pool or a launcher from taking requests."),
-    "drain": Command("pausing:drain", "Pause, and delete ready nodes that nobody has."),
-    "resume": Command("pausing:resume", "End a pause or a drain."),
-    "leaks": Command(
+    "serve": Subcommand("serve:serve", "Answer node requests, in the foreground.", "info", runs_drivers=True),
+    "request": Subcommand("request:request", "Ask for nodes, print them, give them back."),
+    "list": Subcommand("lists:list_nodes", "Show nodes."),
+    "request-list": Subcommand("lists:list_requests", "Show node requests."),
+    "label-list": Subcommand("lists:list_labels", "Show the labels that registered pools offer."),
+    "image-list": Subcommand("lists:list_images", "Show which images are uploaded to which providers."),
+    "dib-image-list": Subcommand("lists:list_dib_images", "Show images that builders have built, or are building."),
+    "image-status": Subcommand("lists:list_image_status", "Show which images are paused, or are to be built."),
+    "hold": Subcommand("operate:hold", "Keep a node from being used or deleted."),
+    "unhold": Subcommand("operate:unhold", "End a hold."),
+    "delete": Subcommand("operate:delete", "Have a node deleted."),
+    "info": Subcommand("operate:info", "Show the images and nodes of a provider."),
+    "erase": Subcommand("operate:erase", "Remove the records of a provider that is no more."),
+    "status": Subcommand("status:status", "Show launchers, pools, what waits and what is paused."),
+    "top": Subcommand("top:top", "Show pools, what waits, launches and failures, live."),
+    "pause": Subcommand("pausing:pause", "Keep a provider, a pool or a launcher from taking requests."),
+    "drain": Subcommand("pausing:drain", "Pause, and delete ready nodes that nobody has."),
+    "resume": Subcommand("pausing:resume", "End a pause or a drain."),
+    "leaks": Subcommand(
         "leaks:leaks", "Show what is in the clouds but belongs to no node; deletes nothing.", runs_drivers=True
     ),
-    "explain": Command("explain:explain", "Say why a node request is where it is."),
-    "config": Command("config:app", "Look at a configuration.", runs_drivers=True),
-    "driver": Command("driver:app", "Look at drivers, check, install and remove them.", "error", runs_drivers=True),
-    "demo": Command("demo:demo", "Show the main job on this machine; needs nothing else.", "error", runs_drivers=True),
-    "fake-cloud": Command("fakecloud:app", "Look at a fake cloud in a file, change it, break it."),
+    "explain": Subcommand("explain:explain", "Say why a node request is where it is."),
+    "config": Subcommand("config:app", "Look at a configuration.", runs_drivers=True),
+    "driver": Subcommand("driver:app", "Look at drivers, check, install and remove them.", "error", runs_drivers=True),
+    "demo": Subcommand(
+        "demo:demo", "Show the main job on this machine; needs nothing else.", "error", runs_drivers=True
+    ),
+    "fake-cloud": Subcommand("fakecloud:app", "Look at a fake cloud in a file, change it, break it."),
 }
 
 FAKE_CLOUD_VERBS: Final = ("show", "set", "fail", "heal", "add-instance", "remove-instance", "set-state", "log")
@@ -101,7 +103,7 @@ def make_app(asked: str | None = None) -> App:
         options: CommonOptions | None = None,
     ) -> int:
         command, bound, unparsed = app.parse_args(_verb_first(tokens))
-        session = Session(options or CommonOptions())
+        session = CliSession(options or CommonOptions())
         _configure_log(session.options, tokens)
         try:
             result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(unparsed, session))
@@ -137,7 +139,7 @@ def _command_in(tokens: Sequence[str]) -> str | None:
 
 def _configure_log(options: CommonOptions, tokens: Sequence[str]) -> None:
     name = _command_in(tokens)
-    command = COMMANDS[name] if name else Command("", "")
+    command = COMMANDS[name] if name else Subcommand("", "")
     level = options.log_level or command.log_level
     log.configure(level=level, as_json=options.log_json, is_late=not command.runs_drivers)
 

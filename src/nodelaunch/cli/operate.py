@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
-from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.errors import NodelaunchError
 from nodelaunch.operations.nodes import GONE_TIMEOUT_S, Operator
@@ -24,7 +24,7 @@ ProviderName = Annotated[str, Parameter(help="Name of the provider.", metavar="P
 
 
 @asynccontextmanager
-async def _operator(session: Session) -> AsyncIterator[Operator]:
+async def _operator(session: CliSession) -> AsyncIterator[Operator]:
     async with client_store(session) as store, warm_view(store) as view:
         yield Operator(store, view)
 

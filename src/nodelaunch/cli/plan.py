@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, say, say_json, warm_view
-from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.config.file import Loaded, load_with_places
 from nodelaunch.config.values import Difference, Value
 from nodelaunch.connecting import check_files
@@ -60,7 +60,7 @@ async def command(
     return DIFFERENT if detailed_exitcode and made.changes else SAME
 
 
-async def _with_nodes(made: Plan, old: Loaded, new: Loaded, session: Session) -> Plan:
+async def _with_nodes(made: Plan, old: Loaded, new: Loaded, session: CliSession) -> Plan:
     """*made* with what becomes of nodes, or why that is not known."""
     try:
         async with client_store(session) as store, warm_view(store) as view:

@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from nodelaunch.cli.common import client_store, say, say_json
-from nodelaunch.cli.session import AsJson, Given, Session
+from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.client.nodes import NodeClient, RequestHandle, RequestOptions
 from nodelaunch.connecting import CONNECT_TIMEOUT_S, trouble_of
 from nodelaunch.errors import NodelaunchError, NodesNotThereError, RequestFailedError
@@ -82,7 +82,7 @@ class Wait:
 
 
 @asynccontextmanager
-async def _client(session: Session, over_http: OverHttp, wait: Wait) -> AsyncIterator[NodeClient | HttpNodeClient]:
+async def _client(session: CliSession, over_http: OverHttp, wait: Wait) -> AsyncIterator[NodeClient | HttpNodeClient]:
     if over_http.url is None:
         async with client_store(session, timeout_s=wait.connect_s) as store, NodeClient(store) as by_store:
             yield by_store
@@ -230,7 +230,7 @@ async def _use(
 class _Outcomes:
     """Prints the nodes of requests: as text when each is fulfilled, as JSON when none is waited for any more."""
 
-    def __init__(self, count: int, session: Session, *, as_json: bool) -> None:
+    def __init__(self, count: int, session: CliSession, *, as_json: bool) -> None:
         self.progress = _Progress()
         self._session = session
         self._waiting = count

@@ -47,7 +47,7 @@ class CommonOptions:
     log_json: Annotated[bool, Parameter(env_var="NODELAUNCH_LOG_JSON", help="Log one JSON object per line.")] = False
 
 
-class Session:
+class CliSession:
     """One run of the command: which configuration it is about."""
 
     def __init__(self, options: CommonOptions) -> None:
@@ -79,6 +79,6 @@ class Session:
             print(line if self.options.log_json else text, file=sys.stderr)  # noqa: T201
 
 
-Given = Annotated[Session, Parameter(parse=False)]
+Given = Annotated[CliSession, Parameter(parse=False)]
 """Of a command's parameter that takes the session."""
 AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON.")]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from nodelaunch.cli.common import client_store, warm_view
-from nodelaunch.cli.session import Session
+from nodelaunch.cli.session import CliSession
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.operations.listing import Snapshot, take_snapshot
 
@@ -43,7 +43,9 @@ Rows = Callable[[Snapshot], Sequence[Any]]
 Lines = Callable[[Snapshot], str]
 
 
-async def watch(session: Session, what: str, seconds: list[float], rows: Rows, lines: Lines, *, as_json: bool) -> None:
+async def watch(
+    session: CliSession, what: str, seconds: list[float], rows: Rows, lines: Lines, *, as_json: bool
+) -> None:
     """Show *what* until it is ended: on a terminal as *lines* has it, elsewhere whenever *rows* are other ones.
 
     With *as_json*, *rows* are printed, one JSON array a line.

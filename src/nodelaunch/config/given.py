@@ -30,7 +30,7 @@ def read_given(given: Mapping[str, Any] | Config, *, drivers: Registry) -> tuple
     Raises: ConfigError with every problem.
     """
     source = GivenSource()
-    data = _Reader(source).plain(given, ())
+    data = _PlainReader(source).plain(given, ())
     source.data = data if isinstance(data, dict) else None
     if source.data is None and not source.problems:
         source.complain((), "a mapping with keys such as labels and providers is expected")
@@ -71,7 +71,7 @@ def path_of(place: Place) -> str:
     return text or WHOLE
 
 
-class _Reader:
+class _PlainReader:
     """Makes plain data, as YAML has it, and notes all places."""
 
     def __init__(self, source: Source) -> None:

@@ -14,12 +14,15 @@ from nodelaunch.conformance.allchecks import CHECKS, checks_for
 from nodelaunch.conformance.bench import Bench, Inapplicable, Skipped, Subject, Violation
 from nodelaunch.conformance.faults import CloudFaults, Resources, faults_of
 from nodelaunch.conformance.levels import LEVELS, Level
-from nodelaunch.conformance.probe import Program
+from nodelaunch.conformance.probe import DriverProgram
 from nodelaunch.conformance.registry import Check
 from nodelaunch.conformance.report import Latency, Report, Result, Verdict
 from nodelaunch.conformance.running import run
 
+Program = DriverProgram
+"""The old name."""
+
 __all__ = [
-    "CHECKS", "LEVELS", "Bench", "Check", "CloudFaults", "Inapplicable", "Latency", "Level", "Program", "Report",
-    "Resources", "Result", "Skipped", "Subject", "Verdict", "Violation", "checks_for", "faults_of", "run",
+    "CHECKS", "LEVELS", "Bench", "Check", "CloudFaults", "DriverProgram", "Inapplicable", "Latency", "Level", "Program",
+    "Report", "Resources", "Result", "Skipped", "Subject", "Verdict", "Violation", "checks_for", "faults_of", "run",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from nodelaunch.conformance.faults import CloudFaults
-from nodelaunch.conformance.probe import Probe, Program
+from nodelaunch.conformance.probe import DriverProgram, Probe
 from nodelaunch.errors import DriverError, ErrorKind
 from nodelaunch.protocol.driver import (
     METADATA_NODE_ID,
@@ -54,7 +54,7 @@ class Subject:
     """How long a call may hold up the event loop before it counts as blocking it."""
     concurrency: int = 3
     """Calls of a kind at a time."""
-    program: Program | None = None
+    program: DriverProgram | None = None
     """How to start it, if it is a driver in a process of its own."""
     secrets: tuple[str, ...] = ()
     """What it is given that nobody else may see."""
@@ -125,7 +125,7 @@ class Bench:
         return driver
 
     @property
-    def program(self) -> Program:
+    def program(self) -> DriverProgram:
         """How the driver is started. Raises: Inapplicable for one in this process."""
         if self.subject.program is None:
             raise Inapplicable("the driver is in this process")

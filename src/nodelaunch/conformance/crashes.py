@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from nodelaunch.conformance.bench import Bench, Skipped, Violation, require
 from nodelaunch.conformance.levels import Level
-from nodelaunch.conformance.probe import Json, Probe, ProbeError, Refusal
+from nodelaunch.conformance.probe import Json, Probe, ProbeError, RefusedCall
 from nodelaunch.conformance.registry import Check, check
 from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.errors import DriverError
@@ -122,7 +122,7 @@ async def _opened(bench: Bench) -> Probe:
     probe = await bench.probe()
     try:
         await probe.open()
-    except (ProbeError, Refusal) as error:
+    except (ProbeError, RefusedCall) as error:
         raise Violation(f"it could not be started again: {error}") from None
     return probe
 
@@ -130,7 +130,7 @@ async def _opened(bench: Bench) -> Probe:
 async def _made(bench: Bench, probe: Probe) -> ExternalId:
     try:
         answer = await probe.ask(m.CREATE.name, spec=_wire(bench.spec()))
-    except (ProbeError, Refusal) as error:
+    except (ProbeError, RefusedCall) as error:
         raise Violation(f"a create failed: {error}") from None
     return ExternalId(answer["external_id"])
 

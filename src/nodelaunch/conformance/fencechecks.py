@@ -28,7 +28,7 @@ CHECKS: list[Check] = []
 _check = partial(check, CHECKS)
 
 
-class _Fencing(Driver, SupportsFencing, Protocol):
+class _FencedDriver(Driver, SupportsFencing, Protocol):
     """What is checked here."""
 
 
@@ -72,19 +72,19 @@ async def other_calls_are_not_refused(bench: Bench) -> None:
     await _taken(bench, "raise_fence for a node whose id came again", driver.raise_fence(again))
 
 
-def _fencing(bench: Bench) -> _Fencing:
+def _fencing(bench: Bench) -> _FencedDriver:
     """The driver under test. Raises: Inapplicable."""
     return _as_fencing(bench.driver)
 
 
-def _opened(bench: Bench) -> _Fencing:
+def _opened(bench: Bench) -> _FencedDriver:
     return _as_fencing(bench.open())
 
 
-def _as_fencing(driver: Driver) -> _Fencing:
+def _as_fencing(driver: Driver) -> _FencedDriver:
     if not isinstance(driver, SupportsFencing):
         raise Inapplicable("the driver does not have the capability fencing")
-    return cast("_Fencing", driver)
+    return cast("_FencedDriver", driver)
 
 
 def _fence(bench: Bench, spec: InstanceSpec, number: int) -> Fence:

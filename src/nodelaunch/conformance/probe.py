@@ -43,7 +43,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class DriverProgram:
     """A driver's executable, and the provider it is to work for."""
 
     command: Command
@@ -59,7 +59,7 @@ class ProbeError(Exception):
     """The driver did not answer, or is gone; the text says how."""
 
 
-class Refusal(Exception):  # noqa: N818  it is an answer
+class RefusedCall(Exception):  # noqa: N818  it is an answer
     """An error, as the driver gave it."""
 
     def __init__(self, error: Json) -> None:
@@ -91,7 +91,7 @@ class Probe:
     """One run of a driver. `start` it; `aclose` leaves nothing of it."""
 
     def __init__(
-        self, program: Program, *, answer_s: float = 20.0, environment: Mapping[str, str] | None = None
+        self, program: DriverProgram, *, answer_s: float = 20.0, environment: Mapping[str, str] | None = None
     ) -> None:
         self.program = program
         self.heard: Heard = Heard()
@@ -307,7 +307,7 @@ class Probe:
             raise ProbeError(f"{what} was not answered within {timeout_s:g} s")
         message = future.result()
         if "error" in message:
-            raise Refusal(message["error"])
+            raise RefusedCall(message["error"])
         result: Json = message["result"]
         return result
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from nodelaunch.conformance.allchecks import checks_for, promise_of
 from nodelaunch.conformance.bench import Bench, Inapplicable, Round, Skipped, Subject, Violation
 from nodelaunch.conformance.faults import CloudFaults, faults_of
-from nodelaunch.conformance.probe import ProbeError, Refusal
+from nodelaunch.conformance.probe import ProbeError, RefusedCall
 from nodelaunch.conformance.registry import Check
 from nodelaunch.conformance.report import Latency, Report, Result, Verdict
 from nodelaunch.errors import DriverError
@@ -76,7 +76,7 @@ async def _perform(check: Check, subject: Subject, this: Round) -> Result:
         outcome = replace(outcome, verdict=Verdict.FAILED, rule=rule, detail=str(violation), promise=promise)
     except DriverError as error:
         outcome = replace(outcome, verdict=Verdict.FAILED, detail=f"{type(error).__name__}: {error}")
-    except (ProbeError, Refusal) as error:
+    except (ProbeError, RefusedCall) as error:
         outcome = replace(outcome, verdict=Verdict.FAILED, detail=str(error))
     finally:
         await bench.clean_up(is_last=outcome.verdict is Verdict.FAILED)

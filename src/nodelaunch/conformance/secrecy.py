@@ -17,7 +17,7 @@ import structlog
 
 from nodelaunch.conformance.bench import Bench, Violation, require
 from nodelaunch.conformance.levels import Level
-from nodelaunch.conformance.probe import ProbeError, Refusal
+from nodelaunch.conformance.probe import ProbeError, RefusedCall
 from nodelaunch.conformance.registry import Check, check
 from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.errors import DriverError
@@ -99,7 +99,7 @@ async def _said_elsewhere(bench: Bench) -> list[tuple[str, str]]:
         if bench.makes_instances:
             await _live(bench, probe)
         await probe.ask(m.PING.name)
-    except (ProbeError, Refusal) as error:
+    except (ProbeError, RefusedCall) as error:
         raise Violation(f"an instance's life could not be gone through: {error}") from None
     probe.hang_up()
     await probe.ended(2.0)
@@ -117,7 +117,7 @@ async def _live(bench: Bench, probe: Any) -> None:
         spec = m.Spec.model_validate(_spec(bench, label)).model_dump(mode="json")
         try:
             made = await probe.ask(m.CREATE.name, spec=spec)
-        except Refusal:
+        except RefusedCall:
             continue
         await probe.ask(m.WAIT.name, external_id=made["external_id"])
         await probe.ask(m.LIST.name)
@@ -128,5 +128,5 @@ async def _live(bench: Bench, probe: Any) -> None:
             for method, params in ((m.CREATE.name, {"spec": spec}), (m.LIST.name, {})):
                 try:
                     await probe.ask(method, **params)
-                except Refusal:
+                except RefusedCall:
                     continue

@@ -23,7 +23,7 @@ from nodelaunch.config.models import DiskImageLogin, Place, ProviderConfig
 from nodelaunch.config.positions import Source, read_source
 from nodelaunch.config.secrets import secret_texts
 from nodelaunch.conformance.bench import Subject
-from nodelaunch.conformance.probe import Program
+from nodelaunch.conformance.probe import DriverProgram
 from nodelaunch.driverhost.executables import find_executable, socket_of
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.driverhost.process.driver import ProcessDriver
@@ -50,7 +50,7 @@ class TargetError(NodelaunchError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class CheckRequest:
     """What is to be checked, and how."""
 
     target: str
@@ -75,7 +75,7 @@ class _Driver:
     has_local_processes: bool = False
 
 
-def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
+def subject_of(wanted: CheckRequest, folder: Path, scanner: HostScanner) -> Subject:
     """The subject, whose nodes are in *folder* if the driver's own example is used. Starts executables; blocks.
 
     Raises: TargetError, DriverNotFoundError, ConfigError with every problem of the configuration.
@@ -99,7 +99,7 @@ def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
     if driver.command is not None:
         named = tuple(config.pass_environment)
         command = replace(driver.command, environment=(*driver.command.environment, *named))
-        program = Program(
+        program = DriverProgram(
             command, content, has_local_processes=driver.has_local_processes, is_remote=_is_remote(wanted)
         )
     return Subject(
@@ -112,11 +112,11 @@ def subject_of(wanted: Wanted, folder: Path, scanner: HostScanner) -> Subject:
 # -- the driver --------------------------------------------------------------------------------------------------------
 
 
-def _is_remote(wanted: Wanted) -> bool:
+def _is_remote(wanted: CheckRequest) -> bool:
     return socket_of(wanted.target) is not None
 
 
-def _require_listener(wanted: Wanted) -> None:
+def _require_listener(wanted: CheckRequest) -> None:
     """Raises: TargetError when the target is a socket at which nobody listens."""
     path = socket_of(wanted.target)
     if path is None:
@@ -131,7 +131,7 @@ def _require_listener(wanted: Wanted) -> None:
             ) from None
 
 
-def _driver(wanted: Wanted) -> _Driver:
+def _driver(wanted: CheckRequest) -> _Driver:
     registry = DriverRegistry()
     plugin = registry.get(wanted.target)
     if plugin.is_process:
@@ -154,7 +154,7 @@ def _driver(wanted: Wanted) -> _Driver:
     return _Driver(plugin, command, schemas_of(plugin.config_model), LOCAL_PROCESSES in capabilities_of(plugin))
 
 
-def _speechless(command: Command, wanted: Wanted, context: DriverContext) -> Subject:
+def _speechless(command: Command, wanted: CheckRequest, context: DriverContext) -> Subject:
     """An executable that could not even say what it is, with a configuration as it stands, if one is given: the first
     checks tell what is wrong with it."""
     content: Mapping[str, Any] = {}
@@ -167,7 +167,7 @@ def _speechless(command: Command, wanted: Wanted, context: DriverContext) -> Sub
     return Subject(
         name=command.name, open=partial(ProcessDriver, command, config, context), pool=wanted.pool or "none",
         label=wanted.label or "none", deadline_s=min(wanted.deadline_s, SPEECHLESS_S),
-        program=Program(
+        program=DriverProgram(
             command, {**content, "name": PROVIDER, "driver": wanted.target}, is_remote=_is_remote(wanted)
         ),
     )  # fmt: skip
@@ -176,7 +176,7 @@ def _speechless(command: Command, wanted: Wanted, context: DriverContext) -> Sub
 # -- its configuration -------------------------------------------------------------------------------------------------
 
 
-def _source(wanted: Wanted, plugin: DriverPlugin, folder: Path) -> Source:
+def _source(wanted: CheckRequest, plugin: DriverPlugin, folder: Path) -> Source:
     """The configuration's file as read, or the driver's example in place of one. Raises: ConfigError, TargetError."""
     if wanted.config is not None:
         source = read_source(wanted.config, os.environ)
@@ -200,7 +200,7 @@ def filled_in(example: Any, folder: Path) -> Any:
     return [filled_in(each, folder) for each in example] if isinstance(example, (list, tuple)) else example
 
 
-def _section(source: Source, wanted: Wanted) -> tuple[Place, Mapping[str, Any]]:
+def _section(source: Source, wanted: CheckRequest) -> tuple[Place, Mapping[str, Any]]:
     """The provider's mapping, and where it is. Raises: TargetError."""
     data = source.data or {}
     single = data.get("provider")
@@ -242,7 +242,7 @@ def _complain(source: Source, place: Place, complaint: Any) -> None:
         source.complain(at, explain(complaint, key, is_hidden=source.is_hidden(at)))
 
 
-def _pool_and_label(config: ProviderConfig, wanted: Wanted) -> tuple[str, str]:
+def _pool_and_label(config: ProviderConfig, wanted: CheckRequest) -> tuple[str, str]:
     """Those asked for, or the first there are. Raises: TargetError."""
     offered = [(pool.name, label) for pool in config.pools for label in _labels(pool)]
     for pool, label in offered:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from nodelaunch.conformance.bench import Bench, Skipped, Violation, require
 from nodelaunch.conformance.levels import Level
-from nodelaunch.conformance.probe import Json, Probe, ProbeError, Refusal, descendants, environment_of
+from nodelaunch.conformance.probe import Json, Probe, ProbeError, RefusedCall, descendants, environment_of
 from nodelaunch.conformance.registry import Check, check
 from nodelaunch.conformance.schemacheck import faults_of_schema
 from nodelaunch.driverhost.wire import messages as m
@@ -53,7 +53,7 @@ async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> As
         yield probe
     except ProbeError as error:
         raise Violation(str(error)) from None
-    except Refusal as refusal:
+    except RefusedCall as refusal:
         raise Violation(f"{what} was refused: {refusal}") from None
     except ValidationError as error:
         raise Violation(f"{what}: what it said is wrong at {_places(error)}") from None
@@ -92,13 +92,13 @@ async def strangers_are_refused(bench: Bench) -> None:
         await probe.hello()
         try:
             await probe.ask(m.AUTHENTICATE.name, protocol=CONTRACT.max, proof="0" * 64)
-        except (Refusal, ProbeError):
+        except (RefusedCall, ProbeError):
             pass  # an error, or hanging up, is as good
         else:
             raise Violation("it took a wrong proof")
         try:
             await probe.ask(m.OPEN.name, provider=dict(probe.program.provider))
-        except (Refusal, ProbeError):
+        except (RefusedCall, ProbeError):
             return
         raise Violation(f"it worked for a stranger: after a wrong proof it answered {m.OPEN.name}")
 
@@ -159,7 +159,7 @@ async def its_lines_are_messages(bench: Bench) -> None:
         await _live(bench, probe)
     except ProbeError as error:
         trouble, rule = str(error), "P8"
-    except Refusal as refusal:
+    except RefusedCall as refusal:
         trouble = f"{probe.asked} was refused as {refusal.kind or refusal.code}: {refusal}"
         rule = _RULE_OF.get(probe.asked, "P19")
     wrong = probe.heard.against("P4")
@@ -241,7 +241,7 @@ async def unknown_methods_are_refused(bench: Bench) -> None:
         for method in ("cloud.weather", "instance.create.all", ""):
             try:
                 await probe.ask(method)
-            except Refusal as refusal:
+            except RefusedCall as refusal:
                 is_so = refusal.code == METHOD_NOT_FOUND or refusal.kind == ErrorKind.UNSUPPORTED
                 require(is_so, f"it refused {method!r} with code {refusal.code} and kind {refusal.kind}")
             else:
@@ -285,7 +285,7 @@ async def a_cancelled_request_is_answered(bench: Bench) -> None:
             try:
                 await probe.answer(future, f"a cancelled {method.name}", min(10.0, bench.subject.deadline_s))
                 require(method is m.CREATE, "a wait that was cancelled came to an end all the same")
-            except Refusal as refusal:
+            except RefusedCall as refusal:
                 kind = refusal.kind
                 require(kind == ErrorKind.CANCELLED, f"a cancelled {method.name} was answered with kind {kind}")
                 told = refusal.data.get("may_exist")
@@ -304,7 +304,7 @@ async def a_deadline_is_kept(bench: Bench) -> None:
         _, future = probe.request(m.WAIT.name, {"deadline_s": DEADLINE_S, "external_id": external_id})
         try:
             await probe.answer(future, f"a wait with a deadline of {DEADLINE_S:g} s", LATE_S)
-        except Refusal:
+        except RefusedCall:
             return
     raise Violation("a wait for what does not boot was answered with an instance")
 
@@ -361,7 +361,7 @@ async def it_leaves_no_files_behind(bench: Bench) -> None:
         with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as scratch:
             async with _speaking(bench, environment={"HOME": home, "TMPDIR": scratch}) as probe:
                 await probe.open()
-                with suppress(Refusal):  # it may need what is in the real home
+                with suppress(RefusedCall):  # it may need what is in the real home
                     await _live_on(bench, probe)
                 probe.hang_up()
                 await probe.ended(END_S)

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 
-class Change(enum.Enum):
+class BreakerChange(enum.Enum):
     """What a result did to a breaker, where it is worth telling."""
 
     OPENED = "opened"
@@ -19,7 +19,7 @@ class Change(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class FailureCause:
     """Why a try failed. Causes of one *kind* are the same reason, whatever the *detail* says."""
 
     kind: str
@@ -53,7 +53,7 @@ class Breaker:
     def __init__(self, rule: BreakerRule) -> None:
         self.failures: int = 0
         """In a row, as far as they were told."""
-        self.cause: Cause | None = None
+        self.cause: FailureCause | None = None
         """Of the last failure; while it is open, of the first since then that was of its kind."""
         self.since: float | None = None
         """When it opened; None: it is closed."""
@@ -77,7 +77,9 @@ class Breaker:
             self._is_probed = True
             self.next_at = now + self._pause_s * spread
 
-    def failed(self, now: float, cause: Cause, *, after_s: float = 0.0, spread: float = 1.0) -> Change | None:
+    def failed(
+        self, now: float, cause: FailureCause, *, after_s: float = 0.0, spread: float = 1.0
+    ) -> BreakerChange | None:
         """Note a failure. *after_s*: the pause that was asked for, which goes before ours up to the limit; 0: none was.
         *spread*: the factor for our pause, 1 or more, chosen at random so that several processes don't probe together.
 
@@ -89,7 +91,7 @@ class Breaker:
             if self.failures < self._rule.threshold:
                 return None
             self.since, self._pause_s = now, self._rule.first_s
-            change: Change | None = Change.OPENED
+            change: BreakerChange | None = BreakerChange.OPENED
         elif not self._is_probed:
             return None
         else:
@@ -97,15 +99,15 @@ class Breaker:
             self._pause_s = min(self._rule.last_s, 2 * self._pause_s)
             change = None
             if self.cause is None or self.cause.kind != cause.kind:
-                self.cause, change = cause, Change.OTHER_REASON
+                self.cause, change = cause, BreakerChange.OTHER_REASON
         self.next_at = now + (min(self._rule.last_s, after_s) or self._pause_s * spread)
         return change
 
-    def succeeded(self, began: float) -> Change | None:
+    def succeeded(self, began: float) -> BreakerChange | None:
         """Note the success of a try that *began* then. One from before it opened does not close it."""
         if self.since is not None and began < self.since:
             return None
-        change = None if self.since is None else Change.CLOSED
+        change = None if self.since is None else BreakerChange.CLOSED
         self.failures, self.cause, self.since, self._is_probed = 0, None, None, False
         return change
 

@@ -196,7 +196,7 @@ _SlotEvent = NodeClaimed | ClaimLost | NodeReady | NodeFailed | NodeAborted | Qu
 # -- effects: orders to the outside ---------------------------------------------------------------------------------
 
 
-class Lock(Struct, frozen=True):
+class LockRequest(Struct, frozen=True):
     """Store: take the request's lock."""
 
 
@@ -215,17 +215,17 @@ class HandOver(Struct, frozen=True):
     node_ids: tuple[NodeId, ...]
 
 
-class Release(Struct, frozen=True):
+class ReleaseNodes(Struct, frozen=True):
     """Store: deallocate and unlock nodes, so that anybody may have them."""
 
     node_ids: tuple[NodeId, ...]
 
 
-class Unlock(Struct, frozen=True):
+class UnlockRequest(Struct, frozen=True):
     """Store: give the request's lock back."""
 
 
-class Claim(Struct, frozen=True):
+class ClaimNode(Struct, frozen=True):
     """Task: lock and allocate idle node *node_id*; ends in NodeClaimed, ClaimLost or Stopped."""
 
     slot: int
@@ -254,7 +254,18 @@ class Abandon(Struct, frozen=True):
     """Let go of locks and nodes without writing anything: some of them, or all, are not ours any more."""
 
 
-Effect = Lock | Save | HandOver | Release | Unlock | Claim | Launch | AwaitQuota | CancelLaunches | Abandon
+Effect = (
+    LockRequest
+    | Save
+    | HandOver
+    | ReleaseNodes
+    | UnlockRequest
+    | ClaimNode
+    | Launch
+    | AwaitQuota
+    | CancelLaunches
+    | Abandon
+)
 Step = tuple[State, tuple[Effect, ...]]
 
 
@@ -265,8 +276,8 @@ def start(request: NodeRequest, verdict: Accept | Decline) -> Step:
     """Begin with *request* as it was when *verdict* was reached."""
     state = State(Phase.LOCKING, request, verdict)
     if isinstance(verdict, Decline):
-        return state, (Lock(), Save(RequestState.REQUESTED, declined=verdict.reasons))
-    return state, (Lock(), Save(RequestState.PENDING))
+        return state, (LockRequest(), Save(RequestState.REQUESTED, declined=verdict.reasons))
+    return state, (LockRequest(), Save(RequestState.PENDING))
 
 
 def step(state: State, event: Event, *, retries: int, can_launch: bool = True) -> Step:
@@ -294,7 +305,7 @@ def step(state: State, event: Event, *, retries: int, can_launch: bool = True) -
 def _locking(state: State, event: Event) -> Step:
     match event:
         case LockGranted() if isinstance(state.plan, Decline):
-            return replace(state, phase=Phase.CLOSING, outcome=Outcome.DECLINED), (Unlock(),)
+            return replace(state, phase=Phase.CLOSING, outcome=Outcome.DECLINED), (UnlockRequest(),)
         case LockGranted() if state.outcome is not None:
             return _settle(state)
         case LockGranted() if isinstance(state.plan, Accept):
@@ -320,7 +331,7 @@ def _begin(state: State, plan: Accept) -> Step:
             effects.append(Launch(index, attempt=1))
         else:
             slots.append(Slot(SlotState.CLAIMING, node_id))
-            effects.append(Claim(index, node_id))
+            effects.append(ClaimNode(index, node_id))
     working = replace(state, phase=Phase.WORKING, slots=tuple(slots))
     return (working, tuple(effects)) if slots else _fulfil(working)
 
@@ -420,7 +431,7 @@ def _closing(state: State, event: Event) -> Step:
 def _done(state: State, event: Event) -> Step:
     match event:
         case NodeReady(_, node_id) | NodeClaimed(_, node_id):
-            return state, (Release((node_id,)),)
+            return state, (ReleaseNodes((node_id,)),)
         case LockGranted() | LockRefused() | Closed() | CloseRefused():
             raise _impossible(state, event)
         case _:
@@ -433,7 +444,7 @@ def _fulfil_if_ready(state: State) -> Step:
 
 def _fulfil(state: State) -> Step:
     nodes = state.held
-    effects = (HandOver(nodes), Save(RequestState.FULFILLED, nodes), Unlock())
+    effects = (HandOver(nodes), Save(RequestState.FULFILLED, nodes), UnlockRequest())
     return replace(state, phase=Phase.CLOSING, outcome=Outcome.FULFILLED), effects
 
 
@@ -448,17 +459,17 @@ def _settle(state: State) -> Step:
     """Once nothing runs any more: end as `outcome` says."""
     if any(slot.state in _BUSY for slot in state.slots):
         return state, ()
-    held = (Release(state.held),) if state.held else ()
+    held = (ReleaseNodes(state.held),) if state.held else ()
     closing = replace(state, phase=Phase.CLOSING)
     match state.outcome:
         case Outcome.LOST:
             return replace(state, phase=Phase.DONE), (Abandon(),)
         case Outcome.GONE:
-            return closing, (*held, Unlock())
+            return closing, (*held, UnlockRequest())
         case Outcome.HANDED_BACK:
-            return closing, (*held, Save(RequestState.REQUESTED), Unlock())
+            return closing, (*held, Save(RequestState.REQUESTED), UnlockRequest())
         case _:
-            return closing, (*held, Save(RequestState.REQUESTED, declined=state.reasons), Unlock())
+            return closing, (*held, Save(RequestState.REQUESTED, declined=state.reasons), UnlockRequest())
 
 
 def _move(

@@ -47,7 +47,7 @@ class Origin(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundDriver:
     """A driver that is there. Nothing was asked of it yet."""
 
     name: str
@@ -65,10 +65,10 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DriverFacts:
     """What is known of a driver. Texts are empty where it does not say."""
 
-    found: Found
+    found: FoundDriver
     plugin: DriverPlugin | None = None
     """None when it can't be used; `problem` says why, then."""
     version: str = ""
@@ -121,18 +121,18 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class DriverCatalog:
     """The drivers of one environment."""
 
     registry: DriverRegistry = field(default_factory=DriverRegistry)
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[FoundDriver]:
         """All of them, by name; of several of one name the one that a configuration gets. Starts nothing."""
         packages = {name: _of_package(point) for name, point in self.registry.entry_points.items()}
         programs = {name: self._of_executable(name, command) for name, command in executables().items()}
         return [found for _, found in sorted({**programs, **packages}.items())]
 
-    def find(self, name: str) -> Found:
+    def find(self, name: str) -> FoundDriver:
         """The driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError."""
         for found in self.found():
             if found.name == name:
@@ -141,25 +141,25 @@ class Catalogue:
             return self._of_executable(name, command)
         raise self.registry.unknown(name)
 
-    def _of_executable(self, name: str, command: Command) -> Found:
+    def _of_executable(self, name: str, command: Command) -> FoundDriver:
         if (socket := socket_of(name)) is not None:
-            return Found(name, Origin.SOCKET, str(socket), command)
+            return FoundDriver(name, Origin.SOCKET, str(socket), command)
         path = Path(command.argv[0])
         for made in installations():
             if path.parent == made.programs:
                 place = f"{made.record.package} {made.record.version}"
-                return Found(name, Origin.INSTALLED, place, command, lock=made.lock)
-        return Found(name, Origin.EXECUTABLE, command.argv[0], command)
+                return FoundDriver(name, Origin.INSTALLED, place, command, lock=made.lock)
+        return FoundDriver(name, Origin.EXECUTABLE, command.argv[0], command)
 
-    def facts_of(self, found: Found) -> Facts:
+    def facts_of(self, found: FoundDriver) -> DriverFacts:
         """What is known of one; imports it, or starts it to be asked, with a deadline."""
         digest = digest_of(found)
         levels = remembered(digest) if digest else {}
         try:
             plugin = self.registry.get(found.name)
         except DriverNotFoundError as error:
-            return Facts(found, version=_version_of(found, ""), digest=digest, levels=levels, problem=str(error))
-        return Facts(
+            return DriverFacts(found, version=_version_of(found, ""), digest=digest, levels=levels, problem=str(error))
+        return DriverFacts(
             found,
             plugin,
             version=_version_of(found, plugin.version),
@@ -171,24 +171,24 @@ class Catalogue:
             levels=levels,
         )
 
-    def facts(self, which: Iterable[Found] | None = None) -> list[Facts]:
+    def facts(self, which: Iterable[FoundDriver] | None = None) -> list[DriverFacts]:
         """What is known of *which*, or of all; executables are asked side by side."""
         with ThreadPoolExecutor(ASKED_AT_A_TIME, thread_name_prefix="ask a driver") as pool:
             return list(pool.map(self.facts_of, self.found() if which is None else which))
 
 
-def _of_package(point: EntryPoint) -> Found:
+def _of_package(point: EntryPoint) -> FoundDriver:
     if point.dist is None or point.dist.name == OWN_PACKAGE:
-        return Found(point.name, Origin.BUILT_IN, f"{OWN_PACKAGE} {__version__}", point)
-    return Found(point.name, Origin.PACKAGE, f"{point.dist.name} {point.dist.version}", point)
+        return FoundDriver(point.name, Origin.BUILT_IN, f"{OWN_PACKAGE} {__version__}", point)
+    return FoundDriver(point.name, Origin.PACKAGE, f"{point.dist.name} {point.dist.version}", point)
 
 
-def _version_of(found: Found, said: str) -> str:
+def _version_of(found: FoundDriver, said: str) -> str:
     """What the driver says, else its package's version."""
     return said or ("" if found.origin in (Origin.EXECUTABLE, Origin.SOCKET) else found.place.rpartition(" ")[2])
 
 
-def _said_by_package(found: Found, keys: Iterable[str]) -> str:
+def _said_by_package(found: FoundDriver, keys: Iterable[str]) -> str:
     """The first of the *keys* that the metadata of the driver's package has."""
     if not isinstance(found.source, EntryPoint) or found.source.dist is None:
         return ""
@@ -198,7 +198,7 @@ def _said_by_package(found: Found, keys: Iterable[str]) -> str:
 # -- digests --------------------------------------------------------------------------------------------------------
 
 
-def digest_of(found: Found) -> str:
+def digest_of(found: FoundDriver) -> str:
     """SHA-256, in hexadecimal, of what the driver is made of; it is read, never imported. Empty: it can't be read.
 
     That is its executable; the lock file of its environment, which has digests of all that is in there; or the sources

@@ -1,7 +1,7 @@
 """Keys that Nodepool's OpenStack driver and its fake driver have in common, and what follows from them alone.
 
-Models of providers, pools, labels and images for the drivers here that take them, and `LabelBook`, which answers what
-is known of a label without asking any cloud. What does *not* belong here: a key of one driver only; a cloud.
+Models of providers, pools, labels and images for the drivers here that take them, and `LabelCatalog`, which answers
+what is known of a label without asking any cloud. What does *not* belong here: a key of one driver only; a cloud.
 Source: Nodepool 11, fake and OpenStack drivers.
 """
 
@@ -194,7 +194,7 @@ PoolT = TypeVar("PoolT", bound=CloudPool)
 LabelT = TypeVar("LabelT", bound=CloudLabel)
 
 
-class LabelBook(Generic[PoolT, LabelT]):
+class LabelCatalog(Generic[PoolT, LabelT]):
     """What the configuration of one provider says of its labels."""
 
     def __init__(

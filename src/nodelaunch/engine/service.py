@@ -15,7 +15,7 @@ from nodelaunch.clock import Clock
 from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.decisions.quarantine import Guard
 from nodelaunch.engine.events import EventHub
-from nodelaunch.engine.fleet.presence import Memory
+from nodelaunch.engine.fleet.presence import KnownPools
 from nodelaunch.engine.limits.sharing import SharedRoom, TenantLedgers
 from nodelaunch.engine.nodelocks import PoolContext
 from nodelaunch.engine.provider.hostwatch import HostWatch
@@ -34,7 +34,7 @@ log: Logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SharedServices:
     """What all providers of a launcher share."""
 
     store: Store
@@ -42,7 +42,7 @@ class Site:
     clock: Clock
     scanner: HostScanner
     scheduler: Scheduler
-    memory: Memory
+    memory: KnownPools
     tenants: TenantLedgers
     identity: PoolIdentity
     guard: Guard
@@ -63,7 +63,7 @@ class Site:
 class ProviderService:
     """One provider of one launcher."""
 
-    def __init__(self, site: Site, config: ProviderConfig) -> None:
+    def __init__(self, site: SharedServices, config: ProviderConfig) -> None:
         self.config: ProviderConfig = config
         """As configured; what is in force may lag behind while its driver can't be made."""
         self.runtime: ProviderRuntime | None = None

@@ -12,7 +12,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim, Lease, Node
 from nodelaunch.protocol.states import NodeState
-from nodelaunch.protocol.store import Check, Create, Op, Store
+from nodelaunch.protocol.store import CheckVersion, Create, Op, Store
 
 log: Logger = get_logger(__name__)
 
@@ -51,7 +51,7 @@ class LeaseAdoption:
             return
         if self._table.entry(paths.lease(self._table.provider, claim.backing)) is None:
             return
-        ops: list[Op] = [Check(seen.path, seen.version), *self._as_taken(claim, claim.backing, claim.slot)]
+        ops: list[Op] = [CheckVersion(seen.path, seen.version), *self._as_taken(claim, claim.backing, claim.slot)]
         if await try_commit(self._store, ops):
             self._log.info("slot_adopted", node_id=claim.node_id, backing=claim.backing, slot=claim.slot)
 
@@ -66,8 +66,8 @@ class LeaseAdoption:
         if contender is None:
             return
         ops: list[Op] = [
-            Check(seen.path, seen.version),
-            Check(contender),
+            CheckVersion(seen.path, seen.version),
+            CheckVersion(contender),
             Create(paths.lease(self._table.provider, lease.node_id), lease.to_bytes()),
         ]
         claims = self._claims_on(lease)

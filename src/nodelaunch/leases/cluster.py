@@ -32,7 +32,7 @@ from nodelaunch.protocol.cluster import Backing, Leases
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Claim, Lease, Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
-from nodelaunch.protocol.store import Check, Create, Delete, Op, Put, Store
+from nodelaunch.protocol.store import CheckVersion, Create, Delete, Op, Put, Store
 
 log: Logger = get_logger(__name__)
 
@@ -113,7 +113,7 @@ class StoreLeases:
             return None
         placed = claim.changed(backing=backing.id, slot=slot)
         ops: list[Op] = [
-            Check(seen.path, seen.version),
+            CheckVersion(seen.path, seen.version),
             Create(paths.slot(self._provider, backing.id, slot), claim.node_id.encode()),
             Put(path, placed.to_bytes(), entry.stat.version),
         ]
@@ -179,7 +179,7 @@ class StoreLeases:
             if node is not None and contender is not None:
                 record = Node.from_bytes(node.path, node.data, node_id=backing.id)
                 record = record.changed(user_data=failed.user_data(self._owner))
-                ops += [Check(contender), Put(node.path, record.to_bytes(), node.stat.version)]
+                ops += [CheckVersion(contender), Put(node.path, record.to_bytes(), node.stat.version)]
             if await try_commit(self._store, ops):
                 return
 
@@ -206,7 +206,7 @@ class StoreLeases:
             record = Node.from_bytes(node.path, node.data, node_id=backing.id)
             if self._table.is_ours(record) and contenders:
                 return False
-            ops.append(Check(node.path, node.stat.version))
+            ops.append(CheckVersion(node.path, node.stat.version))
             ops += [Delete(contender) for contender in contenders]
         for number, node_id in backing.taken.items():
             ops.append(Delete(paths.slot(self._provider, backing.id, number)))

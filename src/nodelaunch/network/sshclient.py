@@ -26,7 +26,7 @@ _OPTIONS: Final = asyncssh.SSHClientConnectionOptions(
 )  # fmt: skip
 
 
-class Client(asyncssh.SSHClient):
+class SshClient(asyncssh.SSHClient):
     """Tells whether the server of its connection introduced itself."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Client(asyncssh.SSHClient):
         return self._connection is not None and self._connection.get_extra_info("server_version") is not None
 
 
-async def host_key(host: str, port: int, algorithms: Sequence[str], client: Client) -> str:
+async def host_key(host: str, port: int, algorithms: Sequence[str], client: SshClient) -> str:
     """``<type> <base64>`` of the key that the server proves to have, where it may use *algorithms* only.
 
     Raises: whatever asyncssh does.

@@ -248,7 +248,7 @@ class _Scan:
         failures = 0
         pauses = _pauses()
         while failures < KEY_TRIES:
-            client = sshclient.Client()
+            client = sshclient.SshClient()
             try:
                 async with asyncio.timeout(TRY_TIMEOUT_S):
                     self.keys[key_type] = await sshclient.host_key(*address, KEY_TYPES[key_type], client)

@@ -109,7 +109,7 @@ class Delete(Struct, frozen=True, gc=False):
 
 
 @final
-class Check(Struct, frozen=True, gc=False):
+class CheckVersion(Struct, frozen=True, gc=False):
     """Let the transaction fail unless *path* exists and is at *version*. Result: None."""
 
     path: str
@@ -138,7 +138,7 @@ class ReleaseLock(Struct, frozen=True, gc=False):
     lock: Lock
 
 
-Op = Create | Put | Delete | Check | TakeLock | ReleaseLock
+Op = Create | Put | Delete | CheckVersion | TakeLock | ReleaseLock
 
 
 # -- locks, sessions, trees -----------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class Store(Protocol):
 
 
 __all__ = [
-    "ANY_VERSION", "LAG_S", "Changed", "Check", "Cooled", "Create", "Delete", "Entry", "Lock", "Op", "Put",
+    "ANY_VERSION", "LAG_S", "Changed", "CheckVersion", "Cooled", "Create", "Delete", "Entry", "Lock", "Op", "Put",
     "ReleaseLock",
     "Removed", "Session", "SessionState", "Stat", "Store", "TakeLock", "Tree", "TreeEvent", "Unsubscribe", "Warmed",
 ]  # fmt: skip

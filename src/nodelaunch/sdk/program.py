@@ -23,7 +23,7 @@ from nodelaunch.driverhost.wire.peer import GarbageError, Peer
 from nodelaunch.drivers.plugin import DriverPlugin
 from nodelaunch.sdk.cluster import RemoteCluster
 from nodelaunch.sdk.listening import ListenError, listen
-from nodelaunch.sdk.server import Server
+from nodelaunch.sdk.server import DriverServer
 
 USAGE = """\
 nodelaunch-driver-{name} {version}
@@ -102,7 +102,7 @@ async def _session(
     writer: asyncio.StreamWriter, *, is_only: bool = False,
 ) -> bool:  # fmt: skip
     """Serve one launcher until it hangs up; whether it was the one with our token, and kept the protocol."""
-    server = Server(plugin, token, versions)
+    server = DriverServer(plugin, token, versions)
     server.cluster = cluster = RemoteCluster()
     cluster.peer = peer = Peer(reader, writer, answer=server.answer, notice=cluster.on_note)
     server.note = peer.note

@@ -51,7 +51,7 @@ LISTS_KEPT: Final = 16
 """Lists whose further pages may still be asked for; the oldest is forgotten first."""
 
 
-class LateScanner:
+class LazyScanner:
     """The launcher's own `HostScanner`, imported when a driver first uses it: most never do, and it takes a while."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class LateScanner:
         await self._real().reach(host, port, timeout_s=timeout_s)
 
 
-class Server:
+class DriverServer:
     """One connection's worth of answers. ``note`` is where notifications go; set it before the first call."""
 
     def __init__(self, plugin: DriverPlugin, token: str, versions: m.VersionRange) -> None:
@@ -195,7 +195,7 @@ class Server:
             raise _refused(ErrorKind.CONFIG, _complaint(error), scope=Scope.PROVIDER) from None
         images = {name: DiskImageLogin(**m.plain(login)) for name, login in params.diskimages.items()}
         cluster = self.cluster if self._plugin.needs_cluster else None
-        driver = self._plugin.open(config, DriverContext(scanner=LateScanner(), diskimages=images, cluster=cluster))
+        driver = self._plugin.open(config, DriverContext(scanner=LazyScanner(), diskimages=images, cluster=cluster))
         self._driver = driver
         machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
         labels = [

@@ -28,7 +28,7 @@ from nodelaunch.driverhost.install.layout import (
     CURRENT,
     EXECUTABLE_PREFIX,
     Installation,
-    Record,
+    InstallationRecord,
     canonical,
     default_home,
     installation_in,
@@ -182,7 +182,7 @@ class Installer:
             sources=local,
         )
         drivers = _drivers_of(environment, own)
-        installation = Installation(place, Record(own.name, own.version, drivers, requested, PYTHON))
+        installation = Installation(place, InstallationRecord(own.name, own.version, drivers, requested, PYTHON))
         for driver in drivers:
             _ask(installation, driver)
         installation.save()

@@ -58,7 +58,7 @@ def canonical(package: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class InstallationRecord:
     """``installed.json``: what an installation is of."""
 
     package: str
@@ -75,7 +75,7 @@ class Installation:
     """One package that is installed."""
 
     folder: Path
-    record: Record
+    record: InstallationRecord
 
     @property
     def programs(self) -> Path:
@@ -116,6 +116,6 @@ def installation_in(path: Path) -> Installation | None:
     """That in one folder; None: there is none, or none that was finished."""
     try:
         said = json.loads((path / "installed.json").read_text(encoding="utf-8"))
-        return Installation(path, Record(**{**said, "drivers": tuple(said["drivers"])}))
+        return Installation(path, InstallationRecord(**{**said, "drivers": tuple(said["drivers"])}))
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -29,7 +29,7 @@ PAGE_BYTES: Final = 256 << 10
 Note = Callable[[str, Json], None]
 
 
-class ClusterDesk:
+class ClusterServer:
     """For one process of *provider*'s driver. Refuses everything until `open` says where notifications go."""
 
     def __init__(self, provider: str, cluster: Cluster | None) -> None:

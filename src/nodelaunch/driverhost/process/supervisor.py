@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nodelaunch.driverhost.process.child import Child, Command, start
-from nodelaunch.driverhost.process.clusterserver import ClusterDesk
+from nodelaunch.driverhost.process.clusterserver import ClusterServer
 from nodelaunch.driverhost.process.rationing import Ration
 from nodelaunch.driverhost.process.redaction import NOTHING, Redactor
 from nodelaunch.driverhost.wire.handshake import CONTRACT
@@ -156,7 +156,7 @@ class Supervisor:
     async def _start(self) -> Child:
         loop = asyncio.get_running_loop()
         runs: list[_Run] = []
-        desk = ClusterDesk(self._provider, self._cluster)
+        desk = ClusterServer(self._provider, self._cluster)
         try:
             child = await start(
                 self._command, lambda method, params: self._on_note(runs, method, params), answer=desk.answer,

@@ -8,6 +8,7 @@ from nodelaunch.conformance import (
     Bench,
     Check,
     CloudFaults,
+    DriverProgram,
     Inapplicable,
     Latency,
     Level,
@@ -25,8 +26,8 @@ from nodelaunch.conformance import (
 )
 
 __all__ = [
-    "CHECKS", "LEVELS", "Bench", "Check", "CloudFaults", "Inapplicable", "Latency", "Level", "Program", "Report",
-    "Resources", "Result", "Skipped", "Subject", "Verdict", "Violation", "checks_for", "faults_of", "run",
+    "CHECKS", "LEVELS", "Bench", "Check", "CloudFaults", "DriverProgram", "Inapplicable", "Latency", "Level", "Program",
+    "Report", "Resources", "Result", "Skipped", "Subject", "Verdict", "Violation", "checks_for", "faults_of", "run",
 ]  # fmt: skip
 
 warnings.warn("nodelaunch.drivers.conformance is now nodelaunch.conformance", DeprecationWarning, stacklevel=2)

@@ -25,7 +25,7 @@ from typing import Any
 
 from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind, check_fault, check_setting
 from nodelaunch.drivers.fake.filed import FileLedger
-from nodelaunch.drivers.fake.ledger import Fault, Ledger, MemoryLedger, Server, node_of
+from nodelaunch.drivers.fake.ledger import CloudLedger, FakeServer, MemoryLedger, PlannedFault, node_of
 from nodelaunch.drivers.fake.life import Life
 from nodelaunch.protocol.driver import Fence
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM
@@ -57,13 +57,13 @@ class FakeCloud:
         *,
         seed: int | None = None,
         patience_s: float = 0.0,
-        ledger: Ledger | None = None,
+        ledger: CloudLedger | None = None,
     ) -> None:
         """*ledger*: where it keeps what there is, instead of in *path* or in a memory of its own."""
         self.path = path
         self._clock: Callable[[], float] = time.time if path else _loop_time
         kept_in_file = FileLedger(path, patience_s=patience_s) if path is not None else None
-        self._ledger: Ledger = ledger or kept_in_file or MemoryLedger()
+        self._ledger: CloudLedger = ledger or kept_in_file or MemoryLedger()
         self._life = Life(self._ledger, lambda: self.now)
         # Ids from a seed come again after a restart, when instances in a file still have them.
         self._ids = random.Random(seed if path is None else None)  # noqa: S311  nothing secret
@@ -79,12 +79,12 @@ class FakeCloud:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def servers(self, *, after: int = 0, limit: int = -1) -> list[Server]:
+    def servers(self, *, after: int = 0, limit: int = -1) -> list[FakeServer]:
         """Instances, oldest first: those with a number above *after*, at most *limit* (negative: all)."""
         self._life.catch_up()
         return self._ledger.servers(after, limit)
 
-    def server(self, instance_id: str) -> Server | None:
+    def server(self, instance_id: str) -> FakeServer | None:
         self._life.catch_up()
         return self._ledger.find(instance_id)
 
@@ -153,7 +153,7 @@ class FakeCloud:
         """
         checked = check_fault(call, kind, times, leaves=leave)
         with self._life.step():
-            self._ledger.add_fault(Fault(call, checked, times, leave, with_id))
+            self._ledger.add_fault(PlannedFault(call, checked, times, leave, with_id))
 
     def clear_faults(self) -> None:
         with self._life.step():
@@ -182,7 +182,8 @@ class FakeCloud:
         with self._life.step() as now:
             image = IMAGES["fake-image-id"]
             return self._life.insert(
-                Server(0, self._new_id(), name, "active", None, None, None, now, flavor, image, zone, metadata or {},
+                FakeServer(0, self._new_id(), name, "active", None, None, None, now, flavor, image, zone, metadata or
+                {},
                        resources, {}, {})
             )  # fmt: skip
 
@@ -245,7 +246,7 @@ class FakeCloud:
             broken = boot.kind if boot else _BOOT_FAILURES.get(failure or "")
             beginning = _beginning(fault, broken, now + max(0.0, boot_time))
             instance_id = self._life.insert(
-                Server(0, self._new_id(), name, *beginning, now, flavor, image, zone, metadata, resources,
+                FakeServer(0, self._new_id(), name, *beginning, now, flavor, image, zone, metadata, resources,
                        addresses or {}, details or {})
             )  # fmt: skip
             if fault is not None:
@@ -256,7 +257,7 @@ class FakeCloud:
     def _new_id(self) -> str:
         return str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
 
-    def delete(self, instance_id: str, *, delete_time: float = 0.0, fence: Fence | None = None) -> Server | None:
+    def delete(self, instance_id: str, *, delete_time: float = 0.0, fence: Fence | None = None) -> FakeServer | None:
         """Begin to delete; the instance as it is now, None when it is gone. Raises: CloudRefusedError, also when
         *fence* is stale."""
         with self._life.step() as now:
@@ -299,7 +300,7 @@ class FakeCloud:
         if fence.number > highest:
             self._ledger.set_fence(fence.node, fence.number)
 
-    def _spend(self, call: str) -> Fault | None:
+    def _spend(self, call: str) -> PlannedFault | None:
         """Fail *call* if it is to fail; the fault, where it leaves an instance first."""
         fault = self._ledger.take_fault(call)
         if fault is None or fault.leaves:
@@ -323,7 +324,7 @@ def _admit(
             raise CloudRefusedError("quota", f"quota exceeded for {name}")
 
 
-def _beginning(fault: Fault | None, broken: FaultKind | None, boots_at: float) -> _Beginning:
+def _beginning(fault: PlannedFault | None, broken: FaultKind | None, boots_at: float) -> _Beginning:
     if fault is not None and fault.kind == "error":
         return "error", None, None, "error"
     if broken is None:

@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from nodelaunch.config.models import VOLUME_GB, VOLUMES
-from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelBook
+from nodelaunch.drivers.cloudoptions import CloudLabel, CloudPool, LabelCatalog
 from nodelaunch.drivers.fake.cloud import FLAVORS, ZONES, FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.controls import RATE_LIMIT_RETRY_S, CloudBusyError, CloudRefusedError
 from nodelaunch.drivers.fake.faults import Faults
-from nodelaunch.drivers.fake.ledger import Server
-from nodelaunch.drivers.fake.watch import CloudWatch, Waiter
+from nodelaunch.drivers.fake.ledger import FakeServer
+from nodelaunch.drivers.fake.watch import CloudWatch, InstanceWaiter
 from nodelaunch.errors import (
     DriverError,
     ErrorKind,
@@ -59,7 +59,7 @@ class FakeDriver(Faults):
         self._owns_cloud = cloud is None
         self._watch = CloudWatch(self.cloud)
         labels = {(pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels}
-        self._book = LabelBook(config, labels, context.diskimages)
+        self._book = LabelCatalog(config, labels, context.diskimages)
         self._random = random.Random(config.seed)  # noqa: S311
 
     # -- the label's configuration ----------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class FakeDriver(Faults):
                 await self._until_due(server, waiter)
                 server = await self._ask(lambda: self.cloud.server(external_id), external_id)
 
-    async def _until_due(self, server: Server, waiter: Waiter) -> None:
+    async def _until_due(self, server: FakeServer, waiter: InstanceWaiter) -> None:
         """Wait for the next state of *server*, or another change of it."""
         await waiter.wait(None if server.next_at is None else max(0.0, server.next_at - self.cloud.now))
 
@@ -184,7 +184,7 @@ class FakeDriver(Faults):
         server = await self._ask(lambda: self.cloud.server(external_id), external_id)
         return f"fake console of {server.name}, {server.state}" if server else None
 
-    def _instance(self, server: Server) -> Instance:
+    def _instance(self, server: FakeServer) -> Instance:
         public, private, ipv6 = (server.addresses.get(k) for k in ("public_ipv4", "private_ipv4", "public_ipv6"))
         return Instance(
             external_id=ExternalId(server.id),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nodelaunch.drivers.fake.database import Database
-from nodelaunch.drivers.fake.ledger import Fault, LogEntry, Server
+from nodelaunch.drivers.fake.ledger import FakeServer, LogEntry, PlannedFault
 
 _SELECT = (
     "SELECT number, id, name, state, next_state, next_at, fault, created_at, flavor, image, zone, metadata, resources,"
@@ -37,18 +37,18 @@ class FileLedger:
     def has_due(self, at: float) -> bool:
         return bool(self._db.rows("SELECT 1 FROM instances WHERE next_at <= ? LIMIT 1", at))
 
-    def due(self, at: float) -> Iterable[Server]:
+    def due(self, at: float) -> Iterable[FakeServer]:
         return [_server(row) for row in self._db.rows(f"{_SELECT} WHERE next_at <= ? ORDER BY next_at, number", at)]
 
-    def find(self, instance_id: str) -> Server | None:
+    def find(self, instance_id: str) -> FakeServer | None:
         rows = self._db.rows(f"{_SELECT} WHERE id = ?", instance_id)
         return _server(rows[0]) if rows else None
 
-    def servers(self, after: int, limit: int) -> list[Server]:
+    def servers(self, after: int, limit: int) -> list[FakeServer]:
         rows = self._db.rows(f"{_SELECT} WHERE number > ? ORDER BY number LIMIT ?", after, limit)
         return [_server(row) for row in rows]
 
-    def insert(self, server: Server) -> None:
+    def insert(self, server: FakeServer) -> None:
         s = server
         texts = [json.dumps(dict(each)) for each in (s.metadata, s.resources, s.addresses, s.details)]
         self._db.run(
@@ -58,15 +58,15 @@ class FileLedger:
         )  # fmt: skip
         self._count(server, +1)
 
-    def move(self, server: Server, state: str, next_state: str | None, next_at: float | None) -> None:
+    def move(self, server: FakeServer, state: str, next_state: str | None, next_at: float | None) -> None:
         query = "UPDATE instances SET state = ?, next_state = ?, next_at = ? WHERE number = ?"
         self._db.run(query, state, next_state, next_at, server.number)
 
-    def drop(self, server: Server) -> None:
+    def drop(self, server: FakeServer) -> None:
         self._db.run("DELETE FROM instances WHERE number = ?", server.number)
         self._count(server, -1)
 
-    def _count(self, server: Server, sign: int) -> None:
+    def _count(self, server: FakeServer, sign: int) -> None:
         query = "INSERT INTO used VALUES (?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
         for name, amount in server.resources.items():
             self._db.run(query, name, sign * amount)
@@ -103,23 +103,23 @@ class FileLedger:
         if value is not None:
             self._db.run("INSERT INTO settings VALUES (?, ?)", name, json.dumps(value))
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[PlannedFault]:
         rows = self._db.rows("SELECT call, kind, times, leaves, names FROM faults ORDER BY number")
-        return [Fault(call, kind, times, bool(leaves), bool(names)) for call, kind, times, leaves, names in rows]
+        return [PlannedFault(call, kind, times, bool(leaves), bool(names)) for call, kind, times, leaves, names in rows]
 
     def has_fault(self, call: str) -> bool:
         return bool(self._db.rows("SELECT 1 FROM faults WHERE call = ? LIMIT 1", call))
 
-    def add_fault(self, fault: Fault) -> None:
+    def add_fault(self, fault: PlannedFault) -> None:
         query = "INSERT INTO faults (call, kind, times, leaves, names) VALUES (?, ?, ?, ?, ?)"
         self._db.run(query, fault.call, fault.kind, fault.times, int(fault.leaves), int(fault.names))
 
-    def take_fault(self, call: str) -> Fault | None:
+    def take_fault(self, call: str) -> PlannedFault | None:
         query = "SELECT number, kind, times, leaves, names FROM faults WHERE call = ? ORDER BY number LIMIT 1"
         for number, kind, times, leaves, names in self._db.rows(query, call):
             self._db.run("UPDATE faults SET times = times - 1 WHERE number = ?", number)
             self._db.run("DELETE FROM faults WHERE times < 1")
-            return Fault(call, kind, times - 1, bool(leaves), bool(names))
+            return PlannedFault(call, kind, times - 1, bool(leaves), bool(names))
         return None
 
     def clear_faults(self) -> None:
@@ -129,9 +129,9 @@ class FileLedger:
         return int(self._db.rows("PRAGMA data_version")[0][0])
 
 
-def _server(row: tuple[Any, ...]) -> Server:
+def _server(row: tuple[Any, ...]) -> FakeServer:
     *plain, metadata, resources, addresses, details = row
-    return Server(*plain, *map(json.loads, (metadata, resources, addresses, details)))
+    return FakeServer(*plain, *map(json.loads, (metadata, resources, addresses, details)))
 
 
 def _peak(log: Iterable[LogEntry]) -> dict[str, float]:

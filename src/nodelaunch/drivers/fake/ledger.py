@@ -23,7 +23,7 @@ FENCES_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class FakeServer:
     """One instance as the cloud has it. Times are the cloud's: of the wall in a file, else of the event loop."""
 
     number: int
@@ -50,7 +50,7 @@ class Server:
 
 
 @dataclass(slots=True)
-class Fault:
+class PlannedFault:
     """A fault to come, so many times. ``leaves``: a failed create leaves an instance, which ``names`` it."""
 
     call: str
@@ -71,7 +71,7 @@ class LogEntry:
     detail: Any
 
 
-class Ledger(Protocol):
+class CloudLedger(Protocol):
     """Keeps what the cloud holds. Changes are made inside `transaction` only."""
 
     def close(self) -> None: ...
@@ -82,20 +82,20 @@ class Ledger(Protocol):
     def has_due(self, at: float) -> bool:
         """Whether the next state of any instance comes by *at*."""
 
-    def due(self, at: float) -> Iterable[Server]:
+    def due(self, at: float) -> Iterable[FakeServer]:
         """The instances whose next state comes by *at*, the earliest first."""
 
-    def find(self, instance_id: str) -> Server | None: ...
+    def find(self, instance_id: str) -> FakeServer | None: ...
 
-    def servers(self, after: int, limit: int) -> list[Server]:
+    def servers(self, after: int, limit: int) -> list[FakeServer]:
         """Those with a number above *after*, oldest first, at most *limit* (negative: all)."""
 
-    def insert(self, server: Server) -> None:
+    def insert(self, server: FakeServer) -> None:
         """Its number is given by the ledger."""
 
-    def move(self, server: Server, state: str, next_state: str | None, next_at: float | None) -> None: ...
+    def move(self, server: FakeServer, state: str, next_state: str | None, next_at: float | None) -> None: ...
 
-    def drop(self, server: Server) -> None: ...
+    def drop(self, server: FakeServer) -> None: ...
 
     def used(self) -> dict[str, float]:
         """What all instances take together."""
@@ -117,13 +117,13 @@ class Ledger(Protocol):
     def set(self, name: str, value: Any) -> None:
         """None takes the setting away."""
 
-    def faults(self) -> list[Fault]: ...
+    def faults(self) -> list[PlannedFault]: ...
 
     def has_fault(self, call: str) -> bool: ...
 
-    def add_fault(self, fault: Fault) -> None: ...
+    def add_fault(self, fault: PlannedFault) -> None: ...
 
-    def take_fault(self, call: str) -> Fault | None:
+    def take_fault(self, call: str) -> PlannedFault | None:
         """The first fault of *call*, which is then spent once."""
 
     def clear_faults(self) -> None: ...
@@ -136,7 +136,7 @@ class MemoryLedger:
     """The ledger of a cloud that ends with its process."""
 
     def __init__(self) -> None:
-        self._servers: dict[int, Server] = {}
+        self._servers: dict[int, FakeServer] = {}
         """By number, so oldest first."""
         self._numbers: dict[str, int] = {}
         self._last_number = 0
@@ -146,7 +146,7 @@ class MemoryLedger:
         self._peak: dict[str, float] = {}
         self._fences: dict[str, int] = {}
         self._settings: dict[str, Any] = {}
-        self._faults: list[Fault] = []
+        self._faults: list[PlannedFault] = []
         self._log: deque[LogEntry] = deque(maxlen=LOG_KEPT)
         self._is_closed = False
         self._transaction = nullcontext()
@@ -175,24 +175,24 @@ class MemoryLedger:
             heapq.heappop(due)
         return False
 
-    def due(self, at: float) -> Iterable[Server]:
+    def due(self, at: float) -> Iterable[FakeServer]:
         found = []
         while self.has_due(at):
             found.append(self._servers[heapq.heappop(self._due)[1]])
         return found
 
-    def find(self, instance_id: str) -> Server | None:
+    def find(self, instance_id: str) -> FakeServer | None:
         self._check()
         number = self._numbers.get(instance_id)
         return None if number is None else self._servers[number]
 
-    def servers(self, after: int, limit: int) -> list[Server]:
+    def servers(self, after: int, limit: int) -> list[FakeServer]:
         self._check()
         numbers = list(self._servers)
         start = bisect_right(numbers, after)
         return [self._servers[number] for number in numbers[start : None if limit < 0 else start + limit]]
 
-    def insert(self, server: Server) -> None:
+    def insert(self, server: FakeServer) -> None:
         self._last_number += 1
         self._numbers[server.id] = self._last_number
         self._put(replace(server, number=self._last_number))
@@ -200,15 +200,15 @@ class MemoryLedger:
             self._used[name] = used = self._used.get(name, 0) + amount
             self._peak[name] = max(self._peak.get(name, 0), used)
 
-    def move(self, server: Server, state: str, next_state: str | None, next_at: float | None) -> None:
+    def move(self, server: FakeServer, state: str, next_state: str | None, next_at: float | None) -> None:
         self._put(replace(server, state=state, next_state=next_state, next_at=next_at))
 
-    def _put(self, server: Server) -> None:
+    def _put(self, server: FakeServer) -> None:
         self._servers[server.number] = server
         if server.next_at is not None:
             heapq.heappush(self._due, (server.next_at, server.number))
 
-    def drop(self, server: Server) -> None:
+    def drop(self, server: FakeServer) -> None:
         del self._servers[server.number], self._numbers[server.id]
         for name, amount in server.resources.items():
             self._used[name] -= amount
@@ -249,7 +249,7 @@ class MemoryLedger:
         else:
             self._settings[name] = value
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[PlannedFault]:
         self._check()
         return list(self._faults)
 
@@ -257,10 +257,10 @@ class MemoryLedger:
         self._check()
         return any(fault.call == call for fault in self._faults)
 
-    def add_fault(self, fault: Fault) -> None:
+    def add_fault(self, fault: PlannedFault) -> None:
         self._faults.append(fault)
 
-    def take_fault(self, call: str) -> Fault | None:
+    def take_fault(self, call: str) -> PlannedFault | None:
         for fault in self._faults:
             if fault.call == call:
                 fault.times -= 1

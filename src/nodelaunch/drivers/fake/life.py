@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from nodelaunch.drivers.fake.ledger import Ledger, Server, node_of
+from nodelaunch.drivers.fake.ledger import CloudLedger, FakeServer, node_of
 
 TICK_S = 1e-3
 """What is due within this is due now: timers of an event loop may fire a hair early."""
@@ -20,7 +20,7 @@ TICK_S = 1e-3
 class Life:
     """Makes, moves and drops instances of *ledger*, at the times that *now* gives."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], float]) -> None:
+    def __init__(self, ledger: CloudLedger, now: Callable[[], float]) -> None:
         self._ledger = ledger
         self._now = now
         self._touched: set[str] = set()
@@ -59,7 +59,7 @@ class Life:
             else:
                 self.move(server, server.next_state or server.state, at)
 
-    def insert(self, server: Server) -> str:
+    def insert(self, server: FakeServer) -> str:
         """Within a step: have *server*, whose number does not matter; its id."""
         kept = replace(server, metadata=dict(server.metadata), resources=dict(server.resources))
         self._ledger.insert(kept)
@@ -68,18 +68,18 @@ class Life:
         return kept.id
 
     def move(
-        self, server: Server, state: str, at: float, next_state: str | None = None, next_at: float | None = None
+        self, server: FakeServer, state: str, at: float, next_state: str | None = None, next_at: float | None = None
     ) -> None:
         """Within a step: let *server* be in *state*, and in *next_state* later."""
         self._ledger.move(server, state, next_state, next_at)
         self._note(at, state, server)
 
-    def drop(self, server: Server, at: float) -> None:
+    def drop(self, server: FakeServer, at: float) -> None:
         """Within a step: let *server* be gone."""
         self._ledger.drop(server)
         self._note(at, "gone", server)
 
-    def _note(self, at: float, what: str, server: Server, detail: Any = None) -> None:
+    def _note(self, at: float, what: str, server: FakeServer, detail: Any = None) -> None:
         self._touched.add(server.id)
         self._ledger.note(at, what, server.id, node_of(server.metadata), detail)
 

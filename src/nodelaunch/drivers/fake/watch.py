@@ -23,16 +23,16 @@ class CloudWatch:
 
     def __init__(self, cloud: FakeCloud) -> None:
         self._cloud = cloud
-        self._waiters: set[Waiter] = set()
+        self._waiters: set[InstanceWaiter] = set()
         self._version = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def on(self, instance_id: str) -> Iterator[Waiter]:
+    def on(self, instance_id: str) -> Iterator[InstanceWaiter]:
         """A waiter for changes of the instance from now on: take it first, then look, then wait."""
         if self._cloud.path is not None and not self._waiters:
             self._version = self._seen_version()
-        waiter = Waiter(self)
+        waiter = InstanceWaiter(self)
         self._waiters.add(waiter)
         unsubscribe = self._cloud.subscribe(instance_id, waiter.wake)
         try:
@@ -64,7 +64,7 @@ class CloudWatch:
             return -1  # whoever waits finds out what is wrong by its own look
 
 
-class Waiter:
+class InstanceWaiter:
     def __init__(self, watch: CloudWatch) -> None:
         self._watch = watch
         self._changed = asyncio.Event()

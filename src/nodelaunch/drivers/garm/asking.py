@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodelaunch.drivers.garm.calls import Done, TooMuchOutputError, run
-from nodelaunch.drivers.garm.interface import EXIT_NOT_RUN, AnswerError, Command, Version, environment, read_object
+from nodelaunch.drivers.garm.interface import EXIT_NOT_RUN, AnswerError, GarmCommand, Version, environment, read_object
 from nodelaunch.drivers.plugin import DriverNotFoundError
 
 TIMEOUT_S: Final = 20.0
@@ -23,14 +23,14 @@ NOBODY: Final = "00000000-0000-4000-8000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
-class Schemas:
+class OptionSchemas:
     """JSON Schemas of a provider's options; None: it says nothing of these."""
 
     config: dict[str, Any] | None = None
     extra_specs: dict[str, Any] | None = None
 
     @classmethod
-    def read(cls, config: str | None, extra_specs: str | None) -> Schemas:
+    def read(cls, config: str | None, extra_specs: str | None) -> OptionSchemas:
         return cls(*(None if text is None else _inlined(json.loads(text)) for text in (config, extra_specs)))
 
 
@@ -59,13 +59,13 @@ def schemas_of(executable: str, config_file: str, passed: tuple[str, ...]) -> tu
 
 async def _asked(path: str, file: str, passed: tuple[str, ...]) -> tuple[str | None, str | None] | DriverNotFoundError:
     try:
-        config = await _answer(path, file, passed, Command.CONFIG_SCHEMA)
-        return config, await _answer(path, file, passed, Command.EXTRA_SPECS_SCHEMA)
+        config = await _answer(path, file, passed, GarmCommand.CONFIG_SCHEMA)
+        return config, await _answer(path, file, passed, GarmCommand.EXTRA_SPECS_SCHEMA)
     except DriverNotFoundError as error:
         return error
 
 
-async def _answer(path: str, file: str, passed: tuple[str, ...], command: Command) -> str | None:
+async def _answer(path: str, file: str, passed: tuple[str, ...], command: GarmCommand) -> str | None:
     told = environment(command, Version.V011, controller_id=NOBODY, config_file=file)
     try:
         done = await run([path], told, name=Path(path).name, passed=passed, timeout_s=TIMEOUT_S)

@@ -44,7 +44,7 @@ from nodelaunch.config.models import (
     Unique,
 )
 from nodelaunch.driverhost.process.options import options_model
-from nodelaunch.drivers.garm.asking import Schemas, schemas_of
+from nodelaunch.drivers.garm.asking import OptionSchemas, schemas_of
 from nodelaunch.drivers.garm.interface import Version
 from nodelaunch.drivers.garm.naming import MAX_NAME, controller_id, instance_name
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_POOL, METADATA_PROVIDER, InstanceSpec
@@ -191,7 +191,7 @@ def model_for(item: Mapping[str, Any]) -> type[ProviderConfig]:
 def _model(config: str | None, extra_specs: str | None) -> type[GarmProvider]:
     """*config*, *extra_specs*: JSON Schemas as text. The same ones make the same model, so that a configuration that is
     read again is the same."""
-    schemas = Schemas.read(config, extra_specs)
+    schemas = OptionSchemas.read(config, extra_specs)
     label = GarmLabel
     if schemas.extra_specs is not None:
         specs = options_model("ExtraSpecs", schemas.extra_specs, Model)

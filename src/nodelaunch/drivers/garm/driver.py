@@ -16,7 +16,7 @@ from nodelaunch.driverhost.process.redaction import redactor_of
 from nodelaunch.drivers.garm import calls, naming
 from nodelaunch.drivers.garm import interface as garm
 from nodelaunch.drivers.garm.config import GarmLabel, GarmPool, GarmProvider
-from nodelaunch.drivers.garm.interface import Command, Remote
+from nodelaunch.drivers.garm.interface import GarmCommand, Remote
 from nodelaunch.errors import (
     DriverError,
     ErrorKind,
@@ -78,7 +78,7 @@ class GarmDriver:
         if len(name) > naming.MAX_NAME:
             text = f"the instance's name would have more than {naming.MAX_NAME} characters: {name}"
             raise LabelUnusableError(text, provider=self._config.name)
-        wanted = garm.Wanted(
+        wanted = garm.WantedInstance(
             name=name, pool_id=pool_id, image=label.image, flavor=label.flavor, os_type=label.os_type,
             arch=label.os_arch, labels=[spec.label], ssh_keys=label.ssh_keys, extra_specs=label.specs(),
         )  # fmt: skip
@@ -149,15 +149,17 @@ class GarmDriver:
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
-    async def _create(self, wanted: garm.Wanted) -> Remote:
+    async def _create(self, wanted: garm.WantedInstance) -> Remote:
         """Raises: DriverError."""
         timeout_s = self._config.launching.timeout_s
-        done = await self._run(Command.CREATE, wanted.pool_id, given=garm.bootstrap(wanted), timeout_s=timeout_s)
+        done = await self._run(GarmCommand.CREATE, wanted.pool_id, given=garm.bootstrap(wanted), timeout_s=timeout_s)
         if done.code == garm.EXIT_DUPLICATE:
             return await self._made_before(wanted)
         if done.code != 0:
-            raise LaunchFailedError(self._in_words(Command.CREATE, done), provider=self._config.name, may_exist=True)
-        made = self._read(Command.CREATE, done, garm.read_instance, LaunchFailedError)
+            raise LaunchFailedError(
+                self._in_words(GarmCommand.CREATE, done), provider=self._config.name, may_exist=True
+            )
+        made = self._read(GarmCommand.CREATE, done, garm.read_instance, LaunchFailedError)
         if made.name != wanted.name:
             text = f"asked for {wanted.name}, the provider made {made.name}: it could not be told to be ours"
             await self._undo(made.provider_id, wanted.pool_id)
@@ -167,7 +169,7 @@ class GarmDriver:
             raise LaunchFailedError(text, provider=self._config.name)
         return made
 
-    async def _made_before(self, wanted: garm.Wanted) -> Remote:
+    async def _made_before(self, wanted: garm.WantedInstance) -> Remote:
         """The instance of this name: an earlier call made it, whose answer was lost. Raises: DriverError."""
         found = await self._find(wanted.name, wanted.pool_id)
         if found is None or found.is_failed or found.is_going:
@@ -181,9 +183,9 @@ class GarmDriver:
         gone = InstanceNotFoundError(f"there is no instance {external_id}", provider=self._config.name)
         if parts is None:
             raise gone
-        done = await self._run(Command.GET, parts[1], instance_id=parts[0])
+        done = await self._run(GarmCommand.GET, parts[1], instance_id=parts[0])
         if done.code == 0:
-            found: Remote | None = self._read(Command.GET, done, garm.read_instance, ProviderUnavailableError)
+            found: Remote | None = self._read(GarmCommand.GET, done, garm.read_instance, ProviderUnavailableError)
         elif done.code == garm.EXIT_NOT_FOUND or (found := await self._find(*parts)) is None:
             raise gone  # providers older than that exit code have but one for everything
         if found is None or found.is_going:
@@ -197,16 +199,16 @@ class GarmDriver:
 
     async def _list(self, pool_id: str) -> list[Remote]:
         """Raises: ProviderUnavailableError."""
-        done = await self._run(Command.LIST, pool_id)
+        done = await self._run(GarmCommand.LIST, pool_id)
         if done.code != 0:
-            raise ProviderUnavailableError(self._in_words(Command.LIST, done), provider=self._config.name)
-        return self._read(Command.LIST, done, garm.read_instances, ProviderUnavailableError)
+            raise ProviderUnavailableError(self._in_words(GarmCommand.LIST, done), provider=self._config.name)
+        return self._read(GarmCommand.LIST, done, garm.read_instances, ProviderUnavailableError)
 
     async def _delete(self, instance_id: str, pool_id: str) -> None:
         """Raises: ProviderUnavailableError."""
-        done = await self._run(Command.DELETE, pool_id, instance_id=instance_id)
+        done = await self._run(GarmCommand.DELETE, pool_id, instance_id=instance_id)
         if done.code not in (0, garm.EXIT_NOT_FOUND):
-            raise ProviderUnavailableError(self._in_words(Command.DELETE, done), provider=self._config.name)
+            raise ProviderUnavailableError(self._in_words(GarmCommand.DELETE, done), provider=self._config.name)
 
     async def _undo(self, name: str, pool_id: str) -> ExternalId | None:
         """Delete what a create may have begun, as GARM does: by its name. The id to delete it by, if that failed.
@@ -231,7 +233,7 @@ class GarmDriver:
         return True
 
     async def _run(
-        self, command: Command, pool_id: str, *, instance_id: str = "", given: bytes = b"",
+        self, command: GarmCommand, pool_id: str, *, instance_id: str = "", given: bytes = b"",
         timeout_s: float | None = None,
     ) -> calls.Done:  # fmt: skip
         """Raises: ProviderUnavailableError when there is no outcome."""
@@ -259,11 +261,11 @@ class GarmDriver:
     def _away(self, what: str, kind: ErrorKind) -> ProviderUnavailableError:
         return ProviderUnavailableError(f"{self._config.executable}: {what}", provider=self._config.name, kind=kind)
 
-    def _in_words(self, command: Command, done: calls.Done) -> str:
+    def _in_words(self, command: GarmCommand, done: calls.Done) -> str:
         how = f"was killed by signal {done.code - 128}" if done.code > 128 else f"ended with exit code {done.code}"
         return f"{self._config.executable}: {command} {how}" + (f": {done.said}" if done.said else "")
 
-    def _read(self, command: Command, done: calls.Done, read: Callable[[bytes], T], error: type[DriverError]) -> T:
+    def _read(self, command: GarmCommand, done: calls.Done, read: Callable[[bytes], T], error: type[DriverError]) -> T:
         """What a command printed. Raises: *error*."""
         try:
             return read(done.output)

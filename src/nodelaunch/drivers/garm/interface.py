@@ -28,7 +28,7 @@ class Version(enum.StrEnum):
     V011 = "v0.1.1"
 
 
-class Command(enum.StrEnum):
+class GarmCommand(enum.StrEnum):
     CREATE = "CreateInstance"
     DELETE = "DeleteInstance"
     GET = "GetInstance"
@@ -71,7 +71,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedInstance:
     """An instance to be made."""
 
     name: str
@@ -86,7 +86,7 @@ class Wanted:
 
 
 def environment(
-    command: Command, version: Version, *, controller_id: str, config_file: str, pool_id: str = "",
+    command: GarmCommand, version: Version, *, controller_id: str, config_file: str, pool_id: str = "",
     instance_id: str = "", extra_specs: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """The variables that *command* is told by."""
@@ -103,7 +103,7 @@ def environment(
     return {name: value for name, value in told.items() if value}
 
 
-def bootstrap(wanted: Wanted) -> bytes:
+def bootstrap(wanted: WantedInstance) -> bytes:
     """What CreateInstance reads.
 
     Providers make user data that installs a runner of GitHub's from part of it, and refuse an instance without; there

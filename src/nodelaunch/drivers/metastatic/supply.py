@@ -23,11 +23,11 @@ log: Logger = get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class Order:
+class BackingOrder:
     """One backing node on its way."""
 
     label: MetastaticLabel
-    waiters: set[Waiter] = field(default_factory=set)
+    waiters: set[SlotWaiter] = field(default_factory=set)
     is_accepted: bool = False
     """Some pool works on it."""
     task: asyncio.Task[None] | None = None
@@ -38,13 +38,13 @@ class Order:
 
 
 @dataclass(eq=False, slots=True)
-class Waiter:
+class SlotWaiter:
     """Somebody who needs a slot."""
 
     label: MetastaticLabel
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be a slot, or no hope of one."""
-    order: Order | None = None
+    order: BackingOrder | None = None
     failure: DriverError | None = None
 
 
@@ -53,8 +53,8 @@ class Supply:
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
-        self._orders: list[Order] = []
-        self._waiters: dict[Waiter, None] = {}
+        self._orders: list[BackingOrder] = []
+        self._waiters: dict[SlotWaiter, None] = {}
         """In the order they came, which is the order they are woken in."""
         self._at_work: tuple[asyncio.TaskGroup, Leases] | None = None
 
@@ -76,9 +76,9 @@ class Supply:
             waiter.woken.set()
 
     @contextmanager
-    def waiter(self, label: MetastaticLabel) -> Iterator[Waiter]:
+    def waiter(self, label: MetastaticLabel) -> Iterator[SlotWaiter]:
         """Wait for a slot for *label*; at the end the seat is left."""
-        waiter = Waiter(label)
+        waiter = SlotWaiter(label)
         self._waiters[waiter] = None
         try:
             yield waiter
@@ -87,7 +87,7 @@ class Supply:
             if waiter.order is not None:
                 self._leave(waiter, waiter.order)
 
-    def take_seat(self, waiter: Waiter) -> None:
+    def take_seat(self, waiter: SlotWaiter) -> None:
         """Have a backing node on its way for *waiter*.
 
         Raises: LaunchFailedError when the last one did not come, ProviderUnavailableError when none can be asked for.
@@ -99,23 +99,23 @@ class Supply:
             waiter.order = next(open_ones, None) or self._order(waiter.label)
             waiter.order.waiters.add(waiter)
 
-    def _order(self, label: MetastaticLabel) -> Order:
+    def _order(self, label: MetastaticLabel) -> BackingOrder:
         if self._at_work is None:
             raise ProviderUnavailableError("the launcher's own client is not at work", provider=self._provider)
         group, leases = self._at_work
-        order = Order(label)
+        order = BackingOrder(label)
         self._orders.append(order)
         order.task = group.create_task(self._fulfil(order, leases), name=f"backing node for {label.name}")
         return order
 
-    def _leave(self, waiter: Waiter, order: Order) -> None:
+    def _leave(self, waiter: SlotWaiter, order: BackingOrder) -> None:
         """An order that nobody waits for is withdrawn, unless a pool works on it: then it is for the next one."""
         order.waiters.discard(waiter)
         if not order.waiters and not order.is_accepted and order.task is not None:
             order.task.cancel()
             self._close(order, None)
 
-    async def _fulfil(self, order: Order, leases: Leases) -> None:
+    async def _fulfil(self, order: BackingOrder, leases: Leases) -> None:
         def progress(request: NodeRequest) -> None:
             order.is_accepted = request.state is not RequestState.REQUESTED
 
@@ -134,7 +134,7 @@ class Supply:
             log.warning("backing_request_failed", provider=self._provider, label=label.name, detail=failure[1])
         self._close(order, failure)
 
-    def _close(self, order: Order, failure: tuple[type[DriverError], str] | None) -> None:
+    def _close(self, order: BackingOrder, failure: tuple[type[DriverError], str] | None) -> None:
         """The order is over; its waiters look for a slot, or learn of the *failure*."""
         if order in self._orders:
             self._orders.remove(order)

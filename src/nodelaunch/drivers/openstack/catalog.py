@@ -24,7 +24,7 @@ MISSING_S: Final = 10.0
 """How old it may be when something is missing from it."""
 
 
-class Kept(Generic[T]):
+class Cached(Generic[T]):
     """Something read from the cloud, kept for a while."""
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
@@ -47,15 +47,15 @@ class Kept(Generic[T]):
         self._read_at = None
 
 
-class Catalog:
+class CloudCatalog:
     """One account's. What it is asked for and can't find raises LabelUnusableError."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.flavors: Kept[list[Flavor]] = Kept(client.flavors)
-        self.networks: Kept[Networks] = Kept(client.networks)
-        self._groups = Kept(client.server_groups)
-        self._images: dict[str, Kept[Image | None]] = {}
+        self.flavors: Cached[list[Flavor]] = Cached(client.flavors)
+        self.networks: Cached[Networks] = Cached(client.networks)
+        self._groups = Cached(client.server_groups)
+        self._images: dict[str, Cached[Image | None]] = {}
         self._unlisted: dict[str, Flavor | None] = {}
 
     def forget(self) -> None:
@@ -93,7 +93,7 @@ class Catalog:
         """The newest active image of that name; where only ``name`` is given, it may be an id as well."""
         name = image.in_cloud
         if name not in self._images:
-            self._images[name] = Kept(lambda: self._newest(name, may_be_id=image.image_name is None))
+            self._images[name] = Cached(lambda: self._newest(name, may_be_id=image.image_name is None))
         kept = self._images[name]
         return await kept.get() or await kept.get(MISSING_S)
 

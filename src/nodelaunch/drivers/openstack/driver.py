@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from nodelaunch.drivers.cloudoptions import LabelBook
+from nodelaunch.drivers.cloudoptions import LabelCatalog
 from nodelaunch.drivers.openstack.addresses import addresses_of, needs_floating_ip
-from nodelaunch.drivers.openstack.catalog import Catalog
+from nodelaunch.drivers.openstack.catalog import CloudCatalog
 from nodelaunch.drivers.openstack.client import Client, user_data
 from nodelaunch.drivers.openstack.config import OpenStackLabel, OpenStackPool, OpenStackProvider
 from nodelaunch.drivers.openstack.errors import of_fault
@@ -22,7 +22,7 @@ from nodelaunch.drivers.openstack.leftovers import Leftovers
 from nodelaunch.drivers.openstack.model import FloatingIp, Networks, Server
 from nodelaunch.drivers.openstack.quota import Quota
 from nodelaunch.drivers.openstack.userdata import METADATA_HOST_KEY, UserData, with_host_key
-from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
+from nodelaunch.drivers.openstack.watch import ServerListing, ServerWatch
 from nodelaunch.errors import InstanceNotFoundError, LabelUnusableError, LaunchFailedError, ProviderUnavailableError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.network.sshscan import new_host_key
@@ -54,9 +54,9 @@ class OpenStackDriver:
     def __init__(self, config: OpenStackProvider, context: DriverContext) -> None:
         self.config = config
         labels = {(pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels}
-        self._book: LabelBook[OpenStackPool, OpenStackLabel] = LabelBook(config, labels, context.diskimages)
+        self._book: LabelCatalog[OpenStackPool, OpenStackLabel] = LabelCatalog(config, labels, context.diskimages)
         self._client = Client(config.name, cloud=config.cloud, region=config.region_name, interval_s=config.rate)
-        self._catalog = Catalog(self._client)
+        self._catalog = CloudCatalog(self._client)
         self._watch = ServerWatch(config.name, self._client.servers, self._client.server)
         self._floating_ips = FloatingIps(self._client)
         self._quota = Quota(self._client, self._catalog, self._watch, self._floating_ips)
@@ -259,7 +259,7 @@ class _Waiting:
         self._id = server_id
         self._without = 0
 
-    def __call__(self, listing: Listing) -> Server | None:
+    def __call__(self, listing: ServerListing) -> Server | None:
         server = listing.get(self._id)
         if server is None:
             self._without += 1
@@ -291,7 +291,7 @@ class _Deleting:
         self._id = server_id
         self._in_error_since: float | None = None
 
-    def __call__(self, listing: Listing) -> _Left | None:
+    def __call__(self, listing: ServerListing) -> _Left | None:
         server = listing.get(self._id)
         if server is None:
             return _Left(None)

@@ -15,7 +15,7 @@ from nodelaunch.drivers.openstack.client import Client
 from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.floating import metadata_in
 from nodelaunch.drivers.openstack.model import Server
-from nodelaunch.drivers.openstack.watch import Listing, ServerWatch
+from nodelaunch.drivers.openstack.watch import ServerListing, ServerWatch
 from nodelaunch.errors import DriverError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_PROVIDER, Resource
@@ -39,7 +39,7 @@ class Leftovers:
         self._marked: set[str] = set()
         watch.listeners.append(self._remember)
 
-    def _remember(self, listing: Listing) -> None:
+    def _remember(self, listing: ServerListing) -> None:
         for server in listing.servers.values():
             whose = _whose(server)
             if whose:

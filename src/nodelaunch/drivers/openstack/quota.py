@@ -13,7 +13,7 @@ from typing import Final
 
 from nodelaunch.config.models import VOLUME_GB, VOLUMES
 from nodelaunch.drivers.openstack.addresses import floating_source
-from nodelaunch.drivers.openstack.catalog import Catalog, Kept
+from nodelaunch.drivers.openstack.catalog import Cached, CloudCatalog
 from nodelaunch.drivers.openstack.client import Client
 from nodelaunch.drivers.openstack.config import OpenStackLabel, OpenStackPool
 from nodelaunch.drivers.openstack.floating import FloatingIps
@@ -32,12 +32,12 @@ UNBORN: Final = frozenset({"creating", "downloading"})
 class Quota:
     """One account's."""
 
-    def __init__(self, client: Client, catalog: Catalog, watch: ServerWatch, floating_ips: FloatingIps) -> None:
+    def __init__(self, client: Client, catalog: CloudCatalog, watch: ServerWatch, floating_ips: FloatingIps) -> None:
         self._client = client
         self._catalog = catalog
         self._watch = watch
         self._floating_ips = floating_ips
-        self._volumes: Kept[list[Volume]] = Kept(client.volumes)
+        self._volumes: Cached[list[Volume]] = Cached(client.volumes)
         self._limited: frozenset[str] = frozenset()
         """Names of what the network service limits; only that is counted of it."""
         self._told: set[str] = set()

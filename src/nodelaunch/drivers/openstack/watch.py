@@ -65,7 +65,7 @@ def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ServerListing:
     """All servers, as a listing that began at ``began_at`` (by the loop's clock) found them."""
 
     servers: Mapping[str, Server]
@@ -76,7 +76,7 @@ class Listing:
         server = self.servers.get(server_id)
         return None if server is None or server.is_gone else server
 
-    def with_server(self, server: Server) -> Listing:
+    def with_server(self, server: Server) -> ServerListing:
         """As if it had been listed."""
         return replace(self, servers={**self.servers, server.id: server})
 
@@ -94,8 +94,8 @@ class ServerWatch:
         look: Callable[[str], Awaitable[Server | None]],
     ) -> None:
         """*look*: for a single one, by its id; None when it is not there."""
-        self.last: Listing | None = None
-        self.listeners: list[Callable[[Listing], None]] = []
+        self.last: ServerListing | None = None
+        self.listeners: list[Callable[[ServerListing], None]] = []
         """Told of each listing."""
         self._provider = provider
         self._read = SharedRead(self._list)
@@ -105,14 +105,14 @@ class ServerWatch:
         self._due_at = self._not_before = 0.0
         """By the loop's clock: when the next listing is to begin, and when it may begin at the soonest."""
         self._hurry = asyncio.Event()
-        self._turn: asyncio.Task[Listing] | None = None
+        self._turn: asyncio.Task[ServerListing] | None = None
         self._failing_since: float | None = None
 
-    async def fresh(self) -> Listing:
+    async def fresh(self) -> ServerListing:
         """A listing that began now or later. Raises: DriverError."""
         return await self._read.fresh()
 
-    async def until(self, judge: Callable[[Listing], T | None], *, about: str | None = None) -> T:
+    async def until(self, judge: Callable[[ServerListing], T | None], *, about: str | None = None) -> T:
         """Listing after listing, what *judge* says of the first it says something of. *about*: the id of the server
         that it looks for; until a listing, the last one or a later, has had it, it is asked for by itself.
 
@@ -140,7 +140,7 @@ class ServerWatch:
             if (verdict := judge(listing)) is not None:
                 return verdict
 
-    async def _next(self, since: float) -> Listing:
+    async def _next(self, since: float) -> ServerListing:
         """The next listing after the pause, for everybody who waits; it began after *since*."""
         while True:
             if self._turn is None or self._turn.done():
@@ -149,7 +149,7 @@ class ServerWatch:
             if listing.began_at > since:
                 return listing
 
-    async def _after_pause(self) -> Listing:
+    async def _after_pause(self) -> ServerListing:
         """The next listing, whoever had it made."""
         before = self.last
         while True:
@@ -161,7 +161,7 @@ class ServerWatch:
             except ProviderUnavailableError as error:
                 self._failed(error)
 
-    async def _until_due(self, before: Listing | None) -> None:
+    async def _until_due(self, before: ServerListing | None) -> None:
         """Until it is time to list again, or that was done since *before*."""
         loop = asyncio.get_running_loop()
         while self.last is before and (pause_s := self._due_at - loop.time()) > 0:
@@ -181,7 +181,7 @@ class ServerWatch:
         if now - self._failing_since >= PATIENCE_S:
             raise error
 
-    async def _list(self) -> Listing:
+    async def _list(self) -> ServerListing:
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         servers = {server.id: server for server in await self._list_servers()}
@@ -193,7 +193,7 @@ class ServerWatch:
         self._not_before = loop.time() + SHARE * took_s
         self._due_at = max(self._not_before, loop.time() + self._pause_s)
         self._failing_since = None
-        self.last = Listing(servers, began_at)
+        self.last = ServerListing(servers, began_at)
         self._hurry.set()
         for listener in self.listeners:
             listener(self.last)

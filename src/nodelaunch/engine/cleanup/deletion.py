@@ -19,7 +19,7 @@ from nodelaunch.protocol.driver import ExternalId, Fence
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
-from nodelaunch.protocol.store import Check, Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
+from nodelaunch.protocol.store import CheckVersion, Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
 
 DELETE_TIMEOUT_S = 600.0
 """How long one deletion may take before it is given up for now. Source: Nodepool 11."""
@@ -74,7 +74,7 @@ async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int
 
     So its holder has let go of it, and has left it in the state in which it was seen.
     """
-    node, op = seen.record, cast("Op", Check(seen.path, seen.version))
+    node, op = seen.record, cast("Op", CheckVersion(seen.path, seen.version))
     if node.state is not NodeState.DELETING:
         node = node.into(NodeState.DELETING, clock.now())
         op = Put(seen.path, node.to_bytes(), seen.version, record=node)

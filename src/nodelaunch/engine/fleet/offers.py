@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nodelaunch.config.models import ProviderConfig
-from nodelaunch.engine.fleet.presence import Memory
+from nodelaunch.engine.fleet.presence import KnownPools
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node
 
@@ -35,7 +35,7 @@ class OfferedLabels:
     is built again when one of these is another object.
     """
 
-    def __init__(self, providers: Iterable[ProviderConfig], view: ClusterView, memory: Memory) -> None:
+    def __init__(self, providers: Iterable[ProviderConfig], view: ClusterView, memory: KnownPools) -> None:
         self.providers = providers
         """Those configured here; to be replaced when the configuration changes."""
         self._view = view

@@ -34,7 +34,7 @@ PoolName = tuple[str, str]
 """Provider and pool."""
 
 
-class Herald:
+class PresencePublisher:
     """Keeps this process's presence in the store, session after session. `run` it."""
 
     def __init__(self, store: Store, presence: Presence, view: ClusterView) -> None:
@@ -115,7 +115,7 @@ class Herald:
         return entry if data == entry.data else await self._store.put(entry.path, data)
 
 
-class Memory:
+class KnownPools:
     """What pools there are, registered or away. `run` it, to keep the records for the next process too.
 
     Invariant: unless pools changed since the last look, ``_away_since`` has exactly the known pools that are not

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from nodelaunch.decisions.breaker import Cause
+from nodelaunch.decisions.breaker import FailureCause
 from nodelaunch.engine.cleanup.deletion import DELETE_TIMEOUT_S, delete_instance
 from nodelaunch.engine.launch.keyscan import HostKeys, given_keys, scan_node
 from nodelaunch.engine.nodelocks import GIVE_UP_TIMEOUT_S, HeldNode, PoolContext, save, take_node
@@ -189,7 +189,7 @@ async def _launch(
                 held.stages.ended("keys")
         except TimeoutError:
             if held.external_id is None and held.waits_for is None:  # a call that makes, or looks for, an instance
-                ctx.provider.breakers.launches.failed(Cause("no answer", f"no answer within {limit_s:g} s"))
+                ctx.provider.breakers.launches.failed(FailureCause("no answer", f"no answer within {limit_s:g} s"))
             held.waits_for = None
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s:g} s)") from None
         ready = _ready(ctx, held.node, instance, keys)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from nodelaunch.decisions.breaker import Breaker, BreakerRule, Cause, OpenBreaker
+from nodelaunch.decisions.breaker import Breaker, BreakerRule, FailureCause, OpenBreaker
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.provider.hostwatch import HostWatch
 from nodelaunch.engine.provider.refusals import BoundedCall
@@ -45,12 +45,12 @@ LET_GO_AT_ONCE = 2
 hundreds are under way after a few answers."""
 
 
-def cause_of(error: BaseException) -> Cause:
+def cause_of(error: BaseException) -> FailureCause:
     """*error* as a cause. Its text may differ each time, as by an id of the call: that is no other reason."""
     kind = type(error).__name__
     if isinstance(error, DriverError):
         kind = f"{kind}: {error.kind.value}"
-    return Cause(kind, str(error))
+    return FailureCause(kind, str(error))
 
 
 class Breakers(Generic[K]):
@@ -83,7 +83,7 @@ class Breakers(Generic[K]):
         self._known: dict[K, Breaker] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
 
-    def failed(self, key: K, cause: Cause, *, after_s: float = 0.0) -> None:
+    def failed(self, key: K, cause: FailureCause, *, after_s: float = 0.0) -> None:
         """A try failed; the next one may be made *after_s* where that was said, else after a pause of ours."""
         breaker = self._known.get(key)
         if breaker is None:
@@ -170,7 +170,7 @@ class Breakers(Generic[K]):
             timer.cancel()
         self._timers.clear()
 
-    def _tell(self, key: K, cause: Cause | None) -> None:
+    def _tell(self, key: K, cause: FailureCause | None) -> None:
         if self._events is not None:
             names, detail = self._names(key), None if cause is None else str(cause)
             what = self._title.format(**names)
@@ -258,7 +258,7 @@ class LaunchGate:
         finally:
             line.pop(waiter, None)
 
-    def failed(self, cause: Cause, after_s: float | None = None) -> None:
+    def failed(self, cause: FailureCause, after_s: float | None = None) -> None:
         """A call was not answered, or was answered with that the provider is not there. *after_s*: when to ask again,
         where it said so."""
         self._breakers.failed(self._provider, cause, after_s=max(after_s, SHORTEST_BACKOFF_S) if after_s else 0.0)
@@ -277,7 +277,7 @@ class LaunchGate:
             self._is_asking = False
             self.answered(began)
 
-    def question_failed(self, cause: Cause) -> None:
+    def question_failed(self, cause: FailureCause) -> None:
         if self._is_asking:
             self._is_asking = False
             self.failed(cause)

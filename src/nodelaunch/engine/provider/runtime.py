@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from nodelaunch.config.models import Launching, PoolConfig, ProviderConfig
-from nodelaunch.decisions.breaker import Cause
+from nodelaunch.decisions.breaker import FailureCause
 from nodelaunch.decisions.triage import LabelView
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.provider.breakers import ProviderBreakers, cause_of
@@ -217,19 +217,19 @@ class ProviderRuntime:
                 await self.refresh()
             except (DriverError, TimeoutError) as error:
                 why = str(error) or f"no answer within {CALL_TIMEOUT_S:g} s"
-                delay = self._not_answered(generation, Cause(cause_of(error).kind, why))
+                delay = self._not_answered(generation, FailureCause(cause_of(error).kind, why))
             except Exception as error:
                 log.exception("driver_broke", provider=self.name, call="refresh")
                 cause = cause_of(error)
                 why = f"its driver has a fault: {cause.kind}: {error}"
-                delay = self._not_answered(generation, Cause(cause.kind, why))
+                delay = self._not_answered(generation, FailureCause(cause.kind, why))
             else:
                 delay = REFRESH_S
                 if generation is self.current:
                     self._answered(began)
             await self._sleep(delay, generation)
 
-    def _not_answered(self, generation: Generation, cause: Cause) -> float:
+    def _not_answered(self, generation: Generation, cause: FailureCause) -> float:
         """Until when not to ask again, in seconds."""
         questions = self.breakers.questions
         if generation is not self.current:

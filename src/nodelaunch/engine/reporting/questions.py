@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nodelaunch.engine.reporting.report import LauncherReport
-from nodelaunch.engine.serve.history import Standing
+from nodelaunch.engine.serve.history import RequestStanding
 from nodelaunch.errors import RecordExistsError, RecordGoneError, RecordInvalidError, StoreError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -35,7 +35,7 @@ REPORT = json.dumps({"report": True}).encode()
 LATEST_S = 1e11
 """Seconds since 1970 beyond which no time can be shown."""
 
-Explain = Callable[[RequestId], list[Standing]]
+Explain = Callable[[RequestId], list[RequestStanding]]
 """How a request stands with each pool of this process."""
 
 
@@ -91,7 +91,8 @@ def _is_question(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the launchers said. ``pools``: as `Standing.to_json` has it, and the id of the process as ``launcher``."""
+    """What the launchers said. ``pools``: as `RequestStanding.to_json` has it, and the id of the process as
+    ``launcher``."""
 
     pools: list[dict[str, Any]] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
@@ -191,7 +192,7 @@ def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
 
 
 def _whole(pool: dict[str, Any]) -> dict[str, Any]:
-    """*pool* with every key of `Standing.to_json`, each of its kind; and whatever else it says."""
+    """*pool* with every key of `RequestStanding.to_json`, each of its kind; and whatever else it says."""
     texts = {key: _text(pool.get(key)) for key in ("pool_id", "provider", "pool", "status")}
     return {
         **pool,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from nodelaunch.decisions.scheduling import Schedule
 from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.engine.serve.facts import EngineFacts, OwnPools
-from nodelaunch.engine.serve.history import History, Standing, nodes_of, status_of
+from nodelaunch.engine.serve.history import History, RequestStanding, nodes_of, status_of
 from nodelaunch.engine.serve.pool import Pool
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.paths import RequestId
@@ -30,11 +30,11 @@ class Explainer:
         """What was last decided for pool *key* on a request that waits."""
         return self._schedule.verdict(request_id, key, self._facts) if key in self._own.views else None
 
-    def explain(self, request_id: RequestId) -> list[Standing]:
+    def explain(self, request_id: RequestId) -> list[RequestStanding]:
         """How the request stands with each pool of this process."""
         return [self._standing(request_id, pool) for pool in self._own.pools.values()]
 
-    def _standing(self, request_id: RequestId, pool: Pool) -> Standing:
+    def _standing(self, request_id: RequestId, pool: Pool) -> RequestStanding:
         handler = pool.handlers.get(request_id)
         state, waits = (handler.state, handler.waits) if handler is not None else (None, {})
         events = self._history.events(request_id, pool.key)
@@ -44,7 +44,7 @@ class Explainer:
         status, reasons = status_of(verdict, state, events)
         if state is None and verdict is None and request_id in self._view.open_requests:
             status, reasons = self._not_asked(pool) or (status, reasons)
-        return Standing(
+        return RequestStanding(
             pool_id=pool.ctx.pool_id,
             provider=pool.key[0],
             pool=pool.key[1],

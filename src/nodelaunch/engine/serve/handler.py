@@ -42,7 +42,7 @@ CLOSING_TIMEOUT_S = 30.0
 """How long locks may take to be given back when a handler breaks off."""
 MAX_CONFLICTS = 5
 """How often a request that others change under our lock is read again before it is let go of."""
-_WRITTEN = frozenset({m.Lock, m.Save, m.HandOver, m.Release, m.Unlock})
+_WRITTEN = frozenset({m.LockRequest, m.Save, m.HandOver, m.ReleaseNodes, m.UnlockRequest})
 """The effects that are written to the store."""
 
 
@@ -208,7 +208,7 @@ class RequestHandler:
             match effect:
                 case m.Launch(slot, attempt):
                     self._slots.launch(group, slot, attempt)
-                case m.Claim(slot, node_id):
+                case m.ClaimNode(slot, node_id):
                     self._slots.claim(group, slot, node_id)
                 case m.AwaitQuota(slot):
                     self._slots.await_room(group, slot)
@@ -221,7 +221,7 @@ class RequestHandler:
             await self._commit(together)
 
     async def _commit(self, effects: list[m.Effect]) -> None:
-        is_opening = isinstance(effects[0], m.Lock)
+        is_opening = isinstance(effects[0], m.LockRequest)
         if is_opening and isinstance(self._verdict, Accept):
             self._slots.make_early(self._verdict)  # their tasks begin once this one waits
         try:
@@ -275,16 +275,16 @@ class RequestHandler:
 
     def _ops(self, effect: m.Effect) -> list[Op]:
         match effect:
-            case m.Lock():
+            case m.LockRequest():
                 return [TakeLock(paths.request_lock(self.request.id))]
             case m.Save():
                 self.request = self._as_saved(effect)
                 return [Put(paths.request(self.request.id), self.request.to_bytes(), self._version, self.request)]
             case m.HandOver(node_ids):
                 return [op for held in self._slots.nodes(node_ids) for op in held.hand_over_ops()]
-            case m.Release(node_ids):
+            case m.ReleaseNodes(node_ids):
                 return [op for held in self._slots.nodes(node_ids) for op in held.give_back_ops()]
-            case m.Unlock():
+            case m.UnlockRequest():
                 assert self._lock is not None  # noqa: S101
                 lock = self._lock
                 return [ReleaseLock(lock), Delete(lock.path)] if self._leaves_no_contender() else [ReleaseLock(lock)]
@@ -313,9 +313,9 @@ class RequestHandler:
 
     def _closed(self, effects: list[m.Effect]) -> None:
         for effect in effects:
-            if type(effect) is m.HandOver or type(effect) is m.Release:
+            if type(effect) is m.HandOver or type(effect) is m.ReleaseNodes:
                 self._slots.let_go(effect.node_ids)
-            elif type(effect) is m.Unlock:
+            elif type(effect) is m.UnlockRequest:
                 self._lock = None
                 self.post(m.Closed())
 

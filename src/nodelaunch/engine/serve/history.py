@@ -35,7 +35,7 @@ WITHDRAWN = "withdrawn while it waited: its requestor deleted it, or ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class HistoryEvent:
     """Something that happened to a request. ``at``: wall clock, seconds."""
 
     at: float
@@ -59,7 +59,7 @@ class Trouble:
 class _Record:
     """What happened to one request in one pool."""
 
-    events: list[Event] = field(default_factory=list)
+    events: list[HistoryEvent] = field(default_factory=list)
     verdict: Verdict | None = None
 
 
@@ -73,7 +73,7 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RequestStanding:
     """How a request stands with one pool, in words and typed reasons. ``to_json`` is what travels and is printed."""
 
     pool_id: str
@@ -83,7 +83,7 @@ class Standing:
     reasons: tuple[Reason, ...] = ()
     nodes: tuple[str, ...] = ()
     """A line for each node being obtained."""
-    history: tuple[Event, ...] = ()
+    history: tuple[HistoryEvent, ...] = ()
     breakers: tuple[OpenBreaker, ...] = ()
     """What is not tried at the moment because it failed again and again, as far as it concerns the request."""
     asked: dict[str, Any] | None = None
@@ -171,7 +171,7 @@ class History:
         gone = self._known(request_id).gone
         return asked(gone) if isinstance(gone, NodeRequest) else gone
 
-    def events(self, request_id: RequestId, key: PoolKey) -> Sequence[Event]:
+    def events(self, request_id: RequestId, key: PoolKey) -> Sequence[HistoryEvent]:
         """What happened to the request in pool *key*, as far as it is remembered."""
         return tuple(self._known(request_id).pools.get(key, _Record()).events)
 
@@ -193,11 +193,13 @@ class History:
         return record
 
     def _add(self, record: _Record, what: str, reasons: Iterable[Reason] = ()) -> None:
-        record.events.append(Event(self._clock.now(), what, tuple(reasons)))
+        record.events.append(HistoryEvent(self._clock.now(), what, tuple(reasons)))
         del record.events[:-EVENTS_KEPT]
 
 
-def status_of(verdict: Verdict | None, state: m.State | None, events: Sequence[Event]) -> tuple[str, Sequence[Reason]]:
+def status_of(
+    verdict: Verdict | None, state: m.State | None, events: Sequence[HistoryEvent]
+) -> tuple[str, Sequence[Reason]]:
     """How a request stands with a pool, in words and reasons: by the *state* of its handling there, the last *verdict*
     on it, or else the last of *events*."""
     if state is not None and isinstance(state.plan, Decline):

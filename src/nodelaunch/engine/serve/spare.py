@@ -10,7 +10,7 @@ from nodelaunch.decisions.triage import PoolKey, PoolView, Room, judge
 from nodelaunch.engine.limits.waiting import CapacityQueue
 from nodelaunch.engine.serve.explaining import Explainer
 from nodelaunch.engine.serve.facts import EngineFacts, OwnPools
-from nodelaunch.engine.serve.history import Standing
+from nodelaunch.engine.serve.history import RequestStanding
 from nodelaunch.protocol.paths import MIN_READY_REQUESTOR, RequestId
 from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.verdicts import Accept, AtCapacity
@@ -63,7 +63,7 @@ class SpareRoom:
         reasons = [reason for each in self._standings(request_id, label) for reason in each.reasons]
         return bool(reasons) and all(isinstance(reason, AtCapacity) for reason in reasons)
 
-    def _standings(self, request_id: RequestId, label: str) -> list[Standing]:
+    def _standings(self, request_id: RequestId, label: str) -> list[RequestStanding]:
         """How the request stands with the pools that offer *label*."""
         offering = {view.pool_id for view in self._own.views.values() if label in view.labels}
         return [each for each in self._explainer.explain(request_id) if each.pool_id in offering]

@@ -155,7 +155,7 @@ def tenant_of(node: Node | None) -> str | None:
     return node.tenant_name or None
 
 
-class IdleNodes:
+class SortedIdleNodes:
     """Idle nodes in order of readiness, the longest ready first.
 
     Invariant: ``_keys[i]`` is (state time, id) of ``nodes[i]``, and the keys are sorted.
@@ -202,10 +202,10 @@ class IdleIndex:
     def __init__(self) -> None:
         self.by_label: dict[str, int] = {}
         """Of all providers."""
-        self._places: dict[Place, IdleNodes] = {}
+        self._places: dict[Place, SortedIdleNodes] = {}
         self._splits: dict[Place, AllowedOn] = {}
         """How pools are split; by provider and pool, with label None."""
-        self._shares: dict[tuple[Place, str | None], IdleNodes] = {}
+        self._shares: dict[tuple[Place, str | None], SortedIdleNodes] = {}
         """By place and tenant; tenant None: everybody's."""
         self._hiding: dict[str | None, IsHidden] = {}
         """By provider."""
@@ -254,7 +254,7 @@ class IdleIndex:
         for share in self._shares_of(seen.record):
             nodes = self._shares.get(share)
             if nodes is None:
-                nodes = self._shares[share] = IdleNodes()
+                nodes = self._shares[share] = SortedIdleNodes()
             nodes.add(seen)
 
     def _unshare(self, node: Node) -> None:
@@ -287,7 +287,7 @@ class IdleIndex:
         for place in places:
             nodes = self._places.get(place)
             if nodes is None:
-                nodes = self._places[place] = IdleNodes()
+                nodes = self._places[place] = SortedIdleNodes()
             nodes.add(seen)
         for label in set(seen.record.type):
             self.by_label[label] = self.by_label.get(label, 0) + 1

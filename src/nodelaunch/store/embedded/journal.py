@@ -61,7 +61,7 @@ class _Transaction:
     settle: Settle | None
 
 
-class Pace:
+class GroupPace:
     """Whether a group is written on the event loop."""
 
     def __init__(self) -> None:
@@ -288,7 +288,7 @@ class _Disk:
     def __init__(self) -> None:
         self.is_busy = False
         """Whether the thread is at work."""
-        self._pace = Pace()
+        self._pace = GroupPace()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="nodelaunch-store")
         self._file: SqliteFile | None = None
 

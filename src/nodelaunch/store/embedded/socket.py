@@ -29,7 +29,7 @@ from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import (
     ANY_VERSION,
     Changed,
-    Check,
+    CheckVersion,
     Cooled,
     Create,
     Delete,
@@ -84,7 +84,7 @@ def _op_out(op: Op, lock_id: Callable[[Lock], int]) -> Message:
             return {"op": "put", "path": path, "data": _pack(data), "version": version}
         case Delete(path, version):
             return {"op": "delete", "path": path, "version": version}
-        case Check(path, version):
+        case CheckVersion(path, version):
             return {"op": "check", "path": path, "version": version}
         case TakeLock(path, identifier):
             return {"op": "take", "path": path, "identifier": _pack(identifier)}
@@ -119,7 +119,7 @@ def _op_in(message: Message, lock_of: Callable[[int], Lock]) -> Op:
         case "delete":
             return Delete(path, int(message["version"]))
         case "check":
-            return Check(path, int(message["version"]))
+            return CheckVersion(path, int(message["version"]))
         case "take":
             return TakeLock(path, base64.b64decode(message["identifier"]))
         case other:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from nodelaunch.errors import NotEmptyError, RecordExistsError, RecordGoneError, StoreError, VersionConflictError
-from nodelaunch.protocol.store import ANY_VERSION, Check, Create, Delete, Entry, Put, Stat
+from nodelaunch.protocol.store import ANY_VERSION, CheckVersion, Create, Delete, Entry, Put, Stat
 
 MAX_DATA = 1 << 20
 """Bytes in one znode; ZooKeeper's own default limit, so that nothing works here that fails there."""
 
-PlainOp = Create | Put | Delete | Check
+PlainOp = Create | Put | Delete | CheckVersion
 _K = TypeVar("_K")
 
 

@@ -29,7 +29,7 @@ _OTHER_NAME = (62, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ClientIdentity:
     """Who we are to ZooKeeper besides what a TLS certificate says."""
 
     scheme: str

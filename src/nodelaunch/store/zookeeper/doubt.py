@@ -18,14 +18,14 @@ CONTENDER_MARK = "__lock__"
 """Ends the name, before the number, of what contends for a lock; a random part before it makes the name unique."""
 
 
-class Verdict(Enum):
+class WriteOutcome(Enum):
     """What can be told of a write that has no results."""
 
     NOT_DONE = "not done"
     UNKNOWN = "unknown"
 
 
-Outcome = list[Entry | None] | Verdict
+Outcome = list[Entry | None] | WriteOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundState:
     """What is there now. ``numbered``: for each sequential create, by its path, what was made there of late."""
 
     entries: Mapping[str, Entry | None]
@@ -76,7 +76,7 @@ def candidates(prefix: str, names: Iterable[str]) -> list[str]:
     return [f"{parent}/{name}" for name in sorted(numbers, key=lambda name: name[size:], reverse=True)]
 
 
-def judge(doubts: Sequence[Doubt], found: Found) -> list[Outcome]:
+def judge(doubts: Sequence[Doubt], found: FoundState) -> list[Outcome]:
     """What became of each of *doubts*, in the order in which they were sent.
 
     Equal sequential creates each get their own: the server made them in the order in which they were sent.
@@ -85,7 +85,7 @@ def judge(doubts: Sequence[Doubt], found: Found) -> list[Outcome]:
     return [_judge(doubt, found, claimed) for doubt in doubts]
 
 
-def _judge(doubt: Doubt, found: Found, claimed: set[str]) -> Outcome:
+def _judge(doubt: Doubt, found: FoundState, claimed: set[str]) -> Outcome:
     """The first operation that can tell decides; those that nobody else can have done are asked first."""
     made_anew = {op.path for op in doubt.ops if isinstance(op, Create)}
     for op in sorted(doubt.ops, key=_weakness):
@@ -93,10 +93,10 @@ def _judge(doubt: Doubt, found: Found, claimed: set[str]) -> Outcome:
             continue
         zxid = _witness(op, doubt.since, found, claimed)
         if zxid is False:
-            return Verdict.NOT_DONE
+            return WriteOutcome.NOT_DONE
         if zxid is not None:
             return _results(doubt.ops, zxid, found, claimed)
-    return Verdict.UNKNOWN
+    return WriteOutcome.UNKNOWN
 
 
 def _weakness(op: PlainOp) -> int:
@@ -107,7 +107,7 @@ def _weakness(op: PlainOp) -> int:
     return 2
 
 
-def _witness(op: PlainOp, since: int, found: Found, claimed: set[str]) -> int | None:
+def _witness(op: PlainOp, since: int, found: FoundState, claimed: set[str]) -> int | None:
     """What *op* tells of its transaction: done as of a zxid; False: not done; None: it can't tell."""
     if isinstance(op, Create) and op.sequence:
         made = _claimable(op, since, found, claimed)
@@ -143,7 +143,7 @@ def _witness_put(op: Put, entry: Entry | None, since: int) -> int | None:
     return None if entry.stat.version > op.version else False
 
 
-def _claimable(op: Create, since: int, found: Found, claimed: set[str]) -> list[Entry]:
+def _claimable(op: Create, since: int, found: FoundState, claimed: set[str]) -> list[Entry]:
     """What the sequential create *op* can have made, the lowest number first."""
     owner = found.session_id if op.ephemeral else 0
     return [
@@ -156,13 +156,13 @@ def _claimable(op: Create, since: int, found: Found, claimed: set[str]) -> list[
     ]
 
 
-def _results(ops: Sequence[PlainOp], zxid: int, found: Found, claimed: set[str]) -> Outcome:
+def _results(ops: Sequence[PlainOp], zxid: int, found: FoundState, claimed: set[str]) -> Outcome:
     results: list[Entry | None] = []
     for op in ops:
         if isinstance(op, Create) and op.sequence:
             made = [entry for entry in _claimable(op, zxid - 1, found, claimed) if entry.stat.created_zxid == zxid]
             if not made:
-                return Verdict.UNKNOWN
+                return WriteOutcome.UNKNOWN
             claimed.add(made[0].path)
             results.append(_as_written(op, made[0], 0))
         elif isinstance(op, Create):

@@ -17,7 +17,7 @@ from typing import Final
 
 from nodelaunch.errors import StoreError
 from nodelaunch.log import Logger, get_logger
-from nodelaunch.protocol.store import LAG_S, Check, Create, Delete, Entry, Lock
+from nodelaunch.protocol.store import LAG_S, CheckVersion, Create, Delete, Entry, Lock
 from nodelaunch.store.zookeeper.grove import Grove
 from nodelaunch.store.zookeeper.numbers import DIGITS, Numbers
 from nodelaunch.store.zookeeper.session import ZkSession
@@ -44,7 +44,7 @@ DELETION: Final = "-"
 
 
 @dataclass(slots=True, eq=False)
-class Order:
+class EncodedWrite:
     """What is to be written: *ops*, encoded as *body* of a request *code*, in session *epoch*.
 
     ``under``: locks that have to be held; ``released``: those whose contenders it deletes. ``contender``: the path,
@@ -90,8 +90,8 @@ class OwnWrite:
         "pending", "ready", "results", "since", "swallowed",
     )  # fmt: skip
 
-    def __init__(self, order: Order, future: asyncio.Future[list[Entry | None]]) -> None:
-        self.order: Order = order
+    def __init__(self, order: EncodedWrite, future: asyncio.Future[list[Entry | None]]) -> None:
+        self.order: EncodedWrite = order
         self.future: asyncio.Future[list[Entry | None]] = future
         self.breaks: int = 0
         self.since: int = 0
@@ -388,7 +388,7 @@ class Forest:
         for op in write.order.ops:
             if type(op) is Delete:
                 keys.append(DELETION + op.path)
-            elif type(op) is not Check:
+            elif type(op) is not CheckVersion:
                 keys.append(op.path)
         for key in keys:
             writes = own.get(key)

@@ -28,9 +28,9 @@ from nodelaunch.store.zookeeper.connection import ConnectionBrokenError
 from nodelaunch.store.zookeeper.doubt import (
     CONTENDER_MARK,
     Doubt,
-    Found,
+    FoundState,
     Outcome,
-    Verdict,
+    WriteOutcome,
     candidates,
     judge,
     numbered_in,
@@ -159,7 +159,7 @@ class Recovery:
             self._forest.settle_found(write)
         elif write.future.cancelled():
             pass
-        elif outcome is Verdict.UNKNOWN:
+        elif outcome is WriteOutcome.UNKNOWN:
             _fail(write, OutcomeUnknownError(write.order.path, "the connection broke before the answer"))
         elif write.order.is_foreseen:
             _fail(write, RecordExistsError(write.order.path, "not made before the connection broke, nor since"))
@@ -175,7 +175,7 @@ class Recovery:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    async def _look(self, doubts: Sequence[Doubt]) -> Found:
+    async def _look(self, doubts: Sequence[Doubt]) -> FoundState:
         """All that can tell of *doubts*. Raises: ConnectionBrokenError."""
         await self._reader.sync()  # another server of the ensemble may lag behind the one that did it
         since = numbered_in(doubts)
@@ -192,7 +192,7 @@ class Recovery:
                 numbered[prefix] = [entry for path in found if (entry := entries[path]) is not None]
             else:
                 numbered[prefix] = await self._latest(found, since[prefix])
-        return Found(entries, numbered, self._session.session_id)
+        return FoundState(entries, numbered, self._session.session_id)
 
     async def _find(self, paths: Sequence[str]) -> dict[str, Entry | None]:
         found: dict[str, Entry | None] = {}

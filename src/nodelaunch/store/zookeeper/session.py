@@ -23,7 +23,7 @@ from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import SessionState
 from nodelaunch.store.shared import SessionStates
 from nodelaunch.store.zookeeper.connection import ConnectionBrokenError, OnReply, WireConnection
-from nodelaunch.store.zookeeper.dial import Dialer, Identity, Server
+from nodelaunch.store.zookeeper.dial import ClientIdentity, Dialer, Server
 from nodelaunch.store.zookeeper.wire import BROKEN, OP_CLOSE, Greeting, store_error
 
 log: Logger = get_logger(__name__)
@@ -36,7 +36,7 @@ CLOSE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
+class ConnectionListener:
     """Who is told what happens on the connection."""
 
     on_event: Callable[[int, str], None]
@@ -56,12 +56,12 @@ class ZkSession(SessionStates):
         *,
         timeout_s: float,
         tls: ssl.SSLContext | None,
-        identity: Identity | None = None,
+        identity: ClientIdentity | None = None,
     ) -> None:
         super().__init__()
         self.last_zxid: int = 0
         self.operations: Counter[str] = Counter()
-        self._audience: Audience | None = None
+        self._audience: ConnectionListener | None = None
         self._granted = Greeting(0, bytes(16), timeout_s)
         self.dialer: Dialer = Dialer(servers, tls, timeout_s)
         self._identity = identity
@@ -95,7 +95,7 @@ class ZkSession(SessionStates):
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    def start(self, audience: Audience) -> None:
+    def start(self, audience: ConnectionListener) -> None:
         self._audience = audience
         self._runner = asyncio.ensure_future(self._run())
 

@@ -18,11 +18,11 @@ from typing import Any, Self
 from nodelaunch.errors import RecordExistsError, RecordGoneError, SessionLostError, StoreError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Lock, Op, Put, Tree
-from nodelaunch.store.zookeeper.dial import Identity, Server
+from nodelaunch.store.zookeeper.dial import ClientIdentity, Server
 from nodelaunch.store.zookeeper.forest import Forest
 from nodelaunch.store.zookeeper.locks import Locks, Result
 from nodelaunch.store.zookeeper.reads import Reader
-from nodelaunch.store.zookeeper.session import Audience, ZkSession
+from nodelaunch.store.zookeeper.session import ConnectionListener, ZkSession
 from nodelaunch.store.zookeeper.tree import ZkTree
 from nodelaunch.store.zookeeper.wire import (
     BROKEN,
@@ -90,7 +90,7 @@ class ZooKeeperStore:
         *,
         chroot: str = "",
         tls: TlsFiles | None = None,
-        identity: Identity | None = None,
+        identity: ClientIdentity | None = None,
         acls: Sequence[Acl] = (),
         session_timeout_s: float = 10.0,
         makes_chroot: bool = True,
@@ -121,7 +121,7 @@ class ZooKeeperStore:
                 return
 
     async def __aenter__(self) -> Self:
-        self.session.start(Audience(self._forest.on_event, self._on_connected, self._forest.on_suspended))
+        self.session.start(ConnectionListener(self._forest.on_event, self._on_connected, self._forest.on_suspended))
         try:
             await self._see_chroot()
         except RecordGoneError:

@@ -25,7 +25,7 @@ from nodelaunch.errors import (
     StoreUnavailableError,
     VersionConflictError,
 )
-from nodelaunch.protocol.store import Check, Create, Delete, Entry, Put, Stat
+from nodelaunch.protocol.store import CheckVersion, Create, Delete, Entry, Put, Stat
 
 OP_CREATE2: Final[int] = protocol.Create2Request.opcode
 OP_DELETE: Final[int] = protocol.DeleteRequest.opcode
@@ -74,7 +74,7 @@ _LENGTHS: Final = [_INT.pack(length) for length in range(LENGTHS)]
 _CONNECT = struct.Struct("!iqiqi16s?")
 _GREETING = struct.Struct("!iiqi")
 
-PlainOp = Create | Put | Delete | Check
+PlainOp = Create | Put | Delete | CheckVersion
 
 
 @dataclass(frozen=True, slots=True)

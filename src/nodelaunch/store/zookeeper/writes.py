@@ -13,7 +13,7 @@ from typing import Final
 
 from nodelaunch.errors import LockLostError, RecordGoneError, StoreError
 from nodelaunch.protocol.store import Delete, Entry, Lock
-from nodelaunch.store.zookeeper.forest import Forest, Order, OwnWrite
+from nodelaunch.store.zookeeper.forest import EncodedWrite, Forest, OwnWrite
 from nodelaunch.store.zookeeper.lock import ZkLock
 from nodelaunch.store.zookeeper.numbers import DIGITS
 from nodelaunch.store.zookeeper.reads import Reader
@@ -84,7 +84,7 @@ class Writer:
             if not lock.is_held:
                 raise LockLostError(lock.contender)
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
-        write = OwnWrite(Order(ops, code, body, epoch, under, released, contender, is_foreseen), future)
+        write = OwnWrite(EncodedWrite(ops, code, body, epoch, under, released, contender, is_foreseen), future)
         self._send(write)
         try:
             return await future
@@ -157,7 +157,7 @@ class Writer:
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieved)
         ops = [Delete(path)]
-        self._send(OwnWrite(Order(ops, *encode_write(self._prefix, ops, self._acls), epoch), future))
+        self._send(OwnWrite(EncodedWrite(ops, *encode_write(self._prefix, ops, self._acls), epoch), future))
 
 
 def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:
