@@ -53,10 +53,11 @@ DRILL_SEED = "4"
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lint."""
+    """Formatting, lint and dead code."""
     session.install("-e", ".[dev]")
     session.run("ruff", "format", "--check", "src", "tests", "bench", "docs/hooks.py", "noxfile.py")
     session.run("ruff", "check", "src", "tests", "bench", "docs/hooks.py", "noxfile.py")
+    session.run("vulture")
 
 
 @nox.session

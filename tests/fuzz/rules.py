@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from fuzz.cloud import CloudEvent
+from fuzz.moves import LAUNCHER_MOVES, REQUEST_MOVES, USER_MOVES
 from fuzz.scenario import CORES, TENANT, PoolPlan, ProviderPlan, Scenario
 from fuzz.store import Transaction
 from nodelaunch.protocol import paths
@@ -21,24 +22,6 @@ from nodelaunch.protocol.states import NodeState, RequestState
 from nodelaunch.store.embedded.znodes import Change
 
 N, R = NodeState, RequestState
-LAUNCHER_MOVES = {
-    N.INIT: {N.BUILDING, N.DELETING},
-    N.BUILDING: {N.BUILDING, N.READY, N.FAILED, N.ABORTED, N.DELETING},
-    N.READY: {N.READY, N.DELETING},
-    N.IN_USE: {N.DELETING},
-    N.USED: {N.DELETING},
-    N.HOLD: {N.DELETING},
-    N.FAILED: {N.DELETING},
-    N.ABORTED: {N.DELETING},
-    N.DELETING: {N.DELETING, N.DELETED},
-    N.DELETED: {N.DELETING, N.DELETED},
-}
-USER_MOVES = {
-    N.READY: {N.IN_USE, N.HOLD, N.DELETING},
-    N.IN_USE: {N.USED, N.HOLD},
-    N.HOLD: {N.USED, N.DELETING},
-}
-REQUEST_MOVES = {R.REQUESTED: {R.REQUESTED, R.PENDING, R.FAILED}, R.PENDING: {R.FULFILLED, R.REQUESTED, R.FAILED}}
 KEPT = frozenset({N.READY, N.IN_USE, N.HOLD})
 """Whoever has, or is about to get, a node in one of these counts on its server."""
 
@@ -184,7 +167,7 @@ class Rules:
             "locks are removed by their owners",
             f"{change.path} was not its own",
         )
-        if (request_id := paths.request_id_of_contender(change.path)) is not None:
+        if (request_id := _request_id_of_contender(change.path)) is not None:
             self._touched[request_id] = self.now()
 
     def _on_record(self, change: Change, transaction: Transaction, before: dict[str, int | None]) -> None:
@@ -245,9 +228,8 @@ class Rules:
             self.must(old.state is new.state is R.REQUESTED, "only waiting requests are revised", request_id)
 
     def _check_move(self, who: str, old: NodeRequest, new: NodeRequest, session: int) -> None:
-        allowed = REQUEST_MOVES.get(old.state, set())
         self.must(
-            new.state in allowed,
+            (old.state, new.state) in REQUEST_MOVES,
             "requests move as agreed",
             f"{old.id}: {old.state.value} -> {new.state.value} by {who}",
         )
@@ -420,7 +402,7 @@ class Rules:
             under_lock = has_lock or (is_over and self.is_launcher(who))
             self.must(under_lock, "a node is written under its lock", f"{who} wrote {node_id} ({old.state.value})")
             moves = LAUNCHER_MOVES if self.is_launcher(who) else USER_MOVES
-            legal = new.state in moves.get(old.state, set())
+            legal = (old.state, new.state) in moves
             self.must(legal, "nodes move as agreed", f"{node_id}: {was}{new.state.value} by {who}")
             if self.is_launcher(who):
                 self._check_allocation(who, old, new, transaction.session, before)
@@ -590,3 +572,9 @@ def _short(directory: str) -> str:
 
 def _node_of(directory: str) -> NodeId:
     return NodeId(directory.removeprefix(paths.NODES + "/").removesuffix("/lock"))
+
+
+def _request_id_of_contender(path: str) -> RequestId | None:
+    """The id of the request whose lock the contender at *path* contends for, if it is one."""
+    request_id, _, rest = path[len(paths.REQUEST_LOCKS) + 1 :].partition("/")
+    return RequestId(request_id) if rest and paths.contender_sequence(rest) is not None else None

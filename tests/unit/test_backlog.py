@@ -13,7 +13,6 @@ def test_equal_requests_stand_in_one_line_in_the_order_of_service() -> None:
     assert [backlog.put(request)[1] for request in (third, first, second)] == [True, True, False]
     (line,) = backlog.lines.values()
     assert [request_id for _, request_id in line.waiting] == [first.id, second.id, third.id]
-    assert [line.place_of(request.id) for request in (first, second, third)] == [0, 1, 2]
     assert (line.head, line.order) == (first, first.order)
     assert len(backlog) == len(line) == 3
 

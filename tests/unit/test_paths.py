@@ -47,8 +47,6 @@ def test_contenders_are_known_by_kazoos_names() -> None:
     assert paths.node_id_of_contender(f"/nodepool/nodes/0000000007/lock/{CONTENDER}") == "0000000007"
     assert paths.node_id_of_contender("/nodepool/nodes/0000000007/lock") is None
     assert paths.node_id_of_contender("/nodepool/nodes/0000000007/lock/other") is None
-    assert paths.request_id_of_contender(f"/nodepool/requests-lock/200-1/{CONTENDER}") == "200-1"
-    assert paths.request_id_of_contender("/nodepool/requests-lock/200-1") is None
 
 
 @pytest.mark.parametrize(
@@ -89,5 +87,4 @@ def test_builds_and_known_pools_are_known_by_depth() -> None:
 
 def test_what_lies_deeper_than_a_contender_is_none() -> None:
     assert paths.contender_sequence("odd/0__lock__0000000001") is None
-    assert paths.request_id_of_contender(f"{paths.REQUEST_LOCKS}/200-0000000001/odd/0__lock__0000000001") is None
     assert paths.node_id_of_contender(f"{paths.NODES}/0000000001/lock/odd/0__lock__0000000001") is None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-import pytest
-
-from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Limits, Usage, UsageSum
+from nodelaunch.protocol.quota import NO_LIMITS, NOTHING, Limits, Usage
 
 
 def test_usages_add_up_and_never_fall_below_zero() -> None:
@@ -65,34 +63,3 @@ def test_amounts_are_a_copy_of_what_was_given() -> None:
     usage, limits = Usage(given), Limits(given)
     given["cores"] = 5
     assert (usage["cores"], limits["cores"]) == (1, 1)
-
-
-def test_a_running_sum_is_the_same_object_until_it_changes() -> None:
-    running = UsageSum()
-    assert running.total() == NOTHING
-    running.add(Usage(cores=4.0, ram=0.1))
-    running.add(Usage(cores=2))
-    before = running.total()
-    assert before == Usage(cores=6, ram=0.1)
-    running.add(NOTHING)
-    running.subtract(NOTHING)
-    assert running.total() is before
-    running.subtract(Usage(cores=4.0, ram=0.1))
-    assert (before, running.total()) == (Usage(cores=6, ram=0.1), Usage(cores=2))
-    running.subtract(Usage(cores=3))
-    assert running.total() == NOTHING
-    running.add(Usage(cores=3.5))
-    assert running.total() == Usage(cores=2.5)
-
-
-def test_floats_do_not_drift() -> None:
-    running = UsageSum()
-    for value in (0.1, 0.2, 0.3, 1e16, 7.0):
-        running.add(Usage(cores=value))
-    for value in (7.0, 0.2, 1e16, 0.1):
-        running.subtract(Usage(cores=value))
-    assert running.total() == Usage(cores=0.3)
-    running.subtract(Usage(cores=0.3))
-    assert list(running.total()) == []
-    with pytest.raises(OverflowError):
-        running.add(Usage(cores=inf))

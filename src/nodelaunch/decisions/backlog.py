@@ -153,10 +153,6 @@ class Line:
     def __len__(self) -> int:
         return len(self.waiting)
 
-    def place_of(self, request_id: RequestId) -> int:
-        """How many requests stand before this one."""
-        return bisect_left(self.waiting, (self.requests[request_id].order, request_id))
-
     def put(self, request: NodeRequest) -> bool:
         """Let *request* wait in its place; whether it is the head now."""
         insort(self.waiting, (request.order, request.id))

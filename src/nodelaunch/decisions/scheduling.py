@@ -170,11 +170,6 @@ class Schedule:
         known = line.deferred.get(key) or line.declined.get(key) or why_yielding(line, key, facts)
         return known or (line.deferred[min(line.full.pools)] if line.full.pools else None)
 
-    def ahead_of(self, request_id: RequestId) -> int:
-        """How many equal requests are served before this one."""
-        line = self._backlog.line_of.get(request_id)
-        return 0 if line is None else line.place_of(request_id)
-
     # -- deciding ---------------------------------------------------------------------------------------------------
 
     def decide(self, facts: Facts) -> list[Decision]:

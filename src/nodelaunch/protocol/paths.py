@@ -200,12 +200,6 @@ def node_id_of_contender(path: str) -> NodeId | None:
     return NodeId(node_id) if rest and contender_sequence(rest) is not None else None
 
 
-def request_id_of_contender(path: str) -> RequestId | None:
-    """The id of the request whose lock the contender at *path* contends for, if it is one."""
-    request_id, _, rest = path[len(REQUEST_LOCKS) + 1 :].partition("/")
-    return RequestId(request_id) if rest and contender_sequence(rest) is not None else None
-
-
 def upload_at(path: str) -> tuple[str, str, str, str] | None:
     """(image, build id, provider, upload id) of the upload record *path* is, if it is one."""
     parts = path[len(IMAGES) + 1 :].split("/")

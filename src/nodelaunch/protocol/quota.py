@@ -1,7 +1,7 @@
 """Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and whatever else a driver names.
 
 `Limits` and `Usage` are two types, so that a limit (missing: endless) can't be mixed with a usage (missing: none).
-Amounts are finite, and a usage is never negative. `UsageSum` adds up what comes and goes.
+Amounts are finite, and a usage is never negative.
 What does *not* belong here: where the figures come from, and what to do when something does not fit.
 """
 
@@ -81,69 +81,6 @@ class Usage:
     def to_resources(self) -> dict[str, float]:
         """As in a node record's ``resources``: cores, instances and ram always, others where used."""
         return {CORES: 0, INSTANCES: 0, RAM: 0, **self.amounts}
-
-
-class UsageSum:
-    """The sum of usages that come and go, without drift: when all that was added is subtracted, nothing is left.
-
-    Whole amounts are added as integers, the rest of a fraction as an integer of 2**-64. Mutable.
-    """
-
-    __slots__ = ("_parts", "_total", "_whole")
-
-    def __init__(self) -> None:
-        self._whole: dict[str, int] = {}
-        self._parts: dict[str, int] = {}
-        self._total: Usage | None = NOTHING
-
-    def add(self, usage: Usage) -> None:
-        """Raises: OverflowError, ValueError on an amount that is not finite."""
-        if usage.amounts:
-            self._put(usage.amounts, 1)
-
-    def subtract(self, usage: Usage) -> None:
-        """Take back what was added. The order of additions and subtractions does not matter."""
-        if usage.amounts:
-            self._put(usage.amounts, -1)
-
-    def total(self) -> Usage:
-        """The sum now, the same object until it changes; a resource of which 0 or less is left is not in it."""
-        if self._total is None:
-            amounts = {name: value for name, value in self._whole.items() if value > 0}
-            for name in self._parts:
-                amounts.pop(name, None)
-            self._total = Usage(amounts | self._fractions()) if self._parts else Usage(amounts)
-        return self._total
-
-    def _put(self, amounts: Mapping[str, float], sign: int) -> None:
-        self._total = None
-        whole = self._whole
-        for name, value in amounts.items():
-            integer = int(value)
-            count = whole.get(name, 0) + sign * integer
-            if integer != value:
-                count += self._put_part(name, sign * int((value - integer) * _SCALE))
-            if count:
-                whole[name] = count
-            else:
-                whole.pop(name, None)
-
-    def _put_part(self, name: str, part: int) -> int:
-        """Add *part*; returns the whole amounts that fractions make up."""
-        carry, parts = divmod(self._parts.get(name, 0) + part, _SCALE)
-        if parts:
-            self._parts[name] = parts
-        else:
-            self._parts.pop(name, None)
-        return carry
-
-    def _fractions(self) -> dict[str, float]:
-        """The resources that are no whole number."""
-        sums = {name: self._whole.get(name, 0) * _SCALE + part for name, part in self._parts.items()}
-        return {name: value / _SCALE for name, value in sums.items() if value > 0}
-
-
-_SCALE: Final = 2**64
 
 
 class Limits:

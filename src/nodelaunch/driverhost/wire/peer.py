@@ -16,7 +16,7 @@ from typing import Any, Final, TypeGuard
 
 from nodelaunch.driverhost.wire.messages import CANCEL, MAX_LINE
 
-PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, DRIVER_ERROR = -32700, -32600, -32601, -32602, -32000
+METHOD_NOT_FOUND, INVALID_PARAMS, DRIVER_ERROR = -32601, -32602, -32000
 """Codes of errors; the last one's ``data`` is a FaultInfo. Source: JSON-RPC 2.0."""
 CANCEL_GRACE_S: Final = 10.0
 """How long the answer to a cancelled call is waited for."""

@@ -33,9 +33,8 @@ class GarmCommand(enum.StrEnum):
     DELETE = "DeleteInstance"
     GET = "GetInstance"
     LIST = "ListInstances"
-    VERSIONS = "GetSupportedInterfaceVersions"
-    """This and the next two: v0.1.1."""
     CONFIG_SCHEMA = "GetConfigJSONSchema"
+    """This and the next: v0.1.1."""
     EXTRA_SPECS_SCHEMA = "GetExtraSpecsJSONSchema"
 
 
