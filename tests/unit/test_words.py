@@ -27,7 +27,6 @@ TODO = {
     "docs/drivers/process.md",
     "docs/drivers/static.md",
     "docs/errors.md",
-    "docs/log-events.md",
     "docs/nodes-without-zuul.md",
     "docs/reliability.md",
     "docs/security.md",
