@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(page.relative_to(ROOT).as_posix() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 TODO = {
     "docs/cli.md",
-    "docs/compatibility.md",
     "docs/driver-contract.md",
     "docs/driver-policy.md",
     "docs/drivers/fake.md",
     "docs/drivers/garm.md",
+    "docs/drivers/installing.md",
     "docs/drivers/metastatic.md",
     "docs/drivers/openstack.md",
     "docs/drivers/process.md",
@@ -55,7 +55,7 @@ EXAMPLES = re.compile(r"^## Words\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 def prose(text: str) -> str:
     """Return *text* without code, and without the examples of CONTRIBUTING.md, with single spaces."""
     for pattern in (FENCED, CODE, EXAMPLES):
-        text = pattern.sub("`", text)
+        text = pattern.sub("CODE", text)
     return " ".join(text.split())
 
 
@@ -90,6 +90,8 @@ def test_page_still_to_do_has_something_to_do(page: str) -> None:
         "The pool is told.",
         "A launcher tells of it.",
         "It ends. Should a launcher die, another resumes.",
+        "```sh\nls\n```\n\nwhoever\n\n```sh\nls\n```",
+        "`ls` by somebody with `ls`",
     ],
 )
 def test_banned_words_are_found(text: str) -> None:
