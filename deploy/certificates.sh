@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a CA, and certificates for a ZooKeeper server and a launcher, for one year: certificates.sh FOLDER [NAME...]
-# The server is called zookeeper and localhost, and by the names that are given besides. What is there already is kept.
+# Create a CA, and certificates for a ZooKeeper server and a launcher, for one year: certificates.sh FOLDER [NAME...]
+# The server is called zookeeper and localhost, and by each NAME. Existing files are kept.
 set -eu
 folder=${1:?the folder to make certificates in}
 shift
@@ -9,7 +9,7 @@ for name in "$@"; do names=$names,DNS:$name; done
 
 umask 077
 mkdir -p "$folder"
-chmod 700 "$folder" # a container that is given a file of it can read that, whoever its user is; nobody else can
+chmod 700 "$folder" # containers of any user can read the files mounted into them; other users can't
 cd "$folder"
 [ ! -e ca.key ] || exit 0
 work=$(mktemp -d)
@@ -23,5 +23,5 @@ for who in server client; do
     openssl x509 -req -days 365 -in "$work/request" -CA ca.crt -CAkey ca.key -CAcreateserial -extfile "$work/names" \
         -out $who.crt 2>/dev/null
 done
-cat server.key server.crt >server.pem # as ZooKeeper wants them
-chmod 644 ca.crt client.crt client.key server.pem # which containers are given
+cat server.key server.crt >server.pem # the form that ZooKeeper needs
+chmod 644 ca.crt client.crt client.key server.pem # files that are mounted into containers

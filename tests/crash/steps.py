@@ -77,14 +77,14 @@ GIVEN = Mark(r"request .* -> fulfilled")
 STEPS = (
     Step(
         "start",
-        "a launcher starts, registers its pools and makes the nodes to be kept ready",
+        "a launcher starts, registers its pools and launches the nodes for min-ready",
         opens=Mark("^starts"),
         closes=Mark(r"node \S+: building -> ready"),
         min_ready={"small": 1},
     ),
     Step(
         "request",
-        "a request for two nodes is locked, accepted, launched and fulfilled; one that nobody can serve is declined",
+        "a request for two nodes is locked, accepted, launched and fulfilled; one that no pool can serve is declined",
         opens=Mark("asks for small,big"),
         closes=GIVEN,
         requests=(
@@ -103,7 +103,7 @@ STEPS = (
     ),
     Step(
         "adoption",
-        "a launcher was killed in the middle of a launch; it is back, and the launch is gone on with",
+        "a launcher was killed in the middle of a launch; it restarts and resumes the launch",
         opens=Mark("^is killed first"),
         closes=GIVEN,
         requests=(SMALL,),
@@ -122,7 +122,7 @@ STEPS = (
     ),
     Step(
         "hold",
-        "clients hold nodes while the launcher is away: one gives its node back, one dies, one keeps it for a person",
+        "clients hold nodes while the launcher is away: one returns its node, one dies, one puts its node on hold",
         opens=Mark("in-use", 3),
         closes=Mark("-> (used|hold)"),
         requests=(
@@ -142,7 +142,7 @@ STEPS = (
     ),
     Step(
         "reload",
-        "the configuration changes while a request is served: its pool goes, another comes, the driver is made anew",
+        "the configuration changes while a request is served: its pool is removed, another added, the driver replaced",
         opens=Mark("^reload"),
         closes=Mark("request .* -> fulfilled", 3),
         requests=(
@@ -155,7 +155,7 @@ STEPS = (
     ),
     Step(
         "take-over",
-        "a launcher was killed in the middle of a launch, and another takes its work over",
+        "a launcher was killed in the middle of a launch, and another takes over its work",
         opens=Mark("loses requests-lock"),
         closes=GIVEN,
         requests=(SMALL,),
@@ -165,7 +165,7 @@ STEPS = (
     ),
     Step(
         "drain",
-        "a launcher ends in order: what it works on is handed back",
+        "a launcher ends in order and hands back its running requests",
         opens=Mark("^drain"),
         closes=Mark("has ended"),
         requests=(SMALL, RequestPlan(at=6.0, labels=("big", "small"), used_for=1.0)),

@@ -105,9 +105,9 @@ def test_paths_and_figures_of_the_page_are_those_of_the_code() -> None:
     for said in (
         f"{MOST_BYTES // 1024} KiB a body, {MOST_LABELS} labels, {desk.MOST_OPEN} requests that have not ended",
         f"{desk.PER_SECOND:g} new ones a second, {desk.MOST_WAITING} waits",
-        f"The last {desk.MOST_ENDED} requests",
+        f"the last {desk.MOST_ENDED} requests",
         f"{LONGEST_WAIT_S:g} s at most",
-        f"over: {TTL_S:g} s, or `ttl_s`",
+        f"after {TTL_S:g} s, or `ttl_s`",
         f"`ttl_s` (default {SERVED_TTL_S:g})",
     ):
         assert said in text

@@ -64,7 +64,7 @@ def test_it_is_hardened(unit: Path) -> None:
     if "unrecognized option" in done.stderr:
         pytest.skip("systemd before 250 looks at no unit that is not loaded")
     assert done.returncode == 0, done.stdout + done.stderr
-    version, exposure = re.findall(r"^systemd (\d+) counts an exposure of ([\d.]+)\.", PAGE, re.MULTILINE)[0]
+    version, exposure = re.findall(r"systemd (\d+) reports an exposure of ([\d.]+)\.", " ".join(PAGE.split()))[0]
     if analyze("--version").stdout.startswith(f"systemd {version} "):
         assert f"Overall exposure level for {unit.name}: {exposure} " in done.stdout
 
