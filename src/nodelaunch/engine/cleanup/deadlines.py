@@ -65,7 +65,7 @@ class Deadlines(Generic[K]):
 
     @property
     def next(self) -> float | None:
-        """Return the first deadline; None if there is none."""
+        """The first deadline; None if there is none."""
         while self._heap and self._when.get(self._heap[0][2]) != self._heap[0][0]:
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
