@@ -1,8 +1,7 @@
-"""Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and whatever else a driver names.
+"""Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and any other that a driver names.
 
 `Limits` and `Usage` are two types, so that a limit (missing: endless) can't be mixed with a usage (missing: none).
-Amounts are finite, and a usage is never negative. `UsageSum` adds up what comes and goes.
-What does *not* belong here: where the figures come from, and what to do when something does not fit.
+Amounts are finite, and a usage is never negative. `UsageSum` adds and subtracts usages without drift.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ _new = object.__new__
 
 
 class Usage:
-    """How much of each resource is, or would be, used. A resource not named is not used. Immutable."""
+    """The used, or needed, amount of each resource. A resource not named is not used. Immutable."""
 
     __slots__ = ("amounts",)
     amounts: Mapping[str, float]
-    """Resource → how much, never 0. Not to be changed."""
+    """Resource → amount, never 0. Not to be changed."""
 
     def __init__(self, amounts: Mapping[str, float] | None = None, /, **more: float) -> None:
         merged = {**(amounts or {}), **more} if more else dict(amounts or ())
@@ -55,7 +54,7 @@ class Usage:
         return made
 
     def __sub__(self, other: Usage) -> Usage:
-        """What remains when *other* is given back; never below zero."""
+        """Return the usage that remains without *other*; never below zero."""
         if not other.amounts or not self.amounts:
             return self
         left = dict(self.amounts)
@@ -79,12 +78,12 @@ class Usage:
         return f"Usage({self.amounts!r})"
 
     def to_resources(self) -> dict[str, float]:
-        """As in a node record's ``resources``: cores, instances and ram always, others where used."""
+        """Return the ``resources`` of a node record: cores, instances and ram always, others if used."""
         return {CORES: 0, INSTANCES: 0, RAM: 0, **self.amounts}
 
 
 class UsageSum:
-    """The sum of usages that come and go, without drift: when all that was added is subtracted, nothing is left.
+    """The sum of usages that come and go, without drift: when all added usages are subtracted, nothing is left.
 
     Whole amounts are added as integers, the rest of a fraction as an integer of 2**-64. Mutable.
     """
@@ -97,17 +96,17 @@ class UsageSum:
         self._total: Usage | None = NOTHING
 
     def add(self, usage: Usage) -> None:
-        """Raises: OverflowError, ValueError on an amount that is not finite."""
+        """Add *usage*. Raises: OverflowError, ValueError on an amount that is not finite."""
         if usage.amounts:
             self._put(usage.amounts, 1)
 
     def subtract(self, usage: Usage) -> None:
-        """Take back what was added. The order of additions and subtractions does not matter."""
+        """Subtract a usage that was added. The order of additions and subtractions does not matter."""
         if usage.amounts:
             self._put(usage.amounts, -1)
 
     def total(self) -> Usage:
-        """The sum now, the same object until it changes; a resource of which 0 or less is left is not in it."""
+        """The present sum, the same object until it changes; a resource of which 0 or less is left is not in it."""
         if self._total is None:
             amounts = {name: value for name, value in self._whole.items() if value > 0}
             for name in self._parts:
@@ -129,7 +128,7 @@ class UsageSum:
                 whole.pop(name, None)
 
     def _put_part(self, name: str, part: int) -> int:
-        """Add *part*; returns the whole amounts that fractions make up."""
+        """Add *part*. Return the whole amounts that fractions add up to."""
         carry, parts = divmod(self._parts.get(name, 0) + part, _SCALE)
         if parts:
             self._parts[name] = parts
@@ -138,7 +137,7 @@ class UsageSum:
         return carry
 
     def _fractions(self) -> dict[str, float]:
-        """The resources that are no whole number."""
+        """Return the resources with a fractional amount."""
         sums = {name: self._whole.get(name, 0) * _SCALE + part for name, part in self._parts.items()}
         return {name: value / _SCALE for name, value in sums.items() if value > 0}
 
@@ -147,11 +146,11 @@ _SCALE: Final = 2**64
 
 
 class Limits:
-    """How much of each resource may be used. A resource not named, or at infinity, has no limit. Immutable."""
+    """The amount of each resource that may be used. A resource not named, or at infinity, has no limit. Immutable."""
 
     __slots__ = ("amounts",)
     amounts: Mapping[str, float]
-    """Resource → how much may be used, never infinity. Not to be changed."""
+    """Resource → limit, never infinity. Not to be changed."""
 
     def __init__(self, amounts: Mapping[str, float | None] | None = None, /, **more: float | None) -> None:
         merged = {**(amounts or {}), **more}
@@ -173,7 +172,7 @@ class Limits:
         return f"Limits({self.amounts!r})"
 
     def minus(self, used: Usage) -> Limits:
-        """What is left; negative where more is used than allowed."""
+        """Return what is left; negative if more is used than allowed."""
         if not used.amounts or not self.amounts:
             return self
         left = dict(self.amounts)
@@ -185,7 +184,7 @@ class Limits:
         return made
 
     def tightest(self, other: Limits) -> Limits:
-        """The smaller of both, resource by resource."""
+        """Return the smaller limit of both, resource by resource."""
         if not other.amounts:
             return self
         if not self.amounts:
@@ -199,7 +198,7 @@ class Limits:
         return made
 
     def shortages(self, need: Usage) -> tuple[str, ...]:
-        """Names of the resources of which *need* wants more than there is, sorted; empty: it fits.
+        """Return the names of the resources of which *need* exceeds the limit, sorted; empty: it fits.
 
         A resource that is not needed is never short, however overdrawn it is.
         """

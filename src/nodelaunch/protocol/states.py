@@ -59,7 +59,7 @@ REQUEST_EDGES: Final[Mapping[tuple[RequestState, RequestState], str]] = MappingP
 """Edges a launcher may take, always under the request's lock."""
 
 REQUEST_FINAL: Final = frozenset({_R.FULFILLED, _R.FAILED})
-"""Only the requestor touches a request from here on."""
+"""States after which only the requestor touches a request."""
 
 _N = NodeState
 NODE_EDGES: Final[Mapping[tuple[NodeState, NodeState], str]] = MappingProxyType({
@@ -89,5 +89,5 @@ NODE_EDGES: Final[Mapping[tuple[NodeState, NodeState], str]] = MappingProxyType(
 ABANDONED_WHEN_UNLOCKED: Final = frozenset(
     {_N.BUILDING, _N.IN_USE, _N.USED, _N.FAILED, _N.ABORTED, _N.DELETING, _N.DELETED}
 )
-"""A node in one of these is somebody's as long as it is locked, and to be deleted as soon as it is not: this is the
-only way a launcher learns that an executor or another launcher died."""
+"""A node in one of these states belongs to its holder while it is locked, and has to be deleted as soon as it is not:
+this is the only way in which a launcher learns that an executor or another launcher died."""
