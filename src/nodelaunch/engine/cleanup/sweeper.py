@@ -194,7 +194,7 @@ class Sweeper:
         elif isinstance(key, RequestKey):
             self.requests.look(key.request_id)
 
-    # -- what only time tells ---------------------------------------------------------------------------------------
+    # -- deadlines and rounds ---------------------------------------------------------------------------------------
 
     async def _keep_sweeping(self) -> None:
         loop = asyncio.get_running_loop()

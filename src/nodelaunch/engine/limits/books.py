@@ -34,7 +34,7 @@ class Books:
         self._reservations = reservations
         self._queue = queue
 
-    # -- room -------------------------------------------------------------------------------------------------------
+    # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_room(self, key: PoolKey) -> Limits:
         """Return what the pool can give now, including the capacity that accepted requests wait for."""

@@ -87,7 +87,7 @@ class HostWatch:
         """Return True if the host is in quarantine."""
         return self._quarantine.is_out(host)
 
-    # -- being told -------------------------------------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------------------------
 
     def renew(self) -> None:
         """Handle a new configuration: failed hosts are checked at once, as they are configured now."""

@@ -179,7 +179,7 @@ class ProviderRuntime:
         """Return the usage of one node."""
         return self.cloud.label(pool, label).need
 
-    # -- refusals: the cloud said no although there seemed to be room -----------------------------------------------
+    # -- refusals: the cloud refused although there seemed to be capacity -------------------------------------------
 
     def quota_refused(self) -> None:
         """Note that the cloud refused for lack of quota: ask it for its limits, and pause launches."""

@@ -108,7 +108,7 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
 
 
 async def ask_reports(store: Store, processes: list[str]) -> list[LauncherReport]:
-    """Return the reports of those *processes* with these ids that answer; waits `ANSWER_TIMEOUT_S` at most.
+    """Return the reports of the *processes* with these ids that answer; waits `ANSWER_TIMEOUT_S` at most.
 
     Raises: StoreError.
     """

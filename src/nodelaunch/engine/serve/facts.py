@@ -211,7 +211,7 @@ class EngineFacts:
     def view(self, key: PoolKey) -> PoolView:
         return self._own_pools.views[key]
 
-    # -- room -------------------------------------------------------------------------------------------------------
+    # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_left(self, key: PoolKey) -> Limits:
         left = self.books.pool_room(key)

@@ -286,7 +286,7 @@ class MinReady:
         delay = self.retries.declined(label, request_id)
         tell("min_ready_declined", label=label, retry_in_s=delay, detail="no line for each try until there is room")
 
-    # -- telling ----------------------------------------------------------------------------------------------------
+    # -- reports ----------------------------------------------------------------------------------------------------
 
     def shortfalls(self) -> list[ReadyShortfall]:
         """Return the labels with fewer ready nodes than this process has to keep, and why."""

@@ -76,7 +76,7 @@ class ImageView(Teller):
         ]
         return max(uploading + building, default=None)
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def image_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.IMAGES` that is new or has changed."""

@@ -146,7 +146,7 @@ class NodeView(Teller):
         contenders = self._node_contenders.get(NodeId(path[_BELOW:]))
         return contenders is not None and True not in contenders.values()
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def node_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.NODES` that is new or has changed."""

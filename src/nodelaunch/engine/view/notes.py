@@ -48,7 +48,7 @@ class Seen(Generic[R]):
         return f"Seen({self.record!r}, version={self.version})"
 
 
-# -- what listeners are told ----------------------------------------------------------------------------------------
+# -- notes for listeners --------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

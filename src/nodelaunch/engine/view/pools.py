@@ -160,7 +160,7 @@ class PoolsView(Teller):
             return ()
         return self.pauses_of(record.provider_name or "", record.name or "", record.hostname, launcher)
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def pool_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.POOLS` that is new or has changed."""

@@ -61,7 +61,7 @@ class RequestView(Teller):
         """Lock directories of requests, with the time each was made, in seconds since 1970."""
         return self._request_lock_dirs
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def request_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.REQUESTS` that is new or has changed."""
