@@ -1,4 +1,4 @@
-"""What the pools of this process say of the heads of lines, and which of them is asked next."""
+"""The verdicts of this process's pools on the heads of lines, and the choice of the pool that is asked next."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from nodelaunch.protocol.verdicts import (
 )
 
 TURN_S = 2.0
-"""How long a launcher that is not full may take to serve a request in its turn, before others do."""
+"""Seconds in which a launcher that is not full may serve a request in its turn, before others do."""
 OPEN_S = 30.0
-"""For how long no turns are taken among equal requests, after a launcher let its turn pass."""
+"""Seconds without turns among equal requests, after a launcher let its turn pass."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What the schedule did so far; for measurements."""
+    """Counters of the schedule, for measurements."""
 
     passes: int = 0
     heads_judged: int = 0
@@ -50,10 +50,10 @@ class Counters:
 
 
 class PoolAnswers:
-    """Asks pools, and remembers what they said.
+    """Asks pools, and remembers their verdicts.
 
-    Invariants: only lines in which requests wait keep anything; what a line keeps in a pool is what the pool said of
-    its head; a pool that is exhausted has no room for any launch and no idle node, whatever is kept.
+    Invariants: only lines in which requests wait keep anything; a line's verdict for a pool is the pool's verdict on
+    the line's head; an exhausted pool has no capacity for any launch and no idle node, whatever is reserved.
     """
 
     def __init__(self, counters: Counters) -> None:
@@ -61,35 +61,35 @@ class PoolAnswers:
         self.lines_at: dict[PoolKey, dict[Line, None]] = {}
         """Lines in which requests wait, by the pools that may be asked."""
         self.alarms: dict[Line, float] = {}
-        """When a line is to be looked at again even if nothing changes, by the wall clock."""
+        """When a line has to be looked at again even if nothing changes, by the wall clock."""
         self.exhausted: set[PoolKey] = set()
         self._counters = counters
         self._change = 0
         self._changes: OrderedDict[PoolKey, int] = OrderedDict()
         """The number of each pool's last change, the latest last."""
         self._short: dict[str, dict[PoolKey, None]] = {}
-        """By provider, pools that could not launch something since there was last more room at the provider."""
+        """By provider: pools that could not launch a node since the provider last had more capacity."""
 
     def note_change(self, key: PoolKey) -> None:
-        """The pool may say something else now."""
+        """Note that the pool may give another verdict now."""
         self.exhausted.discard(key)
         self._change += 1
         self._changes[key] = self._change
         self._changes.move_to_end(key)
 
     def take_short(self, provider: str) -> list[PoolKey]:
-        """The pools that may launch something now that there may be more room at *provider*."""
+        """Remove and return the pools that may launch now, as *provider* may have more capacity."""
         return list(self._short.pop(provider, ()))
 
     def is_hopeless(self, line: Line, key: PoolKey) -> bool:
-        """Whether *line* waits for room in a pool that has none at all."""
+        """Return True if *line* waits for capacity in a pool that has none at all."""
         if key not in self.exhausted:
             return False
         verdict = line.deferred.get(key)
         return verdict is not None and verdict.waits_for_room and not verdict.kept
 
     def activate(self, line: Line) -> None:
-        """Requests wait in *line* from now on."""
+        """Note that requests wait in *line* from now on."""
         for key in line.pools:
             self.lines_at.setdefault(key, {})[line] = None
         for key, verdict in line.deferred.items():
@@ -105,7 +105,7 @@ class PoolAnswers:
         self.alarms.pop(line, None)
 
     def prepare(self, line: Line, facts: Facts) -> None:
-        """Have the offers of *line* as of now."""
+        """Update the offers of *line*."""
         if line.peers.generation != facts.generation:
             self.deactivate(line)
             self._find_pools(line, facts)
@@ -133,7 +133,7 @@ class PoolAnswers:
         line.peers.turn = turn_elsewhere(line, offering, facts) if takes_turns else None
 
     def _await_turn(self, line: Line, facts: Facts) -> None:
-        """Leave the head to the launcher whose turn it is, but not for ever: it may be stuck."""
+        """Leave the head to the launcher whose turn it is, for a limited time: that launcher may be stuck."""
         peers = line.peers
         if peers.awaited is None or peers.awaited not in line.requests:
             peers.awaited, peers.awaited_until = line.head.id, facts.now + TURN_S
@@ -154,8 +154,8 @@ class PoolAnswers:
         return keys
 
     def _find_pools(self, line: Line, facts: Facts) -> None:
-        """Which pools of this process may serve the shape: those that offer it; if no registered pool does, all, since
-        each has to decline it."""
+        """Find the pools of this process that may serve the shape: those that offer it. If no registered pool does,
+        all, since each has to decline it."""
         line.forget_pools()
         line.peers.generation = facts.generation
         offering = offering_of(line, facts)
@@ -174,7 +174,7 @@ class PoolAnswers:
             self.offer(line, key, facts)
 
     def offer(self, line: Line, key: PoolKey, facts: Facts) -> None:
-        """The pool may be asked for the next request of *line*."""
+        """Add an offer: the pool may be asked for the next request of *line*."""
         if len(line.offers) > 2 * len(line.pools):
             line.drop_stale_offers()
         stamp = line.stamps[key] = line.stamps.get(key, 0) + 1
@@ -204,7 +204,7 @@ class PoolAnswers:
         line.declined.pop(key, None)
 
     def refuse(self, line: Line, key: PoolKey, verdict: Defer | Decline) -> None:
-        """The pool can't serve the head."""
+        """Keep the verdict of a pool that can't serve the head."""
         line.stamps.pop(key, None)
         if isinstance(verdict, Decline):
             line.declined[key] = verdict
@@ -219,7 +219,7 @@ class PoolAnswers:
             self.alarms[line] = min(verdict.until, self.alarms.get(line, verdict.until))
 
     def ask(self, line: Line, facts: Facts) -> tuple[PoolKey, Accept] | None:
-        """Ask pools, the best first, until one accepts the head; a tenant that is full is so everywhere."""
+        """Ask pools, the best first, until one accepts the head. A full tenant is full in every pool."""
         while line.offers and not line.full.everywhere:
             offer = line.offers[0]
             if line.stamps.get(offer.key) != offer.stamp:
@@ -238,7 +238,8 @@ class PoolAnswers:
         return None
 
     def keeps_nothing(self, line: Line, key: PoolKey) -> bool:
-        """Whether room in the pool is for others than the head of *line*, which would only be given idle nodes."""
+        """Return True if capacity in the pool is for others than the head of *line*, which would only get idle
+        nodes."""
         priority = line.pools[key]
         return self._has_to_yield(line, priority) or is_turn_elsewhere(line, priority)
 
@@ -249,7 +250,8 @@ class PoolAnswers:
         return bool(line.held_back) and priority > min(line.held_back.values())
 
     def ask_last(self, line: Line, facts: Facts) -> None:
-        """Every registered pool has declined the head, and nobody has failed it: one of ours does."""
+        """Let one pool of this process fail the head: every registered pool has declined it, and no launcher has failed
+        it."""
         view = next(iter(facts.own.values()))
         line.pools.setdefault(view.key, view.priority)
         verdict = wait_for_absentee(line.head, facts.absent, facts.now) or Decline((NobodyLeft(),))
@@ -275,7 +277,7 @@ class PoolAnswers:
         return not view.can_launch or min(facts.pool_left(key)[INSTANCES], facts.provider_left(key)[INSTANCES]) < 1
 
     def _room(self, line: Line, view: PoolView, facts: Facts) -> Room:
-        """What is free in the pool for the head, without what earlier heads wait for."""
+        """Return the free capacity in the pool for the head, after reservations for earlier heads."""
         key, provider = view.key, view.key[0]
         pool_left, provider_left = facts.pool_left(key), facts.provider_left(key)
         kept: frozenset[NodeId] = frozenset()
@@ -300,7 +302,7 @@ class PoolAnswers:
         )
 
     def _tenant(self, line: Line, facts: Facts) -> tuple[Limits, Limits]:
-        """The limits of the line's tenant, and what is left of them."""
+        """Return the limits of the line's tenant, and what is left of them."""
         name = line.shape.tenant
         tenant = facts.tenant(name) if name is not None else None
         if tenant is None or name is None:
@@ -312,20 +314,21 @@ class PoolAnswers:
 
 
 def reusable_for(line: Line, key: PoolKey, facts: Facts) -> int:
-    """How many idle nodes the pool has for the head of *line*; one that has several of its labels may count twice."""
+    """Return how many idle nodes the pool has for the head of *line*; one with several of its labels may count
+    twice."""
     labels = line.shape.labels if line.shape.reuse or not facts.view(key).can_launch else ()
     return min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
 
 
 def serves_out_of_turn(line: Line, key: PoolKey, facts: Facts) -> bool:
-    """Whether the pool has an idle node for the head of *line*, which it serves whosever turn it is, unless what it
-    would have to launch besides fails there."""
+    """Return True if the pool has an idle node for the head of *line*. The pool then serves the head in any launcher's
+    turn, unless the missing nodes would have to be launched and launches fail there."""
     count, labels = reusable_for(line, key, facts), line.shape.labels
     return count > 0 and (count == len(labels) or not facts.is_doubtful(key, labels))
 
 
 def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
-    """Why a pool that was not asked leaves the head of *line* to others; None: it does not."""
+    """Return why a pool that was not asked leaves the head of *line* to others; None: it does not."""
     view = next((view for view in facts.own.values() if view.key == key), None)
     if view is None or view.pool_id in line.shape.declined_by:
         return None
@@ -345,9 +348,9 @@ def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
 
 
 def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
-    """The registered pools that offer all labels of the shape and have not declined it; where pools of the provider it
-    asks for are among them, and not all paused by an operator, only these. They would wait for a job that waits for
-    them: requests of a job's children name the provider that the job's own nodes are at."""
+    """Return the registered pools that offer all labels of the shape and have not declined it. If pools of the provider
+    that it asks for are among them, and an operator has not paused all of these, return only these. Other pools would
+    wait for a job that waits for them: requests of a job's children name the provider of the job's own nodes."""
     shape = line.shape
     wanted = frozenset(shape.labels)
     peers = facts.peers_offering(shape.labels[0]) if shape.labels else facts.peers
@@ -359,24 +362,25 @@ def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
 
 
 def better_elsewhere(offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:
-    """Priority and id of the best pool of another process that is not paused."""
+    """Return priority and id of the best pool of another process that is not paused."""
     own = facts.own
     others = [peer for peer in offering if not peer.is_paused and peer.pool_id not in own]
     return min(((peer.priority, peer.pool_id) for peer in others), default=None)
 
 
 def is_turn_elsewhere(line: Line, priority: int) -> bool:
-    """Whether a pool of this *priority* leaves the head to the launcher whose turn it is."""
+    """Return True if a pool of this *priority* leaves the head to the launcher whose turn it is."""
     return line.peers.turn is not None and priority >= line.peers.turn[0]
 
 
 def turn_elsewhere(line: Line, offering: Iterable[RegisteredPool], facts: Facts) -> tuple[int, str] | None:
-    """Priority and id of a pool of the launcher that is asked first for the requests of *line*, if that is not us.
+    """Return priority and id of a pool of the launcher that is asked first for the requests of *line*, if that is
+    another launcher.
 
-    The launchers that have one of the best pools take turns; paused pools don't count, and a launcher whose pools are
-    all paused leaves nothing to others: what waits for room in it goes on waiting there, so that it stays paused.
-    All launchers conclude the same from the same registrations. If two differ for a moment, they both take a request,
-    or none does until they agree.
+    The launchers that have one of the best pools take turns. Paused pools don't count. A launcher whose pools are all
+    paused leaves nothing to others: requests that wait for its capacity continue to wait there, so that it stays
+    paused. All launchers conclude the same from the same registrations. If two differ for a moment, they both take a
+    request, or neither does until they agree.
     """
     free = [peer for peer in offering if not peer.is_paused]
     best = min((peer.priority for peer in free), default=0)

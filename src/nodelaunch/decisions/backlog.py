@@ -1,7 +1,7 @@
 """The node requests that wait to be decided on, in lines of equal requests.
 
-All requests of one line want the same and may have the same, so what holds for the first holds for the rest: only heads
-are looked at. Within a line requests stand in the order they are served by.
+All requests of one line want the same and may get the same, so a verdict on the first is valid for the rest: only heads
+are looked at. Within a line, requests stand in the order of service.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from nodelaunch.protocol.records import NodeRequest, RequestOrder, turn_of
 from nodelaunch.protocol.verdicts import Decline, Defer
 
 MAX_EMPTY_LINES = 256
-"""How many lines without requests are kept, because the next request is likely to be like the last."""
+"""Lines without requests that are kept, because the next request is likely to be like the last."""
 
 
 class Shape(NamedTuple):
-    """What decides which pools may serve a request, and with what. Requests of one shape differ in their order only."""
+    """The properties that decide which pools may serve a request, and with which nodes. Requests of one shape differ
+    only in their order."""
 
     labels: tuple[str, ...]
     provider: str | None
@@ -31,7 +32,7 @@ class Shape(NamedTuple):
     reuse: bool
     is_min_ready: bool
     alone: RequestId | None = None
-    """Set for a request that stands in a line of its own: launches for it were begun, or it is being written."""
+    """Set for a request in a line of its own: launches for it were started, or it is being written."""
     turn: int = 0
     """The number of the launcher that is asked first."""
 
@@ -41,7 +42,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(request: NodeRequest, *, is_alone: bool = False, launchers: int = 1) -> Shape:
-    """The shape of *request*; *is_alone* puts it into a line of its own. So many *launchers* take turns."""
+    """Return the shape of *request*. *is_alone* puts it into a line of its own. *launchers*: how many take turns."""
     return Shape(
         request.node_types,
         request.provider,
@@ -59,67 +60,67 @@ class Offer(NamedTuple):
 
     priority: int
     is_doubtful: bool
-    """Whether what would have to be launched has failed in the pool again and again."""
+    """True if the nodes to launch have failed repeatedly in the pool."""
     reusable: int
-    """Minus the number of idle nodes the pool has for the request."""
+    """Minus the number of idle nodes that the pool has for the request."""
     room: float
-    """Minus how many more such requests the pool has room for."""
+    """Minus the number of such requests for which the pool has capacity."""
     used: float
-    """How many instances the pool has, where room has no limit."""
+    """How many instances the pool has, if its capacity has no limit."""
     key: PoolKey
     stamp: int
-    """The offer counts only while it is the latest of its pool."""
+    """The offer is valid only while it is the latest of its pool."""
 
 
 @dataclass(slots=True)
 class PeerStanding:
-    """What the registered pools, ours and those of other processes, mean for a line."""
+    """The relation of a line to the registered pools, of this process and of others."""
 
     generation: int = -1
-    """Of the registered pools, when this was found."""
+    """The generation of the registered pools for which this was computed."""
     pauses: int = -1
-    """Of pools, when ``yields_to`` and ``turn`` were found."""
+    """The generation of the pauses for which ``yields_to`` and ``turn`` were computed."""
     yields_to: tuple[int, str] | None = None
     """Priority and id of the best pool of another process: it goes before any of a larger priority number."""
     turn: tuple[int, str] | None = None
     """Priority and id of a pool of the launcher whose turn it is, if that is another one: it goes before any of an
     equal or larger priority number."""
     awaited: RequestId | None = None
-    """The head for which that launcher was first waited for."""
+    """The head for which that launcher was first awaited."""
     awaited_until: float = 0.0
-    """How long it is waited for, by the wall clock."""
+    """Until when it is awaited, by the wall clock."""
     open_until: float = 0.0
-    """Until when nobody takes turns here, since a launcher let its turn pass, by the wall clock; 0: they are taken."""
+    """Until when no turns are taken here, since a launcher let its turn pass, by the wall clock; 0: turns are taken."""
     is_offered: bool = False
-    """Whether any registered pool that has not declined offers all labels."""
+    """True if any registered pool that has not declined offers all labels."""
     is_left: bool = False
-    """Every registered pool has declined the request, and nobody has failed it."""
+    """True if every registered pool has declined the request, and no launcher has failed it."""
 
 
 @dataclass(slots=True)
 class FullTenant:
-    """What a line's pools said of its tenant's limits."""
+    """The verdicts of a line's pools on its tenant's limits."""
 
     pools: set[PoolKey] = field(default_factory=set)
-    """Pools that said that the tenant is full, and that the request has to wait."""
+    """Pools with the verdict that the tenant is full and the request has to wait."""
     is_uniform: bool = True
-    """Whether the head needs the same in all pools, as far as a tenant's limits may make that matter."""
+    """True if the head needs the same in all pools, as far as a tenant's limits are concerned."""
 
     @property
     def everywhere(self) -> bool:
-        """Whether what one pool said goes for all."""
+        """True if one pool's verdict is valid for all."""
         return bool(self.pools) and self.is_uniform
 
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """Requests of one shape, and how they stand with each pool of this process."""
+    """Requests of one shape, and their standing with each pool of this process."""
 
     shape: Shape
     waiting: list[tuple[RequestOrder, RequestId]] = field(default_factory=list)
     requests: dict[RequestId, NodeRequest] = field(default_factory=dict)
     is_busy: bool = False
-    """Its one request is being written: it keeps what it would get, and gets nothing yet."""
+    """True while its one request is being written: its reservations stay, and it gets nothing yet."""
     peers: PeerStanding = field(default_factory=PeerStanding)
     seen: int = 0
     """Number of the last change of a pool that this line knows of."""
@@ -130,11 +131,11 @@ class Line:
     stamps: dict[PoolKey, int] = field(default_factory=dict)
     """The latest offer of each pool that was not refused since."""
     deferred: dict[PoolKey, Defer] = field(default_factory=dict)
-    """What the pools said that can't serve the head yet."""
+    """Verdicts of pools that can't serve the head yet."""
     declined: dict[PoolKey, Decline] = field(default_factory=dict)
-    """What the pools said that never will."""
+    """Verdicts of pools that never will."""
     held_back: dict[PoolKey, int] = field(default_factory=dict)
-    """Priorities of the pools in ``deferred`` that others yield to all the same."""
+    """Priorities of the pools in ``deferred`` to which others yield nevertheless."""
     full: FullTenant = field(default_factory=FullTenant)
     to_reopen: set[PoolKey] = field(default_factory=set)
     """Pools in ``deferred`` or ``declined`` to be asked again."""
@@ -154,25 +155,25 @@ class Line:
         return len(self.waiting)
 
     def put(self, request: NodeRequest) -> bool:
-        """Let *request* wait in its place; whether it is the head now."""
+        """Add *request* in its place. Return True if it is the head now."""
         insort(self.waiting, (request.order, request.id))
         self.requests[request.id] = request
         return self.waiting[0][1] == request.id
 
     def take(self, request_id: RequestId) -> bool:
-        """Take the request out; whether it was the head."""
+        """Remove the request. Return True if it was the head."""
         request = self.requests.pop(request_id)
         place = bisect_left(self.waiting, (request.order, request_id))
         del self.waiting[place]
         return place == 0
 
     def drop_stale_offers(self) -> None:
-        """Keep the latest offer of each pool only."""
+        """Keep only the latest offer of each pool."""
         self.offers = [offer for offer in self.offers if self.stamps.get(offer.key) == offer.stamp]
         heapify(self.offers)
 
     def forget_pools(self) -> None:
-        """Nothing that pools said holds any more."""
+        """Drop all verdicts of pools."""
         for known in (self.pools, self.stamps, self.deferred, self.declined, self.held_back, self.possible):
             known.clear()
         self.offers.clear()
@@ -190,14 +191,14 @@ class Backlog:
         self.lines: dict[Shape, Line] = {}
         self.line_of: dict[RequestId, Line] = {}
         self.launchers = 1
-        """How many take turns; to be changed while nothing waits."""
+        """How many launchers take turns; may be changed only while no request waits."""
         self._empty: dict[Shape, None] = {}
 
     def __len__(self) -> int:
         return len(self.line_of)
 
     def put(self, request: NodeRequest, *, is_alone: bool = False) -> tuple[Line, bool]:
-        """Let *request* wait; its line, and whether it is the head."""
+        """Add *request*. Return its line, and True if it is the head."""
         shape = shape_of(request, is_alone=is_alone, launchers=self.launchers)
         line = self.lines.get(shape)
         if line is None:
@@ -207,7 +208,7 @@ class Backlog:
         return line, line.put(request)
 
     def take(self, request_id: RequestId) -> tuple[Line, bool] | None:
-        """Take the request out, if it waits: the line it stood in, and whether it was the head."""
+        """Remove the request, if it waits. Return its line, and True if it was the head."""
         line = self.line_of.pop(request_id, None)
         if line is None:
             return None
@@ -217,7 +218,7 @@ class Backlog:
         return line, was_head
 
     def _spare(self, line: Line) -> None:
-        """Keep the empty *line* for requests to come, if some may; drop the oldest if there are too many."""
+        """Keep the empty *line* for later requests, if there may be some; drop the oldest if there are too many."""
         if line.shape.alone is not None:
             del self.lines[line.shape]
             return

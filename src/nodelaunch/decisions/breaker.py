@@ -1,7 +1,7 @@
-"""A circuit breaker: stops trying what keeps failing, lets one try through now and then, and closes when one succeeds.
+"""A circuit breaker: stops tries that keep failing, lets one through now and then, and closes when one succeeds.
 
-Time and the random part of pauses are given. Times are seconds of any one clock that does not run backwards. What does
-*not* belong here: waiting, and what a breaker is for (engine/provider/breakers.py).
+Time and the random part of pauses are arguments. Times are seconds of any one clock that does not run backwards.
+engine/provider/breakers.py says what the breakers are for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class BreakerChange(enum.Enum):
-    """What a result did to a breaker, where it is worth telling."""
+    """The effect of a result on a breaker, if it is worth a report."""
 
     OPENED = "opened"
     OTHER_REASON = "open for another reason"
@@ -20,7 +20,7 @@ class BreakerChange(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """Why a try failed. Causes of one *kind* are the same reason, whatever the *detail* says."""
+    """The cause of a failed try. Causes of one *kind* are the same reason, whatever the *detail*."""
 
     kind: str
     detail: str
@@ -34,27 +34,27 @@ class BreakerRule:
     """When breakers of one kind open, and for how long."""
 
     threshold: int
-    """So many failures in a row open it."""
+    """Failures in a row that open the breaker."""
     first_s: float
-    """The pause after it opened. It doubles with each probe that fails."""
+    """Seconds of the pause after it opened. The pause doubles with each probe that fails."""
     last_s: float
-    """The longest pause."""
+    """Seconds of the longest pause."""
 
 
 class Breaker:
-    """Tell it how tries end; ask it whether one may be made.
+    """One breaker. Report to it how tries end; ask it if one may be made.
 
-    Invariants: it is open from the failure that reaches the threshold until a success of a try that began since; while
-    it is open, one try may be made in each pause, the probe. A pause ends, whatever became of its probe.
+    Invariants: it is open from the failure that reaches the threshold until the success of a try that began since;
+    while it is open, one try may be made in each pause, the probe. A pause ends, whatever the outcome of its probe.
     """
 
     __slots__ = ("_is_probed", "_pause_s", "_rule", "cause", "failures", "next_at", "since")
 
     def __init__(self, rule: BreakerRule) -> None:
         self.failures: int = 0
-        """In a row, as far as they were told."""
+        """Reported failures in a row."""
         self.cause: FailureCause | None = None
-        """Of the last failure; while it is open, of the first since then that was of its kind."""
+        """The cause of the last failure; while open, of the first failure of that kind since the breaker opened."""
         self.since: float | None = None
         """When it opened; None: it is closed."""
         self.next_at: float = 0.0
@@ -62,7 +62,7 @@ class Breaker:
         self._rule = rule
         self._pause_s = 0.0
         self._is_probed = False
-        """Whether a probe is under way."""
+        """True while a probe is under way."""
 
     @property
     def is_open(self) -> bool:
@@ -72,7 +72,7 @@ class Breaker:
         return self.since is None or now >= self.next_at
 
     def probe(self, now: float, *, spread: float = 1.0) -> None:
-        """Note that the probe is made; should it never end, the next one may be made after another pause."""
+        """Note that the probe is made. If it never ends, the next one may be made after another pause."""
         if self.since is not None:
             self._is_probed = True
             self.next_at = now + self._pause_s * spread
@@ -80,10 +80,11 @@ class Breaker:
     def failed(
         self, now: float, cause: FailureCause, *, after_s: float = 0.0, spread: float = 1.0
     ) -> BreakerChange | None:
-        """Note a failure. *after_s*: the pause that was asked for, which goes before ours up to the limit; 0: none was.
-        *spread*: the factor for our pause, 1 or more, chosen at random so that several processes don't probe together.
+        """Note a failure. *after_s*: the pause that the other side asked for, which is used up to the limit; 0: none.
+        *spread*: the factor for our own pause, 1 or more, chosen at random so that several processes don't probe
+        together.
 
-        While it is open, a failure that is no probe's belongs to a try of before: it makes no pause longer.
+        While the breaker is open, a failure other than the probe's is of an earlier try: it makes no pause longer.
         """
         self.failures += 1
         if self.since is None:
@@ -104,7 +105,7 @@ class Breaker:
         return change
 
     def succeeded(self, began: float) -> BreakerChange | None:
-        """Note the success of a try that *began* then. One from before it opened does not close it."""
+        """Note the success of a try that *began* then. A try from before the breaker opened does not close it."""
         if self.since is not None and began < self.since:
             return None
         change = None if self.since is None else BreakerChange.CLOSED

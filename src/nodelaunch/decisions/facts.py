@@ -1,4 +1,4 @@
-"""What a schedule decides on: the port through which the engine tells it."""
+"""The facts that a schedule decides on: the port through which the engine provides them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nodelaunch.protocol.verdicts import (
 
 
 class Facts(Protocol):
-    """What a schedule decides on. Every answer is as of now and cheap."""
+    """The facts of a schedule. Every answer is as of now and cheap."""
 
     @property
     def generation(self) -> int:
@@ -32,8 +32,8 @@ class Facts(Protocol):
 
     @property
     def pauses(self) -> int:
-        """Grows when a pool of another process is paused or not paused any more; while several launchers take turns,
-        also when one of ours is."""
+        """Grows when a pool of another process is paused or resumed; while several launchers take turns, also for pools
+        of this process."""
 
     @property
     def launchers(self) -> int:
@@ -50,51 +50,51 @@ class Facts(Protocol):
         """The registered pools of this process that take requests, by pool id."""
 
     def view(self, key: PoolKey) -> PoolView:
-        """One of them; the same object as long as nothing in it changes."""
+        """Return the view of one pool of this process; the same object while nothing in it changes."""
 
     def pool_left(self, key: PoolKey) -> Limits:
-        """What the pool can give by its own limits."""
+        """Return what the pool can give by its own limits."""
 
     def provider_left(self, key: PoolKey) -> Limits:
-        """What the pool's provider can give to the pool."""
+        """Return what the pool's provider can give to the pool."""
 
     def tenant(self, name: str) -> Tenant | None:
-        """None: the tenant has no limits."""
+        """Return the tenant; None: it has no limits."""
 
     def launching(self, provider: str) -> int:
-        """How many launches run at the provider or are about to."""
+        """Return how many launches run at the provider or are about to start."""
 
     def idle(self, key: PoolKey, kept: frozenset[NodeId], asker: Asker) -> IdleNodes:
-        """The pool's idle nodes that the *asker* may have, without those *kept*."""
+        """Return the pool's idle nodes that the *asker* may have, without those *kept*."""
 
     def idle_count(self, key: PoolKey, label: str, asker: Asker) -> int:
-        """How many idle nodes with *label* the pool has that the *asker* may have."""
+        """Return how many idle nodes with *label* the pool has that the *asker* may have."""
 
     def has_idle(self, key: PoolKey) -> bool:
-        """Whether the pool has any idle node."""
+        """Return True if the pool has any idle node."""
 
     def is_doubtful(self, key: PoolKey, labels: Sequence[str]) -> bool:
-        """Whether launches of one of *labels* have failed in the pool again and again."""
+        """Return True if launches of one of *labels* have failed repeatedly in the pool."""
 
     def used(self, key: PoolKey) -> float:
-        """How many instances the pool has, or is about to have."""
+        """Return how many instances the pool has, or is about to have."""
 
     def begun(self, request_id: RequestId, key: PoolKey) -> Sequence[str]:
-        """Labels of nodes whose launch for the request broke off in the pool."""
+        """Return the labels of nodes whose launch for the request was interrupted in the pool."""
 
     @property
     def absent(self) -> Sequence[Absentee]: ...
 
     @property
     def now(self) -> float:
-        """By the wall clock, seconds since 1970."""
+        """The time by the wall clock, in seconds since 1970."""
 
     @property
     def may_decline(self) -> bool:
-        """False while pools of this process are about to register: what one can't serve, another may."""
+        """False while pools of this process are about to register: another pool may serve what one can't."""
 
     def reserve(self, request: NodeRequest, key: PoolKey, verdict: Accept) -> None:
-        """Take what *verdict* needs off what is left, from now on."""
+        """Subtract what *verdict* needs from what is left."""
 
     def decided(self, request: NodeRequest, key: PoolKey, verdict: Verdict) -> None:
-        """Take note of what the pool says of the request."""
+        """Note the verdict of the pool on the request."""

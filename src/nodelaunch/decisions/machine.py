@@ -1,18 +1,18 @@
 """The request machine: what a launcher does with one node request it has decided on, as a pure function.
 
-``start(request, verdict)`` and then ``step(state, event)`` for each thing that happened; both return the new state and
-the effects to perform, in order. Nothing here waits, writes or asks the time.
+``start(request, verdict)`` begins, and ``step(state, event)`` follows for each event. Both return the new state and the
+effects to perform, in order. Nothing here waits, writes or reads the clock.
 
     LOCKING   lock and first save under way  ── LockGranted ──▶ WORKING, or CLOSING for a decline
     WORKING   claiming, launching, waiting   ── all ready ────▶ CLOSING (hand over, fulfil, unlock)
                                              ── given up ─────▶ DRAINING
-    DRAINING  what still runs is cancelled   ── all stopped ──▶ CLOSING (release, save as meant, unlock)
+    DRAINING  running tasks are cancelled    ── all stopped ──▶ CLOSING (release, save as meant, unlock)
     CLOSING   the last saves under way       ── Closed ───────▶ DONE
                                              ── refused, or a node gone ─▶ DRAINING with another outcome
     DONE      nothing follows; a late NodeReady is still answered, with Release
 
-Store effects that stand next to each other are meant to be one transaction. What does *not* belong here: a node's own
-life, which is straight-line code in the engine; and when to accept, which is triage.
+Consecutive store effects are meant to be one transaction. What does *not* belong here: the steps of one node's launch,
+which is straight-line code in the engine; and when to accept, which is triage.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ class Phase(Enum):
 
 
 class Outcome(Enum):
-    """How it ends, as far as this pool is concerned."""
+    """The outcome of a request, as far as this pool is concerned."""
 
     FULFILLED = "fulfilled"
     DECLINED = "declined"
     HANDED_BACK = "handed back"
-    """To be decided on again, by anybody: `requested`."""
+    """To be decided on again, by any launcher: `requested`."""
     GONE = "gone"
     """The requestor deleted it."""
     LOST = "lost"
-    """Our lock is gone: nothing may be written."""
+    """This launcher's lock is lost: nothing may be written."""
     REFUSED = "refused"
-    """We never got the lock, or the request had changed by then."""
+    """This launcher never got the lock, or the request had changed by then."""
 
 
 class SlotState(Enum):
-    """Where the node for one wanted label is."""
+    """The stage of the node for one wanted label."""
 
     CLAIMING = "claiming"
     LAUNCHING = "launching"
@@ -83,7 +83,7 @@ class State(Struct, frozen=True):
     outcome: Outcome | None = None
     reasons: tuple[Reason, ...] = ()
     story: tuple[Event, ...] = ()
-    """Every event so far, for the error that an impossible one ends in."""
+    """Every event so far; the error for an impossible event names them."""
 
     @property
     def is_done(self) -> bool:
@@ -99,15 +99,15 @@ class State(Struct, frozen=True):
 
 
 class LockGranted(Struct, frozen=True):
-    """The lock is ours and the first save is done; the request was as decided on."""
+    """The lock is held and the first save is done; the request was as decided on."""
 
 
 class LockRefused(Struct, frozen=True):
-    """Somebody else has the lock, or the request changed or went away meanwhile; nothing was written."""
+    """Another process has the lock, or the request changed or was deleted meanwhile; nothing was written."""
 
 
 class LockLost(Struct, frozen=True):
-    """The request's lock is not ours any more."""
+    """This launcher has lost the request's lock."""
 
 
 class RequestGone(Struct, frozen=True):
@@ -115,11 +115,11 @@ class RequestGone(Struct, frozen=True):
 
 
 class Withdrawn(Struct, frozen=True):
-    """This launcher wants to stop working on the request: it drains, or the pool is removed."""
+    """This launcher stops working on the request: it drains, or the pool is removed."""
 
 
 class Failed(Struct, frozen=True):
-    """Something unforeseen broke around the request, as *detail* says."""
+    """An unexpected error ended the handling of the request, as *detail* says."""
 
     reason: Reason
 
@@ -132,7 +132,7 @@ class NodeClaimed(Struct, frozen=True):
 
 
 class ClaimLost(Struct, frozen=True):
-    """The idle node is somebody else's, or did not answer."""
+    """Another process has the idle node, or the node did not answer."""
 
     slot: int
 
@@ -145,7 +145,7 @@ class NodeReady(Struct, frozen=True):
 
 
 class NodeFailed(Struct, frozen=True):
-    """One attempt failed, and what it left was removed. ``is_final``: another attempt can't help."""
+    """One attempt failed, and its leftovers were removed. ``is_final``: another attempt can't help."""
 
     slot: int
     detail: str
@@ -153,25 +153,25 @@ class NodeFailed(Struct, frozen=True):
 
 
 class NodeAborted(Struct, frozen=True):
-    """The cloud has no quota; the node's record is given up, no attempt was spent."""
+    """The cloud has no quota. The node's record is given up, and no attempt was spent."""
 
     slot: int
 
 
 class QuotaFreed(Struct, frozen=True):
-    """There is room for the node of a waiting slot, and it is reserved for it."""
+    """There is capacity for the node of a waiting slot, and it is reserved for the node."""
 
     slot: int
 
 
 class Stopped(Struct, frozen=True):
-    """What ran for the slot was cancelled and has ended; its node, if any, is given up."""
+    """The slot's task was cancelled and has ended; its node, if any, is given up."""
 
     slot: int
 
 
 class NodesLost(Struct, frozen=True):
-    """Nodes that were ready for the request are gone, or not locked by us any more."""
+    """Nodes that were ready for the request are gone, or this launcher has lost their locks."""
 
     node_ids: tuple[NodeId, ...]
 
@@ -181,8 +181,8 @@ class Closed(Struct, frozen=True):
 
 
 class CloseRefused(Struct, frozen=True):
-    """The closing effects were not done, because the request is gone. Only their performer knows: when the requestor is
-    seen to delete the request meanwhile, that may have been before or after them."""
+    """The closing effects were not done, because the request is gone. Only the handler that performs them knows this:
+    the requestor's deletion, seen meanwhile, may have been before or after them."""
 
 
 Event = (
@@ -201,8 +201,8 @@ class LockRequest(Struct, frozen=True):
 
 
 class Save(Struct, frozen=True):
-    """Store: write the request, in *state*, with *nodes*; with *declined* set our pool gives up for these reasons, and
-    whoever performs it decides between requested and failed."""
+    """Store: write the request, in *state*, with *nodes*. With *declined* set, the pool declines for these reasons, and
+    the handler that performs the effect decides between requested and failed."""
 
     state: RequestState
     nodes: tuple[NodeId, ...] = ()
@@ -216,13 +216,13 @@ class HandOver(Struct, frozen=True):
 
 
 class ReleaseNodes(Struct, frozen=True):
-    """Store: deallocate and unlock nodes, so that anybody may have them."""
+    """Store: deallocate and unlock nodes, so that any launcher may take them."""
 
     node_ids: tuple[NodeId, ...]
 
 
 class UnlockRequest(Struct, frozen=True):
-    """Store: give the request's lock back."""
+    """Store: release the request's lock."""
 
 
 class ClaimNode(Struct, frozen=True):
@@ -233,7 +233,7 @@ class ClaimNode(Struct, frozen=True):
 
 
 class Launch(Struct, frozen=True):
-    """Task: launch a node for the slot, under the record of the attempt before if there is one; ends in NodeReady,
+    """Task: launch a node for the slot, under the record of the previous attempt if there is one; ends in NodeReady,
     NodeFailed, NodeAborted or Stopped."""
 
     slot: int
@@ -241,7 +241,7 @@ class Launch(Struct, frozen=True):
 
 
 class AwaitQuota(Struct, frozen=True):
-    """Task: wait for room for the slot's node, and reserve it; ends in QuotaFreed or Stopped."""
+    """Task: wait for capacity for the slot's node, and reserve it; ends in QuotaFreed or Stopped."""
 
     slot: int
 
@@ -251,7 +251,7 @@ class CancelLaunches(Struct, frozen=True):
 
 
 class Abandon(Struct, frozen=True):
-    """Let go of locks and nodes without writing anything: some of them, or all, are not ours any more."""
+    """Drop locks and nodes without writing anything: this launcher has lost some or all of them."""
 
 
 Effect = (
@@ -273,7 +273,7 @@ Step = tuple[State, tuple[Effect, ...]]
 
 
 def start(request: NodeRequest, verdict: Accept | Decline) -> Step:
-    """Begin with *request* as it was when *verdict* was reached."""
+    """Start with *request* as it was when *verdict* was reached."""
     state = State(Phase.LOCKING, request, verdict)
     if isinstance(verdict, Decline):
         return state, (LockRequest(), Save(RequestState.REQUESTED, declined=verdict.reasons))
@@ -281,8 +281,8 @@ def start(request: NodeRequest, verdict: Accept | Decline) -> Step:
 
 
 def step(state: State, event: Event, *, retries: int, can_launch: bool = True) -> Step:
-    """What follows from *event*. *retries*: how many attempts each node has in all. Without *can_launch* a lost claim
-    sends the request back instead of waiting for room.
+    """Return what follows from *event*. *retries*: how many attempts each node has in all. Without *can_launch* a lost
+    claim sends the request back instead of waiting for capacity.
 
     Raises: InvalidTransitionError for an event that can't happen in *state*.
     """
@@ -315,7 +315,7 @@ def _locking(state: State, event: Event) -> Step:
         case LockLost():
             return replace(state, phase=Phase.DONE, outcome=Outcome.LOST), (Abandon(),)
         case RequestGone():
-            return replace(state, outcome=Outcome.GONE), ()  # what to do is known once the lock is answered
+            return replace(state, outcome=Outcome.GONE), ()  # the next step is known once the lock is answered
         case Withdrawn():
             return replace(state, outcome=state.outcome or Outcome.HANDED_BACK), ()
         case _:
@@ -373,7 +373,7 @@ def _slot_moved(
             return _drain(_move(state, event, {SlotState.CLAIMING}, SlotState.STOPPED), Outcome.HANDED_BACK)
         case NodeAborted() if state.request.requestor == MIN_READY_REQUESTOR:
             stopped = _move(state, event, {SlotState.LAUNCHING}, SlotState.STOPPED)
-            return _drain(stopped, Outcome.DECLINED, (AtCapacity("room"),))  # it takes only what is to spare
+            return _drain(stopped, Outcome.DECLINED, (AtCapacity("room"),))  # it uses only spare capacity
         case NodeAborted():
             return _move(state, event, {SlotState.LAUNCHING}, SlotState.WAITING), (AwaitQuota(slot),)
         case QuotaFreed():
@@ -404,7 +404,7 @@ def _draining(state: State, event: Event) -> Step:
         case RequestGone() if state.outcome is not Outcome.LOST:
             state = replace(state, outcome=Outcome.GONE)
         case RequestGone() | Withdrawn() | Failed(_):
-            pass  # it ends already
+            pass  # the request is ending already
         case _:
             raise _impossible(state, event)
     return _settle(state)
@@ -423,7 +423,7 @@ def _closing(state: State, event: Event) -> Step:
             remaining = _without(state, node_ids)
             return _drain(remaining, Outcome.HANDED_BACK if outcome is Outcome.FULFILLED else outcome, state.reasons)
         case RequestGone() | Withdrawn() | Failed(_):
-            return state, ()  # it ends already
+            return state, ()  # the request is ending already
         case _:
             raise _impossible(state, event)
 
@@ -456,7 +456,7 @@ def _drain(state: State, outcome: Outcome, reasons: tuple[Reason, ...] = ()) -> 
 
 
 def _settle(state: State) -> Step:
-    """Once nothing runs any more: end as `outcome` says."""
+    """Once no task runs any more: end as `outcome` says."""
     if any(slot.state in _BUSY for slot in state.slots):
         return state, ()
     held = (ReleaseNodes(state.held),) if state.held else ()
@@ -481,7 +481,7 @@ def _move(
     node_id: NodeId | None = None,
     attempt: int | None = None,
 ) -> State:
-    """*state* with the event's slot moved; only from an *expected* slot state."""
+    """Return *state* with the event's slot moved; only from an *expected* slot state."""
     slot = event.slot
     if not 0 <= slot < len(state.slots) or state.slots[slot].state not in expected:
         raise _impossible(state, event)
@@ -491,7 +491,7 @@ def _move(
 
 
 def _without(state: State, node_ids: tuple[NodeId, ...]) -> State:
-    """*state* with the slots of lost nodes stopped."""
+    """Return *state* with the slots of lost nodes stopped."""
     slots = tuple(
         replace(slot, state=SlotState.STOPPED) if slot.state is SlotState.READY and slot.node_id in node_ids else slot
         for slot in state.slots

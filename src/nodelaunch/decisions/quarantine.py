@@ -1,9 +1,9 @@
-"""Which machines that exist already are not handed out for now, when each is looked at again, and whose fault it is.
+"""Quarantine of machines that exist already: which are withheld for now, and when each is checked again.
 
-A host that fails again and again goes into quarantine, and leaves it at the first good look. Where most hosts become
-unreachable at once, the fault is probably at this launcher: a `Guard` keeps them out of quarantine then. A host that
-answers with the wrong key is never guarded: it was reached. What does *not* belong here: looking at a host, and what
-becomes of its nodes (engine/provider/hostwatch.py).
+A host that fails repeatedly goes into quarantine, and leaves it at the first good check. If most hosts become
+unreachable at once, the cause is probably at this launcher: a `Guard` keeps them out of quarantine then. A host that
+answers with the wrong key is never guarded: it was reached. What does *not* belong here: checking a host, and what
+happens to its nodes (engine/provider/hostwatch.py).
 
 Times are seconds of any one clock that does not run backwards.
 """
@@ -16,21 +16,22 @@ from enum import Enum
 from heapq import heapify, heappop, heappush
 
 Host = tuple[str, str | None, int]
-"""Name, user and connection port of a machine, whose slots stand or fall together."""
+"""Name, user and connection port of a machine, whose slots fail and recover together."""
 
 FAILURES = 2
 """Failures in a row after which an unreachable host is in quarantine."""
 RETRY_S = 2.0
-"""Pause before a host that failed is looked at again, while it is not in quarantine."""
+"""Seconds before a failed host is checked again, while it is not in quarantine."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 5.0, 300.0
-"""Pauses in quarantine: the first, which doubles with each failure, and the longest. Guarded ones keep to the first."""
+"""Seconds of the pauses in quarantine: the first, which doubles with each failure, and the longest. Guarded hosts keep
+the first."""
 MOST_DOUBLINGS = 10
 JITTER = 0.25
 """The part of a pause by which it may be shorter."""
 WINDOW_S = 60.0
-"""Hosts that become unreachable within such a time count as failing at once."""
+"""Seconds within which hosts that become unreachable count as failing at once."""
 LEAST_TOGETHER = 3
-"""Fewer hosts that fail at once are never taken for our fault."""
+"""Fewer hosts that fail at once are never blamed on this launcher."""
 
 
 class Cause(Enum):
@@ -40,14 +41,14 @@ class Cause(Enum):
 
 @dataclass(slots=True)
 class Failing:
-    """A host that has failed since it was last well."""
+    """A host that has failed since its last good check."""
 
     since: float
     cause: Cause
     detail: str
-    """For people: the last failure."""
+    """The last failure, for people."""
     is_out: bool = False
-    """Whether it is in quarantine."""
+    """True if it is in quarantine."""
     failures: int = 0
     pause_s: float = 0.0
     next_look: float = 0.0
@@ -58,14 +59,14 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class Doubted:
-    """The host failed, and is not handed out before a good look."""
+    """The host failed, and is not handed out before a good check."""
 
     host: Host
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """The host is in quarantine from now on, or has been, and is there for another cause now."""
+    """The host has entered quarantine, or is in it for another cause now."""
 
     host: Host
     is_other_cause: bool = False
@@ -73,7 +74,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The host is well again."""
+    """The host has recovered."""
 
     host: Host
     was_out: bool
@@ -82,7 +83,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class GuardChanged:
-    """So many of so many hosts are unreachable together: they are guarded, or not any more."""
+    """Several hosts are unreachable together, and are now guarded, or not guarded any more."""
 
     is_on: bool
     unreachable: int
@@ -96,7 +97,7 @@ Change = Doubted | Quarantined | Returned | GuardChanged
 
 
 class Guard:
-    """Whether so many hosts became unreachable together that the fault is probably ours.
+    """Detects that so many hosts became unreachable together that the cause is probably at this launcher.
 
     It is on while at least `LEAST_TOGETHER` hosts, and more than half of those that were not unreachable before, have
     become unreachable within `WINDOW_S`, or later while it was on. Hosts come in groups: those of a provider.
@@ -108,12 +109,12 @@ class Guard:
         self.is_on: bool = False
         self._groups: dict[str, frozenset[str]] = {}
         self._fresh: dict[tuple[str, str], float] = {}
-        """Hosts that are unreachable and count, and since when, in that order."""
+        """Unreachable hosts that count, and since when, in that order."""
         self._old: set[tuple[str, str]] = set()
         """Hosts that were unreachable before."""
 
     def expect(self, group: str, names: Collection[str]) -> list[GuardChanged]:
-        """The hosts of *group* are these from now on."""
+        """Set the hosts of *group*."""
         self._groups[group] = frozenset(names)
         gone = {key for key in (*self._fresh, *self._old) if key[0] == group and key[1] not in self._groups[group]}
         self._fresh = {key: since for key, since in self._fresh.items() if key not in gone}
@@ -144,7 +145,7 @@ class Guard:
 
     @property
     def standing(self) -> GuardChanged:
-        """Whether it is on, and by what figures."""
+        """The present state of the guard, with its figures."""
         return GuardChanged(self.is_on, len(self._fresh), sum(map(len, self._groups.values())) - len(self._old))
 
     def _decide(self) -> list[GuardChanged]:
@@ -160,14 +161,14 @@ class Guard:
 
 
 class Quarantine:
-    """The hosts of one provider that failed. Say which there are, and how each look ended.
+    """The failed hosts of one provider. Report the hosts that exist, and how each check ended.
 
-    Invariants: a host in ``failing`` is looked at again at its ``next_look``, for which ``_looks`` has an entry unless
-    it was taken as due; an unreachable host goes into quarantine only while no guard is on.
+    Invariants: a host in ``failing`` is checked again at its ``next_look``, for which ``_looks`` has an entry unless it
+    was taken as due; an unreachable host goes into quarantine only while no guard is on.
     """
 
     def __init__(self, group: str, guards: Sequence[Guard] = ()) -> None:
-        """*guards*: further ones, which the hosts of other providers count in as well."""
+        """*guards*: further guards, which count the hosts of other providers as well."""
         self.failing: dict[Host, Failing] = {}
         self._group = group
         self._guards = (Guard(), *guards)
@@ -179,7 +180,7 @@ class Quarantine:
 
     @property
     def guarded(self) -> GuardChanged | None:
-        """Why the hosts that fail now are probably not to blame; None: they are."""
+        """The guard state if the hosts that fail now are probably not the cause; None: they are."""
         return next((guard.standing for guard in self._guards if guard.is_on), None)
 
     def is_out(self, host: Host) -> bool:
@@ -187,7 +188,7 @@ class Quarantine:
         return known is not None and known.is_out
 
     def expect(self, hosts: Collection[Host], now: float) -> list[Change]:
-        """These are the hosts from now on, as configured now: those that failed before are looked at at once."""
+        """Set the hosts, as configured now: hosts that failed before are checked at once."""
         self._hosts = frozenset(hosts)
         self._strikes = {host: count for host, count in self._strikes.items() if host in self._hosts}
         self.failing = {host: known for host, known in self.failing.items() if host in self._hosts}
@@ -201,7 +202,7 @@ class Quarantine:
     # -- how a look ended -------------------------------------------------------------------------------------------
 
     def failed(self, host: Host, cause: Cause, detail: str, now: float, chance: float) -> list[Change]:
-        """A look at *host* failed. *chance*: from 0 to 1, of the pause's length."""
+        """Note a failed check of *host*. *chance*: from 0 to 1, for the random part of the pause."""
         if host not in self._hosts:
             return []
         changes: list[Change] = [change for guard in self._guards for change in self._tell(guard, host, cause, now)]
@@ -222,9 +223,9 @@ class Quarantine:
         return changes
 
     def not_handed_out(self, host: Host, detail: str, now: float, chance: float) -> list[Change]:
-        """*host* did not answer when it was to be handed out: once, whatever comes before the next look.
+        """Note that *host* did not answer when it was to be handed out; counted once before the next check.
 
-        Where that happens again and again with good looks in between, those failures count in a row all the same.
+        Failures that repeat with good checks in between count in a row nevertheless.
         """
         if host in self.failing or host not in self._hosts:
             return []
@@ -240,7 +241,7 @@ class Quarantine:
         return [Doubted(host), *self.failed(host, Cause.UNREACHABLE, detail, now, chance)]
 
     def handed_out(self, host: Host) -> None:
-        """*host* answered when it was to be handed out."""
+        """Note that *host* answered when it was to be handed out."""
         self._strikes.pop(host, None)
 
     def _tell(self, guard: Guard, host: Host, cause: Cause, now: float) -> list[GuardChanged]:
@@ -259,7 +260,7 @@ class Quarantine:
         known.next_look = now + known.pause_s * (1 - JITTER * chance)
 
     def well(self, host: Host, now: float) -> list[Change]:
-        """A look at *host* was good: it is well again, if it was not."""
+        """Note a good check of *host*, which has recovered if it had failed."""
         known = self.failing.pop(host, None)
         if known is None:
             return []
@@ -270,7 +271,7 @@ class Quarantine:
 
     @property
     def next_look(self) -> float | None:
-        """When the next host is due."""
+        """The time of the next check that is due."""
         while self._looks:
             at, host = self._looks[0]
             if host in self.failing and self.failing[host].next_look == at:
@@ -279,7 +280,7 @@ class Quarantine:
         return None
 
     def take_due(self, now: float) -> list[Host]:
-        """The hosts to be looked at by *now*; each look ends with `failed` or `well`."""
+        """Remove and return the hosts to be checked by *now*; each check ends with `failed` or `well`."""
         due: dict[Host, None] = {}  # a host that failed twice at one time has two entries
         while (at := self.next_look) is not None and at <= now:
             due[heappop(self._looks)[1]] = None

@@ -1,11 +1,12 @@
-"""The schedule: which waiting request is served next, by which pool of this process, and which wait for what.
+"""The schedule: which waiting request is served next, by which pool of this process, and what the others wait for.
 
-One schedule decides for all pools of a launcher. It looks only at heads of lines (backlog.py), and only at those that
-a change can have affected. What a head waits for is kept for it, so that a later request that fits is served and the
-one that does not fit is not starved: strict order holds within each resource that somebody waits for, nowhere else.
+One schedule decides for all pools of a launcher. It looks only at heads of lines (backlog.py), and only at the heads
+that a change can have affected. Capacity that a head waits for is reserved for it. So a later request that fits is
+served, and an earlier one that does not fit is not starved: strict order holds within each resource that a request
+waits for, nowhere else.
 
-A decision is a function of `Facts`, which are as of now: nothing here waits, writes or asks the time.
-Source of the rules: Nodepool 11's request algorithm; docs/compatibility.md says what differs.
+A decision is a function of `Facts`, which are as of now: nothing here waits, writes or reads the clock. Source of the
+rules: Nodepool 11's request algorithm; docs/compatibility.md lists the differences.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The pools give the request up, each for its reasons."""
+    """The pools decline the request, each for its reasons."""
 
     request: NodeRequest
     verdicts: Mapping[PoolKey, Decline]
@@ -53,7 +54,7 @@ Decision = Accepted | Declined
 
 
 class Schedule:
-    """Tell it what changed, then let it `decide`.
+    """Decides on waiting requests. Report changes to it, then call `decide`.
 
     Invariant: between two calls of `decide`, every line whose head may have another verdict is woken.
     """
@@ -63,13 +64,13 @@ class Schedule:
         self._backlog = Backlog()
         self._answers = PoolAnswers(self.counters)
         self.kept: Waits = self._answers.waits
-        """What is kept for requests that wait."""
+        """Capacity that is reserved for requests that wait."""
         self._woken: dict[Line, None] = {}
 
     # -- what changed -----------------------------------------------------------------------------------------------
 
     def put(self, request: NodeRequest, *, is_alone: bool = False) -> None:
-        """Let *request* wait; *is_alone*: it is not like others, since launches were begun for it."""
+        """Add *request* to those that wait. *is_alone*: it shares no line, because launches were started for it."""
         known = self._backlog.line_of.get(request.id)
         if known is not None:
             is_same = known.requests[request.id] == request and (known.shape.alone is not None) == is_alone
@@ -86,7 +87,7 @@ class Schedule:
                 self._come_forward(line)
 
     def withdraw(self, request_id: RequestId) -> None:
-        """The request does not wait any more."""
+        """Remove the request from those that wait."""
         if request_id in self._backlog.line_of:
             line = self._backlog.line_of[request_id]
             if line.waiting[0][1] == request_id:
@@ -96,28 +97,28 @@ class Schedule:
                 self._backlog.take(request_id)
 
     def pool_changed(self, key: PoolKey) -> None:
-        """There may be more room in the pool, or something else is known of it."""
+        """Note that the pool may have more capacity, or that other facts of it changed."""
         self._answers.note_change(key)
         self._woken.update(self._answers.lines_at.get(key, {}))
 
     def provider_changed(self, provider: str) -> None:
-        """There may be more room at the provider."""
+        """Note that the provider may have more capacity."""
         for key in self._answers.take_short(provider):
             self.pool_changed(key)
 
     def tenant_changed(self, name: str) -> None:
-        """There may be more room for the tenant."""
+        """Note that the tenant may have more capacity."""
         for line, key in self.kept.of_tenant.get(name, {}):
             line.to_reopen.add(key)
             self._woken[line] = None
 
     def keep_only(self, request_ids: Container[RequestId]) -> None:
-        """Of the requests that wait, only these still do."""
+        """Keep only these of the requests that wait."""
         for request_id in [each for each in self._backlog.line_of if each not in request_ids]:
             self.withdraw(request_id)
 
     def share_among(self, launchers: int) -> None:
-        """So many launchers take turns from now on."""
+        """Set the number of launchers that take turns."""
         if launchers == self._backlog.launchers:
             return
         waiting = [
@@ -127,20 +128,20 @@ class Schedule:
             for request in line.requests.values()
         ]
         waiting.sort(key=lambda request: request.order)
-        for request in reversed(waiting):  # so that heads change last
+        for request in reversed(waiting):  # in this order, so that the heads change last
             self.withdraw(request.id)
         self._backlog.launchers = launchers
         for request in waiting:
             self.put(request)
 
     def wake_all(self) -> None:
-        """Look at every line again: pools came or went, or may decline now."""
+        """Look at every line again, because pools came or went, or may decline now."""
         for line in self._backlog.lines.values():
             if line.waiting:
                 self._woken[line] = None
 
     def time_passed(self, now: float) -> None:
-        """Look again at what was to be looked at by *now*."""
+        """Look again at each line whose next look was due by *now*."""
         for line in [line for line, until in self._answers.alarms.items() if until <= now]:
             line.peers.generation = -1
             self._woken[line] = None
@@ -149,7 +150,7 @@ class Schedule:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has to be looked at."""
+        """True if no line has to be looked at."""
         return not self._woken
 
     @property
@@ -158,12 +159,12 @@ class Schedule:
         return min(self._answers.alarms.values(), default=None)
 
     def waits(self, request_id: RequestId) -> bool:
-        """Whether the request waits here."""
+        """Return True if the request waits here."""
         return request_id in self._backlog.line_of
 
     def verdict(self, request_id: RequestId, key: PoolKey, facts: Facts) -> Verdict | None:
-        """What pool *key* says of a waiting request, as far as it was asked; of one behind a head, what it says of
-        that. None: it was not asked yet, or is not concerned."""
+        """Return the verdict of pool *key* on a waiting request, or on the head of its line if it waits behind one.
+        None: the pool was not asked yet, or is not concerned."""
         line = self._backlog.line_of.get(request_id)
         if line is None:
             return None
@@ -193,11 +194,11 @@ class Schedule:
         self._woken.clear()
 
     def _serve(self, line: Line, facts: Facts, decisions: list[Decision]) -> None:
-        """Decide on the head of *line*; if it leaves the line, the next one is looked at in its turn."""
+        """Decide on the head of *line*. If it leaves the line, the next head is looked at in its turn."""
         self._answers.prepare(line, facts)
         if line.peers.is_left:
             self._answers.ask_last(line, facts)
-        if line.full.everywhere:  # not any more, if those that said so are not to be asked now
+        if line.full.everywhere:  # the pools that said so may be ones that are not to be asked now
             self._leave_to_others(line, facts)
         accepted = self._answers.ask(line, facts)
         request = line.head
@@ -227,13 +228,13 @@ class Schedule:
             self._keep_while_declined(request, [facts.view(key).pool_id for key in line.declined])
 
     def _keep_while_declined(self, request: NodeRequest, pool_ids: Sequence[str]) -> None:
-        """What the request waits for in other pools is kept for it while its decline is being written."""
+        """Keep the reservations of the request in other pools while its decline is being written."""
         declined_by = (*request.declined_by, *pool_ids)
         self.put(request.into(request.state, request.state_time, declined_by=declined_by), is_alone=True)
         self._backlog.line_of[request.id].is_busy = True
 
     def _head_left(self, line: Line) -> None:
-        """Take the head out. What was kept for it may be had by lines that now come before this one."""
+        """Remove the head. Its reservations may go to lines that now come before this one."""
         since = line.order
         self._backlog.take(line.waiting[0][1])
         if not line.waiting:
@@ -244,7 +245,7 @@ class Schedule:
     def _give_way(
         self, line: Line, kept: Mapping[PoolKey, Defer], since: RequestOrder, until: RequestOrder | None
     ) -> None:
-        """Of what was *kept* for *line*, heads of orders between *since* and *until* may have what they wait for."""
+        """Offer what was *kept* for *line* to heads with an order between *since* and *until*."""
         groups: dict[tuple[int, object], Waiting] = {}
         for key, verdict in kept.items():
             groups.update(self.kept.beside(line, key, verdict))
@@ -256,7 +257,8 @@ class Schedule:
                     self._woken[other] = None
 
     def _come_forward(self, line: Line) -> None:
-        """*line* has an earlier head than before: what was kept for heads in between does not concern it any more."""
+        """Reopen verdicts on *line* if its head is earlier than before: it precedes the reservations of heads
+        in between."""
         order, before = line.order, line.waiting[1][0]
         passed: dict[tuple[int, object], bool] = {}
         for key, verdict in line.deferred.items():
@@ -267,13 +269,13 @@ class Schedule:
                     line.to_reopen.add(key)
 
     def _doubt(self, line: Line) -> None:
-        """What pools said before *line* was empty depends on what was kept for others then."""
+        """Reopen verdicts from before *line* was empty: they depend on the reservations of that time."""
         line.to_reopen.update(key for key in line.deferred if not self._answers.is_hopeless(line, key))
         if line.shape.is_min_ready:
             line.to_reopen.update(line.declined)
 
     def _tenant_shrank(self, name: str, facts: Facts) -> None:
-        """Keep no room for heads that wait for the tenant now."""
+        """Drop the reservations of heads that now wait for the tenant."""
         tenant = facts.tenant(name)
         if tenant is None:
             return
@@ -286,7 +288,7 @@ class Schedule:
                 self._give_way(line, {key: verdict}, line.order, None)
 
     def _leave_to_others(self, line: Line, facts: Facts) -> None:
-        """Keep nothing where *line* would not be served, even if there was room."""
+        """Drop the reservations of *line* where it would not be served even with free capacity."""
         full, peers = line.full.pools if line.full.everywhere else None, line.peers
         if full is None and peers.yields_to is None and peers.turn is None and not line.held_back:
             return

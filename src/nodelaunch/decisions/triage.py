@@ -1,7 +1,7 @@
-"""What one pool says to one node request: accept, decline or defer, each with typed reasons.
+"""The verdict of one pool on one node request: accept, decline or defer, each with typed reasons.
 
-`judge` decides on one request and one pool, given what is free there. The order of requests, the choice among pools and
-what earlier requests wait for are the schedule's (decisions/scheduling.py).
+`judge` decides on one request and one pool, given the free capacity there. The order of requests, the choice among
+pools, and the reservations of earlier requests are in decisions/scheduling.py.
 
 Source of the rules: Nodepool 11's request algorithm, without its pool-wide pause.
 """
@@ -56,16 +56,16 @@ PoolKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class LabelView:
-    """What the pool knows of one label it offers."""
+    """A label that the pool offers."""
 
     need: Usage = ONE_INSTANCE
     is_ready: bool = True
     broken: str | None = None
-    """Why it can't be launched until something changes."""
+    """Why it can't be launched until its configuration or image changes."""
     arrives_by: float | None = None
-    """While it is not ready: until when, by the wall clock, its first image is waited for."""
+    """If it is not ready: the time, by the wall clock, until which its first image is awaited."""
     allowed: Allowed = None
-    """Tenants that may use it here, of those that may use the pool."""
+    """Tenants that may use the label here, of those that may use the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,12 @@ class MachineView:
 
     labels: frozenset[str]
     allowed: Allowed = None
-    """Tenants that may use it, of those that may use the pool."""
+    """Tenants that may use the machine, of those that may use the pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdleNode:
-    """A ready, unallocated, unlocked node of this provider and pool; ``labels`` it can serve."""
+    """A ready, unallocated, unlocked node of this provider and pool. ``labels``: the labels it can serve."""
 
     id: NodeId
     labels: frozenset[str]
@@ -87,12 +87,12 @@ class IdleNode:
     ready_at: float = 0.0
     zone: str | None = None
     machine: str | None = None
-    """Of a node that shares a machine with others: its name."""
+    """The machine's name, if the node shares it with others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Absentee:
-    """A pool that is known but not registered just now; its return is waited for *until* then, by the wall clock."""
+    """A known pool that is not registered now. Its return is awaited *until* then, by the wall clock."""
 
     provider: str
     pool: str
@@ -108,7 +108,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """What is known of one pool of this process, apart from what is free in it."""
+    """One pool of this process, apart from its free capacity."""
 
     key: PoolKey
     pool_id: str
@@ -116,24 +116,24 @@ class PoolView:
     labels: Mapping[str, LabelView]
     is_enabled: bool = True
     can_launch: bool = True
-    """False where all machines exist already."""
+    """False if all its machines exist already."""
     shares_provider_quota: bool = True
     limits: Limits = NO_LIMITS
     """The pool's own."""
     ceiling: Limits = NO_LIMITS
-    """What provider and pool could give if nothing of ours were there."""
+    """What provider and pool could give if this system had no nodes there."""
     machines: Sequence[MachineView] = ()
-    """Where machines exist already, each of them."""
+    """Each of the machines, if they exist already."""
     max_concurrency: int = -1
-    """How many launches may run at once at the provider; negative: any number."""
+    """How many launches may run at once at the provider; negative: no limit."""
     down: str | None = None
-    """Why the provider can't be asked at the moment."""
+    """Why the provider can't be called at the moment."""
     launches_down: str | None = None
     """Why nothing can be launched at the moment."""
     allowed: Allowed = None
-    """Tenants that may use it."""
+    """Tenants that may use the pool."""
     pauses: tuple[Pause, ...] = ()
-    """By which an operator has paused it."""
+    """The pauses by which an operator has paused the pool."""
 
     @property
     def takes_requests(self) -> bool:
@@ -142,14 +142,14 @@ class PoolView:
 
 
 class IdleNodes(Protocol):
-    """Those ready, unallocated, unlocked nodes of one pool that the asker may have, the longest ready first."""
+    """The ready, unallocated, unlocked nodes of one pool that the requestor may have, the longest ready first."""
 
     def first(self, label: str, count: int) -> Sequence[IdleNode]:
-        """For each zone, at most *count* nodes with *label*."""
+        """Return, for each zone, at most *count* nodes with *label*."""
 
 
 class NoIdleNodes:
-    """A pool without any."""
+    """The idle nodes of a pool without any."""
 
     def first(self, label: str, count: int) -> Sequence[IdleNode]:  # noqa: ARG002
         return ()
@@ -157,30 +157,30 @@ class NoIdleNodes:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is free for one request in one pool, with what earlier requests wait for set apart."""
+    """The capacity for one request in one pool, after reservations for earlier requests."""
 
     pool: Limits = NO_LIMITS
     provider: Limits = NO_LIMITS
     tenant: Limits = NO_LIMITS
-    """What the request's tenant has left."""
+    """The capacity that the request's tenant has left."""
     tenant_ceiling: Limits = NO_LIMITS
     launching: int = 0
-    """Launches that run, or are about to, at the provider."""
+    """Launches that run, or are about to start, at the provider."""
     is_overtaking: bool = False
-    """An earlier request waits until fewer launches run: nothing is launched before it."""
+    """True if an earlier request waits until fewer launches run: nothing is launched before it."""
     idle: IdleNodes = field(default_factory=NoIdleNodes)
     begun: Sequence[str] = ()
-    """Labels of nodes whose launch for the request broke off in the pool, to be resumed."""
+    """Labels of nodes whose launch for the request was interrupted in the pool, to be resumed."""
     absent: Sequence[Absentee] = ()
     now: float = 0.0
-    """By the wall clock, seconds since 1970."""
+    """The time by the wall clock, in seconds since 1970."""
 
 
 # -- judging --------------------------------------------------------------------------------------------------------
 
 
 def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool = False) -> Verdict:
-    """The verdict of *pool* on *request*, which no other pool goes before.
+    """Return the verdict of *pool* on *request*, if no other pool goes first.
 
     *is_possible*: an earlier verdict of the same *pool* on an equal request was neither a decline nor about images.
     """
@@ -210,7 +210,7 @@ def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool
 
 
 def _missing(to_launch: Sequence[str], need: Usage, pool: PoolView, room: Room) -> tuple[Reason, ...]:
-    """What keeps the nodes that are not there from being launched."""
+    """Return the reasons why the missing nodes can't be launched."""
     if not pool.can_launch:
         return tuple(NoFreeMachine(label) for label in sorted(set(to_launch)))
     short = {*room.pool.shortages(need), *room.provider.shortages(need)}
@@ -219,7 +219,7 @@ def _missing(to_launch: Sequence[str], need: Usage, pool: PoolView, room: Room) 
         return tuple(NoRoom(name, need[name], left[name]) for name in left)
     limit = pool.max_concurrency
     is_too_much = limit >= 0 and room.launching > 0 and room.launching + len(to_launch) > limit
-    if is_too_much or room.is_overtaking:  # a node set that is larger than the limit has to be alone
+    if is_too_much or room.is_overtaking:  # a node set larger than the limit has to be launched alone
         return (ConcurrencyReached(limit),)
     return ()
 
@@ -227,7 +227,7 @@ def _missing(to_launch: Sequence[str], need: Usage, pool: PoolView, room: Room) 
 def _refuse(
     request: NodeRequest, missing: tuple[Reason, ...], reuse: Sequence[NodeId | None], need: Usage, room: Room
 ) -> Verdict:
-    """Let it wait, and say what is to be kept for it meanwhile; nodes to be kept ready don't wait."""
+    """Return a deferral with the capacity to reserve meanwhile; requests for min-ready nodes don't wait."""
     if request.requestor == MIN_READY_REQUESTOR:
         return Decline(tuple(AtCapacity(getattr(reason, "resource", "room")) for reason in missing))
     kept = tuple(node_id for node_id in reuse if node_id is not None)
@@ -242,11 +242,11 @@ def _tenant_shortage(request: NodeRequest, total: Usage, left: Limits) -> tuple[
 
 
 def _match(request: NodeRequest, pool: PoolView, idle: IdleNodes) -> tuple[list[NodeId | None], str | None]:
-    """Idle nodes for the request, all in one zone, as many as can be; and that zone."""
+    """Return idle nodes for the request, all in one zone and as many as possible, and that zone."""
     best: tuple[list[NodeId | None], str | None] = ([None] * len(request.node_types), None)
     if not request.reuse and pool.can_launch:
         return best
-    # A label that is wanted n times in a request of n nodes never needs more than the first n nodes that have it.
+    # A label wanted n times in a request of n nodes never needs more than the first n nodes that have it.
     found = {node.id: node for label in set(request.node_types) for node in idle.first(label, len(request.node_types))}
     fitting = spread(sorted(found.values(), key=lambda node: (node.ready_at, node.id)))
     most = 0
@@ -260,7 +260,8 @@ def _match(request: NodeRequest, pool: PoolView, idle: IdleNodes) -> tuple[list[
 
 
 def spread(nodes: Sequence[IdleNode]) -> list[IdleNode]:
-    """*nodes* in an order in which the first ones are of as many machines as can be; else as they were."""
+    """Return *nodes* ordered so that the first ones are on as many machines as possible, otherwise in the given
+    order."""
     seen: Counter[str] = Counter()
     ranked: list[tuple[int, IdleNode]] = []
     for node in nodes:
@@ -275,7 +276,7 @@ def spread(nodes: Sequence[IdleNode]) -> list[IdleNode]:
 
 
 def wait_for_absentee(request: NodeRequest, absent: Sequence[Absentee], now: float) -> Defer | None:
-    """Whether a pool that offers all the request wants is away, and may come back in time."""
+    """Return a deferral if a pool that offers all wanted labels is away and may return in time."""
     if away := absentees(request, absent, now):
         reasons = tuple(OffererAway(pool.provider, pool.pool, pool.until) for pool in away)
         return Defer(reasons, until=min(reason.until for reason in reasons))
@@ -283,13 +284,13 @@ def wait_for_absentee(request: NodeRequest, absent: Sequence[Absentee], now: flo
 
 
 def absentees(request: NodeRequest, absent: Iterable[Absentee], now: float) -> list[Absentee]:
-    """Those of *absent* that offer all the request wants and may still come back in time."""
+    """Return the pools of *absent* that offer all wanted labels and may still return in time."""
     wanted = frozenset(request.node_types)
     return [pool for pool in absent if wanted <= pool.labels and pool.until > now]
 
 
 def images_on_the_way(request: NodeRequest, pool: PoolView) -> tuple[ImageOnTheWay, ...]:
-    """Which labels of *request* have no image yet, but soon will."""
+    """Return the labels of *request* that have no image yet but soon will."""
     labels = ((label, pool.labels[label]) for label in sorted(set(request.node_types)))
     return tuple(
         ImageOnTheWay(label, known.arrives_by)
@@ -299,9 +300,9 @@ def images_on_the_way(request: NodeRequest, pool: PoolView) -> tuple[ImageOnTheW
 
 
 def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Limits, now: float) -> tuple[Reason, ...]:
-    """Why *pool* can never serve *request*; empty: it could.
+    """Return why *pool* can never serve *request*; empty: it can.
 
-    While it is paused, only what its configuration says counts: its cloud may be in any state then.
+    While the pool is paused, only its configuration counts: its cloud may be in any state then.
     """
     if not pool.is_enabled:
         return (PoolDisabled(),)
@@ -328,7 +329,7 @@ def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Lim
 
 
 def _barred(wanted: Iterable[str], pool: PoolView, asker: Asker) -> tuple[Reason, ...]:
-    """Why the *asker* may not use the pool, or labels of it."""
+    """Return the reasons why the *asker* may not use the pool, or some of its labels."""
     if not asker.may_use(pool.allowed):
         return (PoolNotAllowed(asker.tenant),)
     barred = [label for label in wanted if not asker.may_use(pool.labels[label].allowed)]
@@ -336,7 +337,7 @@ def _barred(wanted: Iterable[str], pool: PoolView, asker: Asker) -> tuple[Reason
 
 
 def _too_few_machines(request: NodeRequest, machines: Sequence[MachineView], asker: Asker) -> tuple[Reason, ...]:
-    """Of which labels there are too few machines, or too few that the *asker* may use."""
+    """Return a reason for each label with too few machines, or too few that the *asker* may use."""
     if lacking := _lacking(request.node_types, [machine.labels for machine in machines]):
         return tuple(TooFewMachines(label) for label in lacking)
     lacking = _lacking(request.node_types, [machine.labels for machine in machines if asker.may_use(machine.allowed)])
@@ -344,7 +345,7 @@ def _too_few_machines(request: NodeRequest, machines: Sequence[MachineView], ask
 
 
 def _lacking(wanted: Sequence[str], offers: Sequence[frozenset[str]]) -> list[str]:
-    """Labels for which no offer is left."""
+    """Return the labels for which no offer is left."""
     matched = match_labels(wanted, offers)
     return sorted({label for label, i in zip(wanted, matched, strict=True) if i is None})
 
@@ -354,7 +355,7 @@ def _arrives(label: LabelView, now: float) -> bool:
 
 
 def need_of(labels: Collection[str], pool: PoolView) -> Usage:
-    """What a node of each of *labels* takes in all; labels that the pool does not offer take nothing."""
+    """Return the total usage of a node of each of *labels*; labels that the pool does not offer use nothing."""
     known = pool.labels
     if len(labels) == 1:
         (label,) = labels
@@ -363,7 +364,7 @@ def need_of(labels: Collection[str], pool: PoolView) -> Usage:
 
 
 def _resumed(labels: Sequence[str], reuse: Sequence[NodeId | None], begun: Iterable[str]) -> frozenset[int]:
-    """Which of *labels* that reuse nothing are served by the launches *begun*."""
+    """Return the indexes of *labels*, among those that reuse no node, that the interrupted launches *begun* serve."""
     free = [i for i, node_id in enumerate(reuse) if node_id is None]
     found: set[int] = set()
     for label in begun:
@@ -372,9 +373,10 @@ def _resumed(labels: Sequence[str], reuse: Sequence[NodeId | None], begun: Itera
 
 
 def match_labels(wanted: Sequence[str], offers: Sequence[frozenset[str]]) -> list[int | None]:
-    """For each wanted label the index of an offer that has it, no offer twice, as many as can be.
+    """Return, for each wanted label, the index of an offer that has it, or None.
 
-    Earlier offers are preferred. Augmenting paths: exact also where offers have several labels each.
+    No offer is used twice, and as many labels as possible get one. Earlier offers are preferred. Augmenting paths make
+    the result exact even if offers have several labels each.
     """
     taken_by: dict[int, int] = {}
 
@@ -402,8 +404,8 @@ def after_decline(
     now: float,
     absent: Iterable[Absentee] = (),
 ) -> NodeRequest:
-    """*request* as it is written when the pools *pool_ids* give up: failed if no registered pool is left to try, and
-    none that is away could.
+    """Return *request* as it is written when the pools *pool_ids* decline it. It is failed if no registered pool is
+    left that could serve it, and no absent one either.
 
     The ids of pools that are gone don't matter and stay. A failed request lists no nodes.
     """
@@ -414,9 +416,9 @@ def after_decline(
 
 
 def make_room(need: Usage, room: Limits, freeing: Usage, idle: Iterable[IdleNode]) -> tuple[NodeId, ...]:
-    """Which idle nodes to delete so that *need* fits, the longest ready first; none if that would not be enough.
+    """Return the idle nodes to delete so that *need* fits, the longest ready first; none if that would not be enough.
 
-    *freeing* is what nodes on their way out will give back: nothing more is deleted while that is enough.
+    *freeing* is the quota that nodes being deleted will free: no more is deleted while that is enough.
     """
     chosen: list[NodeId] = []
     freed = freeing

@@ -1,4 +1,4 @@
-"""What lines of requests wait for, kept for their heads so that nothing later takes it."""
+"""Reservations for the heads of lines, so that no later request takes what they wait for."""
 
 from __future__ import annotations
 
@@ -21,51 +21,52 @@ Waiting = dict[tuple[Line, PoolKey], Defer]
 
 
 class Waits:
-    """What lines wait for: kept for their heads, so that nothing later takes it."""
+    """The reservations for the heads of lines, so that no later request takes what they wait for."""
 
     def __init__(self) -> None:
         self.in_pool: dict[PoolKey, Waiting] = {}
         self.at_provider: dict[str, Waiting] = {}
         self.for_launches: dict[str, Waiting] = {}
-        """By provider: until fewer launches run."""
+        """By provider: lines that wait until fewer launches run."""
         self.of_tenant: dict[str, Waiting] = {}
-        """By tenant: until it has room."""
+        """By tenant: lines that wait for the tenant's share."""
         self.with_tenant: dict[str, Waiting] = {}
-        """By tenant: for room in pools, which nobody is to wait behind when the tenant is full by now."""
+        """By tenant: lines that wait for capacity in pools; no other line waits behind them if the tenant is full by
+        now."""
 
     def add(self, line: Line, key: PoolKey, verdict: Defer) -> None:
-        """Keep what *verdict* of pool *key* says for the head of *line*."""
+        """Reserve what *verdict* of pool *key* asks for, for the head of *line*."""
         for groups, name in self._groups(line, key, verdict):
             groups.setdefault(name, {})[line, key] = verdict
 
     def remove(self, line: Line, key: PoolKey, verdict: Defer) -> None:
-        """Keep nothing more of *verdict* in pool *key* for *line*."""
+        """Release the reservation of *verdict* in pool *key* for *line*."""
         for groups, name in self._groups(line, key, verdict):
             group = groups.get(name)
             if group is not None and group.pop((line, key), None) is not None and not group:
                 del groups[name]
 
     def beside(self, line: Line, key: PoolKey, verdict: Defer) -> dict[tuple[int, object], Waiting]:
-        """Everything that waits for something that *verdict* waits for; each group under a name of its own."""
+        """Return all lines that wait for the same as *verdict*; each group under a name of its own."""
         found = self._groups(line, key, verdict)
         return {(id(groups), name): groups[name] for groups, name in found if name in groups}
 
     def is_full(self, key: PoolKey) -> bool:
-        """Whether requests wait for room in the pool."""
+        """Return True if requests wait for capacity in the pool."""
         return any(verdict.waits_for_room for verdict in self.in_pool.get(key, {}).values())
 
     def awaits_provider(self, key: PoolKey) -> bool:
-        """Whether a request waits in the pool for what its provider has not got."""
+        """Return True if a request waits in the pool for capacity that its provider does not have."""
         return any(pool == key for _, pool in self.at_provider.get(key[0], {}))
 
     def first_need(self, key: PoolKey) -> Usage | None:
-        """What the earliest request that waits for room in the pool needs."""
+        """Return the need of the earliest request that waits for capacity in the pool."""
         waiting = self.in_pool.get(key, {})
         full = [(line.order, n) for n, ((line, _), v) in enumerate(waiting.items()) if v.waits_for_room]
         return list(waiting.values())[min(full)[1]].need if full else None
 
     def _groups(self, line: Line, key: PoolKey, verdict: Defer) -> list[tuple[dict[Any, Waiting], Any]]:
-        """Where *verdict* belongs. One without reasons is of a request that is being written."""
+        """Return the groups of *verdict*. A verdict without reasons is of a request that is being written."""
         found: list[tuple[dict[Any, Waiting], Any]] = []
         reason = verdict.reasons[0] if verdict.reasons else None
         if reason is None or isinstance(reason, NoRoom | NoFreeMachine) or verdict.kept:
@@ -82,7 +83,7 @@ class Waits:
 
 
 def earlier(group: Waiting | None, line: Line) -> list[Defer]:
-    """What lines of *group* with an earlier head than *line* wait for, each line once."""
+    """Return the deferrals of the lines in *group* with an earlier head than *line*, each line once."""
     if not group:
         return []
     order = line.order

@@ -1,7 +1,4 @@
-"""Who asks for nodes, and for what, in a few short texts.
-
-What does *not* belong here: why a request waits (history.py).
-"""
+"""The requestor of nodes and the wanted labels, in a few short texts. history.py says why a request waits."""
 
 from __future__ import annotations
 
@@ -11,17 +8,17 @@ from nodelaunch.errors import legible
 from nodelaunch.protocol.records import NodeRequest
 
 MOST: Final = 200
-"""Characters of each text, and labels: what is kept of a request that has gone is small, whatever its author wrote."""
+"""Characters of each text, and number of labels, at most: the memory of a request that has gone stays small."""
 
 
 def zuul_facts(requestor_data: Any) -> dict[str, Any]:
-    """Job, pipeline and build set that Zuul names in a request; None each where it is not Zuul's."""
+    """Return the job, pipeline and build set that Zuul names in a request; each None if the requestor is not Zuul."""
     data = requestor_data if isinstance(requestor_data, dict) else {}
     return {"job": data.get("job_name"), "pipeline": data.get("pipeline_name"), "build_set": data.get("build_set_uuid")}
 
 
 def asked(request: NodeRequest) -> dict[str, Any]:
-    """What is told of *request* when it has gone, as JSON."""
+    """Return the report of *request* for the time when it has gone, as JSON."""
     facts = {
         "requestor": request.requestor,
         "provider": request.provider,

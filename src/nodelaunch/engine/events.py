@@ -1,7 +1,7 @@
-"""Tells whoever subscribed what happens.
+"""Notifies subscribers of events.
 
 Listeners are called at once, in the order in which they subscribed, with each event of the kinds that they asked for.
-What does *not* belong here: what the events are (protocol/events.py).
+The events are in protocol/events.py.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log: Logger = get_logger(__name__)
 E = TypeVar("E", bound=Event)
 
 STREAM_LIMIT = 10_000
-"""Events that a stream keeps for a reader that is slow."""
+"""Events that a stream keeps for a slow reader."""
 
 
 class EventHub:
-    """One per launcher. Emitting costs a dictionary look-up while nobody listens."""
+    """The event hub of one launcher. Emitting costs a dictionary look-up if there is no listener."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or WallClock()
@@ -45,16 +45,16 @@ class EventHub:
         self._sources: list[_Source] = []
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return seconds since 1970."""
         return self._clock.now()
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whether anybody listens to events of *kind*."""
+        """Return True if there is a listener for events of *kind*."""
         return kind in self._listeners
 
     def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Unsubscribe:
-        """Call *listener* with each event of *kinds*, of all kinds where none is named, until what is returned is
-        called. It must not block; an error of it is logged and costs nobody anything."""
+        """Call *listener* with each event of *kinds*, or of all kinds if none is named, until the returned function is
+        called. The listener must not block; an error in it is logged and does not affect the emitter."""
         added: Callable[[Event], object] = listener  # type: ignore[assignment]  # it gets only what it asked for
         wanted: tuple[type[Event], ...] = kinds or tuple(KINDS.values())
         for kind in wanted:
@@ -74,7 +74,7 @@ class EventHub:
         return stop
 
     def emit(self, event: Event) -> None:
-        """Tell everybody who asked for such events."""
+        """Call the listeners for such events."""
         for listener in self._listeners.get(type(event), ()):
             try:
                 listener(event)
@@ -83,9 +83,10 @@ class EventHub:
 
     @contextmanager
     def stream(self, *kinds: type[E], limit: int = STREAM_LIMIT) -> Iterator[AsyncIterator[E]]:
-        """The events of *kinds* that happen inside the block, as an iterator; it ends when the launcher is left.
+        """Return an iterator over the events of *kinds* that happen inside the block; it ends when the launcher is
+        closed.
 
-        It raises EventsMissedError where *limit* of them wait for a reader; the next one is then the oldest again.
+        It raises EventsMissedError if *limit* events wait for the reader; the next one is then the oldest again.
         """
         reader: _Reader[E] = _Reader(limit)
         stop = self.subscribe(reader.put, *kinds)
@@ -97,17 +98,17 @@ class EventHub:
             stop()
 
     def close(self) -> None:
-        """Nothing happens any more: streams end once all of them is read."""
+        """Emit no more events: each stream ends once its reader has read all of them."""
         for reader in self._readers:
             reader.end()
 
     def calling(self, provider: str, call: str) -> AbstractContextManager[None]:
-        """Tell of the driver's *call* that is made inside the block."""
+        """Emit an event for the driver's *call* that is made inside the block."""
         return _Call(self, provider, call) if DriverCalled in self._listeners else _UNTOLD
 
     def add_source(self, open_source: Callable[[], Unsubscribe], *kinds: type[Event]) -> Unsubscribe:
-        """Have *open_source* called when somebody listens to one of *kinds*, and what it returns when nobody does any
-        more, or this is ended."""
+        """Call *open_source* when the first listener for one of *kinds* subscribes, and the function that it returns
+        when the last listener unsubscribes or the source is removed."""
         source = _Source(open_source, frozenset(kinds))
         self._sources.append(source)
         source.see(self._listeners)
@@ -124,7 +125,7 @@ class EventHub:
 
 
 class _Call(AbstractContextManager[None]):
-    """One call of a driver that is told of."""
+    """One driver call for which an event is emitted."""
 
     __slots__ = ("_began", "_call", "_hub", "_provider", "_time")
 
@@ -147,7 +148,7 @@ _UNTOLD: Final = nullcontext()
 
 
 class _Source:
-    """What events are made of while somebody listens."""
+    """A source of events, open while there are listeners."""
 
     def __init__(self, open_source: Callable[[], Unsubscribe], kinds: frozenset[type[Event]]) -> None:
         self._open_source = open_source
@@ -197,8 +198,8 @@ class _Reader(AsyncIterator[E]):
 
 
 def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
-    """Have *hub* tell of the nodes and requests that come, change or go in *view*. The view has no one more to tell
-    while nobody listens."""
+    """Emit events from *hub* for nodes and requests that are created, changed or deleted in *view*. Without listeners,
+    the view has no extra listener either."""
 
     def tell(note: Note) -> None:
         match note:
@@ -218,7 +219,7 @@ def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
 
 
 def tell_of_session(session: Session, hub: EventHub) -> Unsubscribe:
-    """Have *hub* tell of the states of *session*."""
+    """Emit events from *hub* for the states of *session*."""
     return session.subscribe(lambda state: hub.emit(SessionChanged(hub.now(), state.value)))
 
 

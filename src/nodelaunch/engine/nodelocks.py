@@ -1,4 +1,4 @@
-"""Nodes in our hands: taking, claiming, writing and letting go of their records, under their locks.
+"""Held nodes: takes, claims, writes and releases node records under their locks.
 
 Only the holder of a node's lock writes its record. What does *not* belong here: clouds (engine/launch/node.py,
 deletion.py), and which node for which request.
@@ -41,12 +41,12 @@ log: Logger = get_logger(__name__)
 _TAKEN = (LockBusyError, RecordGoneError, VersionConflictError)
 """The node is locked, changed or gone."""
 GIVE_UP_TIMEOUT_S = 10.0
-"""How long the last write about a node may take when its launch is cancelled."""
+"""Seconds that the last write about a node may take when its launch is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolContext:
-    """What working for one pool takes. Shared by its handlers; a reload makes another for the next ones."""
+    """What is needed to work for one pool. Its handlers share it; a reload creates another one for later handlers."""
 
     store: Store
     view: ClusterView
@@ -54,7 +54,7 @@ class PoolContext:
     scanner: HostScanner
     provider: ProviderRuntime
     generation: Generation
-    """What of the provider's may change in a reload, as it was when this was made."""
+    """The parts of the provider that may change in a reload, as of the creation of this context."""
     pool: PoolConfig
     pool_id: str
     shared: SharedRoom
@@ -69,16 +69,16 @@ class PoolContext:
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other process has pools registered, so that nobody else makes nodes or contends for requests."""
+        """True if no other process has pools registered: no other process creates nodes or contends for requests."""
         return self.view.is_alone(self.pool_id)
 
     def tell(self, request: NodeRequest, what: str) -> None:
-        """Let it be known what happened to *request* in this pool."""
+        """Emit an event that says what happened to *request* in this pool."""
         self.provider.tell(self.pool.name, request.id, what)
 
 
 class StageClock:
-    """How long the stages of one attempt to launch a node take, in the order in which they end."""
+    """Durations of the stages of one attempt to launch a node, in the order in which the stages end."""
 
     __slots__ = ("_at", "_took")
 
@@ -87,12 +87,12 @@ class StageClock:
         self._at = 0.0
 
     def begin(self, **took_s: float) -> None:
-        """An attempt begins now; stages before it took *took_s*."""
+        """Start an attempt; stages before it took *took_s*."""
         self._took = took_s
         self._at = asyncio.get_running_loop().time()
 
     def ended(self, stage: str) -> None:
-        """*stage* ends now. One that is gone through again counts all of its time."""
+        """Note the end of *stage*. A repeated stage counts all of its time."""
         now = asyncio.get_running_loop().time()
         self._took[stage] = self._took.get(stage, 0.0) + now - self._at
         self._at = now
@@ -103,23 +103,23 @@ class StageClock:
 
 @dataclass(slots=True, weakref_slot=True)
 class HeldNode:
-    """A node whose lock we hold, as last written, or as it is to be written with whatever is written of it next."""
+    """A node whose lock this launcher holds, as last written, or as it will be written with its next change."""
 
     node: Node
     version: int
     lock: Lock
     is_clean: bool = True
-    """Whether nothing is left in the cloud of attempts that failed."""
+    """True if no leftovers of failed attempts are in the cloud."""
     waits_for: str | None = None
-    """Why its launch stands still, while the provider can't be asked."""
+    """Why its launch waits while the provider is unavailable."""
     is_written: bool = True
-    """Whether the store has ``node`` as it is."""
+    """True if the store has ``node`` as it is."""
     is_resumed: bool = False
-    """Whether another launcher began the launch, so that there may be an instance of which no record tells."""
+    """True if another launcher started the launch: there may be an instance that no record names."""
     stages: StageClock = field(default_factory=StageClock)
-    """What the present attempt of its launch has taken so far."""
+    """Durations of the stages of the present attempt so far."""
     is_overtaken: bool = False
-    """Whether the cloud had a call of a later holder of the lock: nothing is ours to do any more."""
+    """True if a later holder of the lock has called the cloud: this launcher must not act on the node any more."""
 
     @property
     def id(self) -> NodeId:
@@ -134,30 +134,30 @@ class HeldNode:
         return fence_of(self.node, self.lock)
 
     def check(self) -> None:
-        """To be called right before a call that changes the cloud: whoever slept may learn only later that the lock is
-        lost. Raises: LockLostError."""
+        """Check the lock right before a call that changes the cloud: after a sleep, the loss of the lock may be noticed
+        only later. Raises: LockLostError."""
         if not self.lock.is_held:
             raise LockLostError(self.lock.contender)
 
     def note(self, node: Node) -> None:
-        """It is *node* from now on; that is written with whatever is written of it next."""
+        """Set the record to *node*; it is written with the next change."""
         self.node, self.is_written = node, False
 
     def put_op(self, node: Node) -> Put:
         return Put(paths.node(node.id), node.to_bytes(), self.version, node)
 
     def hand_over_ops(self) -> list[Op]:
-        """Unlocked, and otherwise as it is, in one transaction with whatever else."""
+        """Return the operations that unlock the node as it is, for use in a larger transaction."""
         unlock = ReleaseLock(self.lock)
         return [unlock] if self.is_written else [self.put_op(self.node), unlock]
 
     def give_back_ops(self) -> list[Op]:
-        """Free for anybody, in one transaction with whatever else."""
+        """Return the operations that free the node for any requestor, for use in a larger transaction."""
         return [self.put_op(self.node.deallocated()), ReleaseLock(self.lock)]
 
 
 async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
-    """Write *node* as the new version of *held*. Whether it was done is known even if we are cancelled meanwhile."""
+    """Write *node* as the new version of *held*. The outcome is known even if the caller is cancelled meanwhile."""
 
     async def write() -> None:
         op = held.put_op(node)
@@ -169,9 +169,10 @@ async def save(ctx: PoolContext, held: HeldNode, node: Node) -> None:
 
 
 async def to_the_end(work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
-    """Await *work*, whose effect must not be lost from sight, to its end even if we are cancelled meanwhile, and again.
+    """Await *work* to its end even if the caller is cancelled meanwhile: its effect has to be known. Then raise the
+    cancellation.
 
-    It is a few calls to the store, so the delay is bounded by the session timeout.
+    The work is a few calls to the store, so the delay is bounded by the session timeout.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -187,8 +188,8 @@ async def to_the_end(work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> No
 async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
     """Record a node that won't be ready in *state* (failed or aborted) and unlock it: the sweeper deletes it.
 
-    What can't be written is left as it is: an unlocked building node is deleted all the same. Nothing is written of one
-    that another has by now.
+    If the write fails the record stays as it is: an unlocked building node is deleted too. Nothing is written of a node
+    that another launcher has taken over.
     """
     if held.is_overtaken:
         await held.lock.release()
@@ -203,7 +204,7 @@ async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
 
 
 async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) -> HeldNode | None:
-    """Lock an idle node and allocate it to *request*; None when it is not to be had, or does not answer.
+    """Lock an idle node and allocate it to *request*; None if it can't be taken, or does not answer.
 
     Raises: OvertakenError, StoreError.
     """
@@ -221,8 +222,8 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
 
 
 async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
-    """Whether the node's machine answers. One that does not is not handed out before it was looked at again; a node
-    whose machine nobody looks at any more is given up."""
+    """Return True if the node's machine answers. A machine that does not is checked again before it is handed out; a
+    node whose machine is not watched any more is given up."""
     inventory, hosts = ctx.generation.inventory, ctx.provider.breakers.hosts
     if inventory is None or hosts is None:
         return True
@@ -243,7 +244,7 @@ def _taking_ops(seen: Seen[Node], node: Node) -> tuple[TakeLock, Put]:
 
 
 async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
-    """Lock the node *seen* and write it as *node*; None when it is locked, changed or gone since it was seen.
+    """Lock the node *seen* and write it as *node*; None if it is locked, changed or gone since it was seen.
 
     Raises: StoreError.
     """
@@ -256,7 +257,7 @@ async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | No
 
 
 async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
-    """Write the node *seen*, which nobody may hold, as *node*; whether that was still possible. Raises: StoreError."""
+    """Write the unlocked node *seen* as *node*. Return True if that was still possible. Raises: StoreError."""
     held = await take_node(store, seen, node)
     if held is not None:
         await held.lock.release()
@@ -264,7 +265,7 @@ async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
 
 
 async def discard_node(store: Store, view: ClusterView, seen: Seen[Node], clock: Clock) -> bool:
-    """Mark a node that nobody holds for deletion; whether that was still possible. Raises: StoreError."""
+    """Mark an unlocked node for deletion. Return True if that was still possible. Raises: StoreError."""
     node = seen.record.into(NodeState.DELETING, clock.now())
     view.discarded.add(node.id)  # the change may be seen before the write is answered
     is_done = await rewrite_node(store, seen, node)

@@ -1,6 +1,6 @@
 """The providers of a running launcher: starts, changes, removes and drains them.
 
-What does *not* belong here: what a provider consists of (service.py), and what a configuration changes (launcher.py).
+service.py has the parts of one provider; launcher.py decides what a new configuration changes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nodelaunch.log import Logger, get_logger
 log: Logger = get_logger(__name__)
 
 LETTING_GO_S = 30.0
-"""How long a provider that is replaced may take to hand back its work, and then to end. A driver that goes on although
-it is cancelled would hold up the configuration of all providers."""
+"""Seconds in which a replaced provider may hand back its work, and then end. A driver that ignores cancellation would
+otherwise delay the configuration of all providers."""
 
 
 class Providers:
@@ -39,7 +39,7 @@ class Providers:
     ) -> None:
         """*on_change* is called after each `refresh`, with the names of providers that have started since."""
         self.runtimes: dict[str, ProviderRuntime] = {}
-        """Providers whose driver could be made, by name."""
+        """Providers whose driver could be created, by name."""
         self.pools: dict[PoolKey, Pool] = {}
         self._make_service = make_service
         self._on_change = on_change
@@ -51,12 +51,12 @@ class Providers:
 
     @property
     def at_work(self) -> list[str]:
-        """Names of those that may create nodes."""
+        """Names of the providers that may create nodes."""
         return [name for name, service in self._services.items() if service.is_at_work]
 
     @contextmanager
     def serving(self, group: asyncio.TaskGroup, configs: Iterable[ProviderConfig]) -> Iterator[None]:
-        """Serve *configs* as tasks of *group*, which are cancelled in the end."""
+        """Serve *configs* as tasks of *group*, which are cancelled at the end of the block."""
         self._group = group
         for config in configs:
             self._start(config)
@@ -70,7 +70,7 @@ class Providers:
                 task.cancel()
 
     def refresh(self) -> None:
-        """Take stock after providers or pools started or ended."""
+        """Update the tables after providers or pools started or ended."""
         runtimes = {name: s.runtime for name, s in self._services.items() if s.runtime is not None}
         started = [name for name, runtime in runtimes.items() if self.runtimes.get(name) is not runtime]
         self.runtimes.clear()
@@ -80,9 +80,9 @@ class Providers:
         self._on_change(started)
 
     async def apply(self, config: ProviderConfig, changes: Changes, grace_s: float) -> bool:
-        """Continue one provider with *config*, part of a configuration with *changes*; whether it starts anew.
+        """Continue one provider with *config*, part of a configuration with *changes*. Return True if it is restarted.
 
-        Requests in pools that are removed have *grace_s* seconds to finish.
+        Requests in removed pools have *grace_s* seconds to finish.
         """
         service = self._services.get(config.name)
         if service is not None and config.name in changes.replaced:
@@ -115,7 +115,7 @@ class Providers:
         task.add_done_callback(self._removals.discard)
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more requests, give those at work *grace_s* seconds to finish, hand the rest back."""
+        """Accept no more requests, give running ones *grace_s* seconds to finish, hand the rest back."""
         await asyncio.gather(*(service.drain(grace_s) for service in self._services.values()))
 
     def _start(self, config: ProviderConfig) -> None:
@@ -126,7 +126,7 @@ class Providers:
         self._tasks[name] = self._group.create_task(supervise(f"provider {name}", service.run), name=name)
 
     async def _drain_some(self, service: ProviderService) -> None:
-        """Hand back what a provider works on. What its driver does not let go of in time is left to itself."""
+        """Hand back the requests of a provider. Work that its driver does not release in time is left alone."""
         try:
             async with asyncio.timeout(LETTING_GO_S):
                 await service.drain(0.0)
@@ -134,7 +134,7 @@ class Providers:
             log.warning("provider_not_drained", provider=service.name, waited_s=LETTING_GO_S)
 
     async def _end(self, name: str) -> None:
-        """Stop a provider at once. What of it does not end in time is left to itself."""
+        """Stop a provider at once. Tasks of it that do not end in time are left alone."""
         task = self._tasks.pop(name, None)
         if task is not None:
             self._services[name].end(task)

@@ -1,7 +1,7 @@
-"""Everything of one provider as one task: its driver, what is known of it, its pools, its inventory.
+"""One provider as one task: its driver, its facts, its pools, its inventory.
 
-`run` it (again and again: whatever fails in it is begun anew), `apply` another configuration while it runs, `retire` it
-when it is not configured any more. What does *not* belong here: which providers there are, and when to reload.
+`run` it (again after each failure), `apply` another configuration while it runs, `retire` it when it is not configured
+any more. What does *not* belong here: which providers there are, and when to reload.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class SharedServices:
     tenants: TenantLedgers
     identity: PoolIdentity
     guard: Guard
-    """Counts the machines of all providers that fail."""
+    """Counts the failing machines of all providers."""
     own_id: str
-    """Under which this process is present."""
+    """The id under which this process is present."""
     open_driver: Callable[[ProviderConfig], Driver]
-    """Raises: DriverError."""
+    """Returns the driver of a provider. Raises: DriverError."""
     new_pool_id: Callable[[str, str], str]
-    """Of provider and pool."""
+    """Returns the pool id for a provider and a pool."""
     changed: Callable[[], None]
-    """Told when pools came or went."""
+    """Called when pools were added or removed."""
     drained: Callable[[], None]
-    """Told when a pool that was taken out has ended: nobody may hand out its nodes any more."""
+    """Called when a removed pool has ended: no pool of this process hands out its nodes any more."""
     events: EventHub
 
 
@@ -65,7 +65,7 @@ class ProviderService:
 
     def __init__(self, site: SharedServices, config: ProviderConfig) -> None:
         self.config: ProviderConfig = config
-        """As configured; what is in force may lag behind while its driver can't be made."""
+        """As configured; the configuration in force may be older while its driver can't be created."""
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
@@ -76,7 +76,7 @@ class ProviderService:
         self._group: asyncio.TaskGroup | None = None
         self._revived = asyncio.Event()
         self._revived.set()
-        """Unset while the provider is not configured any more."""
+        """Unset while the provider is not configured any more"""
         self._draining: set[asyncio.Task[None]] = set()
         self._log = log.bind(provider=config.name)
 
@@ -86,13 +86,13 @@ class ProviderService:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether nodes may be created: also while pools that were taken out finish what they accepted."""
+        """True if nodes may be created: also while removed pools finish their requests."""
         return bool(self.pools or self._draining)
 
     # -- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises: DriverError, and whatever fails unforeseen; all is let go of then."""
+        """Serve until cancelled. Raises: DriverError, and any unexpected error; all resources are released then."""
         runtime = ProviderRuntime(self.config, self._site.open_driver(self.config), self._site.view, self._site.events)
         self.runtime = runtime
         stop_following = self._shared.open()
@@ -151,17 +151,17 @@ class ProviderService:
     # -- changing ---------------------------------------------------------------------------------------------------
 
     async def apply(self, config: ProviderConfig, *, is_changed: bool, grace_s: float) -> None:
-        """Go on with *config*: pools that are new are begun, those that are gone are drained within *grace_s*, others
-        go on with what they are now. Work under way ends under the old configuration.
+        """Use *config* from now on: new pools are started, removed ones are drained within *grace_s*, others continue
+        with their new settings. Running work ends under the old configuration.
 
-        A driver that can't be made leaves what is in force; it is tried again with the provider's next start.
-        *is_changed*: whether anything its driver is made from changed.
+        If a driver can't be created, the configuration in force stays; the next start of the provider tries again.
+        *is_changed*: True if any setting that the driver is made from changed.
         """
         self._revived.set()
         self.config = config
         runtime = self.runtime
         if runtime is None:
-            return  # between two tries of `run`, which begins with what is configured then
+            return  # between two tries of `run`, which starts with the configuration of that time
         if is_changed and not await self._renew(runtime, config):
             return
         self._change_pools(runtime, grace_s)
@@ -206,7 +206,8 @@ class ProviderService:
         task.add_done_callback(drained)
 
     async def _forget(self, pool: str) -> None:
-        """A pool that was taken out on purpose is not waited for, unless another launcher has it too."""
+        """Forget a pool that was removed on purpose, so that its return is not awaited, unless another launcher
+        has it."""
         others = (seen.record for seen in self._site.view.pools.values())
         if any((r.provider_name, r.name) == (self.name, pool) for r in others):
             return
@@ -216,9 +217,9 @@ class ProviderService:
             self._log.info("pool_not_forgotten", pool=pool, detail=str(error))
 
     def retire(self, grace_s: float) -> None:
-        """Take nothing more: the provider is not configured any more.
+        """Accept no more requests: the provider is not configured any more.
 
-        What is under way has *grace_s* to finish before it is handed back. Nodes in use are deleted as they are
+        Running work has *grace_s* seconds to finish before it is handed back. Nodes in use are deleted when they are
         returned, idle ones unless another launcher serves the pool.
         """
         self._revived.clear()
@@ -229,8 +230,8 @@ class ProviderService:
         self._site.changed()
 
     async def retired(self) -> bool:
-        """Wait until nothing of a provider that retires is left, so that `run` may be ended, or until it is configured
-        again; whether it is the former. Raises: StoreError."""
+        """Wait until nothing of a retiring provider is left, or until it is configured again. Return True in the first
+        case: `run` may be ended. Raises: StoreError."""
         emptied = asyncio.ensure_future(self._emptied())
         revived = asyncio.ensure_future(self._revived.wait())
         try:
@@ -279,5 +280,5 @@ class ProviderService:
         task.cancel()
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing more, and let go of everything, in order."""
+        """Accept no more requests, and release everything, in order."""
         await asyncio.gather(*(pool.drain(grace_s) for pool in self.pools.values()), *self._draining)

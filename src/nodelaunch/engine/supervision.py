@@ -1,4 +1,4 @@
-"""Runs a part of the launcher again whenever it fails."""
+"""Restarts a part of the launcher after each failure."""
 
 from __future__ import annotations
 

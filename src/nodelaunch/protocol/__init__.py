@@ -1,4 +1,4 @@
 """What two sides must agree on: paths, records, states, quota, reasons, and the ports to store and cloud.
 
-Pure: no I/O, no clock, no randomness, no logging, no third-party package. Time and ids come in as arguments.
+Pure: no I/O, no clock, no randomness, no logging, no third-party package. Time and ids are arguments.
 """

@@ -1,6 +1,6 @@
-"""Who may use what: pools, labels and machines that are for some tenants only.
+"""Restrictions of pools, labels and machines to some tenants.
 
-What does *not* belong here: where that is configured, and what a pool says because of it (triage.py).
+What does *not* belong here: where they are configured, and a pool's verdict because of them (triage.py).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from nodelaunch.protocol.paths import MIN_READY_REQUESTOR
 from nodelaunch.protocol.records import NodeRequest
 
 Allowed = frozenset[str] | None
-"""Names of the tenants that may use something; None: everybody."""
+"""Names of the tenants that may use something; None: every tenant."""
 NOBODY: Allowed = frozenset()
 
 
 class Asker(NamedTuple):
-    """Whom a request is for. One without a tenant may use only what everybody may."""
+    """The tenant that a request is for. A request without a tenant may use only what every tenant may use."""
 
     tenant: str | None
     is_launcher: bool = False
-    """Whether a launcher asks, for nodes to be kept ready: they are given to nobody by that."""
+    """True if a launcher asks, for min-ready nodes: the request gives the nodes to no tenant."""
 
     def may_use(self, allowed: Allowed) -> bool:
         return allowed is None or self.is_launcher or self.tenant in allowed
@@ -30,6 +30,6 @@ LAUNCHER = Asker(None, is_launcher=True)
 
 
 def asker_of(request: NodeRequest) -> Asker:
-    """Whom *request* is for. A launcher's own request has no tenant."""
+    """Return the asker of *request*. A launcher's own request has no tenant."""
     is_own = request.requestor == MIN_READY_REQUESTOR and request.tenant_name is None
     return LAUNCHER if is_own else Asker(request.tenant_name)

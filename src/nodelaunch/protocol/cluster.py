@@ -1,10 +1,10 @@
 """The port to the cluster for a driver that is itself a client of it: holds other providers' nodes and shares them out.
 
-A node so held is *leased*: it stays in use by the driver's provider, whichever launcher serves that, until it is let
-go. A *claim* is one node of the driver's own, and takes one slot of a leased one. Everything stands in the store, so
-that launchers that share a provider, and those that come after, agree at any moment; each call is one transaction, and
-where two want the same the store decides.
-What does *not* belong here: which slot a claim gets, when a node is asked for, and when one is let go (the driver).
+A node held in this way is *leased*: it stays in use by the driver's provider, in any launcher that serves that
+provider, until it is released. A *claim* is one node of the driver's own, and uses one slot of a leased one. Everything
+is in the store, so that launchers that share a provider, and later ones, agree at any moment. Each call is one
+transaction, and if two launchers want the same slot, the store decides. What does *not* belong here: which slot a claim
+gets, when a node is requested, and when one is released (the driver).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Backing:
 
     lease: Lease
     node: Node | None
-    """Its record; None when it is gone, or not in use by us any more."""
+    """Its record; None if it is gone, or not in use by this provider any more."""
     taken: Mapping[int, NodeId]
-    """Whose each taken slot is."""
+    """The node that has each taken slot."""
 
     @property
     def id(self) -> NodeId:
@@ -42,60 +42,60 @@ class Backing:
 
 
 class Leases(Protocol):
-    """What one provider leases, and whose the slots are. Every call may raise StoreError."""
+    """What one provider leases, and the claims on the slots. Every call may raise StoreError."""
 
     async def warm(self) -> None:
-        """Wait until what is known is complete and current."""
+        """Wait until the known leases and claims are complete and current."""
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call *listener* whenever anything known here may have changed; the result ends that."""
+        """Call *listener* whenever a lease or claim may have changed. Return a function that ends that."""
 
     def now(self) -> float:
-        """Seconds since 1970, by the clock that leases' times are told by."""
+        """Return seconds since 1970, by the clock of the leases' times."""
 
     def backings(self) -> Sequence[Backing]:
-        """What is leased, in the order of node ids."""
+        """Return the leased nodes, in the order of node ids."""
 
     def claims(self) -> Sequence[Claim]:
-        """All claims, placed or not."""
+        """Return all claims, placed or not."""
 
     async def enter(self, claim: Claim) -> None:
-        """Note a claim that has no slot yet; one that is noted already stays as it is."""
+        """Record a claim that has no slot yet; a recorded one stays as it is."""
 
     async def find(self, node_id: NodeId) -> Claim | None:
-        """The claim of a node of ours, as last seen; None only when there is none for certain."""
+        """Return the claim of a node of this provider, as last seen; None only if it certainly has none."""
 
     async def place(self, claim: Claim, backing: Backing, slot: int) -> Claim | None:
-        """Give *claim* a slot; None when it, the slot or the backing node is not as it was seen."""
+        """Give *claim* a slot; None if it, the slot or the backing node has changed since it was seen."""
 
     async def free(self, node_id: NodeId) -> None:
-        """Take back a claim, and its slot if it has one. One that does not exist is taken back."""
+        """Remove a claim, and release its slot if it has one. Without such a claim, do nothing."""
 
     async def obtain(
         self, backing_label: str, *, label: str, slots: int, progress: Callable[[NodeRequest], None]
     ) -> NodeId:
-        """Ask for a node, wait for it, and lease it with *slots* slots for *label*.
+        """Request a node, wait for it, and lease it with *slots* slots for *label*.
 
-        Cancelled, or failing, it leaves no request behind, and no node that is nobody's. *progress* is told of the
-        request's every version. Raises: RequestFailedError when every pool declined; StoreError.
+        If cancelled, or on an error, it leaves no request behind, and no node without an owner. *progress* is called
+        with every version of the request. Raises: RequestFailedError when every pool declined; StoreError.
         """
 
     async def fail(self, backing: Backing) -> None:
-        """Let the node take nobody in any more."""
+        """Let the node take no more claims."""
 
     async def release(self, backing: Backing) -> bool:
-        """Give an empty node back, used; whether that was still possible."""
+        """Return an empty node to its provider, as used. Return True if that was still possible."""
 
     async def forget(self, backing: Backing) -> bool:
-        """Drop a lease, with the claims on it, whose node is not ours any more; whether it was so indeed."""
+        """Remove a lease, with the claims on it, whose node this provider has lost. Return True if that was so."""
 
     async def adopt(self) -> None:
-        """Lease nodes that are ours by what their records and locks say, and note whose records say that they have a
-        slot: Nodepool's launcher left them."""
+        """Lease the nodes that are this provider's by their records and locks, and record the claims of nodes whose
+        records name a slot: Nodepool's launcher left them."""
 
 
 class Cluster(Protocol):
-    """Where a driver's nodes are offered, seen by a client."""
+    """The cluster in which a driver's nodes are offered, seen by a client."""
 
     def leases(self, provider: str) -> AbstractAsyncContextManager[Leases]:
-        """Open what *provider* leases. Entering doesn't wait for `Leases.warm`. Raises: StoreError."""
+        """Open the leases of *provider*. Entering doesn't wait for `Leases.warm`. Raises: StoreError."""

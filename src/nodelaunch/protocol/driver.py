@@ -39,19 +39,19 @@ METADATA_PROVIDER = "nodepool_provider_name"
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Orders the calls that change a cloud for one node: one is stale when its ``number`` is lower than that of another
-    with the same ``node``. Fences of different nodes have no order."""
+    """Orders the calls that change a cloud for one node: a call is stale when its ``number`` is lower than that of
+    another with the same ``node``. Fences of different nodes have no order."""
 
     node: str
-    """The node's id, and when its record was made: an id comes again where a store was wiped, or put back from a
-    copy. To be compared as a whole."""
+    """The node's id, and when its record was made: ids repeat if a store was wiped, or restored from a copy. Compare it
+    as a whole."""
     number: int
-    """Greater for each later holder of the node's lock, the same for all calls of one."""
+    """Greater for each later holder of the node's lock, the same for all calls of one holder."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
-    """What is to be created. ``name`` and ``metadata`` are final; ``request`` feeds an operator's own templates."""
+    """The instance to create. ``name`` and ``metadata`` are final; ``request`` feeds an operator's own templates."""
 
     node_id: str
     name: str
@@ -60,11 +60,12 @@ class InstanceSpec:
     metadata: Mapping[str, str]
     attempt: int = 1
     zone: str | None = None
-    """Placement the node set has to share; None: the driver's choice."""
+    """The zone that the node set has to share; None: the driver chooses."""
     image_external_id: str | None = None
-    """Cloud image to boot where the label names a diskimage that a builder uploads; else the driver knows it."""
+    """Cloud image to boot if the label names a diskimage that a builder uploads; otherwise the driver knows the
+    image."""
     request: Mapping[str, Any] = field(default_factory=dict)
-    """Of the node request: id, labels, requestor, requestor_data, relative_priority, event_id, created_time,
+    """Fields of the node request: id, labels, requestor, requestor_data, relative_priority, event_id, created_time,
     tenant_name."""
     fence: Fence | None = None
     """For drivers that are `SupportsFencing`; None: the call is not to be refused as stale."""
@@ -72,7 +73,7 @@ class InstanceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How to get into one instance. It goes into the record as it stands, None included."""
+    """How to log in to one instance. It is recorded as it is, None included."""
 
     username: str | None
     connection_type: str | None
@@ -89,7 +90,7 @@ class Instance:
     metadata: Mapping[str, str] = field(default_factory=dict)
     is_active: bool = False
     interface_ip: str | None = None
-    """Where a user connects to."""
+    """The address that a user connects to."""
     public_ipv4: str | None = None
     private_ipv4: str | None = None
     public_ipv6: str | None = None
@@ -105,26 +106,26 @@ class Instance:
     login: Login | None = None
     """Overrides the label's, where instances of one label differ."""
     host_keys: Sequence[str] | None = None
-    """``<type> <base64>`` each, where the driver knows them; overrides what the engine scanned."""
+    """``<type> <base64>`` each, if the driver knows them; overrides the keys that the engine scanned."""
     expected_host_keys: Sequence[str] | None = None
-    """``<type> <base64>`` each, where the driver gave the machine its keys: the engine looks whether it has them, and
-    records these alone, with an `Assurance`. A machine without them fails its launch."""
+    """``<type> <base64>`` each, if the driver gave the machine its keys: the engine checks that the machine has them,
+    and records only these, with an `Assurance`. A machine without them fails its launch."""
     attributes: Mapping[str, Any] | None = None
-    """Come with the instance; the pool's ``node-attributes`` go over them."""
+    """Attributes of the instance; the pool's ``node-attributes`` override them."""
     slot: int | None = None
-    """Which share of a machine it is, where several have one."""
+    """The slot of a shared machine, if it has several."""
     driver_data: Any = None
-    """The driver's own note in the record; opaque to everybody else."""
+    """The driver's own note in the record; opaque to all other code."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTraits:
-    """What the configuration says of the nodes one pool makes for one label; goes into the record before launching."""
+    """The configuration of the nodes that one pool makes for one label; recorded before the launch."""
 
     image_id: str | None = None
-    """What the record says of the image; for a diskimage the engine writes the path of the upload instead."""
+    """The record's name for the image; for a diskimage the engine writes the path of the upload instead."""
     diskimage: str | None = None
-    """Name of the diskimage whose newest upload to boot, if it is one."""
+    """Name of the diskimage whose newest upload is booted, if the image is one."""
     username: str | None = None
     connection_type: str | None = "ssh"
     connection_port: Any = 22
@@ -132,9 +133,10 @@ class LabelTraits:
     python_path: str | None = "auto"
     host_key_checking: bool = True
     settle_s: float = 0.0
-    """For how long host keys have to stay the same before they are believed; 0: they are scanned once."""
+    """Seconds that host keys have to stay the same before they are believed; 0: they are scanned once."""
     probe_key: str | None = None
-    """File of a private key: the machine counts as ready once ``username`` gets in with it. None: not tried."""
+    """File of a private key: the machine counts as ready once ``username`` can log in with it. None: no login
+    is tried."""
     console_log: bool = False
 
 
@@ -142,33 +144,34 @@ class Driver(Protocol):
     """One provider's cloud. All calls are on the event loop, concurrently; deadlines are the caller's."""
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:
-        """What is known of *label* in *pool* without asking the cloud."""
+        """Return the traits of *label* in *pool* without asking the cloud."""
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
-        """Ask for an instance. Raises: QuotaExceededError, InsufficientCapacityError, LaunchFailedError,
-        LabelUnusableError, ProviderUnavailableError; ``external_id`` set where something may have been left."""
+        """Request an instance. Raises: QuotaExceededError, InsufficientCapacityError, LaunchFailedError,
+        LabelUnusableError, ProviderUnavailableError; ``external_id`` is set if an instance may have been left."""
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
-        """Wait until the instance runs and has its addresses. Raises as `create_instance`, and InstanceNotFoundError
-        when it is gone."""
+        """Wait until the instance runs and has its addresses. Raises the errors of `create_instance`, and
+        InstanceNotFoundError when it is gone."""
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        """Delete, and wait until it is gone. One that does not exist is gone."""
+        """Delete the instance, and wait until it is gone. An instance that does not exist is gone."""
 
     def list_instances(self) -> AsyncIterator[Instance]:
-        """Every instance these credentials can see."""
+        """Yield every instance that these credentials can see."""
 
     async def quota_limits(self) -> Limits:
-        """The cloud's limits for these credentials."""
+        """Return the cloud's limits for these credentials."""
 
     async def quota_for_label(self, pool: str, label: str) -> Usage:
-        """What one node of *label* in *pool* takes. Raises LabelUnusableError."""
+        """Return the usage of one node of *label* in *pool*. Raises LabelUnusableError."""
 
     async def label_ready(self, pool: str, label: str) -> bool:
-        """Whether the cloud has what the label needs (its image, say). False: the pool declines it for now."""
+        """Return True if the cloud has what the label needs, for example its image. False: the pool declines it for
+        now."""
 
     async def aclose(self) -> None:
-        """Let go of connections; instances stay."""
+        """Close connections; instances stay."""
 
 
 @runtime_checkable
@@ -176,27 +179,27 @@ class ScansHostKeys(Protocol):
     """A driver that knows its instances' SSH host keys without the network."""
 
     async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
-        """``<type> <base64>`` of each key."""
+        """Return ``<type> <base64>`` of each key."""
 
 
 @runtime_checkable
 class SupportsConsoleLog(Protocol):
     async def console_log(self, external_id: ExternalId) -> str | None:
-        """The tail of the console, for the operator's log after a failed launch."""
+        """Return the tail of the console, for the operator's log after a failed launch."""
 
 
 @runtime_checkable
 class SupportsFencing(Protocol):
-    """A driver that keeps the highest fence it had for each node, in the same step as what it does in its cloud, and
-    for all processes with the same configuration. It refuses what is stale with `StaleFenceError`: a create by the
-    fence of its spec, and these. A call without a fence is never stale."""
+    """A driver that stores the highest fence of each node, in the same step as the change in its cloud, and for all
+    processes with the same configuration. It refuses stale calls with `StaleFenceError`: a create by the fence of its
+    spec, and the calls below. A call without a fence is never stale."""
 
     async def raise_fence(self, fence: Fence) -> None:
-        """Have every call with a lower one be stale when this returns. The engine calls it before it looks for, or goes
-        on with, what an earlier holder of the node's lock made."""
+        """Make every call with a lower fence stale from the return of this call on. The engine calls it before it looks
+        for, or continues with, an instance of an earlier holder of the node's lock."""
 
     async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
-        """As `delete_instance`; the engine calls it instead wherever it has the node's lock."""
+        """Delete like `delete_instance`; the engine calls this instead wherever it has the node's lock."""
 
 
 @runtime_checkable
@@ -204,17 +207,17 @@ class ReportsZones(Protocol):
     """A driver whose cloud has placement zones. The nodes of a request that are launched share one of them."""
 
     async def zones(self) -> Sequence[str]:
-        """Names of the zones the cloud would place instances in, for pools that name none."""
+        """Return the names of the zones in which the cloud would place instances, for pools that name none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Something an instance had or has besides itself, such as a floating IP; it can outlive the instance."""
+    """A resource that an instance had or has besides itself, such as a floating IP; it can outlive the instance."""
 
     kind: str
     external_id: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of the instance's, at least the provider's name and, where that is known, the node's id."""
+    """Of the instance's metadata, at least the provider's name and, if known, the node's id."""
     detail: str = ""
     """For people."""
 
@@ -224,13 +227,14 @@ class Resource:
 
 @runtime_checkable
 class SupportsLeftovers(Protocol):
-    """A driver whose instances have things that can stay behind when they go."""
+    """A driver whose instances have resources that can stay behind after their deletion."""
 
     async def resources(self) -> Sequence[Resource]:
-        """All such things that say whose they are, but for those that go with an instance that is there."""
+        """Return all such resources that carry their owner's metadata, except those that go with an existing
+        instance."""
 
     async def delete_resource(self, resource: Resource) -> None:
-        """Delete one; one that does not exist is deleted."""
+        """Delete one resource; one that does not exist is deleted."""
 
 
 @runtime_checkable
@@ -238,49 +242,49 @@ class SupportsUpkeep(Protocol):
     """A driver with work of its own beside its calls."""
 
     async def upkeep(self) -> None:
-        """Work until cancelled. Run once as long as the driver is in use, and again after a pause when it fails; the
+        """Work until cancelled. It runs as long as the driver is in use, and again after a pause when it fails. The
         driver's calls may come before it runs, and wait for it. May raise StoreError."""
 
     async def emptied(self) -> None:
-        """Wait until nothing is left that only this driver lets go of, with upkeep running and no pool configured."""
+        """Wait until nothing is left that only this driver can release, with upkeep running and no pool configured."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultOffer:
-    """A way in which a driver's cloud can be made to fail, or to be as it seldom is."""
+    """A way in which a driver's cloud can be made to fail, or to behave in a rare way."""
 
     name: str
     call: str | None = None
-    """What fails meanwhile, as the driver's method is called (``create_instance``); None: that differs."""
+    """The call that fails meanwhile, as the driver's method is called (``create_instance``); None: that differs."""
     kind: ErrorKind | None = None
-    """How it has to fail."""
+    """The kind of error that it has to raise."""
     retry_after_s: float | None = None
-    """Seconds after which the cloud meanwhile asks to be asked again; None: it says nothing of that."""
+    """Seconds for which the cloud meanwhile asks callers to wait; None: it does not say."""
 
 
 BOOT_HELD, FOREIGN_INSTANCE, LIST_LAGS = "boot-held", "foreign-instance", "list-lags"
 """Names of faults that mean the same for every driver: instances made meanwhile boot only afterwards; there is one more
-instance, which somebody else made; the cloud lists what is made meanwhile only afterwards."""
+instance, of another owner; the cloud lists instances made meanwhile only afterwards."""
 
 
 @runtime_checkable
 class SupportsFaults(Protocol):
-    """A driver whose cloud can be looked at, and broken, by the conformance kit. Nobody else calls these, and nothing
-    of it has an effect before it is asked for. A fault is the cloud's: every driver with the same configuration, in
-    whatever process, meets it until it is cleared."""
+    """A driver whose cloud can be inspected, and broken, by the conformance kit. No other code calls these, and none
+    has an effect before it is called. A fault is the cloud's: every driver with the same configuration, in any process,
+    meets it until it is cleared."""
 
     async def faults(self) -> Sequence[FaultOffer]:
-        """Those there are."""
+        """Return the available faults."""
 
     async def set_fault(self, name: str) -> ExternalId | None:
-        """Have it so from now on; the instance's id for FOREIGN_INSTANCE. Raises DriverError for one not known."""
+        """Set a fault. Return the instance's id for FOREIGN_INSTANCE. Raises DriverError for an unknown fault."""
 
     async def clear_fault(self, name: str) -> None:
-        """Have it so no longer; one that is not set is cleared."""
+        """Clear a fault; one that is not set is cleared."""
 
     async def cloud_resources(self) -> Mapping[str, str | None]:
-        """Everything there is in the cloud by its name (instances, volumes, addresses, processes), by the cloud's own
-        account, and the external id of the instance each belongs to; an instance belongs to itself."""
+        """Return all resources in the cloud by name (instances, volumes, addresses, processes), as the cloud reports
+        them, and the external id of the instance each belongs to; an instance belongs to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +311,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What looking at a machine gave: its host keys as ``<type> <base64>`` and addresses."""
+    """The result of a check of a machine: its host keys as ``<type> <base64>``, and its addresses."""
 
     host_keys: tuple[str, ...] = ()
     public_ipv4: str | None = None
@@ -316,11 +320,11 @@ class Inspection:
 
 @runtime_checkable
 class SupportsInventory(Protocol):
-    """A driver of machines that already exist: the engine keeps one ready node registered per machine slot, hands
-    those out, and registers the slot anew after use. Nothing is ever created or deleted in a cloud."""
+    """A driver of machines that already exist: the engine keeps one ready node registered per machine slot, hands those
+    out, and registers the slot anew after use. No instance is created or deleted in a cloud."""
 
     def machines(self) -> Sequence[Machine]:
-        """All machine slots the configuration names."""
+        """Return all machine slots that the configuration names."""
 
     async def inspect(self, machine: Machine) -> Inspection:
         """Scan the machine's host keys and compare them with configured ones.
@@ -329,43 +333,43 @@ class SupportsInventory(Protocol):
         """
 
     async def is_alive(self, machine: Machine) -> bool:
-        """Whether the machine answers, just before it is handed out."""
+        """Return True if the machine answers, just before it is handed out."""
 
 
 @runtime_checkable
 class HostScanner(Protocol):
-    """Where host keys and reachability come from; `nodelaunch.network.sshscan` has the real one."""
+    """The source of host keys and reachability; `nodelaunch.network.sshscan` has the real one."""
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
-        """One key per algorithm the server offers, each ``<type> <base64>``.
+        """Return one key per algorithm that the server offers, each ``<type> <base64>``.
 
         Waits until the server speaks SSH. Raises: KeyScanError after *timeout_s*.
         """
 
     async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
-        """Return when a TCP connection could be made. Raises: KeyScanError after *timeout_s*."""
+        """Wait until a TCP connection can be made. Raises: KeyScanError after *timeout_s*."""
 
 
 @runtime_checkable
 class TriesLogin(Protocol):
-    """A scanner that can also find out whether a user gets in."""
+    """A scanner that can also check that a user can log in."""
 
     async def log_in(
         self, host: str, port: int, *, username: str, key_file: str, host_keys: Sequence[str], timeout_s: float
     ) -> None:
-        """Return when *username* could log in, at a server that has one of *host_keys*, with the private key in
+        """Wait until *username* can log in, at a server that has one of *host_keys*, with the private key in
         *key_file*. Raises: KeyScanError after *timeout_s*, at once when the file is no such key."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriverContext:
-    """What a driver's factory is handed besides its provider's configuration."""
+    """The arguments of a driver's factory besides its provider's configuration."""
 
     scanner: HostScanner
     diskimages: Mapping[str, Any] = field(default_factory=dict)
     """Top-level ``diskimages`` by name, for usernames, python paths and shells."""
     cluster: Cluster | None = None
-    """For a driver that is itself a client, and offers shares of other providers' nodes."""
+    """Set for a driver that is itself a client, and offers shares of other providers' nodes."""
 
 
 __all__ = [

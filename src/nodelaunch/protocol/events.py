@@ -1,7 +1,6 @@
-"""What happens in a launcher, as typed facts: metrics, traces, pages and host applications are made of them.
+"""The events of a launcher, as typed facts: metrics, traces, pages and host applications are made of them.
 
-An event says what happened; nothing is decided by it. Times are seconds since 1970, durations seconds. What does *not*
-belong here: who is told (engine/events.py).
+No decision depends on an event. Times are seconds since 1970, durations seconds. engine/events.py notifies listeners.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.verdicts import Reason
 
 Stage = tuple[str, float]
-"""Name of a stage of a launch, and how long it took, in seconds."""
+"""Name of a stage of a launch, and its duration in seconds."""
 
 
 class Event(Struct, frozen=True):
-    """Something that happened, ``at`` that time."""
+    """An event; ``at`` is its time."""
 
     NAME: ClassVar[str] = ""
     at: float
 
     def to_json(self) -> dict[str, Any]:
-        """The event with plain values: ``event`` is its name, reasons are sentences, stages are by name."""
+        """Return the event with plain values: ``event`` is its name, reasons are sentences, stages are by name."""
         facts = {name: _plain(value) for name, value in asdict(self).items()}
         if "reasons" in facts:
             facts["reasons"] = [str(reason) for reason in self.reasons]  # type: ignore[attr-defined]
@@ -40,7 +39,7 @@ def _plain(value: object) -> object:
 
 
 class RequestChanged(Event, frozen=True):
-    """A node request came, changed its state, or went; whoever changed it."""
+    """A node request was created, changed its state, or was deleted, by any process."""
 
     NAME: ClassVar[str] = "request_changed"
     request_id: RequestId
@@ -67,7 +66,7 @@ class RequestDecided(Event, frozen=True):
 
 
 class RequestNoted(Event, frozen=True):
-    """A cloud did something to a request that is worked on, which ``what`` says in words."""
+    """A cloud's error, or another event of a cloud, affected a request in work; ``what`` describes it."""
 
     NAME: ClassVar[str] = "request_noted"
     request_id: RequestId
@@ -80,7 +79,7 @@ class RequestEnded(Event, frozen=True):
     """This launcher's work on a request ended.
 
     ``outcome``: ``fulfilled``, ``declined``, ``handed_back``, ``gone`` or ``lost``. ``took_s``: since the launcher
-    began; ``age_s``: since the request was made.
+    started; ``age_s``: since the request was made.
     """
 
     NAME: ClassVar[str] = "request_ended"
@@ -99,7 +98,7 @@ class RequestEnded(Event, frozen=True):
 
 
 class NodeChanged(Event, frozen=True):
-    """A node came, changed its state, or went; whoever changed it."""
+    """A node was created, changed its state, or was deleted, by any process."""
 
     NAME: ClassVar[str] = "node_changed"
     node_id: NodeId
@@ -111,21 +110,21 @@ class NodeChanged(Event, frozen=True):
     state: str | None
     """None: it is gone."""
     request_id: str | None
-    """The request that has it."""
+    """The request that the node is allocated to."""
 
 
 class LaunchEnded(Event, frozen=True):
     """One attempt to launch a node ended.
 
-    ``result``: ``ready``; ``failed``; ``aborted`` where the cloud had no room; ``cancelled`` where nobody wants
-    the node any more. ``stages`` are in order: ``queue`` from the request until the attempt, ``quota`` the wait for
-    room, ``create`` the call, ``active`` until the instance runs, ``keys`` until its host keys were read.
+    ``result``: ``ready``; ``failed``; ``aborted`` if the cloud had no capacity; ``cancelled`` if the node is not wanted
+    any more. ``stages`` are in order: ``queue`` from the request until the attempt, ``quota`` the wait for capacity,
+    ``create`` the call, ``active`` until the instance runs, ``keys`` until its host keys were read.
     """
 
     NAME: ClassVar[str] = "launch_ended"
     request_id: RequestId
     node_id: NodeId | None
-    """None: there was no record yet."""
+    """None: the node had no record yet."""
     provider: str
     pool: str
     label: str
@@ -138,23 +137,23 @@ class LaunchEnded(Event, frozen=True):
     detail: str | None
     took_s: float
     so_far_s: float
-    """Since the first attempt to launch this node began."""
+    """Seconds since the start of the first attempt to launch this node."""
     stages: tuple[Stage, ...]
 
 
 class DriverCalled(Event, frozen=True):
-    """A driver was asked for something. ``call``: ``create``, ``wait``, ``delete``, ``refresh`` or ``list``."""
+    """A driver was called. ``call``: ``create``, ``wait``, ``delete``, ``refresh`` or ``list``."""
 
     NAME: ClassVar[str] = "driver_called"
     provider: str
     call: str
     error: str | None
-    """Class of the error; None: it was done."""
+    """Class of the error; None: the call succeeded."""
     took_s: float
 
 
 class LeaksSeen(Event, frozen=True):
-    """A provider was searched for what belongs to no node: how many of each kind there were."""
+    """A provider was searched for leaked resources: the number of each kind."""
 
     NAME: ClassVar[str] = "leaks_seen"
     provider: str
@@ -162,7 +161,7 @@ class LeaksSeen(Event, frozen=True):
 
 
 class LeakDeleted(Event, frozen=True):
-    """Something that belonged to no node was deleted."""
+    """A leaked resource was deleted."""
 
     NAME: ClassVar[str] = "leak_deleted"
     provider: str
@@ -171,7 +170,7 @@ class LeakDeleted(Event, frozen=True):
 
 
 class BreakerChanged(Event, frozen=True):
-    """Something is not tried any more because it failed again and again, or is tried again."""
+    """A breaker opened after repeated failures, or closed."""
 
     NAME: ClassVar[str] = "breaker_changed"
     provider: str

@@ -1,8 +1,8 @@
-"""A driver's errors as data: what crosses a process border, and the exception it is on either side.
+"""A driver's errors as data, for the way across a process border, and as the exception on either side.
 
-An error has a kind (what is the matter), a scope (what else it concerns), and says what may have been left behind. The
-engine acts on classes; each class is what the engine does next. Kind and scope decide the class here, once.
-What does *not* belong here: the encoding (driverhost/wire).
+An error has a kind (what is wrong), a scope (what else it concerns), and says which instance may have been left behind.
+The engine acts on classes; each class is what the engine does next. Kind and scope decide the class here, once. What
+does *not* belong here: the encoding (driverhost/wire).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FOR_ONE: Final[Mapping[ErrorKind, type[DriverError]]] = {
     ErrorKind.STALE: StaleFenceError,
     ErrorKind.INTERNAL: DriverError,
 }
-"""What an error about one request is."""
+"""Classes of errors that concern one request."""
 _FOR_LABEL: Final[Mapping[ErrorKind, type[DriverError]]] = {
     ErrorKind.AUTH: LabelUnusableError,
     ErrorKind.NOT_FOUND: LabelUnusableError,
@@ -57,7 +57,7 @@ _FOR_ALL: Final[Mapping[ErrorKind, type[DriverError]]] = {
     ErrorKind.PERMANENT: ProviderUnavailableError,
     ErrorKind.UNSUPPORTED: ProviderUnavailableError,
 }
-"""What an error is that would meet every other launch as well."""
+"""Classes of errors that every other launch would meet as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,13 @@ class Fault:
 
 
 def class_of(kind: ErrorKind, scope: Scope) -> type[DriverError]:
-    """The exception an error of *kind* that concerns *scope* is."""
+    """Return the exception class for an error of *kind* that concerns *scope*."""
     narrower = {Scope.REQUEST: {}, Scope.LABEL: _FOR_LABEL}.get(scope, _FOR_ALL)
     return narrower.get(kind, _FOR_ONE[kind])
 
 
 def error_of(fault: Fault, *, provider: str | None = None) -> DriverError:
-    """*fault* as an exception."""
+    """Return *fault* as an exception."""
     return class_of(fault.kind, fault.scope)(
         fault.message,
         provider=provider,
@@ -92,14 +92,14 @@ def error_of(fault: Fault, *, provider: str | None = None) -> DriverError:
 
 
 def fault_of(error: DriverError) -> Fault:
-    """*error* as data; `error_of` gives an exception of the same class for it."""
+    """Return *error* as data; `error_of` gives an exception of the same class for it."""
     kind, scope = error.kind, error.scope
-    if class_of(kind, scope) is not _known(type(error)):  # told apart by its class alone
+    if class_of(kind, scope) is not _known(type(error)):  # distinguished by its class alone
         kind, scope = error.default_kind, error.default_scope
     return Fault(kind, str(error), scope, error.retry_after_s, error.external_id, error.may_exist)
 
 
 def _known(kind: type[DriverError]) -> type[DriverError]:
-    """The nearest class of the error tree; a driver may have subclasses of its own."""
+    """Return the nearest class of the error tree; a driver may have subclasses of its own."""
     tree = {DriverError, *_FOR_ONE.values()}
     return next(each for each in kind.__mro__ if each in tree)

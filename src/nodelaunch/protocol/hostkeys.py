@@ -1,7 +1,4 @@
-"""SSH host keys as records have them, ``<type> <base64>`` each: compared, shown, and how far they can be trusted.
-
-What does *not* belong here: where keys come from (the engine's keyscan.py, drivers).
-"""
+"""SSH host keys as records have them, ``<type> <base64>`` each: compared, shown, and how far they can be trusted."""
 
 from __future__ import annotations
 
@@ -12,35 +9,35 @@ from enum import StrEnum
 from typing import Final
 
 SSH_CONNECTION_TYPES: Final = frozenset({"ssh", "network_cli"})
-"""Connection types that speak SSH, so that there are host keys."""
+"""Connection types that use SSH, and so host keys."""
 ASSURANCE: Final = "host_key_assurance"
-"""Key of a node's ``node_properties`` under which an `Assurance` stands. It is there only where the driver gave the
-machine its keys; of other nodes the record says nothing."""
+"""Key of a node's ``node_properties`` that holds an `Assurance`. It is present only if the driver gave the machine its
+keys; the records of other nodes do not have it."""
 
 
 class Assurance(StrEnum):
-    """How far the host keys in a node's record can be trusted, where the machine was given them."""
+    """How far the host keys in a node's record can be trusted, if the machine was given them."""
 
     VERIFIED = "verified"
     """They were found on the machine."""
     UNSEEN = "unseen"
-    """Nobody looked: host key checking is off."""
+    """They were not checked: host key checking is off."""
 
 
 def without_comment(key: str) -> str:
-    """``<type> <base64>`` of a public key line."""
+    """Return ``<type> <base64>`` of a public key line."""
     return " ".join(key.split()[:2])
 
 
 def mismatch(expected: Iterable[str], found: Iterable[str]) -> str | None:
-    """What is wrong where not all *expected* keys are among those *found*; None: they are. Comments don't count."""
+    """Return an error text if not all *expected* keys are among those *found*; None: they are. Comments don't count."""
     has = {without_comment(key) for key in found}
     missing = [key for key in map(without_comment, expected) if key not in has]
     return f"expected {fingerprints(missing)}, found {fingerprints(sorted(has))}" if missing else None
 
 
 def fingerprints(keys: Sequence[str]) -> str:
-    """Type and SHA256 fingerprint of each, as OpenSSH prints them; what is no key stands as it is."""
+    """Return type and SHA256 fingerprint of each key, as OpenSSH prints them; an invalid key is shown as it is."""
     return ", ".join(map(_fingerprint, keys)) or "none"
 
 

@@ -1,6 +1,4 @@
-"""The records of images, which a builder writes and we only read.
-
-What does *not* belong here: which image is booted.
+"""The records of images, which a builder writes and launchers only read.
 
 Source: Nodepool 11, its record classes.
 """
@@ -14,7 +12,7 @@ from nodelaunch.protocol.states import ImageState
 
 
 class ImageBuild(Record, frozen=True):
-    """One build of a diskimage, written by a builder; we only read it."""
+    """One build of a diskimage, written by a builder; launchers only read it."""
 
     path: str
     image: str
@@ -34,7 +32,7 @@ class ImageBuild(Record, frozen=True):
 
 
 class ImageUpload(Record, frozen=True):
-    """One upload of a built image to one provider, written by a builder; we only read it."""
+    """One upload of a built image to one provider, written by a builder; launchers only read it."""
 
     path: str
     image: str

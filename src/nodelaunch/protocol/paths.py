@@ -1,6 +1,6 @@
 """Znode paths below the chroot, built and parsed; and the shape of the names in them.
 
-What does *not* belong here: what the znodes hold (records.py). Source: Nodepool 11, its ZooKeeper layer.
+What does *not* belong here: the data of the znodes (records.py). Source: Nodepool 11, its ZooKeeper layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ BUILDERS: Final = f"{COMPONENTS}/builder"
 IMAGES: Final = f"{ROOT}/images"
 
 OWN_ROOT: Final = "/nodelaunch"
-"""Ours alone: Zuul and Nodepool know a thing by its depth below their own root, so nothing may be added there."""
+"""The tree of this project alone: Zuul and Nodepool know a znode by its depth below their own root, so nothing may be
+added there."""
 PRESENCES: Final = f"{OWN_ROOT}/launchers"
 KNOWN_POOLS: Final = f"{OWN_ROOT}/pools"
 QUESTIONS: Final = f"{OWN_ROOT}/questions"
@@ -46,7 +47,7 @@ ALWAYS_THERE: Final = (
     KNOWN_POOLS,
     QUESTIONS,
 )
-"""What a launcher makes sure of at start, as each Nodepool process does."""
+"""Paths that a launcher creates at start if they are missing, as each Nodepool process does."""
 
 NODE_NAME_PREFIX: Final = "np"
 """A node's instance is called this plus the node id: at most 15 characters, for Windows."""
@@ -57,7 +58,7 @@ BACKING_PRIORITY: Final = "100"
 MIN_READY_REQUESTOR: Final = "NodePool:min-ready"
 
 METASTATIC: Final = "/nodelaunch/metastatic"
-"""What metastatic providers keep. Peers know things below `ROOT` by their depth, so it is not there."""
+"""The tree of metastatic providers. Peers know znodes below `ROOT` by their depth, so it is not there."""
 
 _CONTENDER: Final = re.compile(r"[^/]*__lock__(-?\d{10})$")
 _REQUEST_ID: Final = re.compile(r"[^-/]{3}-\d{10}")
@@ -68,7 +69,7 @@ def request(request_id: RequestId) -> str:
 
 
 def new_request(priority: str) -> str:
-    """Where to create, with a sequence number, a request of *priority* (three characters)."""
+    """Return the path for a sequential create of a request of *priority* (three characters)."""
     return f"{REQUESTS}/{priority}-"
 
 
@@ -81,7 +82,7 @@ def node(node_id: NodeId) -> str:
 
 
 NEW_NODE: Final = f"{NODES}/"
-"""Where to create a node, with a sequence number."""
+"""The path for a sequential create of a node."""
 
 
 def node_lock(node_id: NodeId) -> str:
@@ -89,7 +90,7 @@ def node_lock(node_id: NodeId) -> str:
 
 
 def contender(directory: str, token: str) -> str:
-    """Where to create, with a sequence number, a contender below lock *directory*; *token*: 32 hex digits."""
+    """Return the path for a sequential create of a contender below lock *directory*; *token*: 32 hex digits."""
     return f"{directory}/{token}__lock__"
 
 
@@ -102,17 +103,18 @@ def known_pool(provider: str, pool: str) -> str:
 
 
 def ledger(provider: str) -> str:
-    """The record whose version grows with each node that is created at a shared provider."""
+    """Return the path of the record whose version grows with each node that is created at a shared provider."""
     return f"{LEDGERS}/{provider}"
 
 
 def tenant_ledger(tenant: str) -> str:
-    """The record whose version grows with each node that is created or claimed for a tenant that has a limit."""
+    """Return the path of the record whose version grows with each node that is created or claimed for a tenant with a
+    limit."""
     return f"{TENANT_LEDGERS}/{quote(tenant, safe='').replace('.', '%2E')}"
 
 
 def pause(kind: str, name: str) -> str:
-    """The pause of a provider, a pool or a launcher, by which of these it is and its name."""
+    """Return the path of the pause of a provider, a pool or a launcher. *kind*: one of these three."""
     return f"{PAUSES}/{kind}:{quote(name, safe='')}"
 
 
@@ -120,12 +122,12 @@ def pause(kind: str, name: str) -> str:
 
 
 def backing_requestor(provider: str) -> str:
-    """Whose name is on *provider*'s requests, and on its locks of backing nodes. Source: Nodepool 11."""
+    """Return the requestor of *provider*'s requests, also used in its locks of backing nodes. Source: Nodepool 11."""
     return f"NodePool:metastatic:{provider}"
 
 
 def metastatic(provider: str) -> str:
-    """Everything *provider* keeps."""
+    """Return the path of *provider*'s tree."""
     return f"{METASTATIC}/{provider}"
 
 
@@ -138,7 +140,7 @@ def lease(provider: str, backing: NodeId) -> str:
 
 
 def slot(provider: str, backing: NodeId, number: int) -> str:
-    """There while the slot is taken; names the node that took it."""
+    """Return the path that exists while the slot is taken, and names the node that took it."""
     return f"{lease(provider, backing)}/{number}"
 
 
@@ -154,7 +156,7 @@ def claim(provider: str, node_id: NodeId) -> str:
 
 
 def build_at(path: str) -> tuple[str, str] | None:
-    """(image, build id) of the build record *path* is, if it is one."""
+    """Return (image, build id) if *path* is a build record."""
     match path[len(IMAGES) + 1 :].split("/"):
         case [image, "builds", build] if build != "lock":
             return image, build
@@ -163,14 +165,14 @@ def build_at(path: str) -> tuple[str, str] | None:
 
 
 def image_at(path: str) -> tuple[str, str]:
-    """The image that *path* is below, and the rest of it: ``pause`` and ``request-build`` are flags, ``builds/lock`` is
-    the lock of whoever builds it."""
+    """Return the image that *path* is below, and the rest of the path: ``pause`` and ``request-build`` are flags,
+    ``builds/lock`` is the lock of the builder of the image."""
     image, _, rest = path[len(IMAGES) + 1 :].partition("/")
     return image, rest
 
 
 def known_pool_at(path: str) -> tuple[str, str] | None:
-    """(provider, pool) of the known pool whose record *path* is, if it is one."""
+    """Return (provider, pool) if *path* is the record of a known pool."""
     match path[len(KNOWN_POOLS) + 1 :].split("/"):
         case [provider, pool]:
             return provider, pool
@@ -179,29 +181,29 @@ def known_pool_at(path: str) -> tuple[str, str] | None:
 
 
 def pause_at(path: str) -> tuple[str, str] | None:
-    """(kind, name) of what the pause at *path* is of, if it is one."""
+    """Return (kind, name) of the target if *path* is a pause."""
     kind, found, name = path[len(PAUSES) + 1 :].partition(":")
     return (kind, unquote(name)) if found and is_child(path, PAUSES) else None
 
 
 def request_id_at(path: str) -> RequestId | None:
-    """The id of the request whose record *path* is, if it is one."""
+    """Return the request's id if *path* is a request's record."""
     return RequestId(path[len(REQUESTS) + 1 :]) if is_child(path, REQUESTS) else None
 
 
 def node_id_at(path: str) -> NodeId | None:
-    """The id of the node whose record *path* is, if it is one."""
+    """Return the node's id if *path* is a node's record."""
     return NodeId(path[len(NODES) + 1 :]) if is_child(path, NODES) else None
 
 
 def node_id_of_contender(path: str) -> NodeId | None:
-    """The id of the node whose lock the contender at *path* contends for, if it is one."""
+    """Return the node's id if *path* is a contender for a node's lock."""
     node_id, _, rest = path[len(NODES) + 1 :].partition("/lock/")
     return NodeId(node_id) if rest and contender_sequence(rest) is not None else None
 
 
 def upload_at(path: str) -> tuple[str, str, str, str] | None:
-    """(image, build id, provider, upload id) of the upload record *path* is, if it is one."""
+    """Return (image, build id, provider, upload id) if *path* is an upload record."""
     parts = path[len(IMAGES) + 1 :].split("/")
     match parts:
         case [image, "builds", build, "providers", provider, "images", upload] if upload != "lock":
@@ -211,12 +213,12 @@ def upload_at(path: str) -> tuple[str, str, str, str] | None:
 
 
 def is_child(path: str, parent: str) -> bool:
-    """Whether *path* lies directly below *parent*."""
+    """Return True if *path* lies directly below *parent*."""
     return path.startswith(parent + "/") and "/" not in path[len(parent) + 1 :]
 
 
 def contender_sequence(name: str) -> str | None:
-    """The ten digits contenders are ordered by, as text; None for a name that is no contender's.
+    """Return the ten digits that order contenders, as text; None if *name* is no contender's.
 
     Source: kazoo's lock recipe, which ignores all other names.
     """
@@ -225,5 +227,5 @@ def contender_sequence(name: str) -> str | None:
 
 
 def is_request_id(name: str) -> bool:
-    """Whether *name* can be sorted as a request id: the dash at index 3 is how Zuul knows one."""
+    """Return True if *name* can be sorted as a request id: Zuul recognizes one by the dash at index 3."""
     return _REQUEST_ID.fullmatch(name) is not None

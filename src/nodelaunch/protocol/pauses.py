@@ -1,8 +1,8 @@
-"""Pauses: what an operator has told launchers to leave alone for a while, kept in the store until it is taken back.
+"""Pauses: an operator's order to launchers to leave a target alone, kept in the store until it is removed.
 
-A pause is of a provider, of one of its pools, or of a launcher. What is paused takes no request that is not under way
-and makes no node for one; with `Pause.drains` it lets go of its idle nodes besides.
-What does *not* belong here: who writes a pause (operations/pauses.py), and what follows for a request (triage.py).
+A pause is of a provider, of one of its pools, or of a launcher. A paused target takes no new request and makes no node
+for one; with `Pause.drains` it also discards its idle nodes. What does *not* belong here: writing a pause
+(operations/pauses.py), and its effect on a request (triage.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nodelaunch.protocol.recordcoding import Flag, Number, Record, Text
 
 
 class TargetKind(Enum):
-    """What can be paused."""
+    """The kinds of targets that can be paused."""
 
     PROVIDER = "provider"
     POOL = "pool"
@@ -23,22 +23,22 @@ class TargetKind(Enum):
 
 
 class Target(NamedTuple):
-    """What a pause is of."""
+    """The target of a pause."""
 
     kind: TargetKind
     name: str
-    """Of a provider; ``PROVIDER/POOL``; a launcher's host name, or the id of its process."""
+    """A provider's name; ``PROVIDER/POOL``; a launcher's host name, or the id of its process."""
 
     def __str__(self) -> str:
         return f"{self.kind.value} {self.name}"
 
     @property
     def explicit(self) -> str:
-        """As it is named where it must not be mistaken for another."""
+        """The target's name with its kind, so that it can't be mistaken for another."""
         return f"{self.kind.value}:{self.name}"
 
     def concerns(self, other: Target) -> bool:
-        """Whether a pause of this is one of *other*, or of a part of it, too."""
+        """Return True if a pause of this target also pauses *other*, or a part of *other*."""
         kinds = {self.kind, other.kind}
         if self == other or kinds != {TargetKind.PROVIDER, TargetKind.POOL}:
             return self == other
@@ -58,13 +58,13 @@ class Target(NamedTuple):
 
 
 class Pause(Record, frozen=True):
-    """What is kept in the store of one pause."""
+    """The stored record of one pause."""
 
     target: Target
     drains: Flag = False
-    """Whether idle nodes are let go of, too."""
+    """True if idle nodes are discarded too."""
     by: Text = None
-    """Who paused it: user and host."""
+    """User and host of the operator who paused."""
     at: Number = 0.0
     """Seconds since 1970."""
     reason: Text = None
@@ -75,7 +75,7 @@ class Pause(Record, frozen=True):
         return cls._read(path, data, target=target)
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the pause as JSON."""
         return {
             "kind": self.target.kind.value, "name": self.target.name, "state": self.word, "by": self.by, "at": self.at,
             "reason": self.reason,
@@ -86,7 +86,7 @@ class Pause(Record, frozen=True):
         return "draining" if self.drains else "paused"
 
     def __str__(self) -> str:
-        """What is paused, since when, by whom and why."""
+        """Return a sentence: the target, since when it is paused, by whom and why."""
         try:
             since = f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%d %H:%M} UTC"
         except (ValueError, OverflowError, OSError):

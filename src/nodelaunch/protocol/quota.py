@@ -1,8 +1,7 @@
-"""Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and whatever else a driver names.
+"""Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and any other that a driver names.
 
 `Limits` and `Usage` are two types, so that a limit (missing: endless) can't be mixed with a usage (missing: none).
 Amounts are finite, and a usage is never negative.
-What does *not* belong here: where the figures come from, and what to do when something does not fit.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ _new = object.__new__
 
 
 class Usage:
-    """How much of each resource is, or would be, used. A resource not named is not used. Immutable."""
+    """The used, or needed, amount of each resource. A resource not named is not used. Immutable."""
 
     __slots__ = ("amounts",)
     amounts: Mapping[str, float]
-    """Resource → how much, never 0. Not to be changed."""
+    """Resource → amount, never 0. Not to be changed."""
 
     def __init__(self, amounts: Mapping[str, float] | None = None, /, **more: float) -> None:
         merged = {**(amounts or {}), **more} if more else dict(amounts or ())
@@ -55,7 +54,7 @@ class Usage:
         return made
 
     def __sub__(self, other: Usage) -> Usage:
-        """What remains when *other* is given back; never below zero."""
+        """Return the usage that remains without *other*; never below zero."""
         if not other.amounts or not self.amounts:
             return self
         left = dict(self.amounts)
@@ -79,16 +78,16 @@ class Usage:
         return f"Usage({self.amounts!r})"
 
     def to_resources(self) -> dict[str, float]:
-        """As in a node record's ``resources``: cores, instances and ram always, others where used."""
+        """Return the ``resources`` of a node record: cores, instances and ram always, others if used."""
         return {CORES: 0, INSTANCES: 0, RAM: 0, **self.amounts}
 
 
 class Limits:
-    """How much of each resource may be used. A resource not named, or at infinity, has no limit. Immutable."""
+    """The amount of each resource that may be used. A resource not named, or at infinity, has no limit. Immutable."""
 
     __slots__ = ("amounts",)
     amounts: Mapping[str, float]
-    """Resource → how much may be used, never infinity. Not to be changed."""
+    """Resource → limit, never infinity. Not to be changed."""
 
     def __init__(self, amounts: Mapping[str, float | None] | None = None, /, **more: float | None) -> None:
         merged = {**(amounts or {}), **more}
@@ -110,7 +109,7 @@ class Limits:
         return f"Limits({self.amounts!r})"
 
     def minus(self, used: Usage) -> Limits:
-        """What is left; negative where more is used than allowed."""
+        """Return what is left; negative if more is used than allowed."""
         if not used.amounts or not self.amounts:
             return self
         left = dict(self.amounts)
@@ -122,7 +121,7 @@ class Limits:
         return made
 
     def tightest(self, other: Limits) -> Limits:
-        """The smaller of both, resource by resource."""
+        """Return the smaller limit of both, resource by resource."""
         if not other.amounts:
             return self
         if not self.amounts:
@@ -136,7 +135,7 @@ class Limits:
         return made
 
     def shortages(self, need: Usage) -> tuple[str, ...]:
-        """Names of the resources of which *need* wants more than there is, sorted; empty: it fits.
+        """Return the names of the resources of which *need* exceeds the limit, sorted; empty: it fits.
 
         A resource that is not needed is never short, however overdrawn it is.
         """

@@ -1,9 +1,8 @@
-"""What all records share: one list of fields per class, a tolerant reader and writer, and a fast path on msgspec.
+"""The coding of all records: one list of fields per class, a tolerant reader and writer, and a fast path on msgspec.
 
-A field whose annotation names a reader is a key of the JSON object; the others are given by who reads the record.
+A field whose annotation names a reader is a key of the JSON object; the caller of the reader gives the other fields.
 The fast path handles what both codecs treat alike and leaves the rest to Python's ``json``: a text as label, unknown
 keys, NaN, lone surrogates, UTF-16. msgspec reports an error for input that it does not handle, so both paths agree.
-What does *not* belong here: the records themselves, and I/O.
 
 Source: Nodepool 11, its record classes; msgspec 0.19 and later.
 """
@@ -28,9 +27,9 @@ JsonObject = dict[str, Any]
 Reader = Callable[[Any], Any]
 NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
 REQUIRED: Final = msgspec.NODEFAULT
-"""Given to `Record._read` for a field whose key must not be absent."""
+"""Given to `Record._read` for a field whose key must be present."""
 NOT_HANDLED: Final = (msgspec.DecodeError, ValueError, RecursionError)
-"""What the fast decoder raises on input that the tolerant reader has to look at."""
+"""Errors of the fast decoder on input that needs the tolerant reader."""
 
 
 # -- reading single values ------------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ def flag(value: Any) -> bool:
 
 
 def expiration(value: Any) -> int | None:
-    """Seconds to hold; a numeric text counts, anything else is 0. Source: Nodepool 11, Node.hold_expiration."""
+    """Return seconds to hold; a numeric text counts, anything else is 0. Source: Nodepool 11, Node.hold_expiration."""
     if value is None:
         return None
     try:
@@ -140,11 +139,11 @@ Flag = Annotated[bool, flag]
 Amounts = Annotated[Mapping[str, float] | None, amounts]
 
 _LOOSE: Final = frozenset({anything, mapping, mapping_or_none})
-"""Readers of values that may hold what msgspec writes differently, or not at all."""
+"""Readers of values that may contain data that msgspec writes differently, or not at all."""
 
 
 def json_object(path: str, data: bytes) -> JsonObject:
-    """The JSON object in *data*, the body of the znode at *path*. Raises: RecordInvalidError."""
+    """Return the JSON object in *data*, the body of the znode at *path*. Raises: RecordInvalidError."""
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -156,7 +155,7 @@ def json_object(path: str, data: bytes) -> JsonObject:
 
 @lru_cache(maxsize=8192)
 def shared(value: Any) -> Any:
-    """An equal value that was seen before, so that 10,000 records hold a provider's name once."""
+    """Return an equal value that was seen before, so that 10,000 records hold a provider's name once."""
     return value
 
 
@@ -173,7 +172,7 @@ class Key(NamedTuple):
 
 @cache
 def keys_of(record: type[Struct]) -> tuple[Key, ...]:
-    """The fields of *record* that are keys of its JSON object, in the order in which they are written."""
+    """Return the fields of *record* that are keys of its JSON object, in the order in which they are written."""
     hints = get_type_hints(record, include_extras=True)
     known = [(f.name, f.encode_name, hints[f.name]) for f in msgspec.structs.fields(record)]
     return tuple(Key(name, key, hint.__metadata__[0]) for name, key, hint in known if hasattr(hint, "__metadata__"))
@@ -184,10 +183,10 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
 
     SORTED: ClassVar[bool] = False
     extra: Mapping[str, Any] = NO_EXTRA
-    """Keys we don't know, kept for whoever does."""
+    """Unknown keys, kept for programs that know them."""
 
     def changed(self, **changes: Any) -> Self:
-        """This record with *changes*, by field. Raises: TypeError on a name that is no field."""
+        """Return this record with *changes*, by field. Raises: TypeError on a name that is no field."""
         return msgspec.structs.replace(self, **changes)
 
     def to_bytes(self) -> bytes:
@@ -201,7 +200,7 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
 
     @classmethod
     def _read(cls, where: str, data: bytes, /, **given: Any) -> Self:
-        """The record in *data*; *given* are the fields that are no keys, and what absent keys are taken for."""
+        """Return the record in *data*. *given*: the fields that are no keys, and the values of absent keys."""
         rest = json_object(where, data)
         for name, key, read in keys_of(cls):
             if key in rest:
@@ -225,10 +224,10 @@ def _plain(value: Any) -> Any:
 
 
 class Unread:
-    """JSON that nobody has asked for yet. It equals the value that it stands for."""
+    """JSON that has not been decoded yet. It equals the value that it encodes."""
 
     SHORT: ClassVar = 1000
-    """Bytes up to which a text is taken unread; a longer one may nest deeper, or hold more digits, than is readable."""
+    """Bytes up to which a text stays undecoded; a longer one may nest deeper, or have more digits, than is readable."""
     __slots__ = ("data",)
     __hash__: ClassVar[None] = None  # type: ignore[assignment]  # like the objects and lists that it stands for
 
@@ -237,7 +236,7 @@ class Unread:
 
     @classmethod
     def of(cls, raw: msgspec.Raw) -> Unread | None:
-        """What *raw* stands for, checked where a decoder does not check all. Raises: ValueError, RecursionError."""
+        """Return *raw* unread, after checks that a decoder does not make. Raises: ValueError, RecursionError."""
         unread = cls(bytes(raw))
         if unread.data == b"null":
             return None
@@ -260,7 +259,7 @@ _LISTS: Final = frozenset({list, tuple})
 
 
 def is_exact(values: Iterable[Any]) -> bool:
-    """Whether msgspec writes *values* as ``json`` does: no NaN, no infinity, no keys but text, no types of its own."""
+    """Return True if msgspec writes *values* as ``json`` does: no NaN, no infinity, only text as keys, no own types."""
     for value in values:
         if value is None or (kind := type(value)) in _ALIKE:
             continue
@@ -308,7 +307,7 @@ class Wire:
         self._loose: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*loose, *loose[:1]) if loose else tuple
 
     def encode(self, record: Record) -> bytes | None:
-        """The JSON of *record*; None where only Python's ``json`` writes it as everybody expects."""
+        """Return the JSON of *record*; None if only Python's ``json`` writes it compatibly."""
         values = astuple(record)
         if not is_exact(self._loose(values)):
             return None

@@ -1,8 +1,8 @@
 """The records in znodes, to and from JSON bytes.
 
 Every known key is always written, null included, because Zuul repeats just the keys it has read; unknown keys are kept
-on rewriting. ``requestor_data`` carries 128-bit integers, which most fast codecs lose; msgspec keeps them.
-What does *not* belong here: locks, tasks, versions (those are the store's), and what may be written when.
+on rewriting. ``requestor_data`` carries 128-bit integers, which most fast codecs lose; msgspec keeps them. What does
+*not* belong here: locks, tasks, versions (those are the store's), and when a record may be written.
 
 Source: Nodepool 11, its record classes; Zuul 11.3 to 14.3, the readers of them.
 """
@@ -102,7 +102,7 @@ class NodeRequest(Record, frozen=True):
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, request_id: RequestId, modified_at: float = 0.0) -> Self:
-        """The node request held in *data*, the body of the znode at *path*, last written *modified_at*.
+        """Return the node request in *data*, the body of the znode at *path*, last written *modified_at*.
 
         Raises: RecordInvalidError when it is anything else.
         """
@@ -123,7 +123,7 @@ class NodeRequest(Record, frozen=True):
 
     @property
     def is_short(self) -> bool:
-        """Whether it takes little memory, as requests do; that of a careless author may take a megabyte."""
+        """True if it takes little memory, as requests usually do; a badly written one may take a megabyte."""
         data = _requestor_data.__get__(self)
         if self.extra or not (data is None or (type(data) is Unread and len(data.data) <= Unread.SHORT)):
             return False
@@ -132,17 +132,17 @@ class NodeRequest(Record, frozen=True):
 
     @property
     def order(self) -> RequestOrder:
-        """What requests are served by: priority as text, relative priority, sequence. Smaller is first."""
+        """The order of service: priority as text, relative priority, sequence. Smaller is first."""
         priority, _, sequence = self.id.partition("-")
         return (priority, self.relative_priority, sequence)
 
     def into(self, state: RequestState, now: float, **changes: Any) -> Self:
-        """This request in *state* as of *now*, with other *changes*."""
+        """Return this request in *state* as of *now*, with other *changes*."""
         return replace(self, state=state, state_time=now, **changes)
 
     @property
     def template_values(self) -> JsonObject:
-        """What an operator's tag templates may use. Source: Nodepool 11, NodeRequest.getSafeAttributes."""
+        """Return the values for an operator's tag templates. Source: Nodepool 11, NodeRequest.getSafeAttributes."""
         return {
             "id": self.id,
             "labels": list(self.node_types),
@@ -161,7 +161,7 @@ _REQUEST = Wire(
     state=REQUIRED, state_time=UNSET, requestor_data=msgspec.Raw(b"null"),
 )  # fmt: skip
 _requestor_data = NodeRequest.requestor_data
-"""The field itself, as the codec sees it: what is read stays `Unread` there."""
+"""The field itself, as the codec sees it: a decoded value stays `Unread` there."""
 
 
 def _read_requestor_data(request: NodeRequest) -> Any:
@@ -176,7 +176,7 @@ NodeRequest.requestor_data = property(_read_requestor_data)
 
 
 class Node(Record, frozen=True):
-    """One machine offered, or on its way. Times are seconds since 1970; ``resources`` as in quota.py."""
+    """One machine that is offered or being launched. Times are seconds since 1970; ``resources`` as in quota.py."""
 
     id: NodeId
     state: Annotated[NodeState, NodeState] = NodeState.INIT
@@ -219,10 +219,10 @@ class Node(Record, frozen=True):
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId, modified_at: float = 0.0) -> Self:
-        """The node held in *data*, the body of the znode at *path*, last written *modified_at*.
+        """Return the node in *data*, the body of the znode at *path*, last written *modified_at*.
 
-        An absent ``connection_port`` falls back to ``ssh_port``, an absent ``username`` to ``zuul``.
-        Raises: RecordInvalidError when it is anything else.
+        An absent ``connection_port`` falls back to ``ssh_port``, an absent ``username`` to ``zuul``. Raises:
+        RecordInvalidError when it is anything else.
         """
         try:
             wire = _NODE.decode(data)
@@ -258,29 +258,29 @@ class Node(Record, frozen=True):
         return _NODE.encode(self) or super().to_bytes()
 
     def into(self, state: NodeState, now: float, **changes: Any) -> Self:
-        """This node in *state* as of *now*, with other *changes*."""
+        """Return this node in *state* as of *now*, with other *changes*."""
         return replace(self, state=state, state_time=now, **changes)
 
     def allocated(self, request: NodeRequest) -> Self:
-        """This node tied to *request*; its state, and so its age, stays."""
+        """Return this node tied to *request*; its state, and so its age, stays."""
         return replace(self, allocated_to=request.id, tenant_name=request.tenant_name, requestor=request.requestor)
 
     def deallocated(self) -> Self:
-        """This node free for anybody; it no longer counts for a tenant."""
+        """Return this node free for any request; it no longer counts for a tenant."""
         return replace(self, allocated_to=None, tenant_name=None, requestor=None)
 
     @property
     def is_idle(self) -> bool:
-        """Ready and nobody's: for reuse, for max-ready-age, for making room."""
+        """True if ready and unallocated: for reuse, for max-ready-age, for freeing capacity."""
         return self.state is NodeState.READY and not self.allocated_to
 
     @property
     def usage(self) -> Usage | None:
-        """What it takes of quota; None while the record doesn't say."""
+        """The node's usage; None if the record doesn't have it."""
         return None if self.resources is None else Usage(self.resources)
 
     def with_port(self, port: Any) -> Self:
-        """The port, under both of its keys: the old one is kept for old readers."""
+        """Return this node with the port under both of its keys: the old one is kept for old readers."""
         return replace(self, connection_port=port, ssh_port=port)
 
 
@@ -291,25 +291,25 @@ _NODE = Wire(Node, state=REQUIRED, state_time=UNSET, connection_port=UNSET, user
 
 
 class Lease(Record, frozen=True):
-    """What a metastatic provider notes of a backing node it holds. Times are seconds since 1970."""
+    """A metastatic provider's record of a backing node it holds. Times are seconds since 1970."""
 
     node_id: NodeId
     label: Word = ""
     slots: Whole = 1
     is_failed: Flag = msgspec.field(default=False, name="failed")
-    """It takes nobody in any more, and goes when it is empty."""
+    """True if it takes no more claims, and is released when it is empty."""
     launched_at: Number = msgspec.field(default=0.0, name="launched")
-    """When it was taken over."""
+    """When the node was taken over."""
     used_at: Number = msgspec.field(default=0.0, name="used")
-    """When a slot of it was last given back; until then, when it was taken over."""
+    """When one of its slots was last given back; until then, when it was taken over."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
-        """Raises: RecordInvalidError."""
+        """Return the lease in *data*. Raises: RecordInvalidError."""
         return cls._read(path, data, node_id=node_id)
 
     def user_data(self, owner: str) -> str:
-        """What the backing node's own record says of it: JSON, as text. Source: Nodepool 11, metastatic driver."""
+        """Return the note for the backing node's own record: JSON, as text. Source: Nodepool 11, metastatic driver."""
         return json.dumps({
             "owner": owner, "label": self.label, "slots": self.slots, "failed": self.is_failed,
             "launched": self.launched_at,
@@ -317,7 +317,7 @@ class Lease(Record, frozen=True):
 
     @classmethod
     def from_user_data(cls, node: Node, owner: str) -> Self | None:
-        """What the record of *node* says, if it is *owner*'s; None if it is not, or says nothing readable."""
+        """Return the lease in the record of *node*, if it is *owner*'s; None if it is not, or has nothing readable."""
         if not isinstance(node.user_data, str) or owner not in node.user_data:
             return None
         try:
@@ -329,7 +329,7 @@ class Lease(Record, frozen=True):
 
 
 class Claim(Record, frozen=True):
-    """What a metastatic provider notes of a node of its own: which slot it has, if it has one yet."""
+    """A metastatic provider's record of a node of its own, with its slot if it has one yet."""
 
     node_id: Annotated[NodeId, word] = msgspec.field(name="node")
     label: Word = ""
@@ -339,12 +339,12 @@ class Claim(Record, frozen=True):
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
-        """Raises: RecordInvalidError."""
+        """Return the claim in *data*. Raises: RecordInvalidError."""
         return cls._read(path, data, node_id=node_id)
 
     @classmethod
     def from_node(cls, node: Node) -> Self | None:
-        """What the record of *node* says of its slot; None if it has none. Source: Nodepool 11, metastatic driver."""
+        """Return the claim in the record of *node*; None if it has none. Source: Nodepool 11, metastatic driver."""
         data = node.driver_data
         if not isinstance(data, dict):
             return None
@@ -360,7 +360,7 @@ class Claim(Record, frozen=True):
 
     @property
     def driver_data(self) -> JsonObject:
-        """For the node's own record. Source: Nodepool 11, metastatic driver."""
+        """Return the data for the node's own record. Source: Nodepool 11, metastatic driver."""
         return {
             "metadata": dict(self.metadata), "backing_node": self.backing, "slot": self.slot, "node": self.node_id,
         }  # fmt: skip

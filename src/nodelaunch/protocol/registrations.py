@@ -1,6 +1,4 @@
-"""What processes tell each other while they live, and what is remembered of a pool that does not.
-
-What does *not* belong here: who listens, and when a record is renewed.
+"""Records that processes publish while they live, and the record that remains of a pool.
 
 Source: Nodepool 11, its component registry; `Presence` and `KnownPool` are our own, outside Nodepool's tree.
 """
@@ -21,7 +19,7 @@ from nodelaunch.protocol.states import ComponentState
 
 
 class Component(Record, frozen=True):
-    """A process, or a part of one, that is alive as long as its znode exists. Keys are written sorted."""
+    """A live process, or a part of one; its znode exists as long as it lives. Keys are written sorted."""
 
     SORTED: ClassVar[bool] = True
     hostname: Annotated[str, text] = ""
@@ -33,7 +31,7 @@ class Component(Record, frozen=True):
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes) -> Self:
-        """Raises: RecordInvalidError."""
+        """Return the component in *data*. Raises: RecordInvalidError."""
         return cls._read(path, data)
 
 
@@ -42,7 +40,7 @@ class LauncherComponent(Component, frozen=True):
 
 
 class PoolRegistration(Component, frozen=True):
-    """What one provider-pool tells its peers; ``id`` is the token it puts into ``declined_by``."""
+    """The registration of one pool for its peers; ``id`` is the token that it puts into ``declined_by``."""
 
     kind: Annotated[str, text] = "pool"
     id: Text = None
@@ -57,30 +55,31 @@ class PoolRegistration(Component, frozen=True):
 
 
 class Presence(Record, frozen=True):
-    """What one nodelaunch process tells the others; ephemeral."""
+    """The record of one nodelaunch process for the others; ephemeral."""
 
     id: Word = ""
-    """Differs from process to process."""
+    """Different for each process."""
     hostname: Word = ""
     version: Text = None
     state: Annotated[ComponentState, ComponentState] = ComponentState.RUNNING
     min_ready: Amounts = None
-    """Label → how many nodes it would keep ready; labels without any are left out."""
+    """Label → number of nodes that it would keep ready; labels without any are left out."""
     pools: Texts = ()
-    """Ids of its pools, which it can be asked about."""
+    """Ids of its pools, about which it answers questions."""
     knows: Texts = ()
-    """Ids of the other processes of which it knows that they have pools, or work at providers."""
+    """Ids of the other processes that it knows to have pools, or work at providers."""
     providers: Texts = ()
-    """Where it may create nodes: of its pools, also of those that drain and are not registered any more."""
+    """Providers at which it may create nodes: of its pools, including those that drain and are not registered
+    any more."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes) -> Self:
-        """Raises: RecordInvalidError."""
+        """Return the presence in *data*. Raises: RecordInvalidError."""
         return cls._read(path, data)
 
 
 class KnownPool(Record, frozen=True):
-    """What a pool offers, remembered while it is not registered, so that its return can be waited for."""
+    """The labels of a pool, kept while it is not registered, so that its return can be awaited."""
 
     provider: str
     pool: str
@@ -93,21 +92,23 @@ class KnownPool(Record, frozen=True):
 
 
 def turn_of(request_id: str, launchers: int) -> int:
-    """The number, below *launchers*, of the launcher whose turn it is to serve a request, and to clear up after it."""
+    """Return the number, below *launchers*, of the launcher whose turn it is to serve a request, and to clean up after
+    it."""
     return crc32(request_id.encode()) % launchers if launchers > 1 else 0
 
 
 def keeper_of(label: str, presences: Iterable[Presence]) -> Presence | None:
-    """Which of the running processes keeps *label*'s nodes ready: all that would, agree on one without asking.
+    """Return the owner of *label*: the process that keeps its nodes ready. All processes compute the same one.
 
-    Rendezvous hashing: when a process comes or goes, only the labels it gets or had change hands.
+    Rendezvous hashing: when a process comes or goes, only the labels that it gets or had change their owner.
     """
     willing = [p for p in presences if p.state is ComponentState.RUNNING and (p.min_ready or {}).get(label, 0) > 0]
     return max(willing, key=lambda p: sha256(f"{label}\0{p.id}".encode()).digest(), default=None)
 
 
 def process_names(presences: Iterable[Presence]) -> dict[str, str]:
-    """What to call each process, by id: its host name, with the first characters of its id where several have one."""
+    """Return a name for each process, by id: its host name, with the first characters of its id if several share the
+    name."""
     known = list(presences)
     hosts = Counter(each.hostname for each in known)
     return {
@@ -117,13 +118,13 @@ def process_names(presences: Iterable[Presence]) -> dict[str, str]:
 
 
 def short_id(process: str) -> str:
-    """The first characters of a process's id, which are enough to tell it from others."""
+    """Return the first characters of a process's id, which are enough to distinguish it."""
     return process[:8]
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredPool:
-    """A registered pool, our own included."""
+    """A registered pool, of this process or another."""
 
     pool_id: str
     provider: str
@@ -135,4 +136,4 @@ class RegisteredPool:
     launcher: str = ""
     """Id of the nodelaunch process that runs it; empty for pools of other programs."""
     is_stopped: bool = False
-    """Whether an operator has paused it; ``is_paused`` holds then, too."""
+    """True if an operator has paused it; ``is_paused`` is then True, too."""

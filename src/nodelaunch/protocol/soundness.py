@@ -1,8 +1,8 @@
-"""What the values that a driver answers with have to be, whoever wrote the driver and however it runs.
+"""Checks of the values that a driver returns, for every driver, however it runs.
 
-They go into records that others read, are counted as quota, and shown to people. Each function gives its value back, or
-raises a DriverError of kind ``internal`` that names the field; docs/driver-contract.md has the same limits.
-What does *not* belong here: the form of messages (driverhost/wire), and what follows from a refusal (engine).
+The values go into records that others read, count as quota, and are shown to people. Each function returns its value,
+or raises a DriverError of kind ``internal`` that names the field; docs/driver-contract.md has the same limits. What
+does *not* belong here: the form of messages (driverhost/wire), and what follows from a refusal (engine).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from nodelaunch.protocol.driver import ExternalId, Inspection, Instance, LabelTr
 from nodelaunch.protocol.quota import Limits, Usage
 
 MAX_TEXT: Final = 1000
-"""Characters of a name, an address, a zone, and the like."""
+"""Characters of a name, an address, a zone, and similar texts."""
 MAX_DATA: Final = 16 << 10
-"""Bytes of what a driver leaves with an instance (``driver_data``, ``attributes``, ``node_properties``), as JSON."""
+"""Bytes of a driver's data with an instance (``driver_data``, ``attributes``, ``node_properties``), as JSON."""
 MAX_DEPTH: Final = 64
-"""Of objects and lists in each other: no codec has trouble with it."""
+"""Nested objects and lists; every codec can handle that depth."""
 MAX_AMOUNT: Final = 1 << 53
-"""Of a resource; up to here every whole number is the same for everybody."""
+"""Largest amount of a resource; up to it every program represents every whole number exactly."""
 MAX_KEYS: Final = 64
 MAX_KEY: Final = 8192
 """Characters of one host key."""
 NO_PORT: Final = "unknown"
-"""What a record has as long as the port is not known."""
+"""The port in a record while the port is unknown."""
 
 _HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?").fullmatch
 _PORT: Final = range(1, 65536)
@@ -43,7 +43,7 @@ _TRAIT_TEXTS: Final = ("image_id", "diskimage", "probe_key", *_LOGIN_TEXTS)
 _addresses_of, _keys_of, _texts_of = (attrgetter(*names) for names in (_ADDRESSES, _KEYS, _TEXTS))
 _login_texts_of, _trait_texts_of = (attrgetter(*names) for names in (_LOGIN_TEXTS, _TRAIT_TEXTS))
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What a text within JSON must not have; line breaks and tabs may be meant."""
+"""Characters that a text within JSON must not have; line breaks and tabs may be intended."""
 
 
 def _wrong(call: str, field: str, fault: str) -> DriverError:
@@ -54,7 +54,7 @@ def _wrong(call: str, field: str, fault: str) -> DriverError:
 
 
 def text_fault(value: object) -> str | None:
-    """What is wrong with *value* as a text of one line; None: nothing."""
+    """Return why *value* is no valid text of one line; None: it is valid."""
     if not isinstance(value, str):
         return f"a text was expected, not {type(value).__name__}"
     if len(value) > MAX_TEXT:
@@ -71,7 +71,7 @@ def id_fault(value: object) -> str | None:
 
 
 def address_fault(value: object) -> str | None:
-    """An IP address or the name of a host; the empty text where an instance has none."""
+    """Return why *value* is no IP address or host name; the empty text is valid for an instance without an address."""
     fault = text_fault(value)
     if fault is not None or not value or _is_address(str(value)):
         return fault
@@ -89,7 +89,8 @@ def _is_address(value: str) -> bool:
 
 
 def port_fault(value: object) -> str | None:
-    """A number, `NO_PORT`, or credentials as Kubernetes' drivers have them: an object of texts, flags and numbers."""
+    """Return why *value* is no valid port: a number, `NO_PORT`, or credentials as Kubernetes' drivers have them, an
+    object of texts, flags and numbers."""
     if isinstance(value, Mapping):
         simple = (str, bool, int, float, type(None))
         if all(isinstance(each, simple) for each in value.values()):
@@ -112,7 +113,7 @@ def amounts_fault(amounts: Mapping[str, Any], most: float = MAX_AMOUNT) -> str |
 
 
 def keys_fault(keys: object) -> str | None:
-    """Of host keys, ``<type> <base64>`` each."""
+    """Return why *keys* are no valid host keys, ``<type> <base64>`` each."""
     if isinstance(keys, str) or not isinstance(keys, Sequence):
         return "a list of texts was expected"
     if len(keys) > MAX_KEYS:
@@ -124,7 +125,7 @@ def keys_fault(keys: object) -> str | None:
 
 
 def json_fault(value: object, most: int | None = None, depth: int = 0) -> str | None:
-    """What is wrong with *value* as JSON that everybody can read, of *most* bytes; None: nothing."""
+    """Return why *value* is no JSON that every program can read, of *most* bytes; None: it is valid."""
     fault = _part_fault(value, depth)
     if fault is None and most is not None and len(json.dumps(_plain(value))) > most:
         return f"more than {most} bytes"
@@ -155,7 +156,7 @@ def _part_fault(value: object, depth: int) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """*value* with dicts for other mappings, which ``json`` does not know."""
+    """Return *value* with dicts for other mappings, which ``json`` does not know."""
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
@@ -165,14 +166,14 @@ def _plain(value: Any) -> Any:
 
 
 def sound_id(value: Any, call: str = "create_instance") -> ExternalId:
-    """Raises: DriverError."""
+    """Return *value*, an instance's id. Raises: DriverError."""
     if (fault := id_fault(value)) is not None:
         raise _wrong(call, "external_id", fault)
     return ExternalId(value)
 
 
 def sound_instance(instance: Instance, asked_for: str, call: str = "wait_until_active") -> Instance:
-    """The answer to a wait for the instance *asked_for*. Raises: DriverError."""
+    """Return *instance*, the answer to a wait for the instance *asked_for*. Raises: DriverError."""
     sound_listed(instance, call)
     if instance.external_id != asked_for:
         raise _wrong(call, "external_id", "that is another instance")
@@ -194,7 +195,7 @@ def sound_instance(instance: Instance, asked_for: str, call: str = "wait_until_a
 
 
 def _check_data(call: str, instance: Instance) -> None:
-    """What the driver leaves with the instance."""
+    """Check the driver's data with the instance."""
     if instance.slot is not None:
         _check(call, "slot", _slot_fault(instance.slot))
     if instance.node_properties != {}:
@@ -206,7 +207,7 @@ def _check_data(call: str, instance: Instance) -> None:
 
 
 def sound_listed(instance: Any, call: str = "list_instances") -> Instance:
-    """One of a list: of it only the name, the metadata and what it takes are used. Raises: DriverError."""
+    """Return *instance*, one of a list: only its name, metadata and usage are used. Raises: DriverError."""
     if not isinstance(instance, Instance):
         raise _wrong(call, "instance", f"an Instance was expected, not {type(instance).__name__}")
     _check(call, "external_id", id_fault(instance.external_id))
@@ -217,7 +218,7 @@ def sound_listed(instance: Any, call: str = "list_instances") -> Instance:
 
 
 def sound_usage(usage: Any, call: str = "quota_for_label") -> Usage:
-    """Raises: DriverError."""
+    """Return *usage*. Raises: DriverError."""
     if not isinstance(usage, Usage):
         raise _wrong(call, "amounts", f"a Usage was expected, not {type(usage).__name__}")
     _check(call, "amounts", amounts_fault(usage.amounts))
@@ -225,7 +226,7 @@ def sound_usage(usage: Any, call: str = "quota_for_label") -> Usage:
 
 
 def sound_limits(limits: Any, call: str = "quota_limits") -> Limits:
-    """Raises: DriverError."""
+    """Return *limits*. Raises: DriverError."""
     if not isinstance(limits, Limits):
         raise _wrong(call, "amounts", f"Limits were expected, not {type(limits).__name__}")
     _check(call, "amounts", amounts_fault(limits.amounts, inf))
@@ -233,20 +234,20 @@ def sound_limits(limits: Any, call: str = "quota_limits") -> Limits:
 
 
 def sound_keys(keys: Sequence[str], call: str = "host_keys") -> Sequence[str]:
-    """Raises: DriverError."""
+    """Return *keys*. Raises: DriverError."""
     _check(call, "host_keys", keys_fault(keys))
     return keys
 
 
 def sound_zones(zones: Sequence[str], call: str = "zones") -> tuple[str, ...]:
-    """Raises: DriverError."""
+    """Return *zones*. Raises: DriverError."""
     for zone in zones:
         _check(call, "zones", text_fault(zone))
     return tuple(zones)
 
 
 def sound_resource(resource: Resource, call: str = "resources") -> Resource:
-    """Raises: DriverError."""
+    """Return *resource*. Raises: DriverError."""
     _check(call, "kind", text_fault(resource.kind))
     _check(call, "external_id", id_fault(resource.external_id))
     _check_metadata(call, resource.metadata)
@@ -254,7 +255,7 @@ def sound_resource(resource: Resource, call: str = "resources") -> Resource:
 
 
 def sound_traits(traits: LabelTraits, call: str = "label_traits") -> LabelTraits:
-    """Raises: DriverError."""
+    """Return *traits*. Raises: DriverError."""
     _check_texts(call, traits, _TRAIT_TEXTS, _trait_texts_of(traits))
     if traits.connection_port is not None:
         _check(call, "connection_port", port_fault(traits.connection_port))
@@ -264,7 +265,7 @@ def sound_traits(traits: LabelTraits, call: str = "label_traits") -> LabelTraits
 
 
 def sound_machine(machine: Machine, call: str = "machines") -> Machine:
-    """Raises: DriverError."""
+    """Return *machine*. Raises: DriverError."""
     _check(call, "name", "it is empty" if machine.name == "" else address_fault(machine.name))
     for text in (machine.pool, *machine.labels):
         _check(call, "pool or labels", text_fault(text))
@@ -277,7 +278,7 @@ def sound_machine(machine: Machine, call: str = "machines") -> Machine:
 
 
 def sound_inspection(found: Inspection, call: str = "inspect") -> Inspection:
-    """Raises: DriverError."""
+    """Return *found*. Raises: DriverError."""
     _check(call, "host_keys", keys_fault(found.host_keys))
     for name in ("public_ipv4", "public_ipv6"):
         value = getattr(found, name)
@@ -291,14 +292,14 @@ def _check(call: str, field: str, fault: str | None) -> None:
 
 
 def _check_texts(call: str, whose: object, names: Sequence[str], texts: Iterable[object]) -> None:
-    """*texts*: what *whose* fields *names* have. Every node's answer has dozens, most of them None."""
+    """Check *texts*, the values of *whose* fields *names*. Every node's answer has dozens, most of them None."""
     for each in texts:
         if each is not None and (fault := text_fault(each)) is not None:
             raise _wrong(call, _named(whose, names, each), fault)
 
 
 def _named(whose: object, names: Sequence[str], value: object) -> str:
-    """The first of *names* under which *whose* has *value* itself."""
+    """Return the first of *names* under which *whose* has *value* itself."""
     return next(name for name in names if getattr(whose, name) is value)
 
 
@@ -309,7 +310,7 @@ def _check_login(call: str, login: Login) -> None:
 
 
 def _check_metadata(call: str, metadata: Any) -> None:
-    """Other people's may have whatever they like in it, but it is text."""
+    """Check metadata, which may have any text in it: other owners' instances are listed too."""
     if not isinstance(metadata, Mapping):
         raise _wrong(call, "metadata", f"a mapping was expected, not {type(metadata).__name__}")
 

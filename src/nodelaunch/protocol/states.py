@@ -52,5 +52,5 @@ _N = NodeState
 ABANDONED_WHEN_UNLOCKED: Final = frozenset(
     {_N.BUILDING, _N.IN_USE, _N.USED, _N.FAILED, _N.ABORTED, _N.DELETING, _N.DELETED}
 )
-"""A node in one of these is somebody's as long as it is locked, and to be deleted as soon as it is not: this is the
-only way a launcher learns that an executor or another launcher died."""
+"""A node in one of these states belongs to its holder while it is locked, and has to be deleted as soon as it is not:
+this is the only way in which a launcher learns that an executor or another launcher died."""

@@ -1,14 +1,14 @@
 """The port to the coordination store: a tree of small versioned documents with sessions, watches and locks.
 
-It is shaped after ZooKeeper, because ZooKeeper is what peers share with us; the embedded store keeps the same promises
-on one SQLite file. ``tests/conformance/store_suite.py`` is the executable form of what stands here.
+It is shaped after ZooKeeper, because peers share ZooKeeper with this project; the embedded store keeps the same
+promises on one SQLite file. ``tests/conformance/store_suite.py`` is the executable form of this text.
 
 Paths are absolute, below the chroot, without a trailing slash, except that a sequential create may end in ``/``.
 
 Promises every store keeps:
 
-* **Order.** Calls take effect, and tree listeners are told, in one order: whoever sees a change has been told of every
-  earlier one.
+* **Order.** Calls take effect, and tree listeners are notified, in one order: when a change is visible to a caller or
+  listener, every earlier one has been reported.
 * **No doubt.** A call that returns had its effect, exactly once; a call that raises had none, except with
   `OutcomeUnknownError`, or when its session was lost under way. A break of the connection is survived inside the call
   as long as the session lives.
@@ -16,7 +16,7 @@ Promises every store keeps:
   the session timeout, and callers set shorter deadlines with ``asyncio.timeout``. A call made while there is no
   session raises `SessionLostError` at once; wait with ``session.connected()``.
 * **Cancellation** passes at once; the cancelled call may or may not have had its effect.
-* **Fencing.** A write ``under`` locks goes out only while each of them is held, and only in the session that took
+* **Fencing.** A write ``under`` locks is sent only while each of them is held, and only in the session that took
   them.
 
 What does *not* belong here: what the documents mean (records.py), and who may write them when (the engine).
@@ -33,16 +33,16 @@ from typing import Protocol, Self, final
 from msgspec import Struct
 
 ANY_VERSION = -1
-"""Write or delete whatever version is there."""
+"""Write or delete any version."""
 
 LAG_S = 2.0
-"""How late a tree may tell of a change it may lag behind with, in seconds."""
+"""Seconds by which a tree may be late with a change that may lag."""
 
 Unsubscribe = Callable[[], None]
 
 
 class Stat(Struct, frozen=True, gc=False):
-    """What the store knows of one znode. ``*_zxid`` order all changes; ``*_at`` are seconds since 1970."""
+    """The store's data about one znode. ``*_zxid`` order all changes; ``*_at`` are seconds since 1970."""
 
     version: int
     created_zxid: int
@@ -54,13 +54,14 @@ class Stat(Struct, frozen=True, gc=False):
 
 
 class Entry(Struct, frozen=True, gc=False, eq=False):
-    """One znode: where, what, and as of when."""
+    """One znode: path, data, and stat."""
 
     path: str
     data: bytes
     stat: Stat
     record: object = None
-    """What *data* was made from, where this process wrote it and said so: nobody here has to decode it again."""
+    """The record that *data* encodes, if this process wrote it and gave the record: no reader here has to decode it
+    again."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Entry):
@@ -86,7 +87,7 @@ class Create(Struct, frozen=True, gc=False):
     ephemeral: bool = False
     sequence: bool = False
     record: object = None
-    """What *data* was made from; handed on in `Entry.record`. For a sequential create it lacks the id."""
+    """The record that *data* encodes; passed on in `Entry.record`. For a sequential create it lacks the id."""
 
 
 @final
@@ -97,7 +98,7 @@ class Put(Struct, frozen=True, gc=False):
     data: bytes
     version: int = ANY_VERSION
     record: object = None
-    """What *data* was made from; handed on in `Entry.record`."""
+    """The record that *data* encodes; passed on in `Entry.record`."""
 
 
 @final
@@ -110,7 +111,7 @@ class Delete(Struct, frozen=True, gc=False):
 
 @final
 class CheckVersion(Struct, frozen=True, gc=False):
-    """Let the transaction fail unless *path* exists and is at *version*. Result: None."""
+    """Fail the transaction unless *path* exists and is at *version*. Result: None."""
 
     path: str
     version: int = ANY_VERSION
@@ -120,10 +121,10 @@ class CheckVersion(Struct, frozen=True, gc=False):
 class TakeLock(Struct, frozen=True, gc=False):
     """Take the lock whose directory is *path* together with the rest of the transaction. Result: `Lock`.
 
-    The directory's parent must exist; only the directory itself is made. Where the directory is new, all is one atomic
-    step. Where it exists and is empty, a store either replaces it in the same step, or takes the lock first and gives
-    it back if the rest fails. Fails with `LockBusyError` when anybody contends. At most one per transaction, and it
-    comes first.
+    The directory's parent must exist; only the directory itself is made. If the directory is new, all is one atomic
+    step. If it exists and is empty, a store either replaces it in the same step, or takes the lock first and releases
+    it if the rest fails. Fails with `LockBusyError` if there is a contender. At most one per transaction, and it comes
+    first.
     """
 
     path: str
@@ -132,8 +133,8 @@ class TakeLock(Struct, frozen=True, gc=False):
 
 @final
 class ReleaseLock(Struct, frozen=True, gc=False):
-    """Give *lock* back together with the rest of the transaction. Result: None. No error if its contender is gone
-    only by `Lock.release`; in a transaction a vanished contender fails it with `LockLostError`."""
+    """Release *lock* together with the rest of the transaction. Result: None. Only `Lock.release` ignores a contender
+    that is gone; in a transaction a vanished contender fails it with `LockLostError`."""
 
     lock: Lock
 
@@ -153,28 +154,28 @@ class Lock(Protocol):
 
     @property
     def contender(self) -> str:
-        """Full path of our znode in it."""
+        """Full path of the lock's own znode in it."""
 
     @property
     def fence(self) -> int:
-        """A number above 0, greater than that of every earlier holder of the lock at ``path``, whatever was deleted
-        and made anew meanwhile; lower than that of every later one."""
+        """A number above 0, greater than that of every earlier holder of the lock at ``path``, even if the path was
+        deleted and made anew meanwhile; lower than that of every later one."""
 
     @property
     def is_held(self) -> bool:
-        """False once released or lost. Turns false, without any call, when the session is lost *or in doubt for so
-        long that it may have been lost*."""
+        """False once released or lost. Turns false, without any call, when the session is lost *or in doubt for so long
+        that it may have been lost*."""
 
     def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
-        """Call *listener* once, on the event loop, when the lock is lost (not when it is released). A lock lost
-        already: the listener is called soon."""
+        """Call *listener* once, on the event loop, when the lock is lost (not when it is released). If the lock is lost
+        already, the listener is called soon."""
 
     async def release(self) -> None:
-        """Give the lock back. Harmless when released or lost already; shielded against cancellation of the caller."""
+        """Release the lock. Harmless when released or lost already; shielded against cancellation of the caller."""
 
 
 class SessionState(Enum):
-    """What we know of our session with the store."""
+    """The known state of the session with the store."""
 
     CONNECTING = "connecting"
     """No session yet, or the last one was lost and a new one is being made."""
@@ -196,10 +197,10 @@ class Session(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Grows by one with each new session; what was taken in one epoch is gone in the next."""
+        """Grows by one with each new session; locks and ephemeral znodes of one epoch are gone in the next."""
 
     async def connected(self) -> int:
-        """Wait until there is a connected session; its epoch. Raises StoreUnavailableError when the store is
+        """Wait until there is a connected session. Return its epoch. Raises StoreUnavailableError when the store is
         closed."""
 
     def subscribe(self, listener: Callable[[SessionState], None]) -> Unsubscribe:
@@ -208,7 +209,7 @@ class Session(Protocol):
 
 @final
 class Changed(Struct, frozen=True, gc=False):
-    """*entry* is there, new or with new data. ``old`` is what the tree had before."""
+    """*entry* is new or has new data. ``old``: the tree's entry before."""
 
     entry: Entry
     old: Entry | None
@@ -223,43 +224,43 @@ class Removed(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """The tree is complete and current: first after opening, then after each reconnect."""
+    """The tree is in sync: first after opening, then after each reconnect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cooled:
-    """The connection broke: what the tree has may be stale; don't conclude anything from what it lacks."""
+    """The connection broke: the tree may be stale; don't conclude anything from a missing entry."""
 
 
 TreeEvent = Changed | Removed | Warmed | Cooled
 
 
 class Tree(Protocol):
-    """A live copy of everything below one path, the root itself left out."""
+    """A live copy of all znodes below one path, without the root itself."""
 
     @property
     def root(self) -> str: ...
 
     @property
     def is_warm(self) -> bool:
-        """Complete and current. While false, absence means nothing."""
+        """True if in sync, that is complete and current. While false, a missing entry means nothing."""
 
     async def warm(self) -> None:
-        """Wait until warm."""
+        """Wait until the tree is in sync."""
 
     def get(self, path: str) -> Entry | None: ...
 
     def children(self, path: str) -> Collection[str]:
-        """Names (not paths) of the known children of *path*, in no order."""
+        """Return the names (not paths) of the known children of *path*, in no order."""
 
     def entries(self) -> Iterable[Entry]:
-        """Every entry, in no order; take a copy before awaiting."""
+        """Return every entry, in no order; take a copy before awaiting."""
 
     def hurry(self) -> None:
-        """Have read at once what may lag: with the answer to the next read, it has been told."""
+        """Have lagging changes read at once: they have been reported when the next read is answered."""
 
     def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
-        """Call *listener* on the event loop with every event from now on. An own write is told before the call that
+        """Call *listener* on the event loop with every event from now on. An own write is reported before the call that
         made it returns."""
 
 
@@ -275,38 +276,39 @@ class Store(Protocol):
     def session(self) -> Session: ...
 
     async def get(self, path: str) -> Entry:
-        """Raises: RecordGoneError."""
+        """Return the entry at *path*. Raises: RecordGoneError."""
 
     async def get_many(self, paths: Sequence[str]) -> list[Entry | None]:
-        """Like `get`, all sent at once; None where there is no such znode."""
+        """Return the entries like `get`, with all requests sent at once; None if there is no such znode."""
 
     async def children(self, path: str) -> list[str]:
-        """Names of the children, sorted. Raises: RecordGoneError."""
+        """Return the names of the children, sorted. Raises: RecordGoneError."""
 
     async def create(
         self, path: str, data: bytes = b"", *, ephemeral: bool = False, sequence: bool = False, parents: bool = False
     ) -> Entry:
-        """Create one znode; with *parents*, missing parents as empty persistent ones.
+        """Create one znode; with *parents*, also missing parents, as empty persistent ones.
 
         Raises: RecordExistsError; RecordGoneError when the parent is missing.
         """
 
     async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
-        """Create, in one transaction, what a sequential create at *path* would, with the lock ``lock`` below it taken.
+        """Create, in one transaction, the znode of a sequential create at *path*, with the lock ``lock`` below it
+        taken.
 
-        None, with nothing done, where the store can't tell the number beforehand. Only for a directory whose children
-        are all created at *path*, and for a process that alone creates there: a number might be used again. *record*:
-        what *data* was made from. Raises: StoreError.
+        None, with nothing done, if the store can't predict the number. Only for a directory whose children are all
+        created at *path*, and for a process that alone creates there: a number might be used again. *record*: the
+        record that *data* encodes. Raises: StoreError.
         """
 
     async def ensure(self, *paths: str) -> None:
-        """Make sure the znodes and their parents exist (empty and persistent where made)."""
+        """Create the znodes and their parents if they are missing (empty and persistent)."""
 
     async def put(self, path: str, data: bytes, *, version: int = ANY_VERSION, under: Collection[Lock] = ()) -> Entry:
         """Replace the data. Raises: RecordGoneError, VersionConflictError, LockLostError."""
 
     async def delete(self, path: str, *, version: int = ANY_VERSION, under: Collection[Lock] = ()) -> None:
-        """Raises: RecordGoneError, VersionConflictError, NotEmptyError, LockLostError."""
+        """Delete *path*. Raises: RecordGoneError, VersionConflictError, NotEmptyError, LockLostError."""
 
     async def delete_tree(self, path: str) -> None:
         """Delete *path* and all below it; no error when it is gone already. Not atomic."""
@@ -329,13 +331,13 @@ class Store(Protocol):
     ) -> Lock:
         """Take the lock whose directory is *path*; wait for it up to *timeout_s* (0: don't wait).
 
-        The directory itself is made where missing, its parents only with *parents*: a lock on a deleted node must not
-        bring the node back. Raises: LockBusyError; RecordGoneError when the parent is missing.
+        The directory itself is made if it is missing, its parents only with *parents*: a lock on a deleted node must
+        not create the node again. Raises: LockBusyError; RecordGoneError when the parent is missing.
         """
 
     async def contenders(self, path: str) -> list[str]:
-        """Full paths of the contenders below lock directory *path*, the holder first; empty when there is none or no
-        directory."""
+        """Return the full paths of the contenders below lock directory *path*, the holder first; empty when there is
+        none or no directory."""
 
     def tree(
         self,
@@ -347,10 +349,10 @@ class Store(Protocol):
     ) -> AbstractAsyncContextManager[Tree]:
         """Open a live copy of everything below *root*, which need not exist yet. Entering doesn't wait for `Tree.warm`.
 
-        Entries whose path *wants_data* refuses are known to exist, with empty data, without being read. Where
-        *may_lag* is true of a path at the time its data changes, the change may be told up to `LAG_S` later, but is
-        told before any later event below the same path; several changes may then be told as one. Without *keeps_data*
-        the entries of events carry their data, those the tree keeps may be empty, as may ``Changed.old``.
+        Entries whose path *wants_data* refuses are known to exist, with empty data, without being read. If *may_lag* is
+        true of a path at the time its data changes, the change may be reported up to `LAG_S` later, but is reported
+        before any later event below the same path; several changes may then be reported as one. Without *keeps_data*
+        the entries of events carry their data, but those the tree keeps may be empty, as may ``Changed.old``.
         """
 
     @property

@@ -1,1 +1,1 @@
-"""Where the records live: implementations of the port in ``protocol/store.py``, and what they share."""
+"""Stores for the records: implementations of the port in ``protocol/store.py``, and their shared parts."""

@@ -1,7 +1,4 @@
-"""What all stores do alike in this process: tell listeners of session states and lost locks, and keep a tree's copy.
-
-What does *not* belong here: anything of how a store is talked to.
-"""
+"""The parts that all stores share: listeners for session states and lost locks, and a tree's copy."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, SessionSt
 
 
 class SessionStates:
-    """The port's session, as far as telling goes."""
+    """The states of the port's session, and their listeners."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -24,7 +21,7 @@ class SessionStates:
         self._changed = asyncio.Event()
 
     def enter(self, state: SessionState) -> None:
-        """Be in *state* from now on, and say so."""
+        """Set *state*, and notify the listeners."""
         self.state = state
         for listener in tuple(self._listeners):
             listener(state)
@@ -48,7 +45,7 @@ class SessionStates:
 
 
 class LossListeners:
-    """Who wants to know when one lock is lost."""
+    """Listeners for the loss of one lock."""
 
     def __init__(self) -> None:
         self.is_lost: bool = False
@@ -67,7 +64,7 @@ class LossListeners:
         return stop
 
     def lose(self) -> None:
-        """It is lost; everybody is told, once."""
+        """Mark the lock as lost, and notify every listener once."""
         self.is_lost = True
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
@@ -75,7 +72,7 @@ class LossListeners:
 
 
 class TreeCopy:
-    """The port's tree, as far as keeping entries and telling of them goes."""
+    """The entries of the port's tree, and their listeners."""
 
     def __init__(self, root: str, wants_data: Callable[[str], bool]) -> None:
         self.root = root
@@ -104,13 +101,13 @@ class TreeCopy:
         return lambda: self._listeners.remove(listener)
 
     def hurry(self) -> None:
-        """Nothing lags here."""
+        """Do nothing: no change lags here."""
 
     def covers(self, path: str) -> bool:
         return path.startswith(self.root + "/")
 
     def put_entry(self, entry: Entry) -> None:
-        """The entry is there, new or with new data; data that is not wanted is left out."""
+        """Put an entry that is new or has new data; unwanted data is left out."""
         kept = entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat)
         old = self._entries.get(entry.path)
         self._entries[entry.path] = kept
@@ -119,7 +116,7 @@ class TreeCopy:
         self._tell(Changed(kept, old))
 
     def drop_entry(self, path: str) -> None:
-        """The entry is gone, if it was there."""
+        """Remove the entry, if it exists."""
         old = self._entries.pop(path, None)
         if old is not None:
             parent, _, name = path.rpartition("/")
@@ -130,7 +127,7 @@ class TreeCopy:
             self._tell(Removed(old))
 
     def set_warm(self, is_warm: bool) -> None:
-        """Whether all is there and current, from now on."""
+        """Set whether the tree is in sync."""
         if is_warm == self.is_warm:
             return
         self.is_warm = is_warm
@@ -145,10 +142,10 @@ class TreeCopy:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The contenders among *names*, the holder first; other names are nobody's."""
+    """Return the contenders among *names*, the holder first; other names are ignored."""
     return sorted((name for name in names if contender_sequence(name)), key=lambda name: contender_sequence(name) or "")
 
 
 def contenders_in(path: str, names: Iterable[str]) -> list[str]:
-    """Full paths of the contenders among the children *names* of lock directory *path*, the holder first."""
+    """Return the full paths of the contenders among the children *names* of lock directory *path*, the holder first."""
     return [f"{path}/{name}" for name in in_order(names)]

@@ -1,2 +1,1 @@
-"""Deletes nodes and mends what nobody else will: the sweeper, one file for each thing it mends, and their work
-queue."""
+"""Deletes nodes and repairs leftovers: the sweeper, one file for each kind of leftover, and their work queue."""

@@ -1,6 +1,6 @@
-"""Nodes that nobody is at, in a state in which somebody has to be: they are deleted, or freed.
+"""Abandoned nodes: unlocked, in a state that requires a holder of the lock. They are deleted, or freed.
 
-What does *not* belong here: how a node is deleted (deletion.py), and nodes that are merely old (ages.py).
+deletion.py deletes a node; ages.py has nodes that are merely old.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from nodelaunch.protocol.store import Put, ReleaseLock
 log: Logger = get_logger(__name__)
 
 GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0, NodeState.BUILDING: 60.0}
-"""How long a node in such a state is left to somebody else. One that is being deleted, to whoever wrote that: an
-operator's command shows the node once more, a peer removes the record. Nodepool's reaper looks every 5 seconds, and its
-programs count on that. One whose launch broke off, to whoever works on its request next."""
+"""Seconds for which an unlocked node in such a state is left to another process. ``DELETING``: left to the process that
+wrote it; an operator's command shows the node once more, a peer removes the record. Nodepool's reaper looks every 5
+seconds, and its programs count on that. ``BUILDING``: an interrupted launch is left to the next launcher that takes its
+request."""
 
 
 class AbandonedNodes:
-    """Looks at nodes one by one.
+    """Checks nodes one by one.
 
     Invariant: a node is in ``graces`` only while it is in ``left``, in the state it is left in.
     """
@@ -37,12 +38,12 @@ class AbandonedNodes:
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
         self.graces: Deadlines[NodeId] = Deadlines(ctx.wake)
-        """By the loop's clock: until when nodes are left to whoever else wrote their state."""
+        """By the loop's clock: until when nodes are left to the process that wrote their state."""
         self.left: dict[NodeId, tuple[NodeState, float]] = {}
-        """Nodes that are, or were, left to another: in which state, and until when."""
+        """Nodes that are, or were, left to another process: the state, and until when."""
 
     def look(self, node_id: NodeId) -> None:
-        """Do what is to be done about a node, if anything is."""
+        """Act on a node if it is abandoned."""
         view = self._ctx.view
         seen = view.nodes.get(node_id)
         if seen is None:
@@ -50,7 +51,7 @@ class AbandonedNodes:
         if view.is_node_locked(node_id):
             self._forget(node_id)
         elif seen.record.state is NodeState.BUILDING:
-            # Of one transaction the record may be told before the lock, both in one turn of the loop.
+            # The record of a transaction may be reported before its lock, both in one turn of the loop.
             asyncio.get_running_loop().call_soon(self._look_at_building, seen)
         else:
             self._look(seen)
@@ -61,7 +62,7 @@ class AbandonedNodes:
             self._look(seen)
 
     def _look(self, seen: Seen[Node]) -> None:
-        """Do what is to be done about a node that nobody has locked."""
+        """Act on an unlocked node."""
         node, node_id = seen.record, seen.record.id
         provider = node.provider
         if not provider:
@@ -77,7 +78,7 @@ class AbandonedNodes:
             self._ctx.queue.start(NodeKey(node_id), STORE, self.deallocate, node_id)
 
     def gone(self, node_id: NodeId) -> None:
-        """The node was removed."""
+        """Handle the removal of the node."""
         self._forget(node_id)
         self._ctx.queue.succeeded(NodeKey(node_id))
 
@@ -86,15 +87,15 @@ class AbandonedNodes:
             self.graces.forget(node_id)
 
     def clear(self) -> None:
-        """Forget what was noted: some of it may be gone by now."""
+        """Forget all notes: some may be out of date."""
         gone = [node_id for node_id in self.left if node_id not in self._ctx.view.nodes]
         for node_id in gone:
             self._forget(node_id)
 
     def _is_left_to_another(self, node: Node) -> bool:
-        """Whether the node has been in its state for so short a time that its writer may not be done with it.
+        """True if the node has been in its state for so short a time that its writer may not be done with it.
 
-        Peers unlock before their last steps, which fail if a contender, or the end of the record, comes between.
+        Peers unlock before their last steps, which fail if a contender, or the deletion of the record, comes between.
         """
         grace_s = GRACE_S.get(node.state, 0.0)
         if not grace_s or node.id in self._ctx.view.discarded:
@@ -110,13 +111,14 @@ class AbandonedNodes:
         return now < until
 
     def _is_awaited(self, node: Node) -> bool:
-        """Whether there is somebody the node is being launched for."""
+        """Return True if the request that the node is launched for still exists."""
         request = self._ctx.view.request(node.allocated_to) if node.allocated_to else None
         is_open = request is not None and request.state not in REQUEST_FINAL
         return is_open and self._ctx.providers[node.provider or ""].can_launch
 
     def is_orphaned(self, node: Node) -> bool:
-        """Ready, but for a request that is gone. Whether it really is, is asked again under the lock."""
+        """Return True if the node is ready for a request that seems to be gone. This is checked again under the
+        lock."""
         if node.state is not NodeState.READY or not node.allocated_to:
             return False
         return node.allocated_to not in self._ctx.view.requests
@@ -124,7 +126,8 @@ class AbandonedNodes:
     # -- acting -----------------------------------------------------------------------------------------------------
 
     async def _is_abandoned(self, seen: Seen[Node]) -> bool:
-        """Whether really nobody is at the node. Only of a node just being made the lock may not be known yet."""
+        """Return True if the node is really abandoned. Only for a node that was just created, the lock may not be known
+        yet."""
         if seen.record.state is not NodeState.BUILDING:
             return True
         is_there = await self._ctx.is_there(seen.path)
@@ -132,14 +135,14 @@ class AbandonedNodes:
         return is_there and is_same and not self._ctx.view.is_node_locked(seen.record.id)
 
     async def delete(self, node_id: NodeId) -> None:
-        """Delete an abandoned node; when its cloud refuses, look again after a growing while."""
+        """Delete an abandoned node. If its cloud refuses, look again after a growing pause."""
         ctx = self._ctx
         seen = ctx.view.nodes.get(node_id)
         if seen is None or not await self._is_abandoned(seen):
             return
         node, provider = seen.record, ctx.providers.get(seen.record.provider or "")
         if provider is None:
-            return  # it ended meanwhile
+            return  # the node ended meanwhile
         log_ = log.bind(node_id=node_id, provider=provider.name, external_id=node.external_id)
         started = asyncio.get_running_loop().time()
         try:
@@ -152,7 +155,7 @@ class AbandonedNodes:
         log_.info("node_deleted", was=node.state.value, took_s=round(asyncio.get_running_loop().time() - started, 3))
 
     async def offer(self, node_id: NodeId) -> None:
-        """Let the next who works on its request go on with the launch of a node."""
+        """Free an interrupted launch for the next launcher that takes its request."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None or not await self._is_abandoned(seen):
             return
@@ -164,7 +167,7 @@ class AbandonedNodes:
         provider.changed()
 
     async def remove_debris(self, node_id: NodeId) -> None:
-        """Remove a record that belongs to no provider: a lock brought a deleted node back."""
+        """Remove a record that belongs to no provider: taking a lock made a deleted node's znode again."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None or seen.record.provider:
             return  # another launcher was faster
@@ -177,12 +180,12 @@ class AbandonedNodes:
         await self._ctx.store.delete_tree(seen.path)
 
     async def deallocate(self, node_id: NodeId) -> None:
-        """Free a ready node whose request is gone, asking the store itself whether it is."""
+        """Free a ready node whose request is gone, after asking the store itself about the request."""
         ctx = self._ctx
         seen = ctx.view.nodes.get(node_id)
         request_id = seen.record.allocated_to if seen is not None else None
         if seen is None or request_id is None or not self.is_orphaned(seen.record):
-            return  # somebody else was faster
+            return  # another process was faster
         if await ctx.is_there(paths.request(request_id)) or ctx.view.is_node_locked(node_id):
             return
         try:
@@ -190,12 +193,12 @@ class AbandonedNodes:
         except (LockBusyError, RecordGoneError):
             return
         try:
-            # In one step: who sees it free must not find it locked any more.
+            # One step: a peer that sees the node free must not find it locked any more.
             node = seen.record.deallocated()
             free = Put(seen.path, node.to_bytes(), seen.version, record=node)
             await ctx.store.commit([free, ReleaseLock(lock)], under=(lock,))
             log.info("node_deallocated", node_id=node_id, request_id=request_id)
         except (VersionConflictError, RecordGoneError):
-            pass  # it changed under us; what it is now is looked at when the change is seen
+            pass  # the node changed meanwhile; the event of the change makes us look again
         finally:
             await lock.release()

@@ -1,6 +1,6 @@
-"""Nodes that were ready, on hold or being made for too long, and idle ones that no pool hands out any more.
+"""Nodes that were ready, on hold or being created for too long, and idle nodes that no pool hands out any more.
 
-What does *not* belong here: nodes that somebody left (abandoned.py).
+abandoned.py has nodes that their launcher left.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from nodelaunch.protocol.states import NodeState
 log: Logger = get_logger(__name__)
 
 ORPHAN_S = 300.0
-"""Age at which an unlocked ``init`` node counts as left behind: its maker locks it within milliseconds."""
+"""Seconds after which an unlocked ``init`` node counts as abandoned: its creator locks it within milliseconds."""
 
 RETRY_S = 5.0
-"""Pause before a node that could not be discarded is looked at again."""
+"""Seconds until a node that could not be discarded is looked at again."""
 
 _AGING = frozenset({NodeState.INIT, NodeState.READY, NodeState.HOLD})
 
 
 @dataclass(frozen=True, slots=True)
 class AgeLimits:
-    """How long nodes are kept, in seconds; 0: for ever."""
+    """How long nodes are kept, in seconds; 0: no limit."""
 
     max_ready_age: Mapping[str, float]
-    """By label."""
+    """Seconds by label."""
     max_hold_age: float = 0.0
 
     @classmethod
     def configured(cls, config: Config) -> Self:
-        """Those that *config* names."""
+        """Return the limits that *config* sets."""
         ready = {label.name: float(label.max_ready_age) for label in config.labels}
         return cls(max_ready_age=ready, max_hold_age=float(config.max_hold_age or 0))
 
     def of(self, node: Node) -> float:
-        """Seconds the node may stay in its state; 0: for ever."""
+        """Return the seconds that the node may stay in its state; 0: no limit."""
         if node.is_idle:
             limits = [self.max_ready_age.get(label, 0) for label in node.type]
         elif node.state is NodeState.HOLD:
@@ -59,19 +59,19 @@ class AgeLimits:
 class OldNodes:
     """Knows when each node is too old.
 
-    Invariant: a node of ours that nobody has locked and that will be too old is in ``deadlines``, unless it is being
-    discarded. One that is there may be locked, in another state or gone by then: that is seen when its time has come.
+    Invariant: a node of ours that is unlocked and will be too old is in ``deadlines``, unless it is being discarded. A
+    node in it may be locked, in another state or gone by its deadline; that is checked then.
     """
 
     def __init__(self, ctx: SweepContext, ages: AgeLimits, is_served: Callable[[Node], bool]) -> None:
         self.ages = ages
         self.deadlines: Deadlines[NodeId] = Deadlines(ctx.wake)
-        """By the wall clock."""
+        """Deadlines by the wall clock."""
         self._ctx = ctx
         self._is_served = is_served
 
     def look(self, node_id: NodeId) -> None:
-        """Note when a node nobody has locked will be too old."""
+        """Note when an unlocked node will be too old."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None:
             self.deadlines.forget(node_id)
@@ -79,7 +79,7 @@ class OldNodes:
             self.deadlines.set(node_id, when)
 
     def refill(self) -> None:
-        """Note it of all nodes anew: other limits, or other nodes, hold."""
+        """Note the deadlines of all nodes anew, because limits or nodes have changed."""
         self.deadlines.clear()
         for provider in list(self._ctx.providers):
             for seen in self._ctx.view.nodes_of(provider):
@@ -96,14 +96,14 @@ class OldNodes:
             self._discard_unserved(seen)
 
     def look_at_all_idle(self) -> None:
-        """Pools changed: discard idle nodes that none hands out any more."""
+        """After a change of pools: discard idle nodes that no pool hands out any more."""
         for provider in list(self._ctx.providers):
             for seen in self._ctx.view.nodes_of(provider):
                 if seen.record.is_idle:
                     self.look_at_idle(seen.record.id)
 
     def discard_due(self) -> None:
-        """Discard what is too old by now."""
+        """Discard nodes that are too old."""
         now = self._ctx.clock.now()
         for node_id in self.deadlines.due(now):
             seen = self._ctx.view.nodes.get(node_id)
@@ -111,7 +111,7 @@ class OldNodes:
                 continue
             if self._ctx.view.is_node_locked(node_id):
                 self.look_at_idle(node_id)
-                continue  # how old it is, is looked at again when it is unlocked
+                continue  # its age is checked again when it is unlocked
             when = self._too_old_at(seen)
             if when is not None and when <= now:
                 log.info("node_too_old", node_id=node_id, state=seen.record.state.value, limit_s=self._limit(seen))
@@ -128,7 +128,7 @@ class OldNodes:
         return ORPHAN_S if seen.record.state is NodeState.INIT else self.ages.of(seen.record)
 
     def _too_old_at(self, seen: Seen[Node]) -> float | None:
-        """Seconds since 1970; None: never, or it is not ours to say."""
+        """Return seconds since 1970; None: never, or the node is another launcher's."""
         node = seen.record
         state = node.state
         if state is NodeState.INIT:
@@ -153,7 +153,7 @@ class OldNodes:
 
     async def _mark(self, seen: Seen[Node]) -> None:
         """Mark a node for deletion."""
-        self._try_again(seen.record.id)  # unless it is done, and then nothing of it is too old
+        self._try_again(seen.record.id)  # dropped if the node is discarded, as it is not too old then
         await discard_node(self._ctx.store, self._ctx.view, seen, self._ctx.clock)
 
     def _try_again(self, node_id: NodeId) -> None:

@@ -1,4 +1,4 @@
-"""What all parts of the sweeper share."""
+"""The context that all parts of the sweeper share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nodelaunch.protocol.store import Store
 
 @dataclass(frozen=True, slots=True)
 class SweepContext:
-    """*providers*: those whose nodes we can delete, as of now."""
+    """*providers*: the providers whose nodes this launcher can delete, as of now."""
 
     store: Store
     view: ClusterView
@@ -24,19 +24,19 @@ class SweepContext:
     providers: Mapping[str, ProviderRuntime]
     queue: WorkQueue
     wake: Callable[[], None]
-    """Called when a deadline is set that comes before others of its kind."""
+    """Called when a deadline is set that comes before all others of its kind."""
     own_id: str = ""
-    """Id of this process among those that mend the same."""
+    """This process's id among the launchers that repair the same things."""
 
     def is_our_turn(self, request_id: RequestId) -> bool:
-        """Whether this process clears up after a request; where it can't tell, it does."""
+        """Return True if this process cleans up after a request; also if it can't tell."""
         launchers = self.view.launchers
         return self.own_id not in launchers or launchers[turn_of(request_id, len(launchers))] == self.own_id
 
     async def is_there(self, path: str) -> bool:
-        """Whether there is a record, by the store itself. Raises: StoreError.
+        """Return True if the store itself has a record at *path*. Raises: StoreError.
 
-        A record in the view may be newer than the events told so far, so that the lock it was written under is not
-        known yet. It is once the store has answered anything: answers and events come in one order.
+        A record in the view may be newer than the events reported so far, so that the lock it was written under is not
+        known yet. The lock is known once the store has answered anything: answers and events arrive in one order.
         """
         return (await self.store.get_many([path]))[0] is not None

@@ -1,7 +1,4 @@
-"""Deadlines by key, the next one first.
-
-Pure: time is given. What does *not* belong here: what is done when one has passed.
-"""
+"""Deadlines by key, the next one first. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 SLACK = 64
-"""Entries a heap may have that count no more, besides as many as count."""
+"""Outdated entries that a heap may have, in addition to as many as there are valid ones."""
 
 
 class Deadlines(Generic[K]):
-    """One deadline per key at most; the last word on a key counts.
+    """One deadline per key at most; a new deadline replaces the key's old one.
 
     Invariants: each key of ``_when`` is in the heap with its deadline; the heap has at most twice as many entries as
     there are keys, and `SLACK`. Times are seconds of any one clock.
@@ -57,7 +54,7 @@ class Deadlines(Generic[K]):
         return len(self._when)
 
     def due(self, now: float) -> list[K]:
-        """The keys whose deadline has passed, in order of their deadlines; they have none any more."""
+        """Remove and return the keys whose deadline has passed, in order of their deadlines."""
         passed = []
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heappop(self._heap)
@@ -68,7 +65,7 @@ class Deadlines(Generic[K]):
 
     @property
     def next(self) -> float | None:
-        """The first deadline; None while there is none."""
+        """The first deadline; None if there is none."""
         while self._heap and self._when.get(self._heap[0][2]) != self._heap[0][0]:
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None

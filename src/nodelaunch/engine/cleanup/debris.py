@@ -1,7 +1,5 @@
-"""What nobody misses: node znodes without data, questions nobody reads, lock directories of requests long gone, pauses
-of processes that are no more.
-
-What does *not* belong here: records of nodes and requests.
+"""Leftovers without an owner: node znodes without data, unread questions, lock directories of requests long gone,
+pauses of processes that are gone.
 """
 
 from __future__ import annotations
@@ -16,24 +14,24 @@ from nodelaunch.protocol.pauses import TargetKind
 log: Logger = get_logger(__name__)
 
 STALE_LOCK_S = 8 * 3600.0
-"""Age at which the lock directory of a vanished request goes. Source: Nodepool 11."""
+"""Seconds after which the lock directory of a deleted request is removed. Source: Nodepool 11."""
 STALE_QUESTION_S = 600.0
-"""Age at which a question about a request goes that its asker left behind."""
+"""Seconds after which a question about a request is removed if its asker left it behind."""
 GONE_PROCESS_S = 24 * 3600.0
-"""Age at which the pause of a process goes that is not present: no process comes back with its id."""
+"""Seconds after which the pause of an absent process is removed: no process returns with its id."""
 _PROCESS_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Debris:
-    """Looks at what is left over; the view knows it apart from what is in use."""
+    """Removes leftovers; the view keeps them apart from znodes in use."""
 
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
         self._empty: set[str] = set()
-        """Node znodes without data at the last look."""
+        """Node znodes without data at the last check."""
 
     async def remove(self) -> None:
-        """Remove what is old enough. Raises: StoreError."""
+        """Remove leftovers that are old enough. Raises: StoreError."""
         await self._stale_locks()
         await self._empty_nodes()
         await self._old_questions()
@@ -50,7 +48,7 @@ class Debris:
                 await self._ctx.store.delete_tree(seen.path)
 
     async def _old_questions(self) -> None:
-        """Remove what an asker that died left."""
+        """Remove the questions of askers that died."""
         store, now = self._ctx.store, self._ctx.clock.now()
         names = await store.children(paths.QUESTIONS)
         for entry in await store.get_many([f"{paths.QUESTIONS}/{name}" for name in names]):
@@ -64,7 +62,7 @@ class Debris:
                 await self._ctx.store.delete_tree(paths.request_lock(request_id))
 
     async def _empty_nodes(self) -> None:
-        """Remove node znodes without data that were so already at the last look: a lock brought them back."""
+        """Remove node znodes without data that had none at the last check either: taking a lock made them again."""
         view = self._ctx.view
         empty = {
             path

@@ -1,6 +1,6 @@
-"""Deleting: an instance, and a node whose record tells of it.
+"""Deletes an instance, and a node whose record names the instance.
 
-The instance goes first, the record last: after a crash at any point a record tells of what is left. What does *not*
+The instance is deleted first, the record last: after a crash at any point a record names what is left. What does *not*
 belong here: which node is abandoned, and when to try again (sweeper.py).
 """
 
@@ -22,13 +22,13 @@ from nodelaunch.protocol.states import ABANDONED_WHEN_UNLOCKED, NodeState
 from nodelaunch.protocol.store import CheckVersion, Delete, Entry, Lock, Op, Put, ReleaseLock, Store, TakeLock
 
 DELETE_TIMEOUT_S = 600.0
-"""How long one deletion may take before it is given up for now. Source: Nodepool 11."""
+"""Seconds that one deletion may take before it is given up for now. Source: Nodepool 11."""
 
 
 async def delete_instance(provider: ProviderRuntime, external_id: ExternalId, fence: Fence) -> None:
-    """Delete one instance of the node that *fence* is of; when it returns the instance is gone.
+    """Delete one instance of the node that *fence* is of. The instance is gone when this returns.
 
-    Raises: DriverError, also when it takes longer than `DELETE_TIMEOUT_S`.
+    Raises: DriverError, also if the deletion takes longer than `DELETE_TIMEOUT_S`.
     """
     generation = provider.current
     try:
@@ -46,9 +46,10 @@ async def delete_instance(provider: ProviderRuntime, external_id: ExternalId, fe
 async def delete_node(
     store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime, node_id: NodeId
 ) -> bool:
-    """Delete an abandoned node: its instance, then its record. False when it is not ours to delete (any more).
+    """Delete an abandoned node: its instance, then its record. Return False if the node is not ours to delete (any
+    more).
 
-    Raises: DriverError when the instance could not be deleted (the record stays ``deleting``); StoreError.
+    Raises: DriverError if the instance could not be deleted (the record stays ``deleting``); StoreError.
     """
     seen = view.nodes.get(node_id)
     if seen is None or seen.record.state not in ABANDONED_WHEN_UNLOCKED:
@@ -61,18 +62,18 @@ async def delete_node(
         had_any = await _delete_instances(provider, node, fence_of(node, lock))
         await _remove_record(store, clock, node, version, lock)
     except (VersionConflictError, RecordGoneError):
-        return False  # it changed under us: look again
+        return False  # the node changed meanwhile: look again
     finally:
         await lock.release()
-    if had_any:  # else nothing was freed: a refusal by the cloud still stands
+    if had_any:  # without an instance nothing was freed: a refusal by the cloud is still valid
         provider.capacity_freed()
     return True
 
 
 async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int, Lock] | None:
-    """Lock the node and have it ``deleting``, in one step; None when it is locked, changed or gone since it was seen.
+    """Lock the node and write it ``deleting``, in one step. None if it is locked, changed or gone since it was seen.
 
-    So its holder has let go of it, and has left it in the state in which it was seen.
+    On success its holder has released it, in the state in which it was seen.
     """
     node, op = seen.record, cast("Op", CheckVersion(seen.path, seen.version))
     if node.state is not NodeState.DELETING:
@@ -87,14 +88,14 @@ async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int
 
 
 async def _delete_instances(provider: ProviderRuntime, node: Node, fence: Fence) -> bool:
-    """Whether there was any."""
+    """Return True if the node had any instance."""
     if not provider.can_launch:
         return True
     if node.external_id:
         await delete_instance(provider, ExternalId(node.external_id), fence)
         return True
     async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
-        await raise_fence(provider, fence)  # and may be under way still
+        await raise_fence(provider, fence)  # and may still be under way
         leftovers = (await provider.instances_by_node()).get(node.id, [])
     for leftover in leftovers:
         await delete_instance(provider, leftover, fence)
@@ -106,7 +107,8 @@ async def _remove_record(store: Store, clock: Clock, node: Node, version: int, l
     try:
         await store.commit([ReleaseLock(lock), Delete(lock.path), Delete(path, version)], under=(lock,))
     except NotEmptyError:
-        # Somebody contends meanwhile. The state tells them that it is over, whenever they get the lock.
+        # A contender may wait for the lock. The state says that the node is deleted, whenever the contender gets the
+        # lock.
         gone = node.into(NodeState.DELETED, clock.now())
         await store.commit([Put(path, gone.to_bytes(), version, record=gone)], under=(lock,))
         await store.delete_tree(path)

@@ -1,7 +1,4 @@
-"""Says of each node once that it is on hold: why, and for which job.
-
-What does *not* belong here: how long it may stay so (ages.py).
-"""
+"""Logs once for each node that it is on hold: why, and for which job. ages.py limits the time on hold."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ log: Logger = get_logger(__name__)
 
 
 class HeldNodes:
-    """Knows of which nodes it was said: of those that went to hold, and of those found so at the start."""
+    """Knows for which nodes the hold was logged: nodes put on hold, and nodes found on hold at the start."""
 
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
         self._told: set[NodeId] = set()
 
     def look(self, node_id: NodeId) -> None:
-        """Say of a node that nobody has locked that it is on hold, unless that was said."""
+        """Log that an unlocked node is on hold, unless that was logged."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None or seen.record.state is not NodeState.HOLD:
             self.forget(node_id)
@@ -35,9 +32,9 @@ class HeldNodes:
             )  # fmt: skip
 
     def forget(self, node_id: NodeId) -> None:
-        """The node is not on hold any more, or gone."""
+        """Forget a node that is no longer on hold, or gone."""
         self._told.discard(node_id)
 
     def forget_the_gone(self) -> None:
-        """Forget nodes that went without being seen to go."""
+        """Forget nodes whose removal was not seen."""
         self._told = {node_id for node_id in self._told if node_id in self._ctx.view.nodes}

@@ -1,6 +1,6 @@
-"""Finds what carries a provider's name in its cloud, but belongs to no node: instances, and what they left behind.
+"""Finds resources in a cloud that carry a provider's name but belong to no node: instances, and their leftovers.
 
-What does *not* belong here: deleting it, and how often it has to be seen first (sweeper.py).
+What does *not* belong here: how often a leak has to be seen before it is deleted (leaksearch.py).
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ INSTANCE = "instance"
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One thing nobody owns. ``resource`` None: an instance."""
+    """One resource without a node. ``resource`` None: an instance."""
 
     kind: str
     external_id: str
     node_id: str
-    """Of the node it was made for; empty where that is not known."""
+    """The id of the node it was created for; empty if unknown."""
     detail: str = ""
     resource: Resource | None = None
 
     @property
     def key(self) -> tuple[str, str]:
-        """Tells it from every other of the provider's."""
+        """The key that distinguishes it from every other leak of the provider."""
         return (self.kind, self.external_id)
 
 
 async def find_leaks(driver: Driver, provider: str, node_of: Callable[[str], Node | None]) -> list[Leak]:
-    """All of *provider* without a node, and instances whose node has got another one: a create may have its effect
-    after its launcher was cut off. *node_of* is asked when the cloud has answered: a record is older than what is made
-    for it. Raises: DriverError."""
+    """Return all resources of *provider* without a node, and instances whose node has got another one: a create may
+    take effect after its launcher was cut off. *node_of* is called after the cloud has answered: a record is older than
+    the instance created for it. Raises: DriverError."""
     if isinstance(driver, SupportsInventory):
         return []
     found = [
@@ -64,7 +64,7 @@ async def find_leaks(driver: Driver, provider: str, node_of: Callable[[str], Nod
 
 
 def _node_id_in(metadata: Mapping[str, str]) -> str:
-    """For people, too: anybody may have written it."""
+    """Return the node id, made legible for logs: any client of the cloud may have written it."""
     return legible(str(metadata.get(METADATA_NODE_ID, "")))
 
 
@@ -77,7 +77,7 @@ def _is_owned(leak: Leak, node: Node | None) -> bool:
 
 
 async def delete_leak(driver: Driver, leak: Leak) -> None:
-    """Raises: DriverError."""
+    """Delete *leak*. Raises: DriverError."""
     if leak.resource is None:
         await driver.delete_instance(ExternalId(leak.external_id))
     elif isinstance(driver, SupportsLeftovers):

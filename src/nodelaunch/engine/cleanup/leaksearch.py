@@ -1,7 +1,4 @@
-"""The search for leaks, of each provider by itself.
-
-What does *not* belong here: what a leak is (engine/cleanup/leaks.py).
-"""
+"""The search for leaks, of each provider by itself. leaks.py says what a leak is."""
 
 from __future__ import annotations
 
@@ -22,33 +19,34 @@ log: Logger = get_logger(__name__)
 
 
 class LeakSearch:
-    """Deletes what carries a provider's name but a node id without a record, seen so twice in a row.
+    """Deletes resources that carry a provider's name but a node id without a record, once two searches in a row find
+    them.
 
-    Each provider has a task of its own: one that does not answer delays nobody.
+    Each provider has a task of its own: a provider that does not answer delays no other.
     """
 
     def __init__(self, ctx: SweepContext, every_s: Callable[[], float]) -> None:
-        """*every_s*: pause between two looks at one provider, in seconds."""
+        """*every_s*: pause between two searches at one provider, in seconds."""
         self.suspects: dict[str, set[tuple[str, str]]] = {}
-        """By provider: keys of the leaks the last look saw."""
+        """By provider: keys of the leaks that the last search found."""
         self._ctx = ctx
         self._every_s = every_s
         self._group: asyncio.TaskGroup | None = None
         self._searching: dict[str, ProviderRuntime] = {}
 
     def open(self, group: asyncio.TaskGroup) -> None:
-        """Search in *group* from now on, at all providers there are."""
+        """Search in *group* from now on, at all present providers."""
         self._group = group
         self._searching.clear()
         for name in list(self._ctx.providers):
             self.begin(name)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more searches."""
         self._group = None
 
     def begin(self, name: str) -> None:
-        """Search at provider *name* as long as it is what it is now."""
+        """Search at provider *name* while it is the same provider object."""
         provider = self._ctx.providers.get(name)
         if self._group is not None and provider is not None and self._searching.get(name) is not provider:
             self._searching[name] = provider
@@ -66,7 +64,7 @@ class LeakSearch:
             self.suspects.pop(provider.name, None)
 
     async def _guarded(self, provider: ProviderRuntime) -> None:
-        """Search once; a fault of the driver's stays here."""
+        """Search once; an error of the driver is logged here."""
         try:
             await self.search(provider)
         except (DriverError, TimeoutError) as error:
@@ -75,7 +73,7 @@ class LeakSearch:
             log.exception("leaks_unknown", provider=provider.name)
 
     async def search(self, provider: ProviderRuntime) -> None:
-        """Look once, and delete what was seen at the last look too. Raises: DriverError, TimeoutError."""
+        """Search once, and delete what the last search found too. Raises: DriverError, TimeoutError."""
         events = provider.events
         async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
             with events.calling(provider.name, "list"):
@@ -92,7 +90,7 @@ class LeakSearch:
 
 
 async def _delete(provider: ProviderRuntime, leak: Leak) -> None:
-    """Delete one; one that can't be deleted is tried again with the next look."""
+    """Delete one leak; if that fails, the next search tries again."""
     log_ = log.bind(provider=provider.name, kind=leak.kind, external_id=leak.external_id, node_id=leak.node_id)
     try:
         async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):

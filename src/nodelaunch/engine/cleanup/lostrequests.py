@@ -1,7 +1,4 @@
-"""Requests that nobody is at although they are pending, and what is left of requests that are gone.
-
-What does *not* belong here: nodes of requests that are gone (abandoned.py).
-"""
+"""Pending requests without a launcher, and the leftovers of deleted requests. abandoned.py has the latter's nodes."""
 
 from __future__ import annotations
 
@@ -23,21 +20,21 @@ log: Logger = get_logger(__name__)
 
 
 class LostRequests:
-    """Looks at requests one by one."""
+    """Checks requests one by one."""
 
     def __init__(self, ctx: SweepContext, nodes: AbandonedNodes) -> None:
         self._ctx = ctx
         self._nodes = nodes
 
     def look_at_all(self) -> None:
-        """Look at each request for which nothing may have been done."""
+        """Check each request that may need an action."""
         view = self._ctx.view
         pending = [r for r, seen in view.requests.items() if seen.record.state is RequestState.PENDING]
         for request_id in pending:
             self.look(request_id)
 
     def look(self, request_id: RequestId) -> None:
-        """Do what is to be done about a request, if anything is."""
+        """Act on a request if that is needed."""
         view = self._ctx.view
         seen = view.requests.get(request_id)
         if seen is None:
@@ -46,10 +43,10 @@ class LostRequests:
         state = seen.record.state
         if state is RequestState.PENDING:
             if not view.is_request_locked(request_id):
-                # Of one transaction the record may be told before the lock, both in one turn of the loop.
+                # The record of a transaction may be reported before its lock, both in one turn of the loop.
                 asyncio.get_running_loop().call_soon(self._look_at_pending, request_id)
         elif state in REQUEST_FINAL and self._nodes.left:
-            self._look_at_nodes(request_id)  # nobody awaits them any more
+            self._look_at_nodes(request_id)  # no request waits for them any more
 
     def _look_at_pending(self, request_id: RequestId) -> None:
         view = self._ctx.view
@@ -59,11 +56,11 @@ class LostRequests:
             self._ctx.queue.start(RequestKey(request_id), STORE, self.reset, request_id)
 
     def removed(self, request_id: RequestId) -> None:
-        """See to what is left of a request that is gone."""
+        """Clean up after a request that is gone."""
         view = self._ctx.view
         self._look_at_nodes(request_id)
         if not self._ctx.is_our_turn(request_id):
-            return  # what the process whose turn it is leaves, goes with other debris
+            return  # if the process whose turn it is does not do it, debris.py does
         if request_id in view.stray_lock_dirs and not view.is_request_locked(request_id):
             self._ctx.queue.start(RequestKey(request_id), STORE, self.remove_lock_dir, request_id)
 
@@ -74,7 +71,7 @@ class LostRequests:
     # -- acting -----------------------------------------------------------------------------------------------------
 
     async def reset(self, request_id: RequestId) -> None:
-        """Take a pending request whose launcher is gone back to requested, its unused nodes freed."""
+        """Write a pending request whose launcher is gone as requested, and free its unused nodes."""
         ctx = self._ctx
         is_there = await ctx.is_there(paths.request(request_id))
         if not is_there or ctx.view.is_request_locked(request_id):
@@ -89,19 +86,21 @@ class LostRequests:
                 return
             for node in ctx.view.nodes_allocated_to(request_id):
                 if not await self._take_back(node):
-                    # Somebody just looks at one of its nodes; reset now, the request would keep it from everybody.
+                    # Another process is only checking one of its nodes. If the request were reset now, no launcher
+                    # could use the node.
                     ctx.queue.postpone(RequestKey(request_id), FIRST_BACKOFF_S)
                     return
             reset = current.record.into(RequestState.REQUESTED, ctx.clock.now(), nodes=())
             await ctx.store.put(current.path, reset.to_bytes(), version=current.version, under=(lock,))
             log.info("lost_request_reset", request_id=request_id)
         except (VersionConflictError, RecordGoneError):
-            pass  # it changed under us; what it is now is looked at when the change is seen
+            pass  # the request changed meanwhile; the event of the change makes us look again
         finally:
             await lock.release()
 
     async def _take_back(self, seen: Seen[Node]) -> bool:
-        """Free one node of a lost request, if nobody else has it; those still building are deleted as abandoned."""
+        """Free one node of a lost request, unless another process has it; nodes still building are deleted as
+        abandoned."""
         node = seen.record
         if node.state is NodeState.INIT:
             node = node.into(NodeState.DELETING, self._ctx.clock.now())
@@ -110,7 +109,7 @@ class LostRequests:
         return await rewrite_node(self._ctx.store, seen, node.deallocated())
 
     async def remove_lock_dir(self, request_id: RequestId) -> None:
-        """Remove the lock directory of a request that is gone; one with something odd in it goes with other debris."""
+        """Remove the lock directory of a deleted request; debris.py removes one with unexpected children."""
         try:
             await self._ctx.store.delete(paths.request_lock(request_id))
         except RecordGoneError:

@@ -1,7 +1,4 @@
-"""Work by key: one at a time for each thing, so many at a time for each provider, with pauses after failures.
-
-What does *not* belong here: what the work is, and when it is to be done.
-"""
+"""Work by key: one piece at a time for each key, a limited number for each provider, with pauses after failures."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 log: Logger = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 5.0, 300.0
-"""Pause after a deletion failed; it doubles each time."""
+"""Seconds of pause after a failed deletion; the pause doubles each time."""
 MAX_AT_ONCE = 64
-"""Work at once in one lane."""
+"""Pieces of work that run at once in one lane."""
 STORE = ""
-"""The lane of work that asks no provider."""
+"""The lane of work that calls no provider."""
 
 
 class NodeKey(NamedTuple):
@@ -54,24 +51,24 @@ Work = Callable[..., Awaitable[None]]
 
 @dataclass(slots=True)
 class _Lane:
-    """Work of one provider. It is there while there is some."""
+    """The work of one provider. A lane exists while it has work."""
 
     running: int = 0
     waiting: deque[tuple[Key, Work, tuple[Any, ...]]] = field(default_factory=deque)
 
 
 class WorkQueue:
-    """Work that is under way, that waits for its turn, and that waits to be tried again.
+    """Work that runs, that waits for its turn, or that waits for a retry.
 
-    Invariants: of one key at most one piece of work is known; a lane that is known has some, and no more of it runs
-    than ``limit`` allows; work waits only in a lane that is full.
+    Invariants: a key has at most one piece of work; a known lane has work, and no more of it runs than ``limit``
+    allows; work waits only in a lane that is full.
     """
 
     def __init__(self, is_able: Callable[[], bool]) -> None:
-        """*is_able*: whether work can be begun now; what is not begun then has to be found again."""
+        """*is_able*: returns True if work can be started now; work that is not started has to be found again."""
         self.limit = MAX_AT_ONCE
         self.again: Callable[[Key], None] = lambda _key: None
-        """Called when work on a key ended, or may be tried again: what was seen of the thing may have changed."""
+        """Called when work on a key ended, or may be retried: the object may have changed since it was seen."""
         self._is_able = is_able
         self._known: set[Key] = set()
         self._lanes: dict[str, _Lane] = {}
@@ -82,14 +79,14 @@ class WorkQueue:
         self._idle.set()
 
     def open(self, group: asyncio.TaskGroup) -> None:
-        """Run work in *group* from now on. Nothing of an earlier group is under way any more."""
+        """Run work in *group* from now on. No work of an earlier group runs any more."""
         self._group = group
         self._known.clear()
         self._lanes.clear()
         self._idle.set()
 
     def close(self) -> None:
-        """Begin nothing more, and forget what waits."""
+        """Start no more work, and forget waiting work."""
         self._group = None
         for timer in self._postponed.values():
             timer.cancel()
@@ -100,13 +97,13 @@ class WorkQueue:
         self._see_whether_idle()
 
     async def settled(self) -> None:
-        """Wait until nothing is under way or waits for its turn."""
+        """Wait until no work runs or waits for its turn."""
         await self._idle.wait()
 
     def start(self, key: Key, lane: str, work: Work, *args: Any) -> bool:
-        """Do ``work(*args)``, in its turn, unless work on *key* is known or has to pause; whether it will be done.
+        """Do ``work(*args)`` in its turn, unless *key* has work or is paused. Return True if it will be done.
 
-        *lane*: the provider that is asked, or `STORE`.
+        *lane*: the provider that is called, or `STORE`.
         """
         if self._group is None or key in self._known or key in self._postponed or not self._is_able():
             return False
@@ -120,19 +117,19 @@ class WorkQueue:
         return True
 
     def failed(self, key: Key) -> float:
-        """Leave the thing alone for a growing while; for how many seconds."""
+        """Pause work on *key*, each time for longer. Return the pause in seconds."""
         pause = self._backoff.failed(key, asyncio.get_running_loop().time())
         self.postpone(key, pause)
         return pause
 
     def succeeded(self, key: Key) -> None:
-        """Forget earlier failures: the thing is done with, or gone."""
+        """Forget earlier failures of *key*."""
         self._backoff.succeeded(key)
         if self._postponed and (timer := self._postponed.pop(key, None)) is not None:
             timer.cancel()
 
     def postpone(self, key: Key, delay_s: float) -> None:
-        """Leave the thing alone for *delay_s*, then look at it again."""
+        """Pause work on *key* for *delay_s*, then look again."""
         if (timer := self._postponed.pop(key, None)) is not None:
             timer.cancel()
         self._postponed[key] = asyncio.get_running_loop().call_later(delay_s, self._resume, key)
@@ -142,7 +139,7 @@ class WorkQueue:
         self.again(key)
 
     def _advance(self, name: str) -> None:
-        """Begin what has its turn in a lane."""
+        """Start the work of a lane that has its turn."""
         lane = self._lanes.get(name)
         while lane is not None and lane.waiting and lane.running < self.limit and self._group is not None:
             key, work, args = lane.waiting.popleft()

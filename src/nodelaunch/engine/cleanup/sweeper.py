@@ -1,9 +1,8 @@
-"""Mends what nobody else will: abandoned nodes, lost requests, nodes kept too long, leaked instances, debris.
+"""Repairs leftovers: abandoned nodes, lost requests, nodes kept too long, leaked instances, znodes without an owner.
 
-Most of it is driven by events: a node that is unlocked in a state nobody may leave it in, a pending request without a
-lock. What time tells is looked at when its time has come; nothing is looked for among all that is known. What can't be
-known otherwise (leaks, debris) is looked for every `SWEEP_S`. Each step is guarded by itself.
-What does *not* belong here: the single things that are mended (engine/cleanup/).
+Events drive most of it: a node that is unlocked in a state that requires a holder, a pending request without a lock.
+Deadlines drive the rest: nothing is searched for among all records. Leaks and znodes without an owner make no event and
+have no deadline; they are searched for every `SWEEP_S`. An error in one step does not stop the others.
 """
 
 from __future__ import annotations
@@ -52,15 +51,15 @@ from nodelaunch.protocol.store import SessionState, Store, Unsubscribe
 log: Logger = get_logger(__name__)
 
 SWEEP_S = 60.0
-"""Between looks for what no event tells. Source: Nodepool 11, cleanup interval."""
+"""Seconds between searches for leftovers that make no event. Source: Nodepool 11, cleanup interval."""
 MAX_DELETIONS = MAX_AT_ONCE
-"""Deletions at once at one provider."""
+"""Deletions that run at once at one provider."""
 SLACK_S = 0.05
-"""Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
+"""Seconds added to a deadline of the wall clock, because the loop's timers may run ahead of that clock."""
 
 
 class Sweeper:
-    """One per launcher. `run` it."""
+    """The sweeper, one per launcher. `run` it."""
 
     def __init__(
         self,
@@ -72,8 +71,8 @@ class Sweeper:
         is_served: Callable[[Node], bool] = lambda _node: True,
         own_id: str = "",
     ) -> None:
-        """*providers*: those whose nodes we can delete, as of now. *is_served*: whether some pool can still hand out
-        the idle node. *own_id*: under which this process is present."""
+        """*providers*: the providers whose nodes this launcher can delete, as of now. *is_served*: returns True if some
+        pool can still hand out the idle node. *own_id*: the id under which this process is present."""
         self.queue: WorkQueue = WorkQueue(lambda: store.session.state is SessionState.CONNECTED)
         self.queue.again = self._look_again
         self._wake = asyncio.Event()
@@ -87,9 +86,9 @@ class Sweeper:
         self._ctx = ctx
         self._view = view
         self._next_round = 0.0
-        """By the loop's clock."""
+        """The time of the next round, by the loop's clock."""
         self._pools_changed = True
-        """Whether idle nodes may have lost the pool that hands them out."""
+        """True if idle nodes may have lost the pool that hands them out."""
 
     @property
     def ages(self) -> AgeLimits:
@@ -117,7 +116,7 @@ class Sweeper:
                 stop()
 
     def provider_started(self, name: str) -> None:
-        """Nodes of provider *name* can be deleted from now on: see what it left behind."""
+        """Note that nodes of provider *name* can be deleted from now on, and look for its leftovers."""
         if self._view.is_warm:
             for seen in self._view.nodes_of(name):
                 self._look_at_node(seen.record.id)
@@ -125,13 +124,13 @@ class Sweeper:
         self.leaks.begin(name)
 
     def sweep_soon(self) -> None:
-        """Don't wait for the next round: what counts as left over may have changed."""
+        """Start the next round now: what counts as leftover may have changed."""
         self._pools_changed = True
         self._next_round = 0.0
         self._wake.set()
 
     async def settled(self) -> None:
-        """Wait until nothing that was begun is still under way."""
+        """Wait until no started work runs."""
         await self.queue.settled()
 
     # -- events -----------------------------------------------------------------------------------------------------
@@ -146,7 +145,7 @@ class Sweeper:
 
     def _on_node(self, note: NodeSeen | NodeUnlocked) -> None:
         if self._view.is_node_locked(note.id) and not self.nodes.left:
-            return  # it is somebody's
+            return  # another process holds the lock
         self._look_at_node(note.id)
 
     def _on_request(self, note: RequestSeen | RequestUnlocked) -> None:
@@ -170,7 +169,7 @@ class Sweeper:
                 pass
 
     def _look_at_everything(self) -> None:
-        """Look once at all that may need anything: nothing was told for a while."""
+        """Check everything once, because events may have been missed."""
         self.nodes.clear()
         self.old.deadlines.clear()
         self.held.forget_the_gone()
@@ -187,7 +186,7 @@ class Sweeper:
             self.held.look(node_id)
 
     def _look_again(self, key: Key) -> None:
-        """Events about the thing were ignored while it was worked on; and what was seen of it may have been old."""
+        """Look again at *key*: events were ignored during the work, and the known record may have been old."""
         if not self._view.is_warm:
             return
         if isinstance(key, NodeKey):
@@ -195,7 +194,7 @@ class Sweeper:
         elif isinstance(key, RequestKey):
             self.requests.look(key.request_id)
 
-    # -- what only time tells ---------------------------------------------------------------------------------------
+    # -- deadlines and rounds ---------------------------------------------------------------------------------------
 
     async def _keep_sweeping(self) -> None:
         loop = asyncio.get_running_loop()
@@ -215,7 +214,7 @@ class Sweeper:
                     await self._wake.wait()
 
     async def _round(self) -> None:
-        """Look for what no event tells."""
+        """Search for leftovers that make no event."""
         try:
             if self._pools_changed:
                 self._pools_changed = False
@@ -227,8 +226,8 @@ class Sweeper:
             log.exception("sweep_failed", step="debris")
 
     def _wakes_at(self, now: float) -> float:
-        """By the loop's clock: when there is something to do next. The wall clock may be set meanwhile, so that it is
-        asked again with each round at the latest."""
+        """Return the time of the next action, by the loop's clock. The wall clock may be set meanwhile, so it is read
+        again at least with each round."""
         grace, age = self.nodes.graces.next, self.old.deadlines.next
         when = self._next_round
         if grace is not None:

@@ -1,1 +1,1 @@
-"""What launchers tell each other through the store: who is there, which pools offer which labels, what is paused."""
+"""What launchers publish for each other in the store: their presence, the labels of their pools, and pauses."""

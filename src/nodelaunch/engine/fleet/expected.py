@@ -1,7 +1,7 @@
-"""The pools a launcher is configured to have, and whether they are registered yet.
+"""The configured pools of a launcher, and whether they are registered yet.
 
-Pools that start together wait for each other before they decline a request: one that does not offer a label can't know
-yet whether another one does.
+Pools that start together wait for each other before they decline a request: a pool that does not offer a label can't
+know yet whether another one does.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.protocol.store import SessionState
 
 REGISTER_GRACE_S = 10.0
-"""How long the pools of this launcher wait for each other to be registered before they decline requests."""
+"""Seconds that the pools of this launcher wait for each other to be registered before they decline requests."""
 
 
 class Registered(Protocol):
-    """What is asked of a pool here."""
+    """The part of a pool that is read here."""
 
     @property
     def is_registered(self) -> bool: ...
 
 
 class ExpectedPools:
-    """Compares the configured pools with those that run.
+    """Compares the configured pools with the running ones.
 
     Invariant: `may_decline` is false only within `REGISTER_GRACE_S` of the last `begin_grace`, and only while a
     configured pool is not registered.
     """
 
     def __init__(self, pools: Mapping[PoolKey, Registered], on_grace_over: Callable[[], None]) -> None:
-        """*pools*: those that run, as of any moment. *on_grace_over* is called when a grace period ends."""
+        """*pools*: the running pools, as of now. *on_grace_over* is called when a grace period ends."""
         self._pools = pools
         self._on_grace_over = on_grace_over
         self._keys: frozenset[PoolKey] = frozenset()
         self._grace_ends = 0.0
-        """By the loop's clock."""
+        """End of the grace period, by the loop's clock."""
 
     def expect(self, providers: Iterable[ProviderConfig]) -> None:
         """Expect the pools of *providers* from now on, and no others."""
@@ -51,18 +51,18 @@ class ExpectedPools:
         loop.call_at(self._grace_ends, self._on_grace_over)
 
     def on_session(self, state: SessionState) -> None:
-        """Begin a grace period when the session is lost: the next one starts without registrations."""
+        """Start a grace period when the session is lost: the next one starts without registrations."""
         if state is SessionState.LOST:
             self.begin_grace()
 
     def may_decline(self) -> bool:
-        """Whether all expected pools are registered, or have had the time to be."""
+        """Return True if all expected pools are registered, or the grace period is over."""
         if asyncio.get_running_loop().time() >= self._grace_ends:
             return True
         return all(key in self._pools and self._pools[key].is_registered for key in self._keys)
 
     def shortcomings(self) -> list[str]:
-        """One line for each pool that has not started, or is not registered."""
+        """Return one line for each pool that has not started, or is not registered."""
         missing = [f"pool {provider}/{pool} not started" for provider, pool in sorted(self._keys - self._pools.keys())]
         running = self._pools.items()
         return missing + [f"pool {p}/{n} not registered" for (p, n), pool in running if not pool.is_registered]

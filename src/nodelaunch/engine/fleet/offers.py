@@ -1,4 +1,4 @@
-"""The labels that pools offer, whoever runs them."""
+"""The labels that pools offer, in any launcher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Offers = dict[tuple[str | None, str | None], frozenset[str]]
 
 
 def offers_of(providers: Iterable[ProviderConfig], others: Iterable[tuple[str, str, frozenset[str]]]) -> Offers:
-    """What the pools of *providers* offer together with *others*: provider, pool and labels of each."""
+    """Return the offers of the pools of *providers* and of *others*: provider, pool and labels of each."""
     offers: Offers = {
         (provider.name, pool.name): frozenset(pool.label_names) for provider in providers for pool in provider.pools
     }
@@ -24,12 +24,12 @@ def offers_of(providers: Iterable[ProviderConfig], others: Iterable[tuple[str, s
 
 
 def is_offered(offers: Offers, node: Node) -> bool:
-    """Whether *node*'s pool offers one of the node's labels."""
+    """Return True if *node*'s pool offers one of the node's labels."""
     return not offers.get((node.provider, node.pool), frozenset()).isdisjoint(node.type)
 
 
 class OfferedLabels:
-    """Labels by pool, of every pool that is configured here, registered by anybody, or away for a while.
+    """Labels by pool, of every pool that is configured here, registered by any launcher, or away for a while.
 
     Invariant: the table is as of the configuration, the registry and the absent pools that it was last built from; it
     is built again when one of these is another object.
@@ -37,14 +37,14 @@ class OfferedLabels:
 
     def __init__(self, providers: Iterable[ProviderConfig], view: ClusterView, memory: KnownPools) -> None:
         self.providers = providers
-        """Those configured here; to be replaced when the configuration changes."""
+        """The providers configured here; to be replaced when the configuration changes."""
         self._view = view
         self._memory = memory
         self._sources: tuple[object, object, object] = (None, None, None)
         self._offers: Offers = {}
 
     def is_served(self, node: Node) -> bool:
-        """Whether *node*'s pool offers one of the node's labels, and is not drained by an operator."""
+        """Return True if *node*'s pool offers one of the node's labels, and is not drained by an operator."""
         if self._view.is_draining(node.provider or "", node.pool or ""):
             return False
         sources = (self.providers, self._view.peers, self._memory.absent())

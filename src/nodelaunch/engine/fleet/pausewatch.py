@@ -1,6 +1,6 @@
-"""Notices what operators pause and resume: logs each change once, and lets it be acted on at once.
+"""Watches operators' pauses: logs each change once, and has the launcher act on it at once.
 
-What does *not* belong here: what a pause keeps from happening (decisions/triage.py, offers.py, inventory.py).
+decisions/triage.py, offers.py and inventory.py define the effect of a pause.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ log: Logger = get_logger(__name__)
 
 
 class PauseWatch:
-    """One per launcher."""
+    """The pause watch of one launcher."""
 
     def __init__(self, view: ClusterView, is_ours: Callable[[Target], bool], on_change: Callable[[], None]) -> None:
-        """*is_ours*: whether something that is paused is run here. *on_change* is called after a change of such."""
+        """*is_ours*: returns True if a paused target runs here. *on_change* is called after a change of such a
+        target."""
         self._view = view
         self._is_ours = is_ours
         self._on_change = on_change
         self._known: dict[Target, Pause] = {}
 
     def open(self) -> Unsubscribe:
-        """Watch from now on; what is returned ends that."""
+        """Watch from now on. Return a function that ends that."""
         if self._view.is_warm:
             self._look()
         return self._view.subscribe(lambda _note: self._look(), PausesChanged, ViewWarmed)

@@ -1,7 +1,7 @@
-"""What this process tells other launchers and remembers of them, outside Nodepool's own tree.
+"""What this process publishes for other launchers and remembers of them, outside Nodepool's own tree.
 
-*Presence*: an ephemeral record of each nodelaunch process, from which all conclude alike who keeps a label's nodes
-ready. *Known pools*: what each pool offers, kept while the pool is away, so that a restart, ours or a neighbour's,
+*Presence*: an ephemeral record of each nodelaunch process, from which all processes compute the same owner of a label's
+min-ready nodes. *Known pools*: the labels of each pool, kept while the pool is away, so that a restart of any launcher
 fails no request that the pool would have served. What does *not* belong here: Nodepool's own components (pool.py).
 """
 
@@ -25,10 +25,10 @@ from nodelaunch.protocol.store import Entry, SessionState, Store
 log: Logger = get_logger(__name__)
 
 RETURN_GRACE_S = 120.0
-"""How long a pool that is not registered any more is waited for: time for a rolling restart to replace a process."""
+"""Seconds for which the return of an unregistered pool is awaited: time for a rolling restart to replace a process."""
 
 AGAIN_S = 0.1
-"""Pause before the next try to be present."""
+"""Seconds before the next try to publish the presence."""
 
 PoolName = tuple[str, str]
 """Provider and pool."""
@@ -56,7 +56,7 @@ class PresencePublisher:
         knows: Iterable[str] | None = None,
         state: ComponentState | None = None,
     ) -> None:
-        """Change what the others are told; what is left out stays as it is."""
+        """Change the published values; those left out stay as they are."""
         before = self._presence
         if min_ready is not None:
             self._presence = self._presence.changed(min_ready={k: v for k, v in min_ready.items() if v > 0})
@@ -72,14 +72,15 @@ class PresencePublisher:
             self._changed.set()
 
     async def run(self) -> None:
-        """Tell, session after session, until cancelled. Raises: StoreError."""
+        """Publish, session after session, until cancelled. Raises: StoreError."""
         while True:
             with suppress(SessionLostError, RecordGoneError):
                 await self._tell_session()
-            await asyncio.sleep(AGAIN_S)  # a session may be over before its state says so: then all fails at once
+            await asyncio.sleep(AGAIN_S)  # a session may be over before its state shows it: then all calls fail at once
 
     async def _tell_session(self) -> None:
-        """Raises: SessionLostError; RecordGoneError when somebody deleted the presence; StoreError."""
+        """Publish during one session. Raises: SessionLostError; RecordGoneError if the presence was deleted;
+        StoreError."""
         epoch = await self._store.session.connected()
         stops = [
             self._store.session.subscribe(lambda _state: self._changed.set()),
@@ -116,7 +117,7 @@ class PresencePublisher:
 
 
 class KnownPools:
-    """What pools there are, registered or away. `run` it, to keep the records for the next process too.
+    """The known pools, registered or away. `run` it, to keep the records for the next process too.
 
     Invariant: unless pools changed since the last look, ``_away_since`` has exactly the known pools that are not
     registered.
@@ -124,7 +125,7 @@ class KnownPools:
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock) -> None:
         self.listeners: list[Callable[[], None]] = []
-        """Called when a pool is waited for no longer."""
+        """Called when the return of a pool is awaited no longer."""
         self._store = store
         self._view = view
         self._clock = clock
@@ -132,18 +133,18 @@ class KnownPools:
         self._has_looked = False
         self._absent: tuple[Absentee, ...] = ()
         self._absent_until = inf
-        """When the first of ``_absent`` is waited for no longer, by the wall clock."""
+        """When the first of ``_absent`` is awaited no longer, by the wall clock."""
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
 
     def absent(self) -> Sequence[Absentee]:
-        """Pools that are away and may still come back in time. The same object until that changes."""
+        """Return the pools that are away and may still return in time. The same object until that changes."""
         if not self._has_looked or self._clock.now() >= self._absent_until:
             self._look()
         return self._absent
 
     def _look(self) -> None:
-        """Note since when which pool has been away."""
+        """Note since when each pool has been away."""
         if self._view.is_warm:
             registered, now = self._view.registered, self._clock.now()
             self._away_since = {
@@ -162,7 +163,7 @@ class KnownPools:
         self._absent_until = min((absentee.until for absentee in self._absent), default=inf)
 
     def is_known(self, provider: str, pool: str) -> bool:
-        """Whether the pool is registered, or remembered."""
+        """Return True if the pool is registered, or remembered."""
         return (provider, pool) in self._view.known_pools
 
     async def run(self) -> None:
@@ -195,7 +196,8 @@ class KnownPools:
             log.info("known_pools_not_written", detail=str(error))
 
     def _offers(self) -> dict[PoolName, tuple[str, ...]]:
-        """What is registered now; a pool that several processes have offers what any of them does."""
+        """Return the registered pools with their labels; a pool of several processes offers the labels of all
+        of them."""
         offers: dict[PoolName, frozenset[str]] = {}
         for peer in self._view.peers:
             if peer.provider and peer.pool:
@@ -210,16 +212,16 @@ class KnownPools:
             if known is None:
                 await self._store.create(paths.known_pool(*name), record.to_bytes(), parents=True)
             elif known.record.labels != labels:
-                changed = known.record.changed(labels=labels)  # with what another version wrote besides
+                changed = known.record.changed(labels=labels)  # keeps the fields that another version wrote
                 await self._store.put(known.path, changed.to_bytes(), version=known.version)
         except RecordExistsError:
             if paths.known_pool(*name) in self._view.unreadable:
                 await self._store.put(paths.known_pool(*name), record.to_bytes())
         except (RecordGoneError, VersionConflictError):
-            self._wake.set()  # another process did the same just now: see what it wrote
+            self._wake.set()  # another process wrote it just now: read its version
 
     async def _forget_the_lost(self) -> None:
-        """Forget pools that did not come back in time, and see to it that the next is forgotten in time."""
+        """Forget pools that did not return in time, and set the alarm for the next."""
         now = self._clock.now()
         self._set_alarm(now)
         lost = [name for name, since in self._away_since.items() if now >= since + RETURN_GRACE_S]
@@ -230,7 +232,7 @@ class KnownPools:
                 listener()
 
     def _set_alarm(self, now: float) -> None:
-        """Be woken when the next pool is waited for no longer."""
+        """Set the alarm for the next pool whose return is awaited no longer."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -239,6 +241,6 @@ class KnownPools:
             self._alarm = asyncio.get_running_loop().call_later(min(ends) - now, self._wake.set)
 
     async def forget(self, provider: str, pool: str) -> None:
-        """Don't wait for the pool: it is gone for good. Raises: StoreError."""
+        """Forget the pool, which is gone for good: its return is not awaited. Raises: StoreError."""
         with suppress(RecordGoneError):
             await self._store.delete(paths.known_pool(provider, pool))

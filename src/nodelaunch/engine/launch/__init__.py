@@ -1,1 +1,2 @@
-"""Launches the nodes of a request: a task for each, which records the node, creates its instance and sees it ready."""
+"""Launches the nodes of a request: a task for each node records it, creates its instance and waits until it is
+ready."""

@@ -1,4 +1,4 @@
-"""Tells how attempts to launch the nodes of one request end, and how long their stages take."""
+"""Reports how attempts to launch the nodes of one request end, and how long their stages take."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nodelaunch.protocol.events import LaunchEnded, Stage
 from nodelaunch.protocol.records import NodeRequest
 
 RESULTS: Mapping[type[object], str] = {m.NodeReady: "ready", m.NodeFailed: "failed", m.NodeAborted: "aborted"}
-"""By the event with which an attempt ends; one that ends with another was cancelled."""
+"""Results by the event with which an attempt ends; an attempt with another event was cancelled."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt, as far as it has come."""
+    """One attempt at a launch, with its progress."""
 
     queue_s: float
     quota_s: float
     held: HeldNode | None = None
     error: Exception | None = None
     event: m.Event | None = None
-    """With which it ended."""
+    """The event with which the attempt ended."""
 
     def has(self, held: HeldNode) -> None:
-        """The node is *held*; what is done for it from now on is a stage of the attempt."""
+        """Note that the node is *held*; later work for the node is a stage of the attempt."""
         self.held = held
         held.stages.begin(queue=self.queue_s, quota=self.quota_s)
 
@@ -37,20 +37,20 @@ class Attempt:
 
 
 class Attempts:
-    """Those of one request, which was made at *asked_at*, in seconds since 1970."""
+    """The attempts of one request, which was made at *asked_at*, in seconds since 1970."""
 
     def __init__(self, ctx: PoolContext, request: NodeRequest, asked_at: float) -> None:
         self._ctx = ctx
         self._request = request
         self._asked_at = asked_at
         self._waited_s: dict[int, float] = {}
-        """How long each slot has waited for room since its last attempt."""
+        """Seconds that each slot has waited for capacity since its last attempt."""
         self._first_began: dict[int, float] = {}
-        """When the first attempt of each slot began, by the loop's clock."""
+        """Start of the first attempt of each slot, by the loop's clock."""
 
     @contextmanager
     def waiting(self, slot: int) -> Iterator[None]:
-        """*slot* waits for room inside the block."""
+        """Count the time inside the block as waiting of *slot* for capacity."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -59,7 +59,7 @@ class Attempts:
             self._waited_s[slot] = self._waited_s.get(slot, 0.0) + loop.time() - began
 
     async def run(self, slot: int, number: int, launch: Callable[[int, int, Attempt], Awaitable[m.Event]]) -> m.Event:
-        """Have attempt *number* of *slot* made by *launch*; whoever listens is told of its end."""
+        """Run attempt *number* of *slot* with *launch*, and report its end to listeners."""
         loop = asyncio.get_running_loop()
         began, quota_s, queue_s = loop.time(), self._waited_s.pop(slot, 0.0), 0.0
         if number == 1:

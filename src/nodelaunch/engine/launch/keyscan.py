@@ -1,7 +1,7 @@
-"""Decides how a machine is looked at before its node is offered: host keys, reachability only, or not at all.
+"""Decides how a machine is checked before its node is offered: host keys, reachability only, or not at all.
 
-What does *not* belong here: how keys are fetched (a `HostScanner` knows), and what follows from a failure.
-Source: Nodepool 11, node scanning; waiting for keys to settle, and for a login, are what its users asked for.
+A `HostScanner` knows how keys are fetched; the caller decides what follows from a failure. Source: Nodepool 11, node
+scanning. Waiting for keys to settle, and for a login, were requested by its users.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ from nodelaunch.protocol.driver import HostScanner, LabelTraits, TriesLogin
 from nodelaunch.protocol.hostkeys import SSH_CONNECTION_TYPES, Assurance, mismatch
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 8.0
-"""Pause between two looks for the keys that a machine was given; it doubles each time."""
+"""Seconds between two scans for the keys that a machine was given; the pause doubles each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostKeys:
-    """What goes into a record: ``<type> <base64>`` each, and what is known of them."""
+    """Host keys for a record: ``<type> <base64>`` each, and how far they are assured."""
 
     keys: tuple[str, ...] = ()
     assurance: Assurance | None = None
 
 
 def given_keys(traits: LabelTraits, expected: Sequence[str] | None) -> tuple[str, ...]:
-    """Those of *expected*, which a driver gave the machine, where connections to it have host keys at all."""
+    """Return the *expected* keys, which a driver gave the machine, if connections to the machine use host keys
+    at all."""
     return tuple(expected or ()) if traits.connection_type in SSH_CONNECTION_TYPES else ()
 
 
 async def scan_node(
     scanner: HostScanner, host: str, port: int, traits: LabelTraits, *, expected: Sequence[str] = (), timeout_s: float
 ) -> tuple[str, ...]:
-    """Wait until the machine can be used as *traits* say; its host keys, each ``<type> <base64>``, where it has any.
-    *expected*: keys that it has to have; these alone are its keys then.
+    """Wait until the machine can be used as *traits* say. Return its host keys, each ``<type> <base64>``, if it has
+    any. *expected*: keys that the machine has to have; only these are returned then.
 
-    Without host key checking the network is not touched. Raises: KeyScanError when it can't be within *timeout_s*.
+    Without host key checking the network is not touched. Raises: KeyScanError if the machine can't be used within
+    *timeout_s*.
     """
     if not traits.host_key_checking:
         return ()
@@ -60,7 +62,8 @@ async def scan_node(
 async def _settled_keys(
     scanner: HostScanner, host: str, port: int, settle_s: float, deadline: float
 ) -> tuple[str, ...]:
-    """The keys, once they have stayed the same for *settle_s*: an image's own ones are often replaced as it boots."""
+    """Return the keys once they have stayed the same for *settle_s*: the keys in an image are often replaced at
+    boot."""
     keys = await scanner.host_keys(host, port, timeout_s=_left_until(deadline))
     while settle_s > 0:
         if _left_until(deadline) <= settle_s:
@@ -75,7 +78,7 @@ async def _settled_keys(
 async def _expected_keys(
     scanner: HostScanner, host: str, port: int, expected: tuple[str, ...], deadline: float
 ) -> tuple[str, ...]:
-    """*expected*, once the machine has them all: until it has come to its own, it may have those of its image."""
+    """Return *expected* once the machine has them all: before it has installed them, it may have those of its image."""
     pause = FIRST_PAUSE_S
     while True:
         fault = mismatch(expected, await scanner.host_keys(host, port, timeout_s=_left_until(deadline)))

@@ -1,8 +1,9 @@
-"""The launch of one node, as straight-line code: make its record, create its instance, see it ready.
+"""The launch of one node, as straight-line code: write its record, create its instance, wait until it is ready.
 
-Write before act: a record is stored before the cloud call that makes the thing, and the cloud's name for it right
-after, or together with the ready node where the instance is active at once. After a crash at any point either a record
-or a listed instance tells of it. What does *not* belong here: which node for which request, retries, quota.
+Write before act: a record is stored before the cloud call that creates the instance. The cloud's id for the instance is
+stored right after, or together with the ready node if the instance is active at once. After a crash at any point,
+either a record or a listed instance shows what exists. What does *not* belong here: which node for which request,
+retries, quota.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ from nodelaunch.protocol.store import Create, Entry
 log: Logger = get_logger(__name__)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
-"""Pauses of one launch whose call was not answered, as long as the provider's breaker is closed."""
+"""Seconds between calls of one launch, after a call without an answer, while the provider's breaker is closed."""
 MAX_CONSOLE = 64 << 10
-"""Characters of a console that are logged."""
+"""Characters of a console that are logged at most."""
 _ANSWERS = (LaunchFailedError, QuotaExceededError, InsufficientCapacityError, LabelUnusableError)
-"""What a provider that is there may say."""
+"""Errors that an available provider may return."""
 
 
 async def create_node(
     ctx: PoolContext, request: NodeRequest, label: str, zone: str | None, recorded: Callable[[], None]
 ) -> HeldNode:
-    """A new node for *request*, locked and ``building``: in one step where we are alone, or recorded ``init`` before.
-    *recorded* is called as soon as there is a record of it, which counts from then on.
+    """Create a node for *request*, locked and ``building``: in one step if this launcher is alone, else it is recorded
+    ``init`` before. *recorded* is called as soon as the node has a record, which counts from then on.
 
     Raises: StoreError; OvertakenError; DriverError for a label that can't be launched.
     """
@@ -106,13 +107,13 @@ def _id_of(entry: Entry) -> NodeId:
 
 
 def resumable(ctx: PoolContext, request: NodeRequest) -> list[Node]:
-    """The nodes that somebody who is gone was launching here for *request*."""
+    """Return the nodes that a launcher that is gone was launching here for *request*."""
     here = (ctx.provider.name, ctx.pool.name, request.id)
     return [node for node in ctx.view.interrupted_nodes() if (node.provider, node.pool, node.allocated_to) == here]
 
 
 async def resume_node(ctx: PoolContext, request: NodeRequest, label: str) -> HeldNode | None:
-    """One of these for *label*, taken over as it is; None: there is none. Raises: StoreError."""
+    """Take over one of the interrupted launches for *label*; None if there is none. Raises: StoreError."""
     for node in resumable(ctx, request):
         seen = ctx.view.nodes[node.id]
         if node.type == (label,):
@@ -125,7 +126,7 @@ async def resume_node(ctx: PoolContext, request: NodeRequest, label: str) -> Hel
 
 
 def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
-    """*node* with what the configuration says of its label, and the image to boot as of now."""
+    """Return *node* with the traits that the configuration gives its label, and the image to boot as of now."""
     traits = sound_traits(ctx.driver.label_traits(ctx.pool.name, label))
     image_id = traits.image_id
     if traits.diskimage is not None:
@@ -150,13 +151,12 @@ async def launch_node(
     *,
     is_last: Callable[[], bool],
 ) -> None:
-    """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``; where it *is_last* of
-    its request, it is left to be written together with the fulfilled request.
+    """Launch the instance of *held*, which is ``building``, in *zone*, and record it ``ready``. If it *is_last* of its
+    request, the record is left to be written together with the fulfilled request.
 
-    Whatever an unsuccessful attempt left is deleted, if possible, before its error comes out. ``launch-timeout`` covers
-    all from the first call until the machine can be used. One that another launcher took over meanwhile, by what the
-    cloud says, ends as if the lock were lost.
-    Raises: DriverError as the launch ended; StoreError.
+    The leftovers of a failed attempt are deleted, if possible, before its error is raised. ``launch-timeout`` covers
+    the time from the first call until the machine can be used. A node that another launcher took over meanwhile, as the
+    cloud reports, ends as if the lock were lost. Raises: DriverError as the launch ended; StoreError.
     """
     try:
         await _launch(ctx, held, request, label, attempt, zone, is_last)
@@ -188,7 +188,7 @@ async def _launch(
                 keys = await _host_keys(ctx, instance, label)
                 held.stages.ended("keys")
         except TimeoutError:
-            if held.external_id is None and held.waits_for is None:  # a call that makes, or looks for, an instance
+            if held.external_id is None and held.waits_for is None:  # a call that creates, or looks for, an instance
                 ctx.provider.breakers.launches.failed(FailureCause("no answer", f"no answer within {limit_s:g} s"))
             held.waits_for = None
             raise LaunchTimeoutError(f"not ready within launch-timeout ({limit_s:g} s)") from None
@@ -217,9 +217,9 @@ async def _launch(
 
 
 async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int) -> Instance:
-    """Create the instance, record its id, and wait until it is active; waits out a provider that is away.
+    """Create the instance, record its id, and wait until it is active. Wait while the provider is unavailable.
 
-    After a create whose outcome is not known, and of a launch that another began, the instance is looked for first.
+    The instance is looked for first after a create with unknown outcome, and in a launch that another launcher started.
     """
     backoff = FIRST_BACKOFF_S
     gate = ctx.provider.breakers.launches
@@ -229,7 +229,8 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
     while True:
         began = asyncio.get_running_loop().time()
         try:
-            if fencing is not None:  # else what is found now may go, or be made once more, by a call that is under way
+            # Without the fence, a call under way may delete the instance found now, or create another.
+            if fencing is not None:
                 await fencing.raise_fence(held.fence)
                 fencing = None
             if held.external_id is None:
@@ -256,7 +257,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
             held.check()
             await delete_instance(
                 ctx.provider, held.external_id, held.fence
-            )  # whoever began the launch was giving it up
+            )  # the launcher that started the launch was giving it up
             held.is_resumed = is_unsure = False
             await save(ctx, held, held.node.changed(external_id=None))
         except _ANSWERS as error:
@@ -268,7 +269,7 @@ async def _boot(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: s
 async def _create(
     ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, attempt: int, *, look_first: bool
 ) -> None:
-    """Have the instance of *held* created, unless *look_first* finds that it was; its id is noted.
+    """Create the instance of *held*, unless *look_first* finds it. Its id is noted.
 
     Raises: DriverError.
     """
@@ -289,7 +290,7 @@ async def _put_off(
     error: ProviderUnavailableError,
     backoff_s: float,
 ) -> None:
-    """After a call that was not answered: wait until the next one may be made."""
+    """After a call without an answer: wait until the next call may be made."""
     gate = ctx.provider.breakers.launches
     if error.scope in (Scope.REQUEST, Scope.PROVIDER):
         gate.failed(cause_of(error), error.retry_after_s)
@@ -306,7 +307,7 @@ async def _put_off(
 
 
 async def _enter(ctx: PoolContext, held: HeldNode) -> None:
-    """Wait until the provider's breaker lets the launch make calls."""
+    """Wait until the provider's breaker allows the launch to make calls."""
     gate = ctx.provider.breakers.launches
     if gate.is_open:
         held.waits_for = gate.why
@@ -315,7 +316,7 @@ async def _enter(ctx: PoolContext, held: HeldNode) -> None:
 
 
 async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:
-    """Wait for the instance of *held*; its id is recorded meanwhile, unless it is active at once."""
+    """Wait until the instance of *held* is active. Its id is recorded meanwhile, unless it is active at once."""
     assert held.external_id is not None  # noqa: S101
     waiting = asyncio.ensure_future(ctx.driver.wait_until_active(held.external_id))
     try:
@@ -328,11 +329,11 @@ async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:
             waiting.cancel()
             await asyncio.wait([waiting])
         elif not waiting.cancelled():
-            waiting.exception()  # it is told by what is awaited above, if anybody still waits
+            waiting.exception()  # the await above raises it, if it is still waited for
 
 
 async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
-    """The instance an earlier create made for the node, whose answer nobody has. Raises: DriverError."""
+    """Return the instance that an earlier create without an answer made for the node. Raises: DriverError."""
     found = (await ctx.provider.instances_by_node()).get(held.id, [])
     return found[0] if found else None
 
@@ -362,7 +363,7 @@ def _spec(ctx: PoolContext, held: HeldNode, request: NodeRequest, label: str, at
 
 
 async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> HostKeys:
-    """The keys to record for *instance*, once it can be used. Raises: DriverError when it can't be."""
+    """Return the keys to record for *instance*, once it can be used. Raises: DriverError if it can't be."""
     traits = ctx.driver.label_traits(ctx.pool.name, label)
     if given := given_keys(traits, instance.expected_host_keys):
         return await _given(ctx, instance, traits, given)
@@ -371,7 +372,8 @@ async def _host_keys(ctx: PoolContext, instance: Instance, label: str) -> HostKe
 
 
 async def _given(ctx: PoolContext, instance: Instance, traits: LabelTraits, given: tuple[str, ...]) -> HostKeys:
-    """*given*, which the driver gave the machine, once they were found on it where that is to be looked at."""
+    """Return the *given* keys, which the driver gave the machine, after checking that it has them where that is
+    configured."""
     if not traits.host_key_checking:
         return HostKeys(given, Assurance.UNSEEN)
     port = _port(instance, traits)
@@ -383,7 +385,7 @@ async def _given(ctx: PoolContext, instance: Instance, traits: LabelTraits, give
 
 
 async def _scanned(ctx: PoolContext, instance: Instance, traits: LabelTraits) -> tuple[str, ...]:
-    """The keys the machine is found with, which may be anybody's who is on the way to it."""
+    """Return the keys found by a scan of the machine; an attacker on the network path could have replaced them."""
     scanner = ctx.generation.key_scanner
     if scanner is not None:
         is_ssh = traits.connection_type in SSH_CONNECTION_TYPES
@@ -399,13 +401,14 @@ async def _scanned(ctx: PoolContext, instance: Instance, traits: LabelTraits) ->
 
 
 def _port(instance: Instance, traits: LabelTraits) -> int | None:
-    """Where to connect to; None for what is no number, as Kubernetes' drivers have it."""
+    """Return the port to connect to; None for a value that is no number, as Kubernetes' drivers have it."""
     port = instance.connection_port if instance.connection_port is not None else traits.connection_port
     return port if isinstance(port, int) else None
 
 
 def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: HostKeys) -> Node:
-    """*node* as it is offered: ready, with the instance's addresses; the public address doubles as a private one."""
+    """Return *node* as it is offered: ready, with the instance's addresses; the public address doubles as a private
+    one."""
     own = node.attributes or {}
     resources = instance.resources.to_resources() if instance.resources else node.resources
     properties = dict(instance.node_properties)
@@ -445,7 +448,7 @@ def _logged_in_by(node: Node, login: Login) -> Node:
 
 
 async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
-    """Show the operator what the machine itself said, where the label asks for it."""
+    """Log the machine's console for the operator, if the label asks for it."""
     traits: LabelTraits = ctx.driver.label_traits(ctx.pool.name, label)
     console = ctx.generation.console
     if not traits.console_log or held.external_id is None or console is None:
@@ -461,9 +464,9 @@ async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
 
 
 async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> bool:
-    """Delete what the failed attempt left, so that the next one starts from nothing; whether nothing is left.
+    """Delete the leftovers of the failed attempt, so that the next one starts clean. Return True if nothing is left.
 
-    What can't be deleted now stays with the node's record, for the sweeper. Raises: StoreError.
+    An instance that can't be deleted now stays in the node's record, for the sweeper. Raises: StoreError.
     """
     external_id = held.external_id or ctx.provider.owners.left_by(error, held)
     leftovers = [external_id] if external_id else []
@@ -471,7 +474,7 @@ async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError
         if external_id is None and isinstance(error, (LaunchFailedError, ProviderUnavailableError)):
             leftovers = (await _instances_by_node(ctx)).get(held.id, [])
         for leftover in leftovers:
-            held.check()  # else it may be what another goes on with
+            held.check()  # else another launcher may be using it to continue the launch
             await delete_instance(ctx.provider, leftover, held.fence)
     except StaleFenceError:
         raise

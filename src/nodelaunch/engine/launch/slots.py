@@ -1,8 +1,8 @@
-"""The nodes of one request: claimed, made and launched, each slot by a task of its own.
+"""The nodes of one request: each slot is claimed, created and launched by a task of its own.
 
-Each task answers with exactly one event of the request machine. Where this process is alone, nodes are made while the
-request is still being locked: the store does both in the order in which they are sent. What does *not* belong here:
-the request's own record and lock (handler.py), and a node's launch (node.py).
+Each task ends with exactly one event of the request machine. If this process is alone, nodes are created while the
+request is still being locked: the store does both in the order in which they are sent. What does *not* belong here: the
+request's own record and lock (handler.py), and a node's launch (node.py).
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ from nodelaunch.protocol.verdicts import Accept
 log: Logger = get_logger(__name__)
 
 RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
-"""Waits until the pool has room for one more node (request, slot, label) and has put it into the reservation."""
+"""Waits until the pool has capacity for one more node (request, slot, label) and has put it into the reservation."""
 
 
 class Slots:
-    """*post* is called with the event that each task ends with, `Stopped` when it is cancelled."""
+    """Runs the tasks of a request's slots. *post* is called with the event that ends each task; `Stopped` if it is
+    cancelled."""
 
     def __init__(
         self,
@@ -52,10 +53,10 @@ class Slots:
         reused_zone: str | None = None,
         asked_at: float = 0.0,
     ) -> None:
-        """*reused_zone*: the availability zone of the nodes that are claimed; those launched have to be there too.
+        """*reused_zone*: the availability zone of the claimed nodes; launched nodes have to be in the same zone.
         *asked_at*: when the request was made, in seconds since 1970."""
         self.held: dict[int, HeldNode] = {}
-        """The nodes in our hands."""
+        """The nodes that this launcher holds for the request."""
         self._ctx = ctx
         self._request = request
         self._reservation = reservation
@@ -63,50 +64,50 @@ class Slots:
         self._post = post
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._early: dict[int, asyncio.Task[None]] = {}
-        """Nodes that are made already and that nobody has launched yet."""
+        """Tasks of nodes that are created before their launch is ordered."""
         self._attempts = Attempts(ctx, request, asked_at)
         self._refusals: dict[int, str] = {}
-        """What the cloud said when it had no room, by the slot that waits for some since then."""
+        """The cloud's message when it had no capacity, by the slot that waits since then."""
         resumed = next((node.az for node in resumable(ctx, request)), None)
         may_probe = ctx.launching.retries > 1
         self._zones = Zones(ctx.pool, ctx.provider, reused=reused_zone, resumed=resumed, may_probe=may_probe)
 
     def close(self) -> None:
-        """Let go of whoever is told: it holds this, so that only a search for cycles would free the two."""
+        """Drop the listener: it holds this object, and only the garbage collector could free the cycle."""
         self._post = _nobody
 
     @property
     def waits(self) -> dict[int, str]:
-        """Why launches stand still, by slot."""
+        """Reasons why launches wait, by slot."""
         away = {slot: held.waits_for for slot, held in self.held.items() if held.waits_for is not None}
         return {**self._refusals, **away}
 
     def nodes(self, node_ids: Iterable[NodeId]) -> list[HeldNode]:
-        """The nodes with these ids, all of them held."""
+        """Return the nodes with these ids, all of them held."""
         by_id = {held.id: held for held in self.held.values()}
         return [by_id[node_id] for node_id in node_ids]
 
     def let_go(self, node_ids: Iterable[NodeId]) -> list[HeldNode]:
-        """Hold these nodes no longer; those that were held until now."""
+        """Stop holding these nodes. Return those that were held until now."""
         return [self.held.pop(slot) for slot in [s for s, held in self.held.items() if held.id in node_ids]]
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def claim(self, group: asyncio.TaskGroup, slot: int, node_id: NodeId) -> None:
-        """Answers `NodeClaimed` or `ClaimLost`."""
+        """Start the task that ends with `NodeClaimed` or `ClaimLost`."""
         self._start(group, slot, partial(self._claim, slot, node_id))
 
     def launch(self, group: asyncio.TaskGroup, slot: int, attempt: int) -> None:
-        """Answers `NodeReady`, `NodeFailed` or `NodeAborted`."""
+        """Start the task that ends with `NodeReady`, `NodeFailed` or `NodeAborted`."""
         self._start(group, slot, partial(self._attempts.run, slot, attempt, self._launch))
 
     def await_room(self, group: asyncio.TaskGroup, slot: int) -> None:
-        """Answers `QuotaFreed`."""
+        """Start the task that ends with `QuotaFreed`."""
         self._start(group, slot, partial(self._wait_for_room, slot))
 
     async def cancel(self) -> None:
-        """Cancel all tasks; each one still answers."""
-        await asyncio.sleep(0)  # a task cancelled before its first step would never answer
+        """Cancel all tasks; each one still posts its event."""
+        await asyncio.sleep(0)  # a task cancelled before its first step would never post one
         for task in self._tasks.values():
             task.cancel()
 
@@ -124,7 +125,7 @@ class Slots:
     # -- making nodes early -------------------------------------------------------------------------------------------
 
     def make_early(self, plan: Accept) -> None:
-        """Begin to make the nodes that *plan* launches. What is sent to the store before this is done before it."""
+        """Start to create the nodes that *plan* launches. Operations sent to the store before are done first."""
         ctx = self._ctx
         if not ctx.is_alone or not ctx.provider.can_launch or resumable(ctx, self._request):
             return
@@ -133,8 +134,8 @@ class Slots:
                 self._early[slot] = asyncio.ensure_future(self._make(slot))
 
     async def give_up_early(self) -> None:
-        """Give up the nodes that were made for a request that is not ours after all. Cancelled, it leaves those that it
-        has not come to for `break_off`."""
+        """Give up the nodes that were created for a request that this launcher does not get. If cancelled, the
+        remaining nodes are left for `break_off`."""
         while self._early:
             slot, making = next(iter(self._early.items()))
             try:
@@ -145,13 +146,13 @@ class Slots:
             await self._give_up(slot, NodeState.ABORTED)
 
     def break_off(self) -> list[HeldNode]:
-        """Make no more nodes; those held. The sweeper deletes what is left of the others."""
+        """Stop creating nodes. Return those held. The sweeper deletes the leftovers of the others."""
         for making in self._early.values():
             making.cancel()
         return list(self.held.values())
 
     async def _make(self, slot: int) -> None:
-        """Make the slot's node; if there is no room after all, give up what is reserved for it."""
+        """Create the slot's node. If there is no capacity after all, give up its reservation."""
         label, zone = self._request.node_types[slot], self._zones.pick(slot)
         try:
             self.held[slot] = await create_node(
@@ -174,7 +175,7 @@ class Slots:
             if slot not in self.held:
                 raise
         except OvertakenError:
-            pass  # what is lost is the share of the tenant: the slot waits for it
+            pass  # the tenant's share is lost: the slot waits for it
         except StoreError as error:
             _store_failed(self._request, error)
         finally:
@@ -187,7 +188,7 @@ class Slots:
         return m.QuotaFreed(slot)
 
     async def _launch(self, slot: int, number: int, attempt: Attempt) -> m.Event:
-        """One attempt. A node that is given up takes its record with it; a failed one keeps it for the next attempt."""
+        """Run one attempt. A node that is given up loses its record; a failed one keeps it for the next attempt."""
         provider = self._ctx.provider
         provider.running_launches += 1
         try:
@@ -195,7 +196,7 @@ class Slots:
         except asyncio.CancelledError:
             held = self.held.get(slot)
             if held is not None and held.node.state is NodeState.READY:
-                return m.NodeReady(slot, held.id)  # it came to its end all the same
+                return m.NodeReady(slot, held.id)  # the launch finished all the same
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
@@ -235,7 +236,7 @@ class Slots:
         return m.NodeReady(slot, held.id)
 
     async def _make_in_turn(self, slot: int, label: str) -> None:
-        """Make the slot's node if there is room by what is known now, and nobody else takes that meanwhile."""
+        """Create the slot's node if there is capacity as of now, and no other launcher takes it meanwhile."""
         if not self._reservation.has_room_for(slot):
             with self._attempts.waiting(slot):
                 await self._await_room(self._request, slot, label, self._reservation)
@@ -249,7 +250,7 @@ class Slots:
             self._reservation.settle(slot)
 
     def _is_last(self, slot: int) -> bool:
-        """Whether every other node of the request is ready, so that the request is fulfilled with the one of *slot*."""
+        """Return True if every other node of the request is ready: the node of *slot* fulfils the request."""
         others = [held for index, held in self.held.items() if index != slot]
         is_complete = len(others) + 1 == len(self._request.node_types)
         return is_complete and all(held.node.state is NodeState.READY for held in others)
@@ -285,7 +286,7 @@ class Slots:
         return m.NodeFailed(slot, str(error), is_final=is_final)
 
     def _keep_share(self, slot: int) -> None:
-        """Let nobody have the tenant's share of the slot's next node while this one goes."""
+        """Keep the tenant's share for the slot's next node while this one is deleted."""
         need = self._ctx.provider.need(self._ctx.pool.name, self._request.node_types[slot])
         self._reservation.keep_share(slot, need)
 
@@ -296,7 +297,7 @@ class Slots:
 
 
 def _nobody(_event: m.Event) -> None:
-    """Told of events after the end."""
+    """Ignore events after the end."""
 
 
 def _store_failed(request: NodeRequest, error: StoreError) -> None:

@@ -1,7 +1,7 @@
-"""Which zone each node of a request is launched in: one for all, one each, or none, as its pool wants it.
+"""Chooses the zone of each node of a request: one for all, one each, or none, as its pool is configured.
 
-Zones in which launches failed again and again, whosever they were, are left out as long as there are others; one launch
-in each pause tries them (breakers.py). What does *not* belong here: ready nodes, which are where they are.
+Zones in which launches of any request failed repeatedly are left out while there are others; one launch in each pause
+probes them (breakers.py). Ready nodes are not chosen a zone: they have one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nodelaunch.engine.provider.runtime import ProviderRuntime
 
 
 class Zones:
-    """One request's."""
+    """The zones of one request."""
 
     def __init__(
         self,
@@ -25,8 +25,8 @@ class Zones:
         resumed: str | None = None,
         may_probe: bool = True,
     ) -> None:
-        """*reused*: where the ready nodes are that the request gets. *resumed*: where some were being launched.
-        *may_probe*: whether a node has another attempt after one that failed, so that it loses nothing by a try."""
+        """*reused*: the zone of the ready nodes that the request gets. *resumed*: the zone of interrupted launches.
+        *may_probe*: True if a failed node has another attempt, so that a probe costs the request nothing."""
         self._zoning = pool.zoning
         self._own = pool.zones
         self._provider = provider
@@ -34,9 +34,9 @@ class Zones:
         self._reused = reused
         self._shared = reused or resumed
         self._start: str | None = None
-        """Where the first node goes, where each has a zone of its own."""
+        """The zone of the first node, if each node has a zone of its own."""
         self._over: Sequence[str] = ()
-        """The zones that they are spread over."""
+        """The zones over which the nodes are spread."""
         self._picked: dict[int, str | None] = {}
         self._avoided: set[str] = set()
         """Zones in which launches failed."""
@@ -46,7 +46,7 @@ class Zones:
         return self._own or self._provider.cloud.zones
 
     def pick(self, slot: int) -> str | None:
-        """Where the node of *slot* is to be launched; None: wherever the cloud likes."""
+        """Return the zone to launch the node of *slot* in; None: the cloud chooses."""
         picked = self._picked.get(slot)
         if picked is not None and picked not in self._avoided:
             return picked
@@ -62,7 +62,7 @@ class Zones:
         return zone
 
     def picked(self, slot: int) -> str | None:
-        """Where the node of *slot* is, or was, to be launched."""
+        """Return the zone in which the node of *slot* is, or was, to be launched."""
         return self._picked.get(slot)
 
     def _spread(self, slot: int) -> str | None:
@@ -74,14 +74,14 @@ class Zones:
         return zones[(first + slot) % len(zones)]
 
     def _one_of(self, zones: Sequence[str]) -> str | None:
-        """Any of *zones*, but first one whose probe is due."""
+        """Return any of *zones*, but first one whose probe is due."""
         breakers = self._provider.breakers.zones
         due = [zone for zone in zones if breakers.is_open(zone)] if self._may_probe and not self._avoided else []
         return random.choice(due or zones) if zones else None  # noqa: S311
 
     def _usable(self) -> Sequence[str]:
-        """Zones that may be tried: of those that did not fail this request those that do not fail everybody, as far as
-        there are any. Who has lost an attempt probes none."""
+        """Zones that may be tried: among those that did not fail this request, preferably those without an open
+        breaker. A request that has lost an attempt probes none."""
         breakers = self._provider.breakers.zones
         if not self._avoided and breakers.is_calm:
             return self._all
@@ -90,12 +90,12 @@ class Zones:
         return sound or [zone for zone in left if breakers.may_try(zone)] or left
 
     def keep(self, slot: int, zone: str | None) -> None:
-        """Take note that the node of *slot* is being launched in *zone* as it is."""
+        """Note that the node of *slot* is being launched in *zone*."""
         self._picked[slot] = zone
 
     def leave(self, slot: int, *, is_alone: bool) -> bool:
-        """After a failed launch of *slot*: let the next one be somewhere else, unless that would part a node set that
-        has to be together. Whether there is somewhere else that was not tried. *is_alone*: no other node exists yet."""
+        """After a failed launch of *slot*: choose another zone for the next one, unless that would split a node set
+        that has to be together. Return True if there is an untried zone. *is_alone*: no other node exists yet."""
         failed = self._picked.get(slot)
         is_bound = self._zoning == "together" and (self._reused is not None or not is_alone)
         if failed is not None and not self._own:

@@ -1,1 +1,1 @@
-"""Limits, and what is left of them: reservations, the queue of launches that wait for room, launchers that share."""
+"""Limits, and the capacity that is left: reservations, the queue of launches that wait for capacity, shared limits."""

@@ -1,7 +1,7 @@
-"""What is left of what is limited: room in pools and at providers, tenants' shares, launches at a time.
+"""What is left of each limit: capacity of pools and providers, shares of tenants, concurrent launches.
 
-As of now: what records say, minus what is reserved. What does *not* belong here: idle nodes and registrations
-(engine/serve/facts.py), and how several launchers keep to a limit together (sharing.py).
+As of now: the limit, minus recorded usage, minus reservations. Idle nodes and registrations are in
+engine/serve/facts.py; sharing.py keeps several launchers within one limit.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ NO_INSTANCES = Limits({INSTANCES: 0})
 
 
 class Books:
-    """The books of one launcher."""
+    """The accounts of one launcher."""
 
     def __init__(
         self, view: ClusterView, own_pools: OwnPools, reservations: Reservations, queue: CapacityQueue
     ) -> None:
         self.tenants: Mapping[str, Limits] = {}
-        """By name; those that are not there have no limit."""
+        """Limits of tenants, by name; a tenant that is missing has no limit."""
         self._view = view
         self._own_pools = own_pools
         self._reservations = reservations
         self._queue = queue
 
-    # -- room -------------------------------------------------------------------------------------------------------
+    # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_room(self, key: PoolKey) -> Limits:
-        """What the pool can give now, what accepted requests wait for included."""
+        """Return what the pool can give now, including the capacity that accepted requests wait for."""
         limits = self._own_pools.views[key].limits
         return limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
 
     def provider_room(self, key: PoolKey) -> Limits:
-        """What the provider can give the pool now, with what accepted requests wait for; nothing while it refuses."""
+        """Return what the provider can give the pool now, including the capacity that accepted requests wait for;
+        nothing while it refuses."""
         provider = self._own_pools.pools[key].ctx.provider
         if provider.refusals.is_active:
             return NO_INSTANCES
@@ -54,31 +55,31 @@ class Books:
         return left if cloud.unmanaged == NOTHING else left.minus(cloud.unmanaged)
 
     def is_overbooked(self, key: PoolKey) -> bool:
-        """Whether more is in use or reserved in the pool, or at its provider, than there is; or more launches are than
-        may run at once, others' among them."""
+        """Return True if more is in use or reserved in the pool, or at its provider, than its limit; or if more
+        launches run, including other launchers', than may run at once."""
         amounts = (*self.pool_room(key).amounts.values(), *self.provider_room(key).amounts.values())
         return min(amounts, default=0.0) < 0 or self._is_launching_too_much(key)
 
     # -- tenants ----------------------------------------------------------------------------------------------------
 
     def tenant_left(self, tenant: str, limits: Limits) -> Limits:
-        """What the tenant may have besides."""
+        """Return how much more the tenant may use."""
         return limits.minus(self._view.used_by_tenant(tenant)).minus(self._reservations.of_tenant(tenant))
 
     def tenant_room(self, tenant: str, limits: Limits) -> Limits:
-        """What the tenant may have besides, with what accepted requests wait for."""
+        """Return how much more the tenant may use, including the share that accepted requests wait for."""
         left, waiting = self.tenant_left(tenant, limits), self._queue.need_of_tenant(tenant)
         return Limits({name: left[name] + waiting[name] for name in left}) if waiting.amounts else left
 
     def is_tenant_overbooked(self, tenant: str) -> bool:
-        """Whether more is in use by the tenant, or about to be, than it may have; what is waited for is not."""
+        """Return True if the tenant's usage and reservations exceed its limit; waiting requests do not count."""
         limits = self.tenants.get(tenant)
         return limits is not None and min(self.tenant_room(tenant, limits).amounts.values(), default=0.0) < 0
 
     # -- launches ---------------------------------------------------------------------------------------------------
 
     def launching(self, provider: str) -> int:
-        """How many launches run at the provider or are about to: of all launchers, as far as records tell."""
+        """Return how many launches run at the provider or are about to start, of all launchers, as recorded."""
         reserved = self._reservations.launches_of(provider)
         if len(self._view.sharers) > 1:
             return len(self._view.launching(provider)) + reserved
@@ -87,7 +88,7 @@ class Books:
         return running + reserved
 
     def may_launch_another(self, key: PoolKey) -> bool:
-        """Whether one launch more than is reserved may run at the pool's provider, where launchers share it."""
+        """Return True if one launch more than is reserved may run at the pool's provider, if launchers share it."""
         limit = self._own_pools.views[key].max_concurrency
         if limit < 0 or len(self._view.sharers) < 2:
             return True
@@ -95,7 +96,7 @@ class Books:
         return not running or running < limit
 
     def _is_launching_too_much(self, key: PoolKey) -> bool:
-        """A node set that is larger than the limit runs alone: where all launches are ours, that was decided here."""
+        """A node set larger than the limit runs alone: if all launches are this process's, that was decided here."""
         limit = self._own_pools.views[key].max_concurrency
         if limit < 0:
             return False

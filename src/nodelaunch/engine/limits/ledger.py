@@ -1,7 +1,7 @@
-"""A record whose version tells whether this process knows of everything that counts against a limit.
+"""A record whose version shows if this process knows of everything that counts against a limit.
 
-Whoever makes use of what is limited bumps the version in the same transaction, and only from the version with which it
-has caught up. What does *not* belong here: which limits have a ledger, and who shares it (sharing.py).
+A launcher that uses limited capacity increases the version in the same transaction, and only from the version that it
+has caught up with. sharing.py decides which limits have a ledger, and which launchers share it.
 """
 
 from __future__ import annotations
@@ -14,37 +14,38 @@ from nodelaunch.errors import RecordExistsError, RecordGoneError
 from nodelaunch.protocol.store import Put, Store
 
 MAX_READS = 20
-"""How often others may be faster before what was read last is tried all the same."""
+"""How often other launchers may be faster before the version read last is used all the same."""
 
 
 class Ledger:
-    """One record of that kind.
+    """One ledger record.
 
-    Invariant: while ``version`` is set, the view has everything that was done up to that version.
+    Invariant: while ``version`` is set, the view has all usage up to that version.
     """
 
     def __init__(self, store: Store, view: ClusterView, path: str, *, counts_claims: bool = False) -> None:
-        """*counts_claims*: whether idle nodes that others claim count against the limit, besides those they create."""
+        """*counts_claims*: True if idle nodes that others claim count against the limit, besides nodes that they
+        create."""
         self.path = path
         self.version: int | None = None
-        """With which the next use is sent; None: others may have bumped it since it was read."""
+        """The version with which the next use is sent; None: others may have increased it since it was read."""
         self._store = store
         self._view = view
         self._counts_claims = counts_claims
         self._catching_up: asyncio.Task[None] | None = None
 
     def forget(self) -> None:
-        """Catch up before the next use."""
+        """Drop the version, so that the next use catches up first."""
         self.version = None
 
     def bump(self, writer: str) -> Put:
-        """The operation that says that *writer* makes use of what is limited. Only while ``version`` is set."""
+        """Return the operation that records a use by *writer*. Only while ``version`` is set."""
         assert self.version is not None  # noqa: S101
         version, self.version = self.version, self.version + 1
         return Put(self.path, writer.encode(), version)
 
     async def catch_up(self) -> None:
-        """Know of everything that was done so far. Raises: StoreError."""
+        """Wait until the view has all usage so far. Raises: StoreError."""
         if self._catching_up is None:
             self._catching_up = asyncio.ensure_future(self._read())
             self._catching_up.add_done_callback(self._caught_up)
@@ -56,8 +57,8 @@ class Ledger:
             task.exception()
 
     async def _read(self) -> None:
-        """With an answer, all that was done earlier has been told of, and is being read; with the next one, it has been
-        read: answers and events come in one order. Only changes of locked nodes may be read later than that."""
+        """With one answer, all earlier changes have been reported and are being read; with the next answer, they have
+        been read: answers and events arrive in one order. Only changes of locked nodes may be read later than that."""
         await self._view.warm()
         version = await self._read_version()
         for _ in range(MAX_READS):

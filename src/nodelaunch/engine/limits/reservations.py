@@ -1,7 +1,7 @@
-"""What this process has decided to use but no record shows yet.
+"""Usage that this process has decided on but that no record shows yet.
 
-Between a decision and the node record that follows from it, what the node will take is reserved here, so that nothing
-is given twice. All sums are kept as reservations change: asking for one costs nothing.
+Between a decision and the node record that follows, the node's usage is reserved here, so that no capacity is given
+twice. All sums are updated as reservations change, so a look-up costs nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nodelaunch.protocol.quota import NOTHING, Usage
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """What one request may still take, by slot."""
+    """What one request may still use, by slot."""
 
     key: PoolKey
     tenant: str | None
@@ -24,22 +24,22 @@ class Reservation:
     _share: dict[int, Usage] = field(default_factory=dict)
 
     def has_room_for(self, slot: int) -> bool:
-        """Whether there is room reserved for the slot's node to be launched."""
+        """Return True if capacity is reserved for launching the slot's node."""
         return slot in self._room
 
     def add(self, slot: int, room: Usage) -> None:
-        """Reserve *room* for the slot's node to be launched."""
+        """Reserve *room* for launching the slot's node."""
         self._room[slot] = room
         self._book.room_taken(self.key, room)
 
     def keep_share(self, slot: int, need: Usage) -> None:
-        """Keep the tenant's share for the slot's next node, which waits for room."""
+        """Keep the tenant's share for the slot's next node, which waits for capacity."""
         if slot not in self._share and self.tenant is not None:
             self._share[slot] = need
             self._book.share_taken(self.tenant, need)
 
     def settle(self, slot: int) -> None:
-        """The slot's node has a record, or won't come: from here on the record counts."""
+        """Close the slot's reservation: its node has a record, which counts from now on, or won't be created."""
         room, share = self._room.pop(slot, None), self._share.pop(slot, None)
         if room is not None:
             self._book.room_given_back(self.key, room)
@@ -49,24 +49,25 @@ class Reservation:
             self._book.on_given_back(self.key, self.tenant)
 
     def settle_room(self, slot: int) -> None:
-        """The slot's node won't come now; the tenant's share, if it is kept, stays so for the next one."""
+        """Release the slot's capacity: its node won't be created now. A kept share of the tenant stays for the next
+        one."""
         room = self._room.pop(slot, None)
         if room is not None:
             self._book.room_given_back(self.key, room)
             self._book.on_given_back(self.key, None)
 
     def launch_ended(self) -> None:
-        """Fewer launches run, which others may wait for."""
+        """Report that fewer launches run, which others may wait for."""
         self._book.on_given_back(self.key, None)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all reservations of the request."""
         for slot in {*self._room, *self._share}:
             self.settle(slot)
 
 
 class _Sums:
-    """Sums of usages by key; a key of which everything was taken off is forgotten, so that no rounding adds up."""
+    """Sums of usages by key. A key with no usage left is removed, so that rounding errors don't add up."""
 
     def __init__(self) -> None:
         self._of: dict[object, tuple[int, Usage]] = {}
@@ -92,14 +93,15 @@ class _Sums:
 
 
 class Reservations:
-    """All reservations of this process. *on_given_back*: told in which pool, and for which tenant, there is more."""
+    """All reservations of this process. *on_given_back*: called with the pool, and the tenant, that have more
+    capacity."""
 
     def __init__(self, on_given_back: Callable[[PoolKey, str | None], None]) -> None:
         self.on_given_back = on_given_back
         self._room = _Sums()
-        """By pool key, and by provider name."""
+        """Sums by pool key, and by provider name."""
         self._shares = _Sums()
-        """By tenant name."""
+        """Sums by tenant name."""
 
     def open(self, key: PoolKey, tenant: str | None, room: dict[int, Usage], share: dict[int, Usage]) -> Reservation:
         """Reserve, by slot, *room* for nodes to be launched and the tenant's *share* for all nodes."""
@@ -125,7 +127,7 @@ class Reservations:
         self._shares.subtract(tenant, usage)
 
     def launches_of(self, provider: str) -> int:
-        """How many launches are reserved but have no record yet."""
+        """Return how many launches are reserved but have no record yet."""
         return self._room.count(provider)
 
     def of_provider(self, provider: str) -> Usage:

@@ -1,13 +1,14 @@
-"""Keeps launchers that share limits from giving the same room twice.
+"""Keeps launchers that share limits from using the same capacity twice.
 
-Each creation of a node at a shared provider bumps the version of the provider's *ledger* (ledger.py), a record outside
-Nodepool's tree, in the same transaction, and only if the version is the one that this process has caught up with. So a
-node is created only by a process that knew of all other nodes when it decided that there is room. A tenant's limit
-spans providers: where there is any other nodelaunch process, the creation of a node for a tenant that has a limit bumps
-the tenant's ledger as well, and so does the claim of an idle node for it. A process that is alone writes no ledger.
+Each creation of a node at a shared provider increases the version of the provider's *ledger* (ledger.py), a record
+outside Nodepool's tree. It does so in the same transaction, and only if the version is the one that this process has
+caught up with. So a node is created only by a process that knew of all other nodes when it found free capacity. A
+tenant's limit spans providers: if there is any other nodelaunch process, the creation of a node for a tenant with a
+limit increases the version of the tenant's ledger as well, and so does the claim of an idle node. A process that is
+alone writes no ledger.
 
-What does *not* belong here: what there is room for (engine/serve/facts.py), who waits, and what becomes of a request
-whose tenant turns out to be full (waiting.py, room.py).
+What does *not* belong here: what capacity there is (engine/serve/facts.py), and what happens to a request whose tenant
+turns out to be full (waiting.py, room.py).
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from nodelaunch.protocol.store import Create, Entry, Lock, Op, Put, Store, TakeL
 log: Logger = get_logger(__name__)
 
 ACKNOWLEDGED_S = 5.0
-"""How long another launcher may take to tell that it knows of us; one that is frozen stops us no longer."""
+"""Seconds in which another launcher may acknowledge this one; a frozen launcher delays others no longer than that."""
 MAX_TRIES = 20
-"""How often others may be faster before what waits is decided on again."""
+"""How often other launchers may be faster before a waiting request is decided on again."""
 
 
 class OvertakenError(Exception):
-    """Others made use of what there was since it was decided that there is room, and there is none any more."""
+    """Other launchers used the capacity since it was found free, and none is left."""
 
 
 class Accounts(Protocol):
-    """What is limited, and whether it is used up by what is known now."""
+    """Limits, and whether they are used up as far as is known now."""
 
     @property
     def tenants(self) -> Mapping[str, Limits]:
-        """By name; those that are not there have no limit."""
+        """Limits of tenants, by name; a tenant that is missing has no limit."""
 
     def is_overbooked(self, key: PoolKey) -> bool:
-        """Whether more is in use or reserved in a pool, or at its provider, than there is."""
+        """Return True if more is in use or reserved in a pool, or at its provider, than its limit."""
 
     def is_tenant_overbooked(self, tenant: str) -> bool:
-        """Whether more is in use by a tenant, or about to be, than it may have."""
+        """Return True if a tenant's usage and reservations exceed its limit."""
 
 
 class TenantLedgers:
@@ -67,13 +68,13 @@ class TenantLedgers:
         return ledger
 
     def forget(self, tenant: str) -> None:
-        """Catch up before the next use."""
+        """Drop the version, so that the next use catches up first."""
         if tenant in self._ledgers:
             self._ledgers[tenant].forget()
 
 
 class SharedRoom:
-    """One provider's room, and tenants' shares, as far as several launchers share them."""
+    """One provider's capacity, and tenants' shares, as far as several launchers share them."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class SharedRoom:
         tenants: TenantLedgers,
         books: Accounts,
     ) -> None:
-        """*own_id*: under which this process is present."""
+        """*own_id*: the id under which this process is present."""
         self._store = store
         self._view = view
         self._provider = provider
@@ -97,10 +98,10 @@ class SharedRoom:
         self._others: frozenset[str] = frozenset()
         self._own_pools: frozenset[str] = frozenset()
         self._given_up: set[str] = set()
-        """Launchers that did not tell in time that they know of us."""
+        """Launchers that did not acknowledge this one in time."""
 
     def open(self) -> Callable[[], None]:
-        """Follow what others create from now on; what is returned ends that."""
+        """Follow the nodes that others create from now on. Return a function that ends that."""
         stops = [
             self._view.subscribe_to_provider(self._provider, self._on_node),
             self._view.subscribe(self._on_cooled, ViewCooled),
@@ -126,12 +127,12 @@ class SharedRoom:
 
     @property
     def is_shared(self) -> bool:
-        """Whether another nodelaunch process may create nodes at the provider: one that drains, too."""
+        """True if another nodelaunch process may create nodes at the provider, including one that drains."""
         self._find_others()
         return bool(self._others)
 
     def shares_tenant(self, tenant: str | None) -> bool:
-        """Whether the tenant has a limit, and another nodelaunch process may serve it too, at whatever provider."""
+        """Return True if the tenant has a limit, and another nodelaunch process may serve it too, at any provider."""
         if not tenant or tenant not in self._books.tenants:
             return False
         self._find_others()
@@ -141,7 +142,8 @@ class SharedRoom:
         self._ledger.forget()
 
     def _on_node(self, note: Note) -> None:
-        """Another's new node makes versions old. A write would find that out too, for a further round trip."""
+        """Drop versions that another launcher's new node makes stale. A write would notice that too, after one more
+        round trip."""
         if self._ledger.version is None or not isinstance(note, NodeSeen) or note.old is not None:
             return
         seen = self._view.nodes.get(note.id)
@@ -152,8 +154,7 @@ class SharedRoom:
     # -- making use -------------------------------------------------------------------------------------------------
 
     async def create(self, pool: str, tenant: str | None, op: Create) -> Entry:
-        """Create the numbered znode of a node in *pool* for *tenant*, for which room and share are reserved, as *op*
-        says.
+        """Create, with *op*, the numbered znode of a node in *pool* for *tenant*; capacity and share are reserved.
 
         Raises: OvertakenError, StoreError.
         """
@@ -164,7 +165,7 @@ class SharedRoom:
         return entry
 
     async def claim(self, tenant: str | None, take: TakeLock, put: Put) -> tuple[Lock, Entry]:
-        """Take an idle node for *tenant*, whose share is reserved, as the operations say.
+        """Take an idle node for *tenant*, whose share is reserved, with the given operations.
 
         Raises: OvertakenError, StoreError.
         """
@@ -176,8 +177,8 @@ class SharedRoom:
         return lock, entry
 
     async def _use(self, key: PoolKey | None, tenant: str | None, ops: Sequence[Op]) -> list[Entry | Lock | None]:
-        """Do *ops*, which use room in pool *key* and of the tenant's share; what they lead to, with something for each
-        ledger before the last. The request's lock goes with the session in which this begins.
+        """Perform *ops*, which use capacity of pool *key* and of the tenant's share. Return their results; the results
+        of the ledgers come before the last. The request's lock ends with the session in which this starts.
 
         Raises: OvertakenError, StoreError.
         """
@@ -212,8 +213,8 @@ class SharedRoom:
         raise OvertakenError
 
     async def _are_unacknowledged(self, others: frozenset[str]) -> bool:
-        """Whether it had to be waited until the others know that they share limits with us: before, they don't look at
-        the ledgers."""
+        """Wait until the others know that they share limits with this process, because before that they ignore the
+        ledgers. Return True if a wait was needed."""
         missing = self._missing(others)
         if not missing:
             return False

@@ -1,7 +1,7 @@
 """The circuit breakers of one provider: for its questions, its launches, its zones, and the labels of its pools.
 
-Each opens, is probed and closes by the same machine (decisions/breaker.py). What differs is what an open one keeps from
-happening. What does *not* belong here: which error counts for which (engine/launch/node.py, engine/launch/slots.py).
+Each opens, is probed and closes by the same rules (decisions/breaker.py). They differ in what an open one prevents.
+What does *not* belong here: which error counts for which (engine/launch/node.py, engine/launch/slots.py).
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ log: Logger = get_logger(__name__)
 K = TypeVar("K", bound=Hashable)
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
-"""Pauses of the breakers of a provider: a call costs little, and every launch waits for it."""
+"""Seconds of the pauses of a provider's breakers: a call costs little, and every launch waits for it."""
 SHORTEST_BACKOFF_S = 0.1
-"""However soon a driver wants to be asked again."""
+"""Least pause in seconds, even if a driver asks for less."""
 CALLS_IN_A_ROW = 3
-"""Calls of launches that a provider fails to answer, without an answer between, until none but a probe is made. One or
-two are what a cloud of many servers loses while one of them restarts; with one in a hundred lost at random, three in a
-row are one in a million."""
+"""Calls of launches without an answer, in a row, until only probes are made. A cloud of many servers loses one or two
+calls while one server restarts; if one in a hundred is lost at random, three in a row are one in a million."""
 FIRST_AVOIDED_S, LAST_AVOIDED_S = 30.0, 600.0
-"""Pauses of the breakers of zones and labels: a probe is a launch of somebody's node, and may take minutes to fail."""
+"""Seconds of the pauses of breakers of zones and labels: a probe is the launch of a requested node, and may take
+minutes to fail."""
 LAUNCHES_IN_A_ROW = 3
-"""Launches that fail in a zone, or of a label, without a success between, until others are preferred. With as many
-attempts for each node, the usual number, a zone that is full costs one or two nodes all of an attempt or two."""
+"""Failed launches in a zone, or of a label, in a row, until others are preferred. With the same, usual number of
+attempts for each node, a full zone costs one or two nodes an attempt or two."""
 MOST_SPREAD = 1.25
 """Pauses are up to a quarter longer, at random, so that launchers do not probe together."""
 ZONES_DOUBTED_S = 30.0
-"""The shortest time between two questions that are asked because launches failed in zones of the cloud's."""
+"""Least seconds between two questions that are asked because launches failed in the cloud's own zones."""
 LET_GO_AT_ONCE = 2
-"""Launches that are let go on by each call that succeeds: so a cloud that comes back is not overrun by all at once, and
-hundreds are under way after a few answers."""
+"""Launches that each successful call releases: so a cloud that recovers is not overrun by all launches at once, and
+hundreds run after a few answers."""
 
 
 def cause_of(error: BaseException) -> FailureCause:
-    """*error* as a cause. Its text may differ each time, as by an id of the call: that is no other reason."""
+    """Return *error* as a cause. Its text may differ each time, for example by the id of the call; the cause is the
+    same."""
     kind = type(error).__name__
     if isinstance(error, DriverError):
         kind = f"{kind}: {error.kind.value}"
@@ -54,9 +55,9 @@ def cause_of(error: BaseException) -> FailureCause:
 
 
 class Breakers(Generic[K]):
-    """Breakers of one kind, by key. One that is closed takes no room unless it failed last.
+    """Breakers of one kind, by key. A closed breaker takes no memory unless its last try failed.
 
-    Invariant: where somebody is to be told when a probe is due, a timer runs for each open breaker.
+    Invariant: if *on_due* is given, a timer runs for each open breaker.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class Breakers(Generic[K]):
         on_due: Callable[[K], None] | None = None,
         events: EventHub | None = None,
     ) -> None:
-        """*title*: what one is for, in words, which begin with the kind of thing; its blanks are filled in with
-        *names*, by which the log names it, too. *on_change* is told when one opens, closes, or is
-        open for another reason, *on_due* when the next probe of one is due."""
+        """*title*: the purpose of one breaker, in words that start with the kind of thing; its blanks are filled in
+        with *names*, which the log uses as well. *on_change* is called when a breaker opens, closes, or is open for
+        another reason, *on_due* when the next probe of one is due."""
         self._title = title
         kind = title.partition(" ")[0]
         self._opened_event, self._closed_event = f"{kind}_unavailable", f"{kind}_available"
@@ -84,7 +85,7 @@ class Breakers(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
 
     def failed(self, key: K, cause: FailureCause, *, after_s: float = 0.0) -> None:
-        """A try failed; the next one may be made *after_s* where that was said, else after a pause of ours."""
+        """Note a failed try. The next one may be made *after_s* if the cloud said so, else after a pause of our own."""
         breaker = self._known.get(key)
         if breaker is None:
             breaker = self._known[key] = Breaker(self._rule)
@@ -101,7 +102,7 @@ class Breakers(Generic[K]):
                 self._on_change()
 
     def succeeded(self, key: K, began: float) -> bool:
-        """A try that *began* then, by the loop's time, succeeded; whether that closed the breaker."""
+        """Note the success of a try that *began* then, by the loop's clock. Return True if that closed the breaker."""
         breaker = self._known.get(key)
         if breaker is None:
             return False
@@ -116,7 +117,7 @@ class Breakers(Generic[K]):
         return change is not None
 
     def probe(self, key: K) -> None:
-        """A try is made: of an open breaker, the probe."""
+        """Note that a try is made: for an open breaker, the probe."""
         breaker = self._known.get(key)
         if breaker is not None and breaker.is_open:
             breaker.probe(_now(), spread=random.uniform(1.0, MOST_SPREAD))  # noqa: S311
@@ -124,7 +125,7 @@ class Breakers(Generic[K]):
 
     @property
     def is_calm(self) -> bool:
-        """Whether nothing has failed, so that every key may be tried."""
+        """True if nothing has failed, so that every key may be tried."""
         return not self._known
 
     def is_open(self, key: K) -> bool:
@@ -134,17 +135,17 @@ class Breakers(Generic[K]):
         return (breaker := self._known.get(key)) is None or breaker.may_try(_now())
 
     def next_in_s(self, key: K) -> float:
-        """Seconds until the next try may be made."""
+        """Return the seconds until the next try may be made."""
         breaker = self._known.get(key)
         return 0.0 if breaker is None else max(0.0, breaker.next_at - _now())
 
     def why(self, key: K) -> str | None:
-        """Why it is open; None: it is closed."""
+        """Return why the breaker is open; None: it is closed."""
         breaker = self._known.get(key)
         return str(breaker.cause) if breaker is not None and breaker.is_open else None
 
     def told(self, keys: Iterable[K] | None = None) -> list[OpenBreaker]:
-        """Those that are open, of *keys* or all."""
+        """Return the open breakers, of *keys* or of all."""
         now = _now()
         found = []
         for key in self._known if keys is None else keys:
@@ -155,7 +156,7 @@ class Breakers(Generic[K]):
         return found
 
     def forget(self, is_gone: Callable[[K], bool] = lambda _key: True) -> None:
-        """Close those whose key *is_gone*, all by default: nothing is known of them any more."""
+        """Close the breakers whose key *is_gone*, all by default: nothing is known of them any more."""
         for key in [key for key in self._known if is_gone(key)]:
             was_open = self._known[key].is_open
             self._drop(key)
@@ -165,7 +166,7 @@ class Breakers(Generic[K]):
                 self._tell(key, None)
 
     def close(self) -> None:
-        """Tell nobody any more."""
+        """Stop all timers."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -197,11 +198,11 @@ class Breakers(Generic[K]):
 
 
 class LaunchGate:
-    """Lets launches call their provider: all while it answers; while it does not, one in each pause.
+    """Lets launches call their provider: all while it answers; one in each pause while it does not.
 
-    A launch `enter`s before its calls and says how they ended. When the provider answers again, those that wait go on
-    in the order in which they came, first those that have no instance yet: `LET_GO_AT_ONCE` with each answer.
-    Invariant: while anybody waits, a timer runs that lets the next one go, whatever became of the one before.
+    A launch `enter`s before its calls and reports how they ended. When the provider answers again, waiting launches
+    continue in the order in which they came, first those without an instance: `LET_GO_AT_ONCE` with each answer.
+    Invariant: while a launch waits, a timer runs that releases the next one, whatever the outcome of the one before.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class LaunchGate:
         on_idle: Callable[[], None],
         events: EventHub | None = None,
     ) -> None:
-        """*on_idle* is called where a probe is due and there is no launch to make it."""
+        """*on_idle* is called if a probe is due and no launch can make it."""
         self._provider = provider
         self._on_idle = on_idle
         rule = BreakerRule(CALLS_IN_A_ROW, FIRST_BACKOFF_S, LAST_BACKOFF_S)
@@ -226,11 +227,11 @@ class LaunchGate:
             events=events,
         )
         self._waiting: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
-        """Launches without an instance, and those that have one."""
+        """Launches without an instance, and launches with one."""
         self._timer: asyncio.TimerHandle | None = None
-        """While the breaker is closed."""
+        """The timer while the breaker is closed."""
         self._is_asking = False
-        """Whether a question is the probe."""
+        """True if a question is the probe."""
 
     @property
     def why(self) -> str | None:
@@ -239,7 +240,7 @@ class LaunchGate:
 
     @property
     def is_open(self) -> bool:
-        """Whether the breaker is: launches have to wait."""
+        """True if the breaker is open: launches have to wait."""
         return self._breakers.is_open(self._provider)
 
     @property
@@ -247,7 +248,7 @@ class LaunchGate:
         return any(self._waiting)
 
     async def enter(self, *, has_instance: bool) -> None:
-        """Return when the provider may be called."""
+        """Wait until the provider may be called."""
         if not self.is_open:
             return
         waiter = asyncio.get_running_loop().create_future()
@@ -259,12 +260,12 @@ class LaunchGate:
             line.pop(waiter, None)
 
     def failed(self, cause: FailureCause, after_s: float | None = None) -> None:
-        """A call was not answered, or was answered with that the provider is not there. *after_s*: when to ask again,
-        where it said so."""
+        """Note a call without an answer, or with the answer that the provider is unavailable. *after_s*: when to ask
+        again, if the answer said so."""
         self._breakers.failed(self._provider, cause, after_s=max(after_s, SHORTEST_BACKOFF_S) if after_s else 0.0)
 
     def answered(self, began: float) -> None:
-        """A call that *began* then was answered."""
+        """Note an answer to a call that *began* then."""
         self._breakers.succeeded(self._provider, began)
         if self.has_waiting and not self.is_open:
             for _ in range(LET_GO_AT_ONCE):
@@ -272,7 +273,7 @@ class LaunchGate:
             self._go_on()
 
     def question_answered(self, began: float) -> None:
-        """The provider, asked about itself, answered. That counts where no launch could make the probe."""
+        """Note that the provider answered a question about itself. That counts if no launch could make the probe."""
         if self._is_asking:
             self._is_asking = False
             self.answered(began)
@@ -283,7 +284,7 @@ class LaunchGate:
             self.failed(cause)
 
     def forget(self) -> None:
-        """The provider is another by now."""
+        """Close the breaker: the provider has changed."""
         self._is_asking = False
         self._breakers.forget()
         self._let_go()
@@ -306,7 +307,7 @@ class LaunchGate:
             self._on_idle()
 
     def _let_go(self) -> None:
-        """Let the launch go on that comes first, if there is one."""
+        """Release the first waiting launch, if there is one."""
         for line in self._waiting:
             while line:
                 waiter = next(iter(line))
@@ -316,7 +317,7 @@ class LaunchGate:
                     return
 
     def _go_on(self) -> None:
-        """Let another one go after a pause, should no answer do it before."""
+        """Release another launch after a pause, unless an answer does it before."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -331,13 +332,13 @@ class LaunchGate:
 
 
 class ProviderBreakers:
-    """All of one provider's."""
+    """All breakers of one provider."""
 
     def __init__(
         self, provider: str, *, on_change: Callable[[], None], ask: Callable[[], None], events: EventHub | None = None
     ) -> None:
-        """*on_change* is told when launches, or a label, are to be decided on anew; *ask* has the provider asked
-        about itself, soon."""
+        """*on_change* is called when launches, or a label, have to be decided on again; *ask* has the provider asked
+        about itself soon."""
         names = {"provider": provider, "calls": "questions"}
         asking = BreakerRule(1, FIRST_BACKOFF_S, LAST_BACKOFF_S)
         avoided = BreakerRule(LAUNCHES_IN_A_ROW, FIRST_AVOIDED_S, LAST_AVOIDED_S)
@@ -345,8 +346,8 @@ class ProviderBreakers:
         self.questions: Breakers[str] = Breakers(
             "provider {provider}, {calls}", asking, lambda _key: names, events=events
         )
-        """What the provider is asked about itself, by its name. One failure opens it: nothing can be decided on what is
-        not known."""
+        """For questions to the provider about itself, by its name. One failure opens it: without answers nothing can be
+        decided."""
         self.launches: LaunchGate = LaunchGate(provider, on_change=on_change, on_idle=ask, events=events)
         self.zones: Breakers[str] = Breakers(
             "zone {zone}", avoided, lambda zone: {"provider": provider, "zone": zone}, events=events
@@ -359,24 +360,24 @@ class ProviderBreakers:
             on_due=lambda _key: on_change(),
             events=events,
         )
-        """By pool and label."""
+        """For labels, by pool and label."""
         self.hosts: HostWatch | None = None
-        """Where its machines exist already: those that fail are in quarantine."""
+        """Set if its machines exist already: failing ones are in quarantine."""
         self.doubt_zones: BoundedCall = BoundedCall(ask, ZONES_DOUBTED_S)
-        """To be called after a launch failed in a zone of the cloud's: it may have others by now."""
+        """To be called after a launch failed in a zone of the cloud: its zones may have changed."""
 
     def launched(self, pool: str, label: str, zone: str | None, began: float) -> None:
-        """A launch of *label* in *zone* that *began* then has a node ready."""
+        """Note that a launch of *label* in *zone* that *began* then made a node ready."""
         self.labels.succeeded((pool, label), began)
         if zone is not None:
             self.zones.succeeded(zone, began)
 
     def launch_failed(self, pool: str, label: str, zone: str | None, error: DriverError) -> None:
-        """A launch failed. What it may be the fault of is the label or the zone, by the error's scope; where that does
-        not tell, both, except that what is known to fail is taken to be the only cause."""
+        """Note a failed launch. The error's scope says whether it counts for the label or the zone. If it does not say,
+        it counts for both, except that a breaker that is open already is taken to be the only cause."""
         is_away = isinstance(error, ProviderUnavailableError) and error.scope in (Scope.ZONE, Scope.LABEL)
         if not is_away and not isinstance(error, LaunchFailedError | InsufficientCapacityError):
-            return  # it is told of in other ways
+            return  # it is reported in other ways
         key, cause = (pool, label), cause_of(error)
         is_of_zone = zone is not None and error.scope in (Scope.ZONE, Scope.REQUEST)
         is_of_label = error.scope in (Scope.LABEL, Scope.REQUEST) or (error.scope is Scope.ZONE and zone is None)
@@ -386,22 +387,22 @@ class ProviderBreakers:
             self.zones.failed(zone, cause)
 
     def is_doubtful(self, pool: str, labels: Iterable[str]) -> bool:
-        """Whether launches of one of *labels* fail in *pool*, and no probe is due."""
+        """Return True if launches of one of *labels* fail in *pool*, and no probe is due."""
         return any(not self.labels.may_try((pool, label)) for label in labels)
 
     def chosen(self, pool: str, labels: Iterable[str]) -> None:
-        """Nodes with these *labels* are about to be launched in *pool*: that is the probe, where one is due."""
+        """Note that nodes with these *labels* are about to be launched in *pool*: the probe, if one is due."""
         for label in labels:
             if self.labels.may_try((pool, label)):
                 self.labels.probe((pool, label))
 
     def told(self, pool: str, labels: Iterable[str]) -> list[OpenBreaker]:
-        """The open ones that concern a request for *labels* in *pool*."""
+        """Return the open breakers that concern a request for *labels* in *pool*."""
         wanted = sorted({(pool, label) for label in labels})
         return [*self.questions.told(), *self.launches.told(), *self.zones.told(), *self.labels.told(wanted)]
 
     def forget(self) -> None:
-        """The provider has another configuration."""
+        """Close all: the provider has another configuration."""
         self.launches.forget()
         self.zones.forget()
         self.labels.forget()

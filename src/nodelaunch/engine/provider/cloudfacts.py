@@ -1,4 +1,4 @@
-"""What a cloud says about itself: its limits, what others use of them, its zones, and what each label takes."""
+"""A cloud's answers about itself: its limits, others' usage, its zones, and the usage of each label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nodelaunch.protocol.soundness import sound_limits, sound_listed, sound_usag
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 60.0
-"""For each call that asks the cloud about itself."""
+"""Seconds for each question to the cloud about itself."""
 UNKNOWN_LABEL = LabelView()
 
 
@@ -34,29 +34,29 @@ class CloudFacts:
 
     limits: Limits = NO_LIMITS
     unmanaged: Usage = NOTHING
-    """Taken by instances that no record explains."""
+    """Usage of instances without a record."""
     foreign: Usage = NOTHING
-    """What others take of it: that does not come back to us, while leaked instances of ours go soon."""
+    """The part of it that others use: it does not become free, while leaked instances of this system soon go."""
     zones: tuple[str, ...] = ()
-    """Placement zones the cloud has, where its driver says; for pools that name none."""
+    """Placement zones of the cloud, if its driver reports them; for pools that name none."""
     labels: Mapping[tuple[str, str], LabelView] = field(default_factory=dict)
-    """By pool and label."""
+    """Facts of labels, by pool and label."""
 
     def label(self, pool: str, label: str) -> LabelView:
-        """What is known of the label in the pool."""
+        """Return the facts of the label in the pool."""
         return self.labels.get((pool, label), UNKNOWN_LABEL)
 
     def with_broken_label(self, pool: str, label: str, detail: str) -> CloudFacts:
-        """These facts, and that the label can't be launched in the pool, with the reason."""
+        """Return these facts with the label marked as not launchable in the pool, with the reason."""
         known = self.label(pool, label)
         broken = LabelView(known.need, known.is_ready, detail)
         return replace(self, labels={**self.labels, (pool, label): broken})
 
 
 async def ask_cloud(driver: Driver, config: ProviderConfig, recorded: Container[str]) -> CloudFacts:
-    """Ask the cloud of provider *config* everything. *recorded*: the ids of all nodes that have a record.
+    """Ask the cloud of provider *config* all questions. *recorded*: the ids of all nodes that have a record.
 
-    Raises: DriverError, TimeoutError when a call takes more than `CALL_TIMEOUT_S`.
+    Raises: DriverError; TimeoutError if a call takes more than `CALL_TIMEOUT_S`.
     """
     limits = sound_limits(await _answered(driver.quota_limits()))
     unmanaged, foreign = await _answered(_unrecorded_usage(driver, config.name, recorded))
@@ -70,7 +70,7 @@ async def ask_cloud(driver: Driver, config: ProviderConfig, recorded: Container[
 
 
 async def listed(driver: Driver) -> AsyncIterator[Instance]:
-    """Every instance its credentials can see. Raises: DriverError, also for one that can't be."""
+    """Yield every instance that the credentials can see. Raises: DriverError, also for an invalid instance."""
     async for instance in driver.list_instances():
         yield sound_listed(instance)
 
@@ -81,7 +81,7 @@ async def _answered(call: Awaitable[T]) -> T:
 
 
 async def _unrecorded_usage(driver: Driver, provider: str, recorded: Container[str]) -> tuple[Usage, Usage]:
-    """What instances take that no record explains, and what those of them take that others made."""
+    """Return the usage of instances without a record, and the part of it that others use."""
     if isinstance(driver, SupportsInventory):
         return NOTHING, NOTHING
     unrecorded, foreign = [], []

@@ -1,7 +1,6 @@
-"""Fences: by them a driver that can refuses a call of ours that arrives after another launcher took the node over.
+"""Fences: a driver that supports them refuses a launcher's late call after another launcher took the node over.
 
-Our own looks at a lock can't see to that: a call may be under way for any time. What does *not* belong here: which
-calls are made.
+A check of the lock can't ensure that: a call may be under way for any time.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from nodelaunch.protocol.store import Lock
 
 
 def fence_of(node: Node, lock: Lock) -> Fence:
-    """That of all calls for *node* by whoever holds *lock*, its lock."""
+    """Return the fence of all calls for *node* by the holder of *lock*, the node's lock."""
     made_at = f"@{node.created_time:.6f}" if isinstance(node.created_time, float | int) else ""
     return Fence(f"{node.id}{made_at}", lock.fence)
 
 
 async def raise_fence(provider: ProviderRuntime, fence: Fence) -> None:
-    """Have older calls for the node be refused from now on, by a driver that can. Raises: DriverError."""
+    """Have older calls for the node refused from now on, if the driver can. Raises: DriverError."""
     generation = provider.current
     if generation.fencing is not None:
         async with provider.using(generation):

@@ -1,7 +1,7 @@
-"""Which tenants may have which nodes of machines that exist already: by the machine that a record stands for.
+"""Which tenants may use which nodes of machines that exist already, by the machine that a record stands for.
 
-The configuration says it, not the record: a record may be from before the last change, or from another program.
-What does *not* belong here: restrictions of pools and labels, which hold for a request before any node is looked at.
+The configuration decides, not the record: a record may be from before the last change, or from another program.
+Restrictions of pools and labels are checked elsewhere, before any node is looked at.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ Identity = tuple[str, str | None, int, int]
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """Of one pool: the tenants that may use each slot of its machines."""
+    """The rule of one pool: the tenants that may use each slot of its machines."""
 
     machines: Mapping[Identity, Allowed]
 
     def allowed_on(self, node: Node) -> Allowed:
-        """Nobody may use a node whose machine is not in the pool: its record is about to change or to go."""
+        """Return the tenants that may use *node*: none if its machine is not in the pool, as its record is about to
+        change or to go."""
         return self.machines.get(machine_of(node).identity, NOBODY)
 
 
 def host_rule(generation: Generation, pool: str) -> HostRule | None:
-    """The rule of *pool*; None where nothing at the provider is restricted, so that everybody may use all."""
+    """Return the rule of *pool*; None if nothing at the provider is restricted: every tenant may use all nodes."""
     pools, inventory = generation.config.pools, generation.inventory
     if inventory is None or not any(each.tenants is not None or each.machine_tenants for each in pools):
         return None

@@ -1,8 +1,8 @@
-"""Watches the hosts of one provider whose machines exist already: looks at them, and withholds those that failed.
+"""Watches the hosts of one provider whose machines exist already: checks them, and withholds failing ones.
 
-Each process has one per provider. A host that fails a look, or does not answer when it is handed out, is not handed out
-by this process before a good look; the pauses between looks are those of `Quarantine`. State is in memory: after a
-restart every host is looked at once more. What does *not* belong here: the node records (inventory.py), and the rules
+Each process has one per provider. A host that fails a check, or does not answer when it is handed out, is not handed
+out by this process before a good check; `Quarantine` sets the pauses between checks. State is in memory: after a
+restart every host is checked once more. What does *not* belong here: the node records (inventory.py), and the rules
 (decisions/quarantine.py).
 """
 
@@ -38,18 +38,18 @@ log: Logger = get_logger(__name__)
 
 NOT_ANSWERED = "it did not answer when it was to be handed out"
 SLACK_S = 0.001
-"""Added to when a look is due: a timer of the loop may be early by the resolution of its clock."""
+"""Seconds added to the time of a check: a timer of the loop may be early by the resolution of its clock."""
 LEARN_AGAIN_S = 1.0
-"""Pause after the driver could not say which machines there are."""
+"""Seconds until the next try after the driver could not list its machines."""
 MOST_TOLD = 5
-"""Hosts that one answer names."""
+"""Hosts that one answer names at most."""
 
 
 class HostWatch:
-    """`run` it; `renew` it when the configuration changed.
+    """Watches the hosts of one provider. `run` it; `renew` it when the configuration has changed.
 
-    Invariants: the view hides the idle nodes of exactly the hosts that are failing; a host is in ``_looking`` while a
-    look at it is under way.
+    Invariants: the view hides the idle nodes of exactly the failing hosts; a host is in ``_looking`` while it is being
+    checked.
     """
 
     def __init__(
@@ -61,42 +61,42 @@ class HostWatch:
     ) -> None:
         """*using*: keeps the driver from being closed meanwhile. *guard*: counts the hosts of all providers."""
         self.on_found: Callable[[Host, Inspection], None] | None = None
-        """Told of each good look."""
+        """Called with each good check."""
         self.on_out: Callable[[Host], None] | None = None
-        """Told of each host that goes into quarantine."""
+        """Called with each host that goes into quarantine."""
         self.listeners: list[Callable[[str], None]] = []
-        """Told the name of a pool that may have more nodes to hand out."""
+        """Called with the name of a pool that may have more nodes to hand out."""
         self._provider = provider
         self._view = view
         self._using = using
         self._quarantine = Quarantine(provider, [guard])
         self._machines: dict[Host, list[Machine]] = {}
-        """The slots of each."""
+        """The slots of each host."""
         self._is_guarded = False
-        """As last told."""
+        """The last value reported."""
         self._generation = 0
         self._is_stale = True
-        """Whether ``_machines`` may be those of another configuration."""
+        """True if ``_machines`` may be those of another configuration."""
         self._looking: set[Host] = set()
         self._wanted: dict[Host, None] = {}
-        """Hosts to be looked at that have not failed."""
+        """Hosts to be checked that have not failed."""
         self._wake = asyncio.Event()
         self._log = log.bind(provider=provider)
 
     def is_out(self, host: Host) -> bool:
-        """Whether it is in quarantine."""
+        """Return True if the host is in quarantine."""
         return self._quarantine.is_out(host)
 
-    # -- being told -------------------------------------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------------------------
 
     def renew(self) -> None:
-        """The configuration changed: those that failed before are looked at at once, as they are configured now."""
+        """Handle a new configuration: failed hosts are checked at once, as they are configured now."""
         self._generation += 1
         self._is_stale = True
         self._wake.set()
 
     def want(self, host: Host) -> None:
-        """Look at *host*: now, or when it is due if it failed before."""
+        """Check *host*: now, or when it is due if it failed before."""
         if host not in self._quarantine.failing and host not in self._looking:
             self._wanted[host] = None
             self._wake.set()
@@ -105,11 +105,12 @@ class HostWatch:
         return self._machines.get(host, ())
 
     def handed_out(self, machine: Machine) -> None:
-        """It answered when it was to be handed out."""
+        """Note that the machine answered when it was to be handed out."""
         self._quarantine.handed_out(host_of(machine))
 
     def not_handed_out(self, machine: Machine, detail: str = NOT_ANSWERED) -> bool:
-        """It did not answer when it was to be handed out; whether it is watched, so that it is not offered again."""
+        """Note that the machine did not answer when it was to be handed out. Return True if it is watched, so that it
+        is not offered again."""
         host = host_of(machine)
         self._note(self._quarantine.not_handed_out(host, detail, self._now(), _chance()))
         return host in self._machines
@@ -117,7 +118,7 @@ class HostWatch:
     # -- looking ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look at what is to be looked at, until cancelled."""
+        """Check hosts when they are due, until cancelled."""
         self._view.idle.hide(self._provider, self._is_hidden)
         self.renew()
         try:
@@ -138,7 +139,7 @@ class HostWatch:
             self._look_at_nodes(failing)
 
     async def _learn(self) -> None:
-        """Have the machines as they are configured now; later where the driver does not know them yet."""
+        """Read the machines as they are configured now; later if the driver does not know them yet."""
         try:
             async with self._using() as driver:
                 if not isinstance(driver, SupportsInventory):
@@ -155,8 +156,8 @@ class HostWatch:
         self._look_at_nodes(failing)
 
     def _take_due(self) -> list[Host]:
-        """The hosts to be looked at now, none twice. Those that are wanted wait until it is known whether they are
-        configured."""
+        """Remove and return the hosts to be checked now, each once. Wanted hosts wait until it is known whether they
+        are configured."""
         wanted: dict[Host, None] = {}
         if not self._is_stale:
             wanted, self._wanted = self._wanted, {}
@@ -175,7 +176,7 @@ class HostWatch:
             pass
 
     async def _look(self, host: Host) -> None:
-        """Look at *host*, again if the configuration changed meanwhile."""
+        """Check *host*, and again if the configuration changed meanwhile."""
         try:
             generation = -1
             found: Inspection | Exception = Inspection()
@@ -242,7 +243,7 @@ class HostWatch:
         )  # fmt: skip
 
     def _tell_of_guard(self) -> None:
-        """Say it once, whichever guard it is."""
+        """Report a change of the guard once, whichever guard it is."""
         guarded = self._quarantine.guarded
         if (guarded is not None) is self._is_guarded:
             return
@@ -258,7 +259,7 @@ class HostWatch:
         return bool(self._quarantine.failing) and host_of(machine_of(node)) in self._quarantine.failing
 
     def _look_at_nodes(self, hosts: Iterable[Host]) -> None:
-        """Have the nodes of *hosts* hidden, or shown again."""
+        """Hide the nodes of *hosts*, or show them again."""
         pools = set()
         for host in hosts:
             for node_id in self._view.nodes_with(self._provider, host[0]):
@@ -272,7 +273,7 @@ class HostWatch:
     # -- explaining -------------------------------------------------------------------------------------------------
 
     def reasons(self, pool: str, label: str) -> list[Reason]:
-        """Why machines of *pool* with *label* are not handed out, the one that is away longest first."""
+        """Return why machines of *pool* with *label* are not handed out, the one that is away longest first."""
         failing = self._quarantine.failing.items()
         away = sorted(
             ((known.since, host, known) for host, known in failing if self._has(host, pool, label)),
@@ -319,7 +320,7 @@ def host_of(machine: Machine) -> Host:
 
 
 def machine_of(node: Node) -> Machine:
-    """The machine slot a static node's record stands for."""
+    """Return the machine slot that a static node's record stands for."""
     port: Any = node.connection_port
     return Machine(
         pool=node.pool or "",

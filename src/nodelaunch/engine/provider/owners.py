@@ -1,6 +1,6 @@
-"""Whose an instance is: a driver that names the same one for two nodes does not get one of them deleted for the other.
+"""The owner of each instance: if a driver names the same instance for two nodes, it is not deleted for the wrong one.
 
-What does *not* belong here: leaks (engine/cleanup/leaks.py), and what an id has to look like (protocol/soundness.py).
+leaks.py has instances without a node; protocol/soundness.py checks the form of an id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock
 
 _GONE = (NodeState.DELETING, NodeState.DELETED)
-"""A name may be used again once its instance is gone, which is before its record is."""
+"""An id may be used again once its instance is gone, which is before its record is."""
 
 
 class Holder(Protocol):
@@ -32,16 +32,16 @@ class Holder(Protocol):
 
 
 class Owners:
-    """The nodes of a provider's instances, recorded or about to be."""
+    """The owners of a provider's instances, recorded or about to be."""
 
     def __init__(self, provider: str, view: ClusterView) -> None:
         self._provider = provider
         self._view = view
         self._launching: WeakValueDictionary[ExternalId, Holder] = WeakValueDictionary()
-        """Those held, of which the view may not tell yet."""
+        """Holders whose instance the view may not have yet."""
 
     def take(self, external_id: ExternalId, holder: Holder) -> None:
-        """The instance is *holder*'s. Raises: DriverError when it is another node's."""
+        """Make *holder* the owner of the instance. Raises: DriverError if another node owns it."""
         owner = self._owner_but(holder, external_id)
         if owner is not None:
             text = f"the driver gave an external_id that is node {owner}'s, too: {external_id}"
@@ -49,14 +49,14 @@ class Owners:
         self._launching[external_id] = holder
 
     def left_by(self, error: DriverError, holder: Holder) -> ExternalId | None:
-        """The instance that the failed call for *holder* may have left, if it is no other node's."""
+        """Return the instance that the failed call for *holder* may have left, if no other node owns it."""
         if error.external_id is None:
             return None
         external_id = ExternalId(error.external_id)
         return external_id if self._owner_but(holder, external_id) is None else None
 
     def _owner_but(self, holder: Holder, external_id: ExternalId) -> NodeId | None:
-        """Whose it is, if not *holder*'s."""
+        """Return the owner of the instance, if it is not *holder*."""
         other = self._launching.get(external_id)
         if other is not None and other.id != holder.id and other.external_id == external_id and other.lock.is_held:
             return other.id

@@ -1,4 +1,4 @@
-"""When a cloud without room is used again, and when one is asked again of which something is doubted."""
+"""When to use a cloud without capacity again, and when to ask a cloud again about doubtful facts."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from collections.abc import Callable
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
 AWAITED_REFRESH_S = 30.0
-"""How old limits and foreign usage may get while requests wait for room: others who share the account may make some."""
+"""Seconds after which limits and foreign usage are asked again while requests wait: others who share the account may
+have freed capacity."""
 
 
 class QuotaRefusals:
-    """The pause after the cloud refused a launch for lack of quota although there seemed to be room.
+    """The pause after the cloud refused a launch for lack of quota although there seemed to be capacity.
 
-    The pause doubles with each refusal, from `FIRST_PAUSE_S` to `LAST_PAUSE_S`, until a launch succeeds.
-    Invariant: while ``is_active``, a timer runs that ends the pause.
+    The pause doubles with each refusal, from `FIRST_PAUSE_S` to `LAST_PAUSE_S`, until a launch succeeds. Invariant:
+    while ``is_active``, a timer runs that ends the pause.
     """
 
     def __init__(self, on_retry: Callable[[], None]) -> None:
-        """*on_retry* is called when the pause ends, whatever ends it but `close`."""
+        """*on_retry* is called when the pause ends, except by `close`."""
         self.is_active: bool = False
-        """Whether a pause is under way."""
+        """True during a pause."""
         self.pause_s: float = 0.0
         """The length of the last pause; 0 after a successful launch."""
         self._on_retry = on_retry
         self._timer: asyncio.TimerHandle | None = None
 
     def refused(self) -> None:
-        """Begin a pause: the cloud has refused."""
+        """Start a pause: the cloud has refused."""
         self.close()
         self.pause_s = min(LAST_PAUSE_S, 2 * self.pause_s) or FIRST_PAUSE_S
         self.is_active = True
         self._timer = asyncio.get_running_loop().call_later(self.pause_s, self.retry)
 
     def granted(self) -> None:
-        """End the pause, and its growth: an instance was created, so there is room."""
+        """End the pause and reset its length: an instance was created, so there is capacity."""
         self.pause_s = 0.0
         self.retry()
 
     def retry(self) -> None:
-        """End the pause, if there is one: it is over, something of ours is gone, or there was room."""
+        """End the pause, if there is one: its time is over, or capacity became free."""
         if self.is_active:
             self.close()
             self._on_retry()
 
     def close(self) -> None:
-        """End the pause and call nobody."""
+        """End the pause without a callback."""
         self.is_active = False
         if self._timer is not None:
             self._timer.cancel()
@@ -53,20 +54,20 @@ class QuotaRefusals:
 
 
 class AwaitedRefresh:
-    """Asks the cloud again every `AWAITED_REFRESH_S` while requests wait for room that it has not got.
+    """Asks the cloud again every `AWAITED_REFRESH_S` while requests wait for capacity that it does not have.
 
-    Invariant: while anybody waits, a timer runs.
+    Invariant: while a request waits, a timer runs.
     """
 
     def __init__(self, on_due: Callable[[], None]) -> None:
-        """*on_due* is called each time the cloud is to be asked."""
+        """*on_due* is called each time the cloud has to be asked."""
         self._on_due = on_due
         self._awaited_by: set[str] = set()
         """Names of pools in which requests wait."""
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, pool: str, *, is_awaited: bool) -> None:
-        """Note whether requests wait for room in *pool*."""
+        """Note whether requests wait for capacity in *pool*."""
         if not is_awaited:
             self._awaited_by.discard(pool)
             return
@@ -84,7 +85,7 @@ class AwaitedRefresh:
             self._start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._awaited_by.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -95,7 +96,7 @@ class BoundedCall:
     """Calls a function when it is called itself, but not again before a pause is over: then once, however often it was
     called meanwhile.
 
-    Invariant: while a pause is under way, a timer runs that ends it.
+    Invariant: during a pause, a timer runs that ends it.
     """
 
     def __init__(self, on_call: Callable[[], None], pause_s: float) -> None:
@@ -118,7 +119,7 @@ class BoundedCall:
             self()
 
     def close(self) -> None:
-        """Call no more."""
+        """Make no more calls."""
         self._is_due = False
         if self._timer is not None:
             self._timer.cancel()

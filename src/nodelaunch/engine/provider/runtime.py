@@ -1,8 +1,8 @@
-"""One provider at run time: its driver, what is known of its cloud, and how many launches run.
+"""One provider at run time: its driver, the facts of its cloud, and the number of its launches.
 
-All of it is known beforehand and refreshed beside the work, so that deciding on a request never waits for a cloud.
-What is asked is in cloudfacts.py, what follows when the cloud has no room in refusals.py.
-What does *not* belong here: deciding, launching, records.
+The facts are asked beforehand and refreshed in the background, so that a decision on a request never waits for a cloud.
+cloudfacts.py asks the questions, refusals.py handles a cloud without capacity. What does *not* belong here: deciding,
+launching, records.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from nodelaunch.protocol.quota import Usage
 log: Logger = get_logger(__name__)
 
 REFRESH_S = 300.0
-"""How old limits and foreign usage may get while all goes well."""
+"""Seconds after which limits and foreign usage are asked again while the provider answers."""
 IMAGE_WAIT_S = 3600.0
-"""How long after a builder began it, requests wait for the first image of a label before they are declined."""
+"""Seconds after a builder's start for which requests wait for the first image of a label before they are declined."""
 
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """A provider's configuration and the driver made from it. What was begun under one ends under it."""
+    """A provider's configuration and the driver made from it. Work ends under the generation it started under."""
 
     config: ProviderConfig
     driver: Driver
     users: int = 0
     upkeep: asyncio.Task[None] | None = None
-    """The driver's own work, which goes on as long as it is used."""
+    """The driver's own work, which runs as long as the driver is used."""
     launching: Launching = field(init=False)
-    """How nodes are launched. It is asked for several times a launch, and a configuration takes its time to say."""
+    """How nodes are launched. Read several times a launch, and slow to compute from the configuration."""
     inventory: SupportsInventory | None = field(init=False)
-    """The driver, if its machines exist already. This and the next are asked for once: the question is slow."""
+    """The driver, if its machines exist already. This and the next are computed once: the check is slow."""
     key_scanner: ScansHostKeys | None = field(init=False)
     console: SupportsConsoleLog | None = field(init=False)
     fencing: SupportsFencing | None = field(init=False)
@@ -73,29 +73,29 @@ class Generation:
 
 
 class ProviderRuntime:
-    """What the engine knows of one provider. `run` keeps it fresh; `renew` gives it another configuration."""
+    """The engine's facts of one provider. `run` keeps them fresh; `renew` sets another configuration."""
 
     def __init__(
         self, config: ProviderConfig, driver: Driver, view: ClusterView, events: EventHub | None = None
     ) -> None:
         self.name: str = config.name
         self.events: EventHub = events or EventHub()
-        """Told what happens here."""
+        """Receives the provider's events."""
         self.current: Generation = Generation(config, driver)
         self.cloud: CloudFacts = CloudFacts()
-        """As of the last successful `refresh`."""
+        """The answers of the last successful `refresh`."""
         self.down: str | None = "it has not answered yet"
         """Why the cloud can't be asked; None while it can."""
         self.is_failing: bool = False
-        """Whether it was asked, and failed."""
+        """True if the provider was asked, and failed."""
         self.is_ending = False
-        """Whether nobody needs to know anything of it any more."""
+        """True if no part of the launcher needs its facts any more."""
         self.running_launches = 0
         self.listeners: list[Callable[[], None]] = []
-        """Called when anything known here changed."""
+        """Called when any of these facts changed."""
         self.refusals: QuotaRefusals = QuotaRefusals(self.changed)
         self.awaited: AwaitedRefresh = AwaitedRefresh(self.invalidate)
-        """Pools in which requests wait for room that the cloud has not got."""
+        """Pools in which requests wait for capacity that the cloud does not have."""
         self.owners: Owners = Owners(config.name, view)
         self.breakers: ProviderBreakers = ProviderBreakers(
             config.name, on_change=self.changed, ask=self.invalidate, events=self.events
@@ -104,7 +104,7 @@ class ProviderRuntime:
         self._stale = asyncio.Event()
 
     def tell(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
-        """Let it be known what the cloud did to a request in one of the provider's pools."""
+        """Emit an event that says what the cloud did to a request in one of the provider's pools."""
         if pool is not None and request_id is not None:
             self.events.emit(RequestNoted(self.events.now(), RequestId(request_id), self.name, pool, what))
 
@@ -118,16 +118,16 @@ class ProviderRuntime:
 
     @property
     def is_away(self) -> bool:
-        """Whether it was asked for something and has not answered since."""
+        """True if the provider was asked and has not answered since."""
         return (self.is_failing and self.down is not None) or self.breakers.launches.is_open
 
     @property
     def can_launch(self) -> bool:
-        """False where the driver only has machines that already exist."""
+        """False if the driver only has machines that already exist."""
         return self.current.inventory is None
 
     async def renew(self, config: ProviderConfig, driver: Driver) -> None:
-        """Go on with *config* and *driver*; the old driver is closed once nobody uses it any more."""
+        """Use *config* and *driver* from now on; the old driver is closed once its last user is done."""
         old, self.current = self.current, Generation(config, driver)
         self.down = "its configuration changed and it has not answered since"
         self.breakers.forget()
@@ -158,9 +158,9 @@ class ProviderRuntime:
             log.warning("driver_not_closed", provider=self.name, detail=str(error))
 
     def label_views(self, pool: PoolConfig, driver: Driver) -> dict[str, LabelView]:
-        """What is known of the labels *pool* offers with the *driver* of its generation.
+        """Return the facts of the labels that *pool* offers with the *driver* of its generation.
 
-        A diskimage counts as there while it has a ready upload, and as on its way while a builder is at its first.
+        A diskimage is available while it has a ready upload, and on its way while a builder makes its first.
         """
         views: dict[str, LabelView] = {}
         for label in pool.label_names:
@@ -176,39 +176,39 @@ class ProviderRuntime:
         return views
 
     def need(self, pool: str, label: str) -> Usage:
-        """What one node takes."""
+        """Return the usage of one node."""
         return self.cloud.label(pool, label).need
 
-    # -- refusals: the cloud said no although there seemed to be room -----------------------------------------------
+    # -- refusals: the cloud refused although there seemed to be capacity -------------------------------------------
 
     def quota_refused(self) -> None:
-        """The cloud refused for lack of quota: ask it again what there is, and don't try again at once."""
+        """Note that the cloud refused for lack of quota: ask it for its limits, and pause launches."""
         self.refusals.refused()
         self.invalidate()
 
     def quota_granted(self) -> None:
-        """An instance was created: there is room after all."""
+        """Note that an instance was created: the cloud has capacity."""
         if self.refusals.pause_s:
             self.refusals.granted()
 
     def capacity_freed(self) -> None:
-        """Something of ours is gone. While nothing is refused, what is gone from the records is counted from there."""
+        """Note that an instance of ours is gone. Without a refusal, the records show the free capacity."""
         if self.refusals.is_active:
             self.refusals.retry()
 
     # -- knowing ----------------------------------------------------------------------------------------------------
 
     def invalidate(self) -> None:
-        """What is known of limits is doubtful; ask again soon."""
+        """Ask for the limits again soon, because they are doubtful."""
         self._stale.set()
 
     def label_broken(self, pool: str, label: str, detail: str) -> None:
-        """The label can't be launched until something changes; asked again with the next refresh."""
+        """Note that the label can't be launched; the next refresh asks again."""
         self.cloud = self.cloud.with_broken_label(pool, label, detail)
         self.changed()
 
     async def run(self) -> None:
-        """Keep what is known fresh. Ends when it is cancelled, or `is_ending`: a driver may keep the former from us."""
+        """Keep the facts fresh. Ends when it is cancelled, or `is_ending`: a driver may swallow the cancellation."""
         while not self.is_ending:
             await self._view.warm()
             self._stale.clear()
@@ -230,7 +230,7 @@ class ProviderRuntime:
             await self._sleep(delay, generation)
 
     def _not_answered(self, generation: Generation, cause: FailureCause) -> float:
-        """Until when not to ask again, in seconds."""
+        """Return the seconds until the next question."""
         questions = self.breakers.questions
         if generation is not self.current:
             return 0.0
@@ -246,8 +246,8 @@ class ProviderRuntime:
         self._set_down(None)
 
     async def _sleep(self, delay_s: float, generation: Generation) -> None:
-        """Until it is time, or what is known is doubtful. A provider that is away is not asked sooner for a doubt,
-        only for another configuration."""
+        """Sleep until the next question is due, or facts are doubtful. A provider that is unavailable is not asked
+        sooner for a doubt, only for another configuration."""
         if self.is_ending:
             return
         try:
@@ -260,7 +260,7 @@ class ProviderRuntime:
             pass
 
     async def refresh(self) -> None:
-        """Ask the cloud for its limits, what others use of them, its zones, and what each label takes.
+        """Ask the cloud for its limits, others' usage, its zones, and the usage of each label.
 
         Raises: DriverError, TimeoutError.
         """
@@ -275,7 +275,7 @@ class ProviderRuntime:
             self.changed()
 
     async def instances_by_node(self) -> dict[str, list[ExternalId]]:
-        """The instances that carry this provider's name, by the node id they carry."""
+        """Return the instances that carry this provider's name, by the node id they carry."""
         found: defaultdict[str, list[ExternalId]] = defaultdict(list)
         async with self.using() as driver:
             async for instance in listed(driver):
@@ -290,7 +290,7 @@ class ProviderRuntime:
             self.changed()
 
     def changed(self) -> None:
-        """Tell whoever listens that something known here, or counted against it, changed."""
+        """Notify the listeners that a fact, or usage, of the provider changed."""
         for listener in tuple(self.listeners):
             listener()
 

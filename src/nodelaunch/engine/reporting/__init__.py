@@ -1,1 +1,1 @@
-"""Reports how requests and launchers stand, to whoever asks, in this process or through the store."""
+"""Reports the standing of requests and launchers, in this process or through the store."""

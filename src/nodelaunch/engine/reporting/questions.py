@@ -1,8 +1,8 @@
-"""How anybody may ask all launchers how a request stands, or how they are themselves: a question is a znode, each
-process adds its answer below.
+"""Questions to all launchers about the standing of a request, or about the launchers themselves: a question is a znode,
+and each process adds its answer below it.
 
-It needs nothing but the store, costs nothing while nobody asks, and reaches every launcher on every machine. What does
-*not* belong here: what the answer is (scheduler.py).
+It needs only the store, costs nothing without questions, and reaches every launcher on every machine. explaining.py and
+report.py make the answers.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from nodelaunch.protocol.store import Changed, Entry, Store, TreeEvent
 log: Logger = get_logger(__name__)
 
 ANSWER_TIMEOUT_S = 5.0
-"""How long an asker waits for processes that are present."""
+"""Seconds that an asker waits for processes that are present."""
 
 REPORT = json.dumps({"report": True}).encode()
-"""The question how a launcher is."""
+"""The question for a launcher's report."""
 
 LATEST_S = 1e11
-"""Seconds since 1970 beyond which no time can be shown."""
+"""Seconds since 1970 beyond which a time can't be shown."""
 
 Explain = Callable[[RequestId], list[RequestStanding]]
-"""How a request stands with each pool of this process."""
+"""Returns a request's standing with each pool of this process."""
 
 
 class Answerer:
-    """Answers for one process. `run` it."""
+    """Answers questions for one process. `run` it."""
 
     def __init__(self, store: Store, own_id: str, explain: Explain, report: Callable[[], LauncherReport]) -> None:
         self._store = store
@@ -75,7 +75,7 @@ class Answerer:
             log.info("not_answered", question=data.decode(errors="replace"), detail=str(error))
 
     def _answer_to(self, data: bytes) -> bytes | None:
-        """None: it is not a question that we know."""
+        """Return the answer; None: the question is of an unknown kind."""
         if data == REPORT:
             return self._report().to_bytes()
         try:
@@ -91,7 +91,7 @@ def _is_question(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the launchers said. ``pools``: as `RequestStanding.to_json` has it, and the id of the process as
+    """The launchers' answers. ``pools``: as from `RequestStanding.to_json`, with the id of the process as
     ``launcher``."""
 
     pools: list[dict[str, Any]] = field(default_factory=list)
@@ -108,7 +108,7 @@ async def ask(store: Store, request_id: RequestId, processes: list[str]) -> Answ
 
 
 async def ask_reports(store: Store, processes: list[str]) -> list[LauncherReport]:
-    """What those of the *processes* with these ids report of themselves that answer; waits `ANSWER_TIMEOUT_S` at most.
+    """Return the reports of the *processes* with these ids that answer; waits `ANSWER_TIMEOUT_S` at most.
 
     Raises: StoreError.
     """
@@ -118,7 +118,7 @@ async def ask_reports(store: Store, processes: list[str]) -> list[LauncherReport
 
 
 async def _ask(store: Store, question: bytes, processes: list[str]) -> dict[str, bytes]:
-    """Answers by process."""
+    """Return the answers by process."""
     asked = await store.create(f"{paths.QUESTIONS}/", question, sequence=True, parents=True)
     changed = asyncio.Event()
     try:
@@ -139,8 +139,8 @@ async def _ask(store: Store, question: bytes, processes: list[str]) -> dict[str,
 
 
 async def why(store: Store, request_id: RequestId) -> tuple[str, ...]:
-    """Why a request is where it is: a line for each pool that says something of it, with its launcher where several
-    serve it. Nothing where nobody answers, or the store does not."""
+    """Return why a request is in its present state: a line for each pool with an answer, with its launcher if several
+    serve it. Empty if no launcher answers, or the store does not."""
     try:
         names = await store.children(paths.PRESENCES)
         entries = await store.get_many([f"{paths.PRESENCES}/{name}" for name in names])
@@ -157,7 +157,7 @@ async def why(store: Store, request_id: RequestId) -> tuple[str, ...]:
 
 
 def _presence(entry: Entry | None) -> Presence | None:
-    """The presence that *entry* is, if it is one."""
+    """Return the presence in *entry*, if it is one."""
     try:
         return Presence.from_bytes(entry.path, entry.data) if entry is not None else None
     except RecordInvalidError:
@@ -165,13 +165,13 @@ def _presence(entry: Entry | None) -> Presence | None:
 
 
 def shared_pools(pools: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Provider and pool of those of *pools* that several launchers serve."""
+    """Return provider and pool of those of *pools* that several launchers serve."""
     counts = Counter((pool["provider"], pool["pool"]) for pool in pools)
     return {key for key, count in counts.items() if count > 1}
 
 
 def in_a_line(pool: dict[str, Any], *, of: str = "") -> str:
-    """What a pool, *of* this launcher, says now, or else what happened to the request there last, with its reasons."""
+    """Return a pool's answer now, or else the request's last event there, with its reasons. *of*: its launcher."""
     told: list[list[dict[str, Any]]] = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
     reasons: list[dict[str, Any]] = next((each for each in told if each), [])
     because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
@@ -182,7 +182,7 @@ def in_a_line(pool: dict[str, Any], *, of: str = "") -> str:
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
-    """What an answer says, with defaults for what another version does not say; None where it is none."""
+    """Return the pools in an answer, with defaults for what another version leaves out; None if it is no answer."""
     try:
         pools = json.loads(data)["pools"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -192,7 +192,7 @@ def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
 
 
 def _whole(pool: dict[str, Any]) -> dict[str, Any]:
-    """*pool* with every key of `RequestStanding.to_json`, each of its kind; and whatever else it says."""
+    """Return *pool* with every key of `RequestStanding.to_json`, each of its kind; unknown keys are kept."""
     texts = {key: _text(pool.get(key)) for key in ("pool_id", "provider", "pool", "status")}
     return {
         **pool,

@@ -1,7 +1,7 @@
-"""What one launcher tells of itself: its pools with limits and faults, what waits in it and why, its last troubles.
+"""The report of one launcher: its pools with limits and faults, the requests that wait and why, its last troubles.
 
-It is made when somebody asks (questions.py), or wants to show it in this process; nothing is kept for it but the last
-troubles. What does *not* belong here: the state of the whole cluster (status.py above).
+It is made for a question (questions.py), or to be shown in this process; only the last troubles are kept for it. What
+does *not* belong here: the state of the whole cluster (status.py above).
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.states import RequestState
 
 MOST_WAITING = 20
-"""Requests that are told of, the first ones in the order of service."""
+"""Requests that are reported, the first ones in the order of service."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolReport:
-    """One pool of one launcher."""
+    """The report of one pool of one launcher."""
 
     provider: str
     pool: str
     pool_id: str
     limits: Mapping[str, float] = field(default_factory=dict)
-    """By resource, the tighter of the pool's and its provider's; without those that have none."""
+    """By resource, the tighter of the pool's and its provider's limit; resources without a limit are left out."""
     free: Mapping[str, float] = field(default_factory=dict)
-    """Of these, what is left for the next request."""
+    """By resource, the capacity left for the next request."""
     working: int = 0
-    """Requests that are worked on."""
+    """Requests in work."""
     down: str | None = None
     """Why its provider can't be asked; None while it can."""
     breakers: tuple[OpenBreaker, ...] = ()
-    """What is not tried at the moment because it failed again and again."""
+    """Open breakers."""
     takes_requests: bool = True
-    """False where ``max-concurrency`` is 0."""
+    """False if ``max-concurrency`` is 0."""
     is_stopped: bool = False
-    """Whether the launcher knows that an operator has paused it."""
+    """True if the launcher knows that an operator has paused the pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequest:
-    """A request that waits, and what pools say of it: ``PROVIDER/POOL: reason``."""
+    """A request that waits, with the pools' reasons: ``PROVIDER/POOL: reason``."""
 
     id: str
     why: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class WaitingRequest:
 
 @dataclass(frozen=True, slots=True)
 class ConfigInForce:
-    """Which configuration a launcher has in force."""
+    """The configuration that a launcher has in force."""
 
     digest: str
     """The same for equal configurations; secrets are left out of it."""
@@ -71,39 +71,39 @@ class ConfigInForce:
     path: str | None = None
     """None: it is not from a file, or the launcher is part of another program."""
     restart_needed: tuple[str, ...] = ()
-    """Keys of it that take effect at the next start: the process began with something else."""
+    """Keys that take effect at the next start: the process started with other values."""
     refused_at: float | None = None
-    """When the files were read that are not in force, as they have errors; None: they are in force."""
+    """When files with errors were read, which are not in force; None: the files are in force."""
     problems: tuple[str, ...] = ()
     """The first of these errors, each with file, line and column."""
 
 
 @dataclass(frozen=True, slots=True)
 class LauncherReport:
-    """What a launcher tells of itself."""
+    """The report of a launcher."""
 
     id: str
     started_at: float = 0.0
     """Seconds since 1970."""
     pid: int | None = None
-    """Its number on its host."""
+    """Its process id on its host."""
     config: ConfigInForce | None = None
     pools: tuple[PoolReport, ...] = ()
     providers: tuple[str, ...] = ()
-    """Those whose nodes it deletes: also such as were taken out and have nodes left."""
+    """Providers whose nodes it deletes, including removed ones that have nodes left."""
     waiting: tuple[WaitingRequest, ...] = ()
     """The first `MOST_WAITING` requests that wait."""
     troubles: tuple[Trouble, ...] = ()
-    """The last ones, the latest first."""
+    """The last troubles, the latest first."""
     min_ready: tuple[ReadyShortfall, ...] = ()
-    """Labels of which it has fewer nodes ready than it is to keep."""
+    """Labels with fewer ready nodes than it has to keep."""
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LauncherReport | None:
-        """None where *data* is no report; what another version says besides is left out."""
+        """Return the report in *data*; None if it is none. Unknown keys of another version are left out."""
         try:
             return msgspec.json.decode(data, type=LauncherReport)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -111,7 +111,7 @@ class LauncherReport:
 
 
 class Reporter:
-    """Reports on one launcher. *own_id*: under which it is present."""
+    """Makes the reports of one launcher. *own_id*: the id under which it is present."""
 
     def __init__(
         self,
@@ -124,10 +124,10 @@ class Reporter:
         standing: ConfigStanding,
         shortfalls: Callable[[], Iterable[ReadyShortfall]] = tuple,
     ) -> None:
-        """*pools* and *providers*: as of now, whenever they are asked for."""
+        """*pools* and *providers*: read anew for each report."""
         self.config: ConfigInForce | None = None
         self.config_path: str | None = None
-        """Where the configuration is read from; for whoever knows to say."""
+        """The file of the configuration, if the caller sets it."""
         self._own_id = own_id
         self._view = view
         self._clock = clock
@@ -139,11 +139,11 @@ class Reporter:
         self._started_at = clock.now()
 
     def config_loaded(self, digest: str) -> None:
-        """Another configuration is in force from now on."""
+        """Note that another configuration is in force from now on."""
         self.config = ConfigInForce(digest, self._clock.now())
 
     def report(self) -> LauncherReport:
-        """As of now."""
+        """Return the report as of now."""
         config = self.config
         if config is not None:
             standing = self._standing

@@ -1,4 +1,4 @@
-"""Hands decisions to the pools that carry them out, and takes note of how their work on requests ends."""
+"""Hands decisions to the pools that carry them out, and records how their work on requests ends."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Dispatcher:
         self._start(request.id, Work(key, planned), verdict, self._facts.reserved.pop(request.id), ())
 
     def decline(self, decision: Declined) -> None:
-        """Let one pool write that all of these give the request up."""
+        """Let one pool write the decline of all pools that the decision names."""
         keys = list(decision.verdicts)
         reasons = tuple(dict.fromkeys(reason for each in decision.verdicts.values() for reason in each.reasons))
         reservation = self._reservations.open(keys[0], None, {}, {})
@@ -80,14 +80,15 @@ class Dispatcher:
         self._own.pools[work.key].start(seen, verdict, reservation, tuple(pool_ids), self._ended)
 
     def _ended(self, request_id: RequestId, outcome: m.Outcome | None, state: m.State | None, error: object) -> None:
-        """A pool is done with the request. *outcome* None: its handling broke with *error*, or its lock was lost."""
+        """Note that a pool has ended its work on the request. *outcome* None: the handler failed with *error*, or its
+        lock was lost."""
         requests = self.requests
         work = requests.work.pop(request_id)
         self._facts.taken.difference_update(work.planned)
         if outcome is not None:
             self._history.ended(request_id, work.key, outcome, state)
             if outcome is m.Outcome.REFUSED and not work.changes:
-                requests.refused.add(request_id)  # look again when something happens to it
+                requests.refused.add(request_id)  # look again when the request changes
         elif isinstance(error, HandlerFailed):
             requests.failed(request_id, work.key, error)
         if request_id not in self._view.requests:
@@ -97,7 +98,7 @@ class Dispatcher:
         self._marks.room_changed(work.key)
 
     def removed(self, request_id: RequestId, request: NodeRequest | None = None) -> None:
-        """Stop the work on a request that is gone; *request*: as it was last seen, where that is known."""
+        """Stop the work on a request that is gone. *request*: the last version seen, if known."""
         work = self.requests.work.get(request_id)
         if work is not None:
             work.gone = request
@@ -107,7 +108,7 @@ class Dispatcher:
         self.requests.drop(request_id)
 
     def _remember(self, request: NodeRequest | None) -> None:
-        """What became of a request that is gone."""
+        """Record the outcome of a request that is gone."""
         if request is None:
             return
         nodes = [self._view.node(node_id) for node_id in request.nodes]
@@ -117,7 +118,7 @@ class Dispatcher:
         self._history.removed(request, is_taken=is_taken or not nodes)
 
     def withdraw(self, request_id: RequestId) -> None:
-        """Hand back a request that has waited too long for room."""
+        """Hand back a request that has waited too long for capacity."""
         work = self.requests.work.get(request_id)
         if work is not None:
             log.info("capacity_wait_timed_out", request_id=request_id, waited_s=ROOM_WAIT_S)

@@ -1,4 +1,4 @@
-"""Explains how a request stands with the pools of this process."""
+"""Explains the standing of a request with the pools of this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nodelaunch.protocol.verdicts import NoFreeMachine, PoolPaused, ProviderPaus
 
 
 class Explainer:
-    """Puts verdicts, the work of handlers and the history together. It changes nothing."""
+    """Combines verdicts, the work of handlers and the history. It changes nothing."""
 
     def __init__(
         self, schedule: Schedule, own: OwnPools, facts: EngineFacts, history: History, view: ClusterView
@@ -27,11 +27,11 @@ class Explainer:
         self._history = history
 
     def verdict(self, request_id: RequestId, key: PoolKey) -> Verdict | None:
-        """What was last decided for pool *key* on a request that waits."""
+        """Return the last decision for pool *key* on a request that waits."""
         return self._schedule.verdict(request_id, key, self._facts) if key in self._own.views else None
 
     def explain(self, request_id: RequestId) -> list[RequestStanding]:
-        """How the request stands with each pool of this process."""
+        """Return the request's standing with each pool of this process."""
         return [self._standing(request_id, pool) for pool in self._own.pools.values()]
 
     def _standing(self, request_id: RequestId, pool: Pool) -> RequestStanding:
@@ -57,19 +57,19 @@ class Explainer:
         )
 
     def _not_asked(self, pool: Pool) -> tuple[str, Sequence[Reason]] | None:
-        """Why an open request is not decided on in the pool; None: it soon will be."""
+        """Return why an open request is not decided on in the pool; None: it soon will be."""
         if not self._own.views[pool.key].takes_requests:
             return "deferred", (ProviderPaused(),)
         return None
 
 
 def _pauses(pool: Pool, reasons: Sequence[Reason]) -> list[Reason]:
-    """By which the pool is paused, where *reasons* do not say so."""
+    """Return the pauses of the pool that *reasons* do not mention."""
     return [reason for reason in map(PoolPaused.of, pool.pauses) if reason not in reasons]
 
 
 def _machines_away(pool: Pool, reasons: Iterable[Reason]) -> list[Reason]:
-    """For each label of which no machine is free, the machines that are away."""
+    """Return, for each label without a free machine, the machines that are away."""
     hosts = pool.ctx.provider.breakers.hosts
     labels = [reason.label for reason in reasons if isinstance(reason, NoFreeMachine)]
     return [] if hosts is None else [reason for label in labels for reason in hosts.reasons(pool.key[1], label)]

@@ -1,7 +1,7 @@
-"""What the schedule decides on: the pools of this process, the registered pools of all, and what is free where.
+"""The facts that the schedule decides on: the pools of this process, all registered pools, and the free capacity.
 
-Everything is taken from the view, the providers and the reservations as they are at the moment. What changes rarely is
-kept until it changes.
+All facts are computed from the present view, providers and reservations. Facts that change rarely are kept until they
+change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nodelaunch.engine.serve.pool import Pool
 
 MAX_LOOKED_AT = 256
-"""Idle nodes looked at for one label, in the hope of filling a request from one zone."""
+"""Idle nodes that are looked at for one label, to fill a request from one zone."""
 
 
 class OwnPools:
@@ -50,16 +50,16 @@ class OwnPools:
         self.pools: dict[PoolKey, Pool] = {}
         self.views: dict[PoolKey, PoolView] = {}
         self.registered: dict[str, PoolView] = {}
-        """By pool id."""
+        """Views by pool id."""
         self.generation: int = 0
         self.pauses: int = 0
         self._view = view
         self._peers: tuple[RegisteredPool, ...] = ()
         self._rules: dict[PoolKey, HostRule] = {}
-        """Of pools whose idle nodes are not all for everybody who may use the pool."""
+        """Rules of pools with idle nodes that not every user of the pool may use."""
 
     def renew(self, key: PoolKey) -> bool:
-        """Have what is known of the pool as of now; whether it differs from before."""
+        """Update the view of the pool. Return True if it changed."""
         pool = self.pools[key]
         self._split(key, host_rule(pool.ctx.generation, pool.ctx.pool.name))
         known, before = pool_view(pool), self.views.get(key)
@@ -71,7 +71,7 @@ class OwnPools:
         return True
 
     def forget(self, key: PoolKey) -> None:
-        """The pool is not ours any more."""
+        """Remove a pool that is not in this process any more."""
         del self.pools[key], self.views[key]
         self._split(key, None)
 
@@ -85,7 +85,7 @@ class OwnPools:
         self._view.split_idle(*key, rule.allowed_on if rule is not None else None)
 
     def find_registered(self) -> bool:
-        """See which pools may be given requests; whether they are others than before."""
+        """Find the pools that may be given requests. Return True if they changed."""
         registered = {
             view.pool_id: view for key, view in self.views.items() if view.takes_requests and self.pools[key].may_start
         }
@@ -96,7 +96,7 @@ class OwnPools:
         return True
 
     def find_peers(self) -> bool:
-        """See what changed among all registered pools; whether that may matter to any request."""
+        """Find changes among all registered pools. Return True if they may matter to any request."""
         peers = self._view.peers
         if peers is self._peers:
             return False
@@ -110,7 +110,7 @@ class OwnPools:
         return False
 
     def _paused(self, peers: Sequence[RegisteredPool]) -> set[str]:
-        """Those paused pools that matter to our decisions: our own do only where launchers take turns."""
+        """Return the paused pools that matter to decisions: this process's own matter only if launchers take turns."""
         ignored: Collection[str] = () if len(self._view.launchers) > 1 else self.registered
         return {peer.pool_id for peer in peers if peer.is_paused and peer.pool_id not in ignored}
 
@@ -120,7 +120,7 @@ def _offer(peer: RegisteredPool) -> tuple[str, str, int, frozenset[str], str, bo
 
 
 def pool_view(pool: Pool) -> PoolView:
-    """What is known of *pool*, apart from what is free in it."""
+    """Return the view of *pool*, apart from its free capacity."""
     ctx = pool.ctx
     provider, config = ctx.provider, ctx.pool
     ceiling = config.limits()
@@ -153,7 +153,7 @@ def pool_view(pool: Pool) -> PoolView:
 
 
 class EngineFacts:
-    """The facts of one launcher. *on_decided* is told of each verdict."""
+    """The facts of one launcher. *on_decided* is called with each verdict."""
 
     def __init__(
         self,
@@ -168,9 +168,9 @@ class EngineFacts:
         self.now: float = 0.0
         self.may_decline: bool = False
         self.taken: set[NodeId] = set()
-        """Idle nodes that are about to be claimed or deleted by this launcher."""
+        """Idle nodes that this launcher is about to claim or delete."""
         self.reserved: dict[RequestId, Reservation] = {}
-        """Of requests that were accepted in this pass."""
+        """Reservations of requests that were accepted in this pass."""
         self.decided = on_decided
         self.books: Books = Books(view, own_pools, reservations, queue)
         self._view = view
@@ -180,7 +180,7 @@ class EngineFacts:
         self._queue = queue
 
     def look(self, absent: Sequence[Absentee], *, may_decline: bool) -> None:
-        """Take the time, and what holds for a whole pass."""
+        """Read the clock, and compute facts that hold for a whole pass."""
         self.absent, self.now, self.may_decline = list(absent), self._clock.now(), may_decline
 
     # -- pools ------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class EngineFacts:
     def view(self, key: PoolKey) -> PoolView:
         return self._own_pools.views[key]
 
-    # -- room -------------------------------------------------------------------------------------------------------
+    # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_left(self, key: PoolKey) -> Limits:
         left = self.books.pool_room(key)
@@ -301,7 +301,7 @@ class PoolIdleNodes:
         return node_id not in self._taken and node_id not in self._kept and not self._view.is_node_locked(node_id)
 
     def all(self) -> list[IdleNode]:
-        """Every one of the pool's, whoever may have it."""
+        """Return every idle node of the pool, regardless of who may use it."""
         nodes = self._view.idle_nodes(*self._pool.key)
         return [idle_node(seen, None) for seen in nodes if self._can_be_had(seen.record.id)]
 

@@ -1,8 +1,7 @@
-"""Carries one node request through the request machine: performs its effects, feeds it what happens.
+"""Carries one node request through the request machine: performs the machine's effects, and feeds it events.
 
-The only place that touches both the machine and the outside. Store effects that stand together go out as one
-transaction. What does *not* belong here: what follows from an event (decisions/machine.py), and the request's nodes
-(engine/launch/slots.py).
+The only module that touches both the machine and the outside. Consecutive store effects are sent as one transaction.
+decisions/machine.py decides what follows from an event; engine/launch/slots.py has the request's nodes.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ from nodelaunch.protocol.verdicts import Accept, Decline, HandlerFailed
 log: Logger = get_logger(__name__)
 
 CLOSING_TIMEOUT_S = 30.0
-"""How long locks may take to be given back when a handler breaks off."""
+"""Seconds within which locks have to be released when a handler is interrupted."""
 MAX_CONFLICTS = 5
-"""How often a request that others change under our lock is read again before it is let go of."""
+"""How often a request that others change under this launcher's lock is read again before it is given up."""
 _WRITTEN = frozenset({m.LockRequest, m.Save, m.HandOver, m.ReleaseNodes, m.UnlockRequest})
-"""The effects that are written to the store."""
+"""Effects that are written to the store."""
 
 
 class RequestHandler:
-    """One accepted or declined request. Make it, `run` it, `post` what happens to the request meanwhile."""
+    """One accepted or declined request. Create it, `run` it, and `post` events about the request meanwhile."""
 
     def __init__(
         self,
@@ -59,10 +58,10 @@ class RequestHandler:
         absent: Callable[[], Sequence[Absentee]],
         declining: Sequence[str] = (),
     ) -> None:
-        """*declining*: ids of the pools that give the request up together; by default, this one."""
+        """*declining*: ids of the pools that decline the request together; by default, this one."""
         self.request: NodeRequest = seen.record
         self.state: m.State | None = None
-        """The machine's, as of now; None before `run`."""
+        """The state of the machine, as of now; None before `run`."""
         self._ctx = ctx
         self._version = seen.version
         self._created_at = seen.created_at
@@ -74,7 +73,7 @@ class RequestHandler:
         self._stop_watching: Unsubscribe | None = None
         self._events: deque[m.Event] = deque()
         self._awaited: asyncio.Future[None] | None = None
-        """Set while there is no event to go on with."""
+        """Set while the handler waits for an event."""
         zone = verdict.zone if isinstance(verdict, Accept) else None
         self._slots = Slots(
             ctx, seen.record, reservation, await_room, self.post, reused_zone=zone, asked_at=seen.created_at
@@ -85,28 +84,28 @@ class RequestHandler:
 
     @property
     def generation(self) -> Generation:
-        """The provider's configuration and driver it works with to its end."""
+        """The configuration and driver of the provider that the handler uses to its end."""
         return self._ctx.generation
 
     @property
     def waits(self) -> dict[int, str]:
-        """Why launches stand still, by slot."""
+        """Reasons why launches wait, by slot."""
         return self._slots.waits
 
     @property
     def only_waits(self) -> bool:
-        """Whether what is missing waits for room, and nothing is under way."""
+        """True if all missing nodes wait for capacity and none is being launched."""
         found = {slot.state for slot in self.state.slots} if self.state is not None else set()
         return m.SlotState.WAITING in found and found <= {m.SlotState.WAITING, m.SlotState.READY}
 
     def post(self, event: m.Event) -> None:
-        """Tell the machine that *event* happened."""
+        """Pass *event* to the machine."""
         self._events.append(event)
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 
     async def run(self) -> m.Outcome:
-        """Go on until the request is off our hands; how it ended. Whatever happens, no lock of ours is left behind."""
+        """Work until the request is finished or given up. Return the outcome. No lock of ours is ever left behind."""
         started = asyncio.get_running_loop().time()
         state, effects = m.start(self.request, self._verdict)
         try:
@@ -149,7 +148,7 @@ class RequestHandler:
             self._log.debug("request_refused")
             return
         is_routine = outcome is m.Outcome.DECLINED and self.request.requestor == paths.MIN_READY_REQUESTOR
-        tell = self._log.debug if is_routine else self._log.info  # minready.py says it, once
+        tell = self._log.debug if is_routine else self._log.info  # minready.py logs it, once
         tell(
             "request_" + outcome.name.lower(),
             labels=list(self.request.node_types),
@@ -180,11 +179,11 @@ class RequestHandler:
         self._slots.close()
 
     async def _break_off(self) -> None:
-        """Give every lock back and write nothing more: the sweeper mends what that leaves."""
+        """Release every lock and write nothing more: the sweeper repairs what that leaves."""
         await self._release_locks(self._slots.break_off())
 
     async def _release_locks(self, nodes: Iterable[HeldNode]) -> None:
-        """Give back the locks of *nodes* and of the request, as far as they are ours still."""
+        """Release the locks of *nodes* and of the request, as far as this launcher still holds them."""
         locks = [held.lock for held in nodes]
         if self._lock is not None:
             locks.append(self._lock)
@@ -199,7 +198,7 @@ class RequestHandler:
     # -- performing -------------------------------------------------------------------------------------------------
 
     async def _perform(self, effects: tuple[m.Effect, ...], group: asyncio.TaskGroup) -> None:
-        """Perform *effects* in order; store effects that stand together in one transaction."""
+        """Perform *effects* in order; consecutive store effects in one transaction."""
         together: list[m.Effect] = []
         for effect in effects:
             if type(effect) in _WRITTEN:
@@ -223,7 +222,7 @@ class RequestHandler:
     async def _commit(self, effects: list[m.Effect]) -> None:
         is_opening = isinstance(effects[0], m.LockRequest)
         if is_opening and isinstance(self._verdict, Accept):
-            self._slots.make_early(self._verdict)  # their tasks begin once this one waits
+            self._slots.make_early(self._verdict)  # their tasks start once this one waits
         try:
             results = await self._send(effects)
         except StoreError as error:
@@ -240,10 +239,10 @@ class RequestHandler:
             self._closed(effects)
 
     async def _send(self, effects: Sequence[m.Effect]) -> list[Entry | Lock | None]:
-        """Write what *effects* say. Raises: StoreError.
+        """Write *effects* to the store. Raises: StoreError.
 
-        The directory of a lock that somebody contends for stays. A request that somebody changed although we have it
-        locked is read again: what was changed is kept, except for what only we may write.
+        The directory of a lock with contenders stays. A request that changed although this launcher has it locked is
+        read again: the changes are kept, except in the fields that only the launcher may write.
         """
         path = paths.request(self.request.id)
         under = (self._lock,) if self._lock is not None else ()
@@ -261,14 +260,15 @@ class RequestHandler:
         raise VersionConflictError(path, "it changes all the time")
 
     async def _read_again(self, before: NodeRequest) -> None:
-        """Have the request as somebody else wrote it, in the state in which we wrote it last. Raises: StoreError."""
+        """Read the request as another process wrote it, and keep the state that was last written here. Raises:
+        StoreError."""
         entry = await self._ctx.store.get(paths.request(before.id))
         self._log.warning("locked_request_changed")
         self._version = entry.stat.version
         try:
             changed = NodeRequest.from_bytes(entry.path, entry.data, request_id=before.id)
         except RecordInvalidError as error:
-            raise RecordGoneError(entry.path, str(error)) from None  # there is no request any more
+            raise RecordGoneError(entry.path, str(error)) from None  # the request does not exist any more
         self.request = changed.changed(
             state=before.state, node_types=before.node_types, nodes=before.nodes, declined_by=before.declined_by
         )
@@ -292,7 +292,7 @@ class RequestHandler:
                 raise AssertionError(effect)
 
     def _leaves_no_contender(self) -> bool:
-        """Whether the lock's directory goes with the lock: a Nodepool that just contends for it would log an error."""
+        """True if the lock's directory is deleted with the lock: a contending Nodepool would log an error."""
         return self.request.state in REQUEST_FINAL and self._ctx.is_alone
 
     def _as_saved(self, save: m.Save) -> NodeRequest:
@@ -320,7 +320,7 @@ class RequestHandler:
                 self.post(m.Closed())
 
     def _what_went_wrong(self, error: StoreError, *, is_opening: bool) -> m.Event:
-        """The event a failed transaction amounts to."""
+        """Return the event for a failed transaction."""
         if is_opening and isinstance(error, LockBusyError | RecordGoneError | VersionConflictError):
             return m.LockRefused()
         node_id = paths.node_id_at(error.path) or paths.node_id_of_contender(error.path)
@@ -334,6 +334,6 @@ class RequestHandler:
 
 
 def handler_failed(error: BaseException) -> HandlerFailed:
-    """The reason a request is declined for when its handler hit *error*."""
+    """Return the reason to decline a request whose handler failed with *error*."""
     detail = str(error) if isinstance(error, InvalidTransitionError) else f"{type(error).__name__}: {error}"
     return HandlerFailed(detail)

@@ -1,6 +1,6 @@
-"""What became of requests: kept for a while after they ended, so that an operator can ask why.
+"""The outcomes of requests, kept for a while after they ended, so that an operator can ask why.
 
-Nothing is decided by it.
+No decision depends on it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
 
 REMEMBERED = 2000
-"""Requests a launcher remembers; the one that was longest without news is forgotten first."""
+"""Requests that a launcher remembers; the one with the oldest news is forgotten first."""
 TROUBLES_KEPT = 20
-"""Troubles of whatever requests that a launcher remembers."""
+"""Troubles, of all requests together, that a launcher remembers."""
 EVENTS_KEPT = 20
-"""Events a request's history has at most; the first ones go."""
+"""Events in a request's history at most; the oldest are dropped."""
 
 FULFILLED = "fulfilled"
 TAKEN = "served: its requestor took the nodes"
@@ -36,7 +36,7 @@ WITHDRAWN = "withdrawn while it waited: its requestor deleted it, or ended"
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """Something that happened to a request. ``at``: wall clock, seconds."""
+    """One event of a request. ``at``: wall clock, seconds since 1970."""
 
     at: float
     what: str
@@ -45,7 +45,7 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that a cloud did to a request: a launch that failed, say."""
+    """A cloud's error that affected a request, for example a failed launch."""
 
     at: float
     """Seconds since 1970."""
@@ -57,7 +57,7 @@ class Trouble:
 
 @dataclass(slots=True)
 class _Record:
-    """What happened to one request in one pool."""
+    """The events of one request in one pool."""
 
     events: list[HistoryEvent] = field(default_factory=list)
     verdict: Verdict | None = None
@@ -65,16 +65,16 @@ class _Record:
 
 @dataclass(slots=True)
 class _Remembered:
-    """One request."""
+    """The history of one request."""
 
     pools: dict[PoolKey, _Record] = field(default_factory=dict)
     gone: NodeRequest | dict[str, Any] | None = None
-    """Once it has gone: as it was, or where that is long, what `asked` says of it."""
+    """Once it has gone: its last version, or, if that is long, its summary by `asked`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStanding:
-    """How a request stands with one pool, in words and typed reasons. ``to_json`` is what travels and is printed."""
+    """A request's standing with one pool, in words and typed reasons. ``to_json`` is sent and printed."""
 
     pool_id: str
     provider: str
@@ -82,12 +82,12 @@ class RequestStanding:
     status: str
     reasons: tuple[Reason, ...] = ()
     nodes: tuple[str, ...] = ()
-    """A line for each node being obtained."""
+    """One line for each node being obtained."""
     history: tuple[HistoryEvent, ...] = ()
     breakers: tuple[OpenBreaker, ...] = ()
-    """What is not tried at the moment because it failed again and again, as far as it concerns the request."""
+    """Open breakers that concern the request."""
     asked: dict[str, Any] | None = None
-    """Of a request that has gone: who asked for what, as `asking.asked` has it."""
+    """For a request that has gone: requestor and labels, as `asking.asked` returns them."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -118,10 +118,10 @@ class History:
         self._events = events
         self._requests: OrderedDict[RequestId, _Remembered] = OrderedDict()
         self.troubles: deque[Trouble] = deque(maxlen=TROUBLES_KEPT)
-        """The last ones, of all requests, the latest last."""
+        """The latest troubles of all requests, the newest last."""
 
     def decided(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
-        """Take note of *verdict* of pool *key*; the same kinds of reasons again are no news."""
+        """Note the *verdict* of pool *key*, unless its kinds of reasons are the same as before."""
         record = self._record(request_id, key)
         if record.verdict == verdict:
             return
@@ -135,7 +135,7 @@ class History:
         self._events.emit(RequestDecided(self._clock.now(), request_id, *key, _named(verdict), tuple(reasons)))
 
     def noted(self, event: RequestNoted) -> None:
-        """Take note of what a cloud did to a request that is worked on; the same again is no news."""
+        """Note an event of a cloud that affects a request in work, unless it equals the last one."""
         key = (event.provider, event.pool)
         record = self._known(event.request_id).pools.get(key)
         if record is not None and (not record.events or record.events[-1].what != event.what):
@@ -143,13 +143,13 @@ class History:
             self.troubles.append(Trouble(self._clock.now(), *key, event.request_id, event.what))
 
     def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
-        """Take note of how working on the request ended. What was declined without work was noted as decided."""
+        """Note how the work on the request ended. A decline without work was noted as decided."""
         if outcome is m.Outcome.REFUSED or (state is not None and isinstance(state.plan, Decline)):
             return
         self._add(self._record(request_id, key), _OUTCOMES[outcome], state.reasons if state else ())
 
     def removed(self, request: NodeRequest, *, is_taken: bool) -> None:
-        """*request* has gone, as it was last seen. *is_taken*: somebody has its nodes, if it had any."""
+        """Note that *request* has gone, as it was last seen. *is_taken*: the requestor has its nodes, if it had any."""
         remembered = self._requests.get(request.id)
         if remembered is None:
             return
@@ -167,16 +167,16 @@ class History:
                 self._add(record, TAKEN if key in servers else "served by another pool")
 
     def asked(self, request_id: RequestId) -> dict[str, Any] | None:
-        """Who asked for what in a request that has gone; None: it has not, or is not remembered."""
+        """Return requestor and labels of a request that has gone; None: it has not gone, or is forgotten."""
         gone = self._known(request_id).gone
         return asked(gone) if isinstance(gone, NodeRequest) else gone
 
     def events(self, request_id: RequestId, key: PoolKey) -> Sequence[HistoryEvent]:
-        """What happened to the request in pool *key*, as far as it is remembered."""
+        """Return the remembered events of the request in pool *key*."""
         return tuple(self._known(request_id).pools.get(key, _Record()).events)
 
     def _known(self, request_id: RequestId) -> _Remembered:
-        """What is remembered of the request: an empty record where that is nothing."""
+        """Return the history of the request: an empty record if there is none."""
         return self._requests.get(request_id) or _Remembered()
 
     def _record(self, request_id: RequestId, key: PoolKey) -> _Record:
@@ -200,8 +200,8 @@ class History:
 def status_of(
     verdict: Verdict | None, state: m.State | None, events: Sequence[HistoryEvent]
 ) -> tuple[str, Sequence[Reason]]:
-    """How a request stands with a pool, in words and reasons: by the *state* of its handling there, the last *verdict*
-    on it, or else the last of *events*."""
+    """Return a request's standing with a pool, in words and reasons: by the *state* of its handling there, the last
+    *verdict* on it, or else the last of *events*."""
     if state is not None and isinstance(state.plan, Decline):
         return "declining", state.reasons or state.plan.reasons
     if state is not None:
@@ -217,7 +217,7 @@ def status_of(
 
 
 def nodes_of(state: m.State, waits: Mapping[int, str]) -> list[str]:
-    """A line for each node of a request that is worked on. *waits*: why launches stand still, by slot."""
+    """Return one line for each node of a request in work. *waits*: reasons why launches wait, by slot."""
     lines = []
     for index, slot in enumerate(state.slots):
         failures = [e.detail for e in state.story if isinstance(e, m.NodeFailed) and e.slot == index]
@@ -230,7 +230,8 @@ def nodes_of(state: m.State, waits: Mapping[int, str]) -> list[str]:
 
 
 def _gist(verdict: Verdict) -> tuple[object, ...]:
-    """What makes a verdict news: not the figures in its reasons, which change all the time, but what a cloud says."""
+    """Return the part of a verdict that makes it news: not the changing figures in its reasons, but a cloud's
+    messages."""
     reasons = getattr(verdict, "reasons", ())
     return (type(verdict), *(reason if isinstance(reason, ProviderDown) else type(reason) for reason in reasons))
 

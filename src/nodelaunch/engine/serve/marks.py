@@ -1,4 +1,4 @@
-"""Marks what a change can affect: lines to be decided on, and pools about which something may have to be told."""
+"""Marks what a change can affect: lines to be decided on, and pools to be looked at after the next pass."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ LAUNCHING = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
 class Marks:
-    """*wake* is called when something was marked."""
+    """Marks lines and pools. *wake* is called after each mark."""
 
     def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, wake: Callable[[], None]) -> None:
         self.touched: dict[PoolKey, None] = {}
-        """Pools about which something may have to be done after the next pass, in the order they were touched."""
+        """Pools to be looked at after the next pass, in the order in which they were touched."""
         self.room_listeners: list[Callable[[PoolKey], None]] = []
-        """Called with each pool in which there may be more room; often, so each must return at once."""
+        """Called with each pool that may have more capacity; often, so each must return at once."""
         self._schedule = schedule
         self._own = own
         self._facts = facts
         self._wake = wake
 
     def take_touched(self) -> dict[PoolKey, None]:
-        """The pools touched so far; from now on none is."""
+        """Return the pools touched so far, and clear them."""
         touched, self.touched = self.touched, {}
         return touched
 
     def room_changed(self, key: PoolKey) -> None:
-        """There may be more room in the pool, or at its provider."""
+        """Note that the pool, or its provider, may have more capacity."""
         self.touched[key] = None
         if key in self._own.pools:
             self._schedule.pool_changed(key)
@@ -43,19 +43,20 @@ class Marks:
             listener(key)
 
     def tenant_changed(self, name: str) -> None:
-        """There may be more room for the tenant."""
+        """Note that the tenant may have more capacity."""
         if name in self._facts.books.tenants:
             self._schedule.tenant_changed(name)
             self._wake()
 
     def given_back(self, key: PoolKey, tenant: str | None) -> None:
-        """Something that was reserved in the pool, and for the tenant, is not needed."""
+        """Note that a reservation in the pool, and for the tenant, was released."""
         self.room_changed(key)
         if tenant is not None:
             self.tenant_changed(tenant)
 
     def node_changed(self, old: Node | None, new: Node) -> None:
-        """A request can be served now only if the node is idle, or takes less than before."""
+        """Mark what a changed node can affect: a request can be served now only if the node is idle, or uses less than
+        before."""
         if new.is_idle:
             self.room_changed((new.provider or "", new.pool or ""))
             if old is not None and old.tenant_name:
@@ -66,21 +67,21 @@ class Marks:
             self._launch_ended(old)
 
     def node_unlocked(self, node: Node | None) -> None:
-        """An idle node can be had again, or a launch broke off."""
+        """Note that an idle node can be taken again, or a launch was interrupted."""
         if node is not None and node.is_idle:
             self.room_changed((node.provider or "", node.pool or ""))
         elif node is not None and node.state in LAUNCHING:
             self._launch_ended(node)
 
     def _launch_ended(self, node: Node) -> None:
-        """Where launchers share a provider, another's launch counts as one of ours does."""
+        """Note a launch that ended: if launchers share a provider, another's launch counts like our own."""
         if self._facts.launchers > 1:
             for key, view in self._own.views.items():
                 if key[0] == node.provider and view.max_concurrency >= 0:
                     self.room_changed(key)
 
     def node_freed(self, node: Node) -> None:
-        """What *node* took is free."""
+        """Note that the usage of *node* is free."""
         if node.state in LAUNCHING:
             self._launch_ended(node)
         self.room_changed((node.provider or "", node.pool or ""))
@@ -88,7 +89,7 @@ class Marks:
             self.tenant_changed(node.tenant_name)
 
     def wake_all(self) -> None:
-        """Everything that waits is to be looked at again."""
+        """Mark all that waits."""
         self._schedule.time_passed(inf)
         self._schedule.wake_all()
         self.touched.update(dict.fromkeys(self._own.pools))

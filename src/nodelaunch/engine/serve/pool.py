@@ -1,4 +1,5 @@
-"""One provider-pool: keeps itself registered, and runs the handlers of the requests that the scheduler gives it."""
+"""One pool of a provider: keeps itself registered, and runs the handlers of the requests that the scheduler
+gives it."""
 
 from __future__ import annotations
 
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
 log: Logger = get_logger(__name__)
 
 LOST_PAUSE_S = 1.0
-"""Before the next try where the store calls a session lost that still counts as connected."""
+"""Seconds until the next try, if the store reports a session lost that still counts as connected."""
 
 OnEnded = Callable[[RequestId, m.Outcome | None, m.State | None, object], None]
-"""Told how the work on a request ended; without an outcome, what it broke with."""
+"""Called when the work on a request ends; without an outcome, the last argument is the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolIdentity:
-    """What the pool tells its peers about the process it is in."""
+    """What the pool reports to its peers about its process."""
 
     hostname: str
     version: str
     id: str = ""
-    """Under which the process is present."""
+    """The id under which the process is present."""
 
 
 class Pool:
@@ -58,11 +59,11 @@ class Pool:
         *,
         absent: Callable[[], Sequence[Absentee]] = tuple,
     ) -> None:
-        """*absent*: the pools that are away, and waited for."""
+        """*absent*: the pools that are away and may return."""
         self.ctx: PoolContext = ctx
         self.key: PoolKey = (ctx.provider.name, ctx.pool.name)
         self.handlers: dict[RequestId, RequestHandler] = {}
-        """Of the requests that are worked on here."""
+        """Handlers of the requests that this pool works on."""
         self._scheduler = scheduler
         self._absent = absent
         self._identity = identity
@@ -70,9 +71,9 @@ class Pool:
         self._is_paused = False
         self._registration: Entry | None = None
         self._was_seen = False
-        """Whether the registration was in our view of the registry."""
+        """True if the registration was in this launcher's view of the registry."""
         self._group: asyncio.TaskGroup | None = None
-        """Of the present session's work."""
+        """The task group of the present session."""
         self._draining = False
         self._ended = asyncio.Event()
         self._ended.set()
@@ -81,13 +82,13 @@ class Pool:
 
     @property
     def is_registered(self) -> bool:
-        """Whether the pool's registration is in our view of the registry: then peers and clients can see it, and that
-        view is current enough to conclude from it that nobody else may serve a request."""
+        """True if the pool's registration is in this launcher's view of the registry. Then peers and clients can see
+        it, and the view is current enough to conclude that no other pool can serve a request."""
         return self._registration is not None and self._registration.path in self.ctx.view.pools
 
     @property
     def may_start(self) -> bool:
-        """Whether the pool can be given requests: not before the others can know that it shares room with theirs."""
+        """True if the pool can be given requests: not before its peers can know that it shares capacity with them."""
         registration = self._registration
         return (
             self._group is not None
@@ -99,11 +100,11 @@ class Pool:
 
     @property
     def pauses(self) -> tuple[Pause, ...]:
-        """By which an operator has paused it."""
+        """The pauses by which an operator has paused the pool."""
         return self.ctx.view.pauses_of(*self.key, self._identity.hostname, self._identity.id)
 
     def renew(self, pool: PoolConfig) -> None:
-        """Go on with another configuration; requests that are worked on end under the old one."""
+        """Continue with another configuration; requests that are being served end under the old one."""
         self.ctx = replace(self.ctx, generation=self.ctx.provider.current, pool=pool)
         self._scheduler.renewed(self)
         self._wake.set()
@@ -136,7 +137,7 @@ class Pool:
             unsubscribe()
 
     async def _until_seen_lost(self, epoch: int) -> None:
-        """Wait a little where a write found session *epoch* lost, and the session does not know of it yet."""
+        """Wait a little if a write found session *epoch* lost and the session does not know it yet."""
         session = self.ctx.store.session
         if not self._draining and session.epoch == epoch and session.state is SessionState.CONNECTED:
             self._wake.clear()
@@ -145,7 +146,7 @@ class Pool:
                     await self._wake.wait()
 
     async def _serve_session(self) -> None:
-        """Serve as long as the session lasts; returns when its work is done."""
+        """Serve while the session lasts; return when its work is done."""
         async with asyncio.TaskGroup() as group:
             try:
                 await self._stay_registered(group)
@@ -172,13 +173,13 @@ class Pool:
         except SessionLostError:
             raise
         except Exception:
-            await self._unregister()  # peers must not leave requests to us meanwhile
+            await self._unregister()  # peers must not leave requests to this pool meanwhile
             raise
         await self._unregister()
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing more, let running requests finish for *grace_s*, then hand the rest back. Returns when the
-        pool has let go of everything and is not registered any more."""
+        """Accept no more requests, let running ones finish for *grace_s*, then hand the rest back. Return when the pool
+        holds no locks and is not registered any more."""
         self._draining = True
         self._wake.set()
         self._scheduler.pools_changed()
@@ -194,7 +195,7 @@ class Pool:
         await self._ended.wait()
 
     def withdraw_waiting(self) -> None:
-        """While draining, or paused by an operator, hand back at once what only waits for room."""
+        """While draining, or paused by an operator, hand back at once the requests that only wait for capacity."""
         if self._draining or self.pauses:
             for handler in self.handlers.values():
                 if handler.only_waits:
@@ -208,8 +209,8 @@ class Pool:
     # -- registration -----------------------------------------------------------------------------------------------
 
     def set_paused(self, is_paused: bool) -> None:
-        """Whether requests wait here for room, or for a provider that fails; tells peers of lower priority that they
-        may step in."""
+        """Set whether requests wait here for capacity, or for a failing provider. Peers of lower priority are notified
+        that they may step in."""
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             self._wake.set()
@@ -229,7 +230,7 @@ class Pool:
         )
 
     def registrations_changed(self) -> None:
-        """See whether our registration is still there: somebody may have deleted it."""
+        """Check that the registration still exists: an operator may have deleted it."""
         if self.is_registered:
             self._was_seen = True
         elif self._was_seen and self._registration is not None and self.ctx.view.is_warm:
@@ -246,7 +247,7 @@ class Pool:
         self._log.info("pool_registered", pool_id=self.ctx.pool_id)
 
     async def _publish(self) -> None:
-        """Tell peers what changed about us, if anything did."""
+        """Write the registration again if it changed."""
         before, data = self._registration, self._component().to_bytes()
         if before is None:
             await self._register()
@@ -280,7 +281,7 @@ class Pool:
         declining: Sequence[str],
         on_ended: OnEnded,
     ) -> None:
-        """Work on a request as *verdict* says; *declining*: ids of the pools that give it up together."""
+        """Work on a request as *verdict* says. *declining*: ids of the pools that decline it together."""
         assert self._group is not None  # noqa: S101
         await_room = self._scheduler.await_room
         handler = RequestHandler(self.ctx, seen, verdict, reservation, await_room, self._absent, declining)
@@ -288,17 +289,17 @@ class Pool:
         self._group.create_task(self._handle(handler, on_ended), name=f"request {seen.record.id}")
 
     def post(self, request_id: RequestId, event: m.Event) -> None:
-        """Let the handler of a request know what happened, if there is one."""
+        """Pass *event* to the handler of a request, if there is one."""
         if request_id in self.handlers:
             self.handlers[request_id].post(event)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run *work* beside the handlers, while the session lasts."""
+        """Run *work* beside the handlers while the session lasts."""
         assert self._group is not None  # noqa: S101
         return self._group.create_task(work, name=name)
 
     async def _handle(self, handler: RequestHandler, on_ended: OnEnded) -> None:
-        """Run one handler; a fault in it is logged, costs this request its place here, and nobody else anything."""
+        """Run one handler. An error in it is logged and ends only this pool's work on this request."""
         request_id = handler.request.id
         outcome: m.Outcome | None = None
         failure: object = None

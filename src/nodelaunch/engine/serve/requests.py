@@ -1,4 +1,4 @@
-"""The requests a launcher has to do with: which wait, which are worked on, which it leaves alone for now."""
+"""The requests of a launcher: waiting ones, ones in work, and ones that it leaves alone for now."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from nodelaunch.protocol.verdicts import Decline, HandlerFailed
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """A request that a pool of this process works on, or declines."""
+    """A request that a pool of this process serves or declines."""
 
     key: PoolKey
     planned: tuple[NodeId, ...]
-    """Idle nodes that are to be claimed for it."""
+    """Idle nodes that are to be claimed for the request."""
     changes: int = 0
-    """How often it was seen to change, or to be unlocked, since the work began."""
+    """How often the request was seen to change, or to be unlocked, since the work started."""
     gone: NodeRequest | None = None
     """The request as it was last seen, once it has gone."""
 
 
 class Requests:
-    """Invariants: a request that is worked on does not wait in the schedule; nothing is remembered of a request that
-    is gone, once nobody works on it.
+    """The requests of one launcher.
 
-    *decline_failed* is called for a request that pools decline since its handling broke there.
+    Invariants: a request in work does not wait in the schedule; nothing is remembered of a request that is gone, once
+    the work on it has ended.
+
+    *decline_failed* is called for a request that pools decline because its handling failed there.
     """
 
     def __init__(
@@ -39,16 +41,16 @@ class Requests:
     ) -> None:
         self.work: dict[RequestId, Work] = {}
         self.refused: set[RequestId] = set()
-        """Requests that others had locked or changed; looked at again when something happens to them."""
+        """Requests that others had locked or changed; looked at again when they change."""
         self._failed: dict[RequestId, dict[PoolKey, HandlerFailed]] = {}
-        """Requests whose handling broke in a pool, which declines them."""
+        """Requests whose handling failed in a pool, which declines them."""
         self._schedule = schedule
         self._view = view
         self._own = own
         self._decline_failed = decline_failed
 
     def changed(self, request_id: RequestId) -> bool:
-        """The request was seen to change, or to be unlocked; whether it may have to be decided on."""
+        """Note that the request was seen to change, or to be unlocked. Return True if it may have to be decided on."""
         work = self.work.get(request_id)
         if work is not None:
             work.changes += 1
@@ -57,7 +59,7 @@ class Requests:
         return self.put(request_id)
 
     def put(self, request_id: RequestId) -> bool:
-        """Let the request wait, if it is open and nobody here is at it; whether anything may have to be decided."""
+        """Let the request wait, if it is open and not in work here. Return True if a decision may be needed."""
         seen = self._view.open_requests.get(request_id)
         if seen is None or request_id in self.work or request_id in self.refused:
             self._schedule.withdraw(request_id)
@@ -69,18 +71,18 @@ class Requests:
         return not self._schedule.is_idle
 
     def failed(self, request_id: RequestId, key: PoolKey, failure: HandlerFailed) -> None:
-        """Handling the request broke in pool *key*."""
+        """Note that handling the request failed in pool *key*."""
         self._failed.setdefault(request_id, {})[key] = failure
 
     def drop(self, request_id: RequestId) -> None:
-        """The request is gone."""
+        """Forget the request, which is gone."""
         self._schedule.withdraw(request_id)
         self.refused.discard(request_id)
         self._failed.pop(request_id, None)
 
     def look_at_all(self) -> list[RequestId]:
-        """What came, changed or went while the view was not current was not told: find out; which requests are gone
-        that are worked on."""
+        """Find all changes that were missed while the view was not current. Return the requests in work that
+        are gone."""
         there = self._view.requests
         self._schedule.keep_only(self._view.open_requests)
         for request_id in [each for each in (*self.refused, *self._failed) if each not in there]:
@@ -90,7 +92,8 @@ class Requests:
         return [request_id for request_id in self.work if request_id not in there]
 
     def _is_declined_as_failed(self, request: NodeRequest) -> bool:
-        """Have the request declined by the pools in which its handling broke; whether that was still to be done."""
+        """Have the pools in which the request's handling failed decline it. Return True if that was still to be
+        done."""
         views = self._own.views
         failed = {
             key: Decline((reason,))

@@ -1,7 +1,7 @@
-"""Room for accepted requests that wait, and for the first request that waits to be accepted.
+"""Capacity for accepted requests that wait, and for the first request that waits to be accepted.
 
-Waiters get what room there is, in the order of their requests. Where idle nodes take what is needed, they go, no more
-of them than that takes.
+Waiters get free capacity in the order of their requests. Idle nodes that use the needed capacity are deleted, no more
+of them than needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log: Logger = get_logger(__name__)
 
 
 class RoomMaker:
-    """*on_done* is called with the pool when an idle node was let go, or could not be."""
+    """Gives capacity to waiters. *on_done* is called with the pool when an idle node was discarded, or could not be."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class RoomMaker:
         self._evicting: dict[NodeId, PoolKey] = {}
 
     def serve_waiters(self) -> None:
-        """Give room to accepted requests that wait for it; fail those for which there will never be any."""
+        """Give capacity to accepted requests that wait for it; fail those that can never get it."""
         facts = self._facts
         self._queue.grant(facts.books, self._tenant_allows)
         self._hand_back_out_of_turn()
@@ -64,8 +64,8 @@ class RoomMaker:
                 self._own.pools[waiter.key].post(waiter.request.id, m.Failed(reason))
 
     def _tenant_allows(self, waiter: Waiter, leaving: Usage = NOTHING) -> bool:
-        """Whether the tenant has its share by now: what a refused launch left counts until it is gone. *leaving*: what
-        is not to count."""
+        """Return True if the tenant has free capacity by now: the leftovers of a refused launch count until they are
+        gone. *leaving*: usage that does not count."""
         name = waiter.request.tenant_name
         limits = self._facts.books.tenants.get(name) if name is not None else None
         if name is None or limits is None:
@@ -75,7 +75,7 @@ class RoomMaker:
         return all(room[resource] + leaving[resource] >= wanted[resource] for resource in waiter.need)
 
     def _hand_back_out_of_turn(self) -> None:
-        """Where several launchers serve a tenant that is full, only its first request goes on waiting (waiting.py)."""
+        """If several launchers serve a full tenant, hand back all but its first request (waiting.py)."""
         if self._facts.launchers < 2:
             return
         for waiter in list(self._queue.waiters):
@@ -90,7 +90,7 @@ class RoomMaker:
                 pool.post(waiter.request.id, m.Withdrawn())
 
     def make_room(self, pool: Pool, need: Usage | None) -> None:
-        """Let idle nodes of *pool* go for the first accepted request that waits, else for *need*."""
+        """Discard idle nodes of *pool* for the first accepted request that waits, else for *need*."""
         key = pool.key
         first = self._queue.first(key)
         need = first.need if first is not None else need

@@ -1,8 +1,9 @@
-"""The scheduler of a launcher: one for all its pools. It sees what changes, decides, and hands decisions to the pools.
+"""The scheduler of a launcher, one for all its pools. It watches changes, decides, and hands the decisions to the
+pools.
 
-A change marks what it can affect (marks.py, requests.py); one synchronous pass per turn of the event loop decides on
-that. There is no polling. The decisions are in decisions/scheduling.py, what they are based on is in facts.py, how they
-are carried out is in dispatch.py.
+A change marks the requests and pools that it can affect (marks.py, requests.py). One synchronous pass per turn of the
+event loop decides on the marked ones. There is no polling. The decisions are in decisions/scheduling.py, their inputs
+in facts.py, and dispatch.py carries them out.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ from nodelaunch.protocol.verdicts import Defer, Verdict
 log: Logger = get_logger(__name__)
 
 ALARM_SLACK_S = 0.05
-"""Added to a deadline by the wall clock, which the loop's timers may run ahead of."""
+"""Seconds added to a deadline of the wall clock, because the loop's timers may run ahead of that clock."""
 RETRY_S = 1.0
-"""After a pass that failed unforeseen."""
+"""Seconds until the next pass after one with an unexpected error."""
 
 
 class Scheduler:
-    """Add pools, `open` it, and close it in the end."""
+    """Decides which pool serves which request. Add pools, `open` it, and close it in the end."""
 
     def __init__(
         self,
@@ -67,9 +68,9 @@ class Scheduler:
         absent: Callable[[], Sequence[Absentee]] = tuple,
         events: EventHub | None = None,
     ) -> None:
-        """*may_decline*: whether all pools that are about to register have done so. Before, one that does not offer a
-        label can't know that nobody does. *absent*: the pools that are away, and waited for. *events*: told of
-        decisions, and of what clouds do to requests."""
+        """*may_decline*: returns True once all pools that are about to register have done so. Before that, a pool that
+        does not offer a label can't know that no other pool offers it. *absent*: the pools that are away and may
+        return. *events*: listeners for decisions, and for errors of clouds that affect requests."""
         self._events = events or EventHub(clock)
         self.schedule: Schedule = Schedule()
         self.own: OwnPools = OwnPools(view)
@@ -87,22 +88,22 @@ class Scheduler:
         self._absent = absent
         self._room_maker = RoomMaker(store, view, clock, self.own, self.facts, self.queue, self._room_changed)
         self._are_pools_new = False
-        """Whether registrations changed since they were last looked at."""
+        """True if registrations changed since the last look at them."""
         self._timers: dict[str, asyncio.Handle] = {}
 
     @property
     def counters(self) -> object:
-        """What the schedule did so far; for measurements."""
+        """Counters of the schedule, for measurements."""
         return self.schedule.counters
 
     def spare(self) -> SpareRoom:
-        """What room the pools have for nodes that are kept ready."""
+        """The capacity that the pools have for min-ready nodes."""
         return SpareRoom(self.schedule, self.own, self.facts, self.queue, self.explainer)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     def open(self) -> Callable[[], None]:
-        """Follow the view from now on; what is returned ends that."""
+        """Follow the view from now on. Return a function that ends that."""
         stop = self._view.subscribe(
             self._on_note, RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked,
             PoolsChanged, PausesChanged, ImagesChanged, ViewWarmed,
@@ -120,29 +121,29 @@ class Scheduler:
         return close
 
     def add(self, pool: Pool) -> None:
-        """Decide for *pool*, too, as soon as it is registered."""
+        """Include *pool* in decisions as soon as it is registered."""
         self.own.pools[pool.key] = pool
         self.own.renew(pool.key)
 
     def remove(self, pool: Pool) -> None:
-        """Decide for *pool* no more."""
+        """Remove *pool* from decisions."""
         if self.own.pools.get(pool.key) is pool:
             self.own.forget(pool.key)
             self.pools_changed()
 
     def renewed(self, pool: Pool) -> None:
-        """*pool* has another configuration."""
+        """Note that *pool* has a new configuration."""
         self.own.renew(pool.key)
         self.own.generation += 1
         self.wake_all()
 
     def pools_changed(self) -> None:
-        """A pool may be given requests now, or may not any more."""
+        """Note that a pool may have become able, or unable, to take requests."""
         if self.own.find_registered():
             self.wake_all()
 
     def provider_changed(self, key: PoolKey) -> None:
-        """Something else is known of the provider of pool *key*, or launches there broke off."""
+        """Note a change at the provider of pool *key*, or launches that were interrupted there."""
         if key not in self.own.pools:
             return
         self.own.renew(key)
@@ -152,14 +153,14 @@ class Scheduler:
                 self.dispatcher.requests.put(RequestId(node.allocated_to))
 
     def configure(self, tenants: Mapping[str, Limits]) -> None:
-        """Keep to these limits of tenants, by name."""
+        """Use these limits of tenants, by name."""
         if tenants != self.facts.books.tenants:
             self.facts.books.tenants = tenants
             self.own.generation += 1
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Look at everything that waits again."""
+        """Look again at everything that waits."""
         self.marks.wake_all()
 
     # -- what changed -----------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class Scheduler:
         match note:
             case RequestSeen(request_id, _) | RequestUnlocked(request_id):
                 if self.dispatcher.requests.changed(request_id) or self.queue.waiters:
-                    self._wake()  # for those who wait, an earlier request that is worked on may matter
+                    self._wake()  # an earlier request that is served may matter to requests that wait
             case NodeSeen(node_id, old):
                 self.marks.node_changed(old, self._view.nodes[node_id].record)
             case NodeUnlocked(node_id):
@@ -199,7 +200,7 @@ class Scheduler:
         self.wake_all()
 
     def _pools_changed(self) -> None:
-        """A pool registered, changed or left, or is waited for no more."""
+        """Handle pools that registered, changed or left, or whose return is no longer awaited."""
         self._are_pools_new = False
         for pool in self.own.pools.values():
             pool.registrations_changed()
@@ -228,7 +229,7 @@ class Scheduler:
             self._timers["pass"] = asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        """Decide on all that may have changed, at once and without waiting for anything."""
+        """Decide on all that may have changed, without waiting for anything."""
         del self._timers["pass"]
         if not self._view.is_warm:
             return
@@ -258,7 +259,7 @@ class Scheduler:
                 self._tell_pool(pool)
 
     def _tell_pool(self, pool: Pool) -> None:
-        """Have its peers told whether it is full, its provider whether it is short, and room made from idle nodes."""
+        """Report a full pool to peers, a shortage to its provider, and have idle nodes deleted to free capacity."""
         pool.withdraw_waiting()
         key, kept, provider = pool.key, self.schedule.kept, pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
@@ -287,6 +288,6 @@ class Scheduler:
             self.marks.touched[key] = None
 
     async def await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
-        """Wait until there is room for one more node with *label*, and it is in the *reservation*."""
+        """Wait until there is capacity for one more node with *label*, and it is in the *reservation*."""
         need = self.own.pools[reservation.key].ctx.provider.need(reservation.key[1], label)
         await self.queue.wait(request, slot, need, reservation)

@@ -1,6 +1,6 @@
-"""Room to spare for nodes that are kept ready: whether there is some for a label, and why a request for one got none.
+"""Spare capacity for min-ready nodes: whether a label has some, and why a request for one was declined.
 
-What does *not* belong here: when it is asked for again (minready.py, retries.py).
+minready.py and retries.py decide when it is requested again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodelaunch.protocol.verdicts import Accept, AtCapacity
 
 
 class SpareRoom:
-    """As the pools of one process have it now."""
+    """The spare capacity of the pools of one process, as of now."""
 
     def __init__(
         self, schedule: Schedule, own: OwnPools, facts: EngineFacts, queue: CapacityQueue, explainer: Explainer
@@ -29,7 +29,7 @@ class SpareRoom:
         self._explainer = explainer
 
     def has_room(self, label: str) -> bool:
-        """Whether a pool could launch one node with *label* now, and nobody waits for that room."""
+        """Return True if a pool could launch one node with *label* now, and no request waits for that capacity."""
         request = NodeRequest(id=RequestId(""), node_types=(label,), reuse=False, requestor=MIN_READY_REQUESTOR)
         own = self._own.registered.values()
         return any(self._could_launch(request, view) for view in own if label in view.labels)
@@ -47,23 +47,23 @@ class SpareRoom:
         return isinstance(judge(request, view, room), Accept)
 
     def _is_waited_for(self, key: PoolKey) -> bool:
-        """Whether requests wait for room in the pool, or at its provider."""
+        """Return True if requests wait for capacity in the pool, or at its provider."""
         kept = self._schedule.kept
         return kept.is_full(key) or kept.awaits_provider(key) or bool(self._queue.waiters)
 
     def why(self, request_id: RequestId, label: str) -> tuple[str, ...]:
-        """What the pools that offer *label* say of a request for it: ``PROVIDER/POOL: reason``."""
+        """Return the reasons of the pools that offer *label* for a request: ``PROVIDER/POOL: reason``."""
         standings = self._standings(request_id, label)
         if not standings:
             return ("no pool of this launcher offers it",)
         return tuple(f"{each.provider}/{each.pool}: {reason}" for each in standings for reason in each.reasons[:1])
 
     def lacked_room(self, request_id: RequestId, label: str) -> bool:
-        """Whether room was all that any pool had too little of for a request that was declined."""
+        """Return True if lack of capacity was every pool's only reason to decline a request."""
         reasons = [reason for each in self._standings(request_id, label) for reason in each.reasons]
         return bool(reasons) and all(isinstance(reason, AtCapacity) for reason in reasons)
 
     def _standings(self, request_id: RequestId, label: str) -> list[RequestStanding]:
-        """How the request stands with the pools that offer *label*."""
+        """Return the request's standing with the pools that offer *label*."""
         offering = {view.pool_id for view in self._own.views.values() if label in view.labels}
         return [each for each in self._explainer.explain(request_id) if each.pool_id in offering]

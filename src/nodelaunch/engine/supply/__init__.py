@@ -1,1 +1,1 @@
-"""Keeps nodes ready before anybody asks: of labels with ``min-ready``, and of machines that exist already."""
+"""Keeps nodes ready before they are requested: for labels with ``min-ready``, and for machines that exist already."""

@@ -1,9 +1,9 @@
 """Keeps one ready node registered for each slot of machines that exist without being launched.
 
-One writer per slot: this coroutine. It registers what is missing, updates free records in place, takes out what is no
-longer configured, in quarantine or being drained, and registers a slot anew right after its used record was deleted.
-What does *not* belong here: what a machine is (its driver knows), and whether it is alive (hostwatch.py).
-Source: Nodepool 11, static driver, on the wire; its order of work is our own.
+One writer per slot: this coroutine. It registers missing nodes, updates free records in place, deregisters slots that
+are not configured any more, in quarantine or being drained, and registers a slot anew right after its used record was
+deleted. What does *not* belong here: what a machine is (its driver knows), and whether it is alive (hostwatch.py).
+Source: Nodepool 11, static driver, for the records; the order of work is our own.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ from nodelaunch.protocol.store import Lock, SessionState, Store
 log: Logger = get_logger(__name__)
 
 LAUNCHER = "static driver"
-"""What the records say instead of a pool's id. Source: Nodepool 11."""
+"""The launcher in the records, in place of a pool's id. Source: Nodepool 11."""
 FIRST_RETRY_S, LAST_RETRY_S = 2.0, 60.0
-"""Pause after a record could not be written; it doubles each time."""
+"""Seconds of pause after a record could not be written; the pause doubles each time."""
 
 Identity = tuple[str, str | None, int, int]
 
 
 class Withheld:
-    """Which machines of a provider are not to be registered."""
+    """The machines of a provider that must not be registered."""
 
     def __init__(self, view: ClusterView, provider: ProviderRuntime) -> None:
         self.is_all = False
-        """Whether none is, because the provider is not configured any more."""
+        """True if no machine may be, because the provider is not configured any more."""
         self.pools: frozenset[str] = frozenset()
-        """Those that an operator drains, as of the last `look`."""
+        """Pools that an operator drains, as of the last `look`."""
         self._view = view
         self._provider = provider
 
     def look(self) -> bool:
-        """See what is drained now; whether that is something else than before."""
+        """Read which pools are drained now. Return True if that changed."""
         name, before = self._provider.name, self.pools
         pools = (pool.name for pool in self._provider.config.pools)
         self.pools = frozenset(pool for pool in pools if self._view.is_draining(name, pool))
@@ -70,11 +70,11 @@ class Withheld:
 
 
 class Inventory:
-    """One per provider whose driver has machines instead of launching. `run` it.
+    """The inventory of one provider whose driver has machines instead of launching. `run` it.
 
     Invariants, while it keeps the records: ``_recorded`` has each node of the provider under the slot its record names,
     and no slot without any; a slot is in ``_doubtful`` from when it changes until it is compared, and so are all slots
-    of a host that was looked at.
+    of a host that was checked.
     """
 
     def __init__(
@@ -90,15 +90,16 @@ class Inventory:
         self._machines: dict[Identity, Machine] | None = None
         """As configured; None: to be read, and all slots compared."""
         self._found: dict[Host, Inspection] = {}
-        """Good looks, of which nothing was made yet."""
+        """Results of good checks that are not used yet."""
         self._recorded: dict[Identity, set[NodeId]] = {}
         self._doubtful: dict[Identity, None] = {}
         """Slots to be compared, in order."""
         self._under_way: set[tuple[Identity, NodeId | None]] = set()
-        """Slots that are being registered or updated, and records of slots that are being taken out."""
+        """Slots that are being registered or updated, and records of slots that are being deregistered."""
         self._backoff: Backoff[tuple[Identity, NodeId | None]] = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         self._looked_at: dict[NodeId, int] = {}
-        """Versions of records compared with their machine; each is once, so that restarts see changed host keys."""
+        """Versions of records compared with their machine; each is compared once, so that restarts see changed host
+        keys."""
         self._log = log.bind(provider=provider.name)
 
     @property
@@ -109,18 +110,18 @@ class Inventory:
         return driver
 
     def renew(self) -> None:
-        """The configuration changed: compare every record with it."""
+        """Compare every record with a new configuration."""
         self._withheld.is_all = False
         self._looked_at.clear()
         self._look_at_all()
         self._hosts.renew()
 
     def stop(self) -> None:
-        """Register nothing more: the provider is not configured any more."""
+        """Stop registering: the provider is not configured any more."""
         self._withheld.is_all = True
 
     async def run(self) -> None:
-        """Keep the records in step with the machines until cancelled; of several launchers with the same machines one
+        """Keep the records in sync with the machines until cancelled. Of several launchers with the same machines, one
         does. Raises: LockLostError, to be run again; StoreError."""
         try:
             lock = await turn_at(self._store, self._view, self._clock, self._provider.name, self._hosts)
@@ -165,14 +166,14 @@ class Inventory:
         return dict(pool.node_attributes) if pool is not None and pool.node_attributes is not None else None
 
     def _look_at_all(self) -> None:
-        """Compare every slot: machines or records may have changed that nobody told of."""
+        """Compare every slot: machines or records may have changed without an event."""
         self._machines = None
         self._found.clear()
         self._wake.set()
 
     def _on_node(self, note: NodeSeen | NodeRemoved | NodeUnlocked) -> None:
         if self._machines is None:
-            return  # all are looked at anyway
+            return  # all are compared anyway
         if isinstance(note, NodeRemoved):
             self._looked_at.pop(note.id, None)
             self._unlist(note.id, note.node)
@@ -212,7 +213,7 @@ class Inventory:
         self._wake.set()
 
     def _learn(self) -> dict[Identity, Machine]:
-        """The machines, read anew where needed; then all slots are doubtful. Raises: DriverError."""
+        """Return the machines, read anew if needed; then all slots are doubtful. Raises: DriverError."""
         if self._machines is None:
             self._machines = {each.identity: each for each in map(sound_machine, self._driver.machines())}
             self._recorded.clear()
@@ -226,7 +227,7 @@ class Inventory:
     # -- comparing --------------------------------------------------------------------------------------------------
 
     def _compare(self, group: asyncio.TaskGroup) -> None:
-        """Start what is to be done for each doubtful slot that is not as configured."""
+        """Start the work for each doubtful slot that is not as configured."""
         machines = self._learn()
         doubtful, self._doubtful = self._doubtful, {}
         found, self._found = self._found, {}
@@ -239,7 +240,8 @@ class Inventory:
     def _compare_slot(
         self, group: asyncio.TaskGroup, identity: Identity, machine: Machine | None, found: Inspection | None
     ) -> None:
-        """*found*: what the host is like, if it was just looked at; where that matters, it is asked for otherwise."""
+        """*found*: the result of the host's check, if it was just checked; otherwise the host is checked if that
+        matters."""
         records = [self._view.nodes[node_id] for node_id in sorted(self._recorded.get(identity, ()))]
         is_offered = machine is not None and not self._hosts.is_out(identity[:3])
         kept = self._kept(records) if records and is_offered else None
@@ -255,12 +257,12 @@ class Inventory:
             self._looked_at[kept.record.id] = kept.version
             self._begin(group, (identity, None), self._update, kept, machine, found)
         for seen in records:
-            if seen is not kept and self._is_free(seen):  # one in use is looked at again when it is free
+            if seen is not kept and self._is_free(seen):  # a record in use is compared again when it is free
                 self._begin(group, (identity, seen.record.id), self._deregister, seen)
 
     @staticmethod
     def _kept(records: list[Seen[Node]]) -> Seen[Node]:
-        """Of several records for one slot the one in use, else the oldest, stays."""
+        """Return the record to keep of several for one slot: the one in use, else the oldest."""
         return min(records, key=lambda seen: (seen.record.is_idle, seen.record.id))
 
     def _begin(
@@ -316,18 +318,18 @@ class Inventory:
         )
 
     async def _deregister(self, seen: Seen[Node]) -> None:
-        """Take out a free record of a slot that is not wanted; one in use goes after its use."""
+        """Delete a free record of an unwanted slot; a record in use is deleted after its use."""
         if await discard_node(self._store, self._view, seen, self._clock):
             self._log.info("machine_deregistered", node_id=seen.record.id, hostname=seen.record.hostname)
 
     # -- updating in place ------------------------------------------------------------------------------------------
 
     def _was_looked_at(self, seen: Seen[Node]) -> bool:
-        """Whether this version of the record was compared with its machine."""
+        """Return True if this version of the record was compared with its machine."""
         return self._looked_at.get(seen.record.id) == seen.version
 
     def _is_free(self, seen: Seen[Node]) -> bool:
-        """Whether nobody has the record; one in use is looked at again when it is not any more."""
+        """Return True if the record is unlocked and unallocated; one in use is compared again when it is free."""
         return seen.record.is_idle and not self._view.is_node_locked(seen.record.id)
 
     async def _update(self, seen: Seen[Node], machine: Machine, found: Inspection) -> None:
@@ -339,12 +341,12 @@ class Inventory:
 
 
 def identity_of(node: Node) -> Identity:
-    """The slot a static node's record stands for."""
+    """Return the slot that a static node's record stands for."""
     return machine_of(node).identity
 
 
 def _described(node: Node, machine: Machine, found: Inspection) -> Node:
-    """*node* as the configuration and a look at the machine have it."""
+    """Return *node* as the configuration and a check of the machine describe it."""
     return node.changed(
         type=machine.labels,
         username=machine.username,

@@ -1,9 +1,9 @@
 """Keeps ``min-ready`` nodes of each label by writing node requests, as any other client would.
 
-The requests are ephemeral: they vanish with this process. Of all launchers that would keep a label's nodes ready one
-does, and all agree on which by what they tell of themselves (`keeper_of`). Outstanding requests count, whoever wrote
-them, so that a change of keeper makes none twice. What does *not* belong here: how the requests are answered.
-Source: Nodepool 11, which counts ready nodes over all providers.
+The requests are ephemeral: they vanish with this process. Of all launchers that would keep a label's nodes ready, one
+does, and all agree on the owner of the label from their presences (`keeper_of`). Outstanding requests of any launcher
+count, so that a change of owner makes none twice. What does *not* belong here: how the requests are served. Source:
+Nodepool 11, which counts ready nodes over all providers.
 """
 
 from __future__ import annotations
@@ -42,38 +42,39 @@ from nodelaunch.protocol.store import SessionState, Store
 log: Logger = get_logger(__name__)
 
 SETTLE_S = 1.0
-"""How long a process has kept a label's nodes before it asks for the first. Meanwhile launchers that start together see
-each other, and what the last keeper asked for; and nodes that are left of requests that have gone become idle."""
+"""Seconds between a process's becoming owner of a label and its first request. Meanwhile launchers that start together
+see each other, and the last owner's requests; and nodes that are left of requests that have gone become idle."""
 
 REQUEST_KEPT_S = 1.0
-"""How long an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps one for ever
-that is deleted while it reads the change before; Nodepool looks at its answered requests once a second."""
+"""Seconds that an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps a request
+for ever if it is deleted while the cache reads the change before; Nodepool looks at its answered requests once a
+second."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyShortfall:
-    """A label of which a launcher keeps nodes ready, and has fewer than it is to."""
+    """A label for which a launcher has fewer ready nodes than it has to keep."""
 
     label: str
     wanted: int
     ready: int = 0
     asked: int = 0
-    """Nodes that are asked for, or being launched."""
+    """Nodes that are requested, or being launched."""
     why: tuple[str, ...] = ()
-    """What pools say of it: ``PROVIDER/POOL: reason``."""
+    """The pools' reasons: ``PROVIDER/POOL: reason``."""
     retry_at: float | None = None
-    """When the rest is asked for again, seconds since 1970."""
+    """When the missing nodes are requested again, in seconds since 1970."""
     lacks_room: bool = False
-    """Whether room is all that is missing: the rest is asked for as soon as there is some."""
+    """True if lack of capacity is the only reason: the missing nodes are requested as soon as there is some."""
 
 
 class MinReady:
-    """One per launcher. Say what to `want` and `run` it."""
+    """Keeps min-ready nodes, once per launcher. Set the counts with `want` and `run` it."""
 
     def __init__(
         self, store: Store, view: ClusterView, clock: Clock, own_id: str, spare: SpareRoom | None = None
     ) -> None:
-        """*own_id*: under which this process is present. *spare*: what room its pools have."""
+        """*own_id*: the id under which this process is present. *spare*: the spare capacity of its pools."""
         self._store = store
         self._view = view
         self._clock = clock
@@ -82,26 +83,26 @@ class MinReady:
         self._wake = asyncio.Event()
         self._mine: set[RequestId] = set()
         self._changed: set[RequestId] = set()
-        """Those to be looked at: they are new, or changed, or one of their nodes may be free now."""
+        """Requests to look at: they are new, or changed, or one of their nodes may be free now."""
         self._freeing: dict[NodeId, RequestId] = {}
         """Nodes of a fulfilled request that are still tied to it."""
         self._answered: set[RequestId] = set()
-        """Those that are answered and still there."""
+        """Requests that are answered and still exist."""
         self._expired: set[RequestId] = set()
-        """Those of them that have been there for long enough."""
+        """Answered requests that have existed for long enough."""
         self.retries: Retries = Retries(spare, self._wake.set)
-        """Told of room that becomes free."""
+        """Notified of capacity that becomes free."""
         self._pools = 0
-        """How many are registered."""
+        """How many pools are registered."""
         self._ours: dict[str, bool] = {}
-        """Whether we keep a label's nodes ready, as far as that was asked since a process came or went."""
+        """True by label if this process keeps its nodes ready, as computed since a process last came or went."""
         self._settles_at: dict[str, float] = {}
-        """From when on we ask for nodes of a label that we keep, by the loop's clock."""
+        """By label: when this process starts to request its nodes, by the loop's clock."""
 
     def want(self, wanted: Mapping[str, int]) -> None:
-        """Keep so many nodes ready from now on. *wanted*: label → number of ready, unallocated nodes.
+        """Set the counts of nodes to keep ready. *wanted*: label → number of ready, unallocated nodes.
 
-        What was declined is asked for again at once: the configuration is another one.
+        Declined labels are requested again at once: the configuration has changed.
         """
         self._wanted = {label: count for label, count in wanted.items() if count > 0}
         self.retries.clear()
@@ -139,7 +140,7 @@ class MinReady:
             self._wake.set()
 
     def _on_pools(self, _note: Note) -> None:
-        """A pool that is new may do what all others declined."""
+        """Retry declined labels, because a new pool may serve what all others declined."""
         known, self._pools = self._pools, len(self._view.pools)
         if self._pools > known:
             self.retries.clear()
@@ -191,12 +192,12 @@ class MinReady:
         return self._view.idle_by_label.get(label, 0)
 
     def _outstanding(self, label: str) -> int:
-        """Nodes asked for to be kept ready, by whomever, that are not idle yet."""
+        """Return the number of requested min-ready nodes, of any launcher, that are not idle yet."""
         asked = self._view.min_ready_asked.get(label, ())
         return sum(not self._has_been_answered(request_id) for request_id in asked)
 
     def _has_been_answered(self, request_id: RequestId) -> bool:
-        """Whether the request is fulfilled and no node is tied to it any more."""
+        """Return True if the request is fulfilled and no node is tied to it any more."""
         request = self._view.request(request_id)
         is_fulfilled = request is not None and request.state is RequestState.FULFILLED
         return is_fulfilled and not self._view.nodes_allocated_to(request_id)
@@ -219,15 +220,15 @@ class MinReady:
         entry = await self._store.create(where, request.to_bytes(), ephemeral=True, sequence=True)
         request_id = paths.request_id_at(entry.path) or RequestId("")
         self._mine.add(request_id)
-        self._changed.add(request_id)  # what became of it until now was told of nobody's
+        self._changed.add(request_id)  # its earlier changes were reported as another launcher's
         self._wake.set()
         tell = log.debug if label in self.retries else log.info
         tell("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
-        """See whether one of our requests has an answer; if so, free its nodes and take it off a moment later.
+        """Check whether one of our requests has an answer; if so, free its nodes and delete it a moment later.
 
-        Were it taken off before, its nodes would count neither as asked for nor as idle, and one more would be made.
+        If it were deleted before, its nodes would count neither as requested nor as idle, and one more would be made.
         """
         if request_id not in self._mine or request_id in self._answered:
             return
@@ -263,10 +264,10 @@ class MinReady:
         self._answered.discard(request_id)
 
     async def _free_nodes(self, request: NodeRequest) -> bool:
-        """Untie the request's nodes from it, so that anybody may have them; whether that is done for each of them.
+        """Untie the request's nodes from it, so that any request may get them. Return True if that is done for all.
 
-        It is not where the request is seen fulfilled before its node is seen ready, or where another has the node. Then
-        a change of the node, or of its lock, is told of; it may be told before the refusal is.
+        It is not done if the request is seen fulfilled before its node is seen ready, or if another process has the
+        node. Then a change of the node, or of its lock, is reported; the report may come before the refusal.
         """
         for node_id in request.nodes:
             seen = self._view.nodes.get(node_id)
@@ -285,10 +286,10 @@ class MinReady:
         delay = self.retries.declined(label, request_id)
         tell("min_ready_declined", label=label, retry_in_s=delay, detail="no line for each try until there is room")
 
-    # -- telling ----------------------------------------------------------------------------------------------------
+    # -- reports ----------------------------------------------------------------------------------------------------
 
     def shortfalls(self) -> list[ReadyShortfall]:
-        """The labels of which there are fewer ready nodes than this process is to keep, and why."""
+        """Return the labels with fewer ready nodes than this process has to keep, and why."""
         if not self._view.is_warm:
             return []
         ours = [each for each in self._wanted.items() if self._ours.get(each[0])]

@@ -1,6 +1,6 @@
-"""Waiting for the inventory of a provider, which one of the launchers that have its machines keeps.
+"""Waits for the inventory of a provider, which one of the launchers with its machines keeps.
 
-A launcher that waits hands nodes out all the same. What does *not* belong here: keeping the records (inventory.py).
+A launcher that waits hands nodes out nevertheless.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nodelaunch.protocol.store import Lock, Store
 log: Logger = get_logger(__name__)
 
 LOCK_WAIT_S = 600.0
-"""How long to wait at a time for another launcher to leave the inventory to us."""
+"""Seconds to wait at a time for another launcher to release the inventory."""
 
 
 async def turn_at(store: Store, view: ClusterView, clock: Clock, provider: str, hosts: HostWatch) -> Lock:
-    """Wait until the records of *provider* are ours to keep.
+    """Wait until this process keeps the records of *provider*.
 
-    Meanwhile the free nodes of hosts that go into quarantine here are taken out: whoever keeps the records looks at
-    the hosts then. Raises: StoreError.
+    Meanwhile the free nodes of hosts that go into quarantine here are deregistered: the process that keeps the records
+    then checks the hosts. Raises: StoreError.
     """
 
     async def take_out(host: Host) -> None:

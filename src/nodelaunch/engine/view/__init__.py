@@ -1,10 +1,8 @@
-"""What this launcher knows of the cluster: requests, nodes, locks, registered pools, images; decoded once per version.
+"""The launcher's view of the cluster: requests, nodes, locks, registered pools, images; decoded once per version.
 
-Fed by trees of the store, read by everything in the engine, synchronously. A listener is told what changed right after
-it changed, while the view is warm; of what changed while it was not, `ViewWarmed` tells all at once. A record that
-can't be read is logged once, left alone, and not shown.
-
-What does *not* belong here: any decision, any write.
+Trees of the store feed it; everything in the engine reads it, synchronously. A listener is notified of a change right
+after it happened, while the view is current; `ViewWarmed` stands for all changes from the time when it was not. A
+record that can't be read is logged once, left alone, and not shown. The view makes no decision and no write.
 """
 
 from nodelaunch.engine.view.cluster import ClusterView, open_view

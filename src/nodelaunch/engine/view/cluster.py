@@ -1,7 +1,4 @@
-"""The whole view, and how the store's trees feed it.
-
-What does *not* belong here: what is known of each kind of thing (the other files of this package).
-"""
+"""The whole view, and how the store's trees feed it. The other files of this package have its parts."""
 
 from __future__ import annotations
 
@@ -24,9 +21,9 @@ OnRemoved = Callable[[str], None]
 
 
 class ClusterView(NodeView, RequestView, PoolsView, ImageView):
-    """The live copy. Open with `open_view`.
+    """The live copy. Open it with `open_view`.
 
-    Invariant: ``is_warm`` exactly while all trees are attached and warm. The first note after a time without is
+    Invariant: ``is_warm`` exactly while all trees are attached and current. The first note after a stale period is
     `ViewWarmed`, the last before one is `ViewCooled`.
     """
 
@@ -38,27 +35,27 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
 
     @property
     def locked_nodes(self) -> Collection[NodeId]:
-        """The nodes for whose lock somebody contends; live."""
+        """The nodes whose lock has a contender; live."""
         return self._node_contenders.keys()
 
     @property
     def locked_requests(self) -> Collection[RequestId]:
-        """The requests for whose lock somebody contends; live."""
+        """The requests whose lock has a contender; live."""
         return self._request_contenders.keys()
 
     async def warm(self) -> None:
-        """Wait until warm."""
+        """Wait until the view is complete and current."""
         while not self.is_warm:
             await self._warmed.wait()
 
     def hurry(self) -> None:
-        """Have read what `may_lag`: with the answer to the next read of the store, it is here."""
+        """Have paths that `may_lag` read now: they are up to date with the answer to the next read of the store."""
         for tree in self._trees:
             tree.hurry()
 
     def attach(self, tree: Tree, on_changed: OnChanged, on_removed: OnRemoved) -> None:
-        """Be fed from *tree*: by *on_changed* with each entry that is there, by *on_removed* with each path that is
-        gone."""
+        """Feed the view from *tree*: *on_changed* is called with each present entry, *on_removed* with each path that
+        is gone."""
 
         def on_event(event: TreeEvent) -> None:
             if type(event) is Changed:
@@ -74,7 +71,7 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
             on_changed(entry)
 
     def attached(self) -> None:
-        """There are no more trees to `attach`."""
+        """Note that there are no more trees to `attach`."""
         self._is_attached = True
         self._see_warmth()
 
@@ -94,7 +91,7 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
 
 @asynccontextmanager
 async def open_view(store: Store) -> AsyncIterator[ClusterView]:
-    """A view fed from *store*; entering doesn't wait until it is warm."""
+    """Yield a view fed from *store*; entering doesn't wait until it is current."""
     view = ClusterView()
     async with AsyncExitStack() as stack:
         for root, on_changed, on_removed, wants_data in (
@@ -125,5 +122,6 @@ def _never(_path: str) -> bool:
 
 
 def _is_node(path: str) -> bool:
-    """Of what is below `paths.NODES`: lock directories and contenders are only counted, never read."""
+    """Return True if *path* is a node's, below `paths.NODES`: lock directories and contenders are only counted, never
+    read."""
     return "/" not in path[_BELOW_NODES:]

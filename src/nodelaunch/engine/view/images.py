@@ -1,7 +1,4 @@
-"""What is known of disk images: builds and uploads, written by builders.
-
-What does *not* belong here: any decision, any write.
-"""
+"""The view of disk images: builds and uploads, written by builders."""
 
 from __future__ import annotations
 
@@ -16,31 +13,31 @@ from nodelaunch.protocol.store import Entry
 class ImageView(Teller):
     """The part of the view about images.
 
-    Invariant: answers that are kept are those that a look at all builds and uploads would give.
+    Invariant: cached answers equal those of a look at all builds and uploads.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.builds: dict[str, Seen[ImageBuild]] = {}
-        """By path."""
+        """Builds by path."""
         self.uploads: dict[str, Seen[ImageUpload]] = {}
-        """By path."""
+        """Uploads by path."""
         self._newest: dict[tuple[str, str], ImageUpload | None] = {}
         """Answers since the last change, by image and provider."""
         self._begun: dict[tuple[str, str], float | None] = {}
         self.image_names: set[str] = set()
-        """Images of which builders know."""
+        """Names of the images in the builders' tree."""
         self.paused_images: set[str] = set()
         """Images that are not built for now."""
         self.build_requests: dict[str, float] = {}
-        """By image: when somebody asked for a build of it, seconds since 1970."""
+        """By image: when a build of it was requested, in seconds since 1970."""
         self._build_locks: dict[str, float] = {}
         self._build_contenders: dict[str, set[str]] = {}
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def newest_upload(self, image: str, provider: str) -> ImageUpload | None:
-        """The upload to boot: ready, and made ready last."""
+        """Return the upload to boot: the ready one that became ready last."""
         key = (image, provider)
         if key not in self._newest:
             ready = [upload for upload in self._uploads_of(key) if upload.state is ImageState.READY]
@@ -48,15 +45,15 @@ class ImageView(Teller):
         return self._newest[key]
 
     def image_begun_at(self, image: str, provider: str) -> float | None:
-        """When a builder last began what may become the first usable upload of *image*, by the wall clock, seconds;
-        None while nothing is under way."""
+        """Return when a builder last started what may become the first usable upload of *image*, by the wall clock, in
+        seconds; None if no build or upload is under way."""
         key = (image, provider)
         if key not in self._begun:
             self._begun[key] = self._find_begun(key)
         return self._begun[key]
 
     def is_being_built(self, image: str) -> bool:
-        """Whether the build that was asked for has begun: somebody has the lock, and there is a build that is younger.
+        """Return True if the requested build has started: its lock has a contender, and there is a younger build.
         Source: Nodepool 11."""
         if not self._build_contenders.get(image):
             return False
@@ -79,10 +76,10 @@ class ImageView(Teller):
         ]
         return max(uploading + building, default=None)
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def image_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.IMAGES` is there, new or changed."""
+        """Handle an entry below `paths.IMAGES` that is new or has changed."""
         if not wants_image(entry.path):
             self._note_flag(entry)
             return
@@ -104,7 +101,7 @@ class ImageView(Teller):
             self.uploads[path] = Seen(ImageUpload.from_bytes(path, data, parts=upload, modified_at=at), entry)
 
     def image_entry_removed(self, path: str) -> None:
-        """An entry below `paths.IMAGES` is gone."""
+        """Handle the removal of an entry below `paths.IMAGES`."""
         self._readable(path)
         self._forget_flag(path)
         if self.builds.pop(path, None) is not None or self.uploads.pop(path, None) is not None:
@@ -146,5 +143,5 @@ class ImageView(Teller):
 
 
 def wants_image(path: str) -> bool:
-    """Whether the data at *path* is a build or an upload."""
+    """Return True if the data at *path* is a build or an upload."""
     return paths.build_at(path) is not None or paths.upload_at(path) is not None

@@ -1,7 +1,4 @@
-"""Which nodes an instance is recorded for.
-
-What does *not* belong here: launches whose instance no record tells of yet (engine/provider/owners.py).
-"""
+"""The nodes for which an instance is recorded. engine/provider/owners.py has launches without a recorded instance."""
 
 from __future__ import annotations
 
@@ -9,21 +6,21 @@ from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
 
 _Key = tuple[str, str]
-"""Of the provider, and of the instance in it."""
+"""The provider's name, and the instance's id at the provider."""
 
 
 class InstanceIndex:
-    """Nodes by their provider and external id. Those whose id is an object, or that have none, are not in it."""
+    """Nodes by their provider and external id. Nodes whose id is an object, or that have none, are left out."""
 
     def __init__(self) -> None:
         self._nodes: dict[_Key, tuple[NodeId, ...]] = {}
 
     def of(self, provider: str, external_id: str) -> tuple[NodeId, ...]:
-        """More than one where machines are shared out, or somebody made a mistake."""
+        """Return the nodes of one instance: several if machines are shared, or records are wrong."""
         return self._nodes.get((provider, external_id), ())
 
     def change(self, old: Node | None, new: Node | None) -> None:
-        """A node is there, is different, or is gone."""
+        """Handle a node that is new, changed, or gone."""
         if old is not None and new is not None and old.external_id == new.external_id and old.provider == new.provider:
             return
         before, now = _key(old), _key(new)

@@ -1,7 +1,4 @@
-"""What is known of nodes: records, locks, and indexes by provider, request, pool and label.
-
-What does *not* belong here: any decision, any write.
-"""
+"""The view of nodes: records, locks, and indexes by provider, request, pool and label."""
 
 from __future__ import annotations
 
@@ -30,24 +27,24 @@ _BEING_MADE = frozenset({NodeState.INIT, NodeState.BUILDING})
 class NodeView(Teller):
     """The part of the view about nodes.
 
-    Invariants: every index lists exactly the nodes of ``nodes`` that it is about, in their present version; a node that
-    is gone is in none of them, nor in ``discarded`` or ``interrupted``; no container of an index is empty.
+    Invariants: every index lists exactly the nodes of ``nodes`` that belong in it, in their present version; a node
+    that is gone is in none of them, nor in ``discarded`` or ``interrupted``; no container of an index is empty.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.nodes: dict[NodeId, Seen[Node]] = {}
         self.discarded: set[NodeId] = set()
-        """Nodes that this process has marked for deletion, as far as they are still there."""
+        """Existing nodes that this process has marked for deletion."""
         self.interrupted: dict[NodeId, int] = {}
-        """Nodes whose launch broke off with their launcher, by the version they have since then: whoever works on their
-        request next goes on with them. A node that changes is not among them any more."""
+        """Nodes whose launch was interrupted when their launcher died, by their version since then. The next launcher
+        to take their request resumes the launch. A node that changes is removed from here."""
         self._of_provider: dict[str | None, dict[NodeId, Seen[Node]]] = {}
         self._of_request: dict[RequestId, dict[NodeId, Seen[Node]]] = {}
         self._being_made: dict[str | None, dict[NodeId, Seen[Node]]] = {}
-        """Those in state init or building, by provider."""
+        """Nodes in state init or building, by provider."""
         self._node_contenders: dict[NodeId, dict[str, bool]] = {}
-        """Paths of the contenders for a node's lock, and whether each is ours."""
+        """Paths of the contenders for a node's lock, and True for those of this process."""
         self._instances = InstanceIndex()
         self._sums = NodeSums()
         self.idle: IdleIndex = IdleIndex()
@@ -60,53 +57,53 @@ class NodeView(Teller):
         return seen.record if seen is not None else None
 
     def nodes_of(self, provider: str | None) -> list[Seen[Node]]:
-        """The nodes of *provider*, those without any for None; in the order in which they were first seen."""
+        """Return the nodes of *provider*, those without any for None; in the order in which they were first seen."""
         return list(self._of_provider.get(provider, _NO_NODES).values())
 
     def nodes_allocated_to(self, request_id: RequestId) -> list[Seen[Node]]:
-        """In the order in which they were allocated."""
+        """Return the nodes of the request, in the order in which they were allocated."""
         nodes = self._of_request.get(request_id)
         return list(nodes.values()) if nodes is not None else []
 
     def idle_nodes(self, provider: str, pool: str, label: str | None = None) -> Sequence[Seen[Node]]:
-        """The ready nodes of a pool that are nobody's, those with *label* if one is given; the longest ready first.
+        """Return the ready, unallocated nodes of a pool, those with *label* if one is given; the longest ready first.
 
-        The sequence is the live one: take a copy before awaiting, or before changing anything. A node among them may
-        be locked.
+        The sequence is the live one: take a copy before awaiting, or before changing anything. A node among them may be
+        locked.
         """
         return self.idle.of(provider, pool, label)
 
     def idle_nodes_for(self, provider: str, pool: str, label: str, asker: Asker) -> Sequence[Sequence[Seen[Node]]]:
-        """Those with *label* that the *asker* may have, as `idle_nodes` gives them: one or two sequences, each in
+        """Return the nodes with *label* that the *asker* may have, as `idle_nodes` does: one or two sequences, each in
         order, no node in both."""
         if asker.is_launcher:
             return (self.idle.of(provider, pool, label),)
         return self.idle.of_tenant(provider, pool, label, asker.tenant)
 
     def split_idle(self, provider: str, pool: str, allowed_on: AllowedOn | None) -> None:
-        """From now on the idle nodes of the pool are told apart by who may use them; None: everybody may use all."""
+        """Split the idle nodes of the pool by who may use them, from now on; None: every tenant may use all."""
         self.idle.split(provider, pool, allowed_on)
 
     @property
     def idle_by_label(self) -> Mapping[str, int]:
-        """How many idle nodes there are of each label, over all providers; live."""
+        """How many idle nodes of each label there are, over all providers; live."""
         return self.idle.by_label
 
     def interrupted_nodes(self) -> list[Node]:
-        """Nodes whose launch broke off, and that nobody has gone on with."""
+        """Return the nodes whose launch was interrupted and not resumed."""
         if not self.interrupted:
             return []
         return [self.nodes[node_id].record for node_id in self.interrupted if node_id in self.nodes]
 
     def interrupted_for(self, request_id: RequestId) -> list[Seen[Node]]:
-        """Of the nodes allocated to a request, those whose launch broke off."""
+        """Return the nodes of a request whose launch was interrupted."""
         if not self.interrupted:
             return []
         nodes = self._of_request.get(request_id, _NO_NODES)
         return [seen for node_id, seen in nodes.items() if node_id in self.interrupted]
 
     def launching(self, provider: str) -> list[Node]:
-        """The nodes of *provider* that some launcher, ours or another, is launching."""
+        """Return the nodes of *provider* that any launcher is launching."""
         made = self._being_made.get(provider)
         if made is None:
             return []
@@ -120,39 +117,39 @@ class NodeView(Teller):
         return self.interrupted.get(seen.record.id) == seen.version
 
     def nodes_with(self, provider: str, external_id: str) -> tuple[NodeId, ...]:
-        """The nodes of *provider* that are recorded for one instance of its."""
+        """Return the nodes of *provider* that are recorded for one of its instances."""
         return self._instances.of(provider, external_id)
 
     def is_node_locked(self, node_id: NodeId) -> bool:
-        """Whether anybody contends for the node's lock."""
+        """Return True if the node's lock has a contender."""
         return node_id in self._node_contenders
 
     def used(self, provider: str, pool: str | None = None) -> Usage:
-        """What the recorded nodes of a provider, or of one of its pools, take, in whatever state they are."""
+        """Return the usage of all recorded nodes of a provider, or of one of its pools, in any state."""
         return self._sums.of_provider.of(provider) if pool is None else self._sums.of_pool.of((provider, pool))
 
     def used_by_tenant(self, tenant: str) -> Usage:
-        """What the nodes of a tenant take; idle nodes are nobody's."""
+        """Return the usage of a tenant's nodes; idle nodes count for no tenant."""
         return self._sums.of_tenant.of(tenant)
 
     def leaving(self, provider: str, pool: str) -> Usage:
-        """What nodes of a pool give back soon: those used, failed, aborted, deleting or deleted."""
+        """Return the usage of a pool's nodes that soon go: used, failed, aborted, deleting or deleted ones."""
         return self._sums.leaving.of((provider, pool))
 
     def may_lag(self, path: str) -> bool:
-        """Whether a change of the node record at *path* may be told late: somebody else has its lock, and only what it
-        is when it is unlocked matters.
+        """Return True if a change of the node record at *path* may be reported late: another process has its lock, and
+        only its state at the unlock matters.
 
-        A contender counts as ours where its owner is known: a tree over ZooKeeper does not read the contenders of
-        others.
+        A contender counts as this process's if its owner is known: a tree over ZooKeeper does not read the contenders
+        of others.
         """
         contenders = self._node_contenders.get(NodeId(path[_BELOW:]))
         return contenders is not None and True not in contenders.values()
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def node_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.NODES` is there, new or changed."""
+        """Handle an entry below `paths.NODES` that is new or has changed."""
         name = entry.path[_BELOW:]
         if "/" in name:
             self._contender_came(name, entry)
@@ -183,7 +180,7 @@ class NodeView(Teller):
             self._tell(IdleNodeGone(node_id, before))
 
     def node_entry_removed(self, path: str) -> None:
-        """An entry below `paths.NODES` is gone."""
+        """Handle the removal of an entry below `paths.NODES`."""
         name = path[_BELOW:]
         if "/" in name:
             self._contender_left(name, path)
@@ -193,7 +190,7 @@ class NodeView(Teller):
 
     @staticmethod
     def _decode_node(node_id: NodeId, entry: Entry) -> Node:
-        """The node in *entry*, without decoding where this process wrote it. Raises: RecordInvalidError."""
+        """Return the node in *entry*, without decoding if this process wrote it. Raises: RecordInvalidError."""
         record = entry.record
         if isinstance(record, Node):
             return record if record.id == node_id else record.changed(id=node_id)
@@ -221,7 +218,7 @@ class NodeView(Teller):
             self._tell(IdleNodeGone(node_id, record))
 
     def _index(self, old: Node | None, seen: Seen[Node]) -> None:
-        """List the node where it belongs, and nowhere else."""
+        """Put the node into the indexes where it belongs, and no others."""
         new = seen.record
         if old is not None and old.provider == new.provider:
             self._of_provider[new.provider][new.id] = seen
@@ -248,7 +245,7 @@ class NodeView(Teller):
             self.idle.add(seen)
 
     def _contender_came(self, name: str, entry: Entry) -> None:
-        """*name*: path below `paths.NODES`."""
+        """Note a new contender. *name*: path below `paths.NODES`."""
         node_id, _, rest = name.partition("/lock/")
         if rest and paths.contender_sequence(rest) is not None:
             contenders = self._node_contenders.get(NodeId(node_id))

@@ -1,7 +1,4 @@
-"""Records as of one version, and the notes by which listeners learn what changed.
-
-What does *not* belong here: what is known (the other files of this package), and what is done about it.
-"""
+"""Records as of one version, and the notes that notify listeners of changes."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class Seen(Generic[R]):
     __slots__ = ("created_at", "modified_at", "modified_zxid", "path", "record", "version")
 
     def __init__(self, record: R, entry: Entry) -> None:
-        """*record* is what *entry* holds. The entry and its bytes are not kept."""
+        """*record* is the decoded *entry*. The entry and its bytes are not kept."""
         stat = entry.stat
         self.record: R = record
         self.path: str = entry.path
@@ -51,7 +48,7 @@ class Seen(Generic[R]):
         return f"Seen({self.record!r}, version={self.version})"
 
 
-# -- what listeners are told ----------------------------------------------------------------------------------------
+# -- notes for listeners --------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -60,7 +57,7 @@ class RequestSeen:
 
     id: RequestId
     old: NodeRequest | None
-    """As it was before; None when it is new."""
+    """The version before; None when it is new."""
 
 
 @dataclass(slots=True)
@@ -82,7 +79,7 @@ class NodeSeen:
 
     id: NodeId
     old: Node | None
-    """As it was before; None when it is new."""
+    """The version before; None when it is new."""
 
 
 @dataclass(slots=True)
@@ -100,55 +97,55 @@ class NodeUnlocked:
 
 @dataclass(slots=True)
 class IdleNodeSeen:
-    """A node became idle, or changed and is idle still. Told after `NodeSeen`."""
+    """A node became idle, or changed and is still idle. Sent after `NodeSeen`."""
 
     id: NodeId
 
 
 @dataclass(slots=True)
 class IdleNodeGone:
-    """A node that was idle is not any more, or is gone. Told after `NodeSeen` or `NodeRemoved`."""
+    """An idle node is not idle any more, or is gone. Sent after `NodeSeen` or `NodeRemoved`."""
 
     id: NodeId
     node: Node
-    """As it was."""
+    """The version before."""
 
 
 @dataclass(slots=True)
 class MinReadyRequestChanged:
-    """A request for nodes to be kept ready came, changed or went. Told after `RequestSeen` or `RequestRemoved`."""
+    """A min-ready request was created, changed or deleted. Sent after `RequestSeen` or `RequestRemoved`."""
 
     id: RequestId
 
 
 @dataclass(slots=True)
 class PoolsChanged:
-    """A pool registered, changed or left; or what is remembered of a pool changed."""
+    """A pool registered, changed or left; or the record of a known pool changed."""
 
 
 @dataclass(slots=True)
 class PresencesChanged:
-    """A nodelaunch process came, changed or left."""
+    """A nodelaunch process started, changed or left."""
 
 
 @dataclass(slots=True)
 class PausesChanged:
-    """An operator paused something, or resumed it."""
+    """An operator paused or resumed a pool, a provider or a launcher."""
 
 
 @dataclass(slots=True)
 class ImagesChanged:
-    """A build or upload of an image began, became usable, or stopped being so."""
+    """A build or upload of an image started, became usable, or stopped being usable."""
 
 
 @dataclass(slots=True)
 class ViewWarmed:
-    """All is complete and current. Whoever follows changes looks at everything it follows once."""
+    """The view is complete and current. A listener looks once at everything it follows."""
 
 
 @dataclass(slots=True)
 class ViewCooled:
-    """What is known may be stale from here on. Nothing else is told until `ViewWarmed`."""
+    """The view may be stale from here on. No other note is sent until `ViewWarmed`."""
 
 
 Note = (
@@ -167,21 +164,21 @@ Listeners = tuple[Listener, ...]
 
 
 class Teller:
-    """Tells listeners what changed, while the view is warm; what all parts of the view share.
+    """Notifies listeners of changes while the view is current; the base of all parts of the view.
 
-    Invariants: no listener is called for a kind it did not ask for; no entry is left where there is no listener.
+    Invariants: no listener is called for a kind it did not ask for; no entry is left without a listener.
     """
 
     def __init__(self) -> None:
         self.is_warm = False
-        """Complete and current. While false, nothing may be concluded from what is missing."""
+        """True if complete and current. While false, nothing may be concluded from a missing record."""
         self.unreadable: dict[str, bool] = {}
-        """Paths of znodes whose data is no record, and whether there is no data at all."""
+        """Paths of znodes whose data is no record, and True if there is no data at all."""
         self._listeners: dict[type[Note], Listeners] = dict.fromkeys(KINDS, ())
         self._by_provider: dict[str, Listeners] = {}
 
     def subscribe(self, listener: Listener, *kinds: type[Note]) -> Unsubscribe:
-        """Call *listener* with each `Note` of these *kinds* from now on, of all kinds where none is named; it must not
+        """Call *listener* with each `Note` of these *kinds* from now on, of all kinds if none is named; it must not
         block and must not raise."""
         wanted = kinds or KINDS
         for kind in wanted:
@@ -213,7 +210,7 @@ class Teller:
                 listener(note)
 
     def _tell_of_node(self, note: Note, provider: str | None, before: str | None) -> None:
-        """Tell of a node of *provider* that was *before*'s until now."""
+        """Send a note about a node of *provider* that was *before*'s until now."""
         if not self.is_warm:
             return
         for listener in self._listeners[type(note)]:
@@ -227,7 +224,7 @@ class Teller:
                     listener(note)
 
     def _readable(self, path: str) -> None:
-        """What is at *path* is a record, or gone."""
+        """Note that *path* has a readable record, or is gone."""
         self.unreadable.pop(path, None)
 
     def _refuse(self, entry: Entry, error: RecordInvalidError) -> None:

@@ -1,7 +1,4 @@
-"""What is known of launchers and their pools: registrations, what is remembered of pools, processes, and pauses.
-
-What does *not* belong here: any decision, any write.
-"""
+"""The view of launchers and their pools: registrations, known pools, processes, and pauses."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from nodelaunch.protocol.store import Entry
 
 @dataclass(frozen=True, slots=True)
 class _Peers:
-    """All registrations, as decisions need them."""
+    """All registrations, in the forms that decisions need."""
 
     all: tuple[RegisteredPool, ...]
     by_label: Mapping[str, tuple[RegisteredPool, ...]]
@@ -27,43 +24,43 @@ class _Peers:
     launchers: tuple[str, ...]
     """Ids of the nodelaunch processes that run any of them, sorted."""
     sharers: frozenset[str]
-    """Ids of the nodelaunch processes that may create nodes: those of `launchers`, and those that still work."""
+    """Ids of the nodelaunch processes that may create nodes: `launchers`, and processes that still have work."""
     sharers_at: Mapping[str, frozenset[str]]
-    """The same for each provider."""
+    """The sharers of each provider."""
     alone: frozenset[str]
-    """The ids of all registered pools where they are of one process, and no other may create nodes; else none."""
+    """The ids of all registered pools if they are of one process, and no other may create nodes; else none."""
     draining: frozenset[tuple[str, str]]
-    """Provider and pool of those that every process that runs them is to drain."""
+    """Provider and pool of the pools that every process that runs them has to drain."""
 
 
 class PoolsView(Teller):
     """The part of the view about pools and launchers.
 
-    Invariants: ``peers``, ``peers_by_label``, ``registered``, ``launchers`` and `is_alone` say what ``pools``,
-    ``presences`` and ``pauses`` say; ``_sessions`` has the keys of ``pools``, ``_processes`` those of ``presences``.
+    Invariants: ``peers``, ``peers_by_label``, ``registered``, ``launchers`` and `is_alone` follow from ``pools``,
+    ``presences`` and ``pauses``; ``_sessions`` has the keys of ``pools``, ``_processes`` those of ``presences``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.pools: dict[str, Seen[PoolRegistration]] = {}
-        """By path."""
+        """Registrations by path."""
         self.presences: dict[str, Seen[Presence]] = {}
-        """By path."""
+        """Presences by path."""
         self.known_pools: dict[tuple[str, str], Seen[KnownPool]] = {}
-        """By provider and pool; registered or not."""
+        """Known pools by provider and pool; registered or not."""
         self.pauses: dict[Target, Seen[Pause]] = {}
         self._sessions: dict[str, int] = {}
         """The session that each registration ends with, by path."""
         self._processes: dict[str, int] = {}
         """The session that each presence ends with, by path."""
         self._peers: _Peers | None = None
-        """None: the registrations, the pauses, or which processes there are, changed since it was made."""
+        """None: the registrations, the pauses, or the processes changed since it was computed."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     @property
     def peers(self) -> tuple[RegisteredPool, ...]:
-        """All registered pools, our own among them. The same object until a registration changes."""
+        """All registered pools, of this process and others. The same object until a registration changes."""
         return (self._peers or self._find_peers()).all
 
     @property
@@ -87,33 +84,33 @@ class PoolsView(Teller):
         return (self._peers or self._find_peers()).sharers
 
     def sharers_at(self, provider: str) -> frozenset[str]:
-        """Those that may create nodes at *provider*."""
+        """Return the ids of the processes that may create nodes at *provider*."""
         return (self._peers or self._find_peers()).sharers_at.get(provider, frozenset())
 
     def is_of_known_process(self, path: str) -> bool:
-        """Whether the registration at *path* is of a nodelaunch process whose presence is known."""
+        """Return True if the registration at *path* is of a nodelaunch process whose presence is known."""
         return self._sessions.get(path) in self._processes.values()
 
     def is_alone(self, pool_id: str) -> bool:
-        """Whether the process of this pool, which is registered, is the only one that may create nodes."""
+        """Return True if the process of this registered pool is the only one that may create nodes."""
         return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
 
     def pauses_of(self, provider: str, pool: str, *launcher: str) -> tuple[Pause, ...]:
-        """By which a pool is paused. *launcher*: host name and id of the process that runs it."""
+        """Return the pauses of a pool. *launcher*: host name and id of the process that runs it."""
         if not self.pauses:
             return ()
         targets = (Target.provider(provider), Target.pool(provider, pool), *map(Target.launcher, launcher))
         return self._pauses_at(targets)
 
     def pauses_of_launcher(self, *launcher: str) -> tuple[Pause, ...]:
-        """By which a process is paused, given its host name and id."""
+        """Return the pauses of a process, given its host name and id."""
         return self._pauses_at(map(Target.launcher, launcher))
 
     def _pauses_at(self, targets: Iterable[Target]) -> tuple[Pause, ...]:
         return tuple(self.pauses[target].record for target in dict.fromkeys(targets) if target in self.pauses)
 
     def is_draining(self, provider: str, pool: str) -> bool:
-        """Whether all that serve the pool are to let go of its idle nodes."""
+        """Return True if all processes that serve the pool have to discard its idle nodes."""
         if not self.pauses:
             return False
         peers = self._peers or self._find_peers()
@@ -158,15 +155,15 @@ class PoolsView(Teller):
         return self._peers
 
     def _pauses_of(self, record: PoolRegistration, launcher: str) -> tuple[Pause, ...]:
-        """By which a registered pool is paused: none, where another program runs it, which knows nothing of pauses."""
+        """Return the pauses of a registered pool: none if another program runs it, which does not know of pauses."""
         if not launcher:
             return ()
         return self.pauses_of(record.provider_name or "", record.name or "", record.hostname, launcher)
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def pool_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.POOLS` is there, new or changed."""
+        """Handle an entry below `paths.POOLS` that is new or has changed."""
         if not paths.is_child(entry.path, paths.POOLS):
             return
         self._readable(entry.path)
@@ -184,7 +181,7 @@ class PoolsView(Teller):
         self._tell(PoolsChanged())
 
     def pool_entry_removed(self, path: str) -> None:
-        """An entry below `paths.POOLS` is gone."""
+        """Handle the removal of an entry below `paths.POOLS`."""
         self._readable(path)
         self._sessions.pop(path, None)
         if self.pools.pop(path, None) is not None:
@@ -192,7 +189,7 @@ class PoolsView(Teller):
             self._tell(PoolsChanged())
 
     def presence_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.PRESENCES` is there, new or changed."""
+        """Handle an entry below `paths.PRESENCES` that is new or has changed."""
         self._readable(entry.path)
         before = self.presences.get(entry.path)
         try:
@@ -206,14 +203,15 @@ class PoolsView(Teller):
         self._tell(PresencesChanged())
 
     def presence_entry_removed(self, path: str) -> None:
-        """An entry below `paths.PRESENCES` is gone."""
+        """Handle the removal of an entry below `paths.PRESENCES`."""
         self._readable(path)
         if self.presences.pop(path, None) is not None:
             self._process_changed(path, None)
             self._tell(PresencesChanged())
 
     def _process_changed(self, path: str, session: int | None, *, has_moved: bool = False) -> None:
-        """The presence at *path* ends with *session*; None: it is gone. *has_moved*: it works at other providers."""
+        """Note that the presence at *path* ends with *session*; None: it is gone. *has_moved*: its providers
+        changed."""
         if self._processes.get(path) == session and not has_moved:
             return
         if session is None:
@@ -224,7 +222,7 @@ class PoolsView(Teller):
         self._tell(PoolsChanged())
 
     def pause_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.PAUSES` is there, new or changed."""
+        """Handle an entry below `paths.PAUSES` that is new or has changed."""
         target = _target_at(entry.path)
         if target is None:
             return
@@ -237,7 +235,7 @@ class PoolsView(Teller):
         self._pauses_changed()
 
     def pause_entry_removed(self, path: str) -> None:
-        """An entry below `paths.PAUSES` is gone."""
+        """Handle the removal of an entry below `paths.PAUSES`."""
         target = _target_at(path)
         self._readable(path)
         if target is not None and self.pauses.pop(target, None) is not None:
@@ -249,7 +247,7 @@ class PoolsView(Teller):
         self._tell(PoolsChanged())
 
     def known_pool_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.KNOWN_POOLS` is there, new or changed."""
+        """Handle an entry below `paths.KNOWN_POOLS` that is new or has changed."""
         names = paths.known_pool_at(entry.path)
         if names is None:
             return
@@ -262,7 +260,7 @@ class PoolsView(Teller):
         self._tell(PoolsChanged())
 
     def known_pool_entry_removed(self, path: str) -> None:
-        """An entry below `paths.KNOWN_POOLS` is gone."""
+        """Handle the removal of an entry below `paths.KNOWN_POOLS`."""
         names = paths.known_pool_at(path)
         self._readable(path)
         if names is not None and self.known_pools.pop(names, None) is not None:
@@ -287,4 +285,4 @@ def _target_at(path: str) -> Target | None:
     try:
         return Target(TargetKind(found[0]), found[1]) if found is not None else None
     except ValueError:
-        return None  # another version pauses other things
+        return None  # a pause of a kind that another version knows

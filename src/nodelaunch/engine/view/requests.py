@@ -1,7 +1,4 @@
-"""What is known of node requests: records, locks, which are open, and what is asked for to be kept ready.
-
-What does *not* belong here: any decision, any write.
-"""
+"""The view of node requests: records, locks, open requests, and requests for min-ready nodes."""
 
 from __future__ import annotations
 
@@ -29,26 +26,25 @@ _BELOW_LOCKS = len(paths.REQUEST_LOCKS) + 1
 class RequestView(Teller):
     """The part of the view about requests.
 
-    Invariants: ``open_requests`` has exactly those of ``requests`` that are requested, ``pending_requests`` those that
-    are pending, in their present version;
-    ``stray_lock_dirs`` has exactly the lock directories whose request is not in ``requests``;
-    ``min_ready_asked`` has, by label, those that ask for nodes to be kept ready and have not failed; no set is empty,
-    of contenders neither.
+    Invariants: ``open_requests`` has exactly the requests in state requested, ``pending_requests`` exactly the pending
+    ones, each in its present version; ``stray_lock_dirs`` has exactly the lock directories whose request is not in
+    ``requests``; ``min_ready_asked`` has, by label, the requests for min-ready nodes that have not failed. No set of
+    request ids or contenders is empty.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.requests: dict[RequestId, Seen[NodeRequest]] = {}
         self.open_requests: dict[RequestId, Seen[NodeRequest]] = {}
-        """Those in state requested, in the order in which they were first so."""
+        """Requests in state requested, in the order in which they entered it."""
         self.pending_requests: dict[RequestId, Seen[NodeRequest]] = {}
-        """Those that some launcher works on, ours or another."""
+        """Pending requests, of this launcher or another."""
         self.min_ready_asked: dict[str, set[RequestId]] = {}
-        """The requests, whoever wrote them, that ask for a node of a label to be kept ready and have not failed."""
+        """Requests for a min-ready node of a label, from any launcher, that have not failed."""
         self._request_contenders: dict[RequestId, set[str]] = {}
         self._request_lock_dirs: dict[RequestId, float] = {}
         self.stray_lock_dirs: dict[RequestId, float] = {}
-        """Lock directories without a request, with the time each was made, seconds since 1970."""
+        """Lock directories without a request, with the time each was made, in seconds since 1970."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -57,18 +53,18 @@ class RequestView(Teller):
         return seen.record if seen is not None else None
 
     def is_request_locked(self, request_id: RequestId) -> bool:
-        """Whether anybody contends for the request's lock."""
+        """Return True if the request's lock has a contender."""
         return request_id in self._request_contenders
 
     @property
     def request_lock_dirs(self) -> Mapping[RequestId, float]:
-        """Lock directories of requests, with the time each was made, seconds since 1970."""
+        """Lock directories of requests, with the time each was made, in seconds since 1970."""
         return self._request_lock_dirs
 
-    # -- being fed --------------------------------------------------------------------------------------------------
+    # -- input from the trees ---------------------------------------------------------------------------------------
 
     def request_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.REQUESTS` is there, new or changed."""
+        """Handle an entry below `paths.REQUESTS` that is new or has changed."""
         request_id = RequestId(entry.path[_BELOW:])
         if "/" in request_id:
             return
@@ -102,13 +98,13 @@ class RequestView(Teller):
             self._count(request_id, before, record)
 
     def request_entry_removed(self, path: str) -> None:
-        """An entry below `paths.REQUESTS` is gone."""
+        """Handle the removal of an entry below `paths.REQUESTS`."""
         self._readable(path)
         self._request_gone(RequestId(path[_BELOW:]))
 
     @staticmethod
     def _decode_request(request_id: RequestId, entry: Entry) -> NodeRequest:
-        """The request in *entry*, without decoding where this process wrote it. Raises: RecordInvalidError."""
+        """Return the request in *entry*, without decoding if this process wrote it. Raises: RecordInvalidError."""
         record = entry.record
         if isinstance(record, NodeRequest):
             return record if record.id == request_id else record.changed(id=request_id)
@@ -126,7 +122,7 @@ class RequestView(Teller):
                 self._count(request_id, old.record, None)
 
     def _count(self, request_id: RequestId, old: NodeRequest | None, new: NodeRequest | None) -> None:
-        """Keep ``min_ready_asked``."""
+        """Keep ``min_ready_asked`` up to date."""
         was, now = _min_ready_labels(old), _min_ready_labels(new)
         for label in was - now:
             asking = self.min_ready_asked[label]
@@ -138,7 +134,7 @@ class RequestView(Teller):
         self._tell(MinReadyRequestChanged(request_id))
 
     def request_lock_entry_changed(self, entry: Entry) -> None:
-        """An entry below `paths.REQUEST_LOCKS` is there."""
+        """Handle a new entry below `paths.REQUEST_LOCKS`."""
         directory, _, name = entry.path[_BELOW_LOCKS:].partition("/")
         request_id = RequestId(directory)
         if not name:
@@ -153,7 +149,7 @@ class RequestView(Teller):
                 contenders.add(entry.path)
 
     def request_lock_entry_removed(self, path: str) -> None:
-        """An entry below `paths.REQUEST_LOCKS` is gone."""
+        """Handle the removal of an entry below `paths.REQUEST_LOCKS`."""
         directory, _, name = path[_BELOW_LOCKS:].partition("/")
         request_id = RequestId(directory)
         if not name:
@@ -169,7 +165,7 @@ class RequestView(Teller):
 
 
 def _min_ready_labels(request: NodeRequest | None) -> frozenset[str]:
-    """The labels a request asks to be kept ready."""
+    """Return the labels for which *request* is a min-ready request."""
     if request is None or request.requestor != paths.MIN_READY_REQUESTOR or request.state is RequestState.FAILED:
         return _NO_LABELS
     return frozenset(request.node_types)

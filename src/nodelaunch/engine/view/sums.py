@@ -1,7 +1,4 @@
-"""Running sums of what nodes take, and the idle ones in order.
-
-What does *not* belong here: decoding, and who is told.
-"""
+"""Running sums of nodes' usage, and idle nodes in order."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ Amounts = Mapping[str, float]
 ON_THE_WAY_OUT: Final = frozenset(
     {NodeState.USED, NodeState.DELETING, NodeState.DELETED, NodeState.FAILED, NodeState.ABORTED}
 )
-"""A node in one of these gives back what it takes, soon."""
+"""A node in one of these states soon frees its usage."""
 _DIGITS: Final = 6
-"""Decimals of an amount that are kept, so that errors of floating point don't add up."""
+"""Decimals of an amount that are kept, so that floating-point errors don't add up."""
 _ONE: Final[Amounts] = {INSTANCES: 1}
 _NONE: Final[Amounts] = {}
 
@@ -33,14 +30,14 @@ class Sums(Generic[K]):
     """Sums of amounts by key.
 
     Invariants: the sum of a key is that of all amounts added under it and not taken off; no entry is left for a key
-    under which nothing is.
+    without amounts.
     """
 
     def __init__(self) -> None:
         self._sums: dict[K, dict[str, float]] = {}
         self._counts: dict[K, int] = {}
         self._cached: dict[K, Usage] = {}
-        """Sums that were asked for since they last changed."""
+        """Sums that were read since they last changed."""
 
     def of(self, key: K) -> Usage:
         cached = self._cached.get(key)
@@ -64,7 +61,7 @@ class Sums(Generic[K]):
         self._cached.pop(key, None)
 
     def take_off(self, key: K, amounts: Amounts) -> None:
-        """Take off what was added under *key* before."""
+        """Subtract amounts that were added under *key* before."""
         count = self._counts[key] - 1
         self._cached.pop(key, None)
         if not count:
@@ -78,18 +75,18 @@ class Sums(Generic[K]):
 
 
 class NodeSums:
-    """What recorded nodes take: by provider, by pool, by tenant (idle nodes count for none), and what is on its way
-    out. Touched only by changes that count."""
+    """The usage of recorded nodes: by provider, by pool, by tenant (idle nodes count for none), and of nodes that soon
+    go. Touched only by changes that count."""
 
     def __init__(self) -> None:
         self.of_provider: Sums[str] = Sums()
         self.of_pool: Sums[tuple[str, str]] = Sums()
         self.of_tenant: Sums[str] = Sums()
         self.leaving: Sums[tuple[str, str]] = Sums()
-        """By pool; a record that doesn't say what it takes counts as nothing here."""
+        """By pool; a record without its usage counts as nothing here."""
 
     def change(self, old: Node | None, new: Node | None) -> None:
-        """*old* is *new* from now on; None: it was not there, or is gone."""
+        """Replace *old* by *new*; None: the node did not exist, or is gone."""
         if (
             old is not None
             and new is not None
@@ -125,7 +122,7 @@ class NodeSums:
             self._change_state(node, None)
 
     def _change_state(self, old: Node | None, new: Node | None) -> None:
-        """Count what depends on a node's state: its tenant's share, and what is on its way out."""
+        """Update the sums that depend on a node's state: its tenant's share, and the usage that is soon freed."""
         was, now = tenant_of(old), tenant_of(new)
         if was != now:
             if was is not None and old is not None:
@@ -141,7 +138,8 @@ class NodeSums:
 
 
 def taken(node: Node) -> Amounts:
-    """What a node takes. A record that doesn't say is at least one instance; static nodes never say."""
+    """Return a node's usage. A record without its usage counts as at least one instance; static nodes never
+    have one."""
     resources = node.resources
     if resources is None:
         return _ONE if node.hostname is None else _NONE
@@ -149,7 +147,7 @@ def taken(node: Node) -> Amounts:
 
 
 def tenant_of(node: Node | None) -> str | None:
-    """Whose share the node counts for."""
+    """Return the tenant for whose share the node counts."""
     if node is None or (node.state is NodeState.READY and not node.allocated_to):
         return None
     return node.tenant_name or None
@@ -183,34 +181,34 @@ Place = tuple[str | None, str | None, str | None]
 
 
 AllowedOn = Callable[[Node], Allowed]
-"""Which tenants may use a node of a pool; for one record always the same."""
+"""Returns the tenants that may use a node of a pool; for one record always the same."""
 
 
 IsHidden = Callable[[Node], bool]
-"""Whether an idle node can't be handed out for now."""
+"""Returns True if an idle node can't be handed out for now."""
 
 
 class IdleIndex:
-    """Idle nodes by pool, and by pool and label; in a pool that is split, by who may use them as well; and how many
-    there are of each label.
+    """Idle nodes by pool, and by pool and label; in a pool that is split, by who may use them as well; and the number
+    of idle nodes of each label.
 
     Invariants: a node is in the list of its pool exactly while it is idle, and in that of each of its labels exactly
     while it is idle and not hidden; in a pool that is split, each of its labels has it in the list of each tenant that
-    may use it, or in that of everybody's; no list is empty, no count is 0.
+    may use it, or in the list for every tenant; no list is empty, no count is 0.
     """
 
     def __init__(self) -> None:
         self.by_label: dict[str, int] = {}
-        """Of all providers."""
+        """Counts over all providers."""
         self._places: dict[Place, SortedIdleNodes] = {}
         self._splits: dict[Place, AllowedOn] = {}
         """How pools are split; by provider and pool, with label None."""
         self._shares: dict[tuple[Place, str | None], SortedIdleNodes] = {}
-        """By place and tenant; tenant None: everybody's."""
+        """By place and tenant; tenant None: the list for every tenant."""
         self._hiding: dict[str | None, IsHidden] = {}
-        """By provider."""
+        """Rules by provider."""
         self._hidden: set[NodeId] = set()
-        """Idle nodes that were hidden when they were last looked at."""
+        """Idle nodes that were hidden at the last look."""
 
     def hide(self, provider: str, is_hidden: IsHidden | None) -> None:
         """Hide idle nodes of the provider that become idle, or are looked at again, from now on; None: show them."""
@@ -220,14 +218,14 @@ class IdleIndex:
             self._hiding[provider] = is_hidden
 
     def look_again(self, seen: Seen[Node]) -> bool:
-        """See whether an idle node is hidden now; whether it is shown again."""
+        """Check again whether an idle node is hidden. Return True if it is shown again."""
         was_hidden = seen.record.id in self._hidden
         self.remove(seen.record)
         self.add(seen)
         return was_hidden and seen.record.id not in self._hidden
 
     def split(self, provider: str, pool: str, allowed_on: AllowedOn | None) -> None:
-        """Split the pool's nodes by who may use them; None: everybody may use all."""
+        """Split the pool's nodes by who may use them; None: every tenant may use all."""
         place: Place = (provider, pool, None)
         nodes = [seen for seen in self.of(*place) if seen.record.id not in self._hidden]
         for seen in nodes:
@@ -242,7 +240,7 @@ class IdleIndex:
     def of_tenant(
         self, provider: str, pool: str, label: str, tenant: str | None
     ) -> tuple[Sequence[Seen[Node]], Sequence[Seen[Node]]]:
-        """What everybody may use, and what else the tenant may; None: of no tenant."""
+        """Return the nodes that every tenant may use, and the others that *tenant* may use; None: no tenant."""
         place: Place = (provider, pool, label)
         if (provider, pool, None) not in self._splits:
             return self.of(*place), ()
@@ -293,7 +291,7 @@ class IdleIndex:
             self.by_label[label] = self.by_label.get(label, 0) + 1
 
     def remove(self, node: Node) -> None:
-        """Take out *node*, as it was when it was added."""
+        """Remove *node*, given as it was when it was added."""
         places = _places(node)
         if node.id in self._hidden:
             self._hidden.discard(node.id)

@@ -1,4 +1,5 @@
-"""The store in one SQLite file or in memory, for one process; others of the machine reach it through a socket."""
+"""The store in one SQLite file or in memory, for one process; other processes of the machine reach it through a
+socket."""
 
 from nodelaunch.store.embedded.store import EmbeddedStore
 

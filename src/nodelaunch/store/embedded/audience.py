@@ -1,7 +1,7 @@
-"""Who is told of changes in the embedded store: trees by their roots, those who wait for a lock by its directory.
+"""Listeners for changes in the embedded store: trees by their roots, waiters for a lock by its directory.
 
-The cost of a change depends on the depth of its path and on who listens there, not on how many listen elsewhere.
-What does *not* belong here: when a change may be told (journal.py), what a tree keeps (shared.py).
+The cost of a change depends on the depth of its path and on the listeners there, not on those elsewhere. What does
+*not* belong here: when a change may be reported (journal.py), what a tree keeps (shared.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _T = TypeVar("_T")
 
 
 class Audience:
-    """Tells each listener of the changes at its paths, in order. A listener that fails is logged and takes nothing
-    from the others."""
+    """Calls each listener with the changes at its paths, in order. An error in a listener is logged and does not affect
+    the others."""
 
     def __init__(self) -> None:
         self._below: dict[str, list[Listener]] = {}
@@ -30,7 +30,7 @@ class Audience:
 
     @contextmanager
     def below(self, root: str, listener: Listener) -> Iterator[None]:
-        """Tell *listener* of every change below *root* inside the block."""
+        """Call *listener* with every change below *root* inside the block."""
         with _entered(self._below, root, listener):
             yield
 
@@ -41,7 +41,7 @@ class Audience:
             yield
 
     def tell(self, changes: Sequence[Change]) -> None:
-        """Tell of *changes*, all at once visible."""
+        """Report *changes*, which became visible together."""
         below = self._below
         for change in changes:
             old, new, path = change.old, change.new, change.path

@@ -1,17 +1,18 @@
-"""Brings the embedded store's transactions to disk, many at a time, and makes them visible once they are there.
+"""Writes the embedded store's transactions to disk, many at a time, and makes them visible once they are there.
 
-Each transaction is applied in memory at once, on top of those before it. What has come together by the end of the
-loop's turn, or while the last group was being written, goes to disk as one SQLite transaction with one fsync. Only then
-is it visible, told and answered, so nothing that anybody saw is lost when the process is killed or the power goes.
-There are two trees of znodes: `newest`, with what is on its way, and `visible`. They are one where there is no file.
+Each transaction is applied in memory at once, on top of those before it. All transactions up to the end of the loop's
+turn, or of the write of the last group, go to disk as one SQLite transaction with one fsync. Only then are they
+visible, reported and answered, so that no visible change is lost when the process is killed or the power goes. There
+are two trees of znodes: `newest`, with transactions that are being written, and `visible`. They are one if there is no
+file.
 
 A disk whose fsync takes less than `LOOP_CAP_S` is written to on the event loop: entering a thread costs more, and each
 statement in a thread waits for the interpreter lock that a busy loop holds. A slower disk is written to in a thread,
-while the loop goes on and the next group gathers.
+while the loop runs and the next group gathers.
 
-A write that fails fails every transaction that was not on disk, and `newest` goes back to `visible`. Until a write
-succeeds again, `trouble` says what is wrong; a probe with growing pauses finds out when it is over.
-What does *not* belong here: sessions and locks (store.py), SQL (sqlite.py).
+A failed write fails every transaction that was not on disk, and `newest` goes back to `visible`. Until a write succeeds
+again, `trouble` says what is wrong; a probe with growing pauses detects when the disk can be written again. What does
+*not* belong here: sessions and locks (store.py), SQL (sqlite.py).
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from nodelaunch.store.embedded.znodes import Change, PlainOp, Znode, ZnodeTree
 log: Logger = get_logger(__name__)
 
 LOOP_CAP_S = 1e-3
-"""How long writing a group may stop the event loop, by the median of the last ones."""
+"""Seconds for which the write of a group may stop the event loop, by the median of the last ones."""
 SAMPLES = 9
-"""Writes that median is of."""
+"""Number of writes for the median."""
 RETRY_EVERY = 64
-"""One of so many groups is written on the loop all the same, to learn that a slow disk has become quick."""
+"""One in this many groups is written on the loop nevertheless, to detect that a slow disk has become quick."""
 FIRST_PROBE_S, LAST_PROBE_S = 0.1, 5.0
-"""Pauses before looking whether a disk in trouble can be written again; each is twice the one before."""
+"""Seconds between probes of a disk that can't be written; each pause is twice the one before."""
 
 Outcome = list[Entry | None] | StoreError
 Settle = Callable[[Outcome], None]
@@ -53,7 +54,7 @@ Answer = asyncio.Future[list[Entry | None]]
 
 @dataclass(eq=False, slots=True)
 class _Transaction:
-    """One that is applied and not on disk yet."""
+    """A transaction that is applied and not on disk yet."""
 
     outcome: Outcome
     changes: Sequence[Change]
@@ -62,14 +63,14 @@ class _Transaction:
 
 
 class GroupPace:
-    """Whether a group is written on the event loop."""
+    """Decides whether a group is written on the event loop."""
 
     def __init__(self) -> None:
         self._took_s: deque[float] = deque(maxlen=SAMPLES)
         self._in_thread = 0
 
     def note(self, took_s: float) -> None:
-        """A write that nothing else delayed took so long."""
+        """Note the duration of a write that nothing else delayed."""
         self._took_s.append(took_s)
 
     def is_quick(self) -> bool:
@@ -81,7 +82,7 @@ class GroupPace:
 
 
 class Journal:
-    """Owns the data of one store and its file. Shared by all sessions on it; belongs to one event loop."""
+    """Owns the data of one store and its file. Shared by all its sessions; belongs to one event loop."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float]) -> None:
         self.path = path
@@ -90,7 +91,7 @@ class Journal:
         self.audience: Audience = Audience()
         self.next_session: int = 1
         self.trouble: str | None = None
-        """Why nothing can be written, and what to do; None while all is well."""
+        """Why no write is possible, and what to do; None while writes work."""
         self.trouble_listeners: list[Callable[[], None]] = []
         self._clock = clock
         self._disk: _Disk | None = None
@@ -99,16 +100,16 @@ class Journal:
         self._probe: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PROBE_S
         self._owed: dict[str, int] = {}
-        """Znodes to delete as soon as something can be written, and the zxids they were created at."""
+        """Znodes to delete as soon as a write is possible, and the zxids at which they were created."""
 
     async def open(self) -> None:
-        """Read the file, and remove what died with an earlier process. Raises: StoreUnavailableError."""
+        """Read the file, and remove the ephemerals of an earlier process. Raises: StoreUnavailableError."""
         if self.path is not None:
             self._disk = disk = _Disk()
             nodes, zxid = await disk.open(self.path)
             self.newest.load(nodes, zxid)
             self.visible.load(nodes, zxid)
-            self.next_session = zxid + 1  # never a number an earlier process used for its ephemerals
+            self.next_session = zxid + 1  # never a number that an earlier process used for its ephemerals
         try:
             await self.discard(self.newest.ephemerals())
         except StoreError:
@@ -116,7 +117,7 @@ class Journal:
             raise
 
     async def close(self) -> None:
-        """Wait until everything is on disk or refused."""
+        """Wait until every transaction is on disk or refused."""
         with suppress(StoreError):
             await self.submit((), owner=0)
         if self._probe is not None:
@@ -142,11 +143,11 @@ class Journal:
         return self._enter(results, changes, settle)
 
     def refuse(self, error: StoreError) -> Answer:
-        """A future with *error* as soon as all is visible that it may have been judged by."""
+        """Return a future that raises *error* once all transactions are visible on which the error may be based."""
         return self._enter(error, (), None)
 
     def discard(self, paths: Collection[str]) -> Answer:
-        """Delete those of *paths* that exist; where that can't be written now, as soon as it can."""
+        """Delete those of *paths* that exist; if no write is possible now, as soon as one is."""
         found = [entry for path in sorted(paths, reverse=True) if (entry := self.newest.find(path)) is not None]
         zxids = {entry.path: entry.stat.created_zxid for entry in found}
 
@@ -170,7 +171,7 @@ class Journal:
         return transaction.answer
 
     def _show(self, transaction: _Transaction) -> None:
-        """Let it be seen, and answer it."""
+        """Make the transaction visible, and answer it."""
         changes, outcome, answer = transaction.changes, transaction.outcome, transaction.answer
         if changes:
             if self.visible is not self.newest:
@@ -188,7 +189,7 @@ class Journal:
     # -- to disk ----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Write all that is queued as one group."""
+        """Write all queued transactions as one group."""
         self._is_scheduled = False
         disk = self._disk
         if disk is None or disk.is_busy or not self._queue:
@@ -216,7 +217,7 @@ class Journal:
             self._flush()
 
     def _take_back(self, group: Sequence[_Transaction], error: Exception) -> None:
-        """Nothing of *group*, nor of what was built on it, is or will be on disk."""
+        """Refuse *group*, and the transactions built on it: none of them is or will be on disk."""
         lost = [*group, *self._queue]
         self._queue = []
         for transaction in reversed(lost):
@@ -241,7 +242,7 @@ class Journal:
             self._pause_s = min(LAST_PROBE_S, self._pause_s * 2)
 
     def _look(self) -> None:
-        """See whether the disk can be written again."""
+        """Check whether the disk can be written again."""
         self._probe = None
         disk = self._disk
         if disk is None or self.trouble is None:
@@ -283,17 +284,17 @@ def _remedy(error: Exception) -> str:
 
 
 class _Disk:
-    """The file and the thread that blocks for it. One thing is done at a time, in the thread or on the loop."""
+    """The file and the thread for its blocking calls. One call runs at a time, in the thread or on the loop."""
 
     def __init__(self) -> None:
         self.is_busy = False
-        """Whether the thread is at work."""
+        """True while the thread is in a call."""
         self._pace = GroupPace()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="nodelaunch-store")
         self._file: SqliteFile | None = None
 
     async def open(self, path: Path) -> tuple[list[Znode], int]:
-        """What the file holds, and the last zxid. Raises: StoreUnavailableError."""
+        """Return the content of the file, and the last zxid. Raises: StoreUnavailableError."""
         loop = asyncio.get_running_loop()
         try:
             self._file = file = await loop.run_in_executor(self._worker, SqliteFile, path)
@@ -306,7 +307,7 @@ class _Disk:
             raise
 
     def _load(self, file: SqliteFile) -> tuple[list[Znode], int]:
-        """Also sees how long a write takes, while nothing else runs."""
+        """Load the file, and measure how long a write takes while nothing else runs."""
         nodes, zxid = file.load()
         for _ in range(SAMPLES):
             started = time.perf_counter()
@@ -315,7 +316,8 @@ class _Disk:
         return nodes, zxid
 
     def write(self, changes: Sequence[Change], zxid: int, done: Done, *, may_block: bool) -> None:
-        """Write *changes*, on the loop if *may_block* and the disk is quick; *done* is told of the error, or None."""
+        """Write *changes*, on the loop if *may_block* and the disk is quick; *done* is called with the error,
+        or None."""
         assert self._file is not None  # noqa: S101
         if not (may_block and self._pace.is_quick()):
             self._in_thread(partial(self._file.write, changes, zxid), done)

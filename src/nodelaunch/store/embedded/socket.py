@@ -1,9 +1,9 @@
 """The embedded store for other processes of this machine, through a unix socket next to its file.
 
-`StoreServer` gives each connection a session of its own on the served store; its locks and ephemerals die with the
+`StoreServer` gives each connection a session of its own on the served store; its locks and ephemerals end with the
 connection. `SocketStore` is the other end and keeps the port's promises; a broken connection is a lost session, for
-good. One JSON object a line; binary data as base64.
-What does *not* belong here: networks. Whoever may open the socket's directory may do everything.
+good. One JSON object a line; binary data as base64. The socket is not for networks. A process that may open the
+socket's directory may do everything.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ from nodelaunch.store.shared import contenders_in
 log: Logger = get_logger(__name__)
 
 VERSION = 1
-"""Of what is said on the socket; both ends must agree."""
+"""Version of the socket's messages; both ends must agree."""
 MAX_LINE = 4 << 20
 """Bytes; a znode may hold 1 MiB."""
 MAX_UNREAD = 32 << 20
-"""Bytes that may wait for a client that does not read; one more, and it is dropped."""
+"""Bytes that may wait for a client that does not read; with one more, it is disconnected."""
 Message = dict[str, Any]
 
 
@@ -150,7 +150,7 @@ class StoreServer:
 
     async def __aenter__(self) -> Self:
         self._check_directory()
-        self.path.unlink(missing_ok=True)  # we own the store's file, so whoever listened here is dead
+        self.path.unlink(missing_ok=True)  # this process owns the store's file, so an earlier server here is dead
         try:
             listening = _bind(self.path)
             server = await asyncio.start_unix_server(self._accept, sock=listening, limit=MAX_LINE)
@@ -199,7 +199,7 @@ class StoreServer:
 
 
 def _bind(path: Path) -> socket.socket:
-    """A socket at *path* that only our user can connect to, from its first moment."""
+    """Return a socket at *path* that only this process's user can connect to, from its first moment."""
     bound = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
     try:
@@ -213,7 +213,7 @@ def _bind(path: Path) -> socket.socket:
 
 
 def _each(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
-    """The errors of *group*, groups within it opened."""
+    """Yield the errors of *group*, with groups within it opened."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _each(error)
@@ -222,7 +222,7 @@ def _each(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
 
 
 class _Connection:
-    """One client."""
+    """The connection of one client."""
 
     def __init__(self, store: EmbeddedStore, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._store = store
@@ -233,7 +233,7 @@ class _Connection:
         self._trees = AsyncExitStack()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._granted: dict[int, int] = {}
-        """Locks that are held, by the calls that took them."""
+        """Held locks, by the calls that took them."""
 
     async def run(self) -> None:
         hello = await self._read()
@@ -279,7 +279,7 @@ class _Connection:
             self._calls.pop(number, None)
 
     async def _cancel(self, number: int) -> None:
-        """End a call; locks it was granted meanwhile are given back."""
+        """End a call; locks that it was granted meanwhile are released."""
         if number in self._calls:
             self._calls[number].cancel()
         lock = self._forget(self._granted.get(number, 0))
@@ -287,7 +287,7 @@ class _Connection:
             await lock.release()
 
     def _forget(self, number: int) -> Lock | None:
-        """A lock that is given back, if it is still there."""
+        """Remove and return a lock that is being released, if it still exists."""
         for call, lock in self._granted.items():
             if lock == number:
                 del self._granted[call]
@@ -360,7 +360,7 @@ class _Connection:
         self._trees.callback(tree.subscribe(tell))
         for known in tree.entries():
             await self._writer.drain()
-            entry = tree.get(known.path)  # as of now: what changed meanwhile was told
+            entry = tree.get(known.path)  # as of now: later changes were reported
             if entry is not None:
                 self._send({"tree": number, "changed": _entry_out(entry)})
         return []
@@ -370,7 +370,7 @@ class _Connection:
 
 
 class _RemoteLock(EmbeddedLock):
-    """A lock held by our connection's session."""
+    """A lock held by this connection's session."""
 
     def __init__(self, store: SocketStore, number: int, path: str, contender: str, fence: int) -> None:
         super().__init__(store, path, contender, fence)  # type: ignore[arg-type]  # only its session is used
@@ -437,7 +437,7 @@ class SocketStore:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Take in answers and events until the connection ends, and with it the session."""
+        """Read answers and events until the connection ends, and with it the session."""
         try:
             while line := await reader.readline():
                 self._take_in(json.loads(line))
@@ -460,7 +460,7 @@ class SocketStore:
             return
         answer = self._answers.get(message["id"])
         if answer is None or answer.done():
-            self._send({"id": message["id"], "cancel": True})  # whatever it gave us is not wanted any more
+            self._send({"id": message["id"], "cancel": True})  # the caller does not want the result any more
             return
         if "error" in message:
             answer.set_exception(_error_in(message))
@@ -477,7 +477,7 @@ class SocketStore:
             tree.drop_entry(message["removed"])
 
     async def call(self, name: str, **args: Any) -> Any:
-        """One call to the other end. Raises: StoreError."""
+        """Make one call to the other end. Raises: StoreError."""
         if self.session.state is not SessionState.CONNECTED:
             raise SessionLostError(detail=f"the session is {self.session.state.value}")
         self._operations[name] += 1

@@ -1,7 +1,7 @@
 """The SQLite file under the embedded store: znodes as rows, written a group of changes at a time, owned by one process.
 
-What does *not* belong here: what a transaction does (znodes.py), who waits for it (journal.py). All of it blocks. The
-methods may be called from any thread, one at a time.
+What does *not* belong here: the effect of a transaction (znodes.py), and waiting for it (journal.py). All methods
+block. They may be called from any thread, one at a time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from nodelaunch.protocol.store import Entry, Stat
 from nodelaunch.store.embedded.znodes import Change, Znode
 
 MODE = 0o600
-"""Of the file and those beside it: records hold what the users of nodes may know."""
+"""Mode of the file and those beside it: records contain data of the nodes' users."""
 FORMAT = 1
-"""Of the file, in SQLite's ``user_version``; files of versions before there was a number have 0."""
+"""Format of the file, in SQLite's ``user_version``; files from before there was a number have 0."""
 PROBE_BYTES = 1 << 16
-"""Room for some transactions; what must fit before the file counts as writable again."""
+"""Bytes that a probe writes before the file counts as writable again: enough for some transactions."""
 CHUNK = 64
-"""Rows in one statement. Each statement gives up and takes back the interpreter lock once, whatever its rows."""
+"""Rows in one statement. Each statement releases and takes the interpreter lock once, regardless of its rows."""
 _COLUMNS = (
     "path", "data", "version", "created_zxid", "modified_zxid", "created_at", "modified_at", "owner", "cversion",
 )  # fmt: skip
@@ -40,7 +40,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path) -> None:
-        # By whatever name: symbolic links to one file must meet one lock.
+        # Symbolic links to one file must meet one lock
         path = path.resolve()
         self.path: Path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         _make_private(self.path)
-        # The files beside it get the mode of the file.
+        # The files beside it get the mode of the file
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
             self._check_format(db)
@@ -104,7 +104,7 @@ class SqliteFile:
             ) from None
 
     def load(self) -> tuple[list[Znode], int]:
-        """Everything stored, and the last zxid. Raises: StoreUnavailableError."""
+        """Return all stored znodes, and the last zxid. Raises: StoreUnavailableError."""
         with self._edge():
             rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM znodes").fetchall()  # noqa: S608  only our own column names
             row = self._db.execute("SELECT value FROM counters WHERE name = 'zxid'").fetchone()
@@ -136,7 +136,7 @@ class SqliteFile:
             raise
 
     def probe(self) -> None:
-        """Find out whether the file can be written, by writing something of `PROBE_BYTES`. Raises: sqlite3.Error."""
+        """Check that the file can be written, by writing `PROBE_BYTES`. Raises: sqlite3.Error."""
         try:
             self._db.execute("INSERT OR REPLACE INTO counters VALUES ('probe', zeroblob(?))", (PROBE_BYTES,))
             self._db.execute("DELETE FROM counters WHERE name = 'probe'")
@@ -163,18 +163,18 @@ def _row(node: Znode) -> _Row:
 
 
 def _make_private(path: Path) -> None:
-    """Have the file, made if need be, and what older versions left beside it readable for its owner only."""
+    """Make the file, created if needed, and older versions' files beside it readable for their owner only."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, MODE))
     for each in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
         try:
             if each.stat().st_mode & 0o077:
                 each.chmod(MODE)
         except (FileNotFoundError, PermissionError):
-            continue  # not there, or another user's, who decides
+            continue  # missing, or owned by another user, who decides
 
 
 def _own(path: Path) -> IO[str]:
-    """An open file that keeps every other process from opening the store at *path*."""
+    """Return an open file that keeps every other process from opening the store at *path*."""
     name = path.with_name(path.name + ".lock")
     guard = os.fdopen(os.open(name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, MODE), "a+", encoding="ascii")
     try:

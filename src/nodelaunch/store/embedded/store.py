@@ -1,14 +1,14 @@
-"""The store in one SQLite file, or in memory, for a single process; the default where no ZooKeeper is named.
+"""The store in one SQLite file, or in memory, for a single process; the default if no ZooKeeper is named.
 
-All of it is held in memory. A change is seen, by its maker or anybody, only once it is on disk, so nothing acknowledged
-is lost when the process is killed or the power goes (journal.py). Sessions end with the process: ephemerals and locks
-found at opening are removed. In memory there is no thread, no timer, and every call is done within the turn of the loop
-that makes it.
+All data is held in memory. A change is visible, also to its own caller, only once it is on disk, so that no
+acknowledged change is lost when the process is killed or the power goes (journal.py). Sessions end with the process:
+ephemerals and locks found at opening are removed. Without a file there is no thread, no timer, and every call is done
+within the turn of the loop that makes it.
 
 `EmbeddedStore` owns the data and is itself one session on it; `EmbeddedStore.connect` gives further ones, for other
 clients in this process (a server of the socket, a second launcher in a simulation). While the file can't be written,
-writes raise StoreUnavailableError, sessions are SUSPENDED and `EmbeddedStore.trouble` says why; reading goes on.
-What does *not* belong here: access from other processes (socket.py).
+writes raise StoreUnavailableError, sessions are SUSPENDED and `EmbeddedStore.trouble` says why; reads continue. What
+does *not* belong here: access from other processes (socket.py).
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _ALIVE = (SessionState.CONNECTED, SessionState.SUSPENDED, SessionState.DOUBTFUL)
 
 
 class EmbeddedSession(SessionStates):
-    """The port's session. It is connected as long as the store is open and can be written, unless a simulation says
-    otherwise."""
+    """The port's session. It is connected as long as the store is open and can be written, unless a simulation changes
+    its state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class EmbeddedSession(SessionStates):
         self.locks: set[EmbeddedLock] = set()
 
     def begin(self, journal: Journal) -> None:
-        """Be a new session from now on."""
+        """Start a new session."""
         self.id = journal.next_session
         journal.next_session += 1
         self.epoch += 1
@@ -75,7 +75,7 @@ class EmbeddedSession(SessionStates):
 
 
 class EmbeddedLock(LossListeners):
-    """The port's lock. Of the session's locks from the moment its contender is there, held or not."""
+    """The port's lock. The session knows it from the creation of its contender, held or not."""
 
     def __init__(self, store: EmbeddedStore, path: str, contender: str, fence: int, *, is_held: bool = True) -> None:
         """*fence*: the zxid at which the contender was made."""
@@ -92,7 +92,7 @@ class EmbeddedLock(LossListeners):
         super().lose()
 
     def forget(self) -> None:
-        """It was given back."""
+        """Note that the lock was released."""
         self.is_held = False
         self._store.session.locks.discard(self)
 
@@ -106,32 +106,33 @@ class EmbeddedLock(LossListeners):
 
 @dataclass(frozen=True, slots=True)
 class _Contend:
-    """Contend for the lock whose directory is *path*; its directory is made where missing. Result: `EmbeddedLock`."""
+    """Contend for the lock whose directory is *path*; its directory is made if it is missing. Result:
+    `EmbeddedLock`."""
 
     path: str
     identifier: bytes
     ephemeral: bool = True
     waits: bool = False
-    """Contend even if others do."""
+    """True to contend even if others do."""
 
 
 class _Exchange:
-    """The locks that one transaction takes and gives back. It learns how the transaction ends, also when its caller
-    does not wait any more."""
+    """The locks that one transaction takes and releases. It learns how the transaction ends, also if its caller has
+    stopped waiting."""
 
     def __init__(self, store: EmbeddedStore, znodes: ZnodeTree, ops: Sequence[Op | _Contend]) -> None:
         """Raises: LockBusyError, LockLostError, by *znodes*."""
         self.plain: list[PlainOp] = []
-        """What the transaction consists of."""
+        """The plain operations of the transaction."""
         self.taken: EmbeddedLock | None = None
         self._store = store
         self._session_id = store.session.id
         self._released: list[Lock] = []
         self._contend: _Contend | None = None
         self._ends: list[int] = []
-        """For each operation, where in `plain` its result is."""
+        """For each operation, the end of its results in `plain`."""
         self._contends_at = 0
-        """Where in `plain` its contender is created."""
+        """The index in `plain` at which its contender is created."""
         self._is_abandoned = False
         for op in ops:
             self._add(op, znodes)
@@ -165,7 +166,7 @@ class _Exchange:
         self.plain.append(Create(name, op.identifier, op.ephemeral, sequence=True))
 
     def settle(self, outcome: Outcome) -> None:
-        """The transaction ended, in the turn in which it becomes visible."""
+        """Handle the end of the transaction, in the turn in which it becomes visible."""
         for lock in self._released:
             if isinstance(lock, EmbeddedLock):
                 self._give_back(lock, is_done=not isinstance(outcome, StoreError))
@@ -186,14 +187,14 @@ class _Exchange:
             lock.is_held = not lock.is_lost
 
     def abandon(self) -> None:
-        """Nobody waits for it any more."""
+        """Note that the caller does not wait any more."""
         self._is_abandoned = True
         if self.taken is not None:
             self.taken.forget()
             self._store.drop(self.taken.contender).add_done_callback(_swallow)
 
     def results(self, plain: Sequence[Entry | None]) -> list[Result]:
-        """What the port promises for each operation."""
+        """Return the port's result for each operation."""
         found: list[Result] = [plain[end] for end in self._ends]
         if self._contend is not None:
             if self.taken is None:
@@ -206,7 +207,7 @@ class _Exchange:
 
 
 class EmbeddedTree(TreeCopy):
-    """The port's tree. It is warm as long as the session lives."""
+    """The port's tree. It is in sync as long as the session lives."""
 
     def __init__(self, root: str, entries: Iterable[Entry], wants_data: Callable[[str], bool]) -> None:
         super().__init__(root, wants_data)
@@ -237,12 +238,12 @@ class EmbeddedStore:
         self._operations: Counter[str] = Counter()
 
     def connect(self) -> EmbeddedStore:
-        """Another session on the same data; use it as a context manager inside this one's."""
+        """Return another session on the same data; use it as a context manager inside this one's."""
         return EmbeddedStore(self.path, _journal=self._journal)
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written, and what to do; None while all is well."""
+        """Why no write is possible, and what to do; None while writes work."""
         return self._journal.trouble
 
     async def __aenter__(self) -> Self:
@@ -274,7 +275,7 @@ class EmbeddedStore:
             await self._journal.discard(self._journal.newest.owned_by(ended))
 
     async def expire_session(self) -> None:
-        """Lose the session, as a ZooKeeper client may at any time, and begin a new one. For simulations and tests."""
+        """Lose the session, as a ZooKeeper client may at any time, and start a new one. For simulations and tests."""
         self.session.enter(SessionState.LOST)
         for tree in self._trees:
             tree.set_warm(False)
@@ -284,7 +285,7 @@ class EmbeddedStore:
             tree.set_warm(True)
 
     def _on_trouble(self) -> None:
-        """The file can't be written, or can be again."""
+        """Handle that the file can't be written, or can be again."""
         before, after = SessionState.CONNECTED, SessionState.SUSPENDED
         if self._journal.trouble is None:
             before, after = after, before
@@ -383,7 +384,7 @@ class EmbeddedStore:
             raise
 
     def drop(self, path: str) -> asyncio.Future[list[Entry | None]]:
-        """Delete *path*, if it is there, whatever state the session is in; for locks that are given back."""
+        """Delete *path*, if it exists, in any state of the session; for locks that are released."""
         self._operations["delete"] += 1
         return self._journal.discard([path])
 
@@ -442,7 +443,7 @@ class EmbeddedStore:
 
 
 def _missing(znodes: ZnodeTree, path: str) -> list[Create]:
-    """To create what is missing above *path*."""
+    """Return operations that create the missing parents of *path*."""
     return [Create(above) for above in parents_of(path) if znodes.find(above) is None]
 
 
@@ -471,12 +472,12 @@ def _is_first(znodes: ZnodeTree, lock: EmbeddedLock) -> bool:
 
 
 async def _let_others_run() -> None:
-    """In memory no call waits for anything: who takes locks in a row gives way here."""
+    """Give other tasks a turn: in memory no call waits, and a caller may take locks in a row."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
 def _swallow(done: asyncio.Future[list[Entry | None]]) -> None:
-    """Its error is nobody's business."""
+    """Drop the error of a deletion that no caller waits for."""
     if not done.cancelled():
         done.exception()

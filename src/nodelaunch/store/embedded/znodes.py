@@ -1,6 +1,6 @@
 """A tree of znodes in memory, with ZooKeeper's rules for versions, sequence numbers and ephemerals.
 
-Pure bookkeeping: a transaction is applied whole or not at all, and says what it changed. What does *not* belong here:
+Pure bookkeeping: a transaction is applied whole or not at all, and returns its changes. What does *not* belong here:
 sessions, locks' holders, watching, persistence (store.py, journal.py).
 """
 
@@ -14,7 +14,7 @@ from nodelaunch.errors import NotEmptyError, RecordExistsError, RecordGoneError,
 from nodelaunch.protocol.store import ANY_VERSION, CheckVersion, Create, Delete, Entry, Put, Stat
 
 MAX_DATA = 1 << 20
-"""Bytes in one znode; ZooKeeper's own default limit, so that nothing works here that fails there."""
+"""Bytes in one znode; ZooKeeper's own default limit, so that no write works here that fails there."""
 
 PlainOp = Create | Put | Delete | CheckVersion
 _K = TypeVar("_K")
@@ -22,8 +22,7 @@ _K = TypeVar("_K")
 
 @dataclass(slots=True)
 class Znode:
-    """One znode as it is stored; never changed, but replaced. ``cversion`` counts all children ever created below
-    it."""
+    """One znode as it is stored; replaced, never changed. ``cversion`` counts all children ever created below it."""
 
     entry: Entry
     cversion: int = 0
@@ -31,7 +30,7 @@ class Znode:
 
 @dataclass(slots=True)
 class Change:
-    """What became of one path: ``new`` is None where it was deleted, ``old`` where it was created.
+    """The change of one path: ``new`` is None if it was deleted, ``old`` if it was created.
 
     A parent that got a child has the same entry in both.
     """
@@ -52,7 +51,7 @@ class ZnodeTree:
     """Paths of ephemerals by the session that owns them."""
 
     def load(self, nodes: Iterable[Znode], zxid: int) -> None:
-        """Take over what was stored."""
+        """Take over the stored znodes."""
         self.zxid = zxid
         for node in nodes:
             self._set(node.entry.path, node)
@@ -62,13 +61,13 @@ class ZnodeTree:
         return node.entry if node else None
 
     def children(self, path: str) -> list[str]:
-        """Names, sorted. Raises: RecordGoneError."""
+        """Return the names of the children, sorted. Raises: RecordGoneError."""
         if path not in self._nodes:
             raise RecordGoneError(path)
         return sorted(self._children.get(path, ()))
 
     def below(self, root: str) -> list[Entry]:
-        """Every entry below *root*, parents first."""
+        """Return every entry below *root*, parents first."""
         found = []
         todo = [root]
         while todo:
@@ -80,7 +79,7 @@ class ZnodeTree:
         return found
 
     def owned_by(self, owner: int) -> list[str]:
-        """Paths of the ephemerals of one session."""
+        """Return the paths of the ephemerals of one session."""
         return list(self._owned.get(owner, ()))
 
     def ephemerals(self) -> list[str]:
@@ -89,12 +88,13 @@ class ZnodeTree:
     # -- changing ---------------------------------------------------------------------------------------------------
 
     def next_at(self, path: str) -> str | None:
-        """What a sequential create at *path* would make now; None when the parent is missing."""
+        """Return the path that a sequential create at *path* would make now; None when the parent is missing."""
         above = self._nodes.get(path.rpartition("/")[0] or "/")
         return f"{path}{above.cversion:010d}" if above is not None else None
 
     def apply(self, ops: Sequence[PlainOp], *, owner: int, now: float) -> tuple[list[Entry | None], list[Change]]:
-        """Perform *ops* in order; their results, and the changes. Raises the first one's error, nothing changed."""
+        """Perform *ops* in order. Return their results, and the changes. Raises the first one's error, with no change
+        made."""
         changes: list[Change] = []
         self.zxid += 1
         try:
@@ -106,12 +106,12 @@ class ZnodeTree:
         return results, changes
 
     def redo(self, changes: Iterable[Change]) -> None:
-        """Make *changes* that were made in another copy."""
+        """Apply *changes* that were made in another copy."""
         for change in changes:
             self._set(change.path, change.new)
 
     def undo(self, changes: Sequence[Change]) -> None:
-        """Take back *changes*, the newest ones."""
+        """Revert *changes*, which have to be the newest ones."""
         for change in reversed(changes):
             self._set(change.path, change.old)
 
@@ -181,7 +181,7 @@ class ZnodeTree:
         self._enter_or_leave(path, node, was)
 
     def _enter_or_leave(self, path: str, node: Znode | None, was: Znode | None) -> None:
-        """Keep the indexes of what came or went."""
+        """Update the indexes for a znode that was created or deleted."""
         parent, _, name = path.rpartition("/")
         parent = parent or "/"
         if node is not None:
@@ -218,6 +218,6 @@ def join(parent: str, name: str) -> str:
 
 
 def parents(path: str) -> list[str]:
-    """All paths above *path*, the topmost first, the root left out."""
+    """Return all paths above *path*, the topmost first, without the root."""
     parts = path.lstrip("/").split("/")[:-1]
     return ["/" + "/".join(parts[: n + 1]) for n in range(len(parts))]

@@ -1,1 +1,1 @@
-"""The store on ZooKeeper. ``store.py`` is the store; the other files are one part of it each."""
+"""The store on ZooKeeper. ``store.py`` is the store; each other file is one part of it."""

@@ -1,8 +1,8 @@
 """One connection to a ZooKeeper server: frames out, replies and events in, in the order of the stream.
 
-The requests of one turn of the loop leave in one write. Replies are matched in order. Each is handed to the function
-given with its request, before anything that comes after it. The end of the connection is told at once.
-What does *not* belong here: sessions and retries (session.py), what frames hold (wire.py).
+The requests of one turn of the loop are sent in one write. Replies are matched in order. Each is passed to the callback
+of its request, before any later reply or event. The end of the connection is reported at once. What does *not* belong
+here: sessions and retries (session.py), the content of frames (wire.py).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MAX_XID: Final = 0x7FFFFFFE
 SMALLEST_FRAME: Final = 20
 """Bytes of a reply without a body, with its length field."""
 MAX_FRAME: Final = 64 << 20
-"""Bytes; a frame beyond this is no ZooKeeper's."""
+"""Bytes; no frame of ZooKeeper is larger."""
 BUFFER: Final = 256 << 10
-"""Bytes that are taken in at a time."""
+"""Bytes that are received at a time."""
 XID_WATCH: Final = -1
 XID_PING: Final = -2
 XID_AUTH: Final = -4
@@ -42,8 +42,8 @@ _HEADER = struct.Struct("!iiqi")
 _EVENT = struct.Struct("!iii")
 
 OnReply = Callable[[Any, int, int, bytes, int], None]
-"""Told of a reply: what was given with the request, error code (0: none; BROKEN: no reply came), zxid, the bytes that
-came from the socket, and where in them the body begins."""
+"""Called with a reply: the context of the request, error code (0: none; BROKEN: no reply came), zxid, the received
+bytes, and the offset of the body in them."""
 
 
 class ConnectionBrokenError(Exception):
@@ -51,15 +51,15 @@ class ConnectionBrokenError(Exception):
 
 
 class AuthRefusedError(ConnectionBrokenError):
-    """The server does not take who we say we are; it ends the connection."""
+    """The server refuses this client's identity; it ends the connection."""
 
 
 class WireConnection(asyncio.BufferedProtocol):
-    """One connection. Everything it is told of comes in the order of the stream.
+    """One connection. All callbacks are in the order of the stream.
 
-    *on_event*: told of kind and path. *on_heard*: told, after a batch of replies and events, when the last request
-    answered was sent (0: none was), and the highest zxid. *on_broken*: told of the end, before the requests without a
-    reply are.
+    *on_event*: called with kind and path. *on_heard*: called, after a batch of replies and events, with the time at
+    which the last answered request was sent (0: none was), and the highest zxid. *on_broken*: called at the end, before
+    the requests without a reply fail.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class WireConnection(asyncio.BufferedProtocol):
         self._greeting: asyncio.Future[Greeting] | None = self._loop.create_future()
         self._auth: asyncio.Future[None] | None = None
         self._came_into = memoryview(bytearray(BUFFER))
-        """Where the transport puts what came. One that had to make it would make a new one for each TLS record, and a
-        server sends a record for each frame."""
+        """The buffer into which the transport writes received bytes. Otherwise the transport would make a new buffer
+        for each TLS record, and a server sends a record for each frame."""
         self._rest = bytearray()
         self._out: list[bytes] = []
         self._waiting: deque[tuple[int, float, OnReply, Any]] = deque()
@@ -100,7 +100,7 @@ class WireConnection(asyncio.BufferedProtocol):
         return await greeting
 
     async def authenticate(self, scheme: str, secret: bytes) -> None:
-        """Say who we are, after the greeting. Raises: AuthRefusedError, ConnectionBrokenError."""
+        """Send this client's identity, after the greeting. Raises: AuthRefusedError, ConnectionBrokenError."""
         if self._transport is None:
             raise ConnectionBrokenError("the server ended the connection before it took our identity")
         auth = self._auth = self._loop.create_future()
@@ -140,17 +140,17 @@ class WireConnection(asyncio.BufferedProtocol):
             self._transport.write(b"".join(out))
 
     def abort(self) -> None:
-        """Cut the connection without more ado."""
+        """Cut the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
     def close(self) -> None:
-        """Send what is written, then end the connection."""
+        """Send all written data, then end the connection."""
         self._flush()
         if self._transport is not None:
             self._transport.close()
 
-    # -- being told -------------------------------------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -164,7 +164,7 @@ class WireConnection(asyncio.BufferedProtocol):
         self.ended.set()
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_exception(ConnectionBrokenError(_why(error)))
-            self._greeting.exception()  # it is told by whoever waits, if anybody does
+            self._greeting.exception()  # the waiter gets the error, if there is one
         self._be_known(ConnectionBrokenError("the server ended the connection before it took our identity"))
         waiting, self._waiting = self._waiting, deque()
         self._on_broken()
@@ -178,7 +178,7 @@ class WireConnection(asyncio.BufferedProtocol):
         self.data_received(bytes(self._came_into[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """Take in what came on the stream."""
+        """Handle bytes from the stream."""
         if self._rest:
             self._rest += data
             if len(self._rest) < _frame_size(self._rest):
@@ -188,19 +188,19 @@ class WireConnection(asyncio.BufferedProtocol):
         try:
             at = self._take_in(data)
         except (struct.error, IndexError, UnicodeDecodeError):
-            self.abort()  # not ZooKeeper, or not in step any more
+            self.abort()  # not ZooKeeper, or out of step
             return
         if at < len(data):
             self._keep(data, at)
 
     def _keep(self, data: bytes, at: int) -> None:
-        """The beginning of a frame waits for the rest of it."""
+        """Keep the start of a frame until the rest arrives."""
         self._rest += data[at:]
         if not SMALLEST_FRAME <= _frame_size(self._rest) <= MAX_FRAME:
             self.abort()
 
     def _take_in(self, data: bytes) -> int:
-        """Hand on every whole frame in *data*; where the first incomplete one begins."""
+        """Handle every whole frame in *data*. Return the offset of the first incomplete one."""
         at, size = 0, len(data)
         heard_at, heard_zxid = 0.0, 0
         waiting = self._waiting
@@ -212,7 +212,7 @@ class WireConnection(asyncio.BufferedProtocol):
             if self._greeting is not None:
                 self._be_greeted(read_greeting(data, at + 4))
             elif xid == XID_WATCH:
-                if zxid > heard_zxid:  # it is -1 where the server is older than 3.9
+                if zxid > heard_zxid:  # it is -1 if the server is older than 3.9
                     heard_zxid = zxid
                 kind, _, path_size = _EVENT.unpack_from(data, at + 20)
                 self._on_event(kind, data[at + 32 : at + 32 + path_size].decode())
@@ -238,7 +238,7 @@ class WireConnection(asyncio.BufferedProtocol):
             waiting.set_result(greeting)
 
     def _be_known(self, error: ConnectionBrokenError | None) -> None:
-        """The server said, or will not say any more, whether it takes who we are."""
+        """Handle the server's verdict on this client's identity, or the end of the wait for it."""
         auth, self._auth = self._auth, None
         if auth is None or auth.done():
             return
@@ -249,12 +249,12 @@ class WireConnection(asyncio.BufferedProtocol):
 
 
 def _frame_size(begun: bytearray) -> int:
-    """Bytes of the frame that *begun* begins, with its length field; the least that there may be while not even that is
-    here."""
+    """Return the size in bytes of the frame that *begun* starts, with its length field; the least possible size if the
+    length field is incomplete."""
     return _LENGTH.unpack_from(begun)[0] + 4 if len(begun) >= 4 else SMALLEST_FRAME
 
 
 def _why(error: Exception | None) -> str:
-    """What to say of a connection that ended before the server's greeting."""
+    """Return the reason for the end of a connection before the server's greeting."""
     said = f" ({error})" if error is not None and str(error) else ""
     return f"the server ended the connection before greeting us{said}"

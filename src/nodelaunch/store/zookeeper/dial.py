@@ -1,7 +1,6 @@
-"""Finds a ZooKeeper server that takes our session: which servers, in which order, at which addresses.
+"""Finds a ZooKeeper server that accepts the session: which servers, in which order, at which addresses.
 
 Every address of a host name is tried, each with its share of the time. The server that fell silent is tried last.
-What does *not* belong here: what becomes of the session (session.py).
 """
 
 from __future__ import annotations
@@ -30,13 +29,14 @@ _OTHER_NAME = (62, 64)
 
 @dataclass(frozen=True, slots=True)
 class ClientIdentity:
-    """Who we are to ZooKeeper besides what a TLS certificate says."""
+    """This client's identity for ZooKeeper, besides its TLS certificate."""
 
     scheme: str
     secret: bytes = field(repr=False)
 
     async def prove(self, connection: WireConnection) -> None:
-        """Before anything is sent that needs it. Raises: ConnectionBrokenError, AuthRefusedError with what to do."""
+        """Authenticate before any request that needs it. Raises: ConnectionBrokenError, AuthRefusedError with what to
+        do."""
         try:
             await connection.authenticate(self.scheme, self.secret)
         except AuthRefusedError as error:
@@ -52,19 +52,19 @@ class Dialer:
     def __init__(self, servers: Sequence[Server], tls: ssl.SSLContext | None, session_timeout_s: float) -> None:
         self.servers: list[Server] = list(servers)
         self.session_timeout_s = session_timeout_s
-        """What servers are asked for."""
+        """The timeout that servers are asked for."""
         self.server: Server | None = None
-        """The one we are, or were last, connected to."""
+        """The present or last server of the connection."""
         self._silent: Server | None = None
         self._tls = tls
         self._resolver = Resolver(LOOK_UPS)
         self._told: set[tuple[Server, str]] = set()
-        """The reasons logged since a server took our session."""
+        """Reasons logged since a server last accepted the session."""
         self.trouble: str | None = None
         """Why the server that was tried last could not be used; None: it could."""
 
     def order(self) -> list[Server]:
-        """All servers at random, the one that fell silent at the end."""
+        """Return all servers in random order, the one that fell silent at the end."""
         servers = random.sample(self.servers, len(self.servers))
         if self._silent in servers:
             servers.remove(self._silent)
@@ -78,10 +78,10 @@ class Dialer:
         *,
         timeout_s: float,
     ) -> bool:
-        """Try every server once, at each of its addresses, until *greet* takes a connection; whether it did.
+        """Try every server once, at each of its addresses, until *greet* accepts a connection. Return True if it did.
 
-        A server has *timeout_s* for all its addresses together, but each address has one second at least. Why a server
-        could not be used is logged, each reason once until one could.
+        A server has *timeout_s* for all its addresses together, but each address has one second at least. The reason
+        why a server could not be used is logged, each reason once until one could.
         """
         for server in self.order():
             try:
@@ -104,19 +104,20 @@ class Dialer:
         return False
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of *host*, in the order of the resolver. Raises: OSError, ValueError (no name at all)."""
+        """Return the addresses of *host*, in the order of the resolver. Raises: OSError, ValueError (no name at
+        all)."""
         found = await self._resolver.addresses(host, port)
         return list(dict.fromkeys(str(address[4][0]) for address in found))
 
     async def _open(self, server: Server, host: str, make: Callable[[], WireConnection]) -> WireConnection:
-        # Unless the name is checked no SNI: certificates of ZooKeeper servers need not name the host.
+        # No SNI unless the name is checked: certificates of ZooKeeper servers need not name the host.
         name = None if self._tls is None else server[0] if self._tls.check_hostname else ""
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(make, host, server[1], ssl=self._tls, server_hostname=name)
         return connection
 
     def fell_silent(self) -> None:
-        """The server we are connected to stopped answering: the others are asked before it from now on."""
+        """Note that the connected server stopped answering: the others are tried before it from now on."""
         self._silent = self.server
 
     def _complain(self, server: Server, error: Exception) -> None:

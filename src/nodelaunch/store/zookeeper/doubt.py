@@ -1,6 +1,6 @@
-"""Whether a write whose reply was lost was done: decided from what is there once the connection is back.
+"""Decides whether a write was done whose reply was lost, from the znodes found once the connection is back.
 
-Pure functions. What does *not* belong here: reading what is there, and doing again what was not done (recovery.py).
+Pure functions. What does *not* belong here: reading the znodes, and repeating a write that was not done (recovery.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nodelaunch.protocol.store import ANY_VERSION, Create, Delete, Entry, Put, S
 from nodelaunch.store.zookeeper.wire import PlainOp
 
 CONTENDER_MARK = "__lock__"
-"""Ends the name, before the number, of what contends for a lock; a random part before it makes the name unique."""
+"""The end of a contender's name, before the number; a random part before it makes the name unique."""
 
 
 class WriteOutcome(Enum):
-    """What can be told of a write that has no results."""
+    """The outcomes of a write that has no results."""
 
     NOT_DONE = "not done"
     UNKNOWN = "unknown"
@@ -32,7 +32,7 @@ Outcome = list[Entry | None] | WriteOutcome
 class Doubt:
     """A write without a reply. ``since``: the highest zxid known when the connection broke.
 
-    Replies come in order, so whatever had one by then has a lower zxid than the write can have.
+    Replies come in order, so every write with a reply by then has a lower zxid than this write can have.
     """
 
     ops: Sequence[PlainOp]
@@ -41,7 +41,7 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class FoundState:
-    """What is there now. ``numbered``: for each sequential create, by its path, what was made there of late."""
+    """The znodes found. ``numbered``: for each sequential create, by its path, the recently created znodes there."""
 
     entries: Mapping[str, Entry | None]
     numbered: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class FoundState:
 
 
 def paths_in(doubts: Iterable[Doubt]) -> list[str]:
-    """The paths whose entries have to be found."""
+    """Return the paths whose entries have to be found."""
     return list({
         op.path: None
         for doubt in doubts
@@ -59,7 +59,7 @@ def paths_in(doubts: Iterable[Doubt]) -> list[str]:
 
 
 def numbered_in(doubts: Iterable[Doubt]) -> dict[str, int]:
-    """The sequential creates by path, and after which zxid what they made can have been made."""
+    """Return the sequential creates by path, and the zxid after which their znodes can have been made."""
     since: dict[str, int] = {}
     for doubt in doubts:
         for op in doubt.ops:
@@ -69,7 +69,8 @@ def numbered_in(doubts: Iterable[Doubt]) -> dict[str, int]:
 
 
 def candidates(prefix: str, names: Iterable[str]) -> list[str]:
-    """The paths among the children *names* that a sequential create at *prefix* can have made, the latest first."""
+    """Return the paths among the children *names* that a sequential create at *prefix* can have made, the
+    latest first."""
     parent, _, start = prefix.rpartition("/")
     size = len(start)
     numbers = [name for name in names if name.startswith(start) and len(name) == size + 10 and name[size:].isdigit()]
@@ -77,7 +78,7 @@ def candidates(prefix: str, names: Iterable[str]) -> list[str]:
 
 
 def judge(doubts: Sequence[Doubt], found: FoundState) -> list[Outcome]:
-    """What became of each of *doubts*, in the order in which they were sent.
+    """Return the outcome of each of *doubts*, in the order in which they were sent.
 
     Equal sequential creates each get their own: the server made them in the order in which they were sent.
     """
@@ -86,7 +87,7 @@ def judge(doubts: Sequence[Doubt], found: FoundState) -> list[Outcome]:
 
 
 def _judge(doubt: Doubt, found: FoundState, claimed: set[str]) -> Outcome:
-    """The first operation that can tell decides; those that nobody else can have done are asked first."""
+    """Let the first conclusive operation decide; operations that only this process can have done are asked first."""
     made_anew = {op.path for op in doubt.ops if isinstance(op, Create)}
     for op in sorted(doubt.ops, key=_weakness):
         if isinstance(op, Delete) and op.path in made_anew:
@@ -108,7 +109,7 @@ def _weakness(op: PlainOp) -> int:
 
 
 def _witness(op: PlainOp, since: int, found: FoundState, claimed: set[str]) -> int | None:
-    """What *op* tells of its transaction: done as of a zxid; False: not done; None: it can't tell."""
+    """Return the zxid if *op* shows that its transaction was done; False: not done; None: inconclusive."""
     if isinstance(op, Create) and op.sequence:
         made = _claimable(op, since, found, claimed)
         return made[0].stat.created_zxid if made else False
@@ -144,7 +145,7 @@ def _witness_put(op: Put, entry: Entry | None, since: int) -> int | None:
 
 
 def _claimable(op: Create, since: int, found: FoundState, claimed: set[str]) -> list[Entry]:
-    """What the sequential create *op* can have made, the lowest number first."""
+    """Return the znodes that the sequential create *op* can have made, the lowest number first."""
     owner = found.session_id if op.ephemeral else 0
     return [
         entry
@@ -175,7 +176,7 @@ def _results(ops: Sequence[PlainOp], zxid: int, found: FoundState, claimed: set[
 
 
 def _as_written(op: Create | Put, entry: Entry | None, version: int | None) -> Entry:
-    """What *op* made of its path, though somebody may have changed or deleted it since: never a peer's version."""
+    """Return the entry as *op* wrote it, though a peer may have changed or deleted it since: never a peer's version."""
     if entry is None:
         return Entry(op.path, op.data, Stat(version or 0, 0, 0, 0.0, 0.0), op.record)
     stat = entry.stat

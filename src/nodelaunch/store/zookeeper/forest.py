@@ -1,10 +1,9 @@
-"""What the open trees are told, in the order in which it happened.
+"""Reports changes to the open trees, in the order in which they happen.
 
-An event is followed by a read, except where it tells of our own write (`OwnWrite`): then what was written is put in
-when the reply comes. A read, and a write of ours whose reply is not here yet, hold their place in a line until it is
-known what they are; what comes after them waits. So nobody is told that a lock is free before being told what was
-written under it. A path whose changes may lag is read once, later, or just before something below it is told.
-What does *not* belong here: what the trees hold (tree.py), sending writes (writes.py).
+An event is followed by a read, except where the event reports a write of this process (`OwnWrite`): then the trees get
+what was written when the reply arrives. A read, and an own write without a reply yet, keep their place in a line until
+their result is known; later events wait behind them. So a lock is never reported free before the data that was written
+under it. A path whose changes may lag is read once, later, or just before a path below it is reported.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ from nodelaunch.store.zookeeper.wire import (
 log: Logger = get_logger(__name__)
 
 LOCK_DIRECTORY: Final = "/lock/"
-"""Between the path of what is locked and the name of a contender."""
+"""Separates the path of the locked znode from the name of a contender."""
 DELETION: Final = "-"
-"""Before the path of a write of ours that deletes it, where its events are looked for."""
+"""Prefix of the key for an own write that deletes a path, among the keys by which its events are found."""
 
 
 @dataclass(slots=True, eq=False)
 class EncodedWrite:
-    """What is to be written: *ops*, encoded as *body* of a request *code*, in session *epoch*.
+    """A write to send: *ops*, encoded as *body* of a request *code*, in session *epoch*.
 
-    ``under``: locks that have to be held; ``released``: those whose contenders it deletes. ``contender``: the path,
-    without its number, of the one that it creates. ``is_foreseen``: the first operation creates a path whose number
-    was foreseen; what was foreseen before a break of the connection does not hold after it.
+    ``under``: locks that have to be held. ``released``: locks whose contenders the write deletes. ``contender``: the
+    path, without its number, of the contender that the write creates. ``is_foreseen``: the first operation creates a
+    path whose number was predicted; a prediction made before a break of the connection is not valid after it.
     """
 
     ops: Sequence[PlainOp]
@@ -61,8 +60,8 @@ class EncodedWrite:
     contender: str = ""
     is_foreseen: bool = False
     numbered: Sequence[str] = field(init=False, default=())
-    """Where it creates znodes that the server numbers, or whose number was foreseen: their paths without it. Nobody
-    foresees the number of a contender, whose path is used once."""
+    """Paths, without their number, of the znodes that the server numbers or whose number was predicted. The number of a
+    contender is never predicted: its path is used once."""
 
     def __post_init__(self) -> None:
         if self.is_foreseen:
@@ -74,15 +73,15 @@ class EncodedWrite:
 
     @property
     def path(self) -> str:
-        """Where it begins; errors name it."""
+        """The path of the first operation; errors name it."""
         return self.ops[0].path
 
 
 class OwnWrite:
-    """One write of ours that is under way, and its place in the line.
+    """One own write that is under way, and its place in the line.
 
-    Each change makes one event, which comes before the reply. So at most one event for each path we write is ours; if a
-    peer writes the same path meanwhile there is one event more, and that one is followed by a read.
+    Each change makes one event, which arrives before the reply. So at most one event for each written path is ours. If
+    a peer writes the same path meanwhile, there is one more event, and that event is followed by a read.
     """
 
     __slots__ = (
@@ -96,13 +95,15 @@ class OwnWrite:
         self.breaks: int = 0
         self.since: int = 0
         self.keys: list[str] = []
-        """Under which events are looked for that may be ours: paths, and what comes before a sequence number."""
+        """Keys by which events that may be ours are found: paths, and prefixes of paths before a sequence number."""
         self.swallowed: list[tuple[int, str]] = []
-        """Kind and path of the events that were taken to be ours: of paths it names, so if it is done they are."""
+        """Kind and path of the events that were taken for ours, on exactly the paths of the write. If the write
+        succeeded, these events are ours."""
         self.numbered: list[tuple[int, str]] = []
-        """The same of paths that only begin as the numbered ones it creates do: they may be peers'."""
+        """Kind and path of the events that were taken for ours because the path starts like a numbered path that the
+        write creates. These events may be a peer's."""
         self.extra: list[ReadStep | TellStep] = []
-        """What was read since some of them were not."""
+        """Reads that follow because some of the events were not ours."""
         self.pending: int = 0
         self.in_line: bool = False
         self.ready: bool = False
@@ -112,14 +113,15 @@ class OwnWrite:
         self.error: StoreError | None = None
 
     def reset(self) -> None:
-        """It is sent again: nothing of it is in the line, none of its events has come."""
+        """Start over because the write is sent again: none of its steps is in the line, none of its events has
+        arrived."""
         self.keys, self.swallowed, self.numbered, self.extra = [], [], [], []
         self.pending = 0
         self.in_line = self.ready = False
 
     @property
     def replaced(self) -> PlainOp | None:
-        """The deletion of a path that is created anew in the same transaction: the path was there all the time."""
+        """The deletion of a path that the same transaction creates anew, if any: the path exists all the time."""
         ops = self.order.ops
         return ops[0] if len(ops) > 1 and ops[0].path == ops[1].path else None
 
@@ -138,7 +140,7 @@ class ReadStep:
 
 
 class TellStep:
-    """A place in the line for what is known already: that a path is gone or there, or that a walk has ended."""
+    """A place in the line for a known fact: a path is gone or exists, or a walk has ended."""
 
     __slots__ = ("is_gone", "path", "ready", "walk")
 
@@ -153,7 +155,7 @@ Step = OwnWrite | ReadStep | TellStep
 
 
 class Laggards:
-    """Paths that have changed and are to be read, by *read*, within `LAG_S`."""
+    """Paths that have changed and that *read* reads within `LAG_S`."""
 
     def __init__(self, read: Callable[[str], None]) -> None:
         self.paths: dict[str, None] = {}
@@ -166,7 +168,8 @@ class Laggards:
             self._timer = asyncio.get_running_loop().call_later(LAG_S, self._time_is_up)
 
     def hurry(self, kind: int, path: str) -> None:
-        """Something is about to be told of *path*: what lags above it is read first. One that is gone is not read."""
+        """Read the lagging paths above *path*, before a change of *path* is reported. A path that is gone is
+        not read."""
         at = path.rfind("/")
         while at > 0:
             above = path[:at]
@@ -188,28 +191,29 @@ class Laggards:
         self.read_all()
 
     def read_all(self) -> None:
-        """Wait no longer."""
+        """Read all lagging paths now."""
         paths, self.paths = self.paths, {}
         for path in paths:
             self._read(path)
 
 
 class Forest:
-    """Tells the open trees of one store."""
+    """Reports changes to the open trees of one store."""
 
     def __init__(self, session: ZkSession, chroot: str) -> None:
         self.grove: Grove = Grove()
         self.numbers: Numbers = Numbers()
         self.waiters: dict[str, list[asyncio.Future[None]]] = {}
-        """Who waits for anything to happen to a path, told once; all of them are told when the connection changes."""
+        """Futures by path, for waiters on any change of the path. Each is resolved once; all are resolved when the
+        connection changes."""
         self._session = session
         self._prefix = chroot.encode()
         self._skip = len(chroot)
         self._line: deque[Step] = deque()
         self._own: dict[str, list[OwnWrite]] = {}
-        """Writes under way, by what their events' paths are or begin with."""
+        """Own writes under way, by the path, or the prefix of the path, of their events."""
         self._contended: dict[str, int] = {}
-        """Paths for whose locks others contend, of which the trees are still to be told."""
+        """Paths with contended locks that are not reported to the trees yet."""
         self._lagging = Laggards(self._read)
         self._walker = Walker(session, self._prefix, self._on_walked, self.numbers.listed)
 
@@ -228,7 +232,7 @@ class Forest:
     # -- connections --------------------------------------------------------------------------------------------------
 
     def on_connected(self) -> None:
-        """A new connection begins with reading everything anew."""
+        """Read everything anew on a new connection."""
         for tree in self.grove.trees:
             self._walker.begin(tree)
 
@@ -267,7 +271,7 @@ class Forest:
             tree.complete(walk.met)
 
     def _retry(self, tree: ZkTree, why: str) -> None:
-        """Walk again later; until then the tree is not complete, and does not say that it is."""
+        """Walk again later. Until then the tree is incomplete and says so."""
         if tree.retry is not None:
             return
         tree.retry_s = min(max(FIRST_RETRY_S, tree.retry_s * 2), LAST_RETRY_S)
@@ -305,7 +309,7 @@ class Forest:
         self._appeared(kind, path, trees)
 
     def _appeared(self, kind: int, path: str, trees: Sequence[ZkTree]) -> None:
-        """*path*, in *trees*, is new or has changed."""
+        """Handle an event for *path*, in *trees*, that is new or has changed."""
         wanting = [tree for tree in trees if tree.wants_data(path)]
         if wanting:
             if kind == EVENT_CHANGED and (path in self._contended or all(tree.may_lag(path) for tree in wanting)):
@@ -322,13 +326,13 @@ class Forest:
                 tree.put(unread(path), is_wanted=False)
 
     def _is_own(self, kind: int, path: str) -> bool:
-        """Whether the event may be of a write under way; then no read follows for now."""
+        """Return True if the event may belong to an own write under way; then no read follows for now."""
         key = path if kind != EVENT_DELETED else DELETION + path
         writes = self._own.get(key)
         if writes is not None:
             write = writes[0]
             if write.in_line and self._line[-1] is not write:
-                return False  # its place is before what has come since
+                return False  # its place is before later events
             if len(writes) > 1:
                 del writes[0]
             else:
@@ -350,7 +354,7 @@ class Forest:
         return True
 
     def _read(self, path: str, owner: OwnWrite | None = None) -> None:
-        """Read what an event was about; what comes after it is told after it."""
+        """Read the path of an event; later events are reported after it."""
         step = ReadStep(path, owner)
         if owner is None:
             self._line.append(step)
@@ -363,7 +367,7 @@ class Forest:
         if not error:
             step.entry = read_entry(step.path, data, at)
         elif error == NO_NODE:
-            step.is_gone = owner is not None  # otherwise the event that says so is still to come
+            step.is_gone = owner is not None  # otherwise the event of the deletion is still to come
         else:
             self._refused(step.path, error)
         step.ready = True
@@ -381,7 +385,7 @@ class Forest:
     # -- own writes ---------------------------------------------------------------------------------------------------
 
     def expect(self, write: OwnWrite) -> None:
-        """*write* is about to be sent: its events are on their way."""
+        """Expect the events of *write*, which is about to be sent."""
         if not self.grove.trees:
             return
         own, keys = self._own, write.keys
@@ -398,7 +402,8 @@ class Forest:
                 writes.append(write)
 
     def settle(self, write: OwnWrite) -> None:
-        """The reply to *write* is here: the trees are told in its turn, and what else its events may have told of."""
+        """Handle the reply to *write*: report it to the trees in its turn, with the other changes that its events may
+        mean."""
         write.is_answered = True
         own = self._own
         for key in write.keys:
@@ -423,7 +428,8 @@ class Forest:
             self._finish(write)
 
     def settle_found(self, write: OwnWrite) -> None:
-        """*write* was done, as was found out: others may have changed since what it wrote, so that is read."""
+        """Handle a *write* that was found to be done after a lost reply. Peers may have changed its paths since, so
+        they are read."""
         write.reset()
         write.is_answered = write.is_found = True
         self._read_for(write, [(0, entry.path) for entry in write.results if entry is not None])
@@ -432,7 +438,7 @@ class Forest:
         self._advance()
 
     def _read_for(self, write: OwnWrite, events: Iterable[tuple[int, str]]) -> None:
-        """What the events tell is told in the place of *write*."""
+        """Report the changes of *events* in the place of *write*."""
         for kind, path in events:
             if any(tree.wants_data(path) for tree in self.grove.covering(path)):
                 write.pending += 1
@@ -441,7 +447,7 @@ class Forest:
                 write.extra.append(TellStep(path, is_gone=kind == EVENT_DELETED))
 
     def _finish(self, write: OwnWrite) -> None:
-        """Tell the trees, then whoever waits for the write."""
+        """Report *write* to the trees, then to the waiters for the write."""
         if self.grove.trees:
             if not write.is_found:
                 replaced = write.replaced

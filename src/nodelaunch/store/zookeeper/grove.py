@@ -1,7 +1,4 @@
-"""Which of the open trees a path belongs to.
-
-What does *not* belong here: when they are told (forest.py).
-"""
+"""Finds the open trees that a path belongs to."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from nodelaunch.protocol.store import Entry
 from nodelaunch.store.zookeeper.tree import ZkTree, unread
 
 MAX_ROUTES: Final = 1000
-"""Remembered; there are more only where a tree is rooted so high that each of its paths is one."""
+"""Routes that are remembered; there are more only if a tree is rooted so high that each of its paths is one."""
 
 
 class Grove:
@@ -20,7 +17,7 @@ class Grove:
     def __init__(self) -> None:
         self.trees: list[ZkTree] = []
         self._routes: dict[str, tuple[ZkTree, ...]] = {}
-        """Found out when first asked for."""
+        """Filled on demand."""
 
     def add(self, tree: ZkTree) -> None:
         self.trees.append(tree)
@@ -31,7 +28,7 @@ class Grove:
         self._routes.clear()
 
     def covering(self, path: str) -> tuple[ZkTree, ...]:
-        """The trees that *path* is in."""
+        """Return the trees that *path* is in."""
         end = path.find("/", path.find("/", 1) + 1)
         key = path[:end] if end > 0 else path
         trees = self._routes.get(key)
@@ -42,7 +39,7 @@ class Grove:
         return tuple(tree for tree in trees if path.startswith(tree.prefix))
 
     def _find_route(self, key: str) -> tuple[ZkTree, ...]:
-        """The trees at, above or below *key*."""
+        """Return the trees at, above or below *key*."""
         below = f"{key}/"
         trees = tuple(tree for tree in self.trees if tree.prefix.startswith(below) or below.startswith(tree.prefix))
         if len(self._routes) >= MAX_ROUTES:
@@ -51,19 +48,19 @@ class Grove:
         return trees
 
     def knows(self, path: str) -> bool | None:
-        """Whether *path* is there, as far as the trees know; None: no complete one covers it."""
+        """Return True if *path* exists, as far as the trees know; None: no complete tree covers it."""
         for tree in self.covering(path):
             if tree.is_warm:
                 return tree.get(path) is not None
         return None
 
     def put(self, entry: Entry) -> None:
-        """*entry* is there: read, or written by us."""
+        """Put *entry*, which was read, or written by this process, into its trees."""
         for tree in self.covering(entry.path):
             tree.put(entry, is_wanted=tree.wants_data(entry.path))
 
     def put_unread(self, path: str) -> None:
-        """*path* is there; nobody wants its data."""
+        """Note that *path* exists; no tree wants its data."""
         for tree in self.covering(path):
             tree.put(unread(path), is_wanted=False)
 

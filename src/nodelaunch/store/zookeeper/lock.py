@@ -1,9 +1,9 @@
-"""A lock with kazoo's znode names, that knows its session.
+"""A lock with kazoo's znode names, bound to its session.
 
-A contender is ``<32 hex>__lock__`` plus a sequence number; the lowest holds the lock. The random part finds our own
-contender again when the reply to its creation was lost. A lock is held only while its session, for all that is known,
-is: no write goes out under it after that.
-What does *not* belong here: how locks are taken (locks.py). Source: kazoo, its lock recipe.
+A contender is ``<32 hex>__lock__`` plus a sequence number; the lowest holds the lock. The random part identifies our
+own contender when the reply to its creation was lost. A lock is held only while its session is alive for all that is
+known: no write is sent under it after that. What does *not* belong here: how locks are taken (locks.py). Source: kazoo,
+its lock recipe.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ZkLock:
         self.path: str = path
         self.contender: str = contender
         self.fence: int = fence
-        """The zxid at which the contender was made: contenders of one directory are in the order of these, and a
-        directory is deleted only when nobody contends."""
+        """The zxid at which the contender was made: contenders of one directory are in the order of their zxids, and a
+        directory is deleted only when it has no contender."""
         self._session = session
         self._held = held
         """The locks that are neither released nor lost, by contender."""
@@ -64,7 +64,7 @@ class ZkLock:
         return stop
 
     def lose(self) -> None:
-        """The session is over; everybody is told, once."""
+        """Mark the lock as lost, because the session is over, and notify every listener once."""
         self._is_lost = True
         self._held.pop(self.contender, None)
         listeners, self._listeners = self._listeners or (), None
@@ -72,7 +72,7 @@ class ZkLock:
             listener()
 
     def forget(self) -> None:
-        """It was given back."""
+        """Note that the lock was released."""
         self._held.pop(self.contender, None)
 
     async def release(self) -> None:
@@ -81,5 +81,5 @@ class ZkLock:
 
 
 def new_contender(path: str) -> str:
-    """Where to create, with a sequence number, a contender below lock directory *path*."""
+    """Return the path for a sequential create of a contender below lock directory *path*."""
     return f"{path}/{os.urandom(16).hex()}{CONTENDER_MARK}"

@@ -1,9 +1,8 @@
 """Takes locks: by contending for them, or together with a transaction.
 
-In a transaction the lock's directory is made, or deleted and made anew, with our contender in it. Deleting it fails if
-anybody contends. So the lock is ours, because nobody else can contend before the whole is done; and no peer ever sees
-the directory missing.
-What does *not* belong here: which lock protects what. Source: kazoo, its lock recipe.
+In a transaction the lock's directory is created, or deleted and created anew, with our contender in it. The deletion
+fails if there is a contender. So the lock is ours, because no peer can contend before the transaction is done; and no
+peer ever sees the directory missing. Source: kazoo, its lock recipe.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from nodelaunch.store.zookeeper.writes import Writer
 
 Result = Entry | Lock | None
 MAX_TRIES = 4
-"""At a transaction, where the lock's directory comes and goes meanwhile."""
+"""Tries of a transaction while the lock's directory is created and deleted meanwhile."""
 
 
 class Locks:
-    """The locks of one store: those that are held, and how to take more."""
+    """The locks of one store: the held ones, and the ways to take more."""
 
     def __init__(self, session: ZkSession, forest: Forest, reader: Reader, writer: Writer) -> None:
         self._session = session
@@ -51,7 +50,8 @@ class Locks:
                 lock.lose()
 
     def _locked(self, path: str, contender: Entry, epoch: int) -> ZkLock:
-        """The lock that was taken in session *epoch*; lost already where that has ended since its answer came."""
+        """Return the lock that was taken in session *epoch*; lost already if that session has ended since the answer
+        came."""
         fence = contender.stat.created_zxid
         lock = ZkLock(path, contender.path, fence, self._session, self._held, self.drop)
         if self._session.epoch != epoch or not self._session.may_hold:
@@ -72,7 +72,7 @@ class Locks:
     # -- transactions -------------------------------------------------------------------------------------------------
 
     async def commit(self, ops: Sequence[Op], under: Collection[Lock]) -> list[Result]:
-        """Perform *ops* as the port says."""
+        """Perform *ops* as the port defines."""
         plain: list[PlainOp] = []
         released: list[Lock] = []
         for op in ops:
@@ -119,7 +119,7 @@ class Locks:
         raise LockBusyError(path, "its directory comes and goes")
 
     async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
-        """Create a numbered znode with its lock taken, as the port says."""
+        """Create a numbered znode with its lock taken, as the port defines."""
         numbers, epoch = self._forest.numbers, self._session.epoch
         foreseen = numbers.take(path) if self._writer.sends_at_once else None
         if foreseen is None:
@@ -141,7 +141,7 @@ class Locks:
     # -- contending ---------------------------------------------------------------------------------------------------
 
     async def lock(self, path: str, *, timeout_s: float, identifier: bytes, ephemeral: bool) -> Lock:
-        """Contend for the lock at *path*, as the port says."""
+        """Contend for the lock at *path*, as the port defines."""
         epoch = self._session.epoch
         contender = await self._contend(path, identifier, ephemeral=ephemeral)
         try:
@@ -161,14 +161,14 @@ class Locks:
             results = await self._writer.write([op], contender=prefix)
         except RecordGoneError:
             with suppress(RecordExistsError):
-                await self._writer.write([Create(path)])  # fails where the parent is gone: it is not brought back
+                await self._writer.write([Create(path)])  # fails if the parent is gone: it is not created again
             results = await self._writer.write([op], contender=prefix)
         (entry,) = results
         assert entry is not None  # noqa: S101
         return entry
 
     async def _lead(self, path: str, contender: str, epoch: int, *, waits: bool) -> None:
-        """Return once *contender* is the first one. Raises: LockBusyError when it is not and we don't wait."""
+        """Wait until *contender* is the first one. Raises: LockBusyError if it is not and *waits* is false."""
         while True:
             self._session.check(epoch)
             order = await self._reader.contenders(path)
@@ -182,7 +182,7 @@ class Locks:
             await self._until_changed(order[at - 1])
 
     async def _until_changed(self, path: str) -> None:
-        """Wait until something happens to *path*, or the connection or session changes; at once when it is gone."""
+        """Wait until *path* changes, or the connection or session changes; return at once when it is gone."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forest.waiters.setdefault(path, []).append(changed)
         try:

@@ -1,7 +1,4 @@
-"""Questions to the server, asked again as often as the connection breaks.
-
-What does *not* belong here: what changes anything (writes.py).
-"""
+"""Reads from the server, repeated after each break of the connection."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ class Reader:
         self._prefix = chroot.encode()
 
     async def get(self, path: str) -> Entry:
-        """Raises: RecordGoneError."""
+        """Return the entry at *path*. Raises: RecordGoneError."""
         session = self._session
         epoch = session.epoch
         while True:
@@ -60,7 +57,7 @@ class Reader:
             return entry
 
     async def get_many(self, paths: Sequence[str]) -> list[Entry | None]:
-        """None where there is no such znode."""
+        """Return the entries; None if there is no such znode."""
         found: list[Entry | None] = []
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
@@ -68,23 +65,23 @@ class Reader:
         return found
 
     async def children(self, path: str) -> list[str]:
-        """Names, sorted. Raises: RecordGoneError."""
+        """Return the names of the children, sorted. Raises: RecordGoneError."""
         return sorted(await self._again(lambda: self.send_children(path)))
 
     async def contenders(self, path: str) -> list[str]:
-        """Full paths of the contenders in lock directory *path*, the holder first."""
+        """Return the full paths of the contenders in lock directory *path*, the holder first."""
         try:
             return contenders_in(path, await self.children(path))
         except RecordGoneError:
             return []
 
     async def watch(self, path: str) -> None:
-        """Have the server tell of the next event at *path*. Raises: RecordGoneError."""
+        """Have the server report the next event at *path*. Raises: RecordGoneError."""
         body = encode_path(self._prefix, path, watch=True)
         await self._again(lambda: self._session.ask("watch", OP_EXISTS, body, path))
 
     async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer, asked for until there is one. Raises: StoreError."""
+        """Return the answer, repeating the request until there is one. Raises: StoreError."""
         epoch = self._session.epoch
         while True:
             await self._session.usable(epoch)
@@ -96,15 +93,15 @@ class Reader:
     # -- once: these raise ConnectionBrokenError --------------------------------------------------------------------
 
     async def sync(self) -> None:
-        """Wait until the server we are connected to knows what the others do."""
+        """Wait until the connected server has caught up with the others."""
         await self._session.ask("sync", OP_SYNC, encode_text(self._prefix or b"/"))
 
     async def find(self, paths: Sequence[str]) -> list[Entry | None]:
-        """All sent at once."""
+        """Return the entries, with all requests sent at once."""
         return await asyncio.gather(*(self.send_get(path) for path in paths))
 
     async def list_all(self, paths: Sequence[str]) -> list[list[str]]:
-        """The names below each of *paths*, all sent at once; none where there is no such znode."""
+        """Return the names below each of *paths*, with all requests sent at once; none if there is no such znode."""
         futures = [self.send_children(path) for path in paths]
         names = await asyncio.gather(*futures, return_exceptions=True)
         found: list[list[str]] = []
@@ -118,7 +115,7 @@ class Reader:
         return found
 
     def send_get(self, path: str) -> asyncio.Future[Entry | None]:
-        """None: there is no such znode."""
+        """Send a read. The result is None if there is no such znode."""
         future: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
         self._session.send("get", OP_GET, encode_path(self._prefix, path), _on_entry, (future, path))
         return future

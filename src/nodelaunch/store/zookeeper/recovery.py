@@ -1,9 +1,8 @@
 """Settles the writes whose replies were lost, all those of one broken connection together.
 
-What is there is read in batches once the connection is back, and judged (doubt.py). What was done is answered, and
-what was not is sent again, in the order in which it was sent first. A write under which the connection breaks again and
-again is sent alone in the end, and given up if it still does.
-What does *not* belong here: writes with replies (writes.py).
+The znodes are read in batches once the connection is back, and judged (doubt.py). Writes that were done are answered;
+the others are sent again, in their first order. A write under which the connection breaks repeatedly is sent alone, and
+given up if the connection still breaks. What does *not* belong here: writes with replies (writes.py).
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ from nodelaunch.store.zookeeper.session import ZkSession
 log: Logger = get_logger(__name__)
 
 SUSPECT_AFTER: Final = 2
-"""Breaks of the connection under one write, after which it is sent alone; one more, and it is given up."""
+"""Breaks of the connection under one write after which it is sent alone; after one more, it is given up."""
 LATEST_BATCH: Final = 100
-"""Reads at a time, from the highest number down to what is older than the break."""
+"""Reads at a time, from the highest number down to one that is older than the break."""
 
 
 class Recovery:
-    """The writes in doubt. *resend* sends one again; *done* is told of those that were done."""
+    """The writes in doubt. *resend* sends one again; *done* is called with each write that was done."""
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class Recovery:
         done: Callable[[OwnWrite], None],
     ) -> None:
         self.doubts: list[OwnWrite] = []
-        """In the order in which they were sent."""
+        """Writes in doubt, in the order in which they were sent."""
         self._session = session
         self._reader = reader
         self._forest = forest
@@ -74,11 +73,11 @@ class Recovery:
 
     @property
     def is_on(self) -> bool:
-        """Whether new writes have to wait."""
+        """True if new writes have to wait."""
         return self._task is not None
 
     def add(self, write: OwnWrite) -> None:
-        """The connection broke before the reply to *write*."""
+        """Add *write*: the connection broke before its reply."""
         write.breaks += 1
         write.since = self._session.last_zxid
         self._alone.set()
@@ -103,7 +102,7 @@ class Recovery:
             self._end(SessionLostError(detail="the session ended before the answer"))
 
     def _end(self, error: StoreError | None = None) -> None:
-        """Nothing is in doubt any more; what still is fails with *error*."""
+        """End the recovery; writes still in doubt fail with *error*."""
         doubts, self.doubts = self.doubts, []
         for write in doubts:
             _fail(write, type(error)(write.order.path, error.detail) if error is not None else None)
@@ -112,7 +111,7 @@ class Recovery:
         self._settled = asyncio.Event()
 
     async def _run(self, epoch: int) -> None:
-        """Settle until nothing is in doubt."""
+        """Settle until no write is in doubt."""
         error: StoreError | None = None
         try:
             while self.doubts:
@@ -152,7 +151,7 @@ class Recovery:
         self._resend(write)
 
     def _answer(self, write: OwnWrite, outcome: Outcome) -> bool:
-        """Tell whoever waits; whether there was anything to tell, that is, unless it has to be sent again."""
+        """Notify the waiter. Return False if the write has to be sent again."""
         if isinstance(outcome, list):
             write.results = outcome
             self._done(write)
@@ -176,8 +175,8 @@ class Recovery:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _look(self, doubts: Sequence[Doubt]) -> FoundState:
-        """All that can tell of *doubts*. Raises: ConnectionBrokenError."""
-        await self._reader.sync()  # another server of the ensemble may lag behind the one that did it
+        """Return all znodes that help to judge *doubts*. Raises: ConnectionBrokenError."""
+        await self._reader.sync()  # another server of the ensemble may lag behind the one that did the write
         since = numbered_in(doubts)
         directories = dict.fromkeys(prefix.rpartition("/")[0] for prefix in since)
         names: dict[str, list[str]] = {}
@@ -201,7 +200,8 @@ class Recovery:
         return found
 
     async def _latest(self, paths: Sequence[str], since: int) -> list[Entry]:
-        """Those of *paths*, the highest number first, that were made after zxid *since*: lower numbers are older."""
+        """Return the entries of *paths*, the highest number first, that were made after zxid *since*: lower numbers are
+        older."""
         latest: list[Entry] = []
         for batch in _batches(paths, LATEST_BATCH):
             entries = [entry for entry in await self._reader.find(batch) if entry is not None]

@@ -1,10 +1,10 @@
-"""One ZooKeeper session over whatever connections it takes, with the states of the port.
+"""One ZooKeeper session over successive connections, with the states of the port.
 
-Keeps a connection, pings, notices silence, and says honestly what is known: a broken connection suspends, two thirds
-of the timeout without an answer are doubtful, the whole timeout is the end of the session whatever the server thinks.
-A new session never begins before the old one was reported lost, and takes nothing over from it. Locks are judged by
-when a request that was answered was *sent*, so a process that was frozen knows on waking that its session may be over.
-The connection is judged by when an answer *arrived*, so a long queue of requests is not taken for silence.
+It keeps a connection, pings, notices silence, and reports only what is known: a broken connection is suspended, two
+thirds of the timeout without an answer are doubtful, and the whole timeout is the end of the session, even if the
+server still has it. A new session never begins before the loss of the old one was reported, and takes nothing over from
+it. Locks depend on when an answered request was *sent*, so a process that was frozen knows on waking that its session
+may be over. The connection depends on when an answer *arrived*, so a long queue of requests is not taken for silence.
 What does *not* belong here: what requests mean, and what to do with one whose answer was lost (writes.py).
 """
 
@@ -29,22 +29,22 @@ from nodelaunch.store.zookeeper.wire import BROKEN, OP_CLOSE, Greeting, store_er
 log: Logger = get_logger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
-"""Between attempts to connect, doubling, with jitter; never more than a sixth of the session timeout."""
+"""Seconds between attempts to connect, doubling, with jitter; never more than a sixth of the session timeout."""
 STEADY_S = 1.0
-"""A connection that held this long was a good one: the next attempt comes without a pause."""
+"""Seconds after which a connection counts as good: the next attempt comes without a pause."""
 CLOSE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionListener:
-    """Who is told what happens on the connection."""
+    """Callbacks for the connection."""
 
     on_event: Callable[[int, str], None]
-    """A watch fired: its kind, and the path with the chroot."""
+    """Called when a watch fires: with its kind, and the path with the chroot."""
     on_connected: Callable[[], None]
-    """There is a new connection, and nobody else has used it yet."""
+    """Called with a new connection, before its first use."""
     on_suspended: Callable[[], None]
-    """The connection is gone; requests without a reply get BROKEN next."""
+    """Called when the connection is gone; requests without a reply get BROKEN next."""
 
 
 class ZkSession(SessionStates):
@@ -66,31 +66,31 @@ class ZkSession(SessionStates):
         self.dialer: Dialer = Dialer(servers, tls, timeout_s)
         self._identity = identity
         self._zxid_before = 0
-        """The highest of the session before, until this one was compared with it."""
+        """The highest zxid of the previous session, until this one was compared with it."""
         self._heard_at = 0.0
         self._arrived_at = 0.0
         self.connection: WireConnection | None = None
-        """To a server; None while there is none."""
+        """The present connection; None if there is none."""
         self._runner: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def session_id(self) -> int:
-        """0: there is no session."""
+        """The id; 0: there is no session."""
         return self._granted.session_id
 
     @property
     def is_connected(self) -> bool:
-        """Whether requests can be sent."""
+        """True if requests can be sent."""
         return self.connection is not None
 
     @property
     def timeout_s(self) -> float:
-        """As the server granted it."""
+        """The timeout that the server granted."""
         return self._granted.timeout_s
 
     def use_servers(self, servers: Sequence[Server]) -> None:
-        """Connect to one of *servers* from the next connection on; the one there is stays while it holds."""
+        """Connect to one of *servers* from the next connection on; the present one stays while it works."""
         self.dialer.servers = list(servers)
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -100,13 +100,13 @@ class ZkSession(SessionStates):
         self._runner = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
-        """End the session, and say so to the server if it can be reached."""
+        """End the session, and notify the server if it can be reached."""
         if self.state is SessionState.CONNECTED:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await self.ask("close", OP_CLOSE, b"")
             except (TimeoutError, ConnectionBrokenError, SessionLostError):
-                pass  # the server will find out by itself
+                pass  # the server's own timeout ends it
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -117,10 +117,10 @@ class ZkSession(SessionStates):
         if connection is not None:
             connection.abort()
         self.enter(SessionState.CLOSED)
-        await asyncio.sleep(0)  # lets the transport's end be told
+        await asyncio.sleep(0)  # lets the transport report its end
 
     async def _run(self) -> None:
-        """Have a connection, again and again."""
+        """Keep a connection, and open another after each end."""
         pause = 0.0
         while True:
             held_s = 0.0
@@ -129,14 +129,14 @@ class ZkSession(SessionStates):
                 if await self.dialer.dial(self._make_connection, self._greet, timeout_s=timeout_s):
                     held_s = await self._hold()
             except Exception:
-                log.exception("zookeeper_session_error")  # whatever broke one attempt, the session goes on
+                log.exception("zookeeper_session_error")  # the session continues after any error of one attempt
             if held_s >= STEADY_S:
                 pause = 0.0
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
             pause = min(max(FIRST_PAUSE_S, pause * 2), LAST_PAUSE_S, self.timeout_s / 6)
 
     async def _hold(self) -> float:
-        """Wait for the end of the connection; how long it held, in seconds."""
+        """Wait for the end of the connection. Return the seconds for which it lasted."""
         began = uptime()
         if self.connection is not None:
             log.info(
@@ -153,7 +153,7 @@ class ZkSession(SessionStates):
         return connection
 
     async def _greet(self, connection: WireConnection) -> None:
-        """Have the server take our session, or give us one. Raises: ConnectionBrokenError."""
+        """Ask the server to resume the session, or to create one. Raises: ConnectionBrokenError."""
         asked_for, asked_at = self._granted, uptime()
         try:
             greeting = await connection.greet(
@@ -166,7 +166,7 @@ class ZkSession(SessionStates):
             connection.abort()
             raise
         if asked_for is not self._granted:
-            # The session was given up for lost while the server took it back: end it, so that its locks don't linger.
+            # The session was given up for lost while the server resumed it: end it, so that its locks don't linger.
             connection.send(OP_CLOSE, b"", lambda *_: None, None)
             connection.close()
             raise ConnectionBrokenError("the session timed out meanwhile")
@@ -203,10 +203,10 @@ class ZkSession(SessionStates):
             self.enter(SessionState.SUSPENDED)
 
     def _lose(self, why: str) -> None:
-        """The session is over; say so before anything else happens.
+        """Report the end of the session before anything else happens.
 
-        The next one begins from scratch: where ZooKeeper was wiped or restored, its servers refuse whoever has seen
-        more than they have.
+        The next one starts from scratch: if ZooKeeper was wiped or restored, its servers refuse a client that has seen
+        a higher zxid than theirs.
         """
         log.warning("zookeeper_session_lost", session=f"{self.session_id:#x}", detail=why)
         self._granted = Greeting(0, bytes(16), self.dialer.session_timeout_s)
@@ -230,7 +230,7 @@ class ZkSession(SessionStates):
                 self._compare_history(zxid)
 
     def _compare_history(self, zxid: int) -> None:
-        """The first answer in a new session."""
+        """Compare the first answer of a new session with the last one of the previous session."""
         if zxid < self._zxid_before:
             log.error(
                 "zookeeper_history_went_back", seen=f"{self._zxid_before:#x}", now=f"{zxid:#x}",
@@ -240,7 +240,7 @@ class ZkSession(SessionStates):
 
     @property
     def may_hold(self) -> bool:
-        """Whether what was taken in this session can still be ours: there is one, and it was heard of in time."""
+        """Return True if locks of this session can still be held: it exists, and an answer came in time."""
         granted = self._granted
         return granted.session_id != 0 and uptime() - self._heard_at < granted.timeout_s
 
@@ -252,7 +252,7 @@ class ZkSession(SessionStates):
         self._timer = asyncio.get_running_loop().call_later(min(self.timeout_s / 6, until_lost), self._tick)
 
     def _tick(self) -> None:
-        """Ping when it has been quiet, and draw the conclusions of silence."""
+        """Ping when the connection is quiet, and draw the conclusions of silence."""
         try:
             self._conclude()
         finally:
@@ -283,7 +283,7 @@ class ZkSession(SessionStates):
     async def connected(self) -> int:
         epoch = await super().connected()
         while not self.may_hold:
-            self._conclude()  # it may be long until the next look: the process was stopped, or is very busy
+            self._conclude()  # the next look may be late: the process was stopped, or is very busy
             epoch = await super().connected()
         return epoch
 
@@ -295,7 +295,7 @@ class ZkSession(SessionStates):
         self.check(epoch)
 
     def check(self, epoch: int) -> None:
-        """Raise SessionLostError unless session *epoch* is, for all we know, still going on."""
+        """Raise SessionLostError unless session *epoch* is still alive, for all that is known."""
         if self.epoch != epoch or not self.may_hold:
             raise SessionLostError(detail="the session ended" if self.epoch else "there is no session yet")
 
@@ -311,7 +311,7 @@ class ZkSession(SessionStates):
         connection.send(opcode, body, on_reply, context)
 
     async def ask(self, name: str, opcode: int, body: bytes, path: str = "") -> None:
-        """Send one request whose answer holds nothing. Raises: StoreError, ConnectionBrokenError."""
+        """Send one request with an empty answer. Raises: StoreError, ConnectionBrokenError."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.send(name, opcode, body, _answered, (future, path))
         await future

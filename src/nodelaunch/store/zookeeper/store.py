@@ -1,9 +1,8 @@
 """The store on ZooKeeper 3.6 or newer, for Zuul and for more than one machine.
 
-Keeps the port's promises; paths are the port's, the chroot is put in front where bytes are made and nowhere else.
-What does *not* belong here: connections (dial.py, connection.py), the session (session.py), reads (reads.py),
-writes (writes.py, and recovery.py for those whose reply was lost), locks (locks.py), trees (tree.py,
-forest.py), the bytes (wire.py).
+Keeps the port's promises; paths are the port's, and the chroot is prepended only where bytes are made. Its parts:
+connections (dial.py, connection.py), the session (session.py), reads (reads.py), writes (writes.py, and recovery.py for
+those whose reply was lost), locks (locks.py), trees (tree.py, forest.py), the bytes (wire.py).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ log: Logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files for mutual TLS with a CA of one's own."""
+    """Paths of PEM files for mutual TLS with a private CA."""
 
     cert: str
     key: str
@@ -49,7 +48,8 @@ class TlsFiles:
     checks_host_name: bool = False
 
     def context(self) -> ssl.SSLContext:
-        """What connections are made with. The server's chain is checked; the name in its certificate if that is asked.
+        """Return the TLS context for connections. The server's chain is checked; the name in its certificate if that is
+        configured.
 
         Raises: ValueError that names the file and what is wrong with it.
         """
@@ -73,15 +73,15 @@ class TlsFiles:
         return context
 
     def _refuse_passphrase(self) -> str:
-        """OpenSSL would ask for it on the terminal."""
+        """Refuse an encrypted key: OpenSSL would ask for the passphrase on the terminal."""
         raise ValueError(f"key: {self.key} is encrypted; give a key without a passphrase, readable by this user only")
 
 
 class ZooKeeperStore:
     """The port's store. *servers*: host and port of each; one *chroot* for all, with or without a leading slash.
 
-    The chroot is made where it is missing, at each new session, so that a launcher outlives a wiped ZooKeeper. For
-    one that *makes_chroot* is false for, its absence is an error: the name is wrong, or no launcher has worked there.
+    The chroot is created if it is missing, at each new session, so that a launcher outlives a wiped ZooKeeper. If
+    *makes_chroot* is false, a missing chroot is an error: the name is wrong, or no launcher has worked there.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ZooKeeperStore:
         session_timeout_s: float = 10.0,
         makes_chroot: bool = True,
     ) -> None:
-        """*acls*: of everything that is created; none: open to all, as Zuul and Nodepool create it."""
+        """*acls*: for every created znode; none: open to all, as Zuul and Nodepool create it."""
         self._makes_chroot = makes_chroot
         self._acls = encode_acls(acls) if acls else OPEN_TO_ALL
         self._chroot = f"/{chroot.strip('/')}" if chroot.strip("/") else ""
@@ -106,12 +106,12 @@ class ZooKeeperStore:
         self._writer = Writer(self.session, self._forest, self._reader, self._chroot, self._acls)
         self._locks = Locks(self.session, self._forest, self._reader, self._writer)
         self._rooted_epoch = 0
-        """The session in which the chroot was made sure of; 0: none."""
+        """The session in which the chroot was created or seen; 0: none."""
 
     async def _see_chroot(self) -> None:
-        """Return once there is a session in which the chroot was seen: the first one may be lost soon.
+        """Wait for a session in which the chroot is seen: the first session may be lost soon.
 
-        Raises: RecordGoneError where there is no chroot.
+        Raises: RecordGoneError if there is no chroot.
         """
         while True:
             await self.session.connected()
@@ -143,7 +143,7 @@ class ZooKeeperStore:
         self._forest.on_connected()
 
     def _make_chroot(self) -> None:
-        """Sent before anything else: whatever follows on this connection finds the chroot."""
+        """Create the chroot before any other request: later requests on this connection find it."""
         if not self._makes_chroot:
             return
         parts = self._chroot.split("/")
@@ -155,7 +155,7 @@ class ZooKeeperStore:
 
     def _on_chroot(self, path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
         if error == BROKEN:
-            self._rooted_epoch = 0  # it may never have been received: the next connection of this session does it again
+            self._rooted_epoch = 0
         elif not error and path == self._chroot:
             log.warning("zookeeper_chroot_made", chroot=path, detail="nobody had worked there; is it the one of Zuul?")
         elif error and error != NODE_EXISTS:
@@ -214,7 +214,7 @@ class ZooKeeperStore:
 
     async def _ensure(self, path: str) -> None:
         if not path:
-            # The parent that is missing is the chroot.
+            # The missing parent is the chroot.
             log.error("zookeeper_chroot_missing", chroot=self._chroot, detail="somebody deleted it; it is made again")
             self._make_chroot()
             return
@@ -236,7 +236,7 @@ class ZooKeeperStore:
         await self._writer.write([Delete(path, version)], under)
 
     async def delete_tree(self, path: str) -> None:
-        for _ in range(10):  # somebody may put something in while it is emptied
+        for _ in range(10):  # a peer may create children while it is emptied
             with suppress(RecordGoneError):
                 for name in await self.children(path):
                     await self.delete_tree(f"{path}/{name}")

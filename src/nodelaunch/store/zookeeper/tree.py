@@ -1,9 +1,9 @@
 """One cached tree, and the walk that fills it.
 
-With each connection everything is walked anew; what was not met on the walk is gone. A znode is listed only where it
-may have children: its own stat says how many. All trees share one window of requests, so that other calls and pings
-get through. A tree whose watch or whose reads are refused stays cold, and is walked again later.
-What does *not* belong here: what events mean for a tree (forest.py), what the entries mean.
+With each connection everything is walked anew; an entry that the walk did not meet is gone. A znode is listed only if
+it may have children: its own stat says how many. All trees share one window of requests, so that other calls and pings
+get through. A tree whose watch or reads are refused stays stale, and is walked again later. What does *not* belong
+here: what events mean for a tree (forest.py), what the entries mean.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ log: Logger = get_logger(__name__)
 WINDOW: Final = 500
 """Requests of walks in flight at a time."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
-"""Before a tree that was refused something is walked again; doubling."""
+"""Seconds before a tree is walked again after a refusal; doubling."""
 
 
 def _nothing() -> None:
-    """While the tree is in no forest, nothing lags."""
+    """Do nothing: while the tree is in no forest, no change lags."""
 
 
 class ZkTree:
@@ -58,7 +58,7 @@ class ZkTree:
     ) -> None:
         self.root = root
         self.prefix: str = root.rstrip("/") + "/"
-        """What every path in the tree begins with."""
+        """The prefix of every path in the tree."""
         self.is_warm: bool = False
         self.wants_data = wants_data
         self.may_lag = may_lag
@@ -68,7 +68,7 @@ class ZkTree:
         """Pause before the next walk, after a refusal."""
         self.retry: asyncio.TimerHandle | None = None
         self.read_laggards: Callable[[], None] = _nothing
-        """Read at once what may lag, in whatever tree."""
+        """Reads lagging paths at once, in all trees."""
         self._keeps_data = keeps_data
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
@@ -103,13 +103,13 @@ class ZkTree:
 
         return stop
 
-    # -- being told -------------------------------------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------------------------
 
     def put(self, entry: Entry, *, is_wanted: bool, is_current: bool = False) -> None:
-        """The entry is there, new or with new data; data that is not wanted is left out.
+        """Put an entry that is new or has new data; unwanted data is left out.
 
-        What is older than what the tree has is passed over, except where it *is_current*: ZooKeeper may have been
-        restored from a backup.
+        An entry older than the tree's is ignored, except if it *is_current*: ZooKeeper may have been restored from a
+        backup.
         """
         path = entry.path
         entries = self._entries
@@ -131,7 +131,7 @@ class ZkTree:
         self._tell(Changed(entry, old))
 
     def drop(self, path: str) -> None:
-        """The entry is gone, if it was there."""
+        """Remove the entry, if it exists."""
         if self.walk is not None:
             self.walk.met.discard(path)
         old = self._entries.pop(path, None)
@@ -146,14 +146,14 @@ class ZkTree:
         self._tell(Removed(old))
 
     def cool(self) -> None:
-        """What it has may be stale from here on."""
+        """Mark the tree as stale."""
         self.walk = None
         if self.is_warm:
             self.is_warm = False
             self._tell(Cooled())
 
     def complete(self, met: set[str]) -> None:
-        """The walk is over: what it has not *met* is gone, and the tree is warm."""
+        """End the walk: remove entries that it has not *met*, and mark the tree as in sync."""
         self.walk = None
         self.retry_s = 0.0
         for path in self._entries.keys() - met:
@@ -164,7 +164,7 @@ class ZkTree:
         self._tell(Warmed())
 
     def _tell(self, event: TreeEvent) -> None:
-        """What a listener raises is logged, and harms nobody else."""
+        """Notify the listeners. An error in one is logged, and does not affect the others."""
         for listener in self._listeners:
             try:
                 listener(event)
@@ -179,7 +179,7 @@ def _is_news(old: Stat, new: Stat, *, is_current: bool) -> bool:
 
 
 def unread(path: str) -> Entry:
-    """An entry that is known to be there, and no more."""
+    """Return an entry that is known to exist, without data."""
     now = time.time()
     return Entry(path, b"", Stat(0, 0, 0, now, now))
 
@@ -193,10 +193,10 @@ class Walk:
 
     tree: ZkTree
     met: set[str] = field(default_factory=set)
-    """Paths that are there."""
+    """Paths that exist."""
     outstanding: int = 0
     refusal: str = ""
-    """What the server refused, if it did."""
+    """The request that the server refused, if any."""
 
     @property
     def is_current(self) -> bool:
@@ -204,8 +204,8 @@ class Walk:
 
 
 class Walker:
-    """Walks through trees, all in one window. *on_end*: told of each walk that came to its end. *on_counted*: told how
-    many children were ever created below a tree's root, by the root's path with a slash."""
+    """Walks through trees, all in one window. *on_end*: called with each walk that ended. *on_counted*: called with the
+    number of children ever created below a tree's root, by the root's path with a slash."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class Walker:
         self._pump()
 
     def stop(self) -> None:
-        """The connection is gone."""
+        """Stop all walks: the connection is gone."""
         self._lists.clear()
         self._reads.clear()
         self._in_flight = 0
@@ -294,7 +294,8 @@ class Walker:
                 self._lists.append((walk, path))
 
     def _answered(self, walk: Walk, error: int, path: str, what: str) -> None:
-        """One request of the walk is done; after the last one all is known, unless something was refused."""
+        """Count the answer to one request of the walk; after the last one the tree is complete, unless a request was
+        refused."""
         if error and error != NO_NODE:
             walk.refusal = walk.refusal or f"{path} refuses {what}: {store_error(error, path).detail}"
         walk.outstanding -= 1

@@ -1,9 +1,9 @@
 """ZooKeeper's bytes: requests encoded, replies decoded, error codes named.
 
-Decoders take the bytes as they came from the socket and where to begin; they copy nothing but what they return. The
-opcodes and error classes are aiozk's; the rest is here because aiozk 0.32 encodes field by field and lacks AddWatch.
-What does *not* belong here: connections (connection.py), sessions (session.py), meaning (store.py).
-Source: ZooKeeper 3.8, zookeeper.jute, and its server's behaviour.
+Decoders take the received bytes and an offset; they copy only what they return. The opcodes and error classes are
+aiozk's; the rest is here because aiozk 0.32 encodes field by field and lacks AddWatch. What does *not* belong here:
+connections (connection.py), sessions (session.py), meaning (store.py). Source: ZooKeeper 3.8, zookeeper.jute, and its
+server's behaviour.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ EVENT_CHANGED: Final[int] = protocol.WatchEvent.DATA_CHANGED
 NO_NODE: Final[int] = exc.NoNode.error_code
 NODE_EXISTS: Final[int] = exc.NodeExists.error_code
 BROKEN: Final[int] = exc.ConnectionLoss.error_code
-"""What a request is answered with when the connection ended before a reply came. No server sends it."""
+"""Error code of a request whose connection ended before a reply came. No server sends it."""
 
 MAX_PACKET: Final = 0xFFFFF
-"""Bytes of a request without its length field; a server hangs up at more. Source: jute.maxbuffer, its default."""
+"""Bytes of a request without its length field; a server disconnects if there are more. Source: jute.maxbuffer, its
+default."""
 HEADER_SIZE: Final = 8
 """Bytes of a request before its body."""
 
@@ -69,7 +70,7 @@ _MULTI_ITEM: Final = {
 PERMISSIONS: Final = {"r": 1, "w": 2, "c": 4, "d": 8, "a": 16}
 _FLAGS: Final = [_INT.pack(flags) for flags in range(4)]
 LENGTHS: Final = 4096
-"""Lengths below this, which nearly all are, are encoded beforehand: a transaction has dozens."""
+"""Lengths below this, nearly all, are encoded beforehand: a transaction has dozens."""
 _LENGTHS: Final = [_INT.pack(length) for length in range(LENGTHS)]
 _CONNECT = struct.Struct("!iqiqi16s?")
 _GREETING = struct.Struct("!iiqi")
@@ -79,7 +80,7 @@ PlainOp = Create | Put | Delete | CheckVersion
 
 @dataclass(frozen=True, slots=True)
 class Acl:
-    """Who may do what with a znode; *permissions* are letters of `PERMISSIONS`."""
+    """Permissions of an identity on a znode; *permissions* are letters of `PERMISSIONS`."""
 
     scheme: str
     id: str
@@ -90,7 +91,7 @@ class Acl:
 
 
 def encode_acls(acls: Sequence[Acl]) -> bytes:
-    """The access control list of what is created."""
+    """Return the encoded access control list for created znodes."""
     parts = [_INT.pack(len(acls))]
     for acl in acls:
         parts.append(_INT.pack(sum(PERMISSIONS[letter] for letter in set(acl.permissions))))
@@ -99,35 +100,35 @@ def encode_acls(acls: Sequence[Acl]) -> bytes:
 
 
 def encode_path(prefix: bytes, path: str, *, watch: bool = False) -> bytes:
-    """Body of exists, getData and getChildren2 for *path* below the chroot *prefix*."""
+    """Return the body of exists, getData and getChildren2 for *path* below the chroot *prefix*."""
     raw = prefix if path == "/" and prefix else prefix + path.encode()
     return _INT.pack(len(raw)) + raw + (b"\x01" if watch else b"\x00")
 
 
 def encode_text(value: bytes) -> bytes:
-    """One field; also the body of sync, whose only field is a path."""
+    """Return one encoded field; also the body of sync, whose only field is a path."""
     return _INT.pack(len(value)) + value
 
 
 OPEN_TO_ALL: Final = encode_acls([Acl("world", "anyone", "cdrwa")])
-"""What Zuul and Nodepool write."""
+"""The list that Zuul and Nodepool write."""
 
 
 def encode_auth(scheme: str, secret: bytes) -> bytes:
-    """Body of an authentication."""
+    """Return the body of an authentication."""
     return _INT.pack(0) + encode_text(scheme.encode()) + encode_text(secret)
 
 
 def encode_add_watch(prefix: bytes, path: str) -> bytes:
-    """Body of addWatch: persistent and recursive."""
+    """Return the body of addWatch: persistent and recursive."""
     raw = prefix if path == "/" and prefix else prefix + path.encode()
     return _INT.pack(len(raw)) + raw + _INT.pack(PERSISTENT_RECURSIVE)
 
 
 def encode_write(prefix: bytes, ops: Sequence[PlainOp], acls: bytes = OPEN_TO_ALL) -> tuple[int, bytes]:
-    """Opcode and body of *ops*: of one create2, setData, delete or check, or of a transaction of several.
+    """Return opcode and body of *ops*: of one create2, setData, delete or check, or of a transaction of several.
 
-    *acls*: encoded, of what is created.
+    *acls*: encoded, for created znodes.
     """
     parts: list[bytes] = []
     code = OP_MULTI
@@ -153,7 +154,7 @@ def encode_write(prefix: bytes, ops: Sequence[PlainOp], acls: bytes = OPEN_TO_AL
 
 
 def encode_connect(*, session_id: int, password: bytes, last_zxid: int, timeout_s: float) -> bytes:
-    """The first frame of a connection, with its length field."""
+    """Return the first frame of a connection, with its length field."""
     return _INT.pack(_CONNECT.size) + _CONNECT.pack(
         0, last_zxid, int(timeout_s * 1000), session_id, 16, password, False
     )  # fmt: skip
@@ -164,7 +165,7 @@ def encode_connect(*, session_id: int, password: bytes, last_zxid: int, timeout_
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """The server's answer to connecting; session 0: the one asked for is over."""
+    """The server's answer to a connect request; session 0: the requested session is over."""
 
     session_id: int
     password: bytes
@@ -183,7 +184,7 @@ def read_stat(data: bytes, at: int) -> Stat:
 
 
 def read_entry(path: str, data: bytes, at: int) -> Entry:
-    """The reply to getData."""
+    """Return the entry in a reply to getData."""
     (size,) = _INT.unpack_from(data, at)
     at += 4
     end = at + size if size > 0 else at
@@ -191,16 +192,16 @@ def read_entry(path: str, data: bytes, at: int) -> Entry:
 
 
 def read_child_count(data: bytes, at: int) -> int:
-    """How many children a znode has, from the reply to its getData."""
+    """Return a znode's number of children, from the reply to its getData."""
     (size,) = _INT.unpack_from(data, at)
     count: int = _CHILD_COUNT.unpack_from(data, at + 4 + max(size, 0))[0]
     return count
 
 
 def read_children(data: bytes, at: int) -> tuple[list[str], Stat, int]:
-    """The reply to getChildren2: names in no order, the parent's own stat, and how many children it ever had.
+    """Return the reply to getChildren2: names in no order, the parent's own stat, and how many children it ever had.
 
-    A server tells twice the number of those created, less the children there are. Source: ZooKeeper 3.8, DataNode.
+    A server sends twice the number of those created, minus the present children. Source: ZooKeeper 3.8, DataNode.
     """
     (count,) = _INT.unpack_from(data, at)
     at += 4
@@ -215,7 +216,7 @@ def read_children(data: bytes, at: int) -> tuple[list[str], Stat, int]:
 
 
 def read_results(ops: Sequence[PlainOp], data: bytes, at: int, *, skip: int) -> list[Entry | None]:
-    """The reply to one operation; *skip*: the length of the chroot, which paths begin with."""
+    """Return the result of one operation; *skip*: the length of the chroot, which paths start with."""
     (op,) = ops
     if type(op) is Put:
         return [Entry(op.path, op.data, read_stat(data, at), op.record)]
@@ -230,10 +231,11 @@ def read_results(ops: Sequence[PlainOp], data: bytes, at: int, *, skip: int) -> 
 def read_multi(
     ops: Sequence[PlainOp], data: bytes, at: int, *, skip: int, zxid: int, session_id: int, now: float
 ) -> list[Entry | None]:
-    """The reply to a transaction that took effect as *zxid*, in *session_id*; *skip*: the length of the chroot.
+    """Return the results of a transaction that took effect as *zxid*, in *session_id*; *skip*: the length of the
+    chroot.
 
-    A server tells only the path of what a transaction created; the rest of its stat follows from the above, but for the
-    time, for which *now* (ours, seconds since 1970) stands in. Raises: the StoreError of the operation it failed at.
+    A server sends only the path of a created znode; the rest of its stat follows from the arguments, except for the
+    time, for which *now* (ours, seconds since 1970) stands in. Raises: the StoreError of the operation that failed.
     """
     results: list[Entry | None] = []
     for op in ops:
@@ -260,9 +262,10 @@ def read_multi(
 
 
 def _multi_error(ops: Sequence[PlainOp], data: bytes, at: int) -> StoreError:
-    """The error of the operation a transaction failed at; the others say that they were rolled back or not tried.
+    """Return the error of the operation that failed a transaction; the others report that they were rolled back or not
+    tried.
 
-    *at* is where the first of the results begins; once one is an error all are, each of the same size.
+    *at* is the offset of the first result; if one is an error all are, each of the same size.
     """
     for op in ops:
         if at + 13 > len(data):
@@ -295,13 +298,13 @@ _ADVICE: Final = {
 
 
 def name_error(code: int) -> str:
-    """What ZooKeeper calls the error."""
+    """Return ZooKeeper's name of the error."""
     named = exc.response_error_xref.get(code)
     return named.__name__ if named else f"ZooKeeper error {code}"
 
 
 def store_error(code: int, path: str) -> StoreError:
-    """The error of ours that ZooKeeper's *code* amounts to."""
+    """Return the StoreError for ZooKeeper's *code*."""
     known = _ERRORS.get(code)
     if known is not None and code not in _ADVICE:
         return known(path)

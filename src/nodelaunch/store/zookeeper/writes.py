@@ -1,7 +1,7 @@
-"""Writes, each performed exactly once: sent, matched with their events, and answered when the trees know.
+"""Writes, each performed exactly once: sent, matched with their events, and answered when the trees are up to date.
 
-A write whose reply was lost is handed to `Recovery`; until all of those are settled no new write goes out.
-What does *not* belong here: which lock a write is under (lock.py), what the trees are told (forest.py).
+A write whose reply was lost is handed to `Recovery`; until all of those are settled no new write is sent. What does
+*not* belong here: which lock a write is under (lock.py), the reports to the trees (forest.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Writer:
     def __init__(
         self, session: ZkSession, forest: Forest, reader: Reader, chroot: str, acls: bytes = OPEN_TO_ALL
     ) -> None:
-        """*acls*: encoded, of what is created."""
+        """*acls*: encoded, for created znodes."""
         self._session = session
         self._forest = forest
         self._prefix = chroot.encode()
@@ -66,7 +66,7 @@ class Writer:
 
         *released*: the locks whose contenders are deleted. *contender*: the path, without its number, of the contender
         that is created; it is deleted again if the caller is cancelled meanwhile. *is_foreseen*: the first operation
-        creates a path whose number was foreseen. Raises: StoreError.
+        creates a path whose number was predicted. Raises: StoreError.
         """
         session = self._session
         epoch = session.epoch
@@ -94,7 +94,7 @@ class Writer:
 
     @property
     def sends_at_once(self) -> bool:
-        """Whether a write that begins now is sent before anything else happens."""
+        """Return True if a write that starts now is sent before anything else happens."""
         return self._session.is_connected and not self.recovery.is_on
 
     def _send(self, write: OwnWrite) -> None:
@@ -128,7 +128,7 @@ class Writer:
         self._forest.settle(write)
 
     def _count(self, write: OwnWrite) -> None:
-        """What *write* created, or that it created nothing, tells of the numbers that come next."""
+        """Update the predicted numbers from the znodes that *write* created, or from its failure."""
         made = [entry.path for entry in write.results if entry is not None]
         for path in write.order.numbered:
             found = next((each for each in made if each[:-DIGITS] == path), None)
@@ -137,7 +137,8 @@ class Writer:
             self._forest.numbers.ends(path, found, is_foreseen=write.order.is_foreseen)
 
     def _done(self, write: OwnWrite) -> None:
-        """*write* had its effect: locks it gave back are, and one that nobody waits for any more is given back."""
+        """Handle a successful *write*: its locks are released, and a lock whose caller was cancelled is
+        released too."""
         for lock in write.order.released:
             if isinstance(lock, ZkLock):
                 lock.forget()
@@ -145,7 +146,7 @@ class Writer:
             self._give_back(write)
 
     def _give_back(self, write: OwnWrite) -> None:
-        """Delete the contender that *write* made, if it is done and made one: nobody will."""
+        """Delete the contender that *write* made, if it is done and made one: its caller does not."""
         if not write.order.contender:
             return
         for entry in write.results:
@@ -153,7 +154,7 @@ class Writer:
                 self._delete_some_time(entry.path, write.order.epoch)
 
     def _delete_some_time(self, path: str, epoch: int) -> None:
-        """Delete *path*; nobody waits for it."""
+        """Delete *path* in the background."""
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieved)
         ops = [Delete(path)]
@@ -166,7 +167,7 @@ def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:
 
 
 def _of_released(write: OwnWrite, error: StoreError) -> StoreError:
-    """A contender that is gone was a lock that is lost."""
+    """Return the error for a lost lock, if a contender to be released is gone."""
     if isinstance(error, RecordGoneError) and any(lock.contender == error.path for lock in write.order.released):
         return LockLostError(error.path)
     return error
