@@ -158,7 +158,7 @@ def test_every_state_is_there(heading: str, states: type[StrEnum]) -> None:
         ("age of a stale request lock", sweeper.STALE_LOCK_S),
         ("a node that another marked `deleting` left to it", sweeper.GRACE_S[NodeState.DELETING]),
         ("a launch that broke off left to who serves its request next", sweeper.GRACE_S[NodeState.BUILDING]),
-        ("a `deleted` node left to whoever deletes it", sweeper.GRACE_S[NodeState.DELETED]),
+        ("a `deleted` node left to its deleter", sweeper.GRACE_S[NodeState.DELETED]),
         ("age of an `init` node left behind", sweeper.ORPHAN_S),
         ("one deletion", deletion.DELETE_TIMEOUT_S),
         ("pause after a failed deletion", sweeper.FIRST_BACKOFF_S),
