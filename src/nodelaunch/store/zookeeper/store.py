@@ -155,6 +155,7 @@ class ZooKeeperStore:
 
     def _on_chroot(self, path: str, error: int, _zxid: int, _data: bytes, _at: int) -> None:
         if error == BROKEN:
+            # The server may not have received it: the next connection of this session sends it again.
             self._rooted_epoch = 0
         elif not error and path == self._chroot:
             log.warning("zookeeper_chroot_made", chroot=path, detail="nobody had worked there; is it the one of Zuul?")
