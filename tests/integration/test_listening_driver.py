@@ -131,7 +131,7 @@ def test_listener_that_hangs_up_at_once_fails(tmp_path: Path, capsys: pytest.Cap
     assert code == 1
     assert "it_proves_to_have_the_token               FAILED" in printed
     assert f"the driver at {tmp_path}/curt hung up without a word" in printed
-    assert "not made, as it_proves_to_have_the_token failed" in printed
+    assert "not made, because it_proves_to_have_the_token failed" in printed
 
 
 # -- serve -------------------------------------------------------------------------------------------------------------
