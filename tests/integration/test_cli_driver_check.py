@@ -114,7 +114,7 @@ def test_secrets_of_its_configuration_are_known(tmp_path: Path, monkeypatch: pyt
     [
         ("provider:\n  size: 5\n", (), "check.yaml:2:3: unknown key 'size'"),
         ("provider:\n  boot-time: x\n", (), "check.yaml:2:14: boot-time: a number is expected"),
-        ("providers: []\n", (), "there is no 'provider' in it"),
+        ("providers: []\n", (), "the file has no 'provider'"),
         ("providers: [{name: a, driver: fake}, {name: b, driver: fake}]\n", (), "choose one of a, b with --provider"),
         ("providers: [{name: a, driver: fake}]\n", ("--provider", "c"), "no provider 'c'"),
         ("provider: {}\n", (), "the provider has no such pool and label (any); it has: none"),

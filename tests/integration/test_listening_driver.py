@@ -84,7 +84,7 @@ def test_driver_at_a_socket_reaches_silver(command: tuple[str, ...], tmp_path: P
     detail = {each["name"]: (each["verdict"], each["detail"]) for each in content["checks"]}
     for name in OF_THE_PROCESS:
         assert detail[name][0] == "inapplicable"
-        assert detail[name][1].startswith("needs a process to look at: ")
+        assert detail[name][1].startswith("needs a process that the kit started; ")
     for name in KILLING:
         assert detail[name][0] == "skipped"
         assert detail[name][1].startswith("needs a process to kill: ")

@@ -152,7 +152,7 @@ _RULE_OF: Final = {m.CREATE.name: "D1", m.WAIT.name: "D4.1", m.LIST.name: "D6.1"
 
 @_check("P4", Level.BRONZE, is_basic=True)
 async def its_lines_are_messages(bench: Bench) -> None:
-    """During the life of an instance, each line is one JSON-RPC 2.0 object of at most 1 MiB."""
+    """Each line is one JSON-RPC 2.0 object of at most 1 MiB, during the whole life of an instance."""
     probe = await bench.probe()
     trouble, rule = "", ""
     try:
