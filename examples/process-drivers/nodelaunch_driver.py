@@ -1,4 +1,6 @@
-"""One end of the nodelaunch driver contract, version 1, in one file without dependencies: copy it beside your driver.
+"""The driver's end of the nodelaunch driver contract, version 1, in one file without dependencies.
+
+Copy this file next to your driver:
 
     from nodelaunch_driver import Driver, DriverError, serve
 
@@ -10,9 +12,10 @@
     if __name__ == "__main__":
         serve(MyCloud())
 
-Every method runs in a thread of its own, so that it may block; `self.cancelled()` says whether anybody still waits for
-its answer. Started with `--listen PATH` a driver serves sessions at a unix socket, side by side, each with a copy of the
-driver: where the launcher can't start it. Written from docs/driver-contract.md, for Python 3.9 and later on Linux.
+Each call runs in its own thread, so methods may block; `self.cancelled()` returns True when the launcher no longer
+waits for the answer. For a driver that the launcher can't start, there is `--listen PATH`: the driver then serves
+concurrent sessions at a unix socket, each with a copy of the driver. Implements docs/driver-contract.md for Python 3.9
+and later on Linux.
 """
 
 from __future__ import annotations
@@ -36,14 +39,14 @@ TOKEN_FD = 3
 MAX_LINE = 1 << 20
 PAGE_BYTES = 256 << 10
 TOKEN_S = 10.0
-"""From a connection to its first line, where we listen."""
+"""Deadline for the first line of a connection to a driver that listens."""
 
 _call = threading.local()
-"""What the running thread answers."""
+"""The call that the current thread answers."""
 
 
 class DriverError(Exception):
-    """What went wrong, as the launcher is to understand it; kinds and scopes are in docs/driver-contract.md."""
+    """An error for the launcher; docs/driver-contract.md lists the kinds and scopes."""
 
     def __init__(self, kind, message, scope="request", retry_after_s=None, external_id=None, may_exist=False):
         super().__init__(message)
@@ -57,45 +60,45 @@ class DriverError(Exception):
 
 
 class Driver:
-    """Override what your cloud can do. Results are dictionaries as in the contract, errors DriverError."""
+    """The base class of drivers. Methods return dictionaries as in the contract, and raise DriverError."""
 
     name = version = summary = maintainer = licence = ""
     capabilities = ()
-    """Any of host_keys, console_log, zones: each has a method of that name below. local_processes: what you start in a
-    session of its own is an instance, and outlives you. faults: the last methods below let `nodelaunch driver check`
-    break your cloud."""
+    """Any of host_keys, console_log, zones: each has a method of the same name below. local_processes: a process in its
+    own session is an instance, and outlives the driver. faults: `nodelaunch driver check` breaks the cloud with the
+    fault methods below."""
     schemas = None
-    """JSON Schemas of your own options: ``provider``, ``pool`` and ``label``."""
+    """JSON Schemas of the driver's own options: ``provider``, ``pool`` and ``label``."""
     example = None
-    """A provider's options with which you work on any machine, if there are such; {folder} is a fresh directory."""
+    """Options of a provider that work on any machine, if possible; {folder} is a new directory."""
     config = None
-    """The provider's configuration, from `open` on."""
+    """The provider's configuration, set before `open`."""
 
     # -- for your use -----------------------------------------------------------------------------------------------
 
     def cancelled(self):
-        """Whether nobody waits for the running call any more: it was given up, or its time is over."""
+        """Return True if the current call was cancelled or its deadline has passed."""
         return _call.cancelled.is_set()
 
     def pause(self, seconds):
-        """Sleep; shorter when the call is given up. Raises: DriverError then."""
+        """Sleep for *seconds*. Raises: DriverError as soon as the call is cancelled."""
         if _call.cancelled.wait(seconds):
             raise DriverError("cancelled", "the launcher gave the call up")
 
     def progress(self, stage, external_id=None):
-        """Tell how far the running call has come: the id of an instance as soon as there is one."""
+        """Report the progress of the current call, with the id of the instance as soon as it is known."""
         _call.link.note("progress", {"call": _call.id, "stage": stage, "external_id": external_id})
 
     def log(self, event, level="info", **fields):
-        """Say something in the launcher's log. Never a secret."""
+        """Write an entry to the launcher's log. Never log a secret."""
         _call.link.note("log", {"level": level, "event": event, "fields": fields})
 
     def driver_data(self):
-        """What you gave with the instance of the running call last, as far as the launcher still has it."""
+        """Return the last driver data of the current call's instance, if the launcher still has it."""
         return _call.params.get("driver_data")
 
     def label(self, pool, label):
-        """The configuration of a label. Raises: DriverError when there is none."""
+        """Return the configuration of a label. Raises: DriverError for an unknown label."""
         for in_pool in self.config.get("pools", []):
             for each in in_pool.get("labels", []):
                 if (in_pool["name"], each["name"]) == (pool, label):
@@ -105,38 +108,38 @@ class Driver:
     # -- to be overridden -------------------------------------------------------------------------------------------
 
     def open(self, config):
-        """Work for the provider with this configuration from now on. Called once, before anything else."""
+        """Start to work for the provider with this configuration. Called once, before any other call."""
 
     def traits(self, _label):
-        """How to log in to nodes of a label, given its configuration."""
+        """Return how to log in to nodes of a label, given the label's configuration."""
         return {}
 
     def create(self, _spec):
-        """Ask for an instance with ``spec["metadata"]`` on it, and return its id without waiting for it to run."""
+        """Create an instance with ``spec["metadata"]`` and return its id without waiting until it runs."""
         raise DriverError("unsupported", "this driver makes nothing", scope="label")
 
     def wait(self, _external_id):
-        """Wait until it runs; the instance."""
+        """Wait until the instance runs and return it."""
         raise DriverError("not_found", "there is no such instance")
 
     def delete(self, external_id):
-        """Delete it and wait until it is gone; if there is none, it is gone."""
+        """Delete the instance and wait until it is gone. Return at once if it does not exist."""
 
     def list(self):
-        """All instances there are, ours or not."""
+        """Return all instances, including those of other users."""
         return []
 
     def limits(self):
-        """By resource: instances, cores, ram; one that is not named has no limit."""
+        """Return the limits of instances, cores and ram; a resource that is not named has no limit."""
         return {}
 
     def usage(self, pool, label):
-        """What a node of the label takes."""
+        """Return the usage of one node of the label."""
         self.label(pool, label)
         return {"instances": 1}
 
     def ready(self, pool, label):
-        """Whether the cloud has what the label needs."""
+        """Return True if the cloud has all resources of the label, such as its image."""
         self.label(pool, label)
         return True
 
@@ -150,26 +153,25 @@ class Driver:
         return []
 
     def faults(self):
-        """Ways to break your cloud: by name the ``call`` that fails and the ``kind`` it fails with, if that can be
-        said."""
+        """Return the faults by name, each with the ``call`` that fails and the ``kind`` of the error, where known."""
         return {}
 
     def set_fault(self, name):
-        """Have it so, for every process with this configuration; the id of the instance for foreign-instance."""
+        """Set a fault for every process with this configuration. Return the id of the instance for foreign-instance."""
 
     def clear_fault(self, name):
-        """Have it so no longer."""
+        """Clear a fault."""
 
     def resources(self):
-        """All there is in your cloud, by its name, and the instance each belongs to; not what you know, what there is."""
+        """Return all resources according to the cloud itself by name, each with the id of its instance."""
         return {}
 
     def close(self):
-        """Let go of connections; instances stay."""
+        """Close connections; instances stay."""
 
 
 def serve(driver):
-    """Be the executable: serve the launcher that started us until it hangs up, or listen. Never returns."""
+    """Run the program: serve the launcher that started it until the launcher hangs up, or listen. Never returns."""
     if sys.argv[1:2] == ["--listen"] and len(sys.argv) == 3:
         sys.exit(_listen(driver, sys.argv[2]))
     path = os.environ.get("NODELAUNCH_DRIVER_SOCKET")
@@ -187,11 +189,11 @@ def serve(driver):
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(path)
     _Link(driver, connection, token).run()
-    os._exit(0)  # threads that are in the middle of something don't keep us
+    os._exit(0)  # do not wait for running threads
 
 
 def _listen(driver, path):
-    """A session for each connection, until SIGTERM or Ctrl-C; the exit code."""
+    """Serve a session for each connection until SIGTERM or Ctrl-C. Return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -201,7 +203,7 @@ def _listen(driver, path):
         print(f"{path}: {error.strerror or error}", file=sys.stderr)
         return 1
     try:
-        os.chmod(path, 0o600)  # before anybody can connect
+        os.chmod(path, 0o600)  # before any client can connect
         listening.listen()
         print(f"listening at {path}", file=sys.stderr, flush=True)
         while True:
@@ -215,7 +217,7 @@ def _listen(driver, path):
 
 
 def _make_room(path):
-    """Take away the socket of one who listens no more. Raises: OSError when there is something else."""
+    """Remove a stale socket at *path*. Raises: OSError if the path is in use."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -238,7 +240,7 @@ def _session(driver, connection):
         try:
             line = link.stream.readline(MAX_LINE)
             if not line:
-                return  # somebody looked whether there is anybody
+                return  # a client only tested if the driver listens
             link.token = json.loads(line)["token"]
             if not isinstance(link.token, str) or not link.token:
                 raise ValueError("no token")
@@ -256,7 +258,8 @@ class _Link:
     """The connection: requests in, each answered by a thread."""
 
     is_only = True
-    """Whether there is no more to do for this process once the launcher is gone."""
+    """True if the process ends with this connection."""
+
     is_open = False
 
     def __init__(self, driver, connection, token):

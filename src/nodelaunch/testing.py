@@ -1,5 +1,4 @@
-"""For tests of drivers with pytest: the conformance checks as a class of tests, one for each check; and
-`temporary_launcher`.
+"""Tests of drivers with pytest: the class `DriverConformance` with a test for each check, and `temporary_launcher`.
 
     from nodelaunch.testing import DriverConformance, CloudFaults, Level, Subject
 
@@ -9,10 +8,9 @@
         def subject(self) -> Subject:
             return Subject(name="mycloud", open=make_driver, pool="main", label="small", faults=CloudFaults(...))
 
-`subject` may be given instead by a fixture of that name, which can then ask for fixtures of its own. Checks that only a
-higher level asks for are made, too, and their failures are expected ones; a check that could not be made is skipped,
-and fails where ``level`` asks for it.
-It needs pytest, and nothing else in this package imports it. What does *not* belong here: any check.
+`subject` may also be a fixture, which can then use other fixtures. Checks that only a higher level requires run, too,
+and pytest shows their failures as expected failures. A check that could not be made fails if ``level`` requires it,
+and otherwise counts as an expected failure. This module needs pytest, and no other module of the package imports it.
 """
 
 from __future__ import annotations
@@ -59,19 +57,19 @@ __all__ = [
 
 
 class DriverConformance:
-    """Subclass it in a test module, under a name that pytest collects."""
+    """The base of a class of tests. Subclass it in a test module, under a name that pytest collects."""
 
     level: ClassVar[Level] = Level.BRONZE
-    """What the driver claims."""
+    """The level that the driver claims."""
     waived: ClassVar[Sequence[str]] = ()
     """Names of checks that may fail for now."""
     deadline_s: ClassVar[float] = 300.0
-    """For each check."""
+    """Deadline of each check."""
 
     @pytest.fixture
     def subject(self) -> Subject:
-        """What is checked; override it, as a method or as a fixture."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what its subject is")
+        """The subject of the checks; override it as a method or as a fixture."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its subject")
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -83,7 +81,7 @@ class DriverConformance:
     def test_conformance(self, check: Check, subject: Subject) -> None:
         """The driver keeps the promise of the check."""
         if check.of_processes and subject.program is None:
-            pytest.skip("it is about drivers in processes of their own")
+            pytest.skip("the check is for drivers in separate processes")
         (result,) = asyncio.run(self._made(subject, check)).results
         self._judge(check, result)
 
@@ -99,7 +97,7 @@ class DriverConformance:
         if check.name in self.waived:
             pytest.xfail(f"waived: {result.detail}")
         if check.level > self.level:
-            pytest.xfail(f"{check.level.value} asks for it, {self.level.value} does not: {result.detail}")
+            pytest.xfail(f"required by {check.level.value}, not by {self.level.value}: {result.detail}")
         pytest.fail(
             f"rule {result.rule} promises: {check.promise}\n{result.verdict.value}: {result.detail}", pytrace=False
         )

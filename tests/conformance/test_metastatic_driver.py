@@ -157,7 +157,7 @@ async def graded(store: EmbeddedStore, cluster: Rough, plugin: DriverPlugin) -> 
     skipped = {result.detail for result in report.results if result.verdict is Verdict.SKIPPED}
     assert skipped == {
         "needs the fault 'list-lags'",
-        "needs a process to kill: check it with isolation 'process'",
+        "needs a process to kill: check the driver with isolation 'process'",
     }, str(report)  # fmt: skip
     assert await store.children(paths.claims("meta")) == []
     return report

@@ -45,7 +45,7 @@ async def test_example_keeps_the_rules(driver: str, tmp_path: Path) -> None:
     skipped = {result.detail.partition(",")[0] for result in report.results if result.verdict is Verdict.SKIPPED}
     assert skipped == {
         "needs faults: ways in which the cloud fails",
-        "needs faults that say their call and kind",
+        "needs faults that name their call and kind",
         "needs the fault 'list-lags'",
     }, str(report)
     # A directory that was never to be a node's, as its driver was killed before, is nothing that anybody pays for.

@@ -46,8 +46,8 @@ async def test_test_driver_keeps_every_rule() -> None:
     skipped = {result.detail.partition(",")[0] for result in report.results if result.verdict is Verdict.SKIPPED}
     assert skipped == {
         "needs faults: ways in which the cloud fails", "needs the fault 'boot-held'", "needs the fault 'list-lags'",
-        "needs faults that say their call and kind",
-        "needs a process to kill: check it with isolation 'process'",
+        "needs faults that name their call and kind",
+        "needs a process to kill: check the driver with isolation 'process'",
     }  # fmt: skip
     assert cloud.instances == {}
 

@@ -73,7 +73,7 @@ def test_broken_rule_fails_its_test_with_the_promise(tmp_path: Path) -> None:
     done = outcome(tmp_path)
     assert done.returncode == 1
     assert "1 failed" in done.stdout
-    assert "rule D6.1 promises: Each instance from the moment create returns" in done.stdout
+    assert "rule D6.1 promises: Each instance is listed once from the return of create" in done.stdout
     assert "is listed 2 times" in done.stdout
 
 

@@ -57,11 +57,11 @@ def test_failure_is_shown_with_its_rule_promise_and_what_was_seen(
     printed = capsys.readouterr().out
     assert "its_lines_are_messages                    FAILED" in printed
     assert "rule P4 promises: Each line is one JSON-RPC 2.0 object" in printed
-    assert "seen: it sent what is no JSON: 'DEBUG: creating" in printed
-    assert "not made, as its_lines_are_messages failed" in printed
+    assert "seen: the driver sent invalid JSON: 'DEBUG: creating" in printed
+    assert "not made, because its_lines_are_messages failed" in printed
     assert "driver speaksintongues: none\n  bronze would take:" in printed
     assert len(printed.splitlines()) < 20  # what could not tell anything is counted, not listed
-    assert '<failure message="it sent what is no JSON' in junit.read_text()
+    assert '<failure message="the driver sent invalid JSON' in junit.read_text()
 
 
 def test_failure_of_an_instances_life_is_told_with_the_rule_of_the_call_that_failed(
@@ -69,7 +69,7 @@ def test_failure_of_an_instances_life_is_told_with_the_rule_of_the_call_that_fai
 ) -> None:
     assert check(an_executable("NeverStarts", tmp_path)) == 1
     printed = capsys.readouterr().out
-    assert "rule D4.1 promises: Waiting works twice" in printed
+    assert "rule D4.1 promises: Waits for one instance work twice" in printed
     assert "JSON-RPC" not in printed
     assert "instance.wait was refused as permanent: not started in time" in printed
 
@@ -80,9 +80,9 @@ def test_executable_that_can_not_even_say_what_it_is_is_checked(
     assert check(an_executable("HasAnotherToken", tmp_path)) == 1
     printed = capsys.readouterr().out
     assert "it_proves_to_have_the_token               FAILED" in printed
-    assert "seen: its proof of the token is wrong" in printed
+    assert "seen: the driver's proof of the token is wrong" in printed
     assert check(an_executable("HasAnIdeaOfSchemas", tmp_path)) == 1
-    assert "its schema for label: /type has to be one of array" in capsys.readouterr().out
+    assert "the driver's schema for label: /type has to be one of array" in capsys.readouterr().out
 
 
 def test_waived_level_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +114,8 @@ def test_secrets_of_its_configuration_are_known(tmp_path: Path, monkeypatch: pyt
     [
         ("provider:\n  size: 5\n", (), "check.yaml:2:3: unknown key 'size'"),
         ("provider:\n  boot-time: x\n", (), "check.yaml:2:14: boot-time: a number is expected"),
-        ("providers: []\n", (), "there is no 'provider' in it"),
-        ("providers: [{name: a, driver: fake}, {name: b, driver: fake}]\n", (), "choose one of a, b by --provider"),
+        ("providers: []\n", (), "the file has no 'provider'"),
+        ("providers: [{name: a, driver: fake}, {name: b, driver: fake}]\n", (), "choose one of a, b with --provider"),
         ("providers: [{name: a, driver: fake}]\n", ("--provider", "c"), "no provider 'c'"),
         ("provider: {}\n", (), "the provider has no such pool and label (any); it has: none"),
         ("provider: [\n", (), "check.yaml:2:1: "),
@@ -134,7 +134,7 @@ def test_configuration_that_will_not_do_is_told(
     ("arguments", "message"),
     [
         (("nosuch",), "unknown driver 'nosuch'"),
-        (("static",), "driver static gives no example of a configuration; name a YAML file"),
+        (("static",), "driver static has no example configuration; name a YAML file"),
         (("metastatic",), "works on the launcher's own store"),
         (("fake", "--label", "large"), "(--label large); it has: main/small"),
         (("fake", "--waivers", "/nowhere.yaml"), "/nowhere.yaml:"),

@@ -84,7 +84,7 @@ def test_driver_at_a_socket_reaches_silver(command: tuple[str, ...], tmp_path: P
     detail = {each["name"]: (each["verdict"], each["detail"]) for each in content["checks"]}
     for name in OF_THE_PROCESS:
         assert detail[name][0] == "inapplicable"
-        assert detail[name][1].startswith("needs a process to look at: ")
+        assert detail[name][1].startswith("needs a process that the kit started; ")
     for name in KILLING:
         assert detail[name][0] == "skipped"
         assert detail[name][1].startswith("needs a process to kill: ")
@@ -131,7 +131,7 @@ def test_listener_that_hangs_up_at_once_fails(tmp_path: Path, capsys: pytest.Cap
     assert code == 1
     assert "it_proves_to_have_the_token               FAILED" in printed
     assert f"the driver at {tmp_path}/curt hung up without a word" in printed
-    assert "not made, as it_proves_to_have_the_token failed" in printed
+    assert "not made, because it_proves_to_have_the_token failed" in printed
 
 
 # -- serve -------------------------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ async def test_another_process_takes_the_place_of_one_that_died(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("fault", "detail"),
-    [("says garbage", "no JSON: 'Segmentation"), ("says too much", "line longer than 1048576 bytes")],
+    [("says garbage", "invalid JSON: 'Segmentation"), ("says too much", "line longer than 1048576 bytes")],
 )
 async def test_garbage_ends_the_process(tmp_path: Path, fault: str, detail: str) -> None:
     async with driver(fault, tmp_path) as made:

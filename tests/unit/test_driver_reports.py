@@ -71,7 +71,7 @@ def test_schemas_of_our_own_are_schemas(name: str) -> None:
         ({"anyOf": []}, "/anyOf has to be a list of schemas"),
         ({"$schema": "http://json-schema.org/draft-04/schema#"}, "/$schema is not"),
         ({"minLength": -1}, "/minLength has to be a whole number"),
-        ([], "the whole is neither"),
+        ([], "the schema is neither"),
     ],
 )
 def test_what_is_no_schema_is_found(schema: Any, fault: str) -> None:

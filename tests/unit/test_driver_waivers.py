@@ -37,7 +37,7 @@ def test_waived_check_is_not_in_the_way_and_is_told(verdict: Verdict) -> None:
 def test_expired_waiver_counts_for_nothing_and_says_so() -> None:
     after = waived(report(), [Waiver(CHECK, "the cloud does so", TODAY)], TODAY)
     assert after.level is Level.NONE
-    assert "waived until 2027-03-01, which is over: the cloud does so" in str(after)
+    assert "waiver expired on 2027-03-01: the cloud does so" in str(after)
 
 
 def test_check_that_passes_needs_no_waiver() -> None:
@@ -68,10 +68,10 @@ def test_waivers_of_the_policy_page_can_be_read(tmp_path: Path) -> None:
         (f"waivers:\n  - check: {CHECK}\n    reason: x\n", ["2:5: the key 'expires' is missing"]),
         (
             f"waivers:\n  - check: {CHECK}\n    reason: ''\n    expires: soon\n    who: me\n",
-            ["3:13: say why", "4:14: a date is expected", "5:5: unknown key 'who'"],
+            ["3:13: a text with the reason is expected", "4:14: a date is expected", "5:5: unknown key 'who'"],
         ),
         ("- check: x\n", ["1:1: "]),
-        ("waivers: none\n", ["1:1: there has to be a key 'waivers'"]),
+        ("waivers: none\n", ["1:1: the only key has to be 'waivers'"]),
         ("waivers:\n  - x\n", ["2:5: a waiver is a mapping"]),
         ("waivers: [\n", ["2:1: "]),
     ],

@@ -230,15 +230,15 @@ async def test_method_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b"hello\n", "no JSON: 'hello"),
-        (b"[1]\n", "no JSON-RPC 2.0 message"),
-        (b'{"id": 1, "result": {}}\n', "no JSON-RPC 2.0 message"),
-        (b'{"jsonrpc": "2.0", "id": 1, "result": 5}\n', "neither a result that is an object nor an error"),
-        (b'{"jsonrpc": "2.0", "id": "a", "method": "x"}\n', "no number, or used twice"),
+        (b"hello\n", "invalid JSON: 'hello"),
+        (b"[1]\n", "message that is not JSON-RPC 2.0"),
+        (b'{"id": 1, "result": {}}\n', "message that is not JSON-RPC 2.0"),
+        (b'{"jsonrpc": "2.0", "id": 1, "result": 5}\n', "without a result object or an error"),
+        (b'{"jsonrpc": "2.0", "id": "a", "method": "x"}\n', "not a number, or is in use"),
         (b'{"jsonrpc": "2.0", "id": 1, "method": "x", "params": [1]}\n', "without named parameters"),
         (b'{"jsonrpc"', "in the middle of a line"),
         (b"x" * (m.MAX_LINE + 1) + b"\n", f"longer than {m.MAX_LINE} bytes"),
-        (b"[" * 100_000 + b"\n", "no JSON"),
+        (b"[" * 100_000 + b"\n", "invalid JSON"),
     ],
     ids=["text", "list", "no version", "result", "id", "params", "cut off", "too long", "deep"],
 )
@@ -263,7 +263,7 @@ async def test_end_that_asks_without_end_is_cut_off() -> None:
     async with line(answer=never, most_asked=3) as made:
         for number in range(4):
             made.say(id=number, method="x")
-        with pytest.raises(GarbageError, match="more than 3 requests that are not answered yet"):
+        with pytest.raises(GarbageError, match="more than 3 unanswered requests"):
             await made.running
 
 

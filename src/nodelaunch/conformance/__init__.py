@@ -1,13 +1,13 @@
-"""Checks every driver must pass, by the rules of docs/driver-contract.md, and the level they make.
+"""The conformance kit: checks of drivers by the rules of docs/driver-contract.md, and the level that a driver reaches.
 
     report = await run(Subject("mycloud", open=make_driver, pool="main", label="small", faults=CloudFaults(...)))
     assert report.level >= Level.SILVER, report
 
-Plain coroutines that need no test framework, so that drivers kept elsewhere can use them; ``nodelaunch driver check``
-and ``nodelaunch.testing`` are two doors to them. On a real cloud they make and delete a few dozen instances, at most
-`Subject.concurrency` at a time; nobody else should use it meanwhile. The more faults a subject gives, or the driver
-itself by its capability ``faults``, the more is checked; what could not be is reported as skipped, with the fault it
-would take. What does *not* belong here: knowledge of any driver.
+The checks are coroutines and need no test framework; ``nodelaunch driver check`` and ``nodelaunch.testing`` run them.
+On a real cloud they make and delete a few dozen instances, at most `Subject.concurrency` at a time; no other client
+should use the account during a run. Many checks need faults, either from the subject or from the driver's capability
+``faults``. A check without its fault is reported as skipped, with the name of the missing fault.
+
 """
 
 from nodelaunch.conformance.allchecks import CHECKS, checks_for

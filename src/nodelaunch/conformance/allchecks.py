@@ -1,7 +1,4 @@
-"""All checks, in the order they are made.
-
-What does *not* belong here: any check.
-"""
+"""All checks, in the order in which a run makes them."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ BY_NAME: Final = {check.name: check for check in CHECKS}
 
 
 def checks_for(*, is_process: bool) -> tuple[Check, ...]:
-    """Those there are for a driver in a process of its own, or for one in this."""
+    """Return the checks for a driver in a separate process, or for a driver in this process."""
     return tuple(check for check in CHECKS if is_process or not check.of_processes)
 
 
 def promise_of(rule: str) -> str:
-    """What a driver that keeps *rule* does, as the first check of it says; empty where none is of it."""
+    """Return the promise of the first check of *rule*; empty if no check has this rule."""
     return next((check.promise for check in CHECKS if check.rule == rule), "")

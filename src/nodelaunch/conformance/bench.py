@@ -1,7 +1,4 @@
-"""What a check works with: the driver under test, calls with deadlines, and a registry of what has to be cleaned up.
-
-What does *not* belong here: what is right and wrong (checks.py).
-"""
+"""The bench of a check: the driver under test, calls with deadlines, and a registry of instances to clean up."""
 
 from __future__ import annotations
 
@@ -31,37 +28,37 @@ from nodelaunch.protocol.driver import (
 T = TypeVar("T")
 
 PROBE_S: Final = 20.0
-"""For one answer of a process that is spoken with word by word."""
+"""Deadline for one answer to a `Probe`."""
 TIMED: Final = ("create_instance", "wait_until_active", "delete_instance", "list_instances")
 """Calls whose latencies are reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A driver to be checked, on a cloud that has room for ``concurrency`` instances."""
+    """A driver to check, on a cloud with capacity for ``concurrency`` instances."""
 
     name: str
     open: Callable[[], Driver]
-    """Makes the driver; is called often, each time for another driver on the same cloud, and from any event loop."""
+    """Makes a new driver on the same cloud; called often, and from any event loop."""
     pool: str
     label: str
     complete: Callable[[InstanceSpec], InstanceSpec] = lambda spec: spec
     """Adds to a spec what this cloud needs, such as the image to boot."""
     faults: CloudFaults = field(default_factory=CloudFaults)
     deadline_s: float = 600.0
-    """For each call; one that takes longer counts as hanging."""
+    """Deadline of each call; a longer call counts as hanging."""
     max_block_s: float = 0.5
-    """How long a call may hold up the event loop before it counts as blocking it."""
+    """How long a call may take the event loop before it counts as blocking it."""
     concurrency: int = 3
-    """Calls of a kind at a time."""
+    """Most concurrent calls of one kind."""
     program: DriverProgram | None = None
-    """How to start it, if it is a driver in a process of its own."""
+    """How to start the driver, if it runs in a separate process."""
     secrets: tuple[str, ...] = ()
-    """What it is given that nobody else may see."""
+    """Secrets that the driver gets and must not reveal."""
 
 
 class Violation(Exception):  # noqa: N818  it is a finding
-    """The driver broke a rule: that of the check, unless *rule* names another."""
+    """The driver broke a rule: the rule of the check, unless *rule* names another one."""
 
     def __init__(self, fault: str, *, rule: str | None = None) -> None:
         super().__init__(fault)
@@ -69,35 +66,35 @@ class Violation(Exception):  # noqa: N818  it is a finding
 
 
 class Skipped(Exception):  # noqa: N818  it is an outcome
-    """The check can't be made; the message says what it would take."""
+    """The check can't be made; the message says what it needs."""
 
 
 class Inapplicable(Exception):  # noqa: N818  it is an outcome
-    """The check is about something that such a driver doesn't do."""
+    """The check tests something that such a driver doesn't do."""
 
 
 def require(holds: bool, fault: str, *, rule: str | None = None) -> None:
-    """Raises: Violation."""
+    """Raise Violation with the text *fault* unless the condition *holds*."""
     if not holds:
         raise Violation(fault, rule=rule)
 
 
 @dataclass(slots=True)
 class Round:
-    """What all checks of one run share."""
+    """State that all checks of one run share."""
 
     run_id: str
     faults: CloudFaults
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     shared: Driver | None = None
-    """The driver that most checks work with, where each is a process that takes its time to start."""
+    """The driver that most checks share if it is a process, because processes are slow to start."""
     shared_upkeep: asyncio.Task[None] | None = None
     took_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """How long each call took that went well, by the call."""
+    """Duration of each successful call, by the call."""
 
 
 class Bench:
-    """One check's workplace. Whatever it makes through here is deleted, and closed, by `clean_up`."""
+    """The bench of one check. `clean_up` deletes the instances and closes the drivers that the check made with it."""
 
     def __init__(self, subject: Subject, this: Round) -> None:
         self.subject = subject
@@ -117,7 +114,7 @@ class Bench:
     # -- making things ----------------------------------------------------------------------------------------------
 
     def open(self) -> Driver:
-        """Another driver on the same cloud, with its upkeep running as under the engine."""
+        """Return a new driver on the same cloud, with its upkeep running as in the engine."""
         driver = self.subject.open()
         self._drivers.append(driver)
         if isinstance(driver, SupportsUpkeep):
@@ -126,25 +123,25 @@ class Bench:
 
     @property
     def program(self) -> DriverProgram:
-        """How the driver is started. Raises: Inapplicable for one in this process."""
+        """How to start the driver. Raises: Inapplicable for a driver in this process."""
         if self.subject.program is None:
             raise Inapplicable("the driver is in this process")
         return self.subject.program
 
     def require_process(self) -> None:
-        """For checks that look at the driver's process. Raises: Inapplicable when it is not ours."""
+        """Raise Inapplicable if the kit did not start the driver's process."""
         if self.program.is_remote:
-            raise Inapplicable("needs a process to look at: the driver at the socket was started by somebody else")
+            raise Inapplicable("needs a process that the kit started; the driver at the socket runs already")
 
     async def probe(self, **how: Any) -> Probe:
-        """A process of the driver, to be spoken with word by word; *how*: as for a `Probe`."""
+        """Start a process of the driver for raw messages; *how*: as for a `Probe`."""
         probe = Probe(self.program, answer_s=min(PROBE_S, self.subject.deadline_s), **how)
         self._probes.append(probe)
         await probe.start()
         return probe
 
     def _shared(self) -> Driver:
-        """One driver for check after check, until one fails."""
+        """Return the driver that the checks share until a check fails."""
         if self._round.shared is None:
             self._round.shared = self.open()
             self._drivers.remove(self._round.shared)
@@ -152,7 +149,7 @@ class Bench:
         return self._round.shared
 
     def spec(self) -> InstanceSpec:
-        """What the engine would ask for, for a node that never was before. Raises: Inapplicable for an inventory."""
+        """Return a spec as the engine makes it for a new node. Raises: Inapplicable for an inventory."""
         if not self.makes_instances:
             raise Inapplicable("the driver makes no instances")
         node_id = f"{next(self._round.numbers):010d}"
@@ -182,18 +179,18 @@ class Bench:
         await self.call("delete_instance", (driver or self.driver).delete_instance(external_id))
 
     async def listed(self, driver: Driver | None = None) -> dict[ExternalId, Instance]:
-        """What ``list_instances`` shows, by id."""
+        """Return the instances in ``list_instances`` by id."""
         instances = await self.call("list_instances", _collect(driver or self.driver))
         return {instance.external_id: instance for instance in instances}
 
     async def all_listed(self) -> list[Instance]:
-        """What ``list_instances`` shows, one after the other."""
+        """Return the instances in ``list_instances`` in order, with duplicates."""
         return await self.call("list_instances", _collect(self.driver))
 
     # -- calling ----------------------------------------------------------------------------------------------------
 
     async def call(self, what: str, asked: Awaitable[T]) -> T:
-        """The outcome of a call. Raises: Violation when it hangs or raises what no driver may; DriverError."""
+        """Return the result of a call. Raises: Violation if it hangs or raises a forbidden exception; DriverError."""
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self.subject.deadline_s) as deadline:
@@ -204,8 +201,8 @@ class Bench:
         except (Violation, Skipped, Inapplicable):
             raise
         except DriverError as error:
-            if error.kind is ErrorKind.INTERNAL:  # what an exception of a driver in another process comes out as
-                raise Violation(f"{what} failed by a fault of the driver's: {error}", rule="D7.1") from error
+            if error.kind is ErrorKind.INTERNAL:  # an exception in a driver process arrives as this kind
+                raise Violation(f"{what} failed because of a bug in the driver: {error}", rule="D7.1") from error
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
@@ -213,42 +210,43 @@ class Bench:
             raise Violation(f"{what} raised {type(error).__name__}: {error}", rule="D7.1") from error
 
     async def attempt(self, what: str, asked: Awaitable[T]) -> T | DriverError:
-        """As `call`, with a DriverError as an outcome like any other."""
+        """Return the result of a call as `call` does, or its DriverError."""
         try:
             return await self.call(what, asked)
         except DriverError as error:
             return error
 
     async def unaccounted(self) -> list[str]:
-        """What there is in the cloud that ``list_instances`` doesn't tell of. Raises: Skipped without the fault."""
+        """Return resources of the cloud that ``list_instances`` misses. Raises: Skipped without a view of the cloud."""
+
         if self.faults.resources is None:
-            raise Skipped("needs a look into the cloud, 'cloud.resources'")
+            raise Skipped("needs a view of the cloud, 'cloud.resources'")
         before = await self.faults.resources()
         listed = await self.listed()
-        after = await self.faults.resources()  # what comes or goes during the list is no fault
+        after = await self.faults.resources()  # ignore resources that come or go during the list
         lasting = {name: owner for name, owner in before.items() if name in after}
         return sorted(name for name, owner in lasting.items() if owner not in listed and name not in listed)
 
     # -- afterwards -------------------------------------------------------------------------------------------------
 
     async def ours(self, driver: Driver) -> list[ExternalId]:
-        """Instances of this run that are there, youngest first."""
+        """Return the existing instances of this run, youngest first."""
         instances = await self.listed(driver)
         by_id = [i for i in self._made if i in instances]
         by_metadata = [i for i, x in instances.items() if x.metadata.get(METADATA_PROVIDER) == self.run_id]
         return list(reversed(list(dict.fromkeys((*by_id, *by_metadata)))))
 
     async def clean_up(self, *, is_last: bool = True) -> None:
-        """Delete what is left, as far as the driver can; what it can't shows in the report as left over.
+        """Delete the remaining instances as far as the driver can; the report lists the others as left over.
 
-        Unless it *is_last* the shared driver is kept for the next check.
+        Unless *is_last*, the shared driver stays open for the next check.
         """
         cleaner = self.open() if self._round.shared is None else self._round.shared
         try:
             for external_id in await self.ours(cleaner):
                 await self.attempt("delete_instance", self.delete(external_id, driver=cleaner))
         except (DriverError, Violation):
-            pass  # the checks tell what is wrong with it
+            pass  # the checks report the fault
         finally:
             for probe in self._probes:
                 await probe.aclose()

@@ -1,8 +1,7 @@
 """The checks, in the order of the rules. To add one, write a coroutine under its rule and decorate it.
 
-Each makes what it needs, by a bench that cleans up after it, and calls no rule but its own broken; only an exception
-that no driver may raise (D7) is found by all of them.
-What does *not* belong here: running and reporting.
+Each check makes its instances through a bench that cleans up afterwards, and reports only violations of its own rule.
+The exception is D7: every check reports an exception that no driver may raise.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _check = partial(check, CHECKS)
 
 @_check("D1", Level.SILVER)
 async def create_does_not_wait_for_boot(bench: Bench) -> None:
-    """An instance that doesn't boot is no reason for create not to return its id."""
+    """The create call returns the id of an instance even while instances don't boot."""
     _makes_instances(bench)
     if bench.faults.boot_held is None:
         raise Skipped("needs the fault 'boot-held'")
@@ -51,7 +50,7 @@ async def create_does_not_wait_for_boot(bench: Bench) -> None:
 
 @_check("D2.1", Level.BRONZE)
 async def metadata_is_listed_unchanged(bench: Bench) -> None:
-    """What create was given is listed, while the instance boots and when it runs."""
+    """The list shows the metadata given to create, both while the instance boots and when it runs."""
     spec = bench.spec()
     external_id = await bench.create(spec)
     _require_metadata(await bench.listed(), external_id, spec)
@@ -61,7 +60,7 @@ async def metadata_is_listed_unchanged(bench: Bench) -> None:
 
 @_check("D2.1", Level.SILVER)
 async def metadata_is_there_from_the_start(bench: Bench) -> None:
-    """However often one looks during the create, the instance is never seen without it."""
+    """During a create the list never shows the instance without its metadata."""
     spec = bench.spec()
     seen: list[dict[ExternalId, Instance]] = []
     async with _beside(bench.create(spec)) as creating:
@@ -76,7 +75,7 @@ async def metadata_is_there_from_the_start(bench: Bench) -> None:
 
 @_check("D2.2", Level.SILVER)
 async def what_a_failed_create_leaves_has_metadata(bench: Bench) -> None:
-    """A leftover can be told from other people's instances."""
+    """An instance that a failed create leaves has the metadata of that create."""
     for name, fault in _faults(bench).items():
         before = await bench.listed()
         spec = bench.spec()
@@ -91,7 +90,7 @@ def _require_metadata(
     listing: Mapping[ExternalId, Instance], external_id: ExternalId, spec: InstanceSpec, when: str = ""
 ) -> None:
     if external_id not in listing:
-        return  # then it is D6 that is broken
+        return  # a missing instance violates D6, not this rule
     metadata = listing[external_id].metadata
     wrong = {key: metadata.get(key) for key, value in spec.metadata.items() if metadata.get(key) != value}
     require(not wrong, f"list_instances shows {external_id}{when} with {wrong} instead of {dict(spec.metadata)}")
@@ -102,31 +101,35 @@ def _require_metadata(
 
 @_check("D3.1", Level.SILVER)
 async def a_failed_create_leaves_nothing_hidden(bench: Bench) -> None:
-    """Whatever a failed create leaves in the cloud, the list shows."""
+    """The list shows all resources that a failed create leaves in the cloud."""
     faults = _faults(bench)
     known = set(await bench.unaccounted())
     for name, fault in faults.items():
         async with fault():
             await bench.attempt("create_instance", bench.create())
         hidden = [each for each in await bench.unaccounted() if each not in known]
-        require(not hidden, f"a create that failed by '{name}' left what is not listed: {', '.join(hidden)}")
+        require(not hidden, f"a create that failed by '{name}' left resources that are not listed: {', '.join(hidden)}")
 
 
 @_check("D3.2", Level.SILVER)
 async def a_cancelled_create_leaves_nothing_hidden(bench: Bench) -> None:
-    """So it does when the caller goes away, at whatever moment."""
+    """The list shows all resources that a create leaves when it is cancelled at any moment."""
     _makes_instances(bench)
     known = set(await bench.unaccounted())
     for turns in range(CANCEL_POINTS):
         await _cancelled_after(turns, bench.create())
         hidden = [each for each in await bench.unaccounted() if each not in known]
-        require(not hidden, f"a create cancelled after {turns} turns left what is not listed: {', '.join(hidden)}")
+        left = f"a create cancelled after {turns} turns left resources that are not listed"
+        require(not hidden, f"{left}: {', '.join(hidden)}")
         for external_id in await bench.ours(bench.driver):
             await bench.delete(external_id)
 
 
 async def _cancelled_after(turns: int, call: Awaitable[object]) -> None:
-    """Let *call* run for *turns* turns of the loop, then cancel it, and see it end, in whichever way it may."""
+    """Let *call* run for *turns* turns of the loop, then cancel it and wait for its end.
+
+    Raises: the exception of *call*, unless it is a DriverError.
+    """
     task = asyncio.ensure_future(call)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -141,7 +144,7 @@ async def _cancelled_after(turns: int, call: Awaitable[object]) -> None:
 
 @_check("D4.1", Level.BRONZE)
 async def anybody_may_wait_again(bench: Bench) -> None:
-    """Waiting works twice, by several at once, and by another driver; all get the same running instance."""
+    """Waits for one instance work twice, at once and through another driver; all return the same running instance."""
     external_id = await bench.create()
     other = bench.open()
     together = await _together(bench.active(external_id, driver=d) for d in (bench.driver, bench.driver, other))
@@ -153,7 +156,7 @@ async def anybody_may_wait_again(bench: Bench) -> None:
 
 @_check("D4.1", Level.SILVER)
 async def a_cancelled_wait_can_be_taken_up(bench: Bench) -> None:
-    """A caller's deadline ends the wait, and the wait only."""
+    """A cancelled wait does not affect the instance; a later wait for it succeeds."""
     async with _held(bench):
         external_id = await _create_held(bench)
         await _cancelled_after(3, bench.active(external_id))
@@ -163,7 +166,7 @@ async def a_cancelled_wait_can_be_taken_up(bench: Bench) -> None:
 
 @_check("D4.2", Level.BRONZE)
 async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
-    """Whoever waits for an instance that is deleted, or was, gets InstanceNotFoundError."""
+    """A wait for a deleted instance ends with InstanceNotFoundError; a delete during a wait ends the wait."""
     external_id = await bench.create()
     await bench.active(external_id)
     await bench.delete(external_id)
@@ -178,9 +181,7 @@ async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
             await bench.delete(external_id)
             outcome = await waiting
     was_faster = isinstance(outcome, Instance) and bench.faults.boot_held is None
-    require(
-        was_faster or isinstance(outcome, DriverError), f"waiting, while it was deleted, ended with {_brief(outcome)}"
-    )
+    require(was_faster or isinstance(outcome, DriverError), f"a wait during a delete ended with {_brief(outcome)}")
 
 
 # -- D5: deleting ------------------------------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
 
 @_check("D5.1", Level.BRONZE)
 async def gone_when_delete_returns(bench: Bench) -> None:
-    """Neither the list nor the cloud has it then; one that is still booting included."""
+    """When delete returns, neither the list nor the cloud has the instance, even if it was still booting."""
     running, booting = await bench.create(), await bench.create()
     await bench.active(running)
     for external_id in (running, booting):
@@ -198,7 +199,7 @@ async def gone_when_delete_returns(bench: Bench) -> None:
 
 @_check("D5.2", Level.BRONZE)
 async def deleting_twice_is_fine(bench: Bench) -> None:
-    """One after the other, by another driver, and both at once."""
+    """A second delete of an instance succeeds: later, through another driver, and at the same time."""
     external_id = await bench.create()
     await bench.delete(external_id)
     await _fine(bench, "a second delete_instance", bench.delete(external_id))
@@ -214,7 +215,7 @@ async def deleting_twice_is_fine(bench: Bench) -> None:
 
 @_check("D5.2", Level.SILVER)
 async def a_cancelled_delete_can_be_taken_up(bench: Bench) -> None:
-    """Deleting again finishes what was begun."""
+    """A second delete finishes a cancelled one."""
     external_id = await bench.create()
     await _cancelled_after(2, bench.delete(external_id))
     await _fine(bench, "delete_instance after a cancelled one", bench.delete(external_id))
@@ -230,7 +231,7 @@ async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
     require(external_id not in await bench.listed(), f"{external_id} is still listed when delete_instance returned")
     if bench.faults.resources is not None:
         owned = [name for name, owner in (await bench.faults.resources()).items() if external_id in (name, owner)]
-        require(not owned, f"when delete_instance of {external_id} returned there still was {', '.join(owned)}")
+        require(not owned, f"when delete_instance of {external_id} returned, the cloud still had {', '.join(owned)}")
 
 
 # -- D6: listing -------------------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
 
 @_check("D6.1", Level.BRONZE)
 async def ours_are_listed_once(bench: Bench) -> None:
-    """Each instance from the moment create returns, once, with the resources its label is said to take."""
+    """Each instance is listed once from the return of create, with resources equal to the usage of its label."""
     spec = bench.spec()
     external_id = await bench.create(spec)
     instances = [i for i in await bench.all_listed() if i.external_id == external_id]
@@ -247,17 +248,19 @@ async def ours_are_listed_once(bench: Bench) -> None:
     if listed is not None:
         need = await bench.call("quota_for_label", bench.driver.quota_for_label(spec.pool, spec.label))
         wrong = [name for name in (INSTANCES, CORES, RAM) if listed[name] != need[name]]
-        require(not wrong, f"it is listed with {listed!r}, while its label takes {need!r}", rule="D11")
+        require(
+            not wrong, f"{external_id} is listed with {listed!r}, but the usage of its label is {need!r}", rule="D11"
+        )
 
 
 @_check("D6.2", Level.SILVER)
 async def other_peoples_are_listed(bench: Bench) -> None:
-    """What the driver didn't make takes quota all the same."""
+    """The list shows instances of other users, because they use quota, too."""
     _makes_instances(bench)
     if bench.faults.foreign_instance is None:
         raise Skipped("needs the fault 'foreign-instance'")
     async with bench.faults.foreign_instance() as external_id:
-        require(external_id in await bench.listed(), f"{external_id}, which somebody else made, is not listed")
+        require(external_id in await bench.listed(), f"{external_id}, which another user made, is not listed")
 
 
 # -- D7: errors --------------------------------------------------------------------------------------------------------
@@ -265,7 +268,7 @@ async def other_peoples_are_listed(bench: Bench) -> None:
 
 @_check("D7.1", Level.BRONZE)
 async def nonsense_gives_driver_errors(bench: Bench) -> None:
-    """Labels and instances that don't exist raise nothing but DriverError, if anything."""
+    """Calls for unknown labels and instances raise only DriverError, or succeed."""
     nowhere = ExternalId("00000000-0000-4000-8000-000000000000")
     driver, pool = bench.driver, bench.subject.pool
     await bench.attempt("wait_until_active of an unknown id", driver.wait_until_active(nowhere))
@@ -279,7 +282,7 @@ async def nonsense_gives_driver_errors(bench: Bench) -> None:
 
 @_check("D7.1", Level.SILVER)
 async def a_failing_cloud_gives_driver_errors(bench: Bench) -> None:
-    """Under each fault every call ends, and raises nothing but DriverError; afterwards all is well again."""
+    """While a fault is set, every call ends and raises only DriverError; afterwards the calls work again."""
     driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
     for name, fault in _faults(bench).items():
         running, doomed = await bench.create(), await bench.create()
@@ -304,7 +307,7 @@ async def a_failing_cloud_gives_driver_errors(bench: Bench) -> None:
 
 @_check("D8.1", Level.SILVER)
 async def another_driver_takes_over(bench: Bench) -> None:
-    """A driver that is closed leaves its instances; the next lists them alike, waits for them and deletes them."""
+    """Closing a driver keeps its instances; the next driver lists them unchanged, waits for them and deletes them."""
     first, second = bench.open(), bench.open()
     external_id = await bench.create(driver=first)
     before = (await bench.listed(first)).get(external_id)
@@ -327,7 +330,7 @@ async def another_driver_takes_over(bench: Bench) -> None:
 
 @_check("D9.1", Level.SILVER)
 async def calls_run_side_by_side(bench: Bench) -> None:
-    """Several creates, waits, lists and deletes at once don't get into each other's way."""
+    """Concurrent creates, waits, lists and deletes don't interfere with each other."""
     specs = [bench.spec() for _ in range(bench.subject.concurrency)]
     created = await _together(bench.create(spec) for spec in specs)
     require(len(set(created)) == len(specs), f"{len(specs)} creates at once gave the ids {', '.join(created)}")
@@ -344,7 +347,7 @@ async def calls_run_side_by_side(bench: Bench) -> None:
 
 @_check("D9.2", Level.SILVER)
 async def the_loop_is_never_held_up(bench: Bench) -> None:
-    """While any call runs the event loop keeps turning."""
+    """No call blocks the event loop."""
     driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
     async with LoopWatch(bench.subject.max_block_s) as watch:
         await bench.attempt("list_instances", bench.listed())
@@ -352,11 +355,11 @@ async def the_loop_is_never_held_up(bench: Bench) -> None:
         await bench.attempt("quota_for_label", driver.quota_for_label(pool, label))
         await bench.attempt("label_ready", driver.label_ready(pool, label))
         if bench.makes_instances:
-            with suppress(DriverError):  # other checks tell
+            with suppress(DriverError):  # other checks report it
                 external_id = await bench.create()
                 await bench.active(external_id)
                 await bench.delete(external_id)
-    require(watch.held_up_by is None, f"the event loop was held up at {watch.held_up_by}")
+    require(watch.held_up_by is None, f"a call blocked the event loop at {watch.held_up_by}")
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------
@@ -376,7 +379,7 @@ def _makes_instances(bench: Bench) -> None:
 
 @asynccontextmanager
 async def _held(bench: Bench) -> AsyncIterator[None]:
-    """Hold instances' boot if the subject can."""
+    """Hold the boot of instances in the block if the subject can."""
     if bench.faults.boot_held is None:
         yield
     else:
@@ -385,7 +388,7 @@ async def _held(bench: Bench) -> AsyncIterator[None]:
 
 
 async def _create_held(bench: Bench) -> ExternalId:
-    """An instance whose boot may be held. Raises: Skipped where create waits for it, which is another rule's matter."""
+    """Create an instance while its boot may be held. Raises: Skipped if create waits for the boot, which breaks D1."""
     try:
         return await bench.create()
     except Violation as violation:
@@ -395,7 +398,7 @@ async def _create_held(bench: Bench) -> ExternalId:
 
 
 async def _together(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """The outcomes of all at once; the first error, when all have ended."""
+    """Run *calls* concurrently and return their results. When all have ended, raises the first error."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     await asyncio.gather(*tasks, return_exceptions=True)
     return [task.result() for task in tasks]
@@ -403,7 +406,7 @@ async def _together(calls: Iterable[Awaitable[T]]) -> list[T]:
 
 @asynccontextmanager
 async def _beside(call: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """A task that ends with the block, by itself or cancelled."""
+    """Run *call* as a task during the block; cancels it at the end of the block."""
     task = asyncio.create_task(call)
     try:
         yield task

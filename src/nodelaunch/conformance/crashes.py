@@ -1,8 +1,7 @@
-"""Checks of what is left when a driver's process is killed, at each stage of what it was doing.
+"""Checks that kill a driver's process at each stage of a call.
 
-Each time a process of its own is killed as if the machine had no memory left; then another one has to know of
-everything there is, and go on with it.
-What does *not* belong here: a death that the driver sees coming (wirechecks.py).
+Each check kills a separate process with SIGKILL, as a machine without memory would. Afterwards another process has to
+list all resources of the first one and resume its calls.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import ExternalId, InstanceSpec
 
 MOMENTS_S: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
-"""After which a process is killed that was asked for something."""
+"""Seconds between the call and the kill."""
 ENDS_WITHIN_S: Final = 2.0
-"""In which what a killed driver had begun, and what belongs to nobody now, may still end by itself."""
+"""How long a resource that a killed driver left may take to end by itself."""
 MAX_STAGES: Final = 5
-"""Progress that is followed in one call."""
+"""Notifications of progress in one call after which the check kills the process."""
 
 CHECKS: list[Check] = []
 _check = partial(check, CHECKS)
 
 
 def _needs(bench: Bench) -> None:
-    bench.spec()  # tells of a driver that makes none
+    bench.spec()  # raises Inapplicable if the driver makes no instances
     if bench.subject.program is None:
-        raise Skipped("needs a process to kill: check it with isolation 'process'")
+        raise Skipped("needs a process to kill: check the driver with isolation 'process'")
     if bench.subject.program.is_remote:
         raise Skipped("needs a process to kill: check the driver's executable")
     if bench.faults.resources is None:
-        raise Skipped("needs a look into the cloud, 'cloud.resources'")
+        raise Skipped("needs a view of the cloud, 'cloud.resources'")
 
 
 @_check("D8.2", Level.GOLD)
 async def a_killed_create_leaves_nothing_hidden(bench: Bench) -> None:
-    """Killed at any moment of a create, a driver leaves nothing that the next one doesn't list, with its metadata."""
+    """The next driver process lists, with metadata, all resources of a driver that was killed during a create."""
     _needs(bench)
     known = set(await bench.unaccounted())
     for moment in _moments():
@@ -55,7 +54,9 @@ async def a_killed_create_leaves_nothing_hidden(bench: Bench) -> None:
         probe.kill()
         await probe.ended(5.0)
         hidden = await _hidden(bench, known)
-        require(not hidden, f"killed {moment} a create it left what is not listed: {', '.join(hidden)}")
+        require(
+            not hidden, f"killed {moment} a create, the driver left resources that are not listed: {', '.join(hidden)}"
+        )
         await _require_told(bench, spec, asked, moment)
         await probe.aclose()
         if not came_so_far:
@@ -63,7 +64,7 @@ async def a_killed_create_leaves_nothing_hidden(bench: Bench) -> None:
 
 
 async def _hidden(bench: Bench, known: set[str]) -> list[str]:
-    """What is not listed, but for what was *known* before and what ends by itself."""
+    """Return resources that are not listed, except those *known* before and those that end by themselves."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ENDS_WITHIN_S
     while hidden := [each for each in await bench.unaccounted() if each not in known]:
@@ -74,36 +75,40 @@ async def _hidden(bench: Bench, known: set[str]) -> list[str]:
 
 
 async def _require_told(bench: Bench, spec: InstanceSpec, asked: asyncio.Future[Json], moment: object) -> None:
-    """What was left has its metadata; what was answered is there. It is deleted."""
+    """Raise Violation if an instance lacks its metadata or an answered create left none. Deletes the instances."""
     listing = await bench.listed()
     for external_id in await bench.ours(bench.driver):
         metadata = listing[external_id].metadata if external_id in listing else spec.metadata
         wrong = [key for key in spec.metadata if metadata.get(key) != spec.metadata[key]]
-        require(not wrong, f"killed {moment} a create it left {external_id} without {', '.join(wrong)}")
+        require(not wrong, f"killed {moment} a create, the driver left {external_id} without {', '.join(wrong)}")
     if asked.done() and asked.exception() is None and "result" in asked.result():
         external_id = ExternalId(asked.result()["result"]["external_id"])
-        require(external_id in listing, f"{external_id}, whose create was answered, is gone with the driver's process")
+        require(
+            external_id in listing, f"{external_id} is gone with the driver's process, although its create was answered"
+        )
     for external_id in await bench.ours(bench.driver):
         await bench.delete(external_id)
 
 
 @_check("D8.3", Level.GOLD)
 async def what_was_begun_is_gone_on_with(bench: Bench) -> None:
-    """Killed while it waits for an instance, or deletes one, a driver leaves it to the next to do so."""
+    """The next driver process resumes a wait or a delete during which a driver was killed."""
     _needs(bench)
     for moment in MOMENTS_S[::2]:
         probe = await _opened(bench)
         external_id = await _made(bench, probe)
         await _killed_in(probe, m.WAIT, external_id, moment)
         outcome = await bench.attempt("wait_until_active", bench.active(external_id))
-        require(not isinstance(outcome, DriverError), f"after a killed wait the next one failed: {outcome}")
+        require(not isinstance(outcome, DriverError), f"after a killed wait, the next wait failed: {outcome}")
         probe = await _opened(bench)
         await _killed_in(probe, m.DELETE, external_id, moment)
         outcome_ = await bench.attempt("delete_instance", bench.delete(external_id))
-        require(outcome_ is None, f"after a killed delete the next one failed: {outcome_}")
-        require(external_id not in await bench.listed(), f"{external_id} is listed after a killed delete and another")
+        require(outcome_ is None, f"after a killed delete, the next delete failed: {outcome_}")
+        require(
+            external_id not in await bench.listed(), f"{external_id} is listed after a killed delete and a second one"
+        )
         left = [name for name, owner in (await _resources(bench)).items() if external_id in (name, owner)]
-        require(not left, f"after a killed delete and another one there still is {', '.join(left)}")
+        require(not left, f"after a killed delete and a second one the cloud still has {', '.join(left)}")
 
 
 async def _resources(bench: Bench) -> Any:
@@ -123,7 +128,7 @@ async def _opened(bench: Bench) -> Probe:
     try:
         await probe.open()
     except (ProbeError, RefusedCall) as error:
-        raise Violation(f"it could not be started again: {error}") from None
+        raise Violation(f"the driver could not be restarted: {error}") from None
     return probe
 
 
@@ -141,7 +146,7 @@ def _wire(spec: InstanceSpec) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """When to kill: after so long, or after so many notifications of progress."""
+    """When to kill the process: after *after_s* seconds, or after *notes* notifications of progress."""
 
     after_s: float = 0.0
     notes: int = 0
@@ -156,7 +161,7 @@ def _moments() -> Iterator[_Moment]:
 
 
 async def _reach(probe: Probe, asked: asyncio.Future[Json], moment: _Moment) -> bool:
-    """Wait for *moment*; whether it came before the call's end, which is the last one there is."""
+    """Wait for *moment*. Return False if the call ended first: there are no later moments then."""
     if moment.notes:
         return await probe.noted(moment.notes, asked)
     await asyncio.wait([asked], timeout=moment.after_s)

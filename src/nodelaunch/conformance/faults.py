@@ -1,7 +1,6 @@
-"""Ways to a driver's cloud besides the driver: how a check breaks it, and sees what there is.
+"""Faults: access to a driver's cloud besides the driver, with which checks break the cloud and read its state.
 
-They are given by whoever checks a driver, or come from the driver itself, by its capability ``faults``.
-What does *not* belong here: what is done with them (the checks).
+The author of a test provides them, or the driver itself by its capability ``faults``.
 """
 
 from __future__ import annotations
@@ -21,30 +20,30 @@ from nodelaunch.protocol.driver import (
 )
 
 Resources = Mapping[str, str | None]
-"""Everything there is in a cloud by its name (instances, volumes, addresses), and the instance each belongs to."""
+"""All resources of a cloud (instances, volumes, addresses) by name, each with the id of its instance."""
 Situation = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudFaults:
-    """All are optional; a context manager undoes what it did."""
+    """All faults are optional. A context manager sets a fault and clears it at its end."""
 
     resources: Callable[[], Awaitable[Resources]] | None = None
-    """What there is just now, by the cloud's own account."""
+    """The present resources according to the cloud itself."""
     foreign_instance: Callable[[], AbstractAsyncContextManager[ExternalId]] | None = None
-    """An instance that somebody else made, without metadata of ours."""
+    """Adds an instance of another user, without metadata of the launcher."""
     boot_held: Situation | None = None
-    """Instances made meanwhile boot only when it is left."""
+    """Instances made in the block boot only after it."""
     list_lags: Situation | None = None
-    """Instances made meanwhile are listed by the cloud only when it is left."""
+    """The cloud lists instances made in the block only after it."""
     named: Mapping[str, Situation] = field(default_factory=dict)
-    """Named ways in which the cloud fails meanwhile: some calls are refused, none hangs."""
+    """Other faults by name: in the block some calls fail, and none hangs."""
     offers: Mapping[str, FaultOffer] = field(default_factory=dict)
-    """What is known of these: which call fails, and with which kind of error."""
+    """The call that fails and the kind of error, by the name in ``named``, where they are known."""
 
 
 async def faults_of(driver: SupportsFaults) -> CloudFaults:
-    """Those that *driver* offers, which has to stay open meanwhile. Raises: DriverError."""
+    """Return the faults that *driver* offers; it has to stay open during their use. Raises: DriverError."""
     offers = {offer.name: offer for offer in await driver.faults()}
 
     def situation(name: str) -> Situation | None:

@@ -1,7 +1,4 @@
-"""Checks of drivers that refuse the calls of a launcher from which another took the node over.
-
-What does *not* belong here: running and reporting, and that a launcher gives its calls the right fences.
-"""
+"""Checks of fencing: a driver refuses calls of a launcher after another launcher has taken over the node."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ _check = partial(check, CHECKS)
 
 
 class _FencedDriver(Driver, SupportsFencing, Protocol):
-    """What is checked here."""
+    """A driver with the capability ``fencing``."""
 
 
 @_check("D14.1", Level.SILVER)
 async def stale_calls_are_refused(bench: Bench) -> None:
-    """Whichever driver they come through; they change nothing. A delete makes older calls stale, too."""
+    """Stale calls are refused through every driver and change nothing; a delete makes older calls stale, too."""
     first, second = _fencing(bench), _opened(bench)
     spec = bench.spec()
     old, newer, newest = (_fence(bench, spec, number) for number in (1, 2, 3))
@@ -55,7 +52,7 @@ async def stale_calls_are_refused(bench: Bench) -> None:
 
 @_check("D14.2", Level.SILVER)
 async def other_calls_are_not_refused(bench: Bench) -> None:
-    """Those with the same fence again, those without one, and those for other nodes."""
+    """Calls with the same fence again, without a fence, and for other nodes are accepted."""
     driver = _fencing(bench)
     spec = bench.spec()
     fence = _fence(bench, spec, 1 << 40)
@@ -73,7 +70,7 @@ async def other_calls_are_not_refused(bench: Bench) -> None:
 
 
 def _fencing(bench: Bench) -> _FencedDriver:
-    """The driver under test. Raises: Inapplicable."""
+    """Return the driver under test. Raises: Inapplicable."""
     return _as_fencing(bench.driver)
 
 
@@ -94,16 +91,16 @@ def _fence(bench: Bench, spec: InstanceSpec, number: int) -> Fence:
 def _made_meanwhile(
     before: Mapping[ExternalId, Instance], after: Mapping[ExternalId, Instance], spec: InstanceSpec
 ) -> list[ExternalId]:
-    """What was not there before, unless it is clearly another node's."""
+    """Return new instances, except those whose metadata names another node."""
     new = after.keys() - before.keys()
     return [each for each in new if after[each].metadata.get(METADATA_NODE_ID, spec.node_id) == spec.node_id]
 
 
 async def _refused(bench: Bench, what: str, call: Awaitable[object]) -> None:
     outcome = await bench.attempt(what, call)
-    require(isinstance(outcome, DriverError), f"{what} with a lower fence than there was went well")
+    require(isinstance(outcome, DriverError), f"{what} with a lower fence than before succeeded")
     kind = outcome.kind if isinstance(outcome, DriverError) else None
-    require(kind is ErrorKind.STALE, f"{what} with a lower fence than there was failed with kind {kind}, not stale")
+    require(kind is ErrorKind.STALE, f"{what} with a lower fence than before failed with kind {kind}, not stale")
 
 
 async def _taken(bench: Bench, what: str, call: Awaitable[None]) -> None:

@@ -1,7 +1,4 @@
-"""Reports for programs: JSON, whose form docs/driver-policy.md describes, and JUnit's XML, which CI systems show.
-
-What does *not* belong here: what is printed for people (cli/drivercheck.py).
-"""
+"""Reports for programs: JSON in the form of docs/driver-policy.md, and JUnit XML for CI systems."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from nodelaunch.conformance.report import Report, Result, Verdict
 from nodelaunch.driverhost.wire.handshake import CONTRACT
 
 FORMAT: Final = 1
-"""Grows when something is taken away or means something else; not when something is added."""
+"""Grows when a key is removed or changes its meaning, not when a key is added."""
 
 
 def as_json(report: Report, *, isolation: str, digest: str = "") -> dict[str, Any]:
-    """*isolation*: ``inline`` or ``process``; *digest*: of what was checked, where that is known."""
+    """Return *report* as JSON. *isolation*: ``inline``, ``process`` or ``socket``; *digest*: the driver's, if known."""
     return {
         "format": FORMAT,
         "driver": report.subject,
@@ -42,7 +39,7 @@ def _check(result: Result) -> dict[str, Any]:
 
 
 def as_junit(report: Report) -> str:
-    """One test case a check; what was waived or is inapplicable counts as skipped."""
+    """Return *report* as JUnit XML, with one test case per check; waived and inapplicable checks count as skipped."""
     counts = {verdict: sum(each.verdict is verdict for each in report.results) for verdict in Verdict}
     passed_over = len(report.results) - counts[Verdict.PASSED] - counts[Verdict.FAILED]
     suite = ET.Element(
@@ -70,5 +67,5 @@ def as_junit(report: Report) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without what XML can't have in it."""
+    """Return *text* with ``?`` in place of characters that are not printable: XML can't contain some of them."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)

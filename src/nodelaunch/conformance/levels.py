@@ -1,7 +1,4 @@
-"""How far a driver keeps the contract: the levels, and which checks each asks for.
-
-What does *not* belong here: the checks (checks.py), and what a run found (report.py).
-"""
+"""The levels of conformance."""
 
 from __future__ import annotations
 
@@ -9,22 +6,22 @@ import enum
 
 
 class Level(enum.StrEnum):
-    """Each asks for all that the one before asks for. ``NONE < BRONZE < SILVER < GOLD``."""
+    """Each level includes the requirements of the level before. ``NONE < BRONZE < SILVER < GOLD``."""
 
     NONE = "none"
-    """Something that even bronze asks for fails, or could not be checked."""
+    """A check that bronze requires failed or could not be made."""
     BRONZE = "bronze"
-    """It speaks the contract, and makes, lists and deletes what it is asked for."""
+    """The driver speaks the contract, and makes, lists and deletes instances as asked."""
     SILVER = "silver"
-    """Nothing it makes is ever lost sight of, whatever fails, is cancelled or happens at the same time."""
+    """The driver loses track of no instance when calls fail, are cancelled or run concurrently."""
     GOLD = "gold"
-    """So it is when its process is killed at any moment."""
+    """The same is true when the driver's process is killed at any moment."""
 
     @property
     def rank(self) -> int:
         return tuple(Level).index(self)
 
-    # An order of its own: that of the names, which strings have, means nothing.
+    # The order of strings would compare the names, which has no meaning here.
     def __lt__(self, other: str) -> bool:
         return self.rank < Level(other).rank
 
@@ -39,4 +36,4 @@ class Level(enum.StrEnum):
 
 
 LEVELS = (Level.BRONZE, Level.SILVER, Level.GOLD)
-"""Those that can be reached."""
+"""Levels that a driver can reach, lowest first."""

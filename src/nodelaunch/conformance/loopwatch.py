@@ -1,7 +1,4 @@
-"""Finds out whether an event loop is held up, and by which line of code.
-
-What does *not* belong here: judging drivers (checks.py).
-"""
+"""Detects code that blocks an event loop, and names the line."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ SAMPLE_S = 0.01
 
 
 class LoopWatch:
-    """Watches the running loop from a thread of its own while entered; then ``held_up_by`` says where it stood still.
+    """Watches the running loop from a separate thread inside the block; ``held_up_by`` is the line that blocked it.
 
-    It counts the thread's own looks between two turns of the loop, not time: on a machine too busy to let either of
-    them run, nobody is blamed.
+    The watch counts its own samples between two turns of the loop, not time: on a busy machine that runs neither the
+    thread nor the loop, it blames no code.
     """
 
     def __init__(self, max_block_s: float) -> None:
@@ -38,7 +35,7 @@ class LoopWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()  # it notices within SAMPLE_S
+        self._thread.join()  # takes at most SAMPLE_S
 
     def _watch(self, loop: asyncio.AbstractEventLoop, watched: int) -> None:
         while not self._done.is_set() and self.held_up_by is None:
@@ -53,9 +50,9 @@ class LoopWatch:
 
 
 def _place(thread: int) -> str:
-    """The line *thread* is at."""
+    """Return the line that *thread* executes."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001  the only way to another thread's stack
     if frame is None:
-        return "code that has ended"
+        return "code in a thread that has ended"
     at = traceback.extract_stack(frame)[-1]
     return f"{at.filename}:{at.lineno} ({at.name}: {at.line})"

@@ -1,8 +1,7 @@
-"""Speaks with a driver's process word by word, as no launcher would, and writes down what it does wrong.
+"""Exchanges raw messages with a driver's process, also some that no launcher sends, and records the driver's faults.
 
-It has nothing of the launcher's side but the messages' models, so that a driver is held to the contract and not to
-what one launcher puts up with; and no keeper stands between, so that the driver has to clean up by itself.
-What does *not* belong here: what has to be asked, and judged (wirechecks.py, crashes.py).
+The probe uses only the message models of the launcher's side, so that a driver is measured by the contract and not by
+the tolerance of one launcher. No watchdog runs between them, so that the driver has to clean up by itself.
 """
 
 from __future__ import annotations
@@ -30,37 +29,37 @@ Json = dict[str, Any]
 
 START_S: Final = 30.0
 WORDS_S: Final = 0.2
-"""For the last output of a process whose connection ended."""
+"""How long to wait for the last output of a process after the end of its connection."""
 ROOM: Final = 8 << 20
-"""Bytes of a line that are read, to tell how much too long it is."""
+"""Most bytes of a line that the probe reads, to report the length of a line that is too long."""
 _HANDED_OVER: Final = """\
 import os, sys
 given = int(sys.argv[1])
 os.set_inheritable(3, True) if given == 3 else os.dup2(given, 3)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Gives the token as descriptor 3, as the launcher's keeper does."""
+"""Passes the token as descriptor 3, as the launcher's watchdog does."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriverProgram:
-    """A driver's executable, and the provider it is to work for."""
+    """A driver's executable, and the provider that the driver works for."""
 
     command: Command
     provider: Mapping[str, Any]
-    """Its mapping in a configuration, as the driver is told it."""
+    """The provider's mapping in a configuration, as the driver gets it."""
     has_local_processes: bool = False
-    """Whether a process of it in a session of its own is an instance."""
+    """True if a process of the driver in its own session is an instance."""
     is_remote: bool = False
-    """Whether the command only leads to a driver that somebody else started: there is a session, but no process."""
+    """True if the command only connects to a driver that runs already: there is a session, but no process."""
 
 
 class ProbeError(Exception):
-    """The driver did not answer, or is gone; the text says how."""
+    """The driver did not answer, or exited; the text says which."""
 
 
 class RefusedCall(Exception):  # noqa: N818  it is an answer
-    """An error, as the driver gave it."""
+    """The driver answered with an error."""
 
     def __init__(self, error: Json) -> None:
         super().__init__(str(error.get("message", "")))
@@ -74,10 +73,10 @@ class RefusedCall(Exception):  # noqa: N818  it is an answer
 
 @dataclass(slots=True)
 class Heard:
-    """All that a process said."""
+    """All messages and output of a process."""
 
     faults: list[tuple[str, str]] = field(default_factory=list)
-    """What no driver may say: the rule, and what it was."""
+    """Forbidden messages: the broken rule and a description of each."""
     notes: list[tuple[str, Json]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     output: bytearray = field(default_factory=bytearray)
@@ -88,7 +87,7 @@ class Heard:
 
 
 class Probe:
-    """One run of a driver. `start` it; `aclose` leaves nothing of it."""
+    """One run of a driver. `start` starts it; `aclose` ends it and removes all its processes and files."""
 
     def __init__(
         self, program: DriverProgram, *, answer_s: float = 20.0, environment: Mapping[str, str] | None = None
@@ -99,7 +98,7 @@ class Probe:
         self.identity: m.Identity = m.Identity(name="")
         self._answer_s = answer_s
         self.asked: str = ""
-        """The method that was asked last."""
+        """The method of the last call."""
         self._environment = environment or {}
         self._folder = tempfile.mkdtemp(prefix="nodelaunch-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None)  # noqa: S108  0700
         self.path: str = f"{self._folder}/driver"
@@ -117,7 +116,7 @@ class Probe:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the process. Raises: ProbeError when it can't be."""
+        """Start the process. Raises: OSError."""
         self._server = await asyncio.start_unix_server(self._accept, self.path, limit=ROOM)
         given, filled = os.pipe()
         os.write(filled, self.token.encode())
@@ -136,11 +135,11 @@ class Probe:
         self._tasks.append(self._listening)
 
     async def connected(self) -> None:
-        """Wait until it has connected. Raises: ProbeError."""
-        await self._first(self._connected, START_S, "it has not connected")
+        """Wait until the driver has connected. Raises: ProbeError."""
+        await self._first(self._connected, START_S, "the driver did not connect")
 
     async def ended(self, timeout_s: float) -> bool:
-        """Whether the process ends within *timeout_s*."""
+        """Return True if the process ends within *timeout_s*."""
         assert self._process is not None  # noqa: S101  it was started
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -158,13 +157,13 @@ class Probe:
             self._writer.close()
 
     def kill(self) -> None:
-        """As a machine out of memory would, and the launcher then with its group."""
+        """Kill the process and its descendants, as the kernel does on a machine without memory."""
         for pid in (self.pid, *self.group()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def group(self) -> list[int]:
-        """Processes it started that are not instances."""
+        """Return the processes of the driver that are not instances."""
         spared = self.program.has_local_processes
         return [pid for pid, session in descendants(self.path) if not (spared and session != self.pid)]
 
@@ -189,7 +188,7 @@ class Probe:
             for task in waiting:
                 task.cancel()
         if not event.is_set():
-            why = "and is gone" if done else f"within {timeout_s:g} s"
+            why = "and exited" if done else f"within {timeout_s:g} s"
             raise ProbeError(f"{otherwise} {why}{self._last_words()}")
 
     def _last_words(self) -> str:
@@ -219,24 +218,25 @@ class Probe:
                 self._take(line)
         except (ConnectionError, ValueError) as error:
             if isinstance(error, ValueError):
-                self._fault("P4", f"it sent a line longer than {ROOM} bytes")
+                self._fault("P4", f"the driver sent a line longer than {ROOM} bytes")
         await asyncio.wait([self._listening], timeout=WORDS_S)
         self._ended.set()
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(ProbeError(f"the connection ended{self._last_words()}"))
-                future.exception()  # nobody may be waiting
+                future.exception()  # mark as retrieved: possibly no caller waits
 
     def _take(self, line: bytes) -> None:
         if len(line) > m.MAX_LINE:
-            self._fault("P4", f"it sent a line of {len(line)} bytes; {m.MAX_LINE} are allowed")
+            self._fault("P4", f"the driver sent a line of {len(line)} bytes; {m.MAX_LINE} are allowed")
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            self._fault("P4", f"it sent what is no JSON: {line[:60].decode(errors='replace')!r}")
+            self._fault("P4", f"the driver sent invalid JSON: {line[:60].decode(errors='replace')!r}")
             return
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
-            self._fault("P4", f"it sent what is no JSON-RPC 2.0 message: {line[:60].decode(errors='replace')!r}")
+            start = line[:60].decode(errors="replace")
+            self._fault("P4", f"the driver sent a message that is not JSON-RPC 2.0: {start!r}")
         elif "method" in message:
             self._take_note(message)
         else:
@@ -245,9 +245,11 @@ class Probe:
     def _take_note(self, message: Json) -> None:
         params = message.get("params", {})
         if message.get("id") is not None:
-            self._fault("P4", f"it sent a request, {message['method']}; there is nothing a driver may ask")
+            self._fault(
+                "P4", f"the driver sent a request, {message['method']}; it may send only answers and notifications"
+            )
         elif not isinstance(params, dict):
-            self._fault("P4", f"it sent a notification, {message['method']}, without named parameters")
+            self._fault("P4", f"the driver sent a notification, {message['method']}, without named parameters")
         else:
             self.heard.notes.append((str(message["method"]), params))
             self._noted.set()
@@ -258,11 +260,11 @@ class Probe:
         if error is not None:
             self.heard.errors.append(json.dumps(error))
         if future is None:
-            self._fault("P8", f"it answered what was never asked, with id {message.get('id')!r}")
+            self._fault("P8", f"the driver answered an unknown request, with id {message.get('id')!r}")
         elif future.done():
-            self._fault("P8", f"it answered request {message['id']} twice")
+            self._fault("P8", f"the driver answered request {message['id']} twice")
         elif has_result == isinstance(error, dict):
-            self._fault("P4", "it sent an answer without either a result that is an object or an error")
+            self._fault("P4", "the driver sent an answer without a result object or an error")
         else:
             future.set_result(message)
 
@@ -270,7 +272,7 @@ class Probe:
         self.heard.faults.append((rule, what))
 
     async def noted(self, count: int, beside: asyncio.Future[Json]) -> bool:
-        """Wait until it has sent so many notifications or answered *beside*; whether it was the former."""
+        """Wait for *count* notifications or the answer *beside*. Return True if there were enough notifications."""
         while len(self.heard.notes) < count and not beside.done():
             self._noted.clear()
             waiting = asyncio.ensure_future(self._noted.wait())
@@ -291,7 +293,7 @@ class Probe:
         self.send({"jsonrpc": "2.0", "method": method, "params": params})
 
     def request(self, method: str, params: Json) -> tuple[int, asyncio.Future[Json]]:
-        """Ask without waiting: the request's id, and where its answer will be."""
+        """Send a request without waiting. Return its id, and a future of the answer."""
         number = next(self._ids)
         self._asked[number] = asyncio.get_running_loop().create_future()
         if self._ended.is_set():
@@ -300,7 +302,7 @@ class Probe:
         return number, self._asked[number]
 
     async def answer(self, future: asyncio.Future[Json], what: str, timeout_s: float | None = None) -> Json:
-        """The result. Raises: ProbeError, Refusal."""
+        """Wait for the answer and return its result. Raises: ProbeError, RefusedCall."""
         timeout_s = timeout_s or self._answer_s
         await asyncio.wait([future], timeout=timeout_s)
         if not future.done():
@@ -312,13 +314,13 @@ class Probe:
         return result
 
     async def ask(self, method: str, **params: Any) -> Json:
-        """The result of a call. Raises: ProbeError, Refusal."""
+        """Call a method and return its result. Raises: ProbeError, RefusedCall."""
         self.asked = method
         _, future = self.request(method, {"deadline_s": self._answer_s, **params})
         return await self.answer(future, method)
 
     async def hello(self, **more: Any) -> Json:
-        """Say hello; the driver's answer, whatever is in it. Raises: ProbeError, Refusal."""
+        """Call ``handshake.hello`` and return the answer unchecked. Raises: ProbeError, RefusedCall."""
         nonce = new_nonce()
         launcher = {"name": "nodelaunch", "version": __version__}
         answer = await self.ask(
@@ -331,7 +333,7 @@ class Probe:
         return proof(self.token, role, *self._nonces)
 
     async def shake_hands(self, **more: Any) -> None:
-        """Be the launcher it was started by. Raises: ProbeError, Refusal."""
+        """Make the handshake as the launcher. Raises: ProbeError, RefusedCall."""
         await self.connected()
         await self.hello(**more)
         said = await self.ask(
@@ -340,18 +342,18 @@ class Probe:
         self.identity = m.Identity.model_validate(said)
 
     async def open(self, **more: Any) -> Json:
-        """Shake hands, and have it work for the provider. Raises: ProbeError, Refusal."""
+        """Make the handshake and call ``driver.open`` for the provider. Raises: ProbeError, RefusedCall."""
         await self.shake_hands(**more)
         return await self.ask(m.OPEN.name, provider=dict(self.program.provider), diskimages={}, **more)
 
 
 def environment_of(command: Command) -> dict[str, str]:
-    """The variables a launcher gives the driver of *command*."""
+    """Return the environment variables that a launcher gives to the driver of *command*."""
     return {name: os.environ[name] for name in (*ENVIRONMENT, *command.environment) if name in os.environ}
 
 
 def descendants(mark: str) -> Iterator[tuple[int, int]]:
-    """Processes with *mark* in the environment they were started with: each one's id and its session's."""
+    """Yield the id and the session of each process whose initial environment contains *mark*."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -359,4 +361,4 @@ def descendants(mark: str) -> Iterator[tuple[int, int]]:
                 if fields[0] != "Z" and mark.encode() in (entry / "environ").read_bytes():
                     yield int(entry.name), int(fields[3])
             except OSError:
-                continue  # it ended meanwhile, or is somebody else's
+                continue  # the process has ended, or belongs to another user

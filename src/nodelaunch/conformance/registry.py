@@ -1,7 +1,4 @@
-"""What a check is. To add one, write a coroutine in the module of its kind and decorate it.
-
-What does *not* belong here: any check.
-"""
+"""The type of a check, and its decorator. To add a check, write a coroutine in a module of checks and decorate it."""
 
 from __future__ import annotations
 
@@ -16,18 +13,18 @@ Run = Callable[[Bench], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """``rule`` is that of docs/driver-contract.md, ``promise`` what a driver that passes does."""
+    """One check. ``rule`` is its number in docs/driver-contract.md; ``promise`` says what a passing driver does."""
 
     rule: str
     name: str
     promise: str
     run: Run
     level: Level
-    """The lowest that asks for it."""
+    """The lowest level that requires the check."""
     of_processes: bool = False
-    """Whether it is about drivers in processes of their own only."""
+    """True if the check is only for drivers in separate processes."""
     is_basic: bool = False
-    """Whether nothing else can be found out about a driver that fails it."""
+    """True if the run ends when a driver fails the check, because the later checks could find out nothing."""
 
 
 def check(

@@ -1,9 +1,7 @@
-"""The outcome of the last checks of each driver, so that lists of drivers can show it.
+"""Stores the result of the last checks of each driver, so that lists of drivers can show it.
 
-A small file for each digest, in ``$XDG_STATE_HOME/nodelaunch/driver-reports``, with an outcome for each way in which
-the driver was run. By whatever name or path a driver is named, it is found by its digest; of one that has changed
-since nothing is known.
-What does *not* belong here: reports for people and programs (report.py).
+``$XDG_STATE_HOME/nodelaunch/driver-reports`` has a small file for each digest of a driver, with a result for each
+isolation. A driver's result is found by its digest, under any name or path; a changed driver has no result.
 """
 
 from __future__ import annotations
@@ -23,17 +21,17 @@ FORMAT = 2
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where they are kept; it need not exist."""
+    """Return the folder of the results, which may not exist yet."""
     state = environment.get("XDG_STATE_HOME")
     base = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
     return base / "nodelaunch" / "driver-reports"
 
 
 def remember(name: str, digest: str, isolation: str, level: Level, *, waived: int = 0) -> Path:
-    """Keep the outcome of a check of driver *name*, run with *isolation*, in place of the one before; its file.
+    """Store the result of a check of driver *name* with *isolation*, replace the one before, and return its file.
 
-    *digest* is that of what was checked, as `nodelaunch driver list` shows it; *waived* the number of failures that
-    don't count. Raises: OSError.
+    *digest* is the driver's, as `nodelaunch driver list` shows it; *waived* is the number of waived checks.
+    Raises: OSError.
     """
     outcomes = {
         **_outcomes(digest),
@@ -55,7 +53,7 @@ def remember(name: str, digest: str, isolation: str, level: Level, *, waived: in
 
 
 def remembered(digest: str) -> Mapping[str, Level]:
-    """The levels that the last checks of the driver with *digest* found, by how it was run; none: it is not known."""
+    """Return the levels of the driver with *digest* by isolation, from its last checks; empty if it has no result."""
     return {isolation: Level(outcome["level"]) for isolation, outcome in _outcomes(digest).items()}
 
 
@@ -70,5 +68,5 @@ def _outcomes(digest: str) -> dict[str, Any]:
 
 
 def _path(digest: str) -> Path:
-    """Of one digest's file, whatever it is."""
+    """Return the path of the file for any *digest*."""
     return folder() / f"{re.sub(r'[^A-Za-z0-9]', '-', digest) or '-'}.json"

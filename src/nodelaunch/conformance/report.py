@@ -1,7 +1,4 @@
-"""What a run of the checks found, and the level that makes.
-
-What does *not* belong here: running them (running.py), and files for programs (formats.py).
-"""
+"""The report of a run: the results of the checks, and the level that the driver reaches."""
 
 from __future__ import annotations
 
@@ -18,31 +15,31 @@ class Verdict(enum.StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """It could not be made; the level that asks for it is not reached."""
+    """The check could not be made; the driver does not reach the level that requires it."""
     INAPPLICABLE = "inapplicable"
-    """It is about something such a driver doesn't do."""
+    """The check tests something that such a driver doesn't do."""
     WAIVED = "waived"
-    """It failed, or was skipped, and that was accepted for a time."""
+    """The check failed or was skipped, and a waiver accepts that until a date."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check's outcome. ``rule`` is the broken one; ``detail`` the fault, or why the check was skipped."""
+    """The result of one check. ``rule`` is the broken rule; ``detail`` is the fault, or why the check was skipped."""
 
     rule: str
     check: str
     verdict: Verdict
     detail: str = ""
     level: Level = Level.BRONZE
-    """The lowest that asks for the check."""
+    """The lowest level that requires the check."""
     promise: str = field(default="", compare=False)
     took_s: float = field(default=0.0, compare=False)
     is_pointless: bool = field(default=False, compare=False)
-    """Whether it was skipped because nothing can be found out about the driver, as an earlier check showed."""
+    """True if the check was skipped because an earlier basic check failed."""
 
     @property
     def is_in_the_way(self) -> bool:
-        """Whether it keeps the driver from its level."""
+        """True if the result keeps the driver from the level of the check."""
         return self.verdict in (Verdict.FAILED, Verdict.SKIPPED)
 
     def __str__(self) -> str:
@@ -52,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of one call's successes, seconds."""
+    """Latency of the successful calls of one method, in seconds."""
 
     count: int
     median_s: float
@@ -61,7 +58,7 @@ class Latency:
 
     @classmethod
     def of(cls, took_s: Sequence[float]) -> Latency:
-        """*took_s* is not empty."""
+        """Return the latency for the durations *took_s*, which is not empty."""
         ordered = sorted(took_s)
 
         def rank(share: float) -> float:
@@ -79,7 +76,7 @@ class Report:
     leftovers: tuple[ExternalId, ...] = ()
     """Instances of this run that could not be deleted."""
     latencies: Mapping[str, Latency] = field(default_factory=dict, compare=False)
-    """By the call. Some were made while the cloud was made slow on purpose."""
+    """Latencies by call. Some calls were made while a fault slowed the cloud down."""
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -95,12 +92,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed and nothing was left over; skipped checks don't count against it."""
+        """True if no check failed and no instance was left over; skipped checks are allowed."""
         return not self.failures and not self.leftovers
 
     @property
     def level(self) -> Level:
-        """The highest whose checks, and those of all below it, are all passed."""
+        """The highest level for which no check of it, or of a lower level, failed or was skipped."""
         reached = Level.NONE
         for level in LEVELS:
             if self.in_the_way_of(level) or (self.leftovers and level > Level.BRONZE):
@@ -110,12 +107,12 @@ class Report:
 
     @property
     def level_in_words(self) -> str:
-        """Waived checks are never passed over in silence."""
+        """The level, with the number of waived checks."""
         count = len([result for result in self.waived if result.level <= self.level])
         return f"{self.level.value} ({count} waived)" if count else self.level.value
 
     def in_the_way_of(self, level: Level) -> tuple[Result, ...]:
-        """What keeps the driver from *level*."""
+        """Return the results that keep the driver from *level*."""
         return tuple(result for result in self.results if result.level <= level and result.is_in_the_way)
 
     def __str__(self) -> str:

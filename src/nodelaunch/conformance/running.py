@@ -1,7 +1,4 @@
-"""Runs checks, each on a bench of its own that is cleaned up after it.
-
-What does *not* belong here: the checks themselves (allchecks.py).
-"""
+"""Runs checks, each on its own bench, and cleans up after each check."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ from nodelaunch.protocol.driver import ExternalId, SupportsFaults
 async def run(
     subject: Subject, checks: Iterable[Check] | None = None, *, on_result: Callable[[Result], None] = lambda _: None
 ) -> Report:
-    """Make *checks*, or all that there are for such a driver, one after the other; *on_result* hears of each at once.
+    """Run *checks* in order, by default all checks for such a driver; calls *on_result* after each check.
 
-    Faults that the subject does not have are the driver's own, if it offers any. Nothing a driver does makes it raise,
-    if its factory and the subject's faults don't.
+    If the subject has no faults, the checks use the driver's own. The function raises only exceptions of the subject's
+    ``open`` and faults, none because of a driver's behaviour.
     """
     chosen = checks_for(is_process=subject.program is not None) if checks is None else tuple(checks)
     async with _faults(subject) as faults:
@@ -47,12 +44,12 @@ async def run(
 
 @asynccontextmanager
 async def _faults(subject: Subject) -> AsyncIterator[CloudFaults]:
-    """The subject's, or the driver's own; a driver that can't be asked offers none."""
+    """The faults of the subject or of the driver itself; none if the driver fails to list them."""
     driver = subject.open()
     try:
         faults = subject.faults
         if faults == CloudFaults() and isinstance(driver, SupportsFaults):
-            with suppress(DriverError):  # the checks tell what is wrong with it
+            with suppress(DriverError):  # the checks report the fault
                 faults = await faults_of(driver)
         yield faults
     finally:
@@ -84,7 +81,7 @@ async def _perform(check: Check, subject: Subject, this: Round) -> Result:
 
 
 def _pointless(check: Check, broken: Check) -> Result:
-    detail = f"not made, as {broken.name} failed"
+    detail = f"not made, because {broken.name} failed"
     return Result(check.rule, check.name, Verdict.SKIPPED, detail, check.level, check.promise, is_pointless=True)
 
 

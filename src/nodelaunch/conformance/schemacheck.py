@@ -1,7 +1,4 @@
-"""Whether something is a JSON Schema, 2020-12: of each keyword, whether its value is of the kind it has to be.
-
-What does *not* belong here: checking values by a schema.
-"""
+"""Checks if a value is a JSON Schema (2020-12), by the type of each keyword's value."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ _TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "obj
 
 
 def faults_of_schema(schema: Any) -> list[str]:
-    """What is wrong with it, each with its place; none: it is one."""
+    """Return the faults of *schema*, each with its place; empty if it is a valid schema."""
     found: list[str] = []
     _look(schema, schema, "", found, 0)
     return found
@@ -25,10 +22,10 @@ def _look(schema: Any, root: Any, at: str, found: list[str], depth: int) -> None
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
-        found.append(f"{at or 'the whole'} is neither an object nor true or false")
+        found.append(f"{at or 'the schema'} is neither an object nor true or false")
         return
     if depth > MAX_DEPTH:
-        found.append(f"{at} is more than {MAX_DEPTH} schemas deep")
+        found.append(f"{at} is nested more than {MAX_DEPTH} schemas deep")
         return
     for keyword, value in schema.items():
         place = f"{at}/{keyword}"
@@ -53,7 +50,7 @@ def _subschemas(keyword: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def _resolves(reference: str, root: Any) -> bool:
-    """Whether a JSON Pointer within the document leads anywhere; anchors are believed."""
+    """Return True if a JSON Pointer within the document has a target; anchors are not checked."""
     if reference == "#" or not reference.startswith("#/"):
         return True
     here = root
@@ -83,7 +80,8 @@ def _is_pattern(value: Any) -> bool:
     try:
         re.compile(value)
     except re.error:
-        return "(?" in value or "\\p" in value  # of ECMA's own, maybe
+        return "(?" in value or "\\p" in value  # may be valid in ECMA-262 only
+
     return True
 
 

@@ -1,7 +1,4 @@
-"""Whether a driver keeps to itself what it is given in confidence.
-
-What does *not* belong here: what is a secret in a configuration (targets.py).
-"""
+"""The check that a driver reveals no secrets. targets.py finds the secrets of a configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import InstanceSpec
 
 CANARY: Final = "nodelaunch-canary-7f3a91c5"
-"""Given with each request here as its requestor's own data, which is nobody else's."""
+"""Sent with each request here as ``requestor_data``, which is private to the requestor."""
 NO_LABEL: Final = "no-such-label"
 
 CHECKS: list[Check] = []
@@ -32,15 +29,15 @@ CHECKS: list[Check] = []
 
 @partial(check, CHECKS)("D10", Level.SILVER)
 async def secrets_are_never_said(bench: Bench) -> None:
-    """Neither errors, nor log, nor output have the secrets of its configuration or a requestor's own data in them."""
+    """Errors, log lines and output contain neither secrets of the configuration nor data of a requestor."""
     said = await (_said_here(bench) if bench.subject.program is None else _said_elsewhere(bench))
     for where, text in said:
         for secret in (CANARY, *bench.subject.secrets):
-            require(secret not in text, f"a secret was said in {where}: {_around(text, secret)!r}")
+            require(secret not in text, f"the driver revealed a secret in {where}: {_around(text, secret)!r}")
 
 
 def _around(text: str, secret: str) -> str:
-    """Some text around *secret*, without it: this is shown to people, too."""
+    """Return text around *secret*, with the secret replaced: people read reports, too."""
     before, _, after = text.partition(secret)
     return f"{before[-60:]}<SECRET>{after[:30]}".replace(secret, "<SECRET>")
 
@@ -52,7 +49,7 @@ def _spec(bench: Bench, label: str | None = None) -> InstanceSpec:
 
 
 async def _said_here(bench: Bench) -> list[tuple[str, str]]:
-    """What a driver in this process lets out."""
+    """Return errors, log lines and output of a driver in this process, each with its origin."""
     said: list[tuple[str, str]] = []
     output = io.StringIO()
     with _log_kept(said), redirect_stdout(output), redirect_stderr(output):
@@ -77,7 +74,7 @@ async def _said_here(bench: Bench) -> list[tuple[str, str]]:
 
 @contextmanager
 def _log_kept(said: list[tuple[str, str]]) -> Iterator[None]:
-    """All that is logged here meanwhile, however little of it is shown otherwise."""
+    """Add everything that is logged in the block to *said*, at all levels."""
 
     def keep(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> Any:
         said.append(("a log line", json.dumps(dict(entry), default=str)))
@@ -92,7 +89,7 @@ def _log_kept(said: list[tuple[str, str]]) -> Iterator[None]:
 
 
 async def _said_elsewhere(bench: Bench) -> list[tuple[str, str]]:
-    """What a driver's process lets out, in an instance's life and in errors."""
+    """Return errors, notifications and output of a driver process during an instance's life, each with its origin."""
     probe = await bench.probe()
     try:
         await probe.open()
@@ -100,7 +97,7 @@ async def _said_elsewhere(bench: Bench) -> list[tuple[str, str]]:
             await _live(bench, probe)
         await probe.ask(m.PING.name)
     except (ProbeError, RefusedCall) as error:
-        raise Violation(f"an instance's life could not be gone through: {error}") from None
+        raise Violation(f"the calls for one instance failed: {error}") from None
     probe.hang_up()
     await probe.ended(2.0)
     heard = probe.heard
@@ -108,7 +105,7 @@ async def _said_elsewhere(bench: Bench) -> list[tuple[str, str]]:
     secrets += [(f"a notification, {method}", json.dumps(params)) for method, params in heard.notes]
     texts = [*secrets, *(("an error", text) for text in heard.errors)]
     for where, text in texts:
-        require(probe.token not in text, f"its token was said in {where}")
+        require(probe.token not in text, f"the driver revealed its token in {where}")
     return texts
 
 

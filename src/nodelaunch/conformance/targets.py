@@ -1,8 +1,6 @@
-"""What ``nodelaunch driver check`` is told to check, made into a subject: a driver by its name, an executable, or a
-socket.
+"""Makes a subject of the target of ``nodelaunch driver check``: the name of a driver, an executable, or a socket.
 
-Its provider's configuration comes from a YAML file, or is the example that the driver gives with itself.
-What does *not* belong here: the command line (cli/drivercheck.py).
+The configuration of its provider comes from a YAML file, or is the example that comes with the driver.
 """
 
 from __future__ import annotations
@@ -37,28 +35,28 @@ from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.protocol.driver import DriverContext, HostScanner
 
 PROVIDER: Final = "conformance"
-"""Name of a provider whose configuration does not say."""
+"""Name of a provider whose configuration has no name."""
 FOLDER: Final = "{folder}"
 SPEECHLESS_S: Final = 20.0
-"""Deadline of calls to a driver that may never answer any."""
+"""Deadline of calls to a driver that failed to describe itself, and may never answer."""
 SHORTEST_SECRET: Final = 6
-"""Characters; what is shorter is found in any text."""
+"""Characters of the shortest secret to look for: a shorter one may occur in any text by chance."""
 
 
 class TargetError(NodelaunchError):
-    """It can't be checked as asked; the message says what to do."""
+    """The driver can't be checked as asked; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
-    """What is to be checked, and how."""
+    """The driver to check, and how to check it."""
 
     target: str
     """Name of a driver, path of an executable, or ``unix:`` and the path of a socket."""
     config: str | None = None
     """YAML file with a ``provider``, or a whole configuration with ``providers``."""
     provider: str | None = None
-    """Which of several."""
+    """Name of the provider, if there are several."""
     pool: str | None = None
     label: str | None = None
     isolation: str | None = None
@@ -70,13 +68,13 @@ class CheckRequest:
 class _Driver:
     plugin: DriverPlugin
     command: Command | None
-    """How to start it in a process of its own, if it is to be."""
+    """How to start the driver in a separate process; None: it runs in this process."""
     schemas: Schemas
     has_local_processes: bool = False
 
 
 def subject_of(wanted: CheckRequest, folder: Path, scanner: HostScanner) -> Subject:
-    """The subject, whose nodes are in *folder* if the driver's own example is used. Starts executables; blocks.
+    """Return the subject; with the driver's own example its nodes are in *folder*. Starts executables; blocks.
 
     Raises: TargetError, DriverNotFoundError, ConfigError with every problem of the configuration.
     """
@@ -117,7 +115,7 @@ def _is_remote(wanted: CheckRequest) -> bool:
 
 
 def _require_listener(wanted: CheckRequest) -> None:
-    """Raises: TargetError when the target is a socket at which nobody listens."""
+    """Raise TargetError if the target is a socket at which no driver listens."""
     path = socket_of(wanted.target)
     if path is None:
         return
@@ -155,8 +153,10 @@ def _driver(wanted: CheckRequest) -> _Driver:
 
 
 def _speechless(command: Command, wanted: CheckRequest, context: DriverContext) -> Subject:
-    """An executable that could not even say what it is, with a configuration as it stands, if one is given: the first
-    checks tell what is wrong with it."""
+    """Return a subject for an executable that failed to describe itself: the first checks report the fault.
+
+    Its configuration, if any, is not validated.
+    """
     content: Mapping[str, Any] = {}
     if wanted.config is not None:
         source = read_source(wanted.config, os.environ)
@@ -177,7 +177,7 @@ def _speechless(command: Command, wanted: CheckRequest, context: DriverContext) 
 
 
 def _source(wanted: CheckRequest, plugin: DriverPlugin, folder: Path) -> Source:
-    """The configuration's file as read, or the driver's example in place of one. Raises: ConfigError, TargetError."""
+    """Return the configuration file, or the driver's example if there is no file. Raises: ConfigError, TargetError."""
     if wanted.config is not None:
         source = read_source(wanted.config, os.environ)
         if source.problems:
@@ -185,14 +185,14 @@ def _source(wanted: CheckRequest, plugin: DriverPlugin, folder: Path) -> Source:
         return source
     if plugin.example is None:
         raise TargetError(
-            f"driver {plugin.name} gives no example of a configuration; "
-            "name a YAML file with a 'provider' that it can work for: --config FILE"
+            f"driver {plugin.name} has no example configuration; "
+            "name a YAML file with a 'provider' for the driver: --config FILE"
         )
     return Source(f"the example of driver {plugin.name}", data={"provider": filled_in(plugin.example, folder)})
 
 
 def filled_in(example: Any, folder: Path) -> Any:
-    """*example* with *folder* in place of ``{folder}``."""
+    """Return *example* with *folder* in place of ``{folder}``."""
     if isinstance(example, str):
         return example.replace(FOLDER, str(folder))
     if isinstance(example, Mapping):
@@ -201,7 +201,7 @@ def filled_in(example: Any, folder: Path) -> Any:
 
 
 def _section(source: Source, wanted: CheckRequest) -> tuple[Place, Mapping[str, Any]]:
-    """The provider's mapping, and where it is. Raises: TargetError."""
+    """Return the place of the provider's mapping, and the mapping. Raises: TargetError."""
     data = source.data or {}
     single = data.get("provider")
     several = data.get("providers")
@@ -216,13 +216,13 @@ def _section(source: Source, wanted: CheckRequest) -> tuple[Place, Mapping[str, 
     if len(sections) == 1:
         return next(iter(sections.items()))
     if not names:
-        raise TargetError(f"{source.path}: there is no 'provider' in it: a mapping of the provider's options")
-    what = f"no provider {wanted.provider!r}" if wanted.provider else f"not just one provider of {wanted.target}"
-    raise TargetError(f"{source.path}: {what}; choose one of {', '.join(names)} by --provider")
+        raise TargetError(f"{source.path}: the file has no 'provider', a mapping of the provider's options")
+    what = f"no provider {wanted.provider!r}" if wanted.provider else f"not exactly one provider of {wanted.target}"
+    raise TargetError(f"{source.path}: {what}; choose one of {', '.join(names)} with --provider")
 
 
 def _validated(plugin: DriverPlugin, source: Source, place: Place, content: Mapping[str, Any]) -> ProviderConfig:
-    """Raises: ConfigError."""
+    """Return the provider's configuration as the driver's model. Raises: ConfigError."""
     try:
         return plugin.config_model.model_validate(content, by_alias=True, by_name=False)
     except ValidationError as error:
@@ -243,7 +243,7 @@ def _complain(source: Source, place: Place, complaint: Any) -> None:
 
 
 def _pool_and_label(config: ProviderConfig, wanted: CheckRequest) -> tuple[str, str]:
-    """Those asked for, or the first there are. Raises: TargetError."""
+    """Return the requested pool and label, or the first ones. Raises: TargetError."""
     offered = [(pool.name, label) for pool in config.pools for label in _labels(pool)]
     for pool, label in offered:
         if wanted.pool in (None, pool) and wanted.label in (None, label):
@@ -268,7 +268,7 @@ def _images(source: Source) -> dict[str, DiskImageLogin]:
 
 
 def _secrets(schemas: Schemas, content: Mapping[str, Any]) -> Iterator[str]:
-    """Values that the schemas call secret, and of ``pass-environment``; long enough to be looked for."""
+    """Yield secret values by the schemas, and values of ``pass-environment``, that are long enough to look for."""
     found = [*secret_texts(schemas.provider, content)]
     for pool in content.get("pools") or ():
         found += secret_texts(schemas.pool, pool)

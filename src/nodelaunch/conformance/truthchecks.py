@@ -1,7 +1,4 @@
-"""Checks of what a driver makes of a cloud that is not as one would like it: faults, lists that lag, other people.
-
-What does *not* belong here: the calls one by one (checks.py), and a driver's death (crashes.py).
-"""
+"""Checks of a driver on a difficult cloud: faults, lists that lag, instances of other users."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from nodelaunch.errors import DriverError
 from nodelaunch.protocol.driver import METADATA_NODE_ID, ExternalId, InstanceSpec, SupportsInventory
 
 RETRY_SLACK_S: Final = 1.0
-"""By which a time to ask again may differ from what the cloud says: some clouds say it in whole seconds."""
+"""Allowed difference between the driver's ``retry_after_s`` and the cloud's: some clouds report whole seconds."""
 
 CHECKS: list[Check] = []
 _check = partial(check, CHECKS)
@@ -24,7 +21,7 @@ _check = partial(check, CHECKS)
 
 @_check("D3.3", Level.SILVER)
 async def a_create_makes_one_instance(bench: Bench) -> None:
-    """However often it asks its cloud again, one call makes one instance; under faults, one at most."""
+    """One create call makes one instance, even if the driver retries; a call that fails makes one at most."""
     spec = bench.spec()
     await bench.create(spec)
     require((count := await _count(bench, spec)) <= 1, f"one create made {count} instances")
@@ -43,38 +40,40 @@ async def _count(bench: Bench, spec: InstanceSpec) -> int:
 
 @_check("D5.3", Level.SILVER)
 async def nothing_of_a_deleted_instance_stays(bench: Bench) -> None:
-    """What there is in the cloud when an instance is deleted is what there was before it was made."""
-    bench.spec()  # tells of a driver that makes none
+    """After the delete of an instance the cloud has the same resources as before its create."""
+    bench.spec()  # raises Inapplicable if the driver makes no instances
     if bench.faults.resources is None:
-        raise Skipped("needs a look into the cloud, 'cloud.resources'")
+        raise Skipped("needs a view of the cloud, 'cloud.resources'")
     before = set(await bench.faults.resources())
     for _ in range(2):
         external_id = await bench.create()
         await bench.active(external_id)
         await bench.delete(external_id)
     left = sorted(set(await bench.faults.resources()) - before)
-    require(not left, f"of instances that were deleted there still is {', '.join(left)}")
+    require(not left, f"the cloud still has resources of deleted instances: {', '.join(left)}")
 
 
 @_check("D6.3", Level.GOLD)
 async def a_lagging_list_misleads_nobody(bench: Bench) -> None:
-    """Waiting and deleting go by the instance itself: what the cloud doesn't list yet is there all the same."""
+    """Waits and deletes read the instance itself, so they work before the cloud lists the instance."""
     bench.spec()
     if bench.faults.list_lags is None:
         raise Skipped("needs the fault 'list-lags'")
     async with bench.faults.list_lags():
         waited_for, deleted = await bench.create(), await bench.create()
         outcome = await bench.attempt("wait_until_active", bench.active(waited_for))
-        require(not isinstance(outcome, DriverError), f"waiting for what is not listed yet failed: {outcome}")
+        require(
+            not isinstance(outcome, DriverError), f"a wait for an instance that is not listed yet failed: {outcome}"
+        )
         await bench.delete(deleted)
     listing = await bench.listed()
-    require(waited_for in listing, f"{waited_for} is not listed when the list has caught up")
-    require(deleted not in listing, f"{deleted} was deleted while it was not listed, and is still there")
+    require(waited_for in listing, f"{waited_for} is not listed after the list has caught up")
+    require(deleted not in listing, f"{deleted} was deleted while it was not listed, but still exists")
 
 
 @_check("D6.4", Level.GOLD)
 async def other_peoples_are_left_alone(bench: Bench) -> None:
-    """Whatever is made, deleted and closed meanwhile, what somebody else made is still there, as it was."""
+    """Creates, deletes and closing leave an instance of another user unchanged."""
     bench.spec()
     if bench.faults.foreign_instance is None:
         raise Skipped("needs the fault 'foreign-instance'")
@@ -87,7 +86,7 @@ async def other_peoples_are_left_alone(bench: Bench) -> None:
         await bench.close(another)
         after = (await bench.listed()).get(foreign)
         if before is not None:
-            require(after is not None, f"{foreign}, which somebody else made, is gone")
+            require(after is not None, f"{foreign}, which another user made, is gone")
             require(
                 after is None or dict(after.metadata) == dict(before.metadata), f"the metadata of {foreign} changed"
             )
@@ -95,47 +94,47 @@ async def other_peoples_are_left_alone(bench: Bench) -> None:
 
 @_check("D7.2", Level.SILVER)
 async def errors_are_of_their_kind(bench: Bench) -> None:
-    """Each fault comes out as an error of the kind that it is."""
+    """Each fault leads to an error of the fault's kind."""
     bench.spec()
     known = {name: offer for name, offer in bench.faults.offers.items() if offer.call and offer.kind}
     if not known:
-        raise Skipped("needs faults that say their call and kind")
+        raise Skipped("needs faults that name their call and kind")
     for name, offer in known.items():
         if offer.call not in _CALLS:
             continue
         ready = await _running(bench) if offer.call == "delete_instance" else None
         async with bench.faults.named[name]():
             outcome = await bench.attempt(offer.call, _CALLS[offer.call](bench, ready))
-        require(isinstance(outcome, DriverError), f"{offer.call} went well during '{name}'")
+        require(isinstance(outcome, DriverError), f"{offer.call} succeeded during '{name}'")
         kind = outcome.kind if isinstance(outcome, DriverError) else None
-        require(kind == offer.kind, f"{offer.call} failed with kind {kind} during '{name}', which is {offer.kind}")
+        require(kind == offer.kind, f"{offer.call} failed with kind {kind} during '{name}', not {offer.kind}")
         for external_id in await bench.ours(bench.driver):
             await bench.attempt("delete_instance", bench.delete(external_id))
 
 
 @_check("D12", Level.GOLD)
 async def it_says_when_to_ask_again(bench: Bench) -> None:
-    """What its cloud says of when to ask again comes out with the error."""
+    """Errors have the ``retry_after_s`` that the cloud reports."""
     bench.spec()
     known = [
         offer for offer in bench.faults.offers.values() if offer.call in _CALLS and offer.retry_after_s is not None
     ]
     if not known:
-        raise Inapplicable("no fault that it offers comes with a time to ask again")
+        raise Inapplicable("no fault of the driver has a retry_after_s")
     for offer in known:
         ready = await _running(bench) if offer.call == "delete_instance" else None
         async with bench.faults.named[offer.name]():
             outcome = await bench.attempt(offer.call or "", _CALLS[offer.call or ""](bench, ready))
-        require(isinstance(outcome, DriverError), f"{offer.call} went well during '{offer.name}'")
+        require(isinstance(outcome, DriverError), f"{offer.call} succeeded during '{offer.name}'")
         told, due = getattr(outcome, "retry_after_s", None), offer.retry_after_s or 0.0
         require(
             told is not None and abs(told - due) <= RETRY_SLACK_S,
-            f"{offer.call} failed with retry_after_s {told} during '{offer.name}', when its cloud says {due:g}",
+            f"{offer.call} failed with retry_after_s {told} during '{offer.name}', but the cloud reports {due:g}",
         )
 
 
 async def _running(bench: Bench) -> ExternalId:
-    """An instance that is active: a cloud may have another way to end one that is not."""
+    """Create an active instance: a cloud may delete an instance that is not active in another way."""
     external_id = await bench.create()
     await bench.active(external_id)
     return external_id
@@ -158,16 +157,16 @@ _CALLS: Final[dict[str, Callable[[Bench, ExternalId | None], Awaitable[object]]]
 
 @_check("D13", Level.BRONZE)
 async def machines_are_named_alike(bench: Bench) -> None:
-    """A driver of machines that exist names the same ones each time, and another with its configuration does so."""
+    """A driver of existing machines names the same machines each time, as does a second driver."""
     driver, other = bench.driver, bench.open()
     if not isinstance(driver, SupportsInventory) or not isinstance(other, SupportsInventory):
         raise Inapplicable("the driver makes its instances")
     for each in (driver, other):
         await bench.attempt("quota_limits", each.quota_limits())
     first, again, others = driver.machines(), driver.machines(), other.machines()
-    require(list(first) == list(again) == list(others), "its machines are others each time it is asked")
+    require(list(first) == list(again) == list(others), "the driver names different machines each time")
     if not first:
-        raise Violation("its configuration names no machine")
+        raise Violation("the driver's configuration names no machine")
     identities = [machine.identity for machine in first]
-    require(len(set(identities)) == len(identities), "it names a machine's slot twice")
+    require(len(set(identities)) == len(identities), "the driver names the same slot of a machine twice")
     await bench.attempt("is_alive", driver.is_alive(first[0]))

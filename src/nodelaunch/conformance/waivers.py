@@ -1,7 +1,6 @@
-"""Failures that are accepted for a time: a YAML list of ``check``, ``reason`` and ``expires``, a date.
+"""Waivers, which accept failures until a date: a YAML list of ``check``, ``reason`` and ``expires``, a date.
 
-From that date on a waiver counts for nothing, so that what was put off is not forgotten.
-What does *not* belong here: who may waive what (docs/driver-policy.md).
+From that date on a waiver has no effect, so that a failure is not forgotten. docs/driver-policy.md has the rules.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ class Waiver:
     check: str
     reason: str
     expires: dt.date
-    """The first day on which it doesn't count any more."""
+    """The first day on which the waiver has no effect."""
 
 
 def read_waivers(path: str) -> tuple[Waiver, ...]:
-    """Those in the file at *path*: ``waivers:`` and the list. Raises: ConfigError with every problem, placed."""
+    """Return the waivers in the file at *path*. Raises: ConfigError with every problem and its place."""
     source = read_source(path, {})
     if source.problems:
         raise ConfigError(source.problems)
     content = (source.data or {}).get("waivers")
     if not isinstance(content, list) or set(source.data or {}) != {"waivers"}:
-        source.complain((), "there has to be a key 'waivers' with a list of check, reason and expires, and no other")
+        source.complain((), "the only key has to be 'waivers', with a list of check, reason and expires")
         raise ConfigError(source.problems)
     found = [_waiver(source, index, each) for index, each in enumerate(content)]
     if source.problems:
@@ -57,7 +56,7 @@ def _waiver(source: Source, index: int, item: Any) -> Waiver | None:
     if "check" in item and (not isinstance(check, str) or check not in BY_NAME):
         source.complain((*place, "check"), f"there is no check {check!r}")
     if "reason" in item and not (isinstance(reason, str) and reason.strip()):
-        source.complain((*place, "reason"), "say why, in words")
+        source.complain((*place, "reason"), "a text with the reason is expected")
     date = _date(expires)
     if "expires" in item and date is None:
         source.complain((*place, "expires"), "a date is expected, as in 2027-03-31")
@@ -76,7 +75,7 @@ def _date(value: Any) -> dt.date | None:
 
 
 def waived(report: Report, waivers: Iterable[Waiver], today: dt.date) -> Report:
-    """*report* with what is accepted marked as such; what was accepted too long ago says so."""
+    """Return *report* with the waived results marked; a result with an expired waiver says so."""
     by_check = {waiver.check: waiver for waiver in waivers}
     return replace(report, results=tuple(_waived(each, by_check.get(each.check), today) for each in report.results))
 
@@ -85,7 +84,7 @@ def _waived(result: Result, waiver: Waiver | None, today: dt.date) -> Result:
     if waiver is None or not result.is_in_the_way:
         return result
     if waiver.expires <= today:
-        text = f"{result.detail} (waived until {waiver.expires}, which is over: {waiver.reason})"
+        text = f"{result.detail} (waiver expired on {waiver.expires}: {waiver.reason})"
         return replace(result, detail=text)
     text = f"waived until {waiver.expires}: {waiver.reason} ({result.detail})"
     return replace(result, verdict=Verdict.WAIVED, detail=text)

@@ -1,7 +1,6 @@
-"""Checks of drivers in processes of their own, rules P1 to P20: what they say on the wire, and what they leave behind.
+"""Checks of drivers in separate processes, rules P1 to P21: their messages, and the processes and files they leave.
 
-Each speaks with a process of its own, word by word (probe.py), and blames it for its own rule only.
-What does *not* belong here: what a driver's calls do (checks.py).
+Each check exchanges raw messages with a separate process (probe.py) and reports only violations of its own rule.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from nodelaunch.driverhost.wire.peer import METHOD_NOT_FOUND
 from nodelaunch.errors import ErrorKind
 
 END_S: Final = 2.0
-"""A driver whose connection ended has to be gone after that."""
+"""Time in which a driver has to exit after the end of its connection."""
 DEADLINE_S: Final = 0.3
 LATE_S: Final = 5.0
-"""How late a driver may notice its deadline; a busy machine is no fault of its."""
+"""Time in which a driver has to give up such a call; it allows for a busy machine."""
 LOOK_S: Final = 0.02
-"""Between looks at what is still there."""
+"""Interval of looks for remaining processes."""
 FLOOD: Final = 1000
-"""Lines and notifications for one instance's life; no driver has that much to say."""
+"""Most lines and notifications during the life of one instance."""
 HAND_S: Final = 30.0
 ALLOWED_HOME: Final = (".cache", ".config", ".local")
-"""Where in a user's home a driver may keep files."""
+"""Folders of a user's home in which a driver may keep files."""
 
 CHECKS: list[Check] = []
 _check = partial(check, CHECKS, of_processes=True)
@@ -47,7 +46,7 @@ _check = partial(check, CHECKS, of_processes=True)
 
 @asynccontextmanager
 async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> AsyncIterator[Probe]:
-    """A process, and its failures to answer as violations."""
+    """Start a process; in the block, its failures to answer become violations."""
     probe = await bench.probe(**how)
     try:
         yield probe
@@ -56,7 +55,7 @@ async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> As
     except RefusedCall as refusal:
         raise Violation(f"{what} was refused: {refusal}") from None
     except ValidationError as error:
-        raise Violation(f"{what}: what it said is wrong at {_places(error)}") from None
+        raise Violation(f"{what}: the answer is invalid at {_places(error)}") from None
 
 
 # -- the handshake -----------------------------------------------------------------------------------------------------
@@ -64,48 +63,48 @@ async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> As
 
 @_check("P1", Level.BRONZE, is_basic=True)
 async def it_connects_once(bench: Bench) -> None:
-    """It connects to the socket it is told, takes its token from descriptor 3, and comes but once."""
+    """The driver connects exactly once to the given socket and reads its token from descriptor 3."""
     bench.require_process()
     async with _speaking(bench) as probe:
         await probe.connected()
         await probe.hello()
         connections = probe.heard.connections
-        require(connections == 1, f"it connected {connections} times")
+        require(connections == 1, f"the driver connected {connections} times")
 
 
 @_check("P2", Level.BRONZE, is_basic=True)
 async def it_proves_to_have_the_token(bench: Bench) -> None:
-    """Its proof is made of the token, its role and both nonces, the same each time it is asked."""
+    """The driver's proof is computed from the token, its role and both nonces, at each handshake."""
     async with _speaking(bench) as probe:
         await probe.connected()
         for _ in range(2):
             answer = m.HelloResult.model_validate(await probe.hello())
-            require(bool(answer.nonce), "its nonce is empty")
-            require(answer.proof == probe.proof("driver"), "its proof of the token is wrong")
+            require(bool(answer.nonce), "the driver's nonce is empty")
+            require(answer.proof == probe.proof("driver"), "the driver's proof of the token is wrong")
 
 
 @_check("P2", Level.BRONZE)
 async def strangers_are_refused(bench: Bench) -> None:
-    """Whoever does not prove to have the token is refused, and gets nothing else done."""
+    """The driver refuses a launcher with a wrong proof, and all its calls."""
     async with _speaking(bench) as probe:
         await probe.connected()
         await probe.hello()
         try:
             await probe.ask(m.AUTHENTICATE.name, protocol=CONTRACT.max, proof="0" * 64)
         except (RefusedCall, ProbeError):
-            pass  # an error, or hanging up, is as good
+            pass  # an error and the end of the connection are both a refusal
         else:
-            raise Violation("it took a wrong proof")
+            raise Violation("the driver accepted a wrong proof")
         try:
             await probe.ask(m.OPEN.name, provider=dict(probe.program.provider))
         except (RefusedCall, ProbeError):
             return
-        raise Violation(f"it worked for a stranger: after a wrong proof it answered {m.OPEN.name}")
+        raise Violation(f"the driver answered {m.OPEN.name} after a wrong proof")
 
 
 @_check("P18", Level.BRONZE, is_basic=True)
 async def its_versions_are_its_own(bench: Bench) -> None:
-    """It says the same range of versions whatever range the launcher says, with one in it that this kit speaks."""
+    """The driver reports the same range of versions for every range of the launcher, with a version of this kit."""
     seen = []
     ranges = [(CONTRACT.min, CONTRACT.max), (0, 0), (CONTRACT.min, CONTRACT.max + 8), (90, 99), (10**9, 10**9)]
     async with _speaking(bench) as probe:
@@ -113,12 +112,13 @@ async def its_versions_are_its_own(bench: Bench) -> None:
         for low, high in ranges:
             answer = m.HelloResult.model_validate(await probe.hello(protocol={"min": low, "max": high}))
             seen.append((answer.protocol.min, answer.protocol.max))
-            require(seen[0] == seen[-1], f"asked for versions {low} to {high} it speaks {seen[-1]}, before {seen[0]}")
+            different = f"for versions {low} to {high} the driver reports {seen[-1]}, before {seen[0]}"
+            require(seen[0] == seen[-1], different)
     low, high = seen[0]
-    require(0 <= low <= high, f"its versions are {low} to {high}, which is no range")
+    require(0 <= low <= high, f"the driver's versions {low} to {high} are not a range")
     require(
         low <= CONTRACT.max and high >= CONTRACT.min,
-        f"it speaks versions {low} to {high}, this kit {CONTRACT.min} to {CONTRACT.max}",
+        f"the driver speaks versions {low} to {high}, this kit {CONTRACT.min} to {CONTRACT.max}",
     )
 
 
@@ -126,7 +126,7 @@ async def its_versions_are_its_own(bench: Bench) -> None:
 
 
 async def _live(bench: Bench, probe: Probe, **more: Any) -> None:
-    """The life of an instance, in all that is said with each message."""
+    """Make the calls for the life of one instance, each with the parameters *more*."""
     await probe.open(**more)
     pool, label = bench.subject.pool, bench.subject.label
     await probe.ask(m.LIMITS.name, **more)
@@ -147,12 +147,12 @@ async def _create(bench: Bench, probe: Probe, **more: Any) -> str:
 
 
 _RULE_OF: Final = {m.CREATE.name: "D1", m.WAIT.name: "D4.1", m.LIST.name: "D6.1", m.DELETE.name: "D5.1"}
-"""What a driver does not keep that refuses such a call, although nothing is wrong with it."""
+"""Rule that a driver breaks if it refuses a valid call of this method."""
 
 
 @_check("P4", Level.BRONZE, is_basic=True)
 async def its_lines_are_messages(bench: Bench) -> None:
-    """Each line is one JSON-RPC 2.0 object of at most 1 MiB, in all of an instance's life."""
+    """Each line is one JSON-RPC 2.0 object of at most 1 MiB, during the whole life of an instance."""
     probe = await bench.probe()
     trouble, rule = "", ""
     try:
@@ -164,13 +164,13 @@ async def its_lines_are_messages(bench: Bench) -> None:
         rule = _RULE_OF.get(probe.asked, "P19")
     wrong = probe.heard.against("P4")
     require(not wrong, "; ".join(dict.fromkeys(wrong)))
-    require(not trouble, f"an instance's life could not be gone through: {trouble}", rule=rule)
+    require(not trouble, f"the calls for one instance failed: {trouble}", rule=rule)
 
 
 @_check("P19", Level.BRONZE, is_basic=True)
 async def its_answers_have_their_form(bench: Bench) -> None:
-    """What it answers is as the OpenRPC document has it, driver data of at most 16 KiB."""
-    async with _speaking(bench, "an instance's life") as probe:
+    """Answers have the form of the OpenRPC document, and driver data has at most 16 KiB."""
+    async with _speaking(bench, "the life of an instance") as probe:
         said: list[tuple[m.Method[Any, Any], Json]] = []
         await probe.open()
         pool, label = bench.subject.pool, bench.subject.label
@@ -199,32 +199,34 @@ def _require_form(method: m.Method[Any, Any], answer: Json) -> None:
     try:
         method.result.model_validate(answer)
     except ValidationError as error:
-        raise Violation(f"its answer to {method.name} is wrong at {_places(error)}") from None
+        raise Violation(f"the answer to {method.name} is invalid at {_places(error)}") from None
     instances = [answer, answer.get("instance"), *answer.get("instances", ())]
     sizes = [
         len(json.dumps(each["driver_data"])) for each in instances if isinstance(each, dict) and "driver_data" in each
     ]
-    require(max(sizes, default=0) <= m.MAX_DRIVER_DATA, f"it gave {max(sizes, default=0)} bytes of driver data")
+    require(
+        max(sizes, default=0) <= m.MAX_DRIVER_DATA, f"the driver returned {max(sizes, default=0)} bytes of driver data"
+    )
 
 
 @_check("P8", Level.BRONZE)
 async def each_request_is_answered_once(bench: Bench) -> None:
-    """Of several requests at once each gets an answer, and none two."""
-    async with _speaking(bench, "one of several calls at once") as probe:
+    """Each of several concurrent requests gets exactly one answer."""
+    async with _speaking(bench, "one of several concurrent calls") as probe:
         await _live(bench, probe)
         asked = [probe.request(m.PING.name, {"deadline_s": 10.0})[1] for _ in range(8)]
         asked += [probe.request(m.LIMITS.name, {"deadline_s": 10.0})[1] for _ in range(8)]
         for each in asked:
-            await probe.answer(each, "one of 16 requests at once")
-        await probe.ask(m.PING.name)  # whatever it had to say before has been said
+            await probe.answer(each, "one of 16 concurrent requests")
+        await probe.ask(m.PING.name)  # its answer comes after all earlier messages
         wrong = probe.heard.against("P8")
         require(not wrong, "; ".join(dict.fromkeys(wrong)))
 
 
 @_check("P6", Level.BRONZE)
 async def what_it_does_not_know_is_passed_over(bench: Bench) -> None:
-    """Fields and notifications that later versions may bring change nothing."""
-    async with _speaking(bench, "a call with a field that is not known") as probe:
+    """Unknown fields and notifications, as later versions may add them, have no effect."""
+    async with _speaking(bench, "a call with an unknown field") as probe:
         await probe.connected()
         probe.note("$/invented-later", {"a": [1, {"b": None}]})
         await _live(bench, probe, **{"invented-later": {"x": [1, 2]}})
@@ -235,7 +237,7 @@ async def what_it_does_not_know_is_passed_over(bench: Bench) -> None:
 
 @_check("P7", Level.BRONZE)
 async def unknown_methods_are_refused(bench: Bench) -> None:
-    """A method it does not have is answered with code -32601, or as unsupported, and does no harm."""
+    """An unknown method is answered with code -32601, or with kind unsupported, and has no effect."""
     async with _speaking(bench) as probe:
         await probe.open()
         for method in ("cloud.weather", "instance.create.all", ""):
@@ -243,20 +245,20 @@ async def unknown_methods_are_refused(bench: Bench) -> None:
                 await probe.ask(method)
             except RefusedCall as refusal:
                 is_so = refusal.code == METHOD_NOT_FOUND or refusal.kind == ErrorKind.UNSUPPORTED
-                require(is_so, f"it refused {method!r} with code {refusal.code} and kind {refusal.kind}")
+                require(is_so, f"the driver refused {method!r} with code {refusal.code} and kind {refusal.kind}")
             else:
-                raise Violation(f"it answered {method!r}, which there is not")
+                raise Violation(f"the driver answered the unknown method {method!r}")
         await probe.ask(m.PING.name)
 
 
 @_check("P15", Level.BRONZE)
 async def its_schemas_are_schemas(bench: Bench) -> None:
-    """The schemas of its options are JSON Schemas, 2020-12."""
+    """The schemas of the driver's options are JSON Schemas (2020-12)."""
     async with _speaking(bench) as probe:
         await probe.shake_hands()
         for name, schema in m.plain(probe.identity.schemas).items():
             wrong = faults_of_schema(schema)
-            require(not wrong, f"its schema for {name}: {'; '.join(wrong[:3])}")
+            require(not wrong, f"the driver's schema for {name}: {'; '.join(wrong[:3])}")
 
 
 # -- giving up ---------------------------------------------------------------------------------------------------------
@@ -264,8 +266,8 @@ async def its_schemas_are_schemas(bench: Bench) -> None:
 
 @asynccontextmanager
 async def _held_back(bench: Bench) -> AsyncIterator[None]:
-    """Instances don't boot meanwhile, so that a wait for one is a long one."""
-    bench.spec()  # tells of a driver that makes none
+    """Hold the boot of instances in the block, so that waits take long."""
+    bench.spec()  # raises Inapplicable if the driver makes no instances
     if bench.faults.boot_held is None:
         raise Skipped("needs the fault 'boot-held'")
     async with bench.faults.boot_held():
@@ -274,7 +276,7 @@ async def _held_back(bench: Bench) -> AsyncIterator[None]:
 
 @_check("P9", Level.SILVER)
 async def a_cancelled_request_is_answered(bench: Bench) -> None:
-    """With its result, or as cancelled, telling whether something may have been made; and soon."""
+    """A cancelled request is answered soon: with its result, or as cancelled with ``may_exist``."""
     async with _speaking(bench) as probe, _held_back(bench):
         await probe.open()
         external_id = await _create(bench, probe)
@@ -284,20 +286,20 @@ async def a_cancelled_request_is_answered(bench: Bench) -> None:
             probe.note(m.CANCEL, {"id": number})
             try:
                 await probe.answer(future, f"a cancelled {method.name}", min(10.0, bench.subject.deadline_s))
-                require(method is m.CREATE, "a wait that was cancelled came to an end all the same")
+                require(method is m.CREATE, "a cancelled wait was answered with a result")
             except RefusedCall as refusal:
                 kind = refusal.kind
                 require(kind == ErrorKind.CANCELLED, f"a cancelled {method.name} was answered with kind {kind}")
                 told = refusal.data.get("may_exist")
                 require(
                     method is m.WAIT or isinstance(told, bool),
-                    "its answer to a cancelled create does not say whether something may exist",
+                    "the answer to a cancelled create does not have may_exist",
                 )
 
 
 @_check("P10", Level.GOLD)
 async def a_deadline_is_kept(bench: Bench) -> None:
-    """A call that can't be done in its time is given up by the driver itself."""
+    """The driver gives up a call at its deadline."""
     async with _speaking(bench) as probe, _held_back(bench):
         await probe.open()
         external_id = await _create(bench, probe)
@@ -306,7 +308,7 @@ async def a_deadline_is_kept(bench: Bench) -> None:
             await probe.answer(future, f"a wait with a deadline of {DEADLINE_S:g} s", LATE_S)
         except RefusedCall:
             return
-    raise Violation("a wait for what does not boot was answered with an instance")
+    raise Violation("a wait for an instance that does not boot was answered with an instance")
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -314,30 +316,30 @@ async def a_deadline_is_kept(bench: Bench) -> None:
 
 @_check("P5", Level.BRONZE)
 async def it_ends_with_the_connection(bench: Bench) -> None:
-    """Two seconds after the connection's end the process is gone, whatever it was at."""
+    """The process exits within two seconds after the end of its connection, even during a call."""
     async with _speaking(bench) as probe:
         await probe.open()
         await probe.ask(m.LIMITS.name)
         if m.UPKEEP.capability in probe.identity.capabilities:
             probe.request(m.UPKEEP.name, {"deadline_s": HAND_S})
         probe.hang_up()
-        require(await probe.ended(END_S), f"{END_S:g} s after the connection had ended it still ran")
+        require(await probe.ended(END_S), f"the driver still ran {END_S:g} s after the end of its connection")
 
 
 @_check("P13", Level.SILVER)
 async def it_leaves_no_process_behind(bench: Bench) -> None:
-    """When it is gone so is all that it started, but for instances, in sessions of their own."""
+    """After the driver's exit no process that it started remains, except instances in their own sessions."""
     bench.require_process()
-    async with _speaking(bench, "an instance's life") as probe:
+    async with _speaking(bench, "the life of an instance") as probe:
         await _live(bench, probe)
         probe.hang_up()
         await probe.ended(END_S)
         left = await _still_there(probe)
-        require(not left, f"{len(left)} processes that it started are still there: {', '.join(map(_command, left))}")
+        require(not left, f"{len(left)} processes of the driver remain: {', '.join(map(_command, left))}")
 
 
 async def _still_there(probe: Probe) -> list[int]:
-    """What a process started and left, the instance of the life it had included, when all had END_S to end."""
+    """Return remaining processes of the driver after at most END_S, including those of the deleted instance."""
     until = asyncio.get_running_loop().time() + END_S
     while True:
         left = [pid for pid, _ in descendants(probe.path) if pid != probe.pid]
@@ -355,19 +357,19 @@ def _command(pid: int) -> str:
 
 @_check("P20", Level.SILVER)
 async def it_leaves_no_files_behind(bench: Bench) -> None:
-    """Nothing is left in TMPDIR when it is gone, nor in HOME but in .cache, .config and .local."""
+    """The driver leaves no files in TMPDIR, nor in HOME outside of .cache, .config and .local."""
     bench.require_process()
     with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as home:
         with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as scratch:
             async with _speaking(bench, environment={"HOME": home, "TMPDIR": scratch}) as probe:
                 await probe.open()
-                with suppress(RefusedCall):  # it may need what is in the real home
+                with suppress(RefusedCall):  # the driver may need files of the real home
                     await _live_on(bench, probe)
                 probe.hang_up()
                 await probe.ended(END_S)
             left = _names_in(scratch)
         left += [f"~/{name}" for name in _names_in(home) if name not in ALLOWED_HOME]
-    require(not left, f"it left {', '.join(sorted(left))}")
+    require(not left, f"the driver left files: {', '.join(sorted(left))}")
 
 
 def _names_in(folder: str) -> list[str]:
@@ -382,17 +384,17 @@ async def _live_on(bench: Bench, probe: Probe) -> None:
 
 @_check("P21", Level.SILVER)
 async def it_does_not_flood(bench: Bench) -> None:
-    """It doesn't say more, in output and notifications, than anybody would read."""
-    async with _speaking(bench, "an instance's life") as probe:
+    """During the life of an instance the driver prints and sends at most 1,000 lines and notifications."""
+    async with _speaking(bench, "the life of an instance") as probe:
         await _live(bench, probe)
         await probe.ask(m.PING.name)
         said = probe.heard.output.count(b"\n") + len(probe.heard.notes)
-        require(said <= FLOOD, f"for one instance it said {said} lines and notifications")
+        require(said <= FLOOD, f"for one instance the driver sent {said} lines and notifications")
 
 
 @_check("P14", Level.BRONZE)
 async def by_hand_it_says_what_it_is(bench: Bench) -> None:
-    """Started without a launcher it prints its name, and ends without an error."""
+    """Started without a launcher, the driver prints its name and exits with code 0."""
     bench.require_process()
     command = bench.program.command
     process = await asyncio.create_subprocess_exec(
@@ -405,12 +407,12 @@ async def by_hand_it_says_what_it_is(bench: Bench) -> None:
     except TimeoutError:
         os.killpg(process.pid, 9)
         await process.wait()
-        raise Violation(f"it still ran after {HAND_S:g} s") from None
+        raise Violation(f"the driver still ran after {HAND_S:g} s") from None
     text = output.decode(errors="replace")
-    require(process.returncode == 0, f"it exited with code {process.returncode}: {text.strip()[-200:]}")
+    require(process.returncode == 0, f"the driver exited with code {process.returncode}: {text.strip()[-200:]}")
     is_told = command.name in text or "nodelaunch" in text  # an executable may have been renamed
-    require(is_told, f"what it printed does not say that it is the driver {command.name}: {text.strip()[:200]!r}")
+    require(is_told, f"the output does not name the driver {command.name}: {text.strip()[:200]!r}")
 
 
 def _places(error: ValidationError) -> str:
-    return ", ".join(".".join(map(str, each["loc"])) or "the whole" for each in error.errors(include_url=False))
+    return ", ".join(".".join(map(str, each["loc"])) or "the top level" for each in error.errors(include_url=False))

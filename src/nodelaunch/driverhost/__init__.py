@@ -1,6 +1,6 @@
-"""The machinery for drivers that other packages and programs bring: it finds, installs, starts and speaks with them.
+"""Support for drivers of other packages and programs: finds, installs, starts and calls them.
 
-``executables.py`` finds them, ``process/`` runs one in a process of its own, ``wire/`` has what is said to it,
-``install/`` installs one into an environment of its own, ``catalogue.py`` lists all that there are, ``scaffold/`` makes
-the package of a new one. What does *not* belong here: any cloud (drivers), and the driver's end of the wire (sdk).
+``executables.py`` finds their executables, ``process/`` runs a driver in a separate process, ``wire/`` has the
+messages, ``install/`` installs a driver into a separate environment, ``catalogue.py`` lists all drivers, and
+``scaffold/`` makes the package of a new driver. The sdk is the driver's end of the wire.
 """

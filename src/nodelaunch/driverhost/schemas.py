@@ -1,7 +1,4 @@
-"""What a driver says of itself, taken from its plugin: its options as JSON Schemas, its capabilities.
-
-What does *not* belong here: the options that all drivers have; the launcher knows these.
-"""
+"""Derives the capabilities of a driver, and the JSON Schemas of its own options, from its plugin."""
 
 from __future__ import annotations
 
@@ -17,8 +14,10 @@ from nodelaunch.drivers.plugin import DriverPlugin
 
 
 def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
-    """What the plugin's driver can do beyond what all can: what the plugin says, and what the class tells that its
-    ``open`` is, or is said to return."""
+    """Return the capabilities that the plugin names, and those of its driver class.
+
+    The class is ``open`` itself, or the annotated return type of ``open``.
+    """
     if plugin.is_process:
         return plugin.capabilities
     opens = plugin.open
@@ -29,7 +28,7 @@ def capabilities_of(plugin: DriverPlugin) -> tuple[str, ...]:
 
 
 def schemas_of(model: type[ProviderConfig]) -> Schemas:
-    """The options in *model* that are the driver's own."""
+    """Return the schemas of the options in *model* that are the driver's own."""
     common = LaunchingProviderConfig if issubclass(model, LaunchingProviderConfig) else ProviderConfig
     pool = _item(model, "pools") or PoolConfig
     label = _item(pool, "labels")
@@ -41,7 +40,8 @@ def schemas_of(model: type[ProviderConfig]) -> Schemas:
 
 
 def _item(model: type[BaseModel], field: str) -> type[BaseModel] | None:
-    """The model of the items of a list, if they have one."""
+    """Return the model of the items of a list, if they have one."""
+
     info = model.model_fields.get(field)
     kinds: Iterable[Any] = get_args(info.annotation) if info is not None else ()
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -1,7 +1,6 @@
-"""The clouds, one folder each, and how they are found: `DriverPlugin` is what a driver offers, `DriverRegistry` has
-all.
+"""The drivers, one folder for each cloud. `DriverPlugin` describes a driver; `DriverRegistry` finds drivers by name.
 
-Drivers of other packages and programs are found by ``registry.py`` like these; what runs them is in driverhost/.
+``registry.py`` also finds drivers of other packages and programs; driverhost/ runs them.
 """
 
 from nodelaunch.drivers.plugin import ENTRY_POINT_GROUP, OWN_PACKAGE, DriverNotFoundError, DriverPlugin

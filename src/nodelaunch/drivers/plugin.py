@@ -1,4 +1,4 @@
-"""What a driver's package offers under its entry point. What does *not* belong here: finding it (registry.py)."""
+"""The plugin of a driver: the object that its package offers under the entry point."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ OWN_PACKAGE = "nodelaunch"
 
 
 class DriverNotFoundError(NodelaunchError):
-    """No such driver, or it can't be imported; the message says what to do."""
+    """The driver does not exist or can't be imported; the message says what to do."""
 
     def __init__(self, message: str, *, key: str = "driver") -> None:
         super().__init__(message)
         self.key = key
-        """Of the provider's keys, the one to look at."""
+        """Key of the provider that has the mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriverPlugin:
-    """What a driver's package offers under its entry point."""
+    """The plugin of a driver, which its package offers under the entry point."""
 
     name: str
     config_model: type[ProviderConfig]
     open: Callable[[Any, DriverContext], Driver]
-    """Makes the driver of one provider from its configuration (an instance of ``config_model``); quick, no I/O.
+    """Makes the driver of one provider from its configuration, an instance of ``config_model``, without I/O.
     Raises: DriverError."""
     summary: str = ""
     version: str = ""
-    """The driver's own. This and the next two are those of the driver's package where they are left out."""
+    """The driver's version. The metadata of the package supplies version, maintainer and licence by default."""
     maintainer: str = ""
     licence: str = ""
     example: Mapping[str, Any] | None = None
-    """A provider's mapping, without ``name`` and ``driver``, with which it works on any machine, for trying it out and
-    for checks; ``{folder}`` in a text stands for a fresh directory. None: it needs what only its user has."""
+    """A provider's mapping, without ``name`` and ``driver``, that works on any machine, for trials and checks.
+    ``{folder}`` in a text stands for a new directory. None: every configuration needs data of its user."""
     is_process: bool = False
-    """Whether its drivers are in processes of their own whatever the provider's ``isolation``."""
+    """True if its drivers always run in separate processes, regardless of the provider's ``isolation``."""
     contract: tuple[int, int] = (1, 1)
     """First and last version of the driver contract that the driver keeps."""
     capabilities: tuple[str, ...] = ()
-    """What it can do beyond what all can, where its class does not tell: ``local_processes``, for one that starts
-    instances as processes in sessions of their own, which have to outlive it where it runs in a process itself."""
+    """Capabilities that the driver's class does not show: ``local_processes`` is for a driver whose instances are
+    processes in their own sessions, which have to outlive a driver process."""
     needs_cluster: bool = False
-    """Whether its drivers work with ``DriverContext.cluster``; in a process of their own that is the capability
-    ``cluster``."""
+    """True if its drivers use ``DriverContext.cluster``; in a separate process this is the capability ``cluster``."""
     model_for: Callable[[Mapping[str, Any]], type[ProviderConfig]] | None = None
-    """Narrows ``config_model`` to what one provider, given as its mapping, can have; not before it is checked, so its
-    values may be anything. The same options make the same class. Raises: DriverNotFoundError."""
+    """Narrows ``config_model`` to the options of one provider, given as its mapping. The mapping is not validated yet,
+    so its values may have any type. The same options give the same class. Raises: DriverNotFoundError."""

@@ -1,7 +1,4 @@
-"""Drivers by name: found by entry point or as an executable, imported or started only when a provider names them.
-
-What does *not* belong here: any driver.
-"""
+"""Drivers by name: found by entry point or as an executable, imported or started only when a provider names them."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from nodelaunch.protocol.driver import Driver, DriverContext
 
 
 class DriverRegistry:
-    """The drivers there are: installed ones, and those handed in, which go first."""
+    """The installed drivers and the given plugins; a given plugin takes precedence over an installed driver."""
 
     def __init__(self, plugins: Iterable[DriverPlugin] = ()) -> None:
         self._plugins = {plugin.name: plugin for plugin in plugins}
@@ -24,28 +21,31 @@ class DriverRegistry:
 
     @property
     def names(self) -> list[str]:
-        """All names, sorted; nothing is imported for it."""
+        """All names, sorted; found without an import."""
         return sorted({*self._plugins, *self.entry_points})
 
     @property
     def entry_points(self) -> Mapping[str, EntryPoint]:
-        """Those of installed packages, by name; nothing is imported for it."""
+        """Entry points of installed packages by name; found without an import."""
         if self._installed is None:
             self._installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         return self._installed
 
     def get(self, name: str) -> DriverPlugin:
-        """The driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError.
+        """Return the driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError.
 
-        An executable is started for it, once, to say what it is; that may take a moment.
+        The first call for an executable starts it and asks for its description, which may take a moment.
         """
         if name not in self._plugins:
             self._plugins[name] = self._load(name)
         return self._plugins[name]
 
     def open(self, config: ProviderConfig, context: DriverContext) -> Driver:
-        """The driver of one provider, in this process or in one of its own. Quick: an executable was asked when the
-        configuration was read. Raises: DriverError, DriverNotFoundError."""
+        """Make the driver of one provider, in this process or in a separate one.
+
+        The call is quick, because an executable was asked when the configuration was read.
+        Raises: DriverError, DriverNotFoundError.
+        """
         asked = getattr(type(config), "made_by", None)
         plugin = asked if isinstance(asked, DriverPlugin) else self.get(config.driver)
         if config.isolation == "process" and not plugin.is_process:
@@ -55,7 +55,7 @@ class DriverRegistry:
         return plugin.open(config, context)
 
     def unknown(self, name: str) -> DriverNotFoundError:
-        """The error that says that there is no driver *name*."""
+        """Return the error for an unknown driver *name*."""
         if "/" in name:
             return DriverNotFoundError(f"{_no_executable(name)}; or write the name of one: {', '.join(self.names)}")
         close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
@@ -75,7 +75,7 @@ class DriverRegistry:
 
 
 def _no_executable(name: str) -> str:
-    """What is wrong with the path of a driver, and what to write."""
+    """Return the fault of a driver's path, and what to write instead."""
     path = Path(name).expanduser()
     if not path.is_absolute() and not path.exists():
         here = Path.cwd()
@@ -88,7 +88,7 @@ def _no_executable(name: str) -> str:
 
 
 def _imported(point: EntryPoint) -> DriverPlugin:
-    """What a package offers. Raises: DriverNotFoundError, whatever goes wrong: it is one driver's trouble only."""
+    """Return the plugin of an entry point. Every failure becomes a DriverNotFoundError: it concerns one driver only."""
     name = point.name
     try:
         plugin = point.load()
@@ -100,7 +100,7 @@ def _imported(point: EntryPoint) -> DriverPlugin:
         ) from None
     except AttributeError:
         raise DriverNotFoundError(f"driver {name!r}: there is no {point.value}") from None
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # the driver's code may raise any exception
         raise DriverNotFoundError(f"driver {name!r} can't be imported: {type(error).__name__}: {error}") from error
     if not isinstance(plugin, DriverPlugin):
         raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
@@ -112,7 +112,7 @@ def _imported(point: EntryPoint) -> DriverPlugin:
 
 
 def _remedy(point: EntryPoint, missing: str) -> str:
-    """What to install when the library *missing* is: the extra of the driver's package, if it names one."""
+    """Return the package to install for the library *missing*: the extra of the driver's package, if it names one."""
     package = point.dist.name if point.dist is not None else OWN_PACKAGE
     if point.extras or package == OWN_PACKAGE:
         return f"'{package}[{point.extras[0] if point.extras else point.name}]'"
@@ -120,7 +120,7 @@ def _remedy(point: EntryPoint, missing: str) -> str:
 
 
 def _check_contract(plugin: DriverPlugin) -> None:
-    """Raises: DriverNotFoundError when the driver keeps no version of the contract that is spoken here."""
+    """Raise DriverNotFoundError if the driver keeps no version of the contract that nodelaunch speaks."""
     from nodelaunch.driverhost.wire import SPOKEN
 
     first, last = plugin.contract
@@ -136,7 +136,7 @@ def _check_contract(plugin: DriverPlugin) -> None:
 
 
 def _executable(name: str) -> DriverPlugin | None:
-    """The driver that is an executable of that name. Raises: DriverNotFoundError when it is none."""
+    """Return the driver of the executable *name*, or None. Raises: DriverNotFoundError if it is not a driver."""
     from nodelaunch.driverhost.executables import find_executable
     from nodelaunch.driverhost.process.plugin import executable_plugin
 

@@ -1,12 +1,11 @@
-"""Makes an executable of a driver: the other end of ``nodelaunch.driverhost.process``.
+"""Makes a driver an executable: the other end of ``nodelaunch.driverhost.process``.
 
     from nodelaunch.sdk import serve
     from mycloud.driver import PLUGIN
     raise SystemExit(serve(PLUGIN))
 
-Install that as ``nodelaunch-driver-NAME``. The driver is the same class as within the launcher; it is made once for
-each provider, in a process of its own. ``server.py`` answers the launcher, ``program.py`` is the program around it.
-What does *not* belong here: any driver.
+Install this program as ``nodelaunch-driver-NAME``. The driver's class is the same as inside the launcher. The launcher
+starts one process for each provider. ``server.py`` answers the launcher, and ``program.py`` is the program around it.
 """
 
 from nodelaunch.sdk.program import serve

@@ -1,7 +1,7 @@
-"""The cluster as a driver in a process of its own sees it: the port of `protocol/cluster.py` by calls to the launcher.
+"""The cluster for a driver in a separate process: the port of `protocol/cluster.py` by calls to the launcher.
 
-What is read without waiting is a copy, brought up to date by each `warm`; changes are made where the leases are, where
-they fail if the copy was out of date. What does *not* belong here: the other end (driverhost/process/clusterserver.py).
+Reads without a wait come from a copy, and each `warm` synchronises the copy. The launcher makes the changes, and they
+fail if the copy was stale. driverhost/process/clusterserver.py is the other end.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ ResultT = TypeVar("ResultT", bound=m.Message)
 
 CALL_S: Final = 60.0
 FOREVER_S: Final = 1e8
-"""Deadline of what lasts as long as somebody wants it."""
+"""Deadline of calls that last until they are cancelled."""
 
 
 class RemoteCluster:
-    """Of the launcher at the other end of ``peer``, which is set before it is used."""
+    """The cluster of the launcher at the other end of ``peer``. Set ``peer`` before the first use."""
 
     def __init__(self) -> None:
         self.peer: Peer | None = None
         self._leases: RemoteLeases | None = None
 
     def on_note(self, method: str, params: Json) -> None:
-        """Takes the launcher's notifications; others than the cluster's are passed over."""
+        """Process a notification of the launcher; notifications that do not concern the cluster are ignored."""
         if self._leases is not None and method in c.CLUSTER_NOTES:
             with suppress(ValidationError, RecordInvalidError):
                 self._leases.on_note(method, params)
@@ -66,23 +66,23 @@ class RemoteCluster:
 
 
 class RemoteLeases:
-    """What one provider leases. Open with `RemoteCluster.leases`."""
+    """The leases of one provider. Open with `RemoteCluster.leases`."""
 
     def __init__(self, peer: Peer) -> None:
         self.opened: asyncio.Event = asyncio.Event()
         self._peer = peer
         self._listeners: list[Callable[[], None]] = []
         self._orders: dict[int, Callable[[NodeRequest], None]] = {}
-        """Who is told of the request of each `obtain` under way, by the call's id."""
+        """Callbacks for new versions of the request of each `obtain` under way, by the call's id."""
         self._reading = asyncio.Lock()
         self._version: int | None = None
         self._backings: Sequence[Backing] = ()
         self._claims: Sequence[Claim] = ()
         self._ahead_s = 0.0
-        """Of the leases' clock, to the loop's."""
+        """Difference between the clock of the leases and the loop's clock."""
 
     def on_note(self, method: str, params: Json) -> None:
-        """Raises: ValidationError, RecordInvalidError."""
+        """Process a notification. Raises: ValidationError, RecordInvalidError."""
         if method == c.CHANGED:
             self.opened.set()
             for listener in tuple(self._listeners):
@@ -96,7 +96,7 @@ class RemoteLeases:
         self, method: m.Method[Any, ResultT], params: m.Message, *, timeout_s: float = CALL_S,
         on_id: Callable[[int], None] = lambda _number: None,
     ) -> ResultT:  # fmt: skip
-        """Raises: StoreError, RequestFailedError."""
+        """Make one call. Raises: StoreError, RequestFailedError."""
         try:
             answer = await self._peer.call(
                 method.name, params.model_dump(mode="json"), timeout_s=timeout_s, on_id=on_id,
@@ -115,7 +115,7 @@ class RemoteLeases:
             raise StoreError(detail=f"{method.name}: {error.error_count()} parts of the answer are wrong") from None
 
     async def hold(self) -> None:
-        """Have the launcher keep the leases open, until cancelled. Raises: StoreError."""
+        """Keep the leases open in the launcher until cancelled. Raises: StoreError."""
         await self._ask(c.LEASES, m.Call(deadline_s=FOREVER_S), timeout_s=FOREVER_S)
 
     # -- knowing ----------------------------------------------------------------------------------------------------

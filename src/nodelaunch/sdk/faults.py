@@ -1,4 +1,4 @@
-"""The capability ``faults`` for a driver in Python: ways to break its cloud, which the conformance kit takes.
+"""The capability ``faults`` for a driver in Python: ways to break its cloud, for the conformance kit.
 
     class MyDriver(FileFaults):
         offers = (FaultOffer("no room", "create_instance", ErrorKind.CAPACITY), FaultOffer(BOOT_HELD))
@@ -10,8 +10,8 @@
             self.fail_if_broken("create_instance")
             ...
 
-A fault that is set is a file, so every process with the same folder meets it, and it outlasts each of them. A launcher
-sets none. What does *not* belong here: what the driver's cloud does.
+Each fault that is set is a file, so it affects every process with the same folder, and outlives each process. A
+launcher never sets faults.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from nodelaunch.protocol.faults import Fault, error_of
 
 
 class FileFaults:
-    """A part of a driver's class. Set ``fault_folder`` before the first call, and say what is offered in ``offers``."""
+    """A base class of a driver. Name the faults in ``offers``, and set ``fault_folder`` before the first call."""
 
     offers: ClassVar[Sequence[FaultOffer]] = ()
     fault_folder: Path
-    """For the faults alone; made where it is missing. The same for all drivers with the same configuration."""
+    """A folder for faults only, created if missing; the same for all drivers with the same configuration."""
 
     def is_set(self, name: str) -> bool:
-        """Whether fault *name* is set."""
+        """Return True if the fault *name* is set."""
         return self._file(name).exists()
 
     def fail_if_broken(self, call: str, external_id: ExternalId | None = None) -> None:
-        """To be called where a cloud would refuse *call*. Raises: DriverError of the kind that a fault which is set
-        is offered with; *external_id* is what the call has left."""
+        """Raise the DriverError of a fault that is set for *call*. The driver calls this where a cloud would fail.
+
+        *external_id* is the id of an instance that the call has made.
+        """
         for offer in self.offers:
             if offer.call == call and offer.kind is not None and self.is_set(offer.name):
                 raise error_of(
@@ -49,11 +51,11 @@ class FileFaults:
                 )  # fmt: skip
 
     async def add_foreign_instance(self) -> ExternalId:
-        """Make an instance as somebody else would, without metadata; for `FOREIGN_INSTANCE`, if it is offered."""
+        """Make an instance without metadata, as another user would. Needed if `FOREIGN_INSTANCE` is offered."""
         raise NotImplementedError
 
     async def cloud_resources(self) -> Mapping[str, str | None]:
-        """Everything there is by the cloud's own account, and the instance each belongs to."""
+        """Return all resources according to the cloud itself, each with the id of its instance."""
         raise NotImplementedError
 
     # -- what the kit calls -----------------------------------------------------------------------------------------
@@ -79,5 +81,5 @@ class FileFaults:
         return self.fault_folder / f"{name.replace('/', '-')}.fault"
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        """The driver's own."""
+        """Delete an instance; the driver's class implements it."""
         raise NotImplementedError

@@ -1,8 +1,7 @@
-"""Listens at a socket for whoever wants a session with a driver, where nobody can start its process: ``--listen PATH``.
+"""Listens at a socket for sessions with a driver, for processes that a launcher can't start: ``--listen PATH``.
 
-Each connection begins with one line of JSON that has the ``token`` which both ends then prove to have, as in
-docs/drivers/process.md. The permissions of the socket and its directory are what keeps others out.
-What does *not* belong here: what is said in a session (program.py, server.py).
+Each connection begins with one line of JSON with the ``token``; both ends then prove to have this token, as in
+docs/drivers/process.md. The permissions of the socket and its directory keep other users out.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from typing import Final
 from nodelaunch.driverhost.wire.messages import MAX_LINE
 
 TOKEN_S: Final = 10.0
-"""From the connection to its first line."""
+"""Deadline for the first line of a connection."""
 Session = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object]]
-"""Serves one connection whose token this is, to its end."""
+"""Serves one connection with the given token to its end."""
 
 
 class ListenError(Exception):
-    """It can't be listened there; the message says why, and what to do."""
+    """The driver can't listen at the path; the message says why, and what to do."""
 
 
 async def listen(path: str, session: Session) -> None:
-    """Have a *session* for each connection, side by side, until SIGTERM or SIGINT. Raises: ListenError."""
+    """Serve a *session* for each connection, concurrently, until SIGTERM or SIGINT. Raises: ListenError."""
     told_to_end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # before there is a socket to take away
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the socket exists, so that a signal removes it
         asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
     listening = await asyncio.to_thread(_bound, path)
     sessions: set[asyncio.Task[None]] = set()
@@ -58,12 +57,12 @@ async def listen(path: str, session: Session) -> None:
 
 
 def _bound(path: str) -> socket.socket:
-    """A socket at *path* that is ours alone. Raises: ListenError."""
+    """Return a socket at *path* that only this user can open. Raises: ListenError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _make_room(Path(path))
         listening.bind(path)
-        Path(path).chmod(0o600)  # before anybody can connect
+        Path(path).chmod(0o600)  # before any client can connect
     except OSError as error:
         listening.close()
         raise ListenError(f"{path}: {error.strerror or error}") from None
@@ -74,7 +73,7 @@ def _bound(path: str) -> socket.socket:
 
 
 def _make_room(path: Path) -> None:
-    """Take away the socket of one who listens no more. Raises: ListenError, OSError."""
+    """Remove a stale socket at *path*. Raises: ListenError, OSError."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ListenError(f"{path} is there, and is no socket; choose another path")
@@ -99,7 +98,7 @@ async def _accepted(session: Session, reader: asyncio.StreamReader, writer: asyn
         if token is not None:
             await session(token, reader, writer)
     except ConnectionError:
-        pass  # it is as well as ended
+        pass  # the connection has ended
     finally:
         writer.close()
         with suppress(ConnectionError):
@@ -107,14 +106,14 @@ async def _accepted(session: Session, reader: asyncio.StreamReader, writer: asyn
 
 
 async def _token(reader: asyncio.StreamReader) -> str | None:
-    """What the first line says; None if there never was one. Raises: ValueError when it says something else."""
+    """Return the token in the first line, or None if no line came. Raises: ValueError for an invalid line."""
     try:
         async with asyncio.timeout(TOKEN_S):
             line = await reader.readline()
     except TimeoutError:
         raise ValueError(f"it did not say its token within {TOKEN_S:g} s") from None
     if not line:
-        return None  # somebody looked whether there is anybody
+        return None  # a client only tested if the driver listens
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,7 +1,4 @@
-"""The program a process driver is: reads the token, dials in, serves until the launcher hangs up; or listens.
-
-What does *not* belong here: what is answered (server.py), and how it is listened (listening.py).
-"""
+"""The program of a driver process: reads the token, connects and serves until the launcher hangs up, or listens."""
 
 from __future__ import annotations
 
@@ -45,15 +42,15 @@ It then listens at the unix socket PATH for sessions until SIGTERM. nodelaunch d
 """
 
 _session_peer: ContextVar[Peer | None] = ContextVar("session_peer", default=None)
-"""Who is at the other end of the session that we are in, where there are several."""
+"""The other end of the current session, if there are several sessions."""
 
 
 def serve(plugin: DriverPlugin, *, versions: VersionRange = CONTRACT, arguments: Sequence[str] | None = None) -> int:
-    """Be the executable of *plugin*, to its end; the exit code. Started by hand it says what it is.
+    """Run the program of *plugin* and return its exit code. Started by hand, it prints what it is.
 
-    What the plugin leaves out, its package says: version, maintainer, licence. The main function of a program: it runs
-    an event loop and sets up logging. *versions* of the contract are spoken as far as the plugin keeps them.
-    *arguments* are those of the command line; ``--listen PATH`` is the only one it knows.
+    This is the main function of a program: it runs an event loop and sets up logging. The metadata of the package
+    supplies version, maintainer and licence if the plugin omits them. The program speaks those *versions* of the
+    contract that the plugin keeps. *arguments*: the command line; the only known argument is ``--listen PATH``.
     """
     plugin = completed(plugin)
     first, last = plugin.contract

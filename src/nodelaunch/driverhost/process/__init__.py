@@ -1,7 +1,6 @@
-"""Drivers that run as processes of their own: found, started, spoken with, restarted and ended here.
+"""Runs drivers in separate processes. The engine uses them like other drivers.
 
-To the engine they are drivers like any other. ``executables.py`` finds them, ``plugin.py`` makes a `DriverPlugin` of
-one, ``driver.py`` keeps the port by calls over the wire, ``supervisor.py`` has one process running as long as it is
-needed, ``child.py`` starts and ends it, ``watchdog.py`` sees to it that it never outlives the launcher.
-What does *not* belong here: what is said (driverhost/wire), and the other end (sdk).
+``plugin.py`` makes a `DriverPlugin` of an executable, ``driver.py`` implements the port by calls over the wire,
+``supervisor.py`` keeps one process running, ``child.py`` starts and ends a process, and ``watchdog.py`` makes sure that
+a process never outlives the launcher. driverhost/wire has the messages, and the sdk is the other end.
 """

@@ -1,8 +1,7 @@
-"""One run of a driver's executable: started, connected to, its output logged, ended with everything it started.
+"""One run of a driver's executable: starts it, connects to it, logs its output, and ends it with all its processes.
 
-The launcher listens in a fresh directory of its own, the driver dials in; only a descendant of the process that was
-started, of our user, that proves to have this run's token, is spoken with.
-What does *not* belong here: calls (driver.py), and starting it again (supervisor.py).
+The launcher listens in a new private directory, and the driver connects. The launcher accepts only a descendant of the
+process that it started, of the same user, that proves to have the token of this run. supervisor.py restarts drivers.
 """
 
 from __future__ import annotations
@@ -63,24 +62,24 @@ from nodelaunch.log import Logger, get_logger
 log: Logger = get_logger(__name__)
 
 START_TIMEOUT_S: Final = 30.0
-"""From the start of the process until it has connected and proved itself."""
+"""Time from the start of the process until its handshake is complete."""
 END_GRACE_S: Final = 2.0
-"""How long a driver that was told to go may take before it is killed."""
+"""How long a driver may take to exit before it is killed."""
 TAIL_LINES: Final = 20
-"""Last lines of its output that are shown to an operator."""
+"""Number of last output lines that errors show."""
 LINE_LIMIT: Final = 2000
 """Characters of one line that are kept."""
 LINES_PER_S: Final = 100
-"""More lines of output than that aren't logged, only counted."""
+"""Most lines of output per second that are logged; the rest is only counted."""
 MAX_ASKED: Final = 10_000
-"""Requests of a driver that are not answered yet."""
+"""Most unanswered requests of a driver."""
 STRAYS_PER_MINUTE: Final = 1
-"""Answers to nothing that was asked; more aren't logged, only counted."""
+"""Most answers without a matching call that are logged per minute; the rest is only counted."""
 ENVIRONMENT: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
     "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
-"""Variables that a driver gets of the launcher's, besides those of the provider's ``pass-environment``."""
+"""Environment variables that a driver gets from the launcher, besides those of the provider's ``pass-environment``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +87,15 @@ class Command:
     """How to start a driver."""
 
     name: str
-    """The driver's, for logs."""
+    """The driver's name, for logs."""
     argv: tuple[str, ...]
-    """The first is an absolute path."""
+    """The command line; the first item is an absolute path."""
     environment: tuple[str, ...] = ()
-    """Names of further variables it gets."""
+    """Names of further environment variables for the driver."""
 
 
 class Tail:
-    """The output of one run: logged line by line, its end kept."""
+    """Logs the output of one run line by line, and keeps its last lines."""
 
     def __init__(self, driver: str, redact: Redactor = NOTHING) -> None:
         self.lines: deque[str] = deque(maxlen=TAIL_LINES)
@@ -107,7 +106,7 @@ class Tail:
         )
 
     async def read(self, stream: asyncio.StreamReader) -> None:
-        """Until its end. A line without end is cut."""
+        """Read *stream* to its end. A line that is too long is cut."""
         while True:
             try:
                 line = await stream.readuntil(b"\n")
@@ -136,12 +135,12 @@ class Child:
         self.name: str = command.name
         self.identity: Identity = Identity(name=command.name)
         self.version = 0
-        """Of the contract, that is spoken."""
+        """Version of the contract in use."""
         self.contract: VersionRange = VersionRange(min=0, max=0)
         """Versions that the driver speaks."""
         self.tail: Tail = Tail(command.name, redact)
         self.garbage: str | None = None
-        """What it sent that is no message, which ended the connection."""
+        """Description of the invalid message that ended the connection."""
         self._redact = redact
         self._process = process
         self._lifeline = lifeline
@@ -153,7 +152,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of its keeper."""
+        """Process id of the driver's watchdog."""
         return self._process.pid
 
     @property
@@ -166,7 +165,7 @@ class Child:
         return self._peer is not None and self._peer.ended is None
 
     def talk(self, peer: Peer) -> None:
-        """Take in what it says, from now on."""
+        """Process the driver's messages from now on."""
         self._peer = peer
         self._talking = asyncio.ensure_future(self._talk(peer))
 
@@ -178,7 +177,7 @@ class Child:
             log.warning("driver_broke_protocol", driver=self.name, detail=self.garbage)
 
     def stray(self, what: str) -> None:
-        """It answered what nobody asked; so what was asked may be waited for in vain."""
+        """Log an answer without a matching call: the answer to another call may never come."""
         if self._strays.allows():
             log.warning("driver_answer_unmatched", driver=self.name, detail=legible(self._redact(what)))
 
@@ -186,7 +185,7 @@ class Child:
         log.warning("driver_answers_unmatched", driver=self.name, answers=dropped)
 
     async def ended(self) -> str:
-        """Wait until it is over; in words, how it ended. Without its keeper it is over in any case."""
+        """Wait for the end of the driver and return a description of it. The end of its watchdog ends it, too."""
         if self._talking is not None:
             exited = asyncio.ensure_future(self.exited())
             await asyncio.wait({self._talking, exited}, return_when=asyncio.FIRST_COMPLETED)
@@ -208,12 +207,12 @@ class Child:
         return " | ".join(line for line in self.tail.lines if line.strip())
 
     def spare_sessions(self) -> None:
-        """Have what the driver started in sessions of their own left alone at its end: these are its instances."""
-        with suppress(BrokenPipeError):  # it has ended already
+        """Make the watchdog spare processes in their own sessions: these are the driver's instances."""
+        with suppress(BrokenPipeError):  # the watchdog has exited
             os.write(self._lifeline, b"s")
 
     async def aclose(self) -> None:
-        """End it, by itself or by force; nothing of it is left when this returns. Once is enough."""
+        """End the driver, by force if necessary; no process of it remains. A second call has no effect."""
         self._strays.settle()
         if self._peer is not None:
             self._peer.end("the driver is closed")
@@ -229,7 +228,7 @@ class Child:
             await self._process.wait()
         tasks = [task for task in (self._talking, self._reading) if task is not None]
         _, late = await asyncio.wait(tasks, timeout=1.0)
-        for task in late:  # somebody else has its output open: it was handed on
+        for task in late:  # another process inherited the driver's output and has it open
             task.cancel()
 
 
@@ -237,10 +236,10 @@ async def start(
     command: Command, notice: Notice, *, answer: Answer = no_answer, versions: VersionRange = CONTRACT,
     timeout_s: float = START_TIMEOUT_S, redact: Redactor = NOTHING,
 ) -> Child:  # fmt: skip
-    """Start the driver and know who it is. *notice* takes its notifications, *answer* its calls;
-    *redact* is done to its output before anybody sees it.
+    """Start the driver and make the handshake. *notice* gets its notifications, *answer* its calls.
 
-    Raises: ProviderUnavailableError when it doesn't come up, of kind ``config`` when it speaks no version we do.
+    *redact* is applied to its output before it is logged.
+    Raises: ProviderUnavailableError if the start fails, with kind ``config`` if there is no common version.
     """
     folder = tempfile.mkdtemp(prefix="nodelaunch-", dir=_short_folder())
     path = f"{folder}/driver"
@@ -269,7 +268,7 @@ async def start(
 
 
 def _short_folder() -> str | None:
-    """Where temporary files go, unless the name of a socket there would be too long."""
+    """Return None for the usual temporary folder, or ``/tmp`` if the path of a socket there would be too long."""
     return None if len(tempfile.gettempdir()) < 64 else "/tmp"  # noqa: S108  the directory made there is 0700
 
 
@@ -295,7 +294,7 @@ async def _spawn(command: Command, path: str, token: str, redact: Redactor) -> C
 
 
 async def _connected(child: Child, listening: socket.socket, notice: Notice, answer: Answer) -> Peer:
-    """A connection from a descendant of *child*. Raises: ConnectionEndedError when it ends before."""
+    """Wait for a connection from a descendant of *child*. Raises: ConnectionEndedError if the child exits first."""
     exited = asyncio.ensure_future(child.exited())
     try:
         while True:
@@ -318,7 +317,7 @@ async def _connected(child: Child, listening: socket.socket, notice: Notice, ans
 
 
 def _is_ours(connection: socket.socket, ancestor: int) -> bool:
-    """Whether a process of our user, descended from *ancestor*, is at the other end."""
+    """Return True if the other end is a descendant of *ancestor* of the same user."""
     size = struct.calcsize("3i")
     pid, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return user == os.geteuid() and _descends(pid, ancestor)
@@ -336,8 +335,10 @@ def _descends(pid: int, ancestor: int) -> bool:
 
 
 async def _shake_hands(child: Child, token: str, versions: VersionRange) -> None:
-    """Raises: RpcError, ConnectionEndedError, VersionMismatchError, ValidationError, and PermissionError for a proof
-    that is wrong."""
+    """Make the handshake.
+
+    Raises: RpcError, ConnectionEndedError, VersionMismatchError, ValidationError; PermissionError for a wrong proof.
+    """
     nonce = new_nonce()
     hello = HelloParams(protocol=versions, launcher=Program(name="nodelaunch", version=__version__), nonce=nonce)
     answer = HELLO.result.model_validate(await _ask(child, HELLO.name, hello.model_dump()))
@@ -356,7 +357,7 @@ async def _ask(child: Child, method: str, params: dict[str, Any]) -> dict[str, A
 
 
 async def _ended_early(child: Child, ends_by_itself: bool) -> str:
-    """End a child that did not come up; in words, how it ended, if it did so by itself, and what it said."""
+    """End a child whose start failed. Return how it exited, if it did so by itself, and its last output."""
     how = await child.ended() if ends_by_itself else ""
     await child.aclose()
     return ": ".join(part for part in (how, child.last_words()) if part)

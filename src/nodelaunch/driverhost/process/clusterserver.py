@@ -1,8 +1,7 @@
-"""Answers what a driver's process asks of the cluster: its own provider's leases, and nothing else.
+"""Answers the calls of a driver process to the cluster, for the leases of its own provider only.
 
-All of it hangs on one call, ``cluster.leases``, that lasts as long as they are open. When it is cancelled, or the
-process ends, what the driver had asked for is withdrawn as if it were a driver in this process.
-What does *not* belong here: the leases themselves (leases/cluster.py).
+The call ``cluster.leases`` lasts as long as the leases are open, and all other calls depend on it. When it is cancelled
+or the process ends, the driver's requests are withdrawn, as for a driver inside the launcher.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from nodelaunch.protocol.paths import NodeId
 log: Logger = get_logger(__name__)
 
 PAGE_BYTES: Final = 256 << 10
-"""A page of the state ends when its parts take that much, as JSON."""
+"""Size of a page of the state, as JSON; a page ends with the part that reaches it."""
 
 Note = Callable[[str, Json], None]
 
 
 class ClusterServer:
-    """For one process of *provider*'s driver. Refuses everything until `open` says where notifications go."""
+    """The server for one process of *provider*'s driver. Refuses all calls before `open`."""
 
     def __init__(self, provider: str, cluster: Cluster | None) -> None:
         self._provider = provider
@@ -39,7 +38,7 @@ class ClusterServer:
         self._leases: Leases | None = None
         self._version = 0
         self._is_told = False
-        """The driver knows that its state is not the newest."""
+        """True if the driver was notified that its state is outdated."""
         self._pages: list[c.StateResult] = []
         self._answers: Mapping[str, Callable[[Any, int], Awaitable[m.Message]]] = {
             c.LEASES.name: self._open_leases,
@@ -56,11 +55,11 @@ class ClusterServer:
         }
 
     def open(self, note: Note) -> None:
-        """Answer from now on: the driver has proved itself, and has the capability."""
+        """Accept calls from now on: the handshake is complete and the driver has the capability."""
         self._note = note
 
     async def answer(self, name: str, params: Json, number: int) -> Json:
-        """The result of a driver's call. Raises: RpcError."""
+        """Return the result of a driver's call. Raises: RpcError."""
         method = c.CLUSTER_METHODS.get(name)
         if method is None or self._note is None or self._cluster is None:
             raise RpcError(METHOD_NOT_FOUND, f"there is no method {name} here")
@@ -87,7 +86,7 @@ class ClusterServer:
         return self._leases
 
     async def _open_leases(self, _params: m.Call, _number: int) -> m.Message:
-        """Ends only by being cancelled."""
+        """Keep the leases open until the call is cancelled."""
         if self._leases is not None or self._cluster is None:
             raise StoreError(detail="the leases are open already")
         async with self._cluster.leases(self._provider) as leases:
@@ -169,7 +168,7 @@ class ClusterServer:
 
 
 def _paged(parts: Sequence[c.BackingInfo | c.ClaimInfo], version: int, now: float) -> list[c.StateResult]:
-    """At least one page, in the order of *parts*."""
+    """Return at least one page, in the order of *parts*."""
     pages: list[list[c.BackingInfo | c.ClaimInfo]] = [[]]
     size = 0
     for part in parts:

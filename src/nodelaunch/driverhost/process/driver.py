@@ -46,19 +46,19 @@ ResultT = TypeVar("ResultT", bound=m.Message)
 log: Logger = get_logger(__name__)
 
 QUESTION_S: Final = 60.0
-"""Deadline of calls that ask the cloud about itself, and of `driver.open`."""
+"""Deadline of calls that read from the cloud, and of `driver.open`."""
 DELETE_S: Final = 600.0
 FOREVER_S: Final = 1e8
-"""Deadline of upkeep, which has none."""
+"""Deadline of calls without one, such as upkeep."""
 REMEMBERED: Final = 10_000
-"""Instances whose driver data is kept at most."""
+"""Most instances whose driver data is kept."""
 MAX_PAGES: Final = 10_000
 MAX_LISTED: Final = 100_000
-"""Instances of one list."""
+"""Most instances of one list."""
 
 
 class ProcessDriver:
-    """The driver of one provider. Quick to make; its process is started by the first call."""
+    """The driver of one provider in a separate process. The first call starts the process."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class ProcessDriver:
         self._traits: Mapping[tuple[str, str], LabelTraits] = {}
         self._machines: tuple[Machine, ...] | None = None
         self._data: dict[str, Any] = {}
-        """What the driver gave with instances last, by external id; a hint that may be lost."""
+        """The last driver data by external id; a hint that may be lost."""
 
     # -- calling ----------------------------------------------------------------------------------------------------
 
     async def _prepare(self, child: Child) -> None:
-        """Have a new process work for our provider. Raises: DriverError, ConnectionEndedError, TimeoutError."""
+        """Open the provider in a new process. Raises: DriverError, ConnectionEndedError, TimeoutError."""
         params = m.OpenParams(deadline_s=QUESTION_S, provider=content_of(self._config), diskimages=self._images)
         opened = await self._ask(child, m.OPEN, params, lambda _number: None)
         traits = {(each.pool, each.label): LabelTraits(**m.plain(each.traits)) for each in opened.labels}
@@ -134,7 +134,7 @@ class ProcessDriver:
     async def _ask(
         self, child: Child, method: m.Method[ParamsT, ResultT], params: ParamsT, on_id: Callable[[int], None]
     ) -> ResultT:
-        """One call. Raises: DriverError, ConnectionEndedError, TimeoutError."""
+        """Make one call. Raises: DriverError, ConnectionEndedError, TimeoutError."""
         timeout_s = getattr(params, "deadline_s", QUESTION_S)
         try:
             raw = await child.peer.call(
@@ -152,7 +152,7 @@ class ProcessDriver:
             raise DriverError(text, provider=self._config.name, may_exist=method.makes) from None
 
     def _given_up(self, method: m.Method[Any, Any]) -> Callable[[Outcome], None]:
-        """Tells of what became of a call nobody waits for any more: what it made is found by listing."""
+        """Return a function that logs the outcome of a cancelled call; the list shows an instance that it made."""
 
         def tell(outcome: Outcome) -> None:
             refusal = outcome.data if isinstance(outcome, RpcError) else None
@@ -170,7 +170,7 @@ class ProcessDriver:
         return tell
 
     def _error(self, error: RpcError) -> DriverError:
-        """What the driver refused with, as the port has it."""
+        """Return the driver's error as an exception of the port."""
         text = self._redact(str(error))
         if "kind" not in error.data:
             kind = ErrorKind.UNSUPPORTED if error.code == METHOD_NOT_FOUND else ErrorKind.INTERNAL
@@ -185,7 +185,7 @@ class ProcessDriver:
         return m.InstanceParams(external_id=external_id, driver_data=self._data.get(external_id), deadline_s=deadline_s)
 
     def _remember(self, external_id: str, data: Any) -> None:
-        """Raises: DriverError when it can't be kept."""
+        """Store driver data of an instance. Raises: DriverError if the data is invalid."""
         if data is None:
             return
         if (fault := json_fault(data, m.MAX_DRIVER_DATA)) is not None:
@@ -202,7 +202,7 @@ class ProcessDriver:
     # -- the port ---------------------------------------------------------------------------------------------------
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:
-        """Known once the process answered; until then the provider counts as away, and nothing is launched."""
+        """Return the traits; defaults until the process has answered. The provider is unavailable until then."""
         return self._traits.get((pool, label), LabelTraits())
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
@@ -240,7 +240,7 @@ class ProcessDriver:
             cursors.add(cursor)
             if len(cursors) >= MAX_PAGES or listed > MAX_LISTED:
                 raise self._endless(f"gave {len(cursors)} pages with {listed} instances, and had more")
-            await asyncio.sleep(0)  # however long the list, others get their turn
+            await asyncio.sleep(0)  # a long list must not block other tasks
 
     def _endless(self, what: str) -> DriverError:
         return DriverError(f"driver {self._command.name} {what} ({m.LIST.name})", provider=self._config.name)
@@ -298,7 +298,7 @@ class _Leftovers(ProcessDriver):
 
 class _Inventory(ProcessDriver):
     def machines(self) -> Sequence[Machine]:
-        """Raises: ProviderUnavailableError until the process answered: none is not the same as not known."""
+        """Return the machines. Raises: ProviderUnavailableError until the process has answered."""
         if self._machines is None:
             raise ProviderUnavailableError("the driver has not told its machines yet", provider=self._config.name)
         return self._machines
@@ -350,7 +350,7 @@ _PARTS: Final[Mapping[str, type[ProcessDriver]]] = {
 
 
 def class_with(capabilities: Collection[str]) -> type[ProcessDriver]:
-    """`ProcessDriver` with the parts of these; names that are not known are passed over."""
+    """Return `ProcessDriver` with the methods of *capabilities*; unknown names are ignored."""
     return _class_with(frozenset(capabilities).intersection(_PARTS))
 
 

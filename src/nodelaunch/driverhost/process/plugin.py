@@ -1,7 +1,4 @@
-"""Drivers in processes as plugins, like those that run here.
-
-What does *not* belong here: which names there are (drivers/__init__.py asks), and running the driver.
-"""
+"""Plugins for drivers in separate processes."""
 
 from __future__ import annotations
 
@@ -25,16 +22,16 @@ from nodelaunch.errors import DriverError, legible
 from nodelaunch.protocol.driver import Driver, DriverContext
 
 DESCRIBE_TIMEOUT_S = 20.0
-"""For an executable to start and say what it is."""
+"""Deadline for an executable to start and describe itself."""
 PYTHON_ENVIRONMENT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-"""What a driver of our own interpreter needs besides."""
+"""Further environment variables of a driver that runs in this Python interpreter."""
 
 
 def executable_plugin(command: Command, *, versions: VersionRange = CONTRACT) -> DriverPlugin:
-    """The driver that *command* is; it is started once, asked, and ended. Raises: DriverNotFoundError.
+    """Start the driver of *command*, ask for its description, end it and return its plugin. Blocks meanwhile.
 
-    Blocks for as long as that takes. As long as it says the same of itself it is the same plugin, so that the same
-    configuration, read again, is the same.
+    The same description gives the same plugin object, so that an unchanged configuration compares equal when it is
+    read again. Raises: DriverNotFoundError.
     """
     identity, contract = _ask(command, versions)
     return _plugin(command, versions, identity.model_dump_json(), (contract.min, contract.max))
@@ -46,7 +43,7 @@ def _plugin(command: Command, versions: VersionRange, said: str, contract: tuple
     identity = Identity.model_validate_json(said)
     try:
         model = provider_model(identity.schemas)
-    except Exception as error:  # there is no end of ways in which a schema can be wrong
+    except Exception as error:  # an invalid schema can cause any exception
         text = f"driver {command.name}: the schemas of its options can't be used: {type(error).__name__}: {error}"
         raise DriverNotFoundError(legible(text)) from error
     plugin = DriverPlugin(
@@ -74,7 +71,7 @@ def _open(
 
 
 def isolated(plugin: DriverPlugin, *, restarts: Restarts | None = None) -> DriverPlugin:
-    """*plugin*, which is installed here under its name, with its drivers in processes of their own."""
+    """Return *plugin*, which is installed here under its name, with its drivers in separate processes."""
     command = Command(
         plugin.name, (sys.executable, "-m", "nodelaunch.sdk", plugin.name), environment=PYTHON_ENVIRONMENT
     )
@@ -88,16 +85,19 @@ def isolated(plugin: DriverPlugin, *, restarts: Restarts | None = None) -> Drive
 
 
 def describe(command: Command, *, versions: VersionRange = CONTRACT) -> Identity:
-    """What the driver says of itself. Raises: DriverNotFoundError. Blocks, and may be called with or without a loop."""
+    """Return the driver's description of itself. Blocks; works with and without a running event loop.
+
+    Raises: DriverNotFoundError.
+    """
     return _ask(command, versions)[0]
 
 
 def _ask(command: Command, versions: VersionRange) -> tuple[Identity, VersionRange]:
-    """What the driver says of itself, and the versions of the contract it speaks. Raises: DriverNotFoundError."""
+    """Return the driver's description and the versions of the contract that it speaks. Raises: DriverNotFoundError."""
     outcome: list[tuple[Identity, VersionRange] | DriverError] = []
 
     def run() -> None:
-        # A loop of its own: this one's caller has none, or is blocked by us.
+        # The thread needs its own loop: the caller has no loop, or this call blocks it.
         with asyncio.Runner() as runner:
             outcome.append(runner.run(_describe(command, versions)))
 

@@ -1,7 +1,4 @@
-"""So much a while and no more: what a driver says beyond that is counted, and the count is said once.
-
-What does *not* belong here: what is said.
-"""
+"""A rate limit for log entries of a driver; the entries beyond the limit are counted, and the count is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Callable
 
 
 class Ration:
-    """*most* things in *period_s*; *say_dropped* is called at its end with the number of those that were too many."""
+    """A limit of *most* entries in *period_s*; calls *say_dropped* at the end of the period with the excess."""
 
     def __init__(self, most: int, period_s: float, say_dropped: Callable[[int], None]) -> None:
         self._most = most
@@ -21,7 +18,7 @@ class Ration:
         self._ending: asyncio.TimerHandle | None = None
 
     def allows(self) -> bool:
-        """Whether there is room for one more."""
+        """Count one entry. Return True if it is within the limit."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._ends_at:
             self.settle()
@@ -32,7 +29,7 @@ class Ration:
         return self._count <= self._most
 
     def settle(self) -> None:
-        """The period is over, or nothing more comes."""
+        """End the period and report the excess."""
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None

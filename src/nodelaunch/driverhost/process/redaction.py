@@ -1,8 +1,7 @@
-"""Keeps what a driver was given in confidence out of what is shown of it: logs, and the texts of errors.
+"""Redacts a driver's secrets in logs and in the texts of errors.
 
-Secret are the values of options whose schema says so (config/secrets.py), and the values of the variables that
-``pass-environment`` hands on. A driver is not to say them (rule D10); this is for those that do.
-What does *not* belong here: where it is used (child.py, supervisor.py, driver.py).
+Secrets are the values of options whose schema says so (config/secrets.py), and the values of the variables in
+``pass-environment``. A driver must not reveal them (rule D10); this module is for drivers that do.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from nodelaunch.config.secrets import secret_texts
 
 STAND_IN: Final = "***"
 MIN_LENGTH: Final = 6
-"""Characters of a value: a shorter one would be found everywhere, and is no secret to speak of."""
+"""Characters of the shortest secret: a shorter value may occur in any text by chance."""
 MAX_SECRETS: Final = 200
-"""Texts looked for at most, the longest of them."""
+"""Most secrets that are redacted; the longest ones are chosen."""
 MAX_PARTS: Final = 1000
-"""Of one structured entry that are looked at; what is beyond is left out."""
+"""Most parts of one structured entry; later parts are replaced."""
 
 
 class Redactor:
-    """Replaces *secrets*, each also as JSON and URLs have it, and each line of one that has several."""
+    """Replaces *secrets* in texts, also in their JSON and URL forms, and single lines of multi-line secrets."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets for form in _forms(secret) if len(form) >= MIN_LENGTH}
@@ -42,7 +41,7 @@ class Redactor:
         return text if self._pattern is None else self._pattern.sub(STAND_IN, text)
 
     def entry(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """*fields*, keys and texts within included."""
+        """Return *fields* with secrets replaced in all keys and texts."""
         if self._pattern is None:
             return dict(fields)
         left = [MAX_PARTS]
@@ -67,8 +66,10 @@ ALLOWED_TENANTS: Final = "allowed-tenants"
 
 
 def content_of(config: ProviderConfig) -> dict[str, Any]:
-    """*config* as the driver's process gets it, its secrets included; who may use pools and labels is not its concern,
-    and a driver may refuse what it does not know."""
+    """Return *config* as the driver's process gets it, with its secrets.
+
+    The tenants that may use pools and labels are removed: a driver may refuse options that it does not know.
+    """
     plain = _revealed(config.model_dump(by_alias=True, exclude_unset=True))
     content: dict[str, Any] = to_jsonable_python(plain)
     for pool in content.get("pools", ()):
@@ -94,7 +95,7 @@ NOTHING: Final = Redactor()
 
 
 def redactor_of(config: ProviderConfig) -> Redactor:
-    """For what a driver of this provider says."""
+    """Return the redactor for texts of this provider's driver."""
     passed = (os.environ.get(name, "") for name in config.pass_environment)
     return Redactor((*passed, *secret_texts(schema_of(type(config)), content_of(config))))
 

@@ -1,9 +1,8 @@
-"""Has one process of a driver running as long as it is needed: starts it at the first call, again when it ends.
+"""Keeps one driver process running: starts it on the first call and restarts it when it exits.
 
-A process that ends by itself is started again by the next call, after a pause that grows with each end in a row and is
-drawn a little at random. After several the driver is degraded: its calls fail at once until the pause is over, and say
-how it ended and what it put out last.
-What does *not* belong here: starting and ending one process (child.py), and what is called (driver.py).
+The next call after an exit restarts the process, after a back-off with random jitter that grows with consecutive exits.
+After several exits in a row the driver is degraded: its calls fail at once until the back-off ends, and the errors say
+how the process exited and show its last output. child.py starts and ends a single process.
 """
 
 from __future__ import annotations
@@ -30,53 +29,53 @@ from nodelaunch.protocol.soundness import json_fault
 log: Logger = get_logger(__name__)
 
 NOTES_PER_S: Final = 100
-"""More notifications than that aren't logged, only counted."""
+"""Most notifications per second that are logged; the rest is only counted."""
 MAX_NOTE: Final = 16 << 10
-"""Bytes of what a notification has to say besides, as JSON; more is left out."""
+"""Most bytes of a notification's fields as JSON; larger fields are omitted."""
 PATIENCE_S: Final = 2.0
-"""A call waits for a pause that is over sooner than that."""
+"""A call waits for a back-off that ends sooner than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """When a process that ended is started again."""
+    """The back-off between the exit of a process and its restart."""
 
     first_s: float = 0.2
-    """Pause after the first end; doubled with each."""
+    """Back-off after the first exit; it doubles with each further exit in a row."""
     last_s: float = 60.0
     stable_s: float = 30.0
-    """A process that ran for longer ends the row."""
+    """A process that ran longer than this resets the count of exits in a row."""
     degraded_after: int = 3
-    """Ends in a row."""
+    """Number of exits in a row after which the driver is degraded."""
 
     def pause_s(self, ends: int) -> float:
-        """How long to wait after *ends* in a row: the half of it for sure, the other drawn at random."""
+        """Return the back-off after *ends* exits in a row; half of it is random."""
         whole = min(self.last_s, self.first_s * 2.0 ** (min(ends, 30) - 1))
         return whole * (0.5 + random.random() / 2)  # noqa: S311  nothing secret
 
 
 @dataclass(slots=True)
 class Pings:
-    """When an idle process is asked whether it is there."""
+    """When the supervisor pings an idle process."""
 
     after_s: float = 30.0
-    """Without a call, or a message of its."""
+    """Time without a call or a message of the driver."""
     timeout_s: float = 10.0
 
 
 @dataclass(slots=True)
 class _Run:
-    """One process, and what looks after it."""
+    """One process and the task that watches it."""
 
     child: Child
     began: float
     watching: asyncio.Task[None] | None = None
     progress: dict[int, str] = field(default_factory=dict)
-    """External ids that calls under way have told of, by the call's id."""
+    """External ids that progress notifications reported, by the id of the call under way."""
 
 
 class Supervisor:
-    """The processes of one driver of one provider, one at a time. *prepare* is done with each before any call."""
+    """Runs the processes of one provider's driver, one at a time. Calls *prepare* with each process before any call."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class Supervisor:
         cluster: Cluster | None = None,
         redact: Redactor = NOTHING,
     ) -> None:
-        """*cluster*: for a driver that asks the launcher of it; *redact*: done to all it says."""
+        """*cluster*: for a driver with the capability ``cluster``; *redact*: applied to all texts of the driver."""
         self._command = command
         self._provider = provider
         self._prepare = prepare
@@ -102,9 +101,9 @@ class Supervisor:
         self._run: _Run | None = None
         self._starting = asyncio.Lock()
         self._ends = 0
-        """In a row."""
+        """Number of exits in a row."""
         self._not_before = 0.0
-        """By the loop's clock."""
+        """Earliest time of the next start, by the loop's clock."""
         self._last_end = ""
         self._is_closed = False
         self._log = log.bind(driver=command.name, provider=provider)
@@ -120,7 +119,7 @@ class Supervisor:
         return self._ends >= self._restarts.degraded_after
 
     async def running(self) -> Child:
-        """A process that can be called. Raises: DriverError when there is none for now."""
+        """Return a process that accepts calls; starts it if necessary. Raises: DriverError if it can't."""
         if (child := self.child) is not None:
             return child
         async with self._starting:
@@ -133,11 +132,11 @@ class Supervisor:
             return await self._start()
 
     def progress_of(self, child: Child, number: int) -> str | None:
-        """The external id that the call *number* to *child* has told of; it is forgotten."""
+        """Return and forget the external id that the driver reported during the call *number* to *child*."""
         return self._run.progress.pop(number, None) if self._run is not None and self._run.child is child else None
 
     async def _finish_last(self) -> None:
-        """See the process that ended off, so that it has counted."""
+        """Wait until the exit of the last process is counted."""
         run = self._run
         if run is not None and run.watching is not None:
             await asyncio.wait([run.watching])
@@ -188,7 +187,7 @@ class Supervisor:
         return child
 
     async def _watch(self, run: _Run) -> None:
-        """See to it that the process answers while it is idle, and note its end."""
+        """Ping the process while it is idle, and count its exit."""
         pinging = asyncio.ensure_future(self._keep_pinging(run.child))
         try:
             how = await run.child.ended()
@@ -219,7 +218,7 @@ class Supervisor:
                 params = Call(deadline_s=self._pings.timeout_s).model_dump()
                 await child.peer.call(PING.name, params, timeout_s=self._pings.timeout_s)
             except RpcError:
-                pass  # it is there
+                pass  # an error is an answer, too
             except ConnectionEndedError:
                 return
             except TimeoutError:
@@ -229,7 +228,7 @@ class Supervisor:
     # -- notifications ----------------------------------------------------------------------------------------------
 
     def _on_note(self, runs: list[_Run], method: str, params: Json) -> None:
-        """One that is not known, or not as it should be, is passed over."""
+        """Process a notification; unknown and invalid ones are ignored."""
         if method == LOG and self._notes.allows() and (note := _read(LogNote, params)) is not None:
             self._say(note)
         elif method == PROGRESS and (progress := _read(ProgressNote, params)) is not None:
@@ -245,7 +244,7 @@ class Supervisor:
         getattr(self._log, note.level)("driver_says", what=legible(self._redact(note.event)), said=said)
 
     async def aclose(self) -> None:
-        """End the process in order; when this returns nothing of it is left."""
+        """End the process; when the method returns, no process or file of it remains."""
         self._is_closed = True
         self._notes.settle()
         async with self._starting:

@@ -1,17 +1,16 @@
-"""Stands between a launcher and a driver's process, so that the driver never outlives the launcher. Run as a script.
+"""The parent process of a driver: it makes sure that the driver never outlives the launcher. Run as a script.
 
     watchdog.py LIFELINE TOKEN GRACE COMMAND [ARGUMENT ...]
 
-LIFELINE is a descriptor of a pipe whose other end only the launcher has: its end of file says that the driver has to
-go, or that the launcher is dead. The driver then has GRACE seconds to go by itself, since its connection has ended too;
-what is left of it afterwards is killed, its whole process group, and whatever left the group. Only if a byte came
-before, because the driver's instances are processes of this machine, sessions of their own are spared. TOKEN is a
-descriptor that the driver gets as number 3. The keeper is the driver's parent and its descendants' reaper, and ends
-with the driver's exit code; killed, it takes the driver with it.
+LIFELINE is a descriptor of a pipe whose other end only the launcher has. The end of this pipe means that the driver has
+to exit, or that the launcher died. The driver then has GRACE seconds to exit by itself, because its connection has
+ended, too. Afterwards the watchdog kills the remaining processes: the process group, and descendants outside of it. If
+the launcher wrote a byte before, because the driver's instances are processes on this machine, the watchdog spares
+processes in their own sessions. TOKEN is a descriptor that the driver gets as number 3. The watchdog is the driver's
+parent and reaps its descendants. It exits with the driver's exit code; if it is killed, the driver is killed, too.
 
-It is a process of its own because a parent-death signal follows the thread that forked, and because setting one in a
-fork of a program with threads is not safe. It needs nothing but the standard library, on Linux.
-What does *not* belong here: an import of nodelaunch.
+It is a separate process because a parent-death signal follows the thread that forked, and because setting one in a
+fork of a program with threads is not safe. It must not import nodelaunch: it needs only the standard library on Linux.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TOKEN_FD = 3
 TERMINATE_S = 0.5
-"""Between asking a group to end and killing it."""
+"""Seconds between SIGTERM and SIGKILL to a process group."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -37,7 +36,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def become_driver(keeper: int, token: int, command: list[str]) -> None:
-    """In the child: be tied to *keeper*, then be *command*."""
+    """In the child process: bind its life to *keeper*, then execute *command*."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:
         os._exit(1)
@@ -57,7 +56,7 @@ def become_driver(keeper: int, token: int, command: list[str]) -> None:
 
 
 def reap(driver: int) -> int | None:
-    """Take leave of all children that ended; the driver's exit code if it is among them."""
+    """Reap all children that exited. Return the driver's exit code if it is among them."""
     found = None
     while True:
         try:
@@ -71,14 +70,14 @@ def reap(driver: int) -> int | None:
 
 
 def children(*, of_session: int | None = None) -> list[int]:
-    """Processes whose parent this is; those of one session only, if it is given."""
+    """Return the children of this process, only those of one session if *of_session* is given."""
     found, me = [], str(os.getpid())
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has exited
             state, parent, _, session = fields[:4]
             if parent == me and state != "Z" and of_session in (None, int(session)):
                 found.append(int(entry.name))

@@ -1,6 +1,6 @@
-"""Makes the package of a new driver: files that work as they are, to be changed one by one.
+"""Makes the package of a new driver: working files for its author to change one by one.
 
-The files beside this one whose names end in ``.in`` are what it is made of. What does *not* belong here: printing.
+The templates are the files of this folder whose names end in ``.in``.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ FILES: Final = {
     "src/@MODULE@/cloud.py": "cloud.py.in",
     "tests/test_@MODULE@.py": "tests.py.in",
 }
-"""Path in the package, and what it is made of."""
+"""Template of each file, by the path in the package."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 class ScaffoldError(NodelaunchError):
-    """No package could be made; the message says why."""
+    """The package could not be made; the message says why."""
 
 
 def check_name(name: str) -> None:
-    """Raises: ScaffoldError where *name* can be no driver's."""
+    """Raise ScaffoldError if *name* can't be the name of a driver."""
     if not _NAME.fullmatch(name):
         raise ScaffoldError(f"{name!r} can't be the name of a driver: lower-case letters, digits and single dashes")
 
 
 def make_package(name: str, folder: Path) -> list[Path]:
-    """Write the package of driver *name* into *folder*, which must not be there yet; the files, in order of reading.
+    """Write the package of driver *name* into *folder*, which must not exist. Return the files in order of reading.
 
     Raises: ScaffoldError.
     """

@@ -1,8 +1,7 @@
-"""What a launcher and a driver in a process of its own say to each other: JSON-RPC 2.0, one JSON object a line.
+"""The messages between a launcher and a driver process: JSON-RPC 2.0, one JSON object per line.
 
 ``messages.py`` has every method with the models of its parameters and result, ``handshake.py`` the proof of the token
-and the choice of a version, ``peer.py`` one end of a connection, ``openrpc.py`` all of it as a document.
-What does *not* belong here: processes (driverhost/process), and any driver.
+and the choice of a version, ``peer.py`` one end of a connection, ``openrpc.py`` the OpenRPC document of all methods.
 """
 
 from typing import Final

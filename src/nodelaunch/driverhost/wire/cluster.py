@@ -1,7 +1,7 @@
-"""What a driver with the capability ``cluster`` asks its launcher: the port of `protocol/cluster.py` on the wire.
+"""The calls of a driver with the capability ``cluster`` to its launcher: the port of `protocol/cluster.py` on the wire.
 
-Here the driver calls and the launcher answers. Records go as the JSON objects that the store has; both ends make them
-records again by the same code. What does *not* belong here: answering (driverhost/process), asking (sdk).
+Here the driver calls and the launcher answers. Messages carry records as the JSON objects in the store; both ends
+decode them with the same code. driverhost/process answers the calls, and the sdk makes them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Claim, Lease, Node, NodeRequest
 
 CLUSTER_ERROR: Final = -32001
-"""Code of the errors here; their ``data`` is a ClusterFault."""
+"""Code of the errors of these calls; their ``data`` is a ClusterFault."""
 
 
 class ClusterFault(Message):
-    """A call had not the asked-for effect. ``kind``: the class of `nodelaunch.errors`; an unknown one is StoreError."""
+    """A call failed. ``kind``: the class in `nodelaunch.errors`; an unknown kind counts as StoreError."""
 
     kind: str = "StoreError"
     path: str = ""
     detail: str = ""
     request_id: str = ""
-    """With ``RequestFailedError``, as is the next."""
+    """Only with ``RequestFailedError``, like ``declined_by``."""
     declined_by: tuple[str, ...] = ()
 
 
@@ -41,7 +41,7 @@ class ClaimInfo(Message):
 
 
 class BackingInfo(Message):
-    """As `nodelaunch.protocol.cluster.Backing`; ``record`` is the lease's, ``node`` the node's."""
+    """The fields of `nodelaunch.protocol.cluster.Backing`; ``record`` is the lease's record, ``node`` the node's."""
 
     node_id: str
     record: dict[str, Any]
@@ -54,15 +54,15 @@ class StateParams(Call):
     since: int | None = None
     """Version of the state that the driver has."""
     cursor: str | None = None
-    """``next_cursor`` of the page before."""
+    """``next_cursor`` of the previous page."""
 
 
 class StateResult(Message):
     version: int
     now: float
-    """Seconds since 1970, by the clock that leases' times are told by."""
+    """Seconds since 1970, by the clock of the times in leases."""
     is_unchanged: bool = False
-    """It is the one the driver has."""
+    """True if the driver has this version already."""
     backings: tuple[BackingInfo, ...] = ()
     claims: tuple[ClaimInfo, ...] = ()
     next_cursor: str | None = None
@@ -110,31 +110,36 @@ class ChangedNote(Message):
 
 class OrderNote(Message):
     call: int
-    """Id of the request it is about."""
+    """Id of the driver's ``cluster.obtain`` request."""
     request_id: str
     record: dict[str, Any]
 
 
-LEASES = Method("cluster.leases", Call, Empty, "Open what the provider leases, until cancelled; first of all.", CLUSTER)
-STATE = Method("cluster.state", StateParams, StateResult, "All leases and claims, complete and current.", CLUSTER)
-ENTER = Method("cluster.enter", ClaimParams, Empty, "Note a claim that has no slot yet.", CLUSTER, makes=True)
-FIND = Method("cluster.find", ClaimIdParams, ClaimResult, "The claim of a node.", CLUSTER)
+LEASES = Method("cluster.leases", Call, Empty, "Open the provider's leases until cancelled; the first call.", CLUSTER)
+STATE = Method("cluster.state", StateParams, StateResult, "Return all current leases and claims.", CLUSTER)
+ENTER = Method("cluster.enter", ClaimParams, Empty, "Record a claim that has no slot yet.", CLUSTER, makes=True)
+FIND = Method("cluster.find", ClaimIdParams, ClaimResult, "Return the claim of a node.", CLUSTER)
 PLACE = Method(
-    "cluster.place", PlaceParams, ClaimResult, "Give a claim a slot, if all is as seen.", CLUSTER, makes=True
+    "cluster.place", PlaceParams, ClaimResult, "Give a claim a slot if the records are unchanged.", CLUSTER, makes=True
 )
-FREE = Method("cluster.free", ClaimIdParams, Empty, "Take back a claim, and its slot.", CLUSTER, makes=True)
-OBTAIN = Method("cluster.obtain", ObtainParams, ObtainResult, "Ask for a node, and lease it.", CLUSTER, makes=True)
-FAIL = Method("cluster.fail", BackingParams, Empty, "Let a node take nobody in any more.", CLUSTER, makes=True)
-RELEASE = Method("cluster.release", BackingParams, DoneResult, "Give an empty node back.", CLUSTER, makes=True)
-FORGET = Method("cluster.forget", BackingParams, DoneResult, "Drop a lease whose node is gone.", CLUSTER, makes=True)
-ADOPT = Method("cluster.adopt", Call, Empty, "Take in what Nodepool's launcher left.", CLUSTER, makes=True)
+FREE = Method("cluster.free", ClaimIdParams, Empty, "Free a claim and its slot.", CLUSTER, makes=True)
+OBTAIN = Method("cluster.obtain", ObtainParams, ObtainResult, "Request a node and lease it.", CLUSTER, makes=True)
+FAIL = Method("cluster.fail", BackingParams, Empty, "Accept no more claims on a node.", CLUSTER, makes=True)
+RELEASE = Method("cluster.release", BackingParams, DoneResult, "Return an empty node.", CLUSTER, makes=True)
+FORGET = Method(
+    "cluster.forget", BackingParams, DoneResult, "Remove a lease of a node that is gone.", CLUSTER, makes=True
+)
+ADOPT = Method("cluster.adopt", Call, Empty, "Adopt the records of Nodepool's launcher.", CLUSTER, makes=True)
 
 CLUSTER_METHODS: Final[Mapping[str, Method[Any, Any]]] = {
     method.name: method for method in (LEASES, STATE, ENTER, FIND, PLACE, FREE, OBTAIN, FAIL, RELEASE, FORGET, ADOPT)
 }
 CHANGED, ORDER = "cluster.changed", "cluster.order"
 CLUSTER_NOTES: Final[Mapping[str, tuple[type[Message], str]]] = {
-    CHANGED: (ChangedNote, "From the launcher: leases are open, or there is a new state. Told once until it is read."),
+    CHANGED: (
+        ChangedNote,
+        "From the launcher: the leases are open, or the state changed. Sent once until the driver reads the state.",
+    ),
     ORDER: (OrderNote, "From the launcher: a new version of the request that cluster.obtain made."),
 }
 
@@ -181,7 +186,7 @@ def request_from(note: OrderNote) -> NodeRequest:
 
 
 def refusal(error: NodelaunchError) -> RpcError:
-    """*error* as it goes over the wire."""
+    """Return *error* as an error on the wire."""
     kind = type(error).__name__
     if isinstance(error, RequestFailedError):
         fault = ClusterFault(kind=kind, request_id=error.request_id, declined_by=error.declined_by)
@@ -193,7 +198,7 @@ def refusal(error: NodelaunchError) -> RpcError:
 
 
 def error_from(refused: RpcError) -> NodelaunchError:
-    """What `refusal` was made of."""
+    """Return the error from which `refusal` was made."""
     fault = ClusterFault.model_validate(refused.data)
     if fault.kind == RequestFailedError.__name__:
         return RequestFailedError(fault.request_id, fault.declined_by)

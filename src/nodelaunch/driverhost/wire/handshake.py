@@ -1,8 +1,8 @@
-"""The token both ends prove to have, and the version of the contract they agree on. Pure but for the drawing of nonces.
+"""The proof that both ends have the token, and the choice of the contract's version. Pure except for random nonces.
 
-Each end sends a nonce and an HMAC-SHA256, keyed with the token as it was handed over (64 ASCII characters), over its
-role and both nonces. So neither the token nor anything that could be played back is on the wire.
-What does *not* belong here: how the token gets to the driver (driverhost/process).
+Each end sends a nonce and an HMAC-SHA256 over its role and both nonces, with the token (64 ASCII characters) as the
+key. So the wire carries neither the token nor a message that an attacker could replay.
+
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from nodelaunch.driverhost.wire import SPOKEN
 from nodelaunch.driverhost.wire.messages import VersionRange
 
 CONTRACT: Final = VersionRange(min=SPOKEN[0], max=SPOKEN[1])
-"""Major versions of the contract this package speaks, as a launcher and in `nodelaunch.sdk`."""
+"""Major versions of the contract that this package speaks, as a launcher and in `nodelaunch.sdk`."""
 TOKEN_FD: Final = 3
-"""Where a driver's process finds the token: to be read to its end and closed."""
+"""Descriptor of the token in a driver's process; the driver reads it to its end and closes it."""
 SOCKET_VARIABLE: Final = "NODELAUNCH_DRIVER_SOCKET"
-"""Names the socket to connect to."""
+"""Environment variable with the path of the socket to which the driver connects."""
 
 
 class VersionMismatchError(Exception):
-    """There is no version that both speak; the message says which side to upgrade."""
+    """There is no common version; the message says which side to upgrade."""
 
 
 def new_token() -> str:
@@ -36,18 +36,18 @@ def new_nonce() -> str:
 
 
 def proof(token: str, role: Literal["launcher", "driver"], launcher_nonce: str, driver_nonce: str) -> str:
-    """That whoever has *role* has *token*: 64 hexadecimal digits."""
+    """Return the proof of the end with *role* that it has *token*: 64 hexadecimal digits."""
     text = f"{role}:{launcher_nonce}:{driver_nonce}"
     return hmac.new(token.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 def is_proof(given: str, token: str, role: Literal["launcher", "driver"], nonces: tuple[str, str]) -> bool:
-    """*nonces*: the launcher's and the driver's."""
+    """Return True if *given* is the proof of *role*; *nonces*: the launcher's and the driver's."""
     return hmac.compare_digest(given.encode(errors="replace"), proof(token, role, *nonces).encode())
 
 
 def choose_version(ours: VersionRange, theirs: VersionRange, *, driver: str) -> int:
-    """The highest version both a launcher (*ours*) and *driver* speak. Raises: VersionMismatchError."""
+    """Return the highest version that a launcher (*ours*) and *driver* both speak. Raises: VersionMismatchError."""
     best = min(ours.max, theirs.max)
     if best >= max(ours.min, theirs.min):
         return best
@@ -58,7 +58,10 @@ def choose_version(ours: VersionRange, theirs: VersionRange, *, driver: str) -> 
 
 
 def spoken_with(ours: VersionRange, kept: VersionRange, *, driver: str) -> VersionRange:
-    """What an SDK of range *ours* speaks for *driver*, which keeps *kept*. Raises: VersionMismatchError."""
+    """Return the versions that an SDK of range *ours* speaks for *driver*, which keeps the range *kept*.
+
+    Raises: VersionMismatchError.
+    """
     choose_version(ours, kept, driver=driver)
     return VersionRange(min=max(ours.min, kept.min), max=min(ours.max, kept.max))
 

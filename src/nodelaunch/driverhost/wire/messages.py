@@ -1,8 +1,7 @@
-"""Every method and notification of the driver contract, with the models of what they carry.
+"""All methods and notifications of the driver contract, with the models of their parameters and results.
 
-The models are the contract on the wire: the OpenRPC document is made from them, and both ends check by them. A field
-that is not known is ignored, and one that has a default may be left out; so a version may add to them.
-What does *not* belong here: sending and receiving (peer.py).
+The models define the contract on the wire: the OpenRPC document is generated from them, and both ends validate with
+them. Unknown fields are ignored, and a field with a default may be omitted, so a version can add fields.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def _amounts(value: Any) -> Any:
 
 
 Amounts = Annotated[dict[str, int | float], BeforeValidator(_amounts)]
-"""By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A limit that is not named is none."""
+"""By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A resource that is not named has no limit."""
 
 
 def _sound(fault_of: Callable[[Any], str | None]) -> AfterValidator:
@@ -43,29 +42,29 @@ def _sound(fault_of: Callable[[Any], str | None]) -> AfterValidator:
 
 
 Line = Annotated[str, AfterValidator(legible)]
-"""A text for people: cut where it is too long, and shown as one line."""
+"""A text for people: shortened if it is too long, and shown as one line."""
 Word = Annotated[str, _sound(text_fault)]
-"""A text for programs: of one line, and not long."""
+"""A text for programs: one line of limited length."""
 InstanceId = Annotated[str, _sound(id_fault), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_ID})]
 Tree = Annotated[dict[str, Any], _sound(json_fault)]
 Kind = Annotated[ErrorKind, BeforeValidator(lambda value: value if value in list(ErrorKind) else "internal")]
 
 
 class Message(BaseModel):
-    """Base of all models here."""
+    """The base of all messages."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
 
 
 class Empty(Message):
-    """Nothing."""
+    """An empty object."""
 
 
 # -- the handshake --------------------------------------------------------------------------------------------------
 
 
 class VersionRange(Message):
-    """Versions of the contract somebody speaks, both ends included."""
+    """The versions of the contract that one end speaks; both bounds are included."""
 
     min: int
     max: int
@@ -80,26 +79,26 @@ class HelloParams(Message):
     protocol: VersionRange
     launcher: Program
     nonce: str
-    """The launcher's; text that was never used before."""
+    """The launcher's nonce, a text that it never used before."""
 
 
 class HelloResult(Message):
     protocol: VersionRange
     nonce: Word
-    """The driver's."""
+    """The driver's nonce."""
     proof: Word
-    """That the driver has the token: see docs/drivers/process.md."""
+    """Proof that the driver has the token: see docs/drivers/process.md."""
 
 
 class AuthenticateParams(Message):
     protocol: int
-    """The version that is spoken from now on."""
+    """The version for all further messages."""
     proof: str
-    """That the launcher has the token."""
+    """Proof that the launcher has the token."""
 
 
 class Schemas(Message):
-    """JSON Schemas (2020-12) of the driver's own options, beside those that all drivers have."""
+    """JSON Schemas (2020-12) of the driver's own options, without the options that all drivers have."""
 
     provider: Tree = Field(default_factory=dict)
     pool: Tree = Field(default_factory=dict)
@@ -107,14 +106,14 @@ class Schemas(Message):
 
 
 class Example(Message):
-    """A configuration with which the driver works on any machine, for trying it out and for checks."""
+    """A configuration with which the driver works on any machine, for trials and checks."""
 
     provider: Tree
-    """A provider's mapping, without ``name`` and ``driver``; ``{folder}`` in a text stands for a fresh directory."""
+    """A provider's mapping, without ``name`` and ``driver``; ``{folder}`` in a text stands for a new directory."""
 
 
 class Identity(Message):
-    """What the driver is."""
+    """The driver's description of itself."""
 
     name: Line
     version: Line = ""
@@ -122,7 +121,7 @@ class Identity(Message):
     maintainer: Line = ""
     licence: Line = ""
     capabilities: tuple[Line, ...] = ()
-    """Methods beyond the ones every driver has; unknown ones are ignored."""
+    """The driver's capabilities; unknown ones are ignored."""
     schemas: Schemas = Field(default_factory=Schemas)
     example: Example | None = None
 
@@ -131,7 +130,7 @@ class Identity(Message):
 
 
 class ImageLogin(Message):
-    """How to log in to machines of a diskimage that a builder makes."""
+    """Login data for machines of a diskimage that a builder makes."""
 
     username: str = "zuul"
     python_path: str = "auto"
@@ -139,7 +138,7 @@ class ImageLogin(Message):
 
 
 class Traits(Message):
-    """As `nodelaunch.protocol.driver.LabelTraits`."""
+    """The fields of `nodelaunch.protocol.driver.LabelTraits`."""
 
     image_id: str | None = None
     diskimage: str | None = None
@@ -161,7 +160,7 @@ class LabelInfo(Message):
 
 
 class MachineInfo(Message):
-    """As `nodelaunch.protocol.driver.Machine`."""
+    """The fields of `nodelaunch.protocol.driver.Machine`."""
 
     pool: str
     name: str
@@ -175,14 +174,14 @@ class MachineInfo(Message):
 
 
 class FenceInfo(Message):
-    """As `nodelaunch.protocol.driver.Fence`."""
+    """The fields of `nodelaunch.protocol.driver.Fence`."""
 
     node: str
     number: int
 
 
 class Spec(Message):
-    """As `nodelaunch.protocol.driver.InstanceSpec`."""
+    """The fields of `nodelaunch.protocol.driver.InstanceSpec`."""
 
     node_id: str
     name: str
@@ -206,7 +205,7 @@ class LoginInfo(Message):
 
 
 class InstanceInfo(Message):
-    """As `nodelaunch.protocol.driver.Instance`."""
+    """The fields of `nodelaunch.protocol.driver.Instance`."""
 
     external_id: InstanceId
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -232,7 +231,7 @@ class InstanceInfo(Message):
 
 
 class ResourceInfo(Message):
-    """As `nodelaunch.protocol.driver.Resource`."""
+    """The fields of `nodelaunch.protocol.driver.Resource`."""
 
     kind: str
     external_id: str
@@ -241,7 +240,7 @@ class ResourceInfo(Message):
 
 
 class FaultInfo(Message):
-    """``data`` of an error. An unknown kind counts as internal, an unknown scope as request."""
+    """The ``data`` of an error. An unknown kind counts as internal, an unknown scope as request."""
 
     kind: Kind
     scope: Annotated[Scope, BeforeValidator(lambda value: value if value in list(Scope) else "request")] = Scope.REQUEST
@@ -255,20 +254,20 @@ class FaultInfo(Message):
 
 class Call(Message):
     deadline_s: float
-    """Seconds from now after which nobody waits for the answer any more."""
+    """Seconds from now for which the caller waits for the answer."""
 
 
 class OpenParams(Call):
     provider: dict[str, Any]
-    """The provider's mapping of the configuration."""
+    """The provider's mapping in the configuration."""
     diskimages: dict[str, ImageLogin] = Field(default_factory=dict)
 
 
 class OpenResult(Message):
     labels: tuple[LabelInfo, ...] = ()
-    """Those whose traits are not the usual ones."""
+    """Labels whose traits differ from the defaults."""
     machines: tuple[MachineInfo, ...] = ()
-    """Of a driver with the capability ``inventory``."""
+    """Machines of a driver with the capability ``inventory``."""
 
 
 class CreateParams(Call):
@@ -283,12 +282,12 @@ class CreateResult(Message):
 class InstanceParams(Call):
     external_id: str
     driver_data: Any = None
-    """What the driver gave with this instance last, as far as the launcher still has it."""
+    """The last driver data for this instance, if the launcher still has it."""
 
 
 class DeleteParams(InstanceParams):
     fence: FenceInfo | None = None
-    """For drivers with the capability ``fencing``; None: the call is not to be refused as stale."""
+    """For drivers with the capability ``fencing``. A call without a fence is never stale."""
 
 
 class FenceParams(Call):
@@ -301,7 +300,7 @@ class InstanceResult(Message):
 
 class ListParams(Call):
     cursor: str | None = None
-    """``next_cursor`` of the page before; None: the first page."""
+    """``next_cursor`` of the previous page; None: the first page."""
 
 
 class ListResult(Message):
@@ -357,7 +356,7 @@ class AliveResult(Message):
 
 
 class FaultOfferInfo(Message):
-    """As `nodelaunch.protocol.driver.FaultOffer`; a ``call`` is a method's name."""
+    """The fields of `nodelaunch.protocol.driver.FaultOffer`; ``call`` is the name of a method."""
 
     name: str
     call: str | None = None
@@ -375,12 +374,12 @@ class FaultParams(Call):
 
 class FaultSetResult(Message):
     external_id: str | None = None
-    """Of the instance, for ``foreign-instance``."""
+    """Id of the new instance, for ``foreign-instance``."""
 
 
 class CloudResourcesResult(Message):
     resources: dict[str, str | None]
-    """By its name each thing there is in the cloud, and the external id of the instance it belongs to."""
+    """All resources in the cloud by name, each with the external id of its instance."""
 
 
 # -- notifications --------------------------------------------------------------------------------------------------
@@ -398,10 +397,10 @@ class LogNote(Message):
 
 class ProgressNote(Message):
     call: int
-    """Id of the request it is about."""
+    """Id of the request that makes progress."""
     stage: str
     external_id: str | None = None
-    """Once there is one; so that it is known if the answer never comes."""
+    """Id of the instance, as soon as it is known: the answer may never come."""
     detail: str = ""
 
 
@@ -412,12 +411,12 @@ ResultT = TypeVar("ResultT", bound=Message)
 
 
 CLUSTER: Final = "cluster"
-"""A capability by which the driver asks the launcher: see `wire/cluster.py`."""
+"""A capability with which the driver calls the launcher: see `wire/cluster.py`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[ParamsT, ResultT]):
-    """One method that a driver answers, or its launcher. *capability*: None for those that every driver has."""
+    """One method that a driver or its launcher answers. *capability*: None for methods that every driver has."""
 
     name: str
     params: type[ParamsT]
@@ -425,40 +424,47 @@ class Method(Generic[ParamsT, ResultT]):
     summary: str
     capability: str | None = None
     makes: bool = False
-    """Whether, when it fails or is cancelled, it may have changed something."""
+    """True if a failed or cancelled call may have changed something."""
 
 
-HELLO = Method("handshake.hello", HelloParams, HelloResult, "Versions, and proof that the driver has the token.")
+HELLO = Method(
+    "handshake.hello", HelloParams, HelloResult, "Exchange versions; the driver proves that it has the token."
+)
 AUTHENTICATE = Method(
-    "handshake.authenticate", AuthenticateParams, Identity, "Proof that the launcher has it; who the driver is."
+    "handshake.authenticate",
+    AuthenticateParams,
+    Identity,
+    "The launcher proves that it has the token; the driver describes itself.",
 )
-OPEN = Method("driver.open", OpenParams, OpenResult, "Work for this provider from now on; called once.")
-CLOSE = Method("driver.close", Call, Empty, "Finish; the connection ends after the answer.")
-PING = Method("ping", Call, Empty, "Asked when nothing else is under way.")
-CREATE = Method(
-    "instance.create", CreateParams, CreateResult, "Ask for an instance; don't wait until it runs.", makes=True
+OPEN = Method("driver.open", OpenParams, OpenResult, "Start to work for this provider; called once.")
+CLOSE = Method("driver.close", Call, Empty, "Stop working; the connection ends after the answer.")
+PING = Method("ping", Call, Empty, "Check that an idle driver answers.")
+CREATE = Method("instance.create", CreateParams, CreateResult, "Create an instance; return before it runs.", makes=True)
+WAIT = Method("instance.wait", InstanceParams, InstanceResult, "Wait until the instance runs and has its addresses.")
+DELETE = Method("instance.delete", DeleteParams, Empty, "Delete the instance and wait until it is gone.", makes=True)
+LIST = Method("instance.list", ListParams, ListResult, "List all instances that the credentials can see, page by page.")
+LIMITS = Method("quota.limits", Call, AmountsResult, "Return the cloud's limits for these credentials.")
+LABEL_USAGE = Method("label.usage", LabelParams, AmountsResult, "Return the usage of one node of the label.")
+LABEL_READY = Method(
+    "label.ready", LabelParams, ReadyResult, "Return if the cloud has all resources of the label, such as its image."
 )
-WAIT = Method("instance.wait", InstanceParams, InstanceResult, "Wait until it runs and has its addresses.")
-DELETE = Method("instance.delete", DeleteParams, Empty, "Delete, and wait until it is gone.", makes=True)
-LIST = Method("instance.list", ListParams, ListResult, "All instances the credentials can see, page by page.")
-LIMITS = Method("quota.limits", Call, AmountsResult, "The cloud's limits for these credentials.")
-LABEL_USAGE = Method("label.usage", LabelParams, AmountsResult, "What one node of the label takes.")
-LABEL_READY = Method("label.ready", LabelParams, ReadyResult, "Whether the cloud has what the label needs.")
 
-HOST_KEYS = Method("instance.host_keys", InstanceParams, KeysResult, "SSH host keys.", "host_keys")
-CONSOLE_LOG = Method("instance.console_log", InstanceParams, TextResult, "Tail of the console.", "console_log")
-ZONES = Method("cloud.zones", Call, ZonesResult, "Names of the placement zones.", "zones")
-FENCE = Method("instance.fence", FenceParams, Empty, "Refuse what is older from now on.", "fencing", makes=True)
-RESOURCES = Method("resource.list", Call, ResourcesResult, "What can stay behind when instances go.", "leftovers")
-DELETE_RESOURCE = Method("resource.delete", ResourceParams, Empty, "Delete one of these.", "leftovers", makes=True)
-INSPECT = Method("machine.inspect", MachineParams, InspectResult, "Look at a machine that exists.", "inventory")
-IS_ALIVE = Method("machine.is_alive", MachineParams, AliveResult, "Whether the machine answers.", "inventory")
-UPKEEP = Method("driver.upkeep", Call, Empty, "The driver's own work, until it is cancelled.", "upkeep")
-EMPTIED = Method("driver.emptied", Call, Empty, "Wait until only this driver's own is left.", "upkeep")
-FAULTS = Method("fault.list", Call, FaultsResult, "For the conformance kit: how the cloud can be broken.", "faults")
-SET_FAULT = Method("fault.set", FaultParams, FaultSetResult, "Have it so, for all drivers of this cloud.", "faults")
-CLEAR_FAULT = Method("fault.clear", FaultParams, Empty, "Have it so no longer.", "faults")
-CLOUD_RESOURCES = Method("cloud.resources", Call, CloudResourcesResult, "What there is, by the cloud.", "faults")
+HOST_KEYS = Method("instance.host_keys", InstanceParams, KeysResult, "Return the SSH host keys.", "host_keys")
+CONSOLE_LOG = Method(
+    "instance.console_log", InstanceParams, TextResult, "Return the end of the console.", "console_log"
+)
+ZONES = Method("cloud.zones", Call, ZonesResult, "Return the names of the zones.", "zones")
+FENCE = Method("instance.fence", FenceParams, Empty, "Refuse calls with older fences.", "fencing", makes=True)
+RESOURCES = Method("resource.list", Call, ResourcesResult, "List resources that can leak.", "leftovers")
+DELETE_RESOURCE = Method("resource.delete", ResourceParams, Empty, "Delete one such resource.", "leftovers", makes=True)
+INSPECT = Method("machine.inspect", MachineParams, InspectResult, "Inspect an existing machine.", "inventory")
+IS_ALIVE = Method("machine.is_alive", MachineParams, AliveResult, "Return if the machine answers.", "inventory")
+UPKEEP = Method("driver.upkeep", Call, Empty, "Do the driver's own work until cancelled.", "upkeep")
+EMPTIED = Method("driver.emptied", Call, Empty, "Wait until only the driver's own nodes are left.", "upkeep")
+FAULTS = Method("fault.list", Call, FaultsResult, "For the conformance kit: list the faults.", "faults")
+SET_FAULT = Method("fault.set", FaultParams, FaultSetResult, "Set a fault for all drivers of this cloud.", "faults")
+CLEAR_FAULT = Method("fault.clear", FaultParams, Empty, "Clear a fault.", "faults")
+CLOUD_RESOURCES = Method("cloud.resources", Call, CloudResourcesResult, "List the cloud's resources.", "faults")
 
 METHODS: Final[Mapping[str, Method[Any, Any]]] = {
     method.name: method
@@ -471,9 +477,9 @@ METHODS: Final[Mapping[str, Method[Any, Any]]] = {
 
 CANCEL, LOG, PROGRESS = "$/cancel", "log", "progress"
 NOTES: Final[Mapping[str, tuple[type[Message], str]]] = {
-    CANCEL: (CancelNote, "From the launcher: the answer to this request is not wanted any more. It is answered still."),
-    LOG: (LogNote, "From the driver: something for the launcher's log."),
-    PROGRESS: (ProgressNote, "From the driver: how far a request has come."),
+    CANCEL: (CancelNote, "From the launcher: cancel this request. The driver still answers it."),
+    LOG: (LogNote, "From the driver: an entry for the launcher's log."),
+    PROGRESS: (ProgressNote, "From the driver: the progress of a request."),
 }
 
 CAPABILITIES: Final[Mapping[str, type]] = {
@@ -486,11 +492,11 @@ CAPABILITIES: Final[Mapping[str, type]] = {
     "upkeep": port.SupportsUpkeep,
     "faults": port.SupportsFaults,
 }
-"""What a driver in this process has instead of a capability's name."""
+"""The protocol that a driver inside the launcher implements for each capability."""
 
 
 LOCAL_PROCESSES = "local_processes"
-"""A capability without methods: what the driver started in a session of its own is an instance, and outlives it."""
+"""A capability without methods: a process in its own session is an instance, and outlives the driver."""
 
 
 FAULTY_CALLS: Final[Mapping[str, str]] = {
@@ -502,14 +508,14 @@ FAULTY_CALLS: Final[Mapping[str, str]] = {
     "quota_for_label": LABEL_USAGE.name,
     "label_ready": LABEL_READY.name,
 }
-"""Methods that a fault may name, as the port calls them and on the wire."""
+"""Methods that a fault may name: the name in the port, and the name on the wire."""
 
 
 # -- to and from the port -------------------------------------------------------------------------------------------
 
 
 def plain(message: Message, **instead: Any) -> dict[str, Any]:
-    """The fields of *message* by name, one level deep; *instead*: values that go before."""
+    """Return the fields of *message* by name, one level deep; the values in *instead* replace fields."""
     return {**{name: getattr(message, name) for name in type(message).model_fields}, **instead}
 
 
@@ -541,17 +547,17 @@ def offer_to(offer: port.FaultOffer) -> FaultOfferInfo:
 
 
 def offer_from(info: FaultOfferInfo) -> port.FaultOffer:
-    """A call that is not known is that of none."""
+    """Return the offer; an unknown call becomes None."""
     calls = {method: call for call, method in FAULTY_CALLS.items()}
     return port.FaultOffer(info.name, calls.get(info.call or ""), info.kind, info.retry_after_s)
 
 
 MAX_PLACES: Final = 5
-"""That are named of all those where a message is wrong."""
+"""Most places of a message that an error names."""
 
 
 def places_in(error: ValidationError) -> str:
-    """Where a message is wrong, and how where that is more than its type."""
+    """Return the invalid places of a message, each with the reason if it is not only the type."""
     faults = error.errors(include_url=False, include_input=False)
     named = []
     for fault in faults[:MAX_PLACES]:

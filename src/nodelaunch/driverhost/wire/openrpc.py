@@ -1,8 +1,8 @@
-"""The contract on the wire as an OpenRPC document, made from the models.
+"""The contract on the wire as an OpenRPC document, generated from the models.
 
     python -m nodelaunch.driverhost.wire.openrpc > docs/driver-contract.openrpc.json
 
-What does *not* belong here: the models (messages.py), and rules that are no matter of form (docs/driver-contract.md).
+docs/driver-contract.md has the rules that the form of messages can't express.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCHEMAS = "#/components/schemas/"
 
 
 def document() -> Json:
-    """Methods that a driver answers, those that the launcher does, and notifications, which have no result."""
+    """Return the document: methods of the driver, methods of the launcher, and notifications, which have no result."""
     methods, notes = {**METHODS, **CLUSTER_METHODS}, {**NOTES, **CLUSTER_NOTES}
     carried: list[type[BaseModel]] = [each for m in methods.values() for each in (m.params, m.result)]
     models: list[type[BaseModel]] = [*carried, *(params for params, _ in notes.values()), FaultInfo, ClusterFault]
@@ -36,7 +36,7 @@ def document() -> Json:
         "info": {
             "title": "nodelaunch driver contract",
             "version": f"{CONTRACT.max}.0",
-            "description": "JSON-RPC 2.0, one object a line, between a launcher and a driver. See driver-contract.md.",
+            "description": "JSON-RPC 2.0, one object per line, between launcher and driver. See driver-contract.md.",
             "license": {"name": "Apache-2.0"},
         },
         "methods": [
@@ -48,12 +48,12 @@ def document() -> Json:
             "errors": {
                 "driver": {
                     "code": DRIVER_ERROR,
-                    "message": "what people read",
+                    "message": "a text for people",
                     "data": {"$ref": _SCHEMAS + "FaultInfo"},
                 },
                 "cluster": {
                     "code": CLUSTER_ERROR,
-                    "message": "what people read",
+                    "message": "a text for people",
                     "data": {"$ref": _SCHEMAS + "ClusterFault"},
                 },
             },

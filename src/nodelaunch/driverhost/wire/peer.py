@@ -1,8 +1,7 @@
-"""One end of a connection: calls with deadlines, answers, notifications, cancellation. JSON-RPC 2.0, a line each.
+"""One end of a connection: calls with deadlines, answers, notifications, cancellation. JSON-RPC 2.0, one per line.
 
-End of file is death: whoever reads it ends, and every call under way fails. So does a line that is too long or is no
-message: nothing that came after it could be trusted.
-What does *not* belong here: what the methods mean.
+The end of the connection ends the peer, and every call under way fails. A line that is too long or not a message has
+the same effect, because the messages after it could not be trusted.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from typing import Any, Final, TypeGuard
 from nodelaunch.driverhost.wire.messages import CANCEL, MAX_LINE
 
 METHOD_NOT_FOUND, INVALID_PARAMS, DRIVER_ERROR = -32601, -32602, -32000
-"""Codes of errors; the last one's ``data`` is a FaultInfo. Source: JSON-RPC 2.0."""
+"""Codes of errors. The ``data`` of DRIVER_ERROR is a FaultInfo. Source: JSON-RPC 2.0."""
 CANCEL_GRACE_S: Final = 10.0
-"""How long the answer to a cancelled call is waited for."""
+"""How long to wait for the answer to a cancelled call."""
 AT_A_TIME: Final = 50
-"""Messages that are taken in before others get their turn."""
+"""Messages that are read before other tasks get their turn."""
 MAX_GIVEN_UP: Final = 10_000
-"""Calls whose late answer is still known for one."""
+"""Most cancelled calls whose late answers are still recognised."""
 
 Json = dict[str, Any]
 Answer = Callable[[str, Json, int], Awaitable[Json]]
-"""Of method, parameters and id. Raises: RpcError."""
+"""Answers a call of a method with parameters and id. Raises: RpcError."""
 Notice = Callable[[str, Json], None]
 Stray = Callable[[str], None]
-"""Is told, in words, of an answer to nothing that was asked."""
+"""Gets a text about an answer without a matching call."""
 
 
 class RpcError(Exception):
-    """An error as the other end put it, or as it is to be put to the other end."""
+    """An error that the other end sent, or that is to be sent to the other end."""
 
     def __init__(self, code: int, message: str, data: Json | None = None) -> None:
         super().__init__(message)
@@ -43,24 +42,24 @@ class RpcError(Exception):
 
 
 class ConnectionEndedError(Exception):
-    """The connection is gone; whether the call was done is not known."""
+    """The connection has ended; the outcome of the call is unknown."""
 
 
 class GarbageError(Exception):
-    """The other end sent what is no message."""
+    """The other end sent an invalid message."""
 
 
 Outcome = Json | RpcError | None
-"""What became of a call that was given up: its result, its error, or None when it was not heard of again."""
+"""The outcome of a cancelled call: its result, its error, or None if no answer came."""
 
 
 async def no_answer(method: str, _params: Json, _id: int) -> Json:
-    """For an end that is asked nothing."""
+    """Refuse all calls."""
     raise RpcError(METHOD_NOT_FOUND, f"there is no method {method} here")
 
 
 class Peer:
-    """*answer* and *notice* take what comes in. Run `run` beside the calls."""
+    """One end of a connection. *answer* gets calls, *notice* gets notifications. Run `run` beside the calls."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class Peer:
         stray: Stray = lambda _what: None,
         most_asked: int | None = None,
     ) -> None:
-        """*most_asked*: requests of the other end that may wait for their answer; None: as many as it likes."""
+        """*most_asked*: most unanswered requests of the other end; None: no limit."""
         self._reader = reader
         self._writer = writer
         self._answer = answer
@@ -82,25 +81,25 @@ class Peer:
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Json]] = {}
         self._given_up: dict[int, None] = {}
-        """Calls nobody waits for any more, and that were not answered yet; the oldest first."""
+        """Unanswered calls for which no caller waits any more, oldest first."""
         self._answering: dict[int, asyncio.Task[None]] = {}
         self.ended: str | None = None
-        """Why the connection is over; None while it isn't."""
+        """Why the connection ended; None until it ends."""
         self.heard: int = 0
-        """Messages that came in so far."""
+        """Number of messages received."""
 
     @property
     def is_idle(self) -> bool:
         return not self._calls
 
     def awaits(self, number: int) -> bool:
-        """Whether the answer to the call of this id is still to come."""
+        """Return True if the call with this id has no answer yet."""
         return number in self._calls
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
     def send(self, message: Json) -> None:
-        """Raises: ValueError for what is too long."""
+        """Send *message*. Raises: ValueError if it is too long."""
         line = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":")).encode() + b"\n"
         if len(line) > MAX_LINE:
             raise ValueError(f"a message of {len(line)} bytes; {MAX_LINE} are allowed")
@@ -119,10 +118,11 @@ class Peer:
         on_id: Callable[[int], None] = lambda _number: None,
         on_given_up: Callable[[Outcome], None] | None = None,
     ) -> Json:
-        """The result of a call; *on_id* is told its id before it is sent.
+        """Return the result of a call; *on_id* gets the call's id before it is sent.
 
-        Cancelled or out of time, the other end is told. Where *on_given_up* wants to know what became of the call,
-        that is waited for, if not for long. Raises: RpcError, ConnectionEndedError, TimeoutError.
+        When the call is cancelled or times out, the other end gets a cancellation. With *on_given_up*, the method then
+        waits up to `CANCEL_GRACE_S` for the outcome and passes it on.
+        Raises: RpcError, ConnectionEndedError, TimeoutError.
         """
         if self.ended is not None:
             raise ConnectionEndedError(self.ended)
@@ -148,7 +148,7 @@ class Peer:
         finally:
             del self._calls[number]
             if result.done():
-                result.exception()  # nobody else may look
+                result.exception()  # mark as retrieved: possibly no caller reads it
             else:
                 self._give_up(number)
 
@@ -160,7 +160,7 @@ class Peer:
     # -- receiving --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Take in messages until the connection ends. Raises: GarbageError."""
+        """Process messages until the connection ends. Raises: GarbageError."""
         garbage: GarbageError | None = None
         async with asyncio.TaskGroup() as group:
             try:
@@ -168,13 +168,13 @@ class Peer:
                     self.heard += 1
                     self._take(message, group)
                     if self.heard % AT_A_TIME == 0:
-                        await asyncio.sleep(0)  # what is here already is read without a pause
+                        await asyncio.sleep(0)  # reading buffered lines does not yield to other tasks
             except GarbageError as error:
                 garbage = error
             except ConnectionError:
                 pass
             finally:
-                # Our own calls first: an answer that is cancelled may wait for what became of one.
+                # End our own calls first: a cancelled answer may wait for the outcome of such a call.
                 self.end(str(garbage or "the connection ended"))
                 for task in self._answering.values():
                     task.cancel()
@@ -186,16 +186,16 @@ class Peer:
             line = await self._reader.readuntil(b"\n")
         except asyncio.IncompleteReadError as error:
             if error.partial:
-                raise GarbageError("it ended in the middle of a line") from None
+                raise GarbageError("the connection ended in the middle of a line") from None
             return None
         except asyncio.LimitOverrunError:
             raise GarbageError(f"it sent a line longer than {MAX_LINE} bytes") from None
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            raise GarbageError(f"it sent what is no JSON: {_start(line)}") from None
+            raise GarbageError(f"it sent invalid JSON: {_start(line)}") from None
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
-            raise GarbageError(f"it sent what is no JSON-RPC 2.0 message: {_start(line)}")
+            raise GarbageError(f"it sent a message that is not JSON-RPC 2.0: {_start(line)}")
         return message
 
     def _take(self, message: Json, group: asyncio.TaskGroup) -> None:
@@ -203,16 +203,16 @@ class Peer:
         if method is None:
             self._settle(message)
         elif not isinstance(method, str) or not isinstance(params, dict):
-            raise GarbageError("it sent a request without a name, or without named parameters")
+            raise GarbageError("it sent a request without a method name or without named parameters")
         elif number is None:
             self._take_note(method, params)
         elif self._most_asked is not None and len(self._answering) >= self._most_asked:
-            raise GarbageError(f"it has more than {self._most_asked} requests that are not answered yet")
+            raise GarbageError(f"it has more than {self._most_asked} unanswered requests")
         elif _is_id(number) and number not in self._answering:
             self._answering[number] = task = group.create_task(self._give_answer(method, params, number))
             task.add_done_callback(lambda task: self._answered(number, task))
         else:
-            raise GarbageError("it sent a request with an id that is no number, or used twice")
+            raise GarbageError("it sent a request with an id that is not a number, or is in use")
 
     def _settle(self, message: Json) -> None:
         number, error = message.get("id"), message.get("error")
@@ -220,16 +220,16 @@ class Peer:
         if result is None or result.done():
             if not _is_id(number) or self._given_up.pop(number, self) is self:
                 self._stray(_of_what(number, error))
-            return  # else it came too late, which may be
+            return  # a late answer to a cancelled call is valid
         if isinstance(error, dict):
             code, data = error.get("code"), error.get("data")
             code = code if isinstance(code, int) else DRIVER_ERROR
-            text = _text_of(error) or "it did not say why"
+            text = _text_of(error) or "no reason given"
             result.set_exception(RpcError(code, text, data if isinstance(data, dict) else None))
         elif isinstance(message.get("result"), dict):
             result.set_result(message["result"])
         else:
-            raise GarbageError("it sent an answer with neither a result that is an object nor an error")
+            raise GarbageError("it sent an answer without a result object or an error")
 
     def _take_note(self, method: str, params: Json) -> None:
         if method == CANCEL:
@@ -260,7 +260,7 @@ class Peer:
     # -- ending -----------------------------------------------------------------------------------------------------
 
     def end(self, why: str) -> None:
-        """Fail all calls, and close the connection."""
+        """Fail all calls and close the connection."""
         if self.ended is not None:
             return
         self.ended = why
@@ -271,7 +271,7 @@ class Peer:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, object]) -> None:
-    """Await *work*, which does not take long, however often we are cancelled meanwhile."""
+    """Await *work*, which is short, to its end, and ignore cancellations until then."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with suppress(asyncio.CancelledError):
@@ -297,13 +297,14 @@ def _text_of(error: Json) -> str:
 
 
 def _of_what(number: Any, error: Any) -> str:
-    """An answer with this id and error, in words."""
+    """Return a description of an answer with this id and error."""
     if number is None:
         kind = "no id"
     elif _is_id(number):
-        kind = f"id {number if -(1 << 63) <= number < 1 << 63 else 'of more than 64 bits'}, which waits for none"
+        kind = f"id {number if -(1 << 63) <= number < 1 << 63 else 'of more than 64 bits'}, which has no open call"
     else:
-        kind = "an id that is no number"
+        kind = "an id that is not a number"
+
     text = _text_of(error) if isinstance(error, dict) else ""
     return f"an answer with {kind}" + (f", and the error: {text}" if text else "")
 
