@@ -82,8 +82,8 @@ def test_explain_says_why_a_request_waits_and_how_one_ended(site: Site) -> None:
             done = run("explain", open_requests[0], "-c", str(site.config))
             assert done.returncode == 0, done.stderr
             assert "cloud/main: deferred" in done.stdout
-            assert "because 1 instance wanted, 0 left" in done.stdout
-            assert "to change that: nodes with 1 instance in all have to go" in done.stdout
+            assert "because needs 1 instance; 0 available" in done.stdout
+            assert "to change that: wait until nodes with 1 instance in total are deleted" in done.stdout
             waiting.terminate()
         holder.terminate()
     failed = run("request", "nobody-has-this", "-c", str(site.config))

@@ -86,4 +86,4 @@ async def test_label_of_which_too_few_nodes_are_ready_says_why(tmp_path: Path) -
         about, lines = _about_label(site.view, "small", [site.launcher.reporter.report()])
         assert about["min_ready"]["ready"] == 1
         assert lines[-2].startswith("  min-ready: 1 of 2 ready; asked for again in ")
-        assert lines[-1] == "    cloud/main: no instances to spare for keeping nodes ready"
+        assert lines[-1] == "    cloud/main: no free instances for min-ready nodes"

@@ -33,7 +33,7 @@ def test_amounts_are_written_out() -> None:
     text = "\n".join(in_words(Status(at=0.0, pools=(pool,))))
     for part in ("ram 1048576", "ram 1048575", "ram 0.5"):
         assert part in text
-    assert str(NoRoom("ram", RAM, RAM - 1)).startswith("1048576 ram wanted, 1048575 left")
+    assert str(NoRoom("ram", RAM, RAM - 1)).startswith("needs 1048576 ram; 1048575 available")
 
 
 def test_bars_have_whole_numbers() -> None:
