@@ -141,7 +141,7 @@ class DriverError(NodelaunchError):
 
 
 class QuotaExceededError(DriverError):
-    """The cloud has no quota left: abort the node without counting a retry, read the quota again, let the request wait."""
+    """The cloud has no quota left: abort the node, count no retry, read the quota again, let the request wait."""
 
     default_kind = ErrorKind.QUOTA
     default_scope = Scope.PROVIDER

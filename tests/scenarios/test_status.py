@@ -73,7 +73,7 @@ async def test_status_tells_of_breakers_and_last_troubles(tmp_path: Path) -> Non
         assert found.troubles[0].request.startswith("200-")
         text = "\n".join(in_words(found))
         assert "label small: 3 failed in a row" in text
-        assert "last troubles:" in text
+        assert "last failures:" in text
 
 
 async def test_equal_configurations_have_one_digest_and_a_reload_another(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ async def test_status_tells_why_nodes_are_not_kept_ready_and_until_when(tmp_path
         assert short.lacks_room
         assert 0 <= short.retry_at - site.now <= 60
         text = "\n".join(in_words(found))
-        assert "min-ready of small: 1 of 2 ready; asked for again in " in text
-        assert " s, or as soon as there is room\n" in text
+        assert "min-ready of small: 1 of 2 ready; requested again in " in text
+        assert " s, or as soon as there is capacity\n" in text
         assert "    cloud/main: no free instances for min-ready nodes" in text
         assert found.to_json()["min_ready"][0]["label"] == "small"
 

@@ -61,7 +61,7 @@ def test_unknown_request_is_said_to_be_unknown_and_nothing_else() -> None:
     found = {"id": "200-0000000009", "request": None, "asked": None, "nodes": {}, "pools": [UNKNOWN]}
     assert _lines(found, []) == [
         "request 200-0000000009",
-        "  there is no such request; no launcher remembers one: it never was, or it ended long ago",
+        "  there is no such request, and no launcher remembers it: it never existed, or it ended long ago",
     ]
 
 
