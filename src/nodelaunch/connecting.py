@@ -1,7 +1,7 @@
-"""The store that a configuration names: of the launcher itself, and for other processes.
+"""Builds the store that a configuration names, for the launcher itself and for other processes.
 
-What does *not* belong here: what else a launcher is made of (launcher.py): commands that only look at records start
-without that, and import only the store that is named.
+Don't import the other parts of a launcher here: commands that only read records start without them, and import only
+the store that the configuration names.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from nodelaunch.store.zookeeper.dial import ClientIdentity
 
 CONNECT_TIMEOUT_S = 15.0
-"""How long a client waits for its first session with the store."""
+"""Time that a client waits for its first session with the store."""
 
 
 def check_files(
     config: StoreConfig, path: str | os.PathLike[str], *, secure: str | os.PathLike[str] | None = None
 ) -> Sequence[ConfigProblem]:
-    """What is wrong with the files the configuration in *path* and *secure* names; nothing is connected to.
+    """Return problems with the files that the configuration in *path* and *secure* names, without connecting.
 
-    Where *config* is only what is about the store, the other files are a launcher's, which may be ours to read or not.
+    If *config* has only the store part, the other files are not checked: only the launcher has to be able to read them.
     """
     if not all(map(_is_readable, _files_of(config))):
         keys = ALL_FILES if isinstance(config, Config) else STORE_FILES
@@ -56,7 +56,7 @@ def check_files(
 
 
 def _files_of(config: StoreConfig) -> Iterator[str]:
-    """The files that it names. To find their places the configuration is read once more, which takes long."""
+    """Yield the files that *config* names, without their places: finding them takes a second, slow read."""
     if (tls := config.zookeeper_tls) is not None:
         yield from (tls.cert, tls.key, tls.ca)
     if (auth := config.zookeeper_auth) is not None and auth.password_file is not None:
@@ -74,7 +74,7 @@ def _is_readable(file: str) -> bool:
 
 
 def build_store(config: StoreConfig, *, makes_chroot: bool = True) -> Store:
-    """The store the configuration names: ZooKeeper, or the embedded one."""
+    """Return the store that the configuration names: ZooKeeper, or the embedded store."""
     if not config.zookeeper_servers:
         from nodelaunch.store.embedded.store import EmbeddedStore
 
@@ -95,7 +95,7 @@ def build_store(config: StoreConfig, *, makes_chroot: bool = True) -> Store:
 
 
 def _identity(auth: ZooKeeperAuth | None) -> ClientIdentity | None:
-    """What `zookeeper-auth` says. Raises: StoreError where its file can't be used."""
+    """Return the identity in `zookeeper-auth`. Raises: StoreError if its file can't be used."""
     if auth is None:
         return None
     from nodelaunch.store.zookeeper.dial import ClientIdentity
@@ -115,25 +115,25 @@ def _identity(auth: ZooKeeperAuth | None) -> ClientIdentity | None:
 
 
 def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
-    """Host and port of each ZooKeeper server."""
+    """Return host and port of each ZooKeeper server."""
     return [(server.host, server.port) for server in config.zookeeper_servers]
 
 
 def trouble_of(store: Store) -> str | None:
-    """Why *store* can't be reached just now, as far as is known."""
+    """Return why *store* can't be reached now, as far as is known."""
     from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
     return store.trouble if isinstance(store, ZooKeeperStore) else None
 
 
 def no_session(store: Store, after_s: float) -> StoreUnavailableError:
-    """That *store* gave no session within *after_s*, and why, as far as is known."""
+    """Return the error that *store* gave no session within *after_s*, with the reason if known."""
     trouble = trouble_of(store)
     return StoreUnavailableError(detail=f"no session within {after_s:g} s" + (f"; {trouble}" if trouble else ""))
 
 
 def build_client_store(config: StoreConfig) -> Store:
-    """The same store from another process: where it is embedded, through the running launcher's socket."""
+    """Return the store for another process: an embedded store is reached through the running launcher's socket."""
     if config.zookeeper_servers:
         return build_store(config, makes_chroot=False)
     from nodelaunch.store.embedded.socket import SocketStore
@@ -145,9 +145,9 @@ def build_client_store(config: StoreConfig) -> Store:
 async def client_store(
     path: str | os.PathLike[str], *, secure: str | os.PathLike[str] | None = None, timeout_s: float = CONNECT_TIMEOUT_S
 ) -> AsyncIterator[Store]:
-    """The store that a launcher with the configuration in *path* and *secure* uses, connected within *timeout_s*.
+    """Connect within *timeout_s* to the store of a launcher with the configuration in *path* and *secure*.
 
-    Only what the configuration says of the store has to be right. Raises: ConfigError, StoreUnavailableError.
+    Only the store part of the configuration has to be valid. Raises: ConfigError, StoreUnavailableError.
     """
     config = load_store_config(path, secure=secure)
     if problems := check_files(config, path, secure=secure):
@@ -165,5 +165,5 @@ async def client_store(
 
 
 def socket_path(config: StoreConfig) -> str:
-    """Where a launcher with an embedded store listens for other processes of this machine."""
+    """Return the socket on which a launcher with an embedded store listens for other processes of this machine."""
     return f"{config.embedded_store.path}.sock"

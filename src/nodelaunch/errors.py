@@ -1,7 +1,7 @@
-"""The error tree: an error is named by what the caller does next.
+"""The error tree: an error's class says what the caller does next.
 
-Fields are data (``path``, ``provider``, ``external_id``), never prose; ``str(error)`` is one readable line. What does
-*not* belong here: errors of third-party libraries. They are translated at the one edge that calls the library.
+Fields are data (``path``, ``provider``, ``external_id``), never prose; ``str(error)`` is one readable line. Errors of
+third-party libraries don't belong here: the module that calls a library translates them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from math import inf
 from typing import Final
 
 TEXT_LIMIT: Final = 2000
-"""Characters of a driver's text that are shown, its beginning and its end."""
+"""The most characters of a driver's text that are shown, half from its beginning and half from its end."""
 MAX_ID: Final = 1000
-"""Characters of an ``external_id``."""
+"""The most characters of an ``external_id``."""
 _CUT: Final = " [...] "
 _SPACES: Final = re.compile("[\t\n\v\f\r\x85\u2028\u2029]")
 _UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys, what turns the order of characters around, and what is no Unicode."""
+"""Control characters, characters that reverse the text direction, and lone surrogates."""
 
 
 def legible(text: str, limit: int = TEXT_LIMIT) -> str:
-    """*text*, whoever it is from, as one line that anybody can be shown: cut, control characters replaced."""
+    """Return *text* as one line that is safe to show: cut to *limit*, control characters replaced."""
     if len(text) > limit:
         half = (limit - len(_CUT)) // 2
         text = text[:half] + _CUT + text[-half:]
@@ -34,12 +34,12 @@ def legible(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def has_controls(text: str) -> bool:
-    """Whether there is something in *text* that `legible` replaces."""
+    """Return True if *text* has characters that `legible` replaces."""
     return not text.isprintable() and _UNSHOWN.search(text) is not None
 
 
 def is_sound_id(value: object) -> bool:
-    """Whether *value* can be the ``external_id`` of an instance."""
+    """Return True if *value* can be the ``external_id`` of an instance."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID and not has_controls(value)
 
 
@@ -52,14 +52,14 @@ class NodelaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing wrong in a configuration; *line* and *column* count from 1 (0: the file as a whole)."""
+    """One fault in a configuration; *line* and *column* count from 1 (0: the file as a whole)."""
 
     file: str
     line: int
     column: int
     message: str
     key: str = ""
-    """The path of the key, such as ``providers[0].name``, of a configuration that is in no file."""
+    """The path of the key, such as ``providers[0].name``, in a configuration that was not read from a file."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -67,7 +67,7 @@ class ConfigProblem:
 
 
 class ConfigError(NodelaunchError):
-    """The configuration is not usable. At start: print ``problems``, exit 2. On reload: keep the running one."""
+    """The configuration is not usable. At start: print ``problems``, exit 2. On reload: keep the one in force."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -78,7 +78,7 @@ class ConfigError(NodelaunchError):
 
 
 class ErrorKind(enum.StrEnum):
-    """What is the matter, in a driver's words; ``protocol/faults.py`` says which class it comes out as."""
+    """The kind of error that a driver reports; ``protocol/faults.py`` maps kinds to classes."""
 
     QUOTA = "quota"
     CAPACITY = "capacity"
@@ -97,7 +97,7 @@ class ErrorKind(enum.StrEnum):
 
 
 class Scope(enum.StrEnum):
-    """How much an error concerns: what else would fail the same way just now."""
+    """The scope of an error: other calls in this scope would fail the same way now."""
 
     REQUEST = "request"
     LABEL = "label"
@@ -107,9 +107,9 @@ class Scope(enum.StrEnum):
 
 
 class DriverError(NodelaunchError):
-    """A driver could not do what it was asked; the subclass says what follows.
+    """A driver could not do what it was asked to do; the subclass says what follows.
 
-    The text is made `legible`, and an id or a time that can be none is left out: they are the driver's.
+    The values come from the driver, so the text is made `legible`, and an invalid id or time is left out.
     """
 
     default_kind = ErrorKind.INTERNAL
@@ -129,33 +129,33 @@ class DriverError(NodelaunchError):
         super().__init__(legible(message))
         self.provider = provider
         self.external_id: str | None = external_id if is_sound_id(external_id) else None
-        """The instance the failed call may have left behind, where the cloud named one."""
+        """The id of the instance that the failed call may have left behind, where the cloud returned it."""
         self.kind: ErrorKind = kind or self.default_kind
         self.scope: Scope = scope or self.default_scope
         self.retry_after_s: float | None = (
             retry_after_s if retry_after_s is not None and 0 <= retry_after_s < inf else None
         )
-        """Seconds after which it may go better, where the cloud said so."""
+        """Seconds after which a retry may succeed, where the cloud said so."""
         self.may_exist: bool = external_id is not None if may_exist is None else may_exist
-        """Whether the failed call may have made something all the same, whether or not it has a name."""
+        """True if the failed call may have created an instance all the same, whether or not its id is known."""
 
 
 class QuotaExceededError(DriverError):
-    """The cloud has no quota left: the node is aborted, no retry is spent, quota is read again, the request waits."""
+    """The cloud has no quota left: abort the node, count no retry, read the quota again, let the request wait."""
 
     default_kind = ErrorKind.QUOTA
     default_scope = Scope.PROVIDER
 
 
 class InsufficientCapacityError(DriverError):
-    """The cloud has quota but no room: decline, another launcher may have some."""
+    """There is quota, but the cloud has no capacity: decline, another launcher may have capacity."""
 
     default_kind = ErrorKind.CAPACITY
     default_scope = Scope.ZONE
 
 
 class LaunchFailedError(DriverError):
-    """This instance did not come up: delete it, spend one launch-retry, then decline."""
+    """The instance did not become usable: delete it and retry; decline after ``launch-retries`` attempts."""
 
     default_kind = ErrorKind.PERMANENT
 
@@ -167,33 +167,33 @@ class LaunchTimeoutError(LaunchFailedError):
 
 
 class KeyScanError(LaunchFailedError):
-    """The instance runs, but its SSH port did not answer within ``boot-timeout``, or not with the keys it was given."""
+    """The instance runs, but its SSH port did not answer within ``boot-timeout``, or answered with unexpected keys."""
 
     default_kind = ErrorKind.AUTH
 
 
 class InstanceNotFoundError(LaunchFailedError):
-    """The instance vanished while it was waited for."""
+    """The instance disappeared while the launcher waited for it."""
 
     default_kind = ErrorKind.NOT_FOUND
 
 
 class LabelUnusableError(DriverError):
-    """The label can't be launched at all: decline; the label is off until its configuration or image changes."""
+    """The label can't be launched at all: decline; the label is disabled until its configuration or image changes."""
 
     default_kind = ErrorKind.CONFIG
     default_scope = Scope.LABEL
 
 
 class ProviderUnavailableError(DriverError):
-    """The cloud does not answer, or not now: back off, no retry is spent."""
+    """The cloud does not answer, or refuses for now: back off, without counting a retry."""
 
     default_kind = ErrorKind.TRANSIENT
     default_scope = Scope.PROVIDER
 
 
 class StaleFenceError(DriverError):
-    """Another launcher has taken the node over: whatever was going on with it here ends, and nothing is tidied up."""
+    """Another launcher has taken over the node: work on it ends here, without cleanup."""
 
     default_kind = ErrorKind.STALE
 
@@ -202,7 +202,7 @@ class StaleFenceError(DriverError):
 
 
 class StoreError(NodelaunchError):
-    """A call to the coordination store did not have the asked-for effect."""
+    """A call to the coordination store did not have its effect."""
 
     def __init__(self, path: str = "", detail: str = "") -> None:
         super().__init__(": ".join(part for part in (path, detail) if part) or type(self).__name__)
@@ -211,11 +211,11 @@ class StoreError(NodelaunchError):
 
 
 class RecordGoneError(StoreError):
-    """The znode does not exist (any more): abandon and release."""
+    """The znode does not exist, or no longer exists: give up, and release its lock."""
 
 
 class RecordExistsError(StoreError):
-    """The znode to be created exists already."""
+    """The znode to be created already exists."""
 
 
 class NotEmptyError(StoreError):
@@ -223,38 +223,38 @@ class NotEmptyError(StoreError):
 
 
 class VersionConflictError(StoreError):
-    """The znode changed since it was read: read again, decide again."""
+    """The znode has changed since it was read: read it and decide again."""
 
 
 class LockBusyError(StoreError):
-    """Somebody else holds, or contends for, the lock: skip, try when it is seen free."""
+    """Another client holds the lock or waits for it: skip, and retry when the lock is free."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store could not be reached, or refused to serve; nothing was changed."""
+    """The store could not be reached, or refused the call; nothing was changed."""
 
 
 class AccessDeniedError(StoreError):
-    """The store's access control lists do not allow it; trying again changes nothing until somebody mends them."""
+    """The store's access control lists forbid the call; a retry fails until an operator corrects them."""
 
 
 class OutcomeUnknownError(StoreError):
-    """The connection broke under a call that may or may not have had its effect, and it could not be found out."""
+    """The connection broke during a call, and it is unknown whether the call had its effect."""
 
 
 class SessionLostError(StoreError):
-    """The session ended; so did every lock and ephemeral znode made in it. Nothing is written afterwards."""
+    """The session ended, and with it its locks and ephemeral znodes. Nothing is written afterwards."""
 
 
 class LockLostError(SessionLostError):
-    """The lock a write was to happen under is not held any more; nothing was written."""
+    """The lock that protects a write is no longer held; nothing was written."""
 
 
 # -- records and our own bugs ---------------------------------------------------------------------------------------
 
 
 class RecordInvalidError(NodelaunchError):
-    """A znode's body is not the record it should be: log it with its path, leave the znode alone."""
+    """A znode's body is not a valid record: log its path, don't change the znode."""
 
     def __init__(self, path: str, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
@@ -263,9 +263,9 @@ class RecordInvalidError(NodelaunchError):
 
 
 class InvalidTransitionError(NodelaunchError):
-    """An event came that the request machine can't be in a position to receive: our bug. Fail this request loudly.
+    """The request machine received an event that its state does not allow: a defect. Fail the request and log it.
 
-    ``story`` is the repr of every event so far, the impossible one last.
+    ``story`` is the repr of every event so far, the disallowed one last.
     """
 
     def __init__(self, detail: str, story: Sequence[str] = ()) -> None:
@@ -281,30 +281,30 @@ class RequestFailedError(NodelaunchError):
     """A node request ended ``failed``: every registered pool declined it."""
 
     def __init__(self, request_id: str, declined_by: Sequence[str], reasons: Sequence[str] = ()) -> None:
-        who = ", ".join(declined_by) or "nobody"
+        who = ", ".join(declined_by) or "no pool"
         super().__init__("\n  ".join((f"node request {request_id} failed; declined by: {who}", *reasons)))
         self.request_id = request_id
         self.declined_by: tuple[str, ...] = tuple(declined_by)
         self.reasons: tuple[str, ...] = tuple(reasons)
-        """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
+        """The launchers' reasons, a line for each pool; empty if no launcher was asked or answered."""
 
 
 class NodesNotThereError(NodelaunchError):
-    """A node request was not fulfilled in time; whoever waited withdraws it."""
+    """A node request was not fulfilled in time; the client that waited withdraws it."""
 
     def __init__(self, request_id: str, labels: Sequence[str], timeout_s: float, reasons: Sequence[str] = ()) -> None:
         waited = f"node request {request_id} ({', '.join(labels)}) was not fulfilled within {timeout_s:g} s"
         super().__init__("\n  ".join((waited, *reasons)))
         self.request_id = request_id
         self.reasons: tuple[str, ...] = tuple(reasons)
-        """What the launchers say of it, a line for each pool; empty where none was asked, or answered."""
+        """The launchers' reasons, a line for each pool; empty if no launcher was asked or answered."""
 
 
 class EventsMissedError(NodelaunchError):
-    """A reader of events was too slow: ``count`` of them are lost to it. Read anew what they were about, and go on."""
+    """A reader of events was too slow and missed ``count`` events. Read the current state again, then go on."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"{count} events missed: they came faster than they were read")
+        super().__init__(f"{count} events missed: events arrived faster than they were read")
         self.count = count
 
 
@@ -313,5 +313,5 @@ class NodesLostError(NodelaunchError):
 
     def __init__(self, node_ids: Sequence[str]) -> None:
         names = ", ".join(node_ids)
-        super().__init__(f"nodes lost while in use: {names}; the session with the store, which held them, ended")
+        super().__init__(f"nodes lost while in use: {names}; the store session that locked them ended")
         self.node_ids: tuple[str, ...] = tuple(node_ids)

@@ -1,11 +1,11 @@
-"""The launcher: builds what the configuration names and runs it as one tree of tasks.
+"""The launcher: builds the store, providers and pools of a configuration, and runs them as one tree of tasks.
 
     async with Launcher(config) as launcher:
         await launcher.run()
 
-The only place where a real store, driver, scanner or clock is built; each can be handed in instead. A part that fails
-is restarted alone (engine/supervision.py). What does *not* belong here: signals, logging set-up, exit codes (cli/), and
-any decision about requests (engine/).
+This is the only module that builds a real store, driver, scanner or clock; a caller can pass its own instead. A part
+that fails is restarted alone (engine/supervision.py). Signals, the logging set-up and exit codes belong to cli/,
+decisions about requests to engine/.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ from nodelaunch.store.zookeeper.store import ZooKeeperStore
 log: Logger = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 30.0
-"""How long the first session with the store is waited for, by default."""
+"""Default time to wait for the first session with the store."""
 DRAIN_GRACE_S = 30.0
-"""How long running requests may go on after `Launcher.drain` before they are handed back."""
+"""Default time for running requests to finish after `Launcher.drain`; then they are released for other launchers."""
 DRAIN_LIMIT_S = 30.0
-"""How long handing back and deleting may take after that."""
+"""Time to release requests and finish deletions after that."""
 
 
 def load_config(
@@ -83,13 +83,13 @@ def load_config(
     secure: str | os.PathLike[str] | None = None,
     drivers: DriverRegistry | None = None,
 ) -> Config:
-    """The checked configuration in file *source*, with what *secure* adds, or in *source* itself; warnings are logged.
+    """Return the checked configuration in file *source* merged with *secure*, or in mapping *source*; log warnings.
 
     Raises: ConfigError with every problem as file:line:column, or with the path of its key.
     """
     if isinstance(source, (Mapping, Config)):
         if secure is not None:
-            raise ValueError("secure is a second file beside a first one; put what it says into the mapping")
+            raise ValueError("secure needs a configuration file; put its values into the mapping")
         return config_from(source, drivers=drivers)
     config, warnings = read_config(source, secure=secure, drivers=drivers or DriverRegistry())
     _warn(warnings)
@@ -97,7 +97,7 @@ def load_config(
 
 
 def config_from(given: Mapping[str, Any] | Config, *, drivers: DriverRegistry | None = None) -> Config:
-    """The checked configuration in *given*, which has the keys of a file; warnings are logged.
+    """Return the checked configuration in *given*, which has the keys of a file; log warnings.
 
     Raises: ConfigError with every problem, each with the path of its key: ``providers[0].pools[0].max-servers``.
     """
@@ -114,7 +114,7 @@ def _warn(warnings: Iterable[ConfigProblem]) -> None:
 def open_driver(
     config: Config, provider: ProviderConfig, cluster: StoreCluster, *, scanner: HostScanner, drivers: DriverRegistry
 ) -> Driver:
-    """The driver of *provider*, one of *config*'s. Raises: DriverError."""
+    """Return the driver of *provider*, a provider in *config*. Raises: DriverError."""
     images = {image.name: image for image in config.diskimages}
     context = DriverContext(scanner=scanner, diskimages=images, cluster=cluster)
     return drivers.open(provider, context)
@@ -122,7 +122,7 @@ def open_driver(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What an open launcher consists of besides its providers."""
+    """The parts of an open launcher, besides its providers."""
 
     site: SharedServices
     herald: PresencePublisher
@@ -136,15 +136,15 @@ class _Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Beginning:
-    """What a launcher was made with."""
+    """The arguments that a launcher was created with."""
 
     serves_socket: bool
-    """Whether other processes reach its store through it."""
+    """True if other processes reach the store through this launcher."""
     connect_timeout_s: float | None
 
 
 async def _ensure_paths(store: Store) -> None:
-    """Also where the first session does not last so long."""
+    """Create the top paths; retry if the session ends meanwhile."""
     while True:
         await store.session.connected()
         with suppress(SessionLostError):
@@ -152,7 +152,7 @@ async def _ensure_paths(store: Store) -> None:
 
 
 def config_digest(config: Config) -> str:
-    """The same for equal configurations. What is a secret by its type is masked before."""
+    """Return a digest that is the same for equal configurations; values of secret types are masked first."""
     content = config.model_dump(serialize_as_any=True)
     return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -162,8 +162,8 @@ def _tenants(config: Config) -> dict[str, Limits]:
 
 
 class Launcher:
-    """One launcher process's worth of work. Enter it to connect, `run` it to serve, `reload` it to go on with another
-    configuration, `drain` it to end in order."""
+    """One launcher. Enter it to connect, `run` it to serve, `reload` it to change its configuration, `drain` it to end
+    without breaking off requests."""
 
     def __init__(
         self,
@@ -176,9 +176,10 @@ class Launcher:
         hostname: str | None = None,
         connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     ) -> None:
-        """*config*: checked already, or a mapping, which is checked here. *store*: entered and closed by the launcher;
-        None: what *config* names. Two launchers of one process on one embedded store each get a `connect()` of it.
-        *connect_timeout_s*: how long entering may wait for the first session with the store; None: for ever.
+        """*config*: a checked configuration, or a mapping, which is checked here. *store*: a store, which the launcher
+        enters and closes; None: the store that *config* names. Two launchers of one process on one embedded store each
+        get a `connect()` of it. *connect_timeout_s*: the time to wait for the first session with the store; None: no
+        limit.
 
         Raises: ConfigError.
         """
@@ -188,12 +189,12 @@ class Launcher:
         self.store: Store = store or build_store(config)
         self._begun = _Beginning(store is None and not config.zookeeper_servers, connect_timeout_s)
         self.config_standing: ConfigStanding = ConfigStanding(config)
-        """How the configuration in force stands to what it is told to follow."""
+        """The difference between the configuration in force, the initial one and the files."""
         self._scanner = scanner or SshScanner()
         self._clock = clock or WallClock()
         self.hostname: str = hostname or socket.gethostname()
         self.events: EventHub = EventHub(self._clock)
-        """Tells of what happens."""
+        """The event bus of the launcher."""
         self._stack = AsyncExitStack()
         self._parts: _Parts | None = None
         self._providers = Providers(
@@ -208,42 +209,42 @@ class Launcher:
 
     @property
     def providers(self) -> Mapping[str, ProviderRuntime]:
-        """Those whose driver could be made, and whose nodes can be deleted, by name."""
+        """The providers with a working driver, so that their nodes can be deleted, by name."""
         return self._providers.runtimes
 
     @property
     def pools(self) -> Mapping[PoolKey, Pool]:
-        """Those that run, by provider and pool."""
+        """The running pools, by provider and pool."""
         return self._providers.pools
 
     @property
     def pauses(self) -> Mapping[PoolKey, tuple[Pause, ...]]:
-        """By which operators have paused pools that run here; without those that are not."""
+        """The operators' pauses of each running pool; pools without pauses are left out."""
         return {key: pauses for key, pool in self.pools.items() if (pauses := pool.pauses)}
 
     @property
     def view(self) -> ClusterView:
-        """What is known of the cluster. Raises: RuntimeError before the launcher is entered."""
+        """The view of the cluster. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.view
 
     @property
     def scheduler(self) -> Scheduler:
-        """What decides on requests. Raises: RuntimeError before the launcher is entered."""
+        """The scheduler, which decides on requests. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().site.scheduler
 
     @property
     def id(self) -> str:
-        """Under which this process is present. Raises: RuntimeError before the launcher is entered."""
+        """The id of this process in the store. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().herald.id
 
     @property
     def is_open(self) -> bool:
-        """Whether the launcher is entered, so that it has a view and a scheduler."""
+        """True if the launcher is entered, so that it has a view and a scheduler."""
         return self._parts is not None
 
     @property
     def reporter(self) -> Reporter:
-        """What it tells of itself. Raises: RuntimeError before the launcher is entered."""
+        """The reporter, which makes the launcher's own report. Raises: RuntimeError before the launcher is entered."""
         return self._open_parts().reporter
 
     def _open_parts(self) -> _Parts:
@@ -252,7 +253,7 @@ class Launcher:
         return self._parts
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises: StoreUnavailableError."""
+        """Connect to the store. Raises: StoreUnavailableError."""
         async with AsyncExitStack() as stack:
             limit_s = self._begun.connect_timeout_s
             try:
@@ -340,7 +341,7 @@ class Launcher:
         return open_driver(self.config, config, cluster, scanner=self._scanner, drivers=self._drivers)
 
     def _on_providers_changed(self, started: Collection[str]) -> None:
-        """Providers or pools came or went: tell the other launchers, and clean up for those that started."""
+        """Notify the other launchers of added or removed providers and pools, and clean up for *started* ones."""
         parts = self._open_parts()
         pools = tuple(pool.ctx.pool_id for pool in self.pools.values())
         parts.herald.tell(pools=pools, providers=self._providers.at_work)
@@ -348,7 +349,7 @@ class Launcher:
             parts.sweeper.provider_started(name)
 
     def _is_ours(self, target: Target) -> bool:
-        """Whether something that can be paused is run here."""
+        """Return True if this launcher runs *target*, or is it."""
         if target.kind is TargetKind.LAUNCHER:
             return target.name in (self.hostname, self._open_parts().herald.id)
         return target.name.partition("/")[0] in {provider.name for provider in self.config.providers}
@@ -358,7 +359,7 @@ class Launcher:
             self.scheduler.wake_all()
 
     def readiness(self) -> list[str]:
-        """Why the launcher can't take requests just now, one reason a line; empty: it can."""
+        """Return the reasons why the launcher can't take requests now; empty: it can."""
         reasons = []
         if self._draining:
             reasons.append("draining")
@@ -368,13 +369,13 @@ class Launcher:
         if self._parts is None:
             return reasons or ["not connected to the store yet"]
         if not self.view.is_warm:
-            reasons.append("view of the cluster not complete yet")
+            reasons.append("view of the cluster not in sync yet")
         return reasons + self._parts.expected.shortcomings()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until cancelled, or until `drain` is through."""
+        """Serve until cancelled, or until `drain` has finished."""
         parts = self._open_parts()
         component = LauncherComponent(hostname=self.hostname, state=ComponentState.RUNNING, version=__version__)
         self._tell_labels()
@@ -396,15 +397,15 @@ class Launcher:
                 task.cancel()
 
     def _tell_labels(self) -> None:
-        """What is to be kept ready, here and to the others."""
+        """Publish the min-ready of the labels, to this launcher's parts and to the other launchers."""
         parts = self._open_parts()
         wanted = {label.name: label.min_ready for label in self.config.labels}
         parts.herald.tell(min_ready=wanted)
         parts.min_ready.want(wanted)
 
     async def drain(self, grace_s: float = DRAIN_GRACE_S) -> None:
-        """End in order: take nothing more, let running requests finish for *grace_s*, hand the rest back, finish
-        deletions that are under way; then `run` returns."""
+        """Take no more requests, let running requests finish for *grace_s*, release the rest for others, finish
+        running deletions; then `run` returns."""
         if self._draining:
             return
         self._draining = True
@@ -417,7 +418,7 @@ class Launcher:
                 if self._parts is not None:
                     await self._parts.sweeper.settled()
         except TimeoutError:
-            log.warning("drain_incomplete", detail="what is left is mended by the next launcher")
+            log.warning("drain_incomplete", detail="the next launcher cleans up the rest")
         finally:
             self._stopping.set()
 
@@ -426,11 +427,11 @@ class Launcher:
     async def reload(
         self, config: Config | Mapping[str, Any], *, touched: Collection[Path] = (), grace_s: float = DRAIN_GRACE_S
     ) -> Changes:
-        """Go on with *config*, checked already or a mapping; what changed. Only what changed is touched.
+        """Apply *config*, a checked configuration or a mapping, and return the changes. Only changed parts restart.
 
-        *touched*: files that changed and that providers take in besides (`ProviderConfig.files`). Requests that pools
-        taken out are working on have *grace_s* to finish, then they are handed back. A provider taken out goes on
-        deleting its nodes until there are none. Raises: ConfigError, and then nothing is changed.
+        *touched*: changed files that providers include (`ProviderConfig.files`). Requests in removed pools have
+        *grace_s* to finish, then they are released for other launchers. A removed provider continues to delete its
+        nodes until none is left. Raises: ConfigError, and then nothing is changed.
         """
         config = self._checked(config)
         async with self._reloading:
@@ -445,7 +446,9 @@ class Launcher:
             self.config = config
             if isinstance(self.store, ZooKeeperStore) and config.zookeeper_servers and has_other_servers:
                 self.store.session.use_servers(server_addresses(config))
-            if self._parts is None:  # it waits for the store, and begins with what is in force by then
+            if (
+                self._parts is None
+            ):  # not connected yet: the launcher starts with the configuration in force at that time
                 return changes
             self._apply_settings()
             for name in changes.removed:
@@ -458,7 +461,7 @@ class Launcher:
             return changes
 
     def _apply_settings(self) -> None:
-        """Give the parts what the configuration says apart from providers."""
+        """Pass the settings outside of providers to the parts."""
         config, parts = self.config, self._open_parts()
         parts.reporter.config_loaded(config_digest(config))
         parts.sweeper.ages = AgeLimits.configured(config)

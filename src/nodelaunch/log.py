@@ -1,13 +1,14 @@
-"""Loggers of the package, and structlog's set-up, which the command line calls and nobody else.
+"""Loggers of the package, and the set-up of structlog, which only the command line calls.
 
-In a program that has set up neither structlog nor Python's logging nothing is printed.
+In a program that has set up neither structlog nor Python's logging, nothing is printed.
 
 The context keys used everywhere: ``provider pool label request_id node_id external_id event_id took_s detail``. An
-event name is constant; what varies is a key. What does *not* belong here: secrets. They never reach a log call.
+event name is constant; variable data are keys. Secrets never reach a log call.
 
-A log call never raises for the stream's sake: a line that can't be written is dropped.
+A log call never raises because of its stream: a line that can't be written is dropped.
 
-structlog takes longer to import than most commands take: it is imported where something is logged, or has it already.
+The import of structlog takes longer than most commands run: structlog is imported at the first log line, unless the
+program has imported it already.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ if TYPE_CHECKING:
 
 
 def get_logger(name: str) -> Logger:
-    """A logger with structlog's methods.
+    """Return a logger with structlog's methods.
 
-    It goes where structlog is configured to go. Where nobody has configured structlog, it goes to the logger *name* of
-    Python's logging, and shows where the host program shows that: with its facts as text, and in ``record.facts``.
+    The logger follows structlog's configuration. If structlog is not configured, it writes to the logger *name* of
+    Python's logging, with the facts as text and in ``record.facts``.
     """
     return Logger(name)
 
 
 class Logger:
-    """Looks at each call which of the two is to be used: modules make their loggers when imported.
+    """Decides at each call which of the two is used, because modules create their loggers on import.
 
-    What structlog makes of its configuration is kept for as long as that is the same: it is more work than a line.
+    structlog's bound logger is kept while the configuration is the same: making it costs more than a line.
     """
 
     __slots__ = ("_context", "_made", "_made_of", "_name")
@@ -52,7 +53,7 @@ class Logger:
         self._made_of: tuple[object, ...] = ()
 
     def bind(self, **context: Any) -> Logger:
-        """A logger with these facts in each of its lines."""
+        """Return a logger with these facts in each of its lines."""
         return Logger(self._name, {**self._context, **context})
 
     def debug(self, event: str, /, **facts: Any) -> None:
@@ -68,7 +69,7 @@ class Logger:
         self._log("error", event, facts)
 
     def exception(self, event: str, /, **facts: Any) -> None:
-        """As `error`, with the traceback of the exception that is being handled."""
+        """Log as `error`, with the traceback of the exception that is being handled."""
         self._log("exception", event, facts)
 
     def _log(self, method: str, event: str, facts: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ class Logger:
 
 
 def _structlog_config() -> dict[str, Any] | None:
-    """How structlog is configured; None where nobody has done so, or nobody has it."""
+    """Return structlog's configuration; None if structlog is not configured or not imported."""
     structlog = sys.modules.get("structlog")
     return structlog.get_config() if structlog is not None and structlog.is_configured() else None
 
@@ -110,32 +111,32 @@ def _shown(value: object) -> str:
     return value if type(value) is str and _PLAIN(value) else repr(value)
 
 
-logging.getLogger("nodelaunch").addHandler(logging.NullHandler())  # else Python shows warnings of who has no handler
+logging.getLogger("nodelaunch").addHandler(logging.NullHandler())  # without a handler, Python prints warnings
 EVENT_WIDTH = 24
-"""Columns for the event's name, so that the keys of most lines stand below each other."""
+"""Columns for the event's name, so that the keys of most lines are aligned."""
 _LEVELS: Final = {"warn": "warning", "exception": "error"}
 _HEADS: Final = {
     method: f"[{_LEVELS.get(method, method):<9}] "
     for method in ("debug", "info", "warn", "warning", "error", "exception", "critical")
 }
-"""What stands before the event of a line, by the method that logs it."""
+"""The text before the event of a line, by the method that logs it."""
 _NUMBERS: Final = {
     "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR,
     "exception": logging.ERROR,
 }  # fmt: skip
 """The standard library's level of each method."""
 _seconds: dict[int, str] = {}
-"""The last one that a line had, as text."""
+"""The last second that was formatted, and its text."""
 _PLAIN = re.compile(r"""[^\s="']*""").fullmatch
-"""Whether a text needs no quotes."""
+"""Matches a text that needs no quotes."""
 
 
 class _SetUp:
-    """What `configure` was asked for, while it waits for the first line."""
+    """The set-up that `configure` has postponed until the first line."""
 
     def __init__(self) -> None:
         self.least = 0
-        """The level from which on it has to be done."""
+        """The level of the first line that starts the set-up."""
         self.is_awaited = False
         self.direct: _Direct | None = None
         self._begin: Callable[[], None] | None = None
@@ -144,7 +145,7 @@ class _SetUp:
         self._begin, self.least, self.is_awaited = begin, least, True
 
     def begin(self) -> None:
-        """Do it, if that is still to be done."""
+        """Run the set-up, unless it has run already."""
         begin, self._begin, self.is_awaited = self._begin, None, False
         if begin is not None and _structlog_config() is None:
             begin()
@@ -153,7 +154,7 @@ class _SetUp:
 class _Direct:
     """Writes lines of text without structlog's loggers, while structlog is configured to write the same lines.
 
-    The rest of structlog's work on a line takes longer than the line itself.
+    structlog's other work on a line takes longer than the line itself.
     """
 
     def __init__(self, config: dict[str, Any], least: int, write: Callable[[str], None]) -> None:
@@ -164,7 +165,7 @@ class _Direct:
         self._write = write
 
     def serves(self, config: dict[str, Any]) -> bool:
-        """Whether *config* is still that: who configures structlog anew, or captures its events, gets them."""
+        """Return True if *config* is unchanged, so that a program which configures structlog again gets its lines."""
         return (
             config["wrapper_class"] is self._wrapper_class
             and config["logger_factory"] is self._logger_factory
@@ -184,9 +185,9 @@ _SET_UP: Final = _SetUp()
 def configure(
     *, level: str = "info", as_json: bool = False, stream: TextIO | None = None, is_late: bool = False
 ) -> None:
-    """Log to *stream* (default: standard error), as JSON lines or, for people, as aligned text.
+    """Log to *stream* (default: standard error), as JSON lines or as aligned text for people.
 
-    *is_late*: with the first line, which may never be; for who runs nothing that uses structlog by itself.
+    *is_late*: configure structlog at the first line; for programs in which no other code uses structlog.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     begin = partial(_configure_structlog, number, as_json, stream or sys.stderr)
@@ -232,13 +233,13 @@ def _as_text(out: TextIO) -> list[structlog.typing.Processor]:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.dev.ConsoleRenderer(
             pad_event_to=EVENT_WIDTH,
-            exception_formatter=structlog.dev.plain_traceback,  # others show variables
+            exception_formatter=structlog.dev.plain_traceback,  # other formatters show variables
         ),
     ]
 
 
 def _now() -> str:
-    """The time of day, in UTC, to the microsecond. Most of it is that of the line before."""
+    """Return the time in UTC, to the microsecond; the part up to the second is cached."""
     now = time.time()
     second = int(now)
     if second not in _seconds:
@@ -248,12 +249,12 @@ def _now() -> str:
 
 
 def _line(_logger: object, method: str, event: structlog.typing.EventDict) -> str:
-    """One event as text, as structlog's console shows it without colours, in a fraction of the time."""
+    """Return one event as text, as structlog's console shows it without colours, in a fraction of the time."""
     return _text(method, event.pop("event"), dict(event))
 
 
 def _text(method: str, event: object, facts: dict[str, Any]) -> str:
-    """The line of *event*. Takes ``exc_info`` out of *facts*, and puts the traceback below the line."""
+    """Return the line of *event*; remove ``exc_info`` from *facts*, and put the traceback below the line."""
     failure = facts.pop("exc_info", None) if "exc_info" in facts else None
     line = f"{_now()} {_HEADS.get(method) or f'[{method:<9}] '}{event!s:<{EVENT_WIDTH}}"
     if facts:
@@ -268,7 +269,7 @@ def _text(method: str, event: object, facts: dict[str, Any]) -> str:
 
 
 class _Form(NamedTuple):
-    """How facts with the same keys are written."""
+    """The text format of facts with the same keys."""
 
     template: str
     """The keys in order, with a place for each value."""
@@ -278,7 +279,7 @@ class _Form(NamedTuple):
 
 
 def _pairs(facts: dict[str, Any]) -> str:
-    """``key=value`` for each of *facts*, by key, with quotes where a value could be taken for more than one."""
+    """Return ``key=value`` for each of *facts*, by key, with quotes where a value could be read as several."""
     form = _FORMS.get(keys := tuple(facts)) or _new_form(keys)
     values = form.values_of(facts)
     if _SHOWN_AS_TEXT.issuperset(map(type, values)):
@@ -301,10 +302,10 @@ def _new_form(keys: tuple[str, ...]) -> _Form:
 
 
 _FORMS: Final[dict[tuple[str, ...], _Form]] = {}
-"""By the keys in the order in which they are given: one for each call that logs, and few more."""
+"""Formats by their keys in the given order: about one for each call that logs."""
 MAX_FORMS: Final = 1000
 _SHOWN_AS_TEXT: Final = frozenset({str, int, float, bool, type(None)})
-"""Types whose ``str`` is what `_shown` gives, but for texts that need quotes."""
+"""Types for which `_shown` returns ``str``, except texts that need quotes."""
 
 
 class _LineLogger:
@@ -328,7 +329,7 @@ class _LineLogger:
     log = debug = info = warn = warning = err = error = exception = fatal = critical = failure = msg
 
     def _discard(self) -> None:
-        """Point the descriptor of the stream, whose reader is gone for good, at the null device.
+        """Point the descriptor of the stream, whose reader has closed the pipe, at the null device.
 
         The stream keeps what it could not write and writes it at the next flush. The last one, when the interpreter
         ends, would fail again and turn exit code 0 into 120. Source: Python's signal module, note on SIGPIPE.
@@ -342,7 +343,7 @@ class _LineLogger:
 
 
 class LibraryHandler(logging.Handler):
-    """Passes on what libraries log through the standard library, so that all of the log has one form."""
+    """Passes on the log records of libraries, so that the whole log has one format."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

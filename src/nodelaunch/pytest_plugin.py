@@ -3,8 +3,8 @@
     async def test_upgrade(nodes):
         old, new = await nodes("debian-12", "debian-12")
 
-pytest loads this module in every run where the package is installed, so it imports the rest of it only for a test that
-uses a fixture. What does *not* belong here: how nodes are asked for and given back (client/threaded.py).
+pytest loads this module in every run where the package is installed, so it imports the rest of the package only for a
+test that uses a fixture.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ DEFAULT_TIMEOUT_S = "600"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nodelaunch", "nodes from nodelaunch")
     group.addoption(
-        "--nodelaunch-config", metavar="FILE", help="configuration of the running launcher to ask for nodes"
+        "--nodelaunch-config", metavar="FILE", help="configuration of the running launcher that provides the nodes"
     )
-    group.addoption("--nodelaunch-secure", metavar="FILE", help="its second file, for secrets")
-    group.addoption("--nodelaunch-timeout", metavar="SECONDS", help="how long a test waits for its nodes")
-    parser.addini("nodelaunch_config", "as --nodelaunch-config; none: a launcher of the run's own, with a fake cloud")
+    group.addoption("--nodelaunch-secure", metavar="FILE", help="second configuration file, for secrets")
+    group.addoption("--nodelaunch-timeout", metavar="SECONDS", help="time that a test waits for its nodes")
+    parser.addini(
+        "nodelaunch_config", "as --nodelaunch-config; empty: the test run starts a launcher with a fake cloud"
+    )
     parser.addini("nodelaunch_secure", "as --nodelaunch-secure")
     parser.addini("nodelaunch_timeout", "as --nodelaunch-timeout", default=DEFAULT_TIMEOUT_S)
-    parser.addini("nodelaunch_labels", "labels of the fake cloud; the first is that of 'node'", "args", [DEFAULT_LABEL])
+    parser.addini(
+        "nodelaunch_labels", "labels of the fake cloud; the fixture 'node' has the first", "args", [DEFAULT_LABEL]
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    line = "nodelaunch(label, **options): the label of the fixture 'node', and what its request says besides"
+    line = "nodelaunch(label, **options): the label of the fixture 'node', and further options of its request"
     config.addinivalue_line("markers", line)
 
 
@@ -55,7 +59,7 @@ def _timeout_s(config: pytest.Config) -> float:
 
 
 def _file(config: pytest.Config, name: str) -> Path | None:
-    """One that is named: on the command line from where pytest was started, in a file from where that is."""
+    """Return the named file: relative to the working directory if given as an option, to the ini-file otherwise."""
     if given := config.getoption(f"--nodelaunch-{name}"):
         return config.invocation_params.dir / str(given)
     said = config.getini(f"nodelaunch_{name}")
@@ -64,7 +68,7 @@ def _file(config: pytest.Config, name: str) -> Path | None:
 
 
 class Nodes:
-    """The fixture ``nodes``: asks for nodes, which are given back after the test."""
+    """The fixture ``nodes``: requests nodes, and returns them after the test."""
 
     def __init__(self, loan: Loan, timeout_s: float) -> None:
         self._loan = loan
@@ -73,9 +77,9 @@ class Nodes:
     async def __call__(
         self, *labels: str, timeout_s: float | None = None, **options: Unpack[RequestOptions]
     ) -> list[Node]:
-        """Nodes of *labels*, in this order.
+        """Return nodes of *labels*, in this order.
 
-        Raises: RequestFailedError, and NodesNotThereError after *timeout_s*, both with what the launchers say of it.
+        Raises: RequestFailedError, and NodesNotThereError after *timeout_s*, both with the launchers' reasons.
         """
         __tracebackhide__ = True
         try:
@@ -84,7 +88,7 @@ class Nodes:
             raise error.with_traceback(None) from None  # the report ends at the line of the test
 
     def wait(self, *labels: str, timeout_s: float | None = None, **options: Unpack[RequestOptions]) -> list[Node]:
-        """The same for a test without an event loop."""
+        """Return nodes of *labels*, in a test without an event loop."""
         __tracebackhide__ = True
         try:
             return self._loan.take(labels, options, self._limit(timeout_s)).result()
@@ -97,8 +101,8 @@ class Nodes:
 
 @pytest.fixture(scope="session")
 def nodelaunch_config(pytestconfig: pytest.Config) -> Source:
-    """Who makes the nodes: the configuration file of a running launcher, or, as a mapping or `Config`, that of a
-    launcher which runs as long as the tests. Override it to have another."""
+    """Return the configuration file of a running launcher; or, as a mapping or `Config`, the configuration of a
+    launcher that runs during the tests. Override this fixture to use another one."""
     if (path := _file(pytestconfig, "config")) is not None:
         return path
     from nodelaunch.temporary import fake_config
@@ -144,8 +148,7 @@ async def _client_of_own(config: Mapping[str, Any] | Config) -> AsyncIterator[No
 
 
 def _route_logs() -> bool:
-    """Have the launcher's log among what pytest shows of a test's logs, unless the tests set up structlog themselves;
-    whether that was done."""
+    """Route the launcher's log to pytest's captured logs, unless the tests set up structlog; return True if done."""
     import logging
 
     import structlog
@@ -162,7 +165,7 @@ def _route_logs() -> bool:
 
 @pytest.fixture
 def nodes(pytestconfig: pytest.Config, _nodelaunch_thread: ClientThread) -> Iterator[Nodes]:
-    """Asks for nodes: ``await nodes("small", "big")``, or ``nodes.wait("small")`` in a test without an event loop."""
+    """Request nodes: ``await nodes("small", "big")``, or ``nodes.wait("small")`` in a test without an event loop."""
     from nodelaunch.client.threaded import Loan
 
     loan = Loan(_nodelaunch_thread)
@@ -172,7 +175,7 @@ def nodes(pytestconfig: pytest.Config, _nodelaunch_thread: ClientThread) -> Iter
 
 @pytest.fixture
 def node(request: pytest.FixtureRequest, nodes: Nodes) -> Node:
-    """One node, of the label that ``@pytest.mark.nodelaunch("label")`` names, or else of the first in
+    """Request one node of the label in ``@pytest.mark.nodelaunch("label")``, or of the first in
     ``nodelaunch_labels``."""
     __tracebackhide__ = True
     marker = request.node.get_closest_marker("nodelaunch")

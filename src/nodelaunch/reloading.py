@@ -1,11 +1,10 @@
-"""Keeps a running launcher in step with its configuration files: when they change, and when it is told to.
+"""Reloads a running launcher's configuration when its files change, and on request.
 
     async with Launcher(load_config(path)) as launcher:
         reloader = ConfigReloader(launcher, path)
         ...  # run launcher.run() and reloader.run() as tasks
 
-A configuration with an error leaves the one in force as it is, and says so. What does *not* belong here: what a change
-does (launcher.py), signals (cli/).
+A configuration with an error is logged and refused; the one in force stays. launcher.py applies changes.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from nodelaunch.protocol.events import ConfigurationRead
 log: Logger = get_logger(__name__)
 
 REMIND_S = 600.0
-"""Between reminders that the files have an error and an older configuration is in force."""
+"""Interval of the reminders that the files have an error and an older configuration is in force."""
 
 
 class ConfigReloader:
-    """One per launcher. `run` it."""
+    """Reloads one launcher while `run` runs."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class ConfigReloader:
         grace_s: float = DRAIN_GRACE_S,
     ) -> None:
         self.problems: Sequence[ConfigProblem] = ()
-        """Why the files, as they are, are not in force; empty: they are."""
+        """Why the present files are not in force; empty: they are in force."""
         self._launcher = launcher
         self.path: str = os.fspath(path)
         self._secure = os.fspath(secure) if secure is not None else None
@@ -60,13 +59,13 @@ class ConfigReloader:
             yield from provider.files
 
     def ask(self, done: Callable[[], None] | None = None) -> None:
-        """Read the files again soon, changed or not; *done* is called afterwards."""
+        """Request a read of the files, changed or not; *done* is called afterwards."""
         if done is not None:
             self._awaited.append(done)
         self._asked.set()
 
     async def run(self) -> None:
-        """Reload whenever there is reason to, until cancelled."""
+        """Reload after each change and each request, until cancelled."""
         watching = asyncio.ensure_future(self._watch.changed())
         try:
             while True:
@@ -93,8 +92,8 @@ class ConfigReloader:
             watching.cancel()
 
     async def reload(self, touched: Collection[Path] = ()) -> bool:
-        """Read the files and go on with what they say; whether they are in force. *touched*: files that providers
-        take in besides, and that are known to have changed."""
+        """Read and apply the files; return True if they are in force now. *touched*: changed files that providers
+        include."""
         try:
             config = await asyncio.to_thread(load_config, self.path, secure=self._secure, drivers=self._drivers)
             if problems := await asyncio.to_thread(check_files, config, self.path, secure=self._secure):
@@ -115,6 +114,6 @@ class ConfigReloader:
         events.emit(ConfigurationRead(events.now(), not problems, problems))
 
     def _complain(self) -> None:
-        log.error("config_refused", detail="the configuration that was in force stays", problems=len(self.problems))
+        log.error("config_refused", detail="the configuration in force stays", problems=len(self.problems))
         for problem in self.problems:
             log.error("config_problem", detail=str(problem))

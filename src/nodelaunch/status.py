@@ -1,8 +1,7 @@
 """The state of the whole cluster as one object, for the command line, HTTP and embedders.
 
-`collect` puts together what records say and what launchers report of themselves. A process that is a launcher has its
-own report at hand (`Launcher.reporter`); `ask_status` asks all launchers for theirs. What does *not* belong here:
-formats (cli/, web/).
+`collect` combines the records and the launchers' reports. A launcher process has its own report
+(`Launcher.reporter`); `ask_status` asks all launchers for their reports. cli/ and web/ format the result.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TROUBLES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class PauseStatus:
-    """A pause that an operator has put on something."""
+    """A pause of a provider, pool or launcher by an operator."""
 
     kind: str
     """``provider``, ``pool`` or ``launcher``."""
@@ -43,7 +42,7 @@ class PauseStatus:
     at: float
     reason: str | None
     text: str
-    """All of it in words."""
+    """The pause as a readable sentence."""
 
     @classmethod
     def of(cls, pause: Pause) -> PauseStatus:
@@ -53,97 +52,98 @@ class PauseStatus:
 
 @dataclass(frozen=True, slots=True)
 class LauncherStatus:
-    """A process that serves pools: one of ours, or of another program."""
+    """A process that serves pools: a nodelaunch launcher, or another program."""
 
     id: str
     """Empty for other programs."""
     hostname: str
     version: str | None
     state: str
-    """``running``, ``stopped`` while it ends; ``paused`` or ``draining`` where an operator said so."""
+    """``running``; ``stopped`` while it ends; ``paused`` or ``draining`` after an operator's command."""
     since: float | None
-    """Since when it runs, seconds since 1970, as far as it tells."""
+    """The time of its start, seconds since 1970; None: not reported."""
     pools: tuple[str, ...] = ()
-    """``PROVIDER/POOL`` of those that it has registered."""
+    """``PROVIDER/POOL`` of each pool that it has registered."""
     answers: bool = False
-    """Whether what it reports of itself is in here."""
+    """True if its own report is included."""
     config: ConfigInForce | None = None
     pauses: tuple[PauseStatus, ...] = ()
     pid: int | None = None
-    """Its number on its host, as far as it tells."""
+    """The process id on its host; None: not reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool, whichever launchers serve it."""
+    """A pool, with all launchers that serve it."""
 
     provider: str
     pool: str
     labels: tuple[str, ...] = ()
     launchers: tuple[str, ...] = ()
-    """Host names of those that have it registered; with the first characters of the id where several have one name."""
+    """Host names of the launchers that have registered the pool; with the beginning of the id if a name is not unique.
+    """
     state: str = "running"
-    """``paused`` or ``draining`` where an operator said so; ``off`` where ``max-concurrency`` is 0; ``away`` where no
-    launcher has it registered; ``down`` where a launcher's provider does not answer; ``full`` where requests wait for
-    room."""
+    """``paused`` or ``draining`` after an operator's command; ``off`` if ``max-concurrency`` is 0; ``away`` if no
+    launcher has registered the pool; ``down`` if a launcher's provider does not answer; ``full`` if requests wait for
+    capacity."""
     nodes: Mapping[str, int] = field(default_factory=dict)
-    """How many there are in each state."""
+    """Number of nodes in each state."""
     limits: Mapping[str, float] = field(default_factory=dict)
-    """By resource, as a launcher reports them; without those that have none."""
+    """Limit of each limited resource, as a launcher reports it."""
     used: Mapping[str, float] = field(default_factory=dict)
-    """By resource, what all its nodes take."""
+    """Amount of each resource that the pool's nodes use."""
     free: Mapping[str, float] = field(default_factory=dict)
-    """Of what is limited, what is left for the next request."""
+    """Free amount of each limited resource for the next request."""
     working: int = 0
-    """Requests that launchers work on there."""
+    """Number of requests that launchers work on in the pool."""
     down: str | None = None
-    """Why its provider can't be asked."""
+    """Why its provider is unavailable; None: it answers."""
     breakers: tuple[OpenBreaker, ...] = ()
     pauses: tuple[PauseStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """A request that waits."""
+    """A waiting request."""
 
     id: str
     labels: tuple[str, ...]
     since: float
-    """Since when it waits, seconds since 1970."""
+    """The start of the wait, seconds since 1970."""
     requestor: str | None
     why: tuple[str, ...] = ()
-    """What pools say of it, ``PROVIDER/POOL: reason``, as far as launchers report it."""
+    """The reasons that launchers report, as ``PROVIDER/POOL: reason``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything, as of ``at``."""
+    """The state of the cluster at the time ``at``."""
 
     at: float
     """Seconds since 1970."""
     launchers: tuple[LauncherStatus, ...] = ()
     pools: tuple[PoolStatus, ...] = ()
     pauses: tuple[PauseStatus, ...] = ()
-    """Also of what nobody runs at the moment."""
+    """All pauses, including those of targets that no launcher runs at the moment."""
     requests: Mapping[str, int] = field(default_factory=dict)
-    """How many there are in each state."""
+    """Number of requests in each state."""
     waiting: tuple[RequestStatus, ...] = ()
-    """The first ones that wait, in the order of service; `MOST_WAITING` at most."""
+    """The first waiting requests, in the order of service; `MOST_WAITING` at most."""
     troubles: tuple[Trouble, ...] = ()
-    """The last ones that launchers report, the latest first."""
+    """The last failures that launchers report, latest first."""
     min_ready: tuple[ReadyShortfall, ...] = ()
-    """Labels of which fewer nodes are ready than are to be kept, as launchers report it, by name."""
+    """Labels with fewer ready nodes than their min-ready, as launchers report them, by name."""
 
     def to_json(self) -> dict[str, Any]:
-        """For programs: objects, lists, texts and numbers."""
+        """Return plain values: objects, lists, texts and numbers."""
         found: dict[str, Any] = msgspec.to_builtins(self)
         return found
 
 
 async def ask_status(store: Store, view: ClusterView, now: float) -> Status:
-    """The state of the cluster in *store*, of which *view* shows the records, with what all launchers report.
+    """Return the state of the cluster in *store*, from its *view* and the reports of all launchers.
 
-    Launchers that do not answer are waited for, for some seconds. Raises: StoreError.
+    A launcher that does not answer within some seconds is left out. Raises: StoreError.
     """
     processes = [seen.record.id for seen in view.presences.values()]
     reports = await ask_reports(store, processes) if processes else []
@@ -151,7 +151,7 @@ async def ask_status(store: Store, view: ClusterView, now: float) -> Status:
 
 
 def collect(view: ClusterView, reports: Iterable[LauncherReport], now: float) -> Status:
-    """The state of the cluster, at *now*, from records and from what launchers report of themselves."""
+    """Return the state of the cluster at *now*, from the records in *view* and the launchers' *reports*."""
     told = {report.id: report for report in reports}
     why: dict[str, dict[str, None]] = {}
     for report in told.values():
@@ -207,7 +207,7 @@ def _launchers(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterabl
 
 
 def _word(pauses: Iterable[Pause]) -> str:
-    """``draining``, ``paused`` or nothing."""
+    """Return ``draining``, ``paused`` or an empty text."""
     words = {pause.word for pause in pauses}
     return "draining" if "draining" in words else next(iter(words), "")
 

@@ -1,9 +1,7 @@
-"""A launcher for a while, with nothing to set up before and nothing left behind: for tests, trials and short programs.
+"""A temporary launcher without set-up that deletes all its nodes at its end: for tests, trials and short programs.
 
-    async with temporary_launcher(labels=["debian-12"]) as site, site.nodes("debian-12", "debian-12") as nodes:
-        ...
-
-What does *not* belong here: pytest (pytest_plugin.py).
+async with temporary_launcher(labels=["debian-12"]) as site, site.nodes("debian-12", "debian-12") as nodes:
+    ...
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from nodelaunch.store.embedded.store import EmbeddedStore
 log: Logger = get_logger(__name__)
 
 END_S: Final = 60.0
-"""How long deleting what is left may take, by default."""
+"""Default time to delete the remaining nodes."""
 DEFAULT_LABELS: Final = ("node",)
 
 
 class TemporaryLauncher:
-    """A launcher at work, and a client of it."""
+    """A running launcher, and a client of it."""
 
     def __init__(self, launcher: Launcher, client: NodeClient) -> None:
         self.launcher = launcher
@@ -37,17 +35,17 @@ class TemporaryLauncher:
 
     @property
     def config(self) -> Config:
-        """What is in force."""
+        """The configuration in force."""
         return self.launcher.config
 
     def nodes(self, *labels: str, **options: Unpack[RequestOptions]) -> AbstractAsyncContextManager[list[Node]]:
-        """Nodes of *labels*, in use inside the block and given back at its end: `NodeClient.nodes`."""
+        """Request nodes of *labels*, in use inside the block and returned at its end, as `NodeClient.nodes`."""
         return self.client.nodes(labels, **options)
 
 
 def fake_config(labels: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """One pool of the fake cloud that offers *labels*. *options* of the provider have underscores for dashes;
-    ``max_servers`` is the pool's."""
+    """Return a configuration with one pool of the fake cloud that offers *labels*. *options* of the provider have
+    underscores for dashes; ``max_servers`` is the pool's."""
     names = list(dict.fromkeys(labels))
     rest = {key.replace("_", "-"): value for key, value in options.items()}
     pool = {
@@ -68,17 +66,17 @@ async def temporary_launcher(
     end_s: float = END_S,
     **options: Any,
 ) -> AsyncIterator[TemporaryLauncher]:
-    """A launcher on a store of its own in memory, at work inside the block.
+    """Run a launcher with its own store in memory inside the block.
 
     Without *config*, its one provider is a fake cloud in memory that offers *labels*; *options* are that provider's
     (``boot_time=2``, ``failure_rate=1.0``), and ``max_servers`` is its pool's. With *config*, its providers are those
-    that *config* names; what it says of a store is not used.
+    that *config* names; the store part of *config* is not used.
 
-    At the end requests are given up and all nodes deleted, for which there are *end_s* seconds; what is left then is
-    logged as ``nodes_left``. Raises: ConfigError.
+    At the end, requests are withdrawn and all nodes are deleted within *end_s* seconds; nodes that remain are logged as
+    ``nodes_left``. Raises: ConfigError.
     """
     if config is not None and (options or tuple(labels) != DEFAULT_LABELS):
-        raise TypeError("labels and options of the fake cloud don't go together with a configuration")
+        raise TypeError("labels and options of the fake cloud can't be combined with a configuration")
     given = fake_config(labels, options) if config is None else config
     store = EmbeddedStore(None)
     checked = config_from(given, drivers=drivers)
@@ -92,7 +90,7 @@ async def temporary_launcher(
 
 
 async def _ended(launcher: Launcher, running: asyncio.Task[None], end_s: float) -> None:
-    """Delete all nodes, then end the launcher. Raises: what went wrong in it."""
+    """Delete all nodes, then end the launcher. Raises: the launcher's own error, if it failed."""
     try:
         async with asyncio.timeout(end_s):
             bare = launcher.config.model_copy(update={"providers": (), "labels": ()})
@@ -107,7 +105,7 @@ async def _ended(launcher: Launcher, running: asyncio.Task[None], end_s: float) 
 
 
 async def _nodes_gone(launcher: Launcher, running: asyncio.Task[None]) -> None:
-    """Wait until there is no node and no provider left, or nobody who could see to that."""
+    """Wait until no node and no provider is left, or until the launcher has ended."""
     view = launcher.view
     changed = asyncio.Event()
     stop = view.subscribe(lambda _note: changed.set())

@@ -2,8 +2,8 @@
 
     tracing = Tracing(launcher)
 
-A span covers each request from its making to its answer, one in it each attempt to launch a node, and one in that each
-stage. A request of Zuul's that carries a span is a child of it. The API of OpenTelemetry alone records nothing: the
+Each request has a span from its creation to its end; in it, each attempt to launch a node has a span, and in that, each
+stage. If a request from Zuul names a span, that span is the parent. The API of OpenTelemetry alone records nothing: the
 host application, or `exporting`, sets up its SDK.
 """
 
@@ -30,15 +30,15 @@ from nodelaunch.protocol.paths import RequestId
 log: Logger = get_logger(__name__)
 
 MOST_REQUESTS: Final = 10_000
-"""Whose launches are kept until they end."""
+"""The most requests whose launches are kept until they end."""
 FLUSH_S: Final = 5.0
-"""How long the last spans may take at the end."""
+"""Time to send the last spans at the end."""
 
 
 @asynccontextmanager
 async def exporting(launcher: Launcher) -> AsyncIterator[None]:
-    """Send the traces of *launcher* where the environment says, inside the block. Raises: ImportError without the SDK
-    of OpenTelemetry."""
+    """Send the traces of *launcher* to the endpoint in the environment, inside the block. Raises: ImportError without
+    the SDK of OpenTelemetry."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -58,20 +58,20 @@ async def exporting(launcher: Launcher) -> AsyncIterator[None]:
 
 
 class Tracing:
-    """Makes spans of what *launcher* does until `close`; with *provider*, or the one that is set for the process."""
+    """Makes spans of *launcher*'s requests until `close`, with *provider* or the tracer provider of the process."""
 
     def __init__(self, launcher: Launcher, provider: trace.TracerProvider | None = None) -> None:
         self._launcher = launcher
         self._tracer = trace.get_tracer("nodelaunch", __version__, provider)
         self._launches: OrderedDict[RequestId, list[LaunchEnded]] = OrderedDict()
-        """Of requests that are worked on."""
+        """The spans of open requests."""
         self._stops = [
             launcher.events.subscribe(self._launch_ended, LaunchEnded),
             launcher.events.subscribe(self._request_ended, RequestEnded),
         ]
 
     def close(self) -> None:
-        """Make no more."""
+        """Stop making spans."""
         while self._stops:
             self._stops.pop()()
 
@@ -132,7 +132,7 @@ def _ns(at: float) -> int:
 
 
 def _context_of(requestor_data: Any) -> Context | None:
-    """Of the span that Zuul has for the request. Source: Zuul, its ``tracing`` module."""
+    """Return the context of Zuul's span for the request. Source: Zuul, its ``tracing`` module."""
     info = requestor_data.get("span_info") if isinstance(requestor_data, dict) else None
     if not isinstance(info, dict):
         return None

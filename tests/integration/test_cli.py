@@ -62,7 +62,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_demo_fulfils_everything_and_leaks_nothing() -> None:
     done = run("demo", timeout_s=20.0)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "16 requests fulfilled, everything given back, nothing leaked" in done.stdout
+    assert "16 requests fulfilled, all nodes returned, nothing leaked" in done.stdout
     assert "median" in done.stdout
 
 
@@ -82,8 +82,8 @@ def test_explain_says_why_a_request_waits_and_how_one_ended(site: Site) -> None:
             done = run("explain", open_requests[0], "-c", str(site.config))
             assert done.returncode == 0, done.stderr
             assert "cloud/main: deferred" in done.stdout
-            assert "because 1 instance wanted, 0 left" in done.stdout
-            assert "to change that: nodes with 1 instance in all have to go" in done.stdout
+            assert "because needs 1 instance; 0 available" in done.stdout
+            assert "to change that: wait until nodes with 1 instance in total are deleted" in done.stdout
             waiting.terminate()
         holder.terminate()
     failed = run("request", "nobody-has-this", "-c", str(site.config))
@@ -297,7 +297,7 @@ def test_explain_says_what_a_node_is_there_for_and_who_offers_a_label(site: Site
         assert f"node {node_id}\n  in-use for " in done.stdout
         assert ", locked; labels: small\n  provider: cloud, pool: main, instance: " in done.stdout
         assert done.stdout.count("  tenant: acme\n") == 2, "of the node, and of the request that is remembered"
-        assert f"it was fulfilled; its nodes: {node_id} (in-use)" in done.stdout
+        assert f"the request was fulfilled; its nodes: {node_id} (in-use)" in done.stdout
         assert "cloud/main: served: its requestor took the nodes" in done.stdout
         request_id = done.stdout.partition("  for request ")[2].partition(":")[0]
         as_json = json.loads(run("explain", node_id, "--json", "-c", str(site.config), check=True).stdout)
@@ -308,7 +308,7 @@ def test_explain_says_what_a_node_is_there_for_and_who_offers_a_label(site: Site
         assert holder.wait(timeout=60) == 143
     serve.await_log("node_deleted")
     done = run("explain", request_id, "-c", str(site.config))
-    assert "it was fulfilled; its nodes have been given back" in done.stdout
+    assert "the request was fulfilled; its nodes have been returned" in done.stdout
     unknown = run("explain", "nonsense", "-c", str(site.config))
     assert (unknown.returncode, unknown.stdout) == (
         1,

@@ -138,12 +138,12 @@ def test_level_is_that_of_the_last_check_of_the_same_digest(site: Path) -> None:
     path = executable(site, "mine")
     remember(f"./{path.name}", listed()["mine"]["digest"], "process", Level.SILVER)  # by whatever name it was checked
     assert listed()["mine"]["levels"] == {"process": "silver"}
-    assert "silver process; when it was checked last" in run("driver", "info", "mine", check=True).stdout
+    assert "silver process, at the last check" in run("driver", "info", "mine", check=True).stdout
     remember("mine", listed()["mine"]["digest"], "inline", Level.BRONZE)
     assert " bronze inline, silver process " in run("driver", "list", check=True).stdout
     path.write_text(path.read_text() + "# changed\n")
     assert listed()["mine"]["levels"] == {}
-    assert "not checked as it is now; try: nodelaunch driver check mine" in run("driver", "info", "mine").stdout
+    assert "this version is not checked; run: nodelaunch driver check mine" in run("driver", "info", "mine").stdout
 
 
 def test_home_of_installed_drivers_can_be_given_to_each_command(site: Path) -> None:

@@ -152,7 +152,7 @@ def test_top_ends_with_ctrl_c_on_a_narrow_terminal_without_colours(config: Path,
 def test_top_refuses_a_pipe(config: Path) -> None:
     done = run("top", "-c", str(config))
     assert done.returncode == 1
-    assert "top draws on a terminal; use 'status'" in done.stderr
+    assert "top needs a terminal; use 'status'" in done.stderr
 
 
 def test_list_is_drawn_anew_when_something_changes(config: Path) -> None:

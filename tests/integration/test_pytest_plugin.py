@@ -127,7 +127,7 @@ def nodelaunch_config():
     assert outcomes(done) == {"failed": 2, "error": 1}, done.stdout
     assert "fake/main: declined: the pool does not offer label smal" in done.stdout
     assert "(small) was not fulfilled within 0.5 s" in done.stdout
-    assert "fake/main: deferred: 1 instance wanted, 0 left" in done.stdout
+    assert "fake/main: deferred: needs 1 instance; 0 available" in done.stdout
     assert "fake/main: declined: the pool does not offer label node" in done.stdout
     shown = without_slow_notes(done.stdout.splitlines())
     assert "threaded.py" not in "\n".join(shown)  # the report ends at the line of the test

@@ -73,7 +73,7 @@ async def test_server_that_is_killed_is_quarantined_and_returns(sshd: SshdFactor
         text = await explained(path, waiting.id)
         assert "because no machine of label bare is free" in text
         assert f"because machine 127.0.0.1 (user zuul, port {server.port}) is in quarantine for " in text
-        assert "the next look is in " in text
+        assert "the next check is in " in text
         request = await (await client.submit(["other"])).finished()
         assert request.state is RequestState.FULFILLED, "the other host is not concerned"
         await server.start()

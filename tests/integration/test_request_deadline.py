@@ -78,7 +78,7 @@ async def test_request_that_can_not_be_made_over_http(token_file: Path) -> None:
             "request", "small", "--url", url, "--token-file", str(token_file), "--timeout", TIMEOUT
         )
     assert code == 1
-    assert f"nodelaunch: the nodes could not be asked for within {TIMEOUT} s" in errors
+    assert f"nodelaunch: the requests could not be submitted within {TIMEOUT} s" in errors
     assert "the store did not do it: it is away (HTTP 503)" in errors
 
 

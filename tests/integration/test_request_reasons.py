@@ -15,7 +15,7 @@ from support.httpapi import Site, make_store, site
 from support.zookeeper import ZooKeeperServer
 from tests.integration.test_request_deadline import command
 
-WHY = "cloud/main: deferred: 1 instance wanted, 0 left"
+WHY = "cloud/main: deferred: needs 1 instance; 0 available"
 
 
 @pytest.fixture

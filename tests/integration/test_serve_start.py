@@ -79,8 +79,8 @@ def test_taken_port_is_found_before_anything_is_registered(tmp_path: Path) -> No
         assert serve.wait() == 1
     assert not [entry for entry in serve.log if entry["event"] == "pool_registered"]
     assert serve.log[-1]["detail"] == (
-        f"nodelaunch: http://127.0.0.1:{port}: can't listen: Address already in use; another process listens there: "
-        "end it, or name another port in webapp"
+        f"nodelaunch: http://127.0.0.1:{port}: can't listen: Address already in use; another process listens "
+        "on this port: end that process, or set another port in webapp"
     )
 
 

@@ -110,7 +110,7 @@ def test_start_reload_and_end_are_told(told: socket.socket, tmp_path: Path) -> N
     config.write_text(CONFIG.format(folder=tmp_path))
     serve = Serve(config)
     try:
-        assert lines(told) == ["READY=1", "STATUS=waits for the store"]
+        assert lines(told) == ["READY=1", "STATUS=waiting for the store"]
         assert lines(told) == ["STATUS=serves"]
         serve.process.send_signal(signal.SIGHUP)
         begun, since = lines(told)

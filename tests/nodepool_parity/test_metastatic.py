@@ -28,5 +28,5 @@ providers:
           - {name: two, backing-label: big, max-parallel-jobs: 2, grace-time: 6}
 """
     )
-    with pytest.raises(ConfigError, match="grace-time: has to be the same wherever backing-label 'big' is"):
+    with pytest.raises(ConfigError, match="grace-time: has to be the same for each entry with backing-label 'big'"):
         load_config(conflicting)

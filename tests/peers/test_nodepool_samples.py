@@ -29,7 +29,7 @@ WRONG = {
     "clouds.yaml": "unknown key 'clouds'",
     "config_validate/aws-fleet-allocation-strategy-error.yaml": "",
     "config_validate/aws-fleet-exclusive-error.yaml": "",
-    "config_validate/duplicate_diskimage_name.yaml": "diskimage 'trusty' is there twice",
+    "config_validate/duplicate_diskimage_name.yaml": "diskimage 'trusty' is given twice",
     "config_validate/k8s_spec_duplicate.yaml": "",
     "config_validate/missing_diskimage_provider.yaml": "no diskimage ",
     "config_validate/missing_parent_diskimage.yaml": "no diskimage 'this_does_not_exist'",

@@ -374,7 +374,7 @@ async def test_quota_that_leaves_no_room_for_us_at_all_is_declined(launcher: Sta
     await asyncio.to_thread(others.take, 3)
     site = await launcher(provider(pool(["plain"], security_groups=[]), **SMALL))
     told = await failed(site, await site.client.submit(["plain"]))
-    assert "1 instance wanted, the limit is 0" in told
+    assert "needs 1 instance; the limit is 0" in told
 
 
 # -- servers that others touch --------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ async def test_requests_go_elsewhere_while_a_provider_is_away_and_the_rest_is_ex
         waiting = await site.client.submit(["big"])
         await asyncio.sleep(1)
         said = await explained(site, waiting.id)
-        assert "cloud/main: deferred\n  because the provider can't be asked: HTTP 503\n" in said
+        assert "cloud/main: deferred\n  because the provider is unavailable: HTTP 503\n" in said
         assert "  breaker of provider cloud, launches: " in said
         assert "failed in a row, open for " in said
         assert " s, next try in " in said

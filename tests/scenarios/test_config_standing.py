@@ -20,7 +20,7 @@ from support.launchers import CONFIG, Running, running, written
 pytestmark = pytest.mark.looptime
 
 OTHER_PORT = CONFIG.replace("port: 0", "port: 8006")
-REMARK = "restart needed: webapp changed in the configuration, and can't change in a process"
+REMARK = "restart needed: webapp changed in the configuration, and take effect only after a restart"
 
 
 @pytest.fixture(autouse=True)

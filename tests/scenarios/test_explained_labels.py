@@ -41,7 +41,7 @@ async def test_full_pool_is_said_to_be_full(tmp_path: Path) -> None:
         await site.take(await site.fulfilled("small"))
         await site.ask("small")
         await site.a_while(5)
-        assert said(site) == ["offered by: cloud/main (full)", "cloud/main: requests wait there for room"]
+        assert said(site) == ["offered by: cloud/main (full)", "cloud/main: requests wait there for capacity"]
 
 
 @pytest.mark.parametrize(("target", "drains", "word"), PAUSES)
@@ -85,5 +85,5 @@ async def test_label_of_which_too_few_nodes_are_ready_says_why(tmp_path: Path) -
         await site.a_while(100)
         about, lines = _about_label(site.view, "small", [site.launcher.reporter.report()])
         assert about["min_ready"]["ready"] == 1
-        assert lines[-2].startswith("  min-ready: 1 of 2 ready; asked for again in ")
-        assert lines[-1] == "    cloud/main: no instances to spare for keeping nodes ready"
+        assert lines[-2].startswith("  min-ready: 1 of 2 ready; requested again in ")
+        assert lines[-1] == "    cloud/main: no free instances for min-ready nodes"

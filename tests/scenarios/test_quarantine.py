@@ -230,7 +230,7 @@ async def test_explain_names_some_hosts_and_counts_the_others(tmp_path: Path) ->
         await site.until(lambda: not site.idle)
         kinds = [each["kind"] for each in reasons(site, waiting)]
         assert kinds == ["NoFreeMachine", *["MachineAway"] * 5, "MoreMachinesAway"]
-        assert reasons(site, waiting)[-1]["text"] == "3 more machines of label bare are away"
+        assert reasons(site, waiting)[-1]["text"] == "3 more machines of label bare are in quarantine or not used"
 
 
 # -- most hosts at once ---------------------------------------------------------------------------------------------

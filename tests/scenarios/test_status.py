@@ -53,7 +53,7 @@ async def test_status_tells_of_launchers_pools_requests_and_pauses(tmp_path: Pat
         assert found.requests == {"requested": 1}
         (request,) = found.waiting
         assert (request.id, request.labels) == (waiting.id, ("small",))
-        assert request.why[0].startswith("cloud/main: 1 instance wanted, 0 left")
+        assert request.why[0].startswith("cloud/main: needs 1 instance; 0 available")
         assert json.loads(json.dumps(found.to_json()))["pools"][0]["nodes"] == {"in-use": 2}
         text = "\n".join(in_words(found))
         assert "provider other is paused since" in text
@@ -73,7 +73,7 @@ async def test_status_tells_of_breakers_and_last_troubles(tmp_path: Path) -> Non
         assert found.troubles[0].request.startswith("200-")
         text = "\n".join(in_words(found))
         assert "label small: 3 failed in a row" in text
-        assert "last troubles:" in text
+        assert "last failures:" in text
 
 
 async def test_equal_configurations_have_one_digest_and_a_reload_another(tmp_path: Path) -> None:
@@ -144,14 +144,14 @@ async def test_status_tells_why_nodes_are_not_kept_ready_and_until_when(tmp_path
         found = await status_of(site)
         (short,) = found.min_ready
         assert (short.label, short.wanted, short.ready, short.asked) == ("small", 2, 1, 0)
-        assert short.why == ("cloud/main: no instances to spare for keeping nodes ready",)
+        assert short.why == ("cloud/main: no free instances for min-ready nodes",)
         assert short.retry_at is not None
         assert short.lacks_room
         assert 0 <= short.retry_at - site.now <= 60
         text = "\n".join(in_words(found))
-        assert "min-ready of small: 1 of 2 ready; asked for again in " in text
-        assert " s, or as soon as there is room\n" in text
-        assert "    cloud/main: no instances to spare for keeping nodes ready" in text
+        assert "min-ready of small: 1 of 2 ready; requested again in " in text
+        assert " s, or as soon as there is capacity\n" in text
+        assert "    cloud/main: no free instances for min-ready nodes" in text
         assert found.to_json()["min_ready"][0]["label"] == "small"
 
 

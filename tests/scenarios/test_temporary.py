@@ -49,7 +49,7 @@ async def test_any_configuration() -> None:
     async with temporary_launcher(config) as site, site.nodes("bare") as nodes:
         assert nodes[0].provider == "lab"
     assert not site.launcher.view.nodes
-    with pytest.raises(TypeError, match="don't go together"):
+    with pytest.raises(TypeError, match="can't be combined"):
         async with temporary_launcher(config, boot_time=1):
             pass
     with pytest.raises(ConfigError, match=r"providers\[0\]\.boot-tim: unknown key"):

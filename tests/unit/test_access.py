@@ -149,13 +149,13 @@ def test_machine_with_several_labels_is_counted_once() -> None:
         ),
         (
             MachinesNotAllowed("b", "bare"),
-            "tenant b may not use as many machines of label bare as it wants at once (allowed-tenants)",
+            "tenant b may not use as many machines of label bare as it requests at once (allowed-tenants)",
             "add b to allowed-tenants of machines with label bare",
         ),
         (
             PoolNotAllowed(None),
             "a request without a tenant may not use the pool (allowed-tenants)",
-            "the request has to be of a tenant in allowed-tenants of the pool",
+            "the request needs a tenant that is in allowed-tenants of the pool",
         ),
     ],
 )

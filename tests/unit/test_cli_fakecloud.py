@@ -54,8 +54,8 @@ def test_show_tells_of_instances_settings_and_faults(run) -> None:
         "1 instances, 4 cores, 8192 ram",
         "set: boot-time=2.5",
         "set: missing-images=debian,ubuntu",
-        "to come: create fails (capacity), 3 times",
-        "to come: create fails (error) and leaves it, unnamed, once",
+        "pending: create fails (capacity), 3 times",
+        "pending: create fails (error) and leaves its instance without its id, once",
     ]
     shown = json.loads(run("show", "--json")[1])
     assert shown["instances"][0]["metadata"] == {"owner": "somebody=else"}
@@ -86,7 +86,7 @@ def test_instance_breaks_and_vanishes(run) -> None:
     (["set", "bot-time=1"], "no setting 'bot-time'; there are: boot-time, "),
     (["fail", "delete", "--kind", "quota"], "delete can't fail as 'quota'; it can as: error, unavailable, never"),
     (["fail", "create", "--times", "0"], "times is 0; it must be 1 or more"),
-    (["fail", "create", "--without-id"], "--without-id goes with --leave-instance"),
+    (["fail", "create", "--without-id"], "--without-id needs --leave-instance"),
     (["remove-instance", "x"], "no instance x"),
     (["set-state", "x", "error"], "no instance x"),
 ])  # fmt: skip

@@ -24,4 +24,7 @@ def test_provider_that_is_not_configured_is_no_good_news(tmp_path: Path, capsys:
     config.write_text(CONFIG.format(folder=tmp_path))
     assert main(["leaks", "--provider", "nope", "-c", str(config)]) == FAILED
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "nodelaunch: there is no provider 'nope' in the configuration; there: cloud\n")
+    assert (said.out, said.err) == (
+        "",
+        "nodelaunch: there is no provider 'nope' in the configuration; providers: cloud\n",
+    )

@@ -47,8 +47,8 @@ async def test_names_that_nothing_has_are_noted_beside_the_list(
         out, errors = capsys.readouterr()
         assert out == "[]\n"
         assert errors.splitlines() == [
-            "note: nothing here has the provider 'clod'; known are: cloud",
-            "note: nothing here has the label 'smal'; known are: small",
+            "note: no record has the provider 'clod'; known: cloud",
+            "note: no record has the label 'smal'; known: small",
         ]
         assert await asyncio.to_thread(main, ["request-list", "--label", "small", "-c", str(config)]) == 0
         assert capsys.readouterr() == ("no requests\n", "")

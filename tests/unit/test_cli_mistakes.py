@@ -42,18 +42,18 @@ def config(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("command", "complaint"),
     [
-        (["request", ""], "a label has at least one character"),
-        (["request", "small", " "], "a label has at least one character"),
+        (["request", ""], "a label needs at least one character"),
+        (["request", "small", " "], "a label needs at least one character"),
         (["request", "small", "--timeout", "-1"], "--timeout"),
         (["request", "small", "--hold", "-1"], "--hold"),
         (["request", "small", "--count", "0"], "--count"),
         (["serve", "--drain-timeout", "-5"], "--drain-timeout"),
         (["list", "--watch", "0"], "has to be more than 0 seconds"),
         (["request-list", "--watch", "-1"], "has to be more than 0 seconds"),
-        (["list", "--state", "redy"], "nodes are never 'redy'; did you mean 'ready'? states are: init, "),
-        (["list", "--state", "ready", "--state", "requested"], "nodes are never 'requested'"),
-        (["request-list", "--state", "ready"], "requests are never 'ready'; "),
-        (["list", "--requests", "--state", "ready"], "requests are never 'ready'; "),
+        (["list", "--state", "redy"], "nodes have no state 'redy'; did you mean 'ready'? states are: init, "),
+        (["list", "--state", "ready", "--state", "requested"], "nodes have no state 'requested'"),
+        (["request-list", "--state", "ready"], "requests have no state 'ready'; "),
+        (["list", "--requests", "--state", "ready"], "requests have no state 'ready'; "),
     ],
 )
 def test_values_that_make_no_sense_are_refused(

@@ -74,7 +74,7 @@ def test_all_is_shown_where_there_is_room() -> None:
 
 def test_each_section_has_its_share_and_says_how_much_more_there_is() -> None:
     text = frame(FULL, MADE, 80, 30).plain
-    for title in ("POOLS", "WAITING", "LAUNCHES UNDER WAY", "LAST FAILURES"):
+    for title in ("POOLS", "WAITING", "LAUNCHES IN PROGRESS", "LAST FAILURES"):
         assert title in text
     assert text.count("more lines") == 3
 

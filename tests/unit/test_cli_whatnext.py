@@ -47,7 +47,7 @@ def pause(target: Target, **fields: Any) -> tuple[str, Any]:
 
 async def test_idle_node_is_given_out() -> None:
     async with said(IDLE) as text:
-        assert text == "it is idle: the next request that it fits gets it"
+        assert text == "the node is idle: the next request for its label gets it"
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ async def test_idle_node_is_given_out() -> None:
 )
 async def test_idle_node_of_what_is_paused_is_kept_and_given_to_nobody(target: Target) -> None:
     async with said(IDLE, pause(target, reason="new network")) as text:
-        assert text.startswith(f"no request gets it while its pool is paused: {target} is paused since ")
+        assert text.startswith(f"no request gets the node while the pool is paused: {target} is paused since ")
         assert text.endswith(": new network")
 
 
 async def test_idle_node_of_what_is_drained_is_deleted() -> None:
     async with said(IDLE, pause(Target.provider("cloud"), drains=True)) as text:
-        assert text.startswith("it is deleted, as its pool is drained: provider cloud is draining since ")
+        assert text.startswith("the node is deleted because the pool is drained: provider cloud is draining since ")
 
 
 async def test_node_in_use_of_a_paused_pool_is_deleted_as_usual() -> None:
@@ -73,31 +73,32 @@ async def test_node_in_use_of_a_paused_pool_is_deleted_as_usual() -> None:
 
 async def test_idle_node_of_a_pool_that_was_taken_out_is_deleted_by_who_had_it() -> None:
     async with said(IDLE, registered=None) as text:
-        assert text == "no request gets it: no launcher serves its pool any more; it is deleted by here"
+        assert text == "no request gets the node: no launcher serves the pool any more; the node is deleted by here"
 
 
 async def test_node_in_use_of_a_pool_that_was_taken_out_is_deleted_when_it_is_freed() -> None:
     node = a_node(state=NodeState.IN_USE, provider="cloud", pool="main", allocated_to="200-0000000001")
     async with said(node, registered=None) as text:
-        assert text == "no launcher serves its pool now; here deletes it when nobody has it any more"
+        assert text == "no launcher serves the pool now; here deletes the node when its lock is released"
 
 
 async def test_node_whose_pool_does_not_offer_its_label_is_deleted() -> None:
     async with said(IDLE, registered=POOL.changed(supported_labels=("big",))) as text:
-        assert text == "it is deleted, as its pool does not offer its label any more"
+        assert text == "the node is deleted because the pool no longer offers its label"
 
 
 async def test_node_of_a_pool_that_is_away_waits_for_it() -> None:
     known = KnownPool(provider="cloud", pool="main", labels=("small",))
     async with said(IDLE, (paths.known_pool("cloud", "main"), known), registered=None) as text:
-        assert text.startswith("no request gets it: its pool is away, and is waited for, for two minutes")
+        assert text.startswith("no request gets the node: the pool is not registered; after two minutes")
 
 
 async def test_node_that_nobody_deletes_says_how_it_is_got_rid_of() -> None:
     async with said(IDLE, registered=None, reports=[]) as text:
         assert text == (
-            "no launcher has provider cloud: nobody gets the node, and it is deleted when one has it again\n"
-            "if it is gone for good, delete the instances in the cloud, then: nodelaunch erase cloud"
+            "no launcher has provider cloud: no request gets the node; "
+            "the first launcher with the provider deletes it\n"
+            "if the provider no longer exists, delete its instances in the cloud, then: nodelaunch erase cloud"
         )
 
 
@@ -105,5 +106,5 @@ async def test_node_on_hold_that_nobody_deletes_says_so() -> None:
     node = a_node(state=NodeState.HOLD, provider="cloud", pool="main", type=("small",))
     async with said(node, registered=None, reports=[]) as text:
         assert text.startswith(
-            "it is held: nobody gets it, and nobody deletes it before the hold ends\nno launcher has"
+            "the node is held: no request gets it, and no launcher deletes it before the hold ends\nno launcher has"
         )

@@ -40,19 +40,17 @@ def warnings_of(tmp_path: Path, text: str) -> list[str]:
 
 def test_limit_with_nothing_behind_it(tmp_path: Path) -> None:
     (warning,) = warnings_of(tmp_path, POOL % (0, "max-servers:"))
-    assert warning == (
-        "8:9: max-servers has nothing behind it, which means no limit; give a number, or leave the key out"
-    )
+    assert warning == ("8:9: max-servers has no value, which means no limit; give a number, or leave the key out")
 
 
 def test_limit_below_zero(tmp_path: Path) -> None:
     (warning,) = warnings_of(tmp_path, POOL % (0, "max-servers: -3"))
-    assert warning == "8:22: max-servers below zero declines every request; write 0 to mean that"
+    assert warning == "8:22: max-servers below zero declines every request; write 0 if that is intended"
 
 
 def test_more_to_keep_ready_than_there_may_be(tmp_path: Path) -> None:
     (warning,) = warnings_of(tmp_path, POOL % (5, "max-servers: 3"))
-    assert warning == ("1:35: more than all pools that offer this label may have: their max-servers add up to 3")
+    assert warning == ("1:35: more than the pools that offer this label allow: the sum of their max-servers is 3")
     assert warnings_of(tmp_path, POOL % (3, "max-servers: 3")) == []
     assert warnings_of(tmp_path, POOL % (5, "max-cores: 8")) == []
 

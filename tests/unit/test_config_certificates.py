@@ -44,7 +44,7 @@ def test_dates_of_certificates(config: Path) -> None:
         f"5:7: ca: the certificate expires on {ends:%Y-%m-%d}",
     ]
     assert warnings_at(config, DAYS + 1)[0] == (
-        f"3:9: cert: the certificate expired on {ends:%Y-%m-%d}; no server takes it any more"
+        f"3:9: cert: the certificate expired on {ends:%Y-%m-%d}; servers reject it"
     )
     assert "is not valid before" in warnings_at(config, -2)[0]
 

@@ -371,12 +371,12 @@ diskimages:
         "secure.yaml:3:16: the key 'ca' is missing",
         "secure.yaml:3:37: key: text is expected, found something else",
         (
-            "secure.yaml:4:1: this can't be set in a secure file;"
+            "secure.yaml:4:1: this key can't be set in a secure file;"
             " allowed: zookeeper-servers, zookeeper-tls, zookeeper-auth, diskimages"
         ),
         "secure.yaml:6:11: the main file defines no diskimage of this name",
         "secure.yaml:9:19: A: text is expected, found something else",
-        "secure.yaml:10:5: a diskimage in a secure file has name and env-vars, nothing else",
+        "secure.yaml:10:5: a diskimage in a secure file may have only name and env-vars",
         "secure.yaml:13:15: env-vars: a mapping of keys and values is expected",
     ]
 
@@ -385,10 +385,10 @@ diskimages:
     ("content", "expected"),
     [
         ("zookeeper-tls: *hunter2\n", "1:16: broken YAML: there is no anchor &... above this alias *..."),
-        ("a: !hunter2 x\n", "1:1: this can't be set in a secure file"),
+        ("a: !hunter2 x\n", "1:1: this key can't be set in a secure file"),
         ("- hunter2\n", "1:1: keys such as"),
         ("diskimages: hunter2\n", "1:13: diskimages: a list is expected"),
-        ("hunter2: 1\nhunter2: 2\n", "2:1: this can't be set in a secure file"),
+        ("hunter2: 1\nhunter2: 2\n", "2:1: this key can't be set in a secure file"),
     ],
 )
 def test_broken_secure_file_is_explained_without_its_values(write: Writer, content: str, expected: str) -> None:
@@ -506,12 +506,12 @@ zookeeper-servers:
 """)
     assert warnings_of(path) == [
         "nodelaunch.yaml:2:10: listen-address is accepted, but the name of this key is listen_address",
-        "nodelaunch.yaml:3:1: diskimages has nothing below it; leave the key out, or write []",
-        "nodelaunch.yaml:8:16: no pool offers this label, so none can be kept ready",
+        "nodelaunch.yaml:3:1: diskimages has no value; leave the key out, or write []",
+        "nodelaunch.yaml:8:16: no pool offers this label, so no node can be kept ready",
         "nodelaunch.yaml:10:5: no driver is named, which means fake; write driver: fake",
         "nodelaunch.yaml:17:27: ssh-port is accepted, but the name of this key is connection-port",
         "nodelaunch.yaml:19:25: 'max-server' limits a resource of that name; did you mean 'max-servers'?",
-        "nodelaunch.yaml:21:5: port 2281 usually takes TLS only: give zookeeper-tls, or the plain port (2181)",
+        "nodelaunch.yaml:21:5: port 2281 usually accepts TLS only: set zookeeper-tls, or use the plain port (2181)",
     ]
     config, _ = load_config(path, drivers=DRIVERS, environ={})
     fake, static = config.providers
@@ -562,7 +562,7 @@ def test_plain_connection_on_this_machine_is_not_warned_of(write: Writer, host: 
 @pytest.mark.parametrize("host", ["zk1.example.org", "192.0.2.1", "2001:db8::1", "localhost.example.org"])
 def test_plain_connection_to_another_machine_is_warned_of(write: Writer, host: str) -> None:
     path = write(f"zookeeper-servers: [{{port: 2181, host: '{host}'}}]")
-    text = "without zookeeper-tls, anybody on the way to this server can see what is read and written, and change it"
+    text = "without zookeeper-tls, an attacker in the network can read the data that is read and written, and change it"
     assert warnings_of(path) == [f"nodelaunch.yaml:1:40: {text}"]
     path = write(path.read_text() + "\nzookeeper-auth: {user: us, password: hunter2}\n")
     (warning,) = warnings_of(path)
@@ -573,7 +573,7 @@ def test_plain_connection_to_another_machine_is_warned_of(write: Writer, host: s
 def test_host_names_that_are_not_checked_are_warned_of_unless_somebody_chose_so(write: Writer) -> None:
     text = "zookeeper-servers: [{host: zk1}]\nzookeeper-tls: {cert: c, key: k, ca: a%s}\n"
     (warning,) = warnings_of(write(text % ""))
-    assert warning.startswith("nodelaunch.yaml:2:1: whoever has a certificate of this CA can pose as a server")
+    assert warning.startswith("nodelaunch.yaml:2:1: any client with a certificate of this CA can pose as a server")
     assert warnings_of(write(text % ", check-host-name: false")) == []
     assert warnings_of(write(text % ", check-host-name: true")) == []
 

@@ -89,7 +89,7 @@ def test_problems_name_the_path_of_their_key() -> None:
         "providers[0].pools[0].labels[0].name: no label 'smal' in the top-level labels",
         "providers[1]: the key 'name' is missing",
         "providers[1].pool: unknown key 'pool'",
-        "labels[1].name: label 'small' is there twice",
+        "labels[1].name: label 'small' is given twice",
     ]
     assert "first in labels[0].name" in problems(given)[-1]
 
@@ -138,7 +138,7 @@ def test_model_is_checked_and_stays_what_it_is() -> None:
         labels=(LabelConfig(name="a"), LabelConfig(name="a")), providers=(FakeProvider(name="x", driver="aws"),)
     )
     assert [text.partition(";")[0] for text in problems(wrong)] == [
-        "providers[0].driver: unknown driver 'aws'", "labels[1].name: label 'a' is there twice",
+        "providers[0].driver: unknown driver 'aws'", "labels[1].name: label 'a' is given twice",
     ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_variables_are_not_replaced() -> None:
 
 def test_load_config_takes_data_too() -> None:
     assert load_config(GOOD) == config_from(GOOD)
-    with pytest.raises(ValueError, match="second file"):
+    with pytest.raises(ValueError, match="needs a configuration file"):
         load_config(GOOD, secure="secure.yaml")
 
 

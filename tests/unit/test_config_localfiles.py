@@ -45,7 +45,7 @@ def test_good_files_are_nothing_to_speak_of(checked: Checked) -> None:
 
 
 def test_store_below_a_file_is_an_error(checked: Checked) -> None:
-    text = "3:9: path: HERE/tokens is a file, so there can be nothing below it; name a file in a folder"
+    text = "3:9: path: HERE/tokens is a file, not a folder; name a file in a folder"
     assert checked.says("tokens/store") == (2, [text])
     assert checked.says("tokens/a/store") == (2, [text])
 
@@ -66,7 +66,7 @@ def test_store_that_this_user_may_not_write_is_a_warning(checked: Checked, monke
     """Another one may run the launcher."""
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
-    text = "3:9: path: user ann may not write HERE; whoever runs the launcher has to (warning)"
+    text = "3:9: path: user ann can't write HERE; the launcher's user needs write access (warning)"
     assert checked.says() == (0, [text])
     assert checked.says("new/store") == (0, [text])
 
@@ -75,7 +75,7 @@ def test_store_that_this_user_may_not_write_is_a_warning(checked: Checked, monke
 def test_token_file_without_a_token_is_a_warning(checked: Checked, content: str) -> None:
     checked.tokens.write_text(content)
     text = (
-        "5:15: token-file: there is no token in it, so nobody gets anything over HTTP that needs one; a token is "
+        "5:15: token-file: the file has no token, so HTTP requests that need a token fail; a token is "
         "a line of at least 16 characters (warning)"
     )
     assert checked.says() == (0, [text])
@@ -84,7 +84,7 @@ def test_token_file_without_a_token_is_a_warning(checked: Checked, content: str)
 def test_token_that_is_too_short_is_named_by_its_line_and_not_shown(checked: Checked) -> None:
     checked.tokens.write_text(f"# ours\n{GOOD}\nsecret\n")
     text = (
-        "5:15: token-file: its line 3 is too short to be a token, and does not count; a token is a line of "
+        "5:15: token-file: line 3 is too short for a token, and is ignored; a token is a line of "
         "at least 16 characters (warning)"
     )
     assert checked.says() == (0, [text])
@@ -94,10 +94,10 @@ def test_token_file_that_is_no_text_is_a_warning(checked: Checked) -> None:
     checked.tokens.write_bytes(b"\xff" * 20)
     code, (text,) = checked.says()
     assert code == 0
-    assert text.startswith("5:15: token-file: it can't be read: it is not UTF-8; nobody gets anything over HTTP")
+    assert text.startswith("5:15: token-file: the file can't be read: it is not UTF-8; HTTP requests that need a token")
 
 
 def test_token_file_that_everybody_can_read_is_a_warning(checked: Checked) -> None:
     checked.tokens.chmod(0o644)
-    text = "5:15: token-file: every user of this machine can read it; chmod o-rwx HERE/tokens (warning)"
+    text = "5:15: token-file: every user of this machine can read the file; run chmod o-rwx HERE/tokens (warning)"
     assert checked.says() == (0, [text])

@@ -94,13 +94,13 @@ zookeeper-tls:
   ca: /ca
 webapp:
   listen_address: 0.0.0.0
-# left out by 'nodelaunch config migrate': diskimages has nothing below it; leave the key out, or write []
+# left out by 'nodelaunch config migrate': diskimages has no value; leave the key out, or write []
 # diskimages:
 labels:
   # the small one
   - name: small
   # left out by 'nodelaunch config migrate': label 'aws-only': only providers that were left out offer this label;\
- leave it to Nodepool's launcher, too
+ leave the label to Nodepool's launcher too
   # - name: aws-only
   #   min-ready: 3
   # the big one
@@ -131,7 +131,7 @@ providers:
       # left out by 'nodelaunch config migrate': unknown key 'hook'
       # hook: x   # first
       - name: main
-        # left out by 'nodelaunch config migrate': max-cores has nothing behind it, which means no limit;\
+        # left out by 'nodelaunch config migrate': max-cores has no value, which means no limit;\
  give a number, or leave the key out
         # max-cores:
         max-servers: 0
@@ -179,7 +179,7 @@ def test_all_that_was_done_is_told_with_its_place_and_what_to_do(tmp_path: Path)
     assert [(one.line, one.column) for one in made.left_out] == [
         (3, 1), (13, 1), (17, 5), (24, 13), (33, 5), (39, 21), (39, 43), (41, 9), (43, 9), (47, 60),
     ]  # fmt: skip
-    assert made.left_out[0].message == "unknown key 'cron'; correct it if it is misspelt; Nodepool ignores it, too"
+    assert made.left_out[0].message == "unknown key 'cron'; correct the key if it is misspelt; Nodepool ignores it too"
     assert made.left_out[3].message.startswith("unknown driver 'aws'; leave this provider to Nodepool's launcher")
     changed = [(6, 11), (7, 1), (12, 3), (32, 5), (44, 22), (54, 13), (54, 23)]
     assert [(one.line, one.column) for one in made.changed] == changed
@@ -253,7 +253,7 @@ labels: [&small {name: small, min-ready: 0}]
 providers:
   - {name: one, driver: fake, cloud-images: [*small]}
 """
-    assert "write out what the aliases stand for" in refused(tmp_path, text)
+    assert "replace the aliases by their values" in refused(tmp_path, text)
 
 
 def test_what_is_wrong_everywhere_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -283,7 +283,8 @@ def test_command_writes_the_file_and_lists_what_it_left_out(tmp_path: Path, caps
     said = capsys.readouterr()
     assert said.out == ""
     assert (
-        f"{old}:2:1: unknown key 'odd'; correct it if it is misspelt; Nodepool ignores it, too (left out)" in said.err
+        f"{old}:2:1: unknown key 'odd'; correct the key if it is misspelt; Nodepool ignores it too (left out)"
+        in said.err
     )
     assert main(["config", "migrate", str(old)]) == 0
     assert capsys.readouterr().out == new.read_text()

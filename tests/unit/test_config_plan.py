@@ -108,16 +108,16 @@ def test_effects_are_told_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == SAME
     for line in (
         "+ provider other starts, with driver test",
-        "~ provider cloud goes on, its driver is made anew",
+        "~ provider cloud continues, its driver restarts",
         f"    providers[cloud].pools[main].max-servers: 10 -> 20    {where}:12:9",
         f"    providers[cloud].pools[second]: added    {where}:16:9",
-        "- provider lab drains, and ends when it has no nodes left",
+        "- provider lab drains, and stops when it has no nodes left",
         "+ pool cloud/second starts",
         "+ pool other/rack starts",
         "- pool lab/rack drains",
-        "~ labels: in force at once",
+        "~ labels: takes effect at once",
         f"    labels[big].max-ready-age: 60 -> 90    {where}:5:17",
-        "! embedded-store: NEEDS A RESTART; a reload leaves it as it is",
+        "! embedded-store: NEEDS A RESTART; a reload does not change it",
         f'    embedded-store.path: "store.sqlite" -> "other.sqlite"    {where}:2:18',
     ):
         assert line in said.splitlines(), said
@@ -135,7 +135,9 @@ def test_providers_that_change_only_because_images_do_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, said = plan(capsys, tmp_path, OLD, OLD + "diskimages: [{name: other}]\n")
-    assert "~ provider cloud goes on, its driver is made anew, as diskimages changed\n~ provider lab goes on" in said
+    assert (
+        "~ provider cloud continues, its driver restarts because diskimages changed\n~ provider lab continues" in said
+    )
 
 
 def test_wrong_configuration_is_complained_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

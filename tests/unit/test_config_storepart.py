@@ -61,4 +61,4 @@ def test_store_that_can_not_be_told_is_not_guessed(tmp_path: Path, text: str) ->
         load_store_config(path)
     mistake, hint = caught.value.problems
     assert mistake.line > 0
-    assert str(hint).startswith(f"{path}: which store is meant can't be told while the file is broken; mend it, or ")
+    assert str(hint).startswith(f"{path}: the store can't be determined from a broken file; correct the file, or ")

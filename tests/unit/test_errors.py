@@ -27,7 +27,7 @@ def test_errors_read_well() -> None:
     assert str(LockBusyError()) == "LockBusyError"
     assert str(RecordInvalidError("/a", "not JSON")) == "/a: not JSON"
     assert str(InvalidTransitionError("x", ["one", "two"])) == "x\n  one\n  two"
-    assert str(RequestFailedError("200-1", [])) == "node request 200-1 failed; declined by: nobody"
+    assert str(RequestFailedError("200-1", [])) == "node request 200-1 failed; declined by: no pool"
     assert RequestFailedError("200-1", ["a", "b"]).declined_by == ("a", "b")
     told = RequestFailedError("200-1", ["a"], ["cloud/main: declined: why"])
     assert told.reasons == ("cloud/main: declined: why",)

@@ -53,17 +53,17 @@ async def test_node_says_who_has_it() -> None:
     of_request, of_node = await said("accepted", "fulfilled", "served: its requestor took the nodes", has_node=True)
     assert {"  requestor: zuul-1", "  tenant: acme", "  project: acme/engine"} <= set(of_node)
     assert of_node[-1] == f"  for request {REQUEST}:"
-    assert of_request[1] == "  it was fulfilled; its nodes: 0000000000 (in-use)"
+    assert of_request[1] == "  the request was fulfilled; its nodes: 0000000000 (in-use)"
     assert {"  pipeline: check", "  job: unit", "  build_set: f00", "  tenant: acme"} <= set(of_request)
 
 
 @pytest.mark.parametrize(
     ("events", "has_node", "line"),
     [
-        (("accepted", "fulfilled", "served"), False, "it was fulfilled; its nodes have been given back"),
-        (("deferred", "withdrawn while it waited"), False, "it is over: withdrawn while it waited"),
-        ((), True, "it was fulfilled; its nodes: 0000000000 (in-use)"),
-        ((), False, "there is no such request; no launcher remembers one: it never was, or it ended long ago"),
+        (("accepted", "fulfilled", "served"), False, "the request was fulfilled; its nodes have been returned"),
+        (("deferred", "withdrawn while it waited"), False, "the request has ended: withdrawn while it waited"),
+        ((), True, "the request was fulfilled; its nodes: 0000000000 (in-use)"),
+        ((), False, "there is no such request, and no launcher remembers it: it never existed, or it ended long ago"),
     ],
 )
 async def test_request_that_has_gone_says_what_became_of_it(events: tuple[str, ...], has_node: bool, line: str) -> None:

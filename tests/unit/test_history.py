@@ -32,8 +32,8 @@ def test_what_a_failing_cloud_says_is_news_each_time_it_says_something_else() ->
     for why in ("it has not answered yet", "it has not answered yet", "HTTP 503", "HTTP 503"):
         history.decided(REQUEST, KEY, Defer((ProviderDown(why),)))
     assert remembered(history) == [
-        "deferred: the provider can't be asked: it has not answered yet",
-        "deferred: the provider can't be asked: HTTP 503",
+        "deferred: the provider is unavailable: it has not answered yet",
+        "deferred: the provider is unavailable: HTTP 503",
     ]
 
 

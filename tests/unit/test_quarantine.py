@@ -289,11 +289,11 @@ def machine_away(*, is_quarantined: bool, cause: Cause) -> MachineAway:
 def test_reasons_say_what_is_away_and_what_would_help() -> None:
     doubted = machine_away(is_quarantined=False, cause=AWAY)
     where = "machine bm1 (user ci, port 2222)"
-    assert str(doubted) == f"{where} is not handed out for 34 s: no answer; the next look is in 12 s"
-    assert doubted.remedy == "have it answer; the machine comes back by itself at the first good look"
+    assert str(doubted) == f"{where} is not used for 34 s: no answer; the next check is in 12 s"
+    assert doubted.remedy == "make it reachable; the machine is used again after the next successful check"
     quarantined = machine_away(is_quarantined=True, cause=KEY)
-    assert str(quarantined) == f"{where} is in quarantine for 34 s: no answer; the next look is in 12 s"
+    assert str(quarantined) == f"{where} is in quarantine for 34 s: no answer; the next check is in 12 s"
     assert quarantined.remedy.startswith("compare the host keys and correct the wrong one;")
-    assert str(MoreMachinesAway("bare", 3)) == "3 more machines of label bare are away"
-    together = "3 of 5 machines became unreachable together: the fault is probably at this launcher"
+    assert str(MoreMachinesAway("bare", 3)) == "3 more machines of label bare are in quarantine or not used"
+    together = "3 of 5 machines became unreachable at the same time: the fault is probably at this launcher"
     assert str(MachinesFailTogether(3, 5)) == together

@@ -317,13 +317,13 @@ def test_room_is_made_from_the_longest_ready_and_no_more_than_needed() -> None:
 
 
 def test_reasons_are_clauses_for_people() -> None:
-    assert str(NoRoom("cores", 8, 4)) == "8 cores wanted, 4 left (what earlier requests wait for set apart)"
-    assert str(LaunchesFailed("boom")) == "its nodes could not be launched: boom"
-    assert str(HandlerFailed("x")) == "handling it failed: x"
+    assert str(NoRoom("cores", 8, 4)) == "needs 8 cores; 4 available after reservations for earlier requests"
+    assert str(LaunchesFailed("boom")) == "the nodes could not be launched: boom"
+    assert str(HandlerFailed("x")) == "an internal error occurred: x"
 
 
 def test_every_reason_says_what_would_have_to_change() -> None:
-    assert NoRoom("cores", 8, 4).remedy == "nodes with 8 cores in all have to go, or the limit has to rise"
+    assert NoRoom("cores", 8, 4).remedy == "wait until nodes with 8 cores in total are deleted, or raise the limit"
     kinds = [kind for kind in (*Reason.__subclasses__(), *TenantNotAllowed.__subclasses__()) if kind.CLAUSE]
     assert len(kinds) > 25
     for kind in kinds:

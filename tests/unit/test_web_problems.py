@@ -20,14 +20,14 @@ from nodelaunch.web.api import _problem
     [
         (StoreUnavailableError("/nodepool/requests", "127.0.0.1 refused"), "/health/ready"),
         (SessionLostError("/nodepool/requests"), "/health/ready"),
-        (OutcomeUnknownError("/nodepool/requests"), "not known"),
+        (OutcomeUnknownError("/nodepool/requests"), "check before a retry"),
         (AccessDeniedError("/nodepool/requests"), "access control"),
-        (VersionConflictError("/nodepool/requests"), "ask again"),
+        (VersionConflictError("/nodepool/requests"), "same time: retry"),
     ],
 )
 def test_detail_says_what_is_away_and_what_to_do(error: StoreError, said: str) -> None:
     problem = _problem(error)
-    assert (problem.status, problem.title) == (503, "the store did not do it")
+    assert (problem.status, problem.title) == (503, "the store did not perform the action")
     assert said in problem.detail
     for untold in (type(error).__name__, "127.0.0.1", "/nodepool/"):
         assert untold not in problem.detail

@@ -33,7 +33,7 @@ def test_amounts_are_written_out() -> None:
     text = "\n".join(in_words(Status(at=0.0, pools=(pool,))))
     for part in ("ram 1048576", "ram 1048575", "ram 0.5"):
         assert part in text
-    assert str(NoRoom("ram", RAM, RAM - 1)).startswith("1048576 ram wanted, 1048575 left")
+    assert str(NoRoom("ram", RAM, RAM - 1)).startswith("needs 1048576 ram; 1048575 available")
 
 
 def test_bars_have_whole_numbers() -> None:
@@ -61,7 +61,7 @@ def test_unknown_request_is_said_to_be_unknown_and_nothing_else() -> None:
     found = {"id": "200-0000000009", "request": None, "asked": None, "nodes": {}, "pools": [UNKNOWN]}
     assert _lines(found, []) == [
         "request 200-0000000009",
-        "  there is no such request; no launcher remembers one: it never was, or it ended long ago",
+        "  there is no such request, and no launcher remembers it: it never existed, or it ended long ago",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: the configuration they are about, printing, the store of a client."""
+"""Functions that several commands share: load the configuration, open the store, print."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from nodelaunch.protocol.store import Store
 
 
 def client_store(session: CliSession, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AbstractAsyncContextManager[Store]:
-    """The store that a running launcher uses; of its configuration only what is about the store has to be right.
+    """Open the store that a running launcher uses; only the keys about the store have to be valid.
 
-    Raises: ConfigError; StoreUnavailableError where there is no session within *timeout_s*.
+    Raises: ConfigError; StoreUnavailableError if there is no session within *timeout_s*.
     """
     return open_store(session.config, secure=session.secure, timeout_s=timeout_s)
 
 
 @asynccontextmanager
 async def warm_view(store: Store) -> AsyncIterator[ClusterView]:
-    """What is in *store*, read completely. Raises: StoreUnavailableError."""
+    """Return the view of *store* once it is in sync. Raises: StoreUnavailableError."""
     async with open_view(store) as view:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await view.warm()
         except TimeoutError:
-            raise StoreUnavailableError(detail=f"not read within {CONNECT_TIMEOUT_S:g} s") from None
+            raise StoreUnavailableError(detail=f"records not read within {CONNECT_TIMEOUT_S:g} s") from None
         yield view
 
 
 def say(text: str) -> None:
-    """Print to standard output, which may be gone."""
+    """Print to standard output; ignore a closed pipe."""
     try:
         print(text, flush=True)  # noqa: T201
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""``nodelaunch config check`` and ``config schema``: whether a configuration is right, and what may stand in one."""
+"""``nodelaunch config check`` and ``config schema``: checks a configuration, prints the schema of configurations."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from nodelaunch.config.schema import DriverOptions
 
 
-app: App = App(name="config", group_parameters=OPTIONS, help="Look at a configuration.")
+app: App = App(name="config", group_parameters=OPTIONS, help="Check, compare and migrate configurations.")
 
 
 @app.command
 def check(
-    file: Annotated[Path | None, Parameter(help="Default: that of --config.", metavar="FILE")] = None,
+    file: Annotated[Path | None, Parameter(help="Default: the file of --config.", metavar="FILE")] = None,
     /,
     *,
     session: Given,
 ) -> None:
-    """Report everything that is wrong in a configuration.
+    """Report every error and warning in a configuration.
 
-    Warnings, and that it is good, are printed to standard output, as what was asked for; errors, for which the command
-    ends, to standard error. Exit code: 0 it is good, perhaps with warnings; 2 it has an error.
+    Warnings and the result go to standard output, errors to standard error. Exit code: 0 the configuration is valid,
+    with or without warnings; 2 it has an error.
     """
     path = file or session.config
     config, warnings = load_config(path, secure=session.secure, drivers=DriverRegistry())
@@ -56,16 +56,14 @@ def check(
 
 app.command("nodelaunch.cli.plan:command", name="plan", help="Show what a reload with another configuration would do.")
 
-app.command(
-    "nodelaunch.cli.migrate:command", name="migrate", help="Write a configuration of Nodepool's for nodelaunch."
-)
+app.command("nodelaunch.cli.migrate:command", name="migrate", help="Convert a Nodepool configuration to nodelaunch.")
 
 
 @app.command
 def schema(
     *,
-    driver: Annotated[list[str] | None, Parameter(help="Only of this driver; repeatable.", metavar="NAME")] = None,
-    output: Annotated[Path | None, Parameter(help="Write it there instead.", metavar="FILE")] = None,
+    driver: Annotated[list[str] | None, Parameter(help="Include only this driver; repeatable.", metavar="NAME")] = None,
+    output: Annotated[Path | None, Parameter(help="Write to FILE instead of standard output.", metavar="FILE")] = None,
 ) -> None:
     """Print the JSON Schema of a configuration, for editors."""
     from nodelaunch.config.schema import config_schema
@@ -81,7 +79,7 @@ def schema(
 
 
 def _options(names: list[str]) -> list[DriverOptions]:
-    """Of the drivers called *names*, which have to be usable; of all that are, where there is no name.
+    """Return the options of the drivers called *names*, which have to be usable; without names, of all usable drivers.
 
     Raises: DriverNotFoundError.
     """

@@ -1,8 +1,8 @@
-"""``nodelaunch demo``: the main job on this machine, with nothing else needed.
+"""``nodelaunch demo``: serves node requests on this machine, without other services.
 
-An embedded store in memory, a fake cloud with two pools, one static node that is a real SSH server on loopback, and a
-burst of requests; a live table of what happens; everything given back; exit 0 only if every request was fulfilled and
-nothing leaked.
+It uses an embedded store, a fake cloud with two pools, and one static node that is a real SSH server on loopback. It
+submits a burst of requests, shows a live table and returns every node. It exits with 0 only if every request was
+fulfilled and nothing leaked.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from nodelaunch.store.embedded.store import EmbeddedStore
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a command that SIGTERM ended."""
 LIMIT_S = 18.0
-"""The demo ends by itself before this."""
+"""The demo ends within this time."""
 SETTLE_S = 8.0
-"""How long used nodes may take to be gone."""
+"""The time within which used nodes have to be deleted."""
 JOBS: tuple[tuple[str, ...], ...] = (
     *[("debian-12",)] * 6,
     *[("ubuntu-24.04",)] * 4,
@@ -45,13 +45,13 @@ JOBS: tuple[tuple[str, ...], ...] = (
     *[("arm-lab",)] * 3,
     ("debian-12-large",),
 )
-"""The labels of each request; there is one arm-lab machine, so its three requests wait for one another."""
+"""The labels of each request; there is one arm-lab machine, so its three requests are served one after another."""
 
 
 def demo(*, keep: Annotated[bool, Parameter(help="Continue to serve afterwards, until Ctrl-C.")] = False) -> int:
-    """Show the main job on this machine; needs nothing else.
+    """Serve node requests with a fake cloud on this machine, without other services.
 
-    Exit code: 0 every request was fulfilled and nothing was left behind.
+    Exit code: 0 every request was fulfilled and nothing leaked; 1 otherwise.
     """
     try:
         return asyncio.run(_demo(keep=keep))
@@ -60,7 +60,7 @@ def demo(*, keep: Annotated[bool, Parameter(help="Continue to serve afterwards, 
 
 
 def demo_config(host: str, port: int, host_keys: list[str], store: Path) -> str:
-    """The YAML the demo runs on; the static machine is the SSH server at *host* and *port*."""
+    """Return the demo's configuration as YAML; the static machine is the SSH server at *host* and *port*."""
     cloud_images = "cloud-images: [{name: debian-12}, {name: ubuntu-24.04}]"
     return f"""
 embedded-store: {{path: {json.dumps(str(store))}}}
@@ -111,7 +111,7 @@ async def _demo(*, keep: bool) -> int:
                 board.problems.append(f"not done within {LIMIT_S:g} s")
             await _settle(launcher, board)
         if not console.is_terminal:
-            console.print()  # the board, shown for good, has no end of line there
+            console.print()  # the last frame of the table has no line break at its end
         console.print(board.summary())
         leaks = await _leaks(launcher)
         board.problems += leaks
@@ -120,17 +120,17 @@ async def _demo(*, keep: bool) -> int:
         took = asyncio.get_running_loop().time() - started
         if not board.problems:
             console.print(
-                f"[green]{len(JOBS)} requests fulfilled, everything given back, nothing leaked[/] ({took:.1f} s)"
+                f"[green]{len(JOBS)} requests fulfilled, all nodes returned, nothing leaked[/] ({took:.1f} s)"
             )
         if keep:
-            console.print("serving on, until Ctrl-C")
+            console.print("still serving requests; Ctrl-C ends the demo")
             await asyncio.Event().wait()
     return 1 if board.problems else 0
 
 
 @asynccontextmanager
 async def _launcher() -> AsyncIterator[Launcher]:
-    """A running launcher on the demo's configuration."""
+    """Run a launcher with the demo's configuration."""
     with tempfile.TemporaryDirectory(prefix="nodelaunch-demo-") as folder:
         async with demo_ssh_server() as server:
             path = Path(folder) / "demo.yaml"
@@ -149,7 +149,7 @@ async def _launcher() -> AsyncIterator[Launcher]:
 
 
 async def _burst(launcher: Launcher, board: _Board) -> None:
-    """All jobs at once, each as a CI system would run it."""
+    """Run all jobs at once, each as a CI system would."""
     async with NodeClient(launcher.store) as client:
         results = await asyncio.gather(*(_job(client, labels, board) for labels in JOBS), return_exceptions=True)
     board.problems += [str(result) for result in results if isinstance(result, BaseException)]
@@ -169,7 +169,7 @@ async def _job(client: NodeClient, labels: tuple[str, ...], board: _Board) -> No
 
 
 async def _settle(launcher: Launcher, board: _Board) -> None:
-    """Wait until only what is always there is left: the static machine, registered anew."""
+    """Wait until the static machine, registered again, is the only node."""
     quiet = asyncio.Event()
     unsubscribe = launcher.view.subscribe(lambda _note: quiet.set())
     try:
@@ -178,7 +178,7 @@ async def _settle(launcher: Launcher, board: _Board) -> None:
                 quiet.clear()
                 await quiet.wait()
     except TimeoutError:
-        board.problems.append(f"nodes not gone within {SETTLE_S:g} s")
+        board.problems.append(f"nodes not deleted within {SETTLE_S:g} s")
     finally:
         unsubscribe()
 
@@ -189,14 +189,14 @@ def _is_settled(launcher: Launcher) -> bool:
 
 
 async def _leaks(launcher: Launcher) -> list[str]:
-    """What the fake cloud still has, or the store, that it should not."""
+    """Return the instances and requests that were not removed."""
     instances = [i async for i in launcher.providers["demo-cloud"].driver.list_instances()]
     leaks = [f"instance {instance.external_id} was left behind" for instance in instances]
     return leaks + [f"request {request_id} was left behind" for request_id in launcher.view.requests]
 
 
 class _Board:
-    """What is shown: requests and nodes by state as of now, then how long it took."""
+    """The table: requests and nodes by their current state, then the times to ready."""
 
     def __init__(self, launcher: Launcher) -> None:
         self.requests: dict[str, NodeRequest] = {}

@@ -1,7 +1,6 @@
-"""An SSH server on loopback that shows real host keys and lets nobody in: the machine of a demonstration.
+"""An SSH server on loopback with real host keys that refuses every login: the static machine of the demo.
 
-What does *not* belong here: scanning it. This and `nodelaunch.network.sshscan` are the only modules that import
-asyncssh.
+This module and `nodelaunch.network.sshscan` are the only ones that import asyncssh.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class SshEndpoint:
-    """Where an SSH server listens, and the keys it shows, each ``<type> <base64>``."""
+    """The address of an SSH server, and its host keys, each ``<type> <base64>``."""
 
     host: str
     port: int
@@ -27,11 +26,11 @@ class SshEndpoint:
 
 @asynccontextmanager
 async def demo_ssh_server(key_types: Sequence[str] = KEY_TYPES, *, port: int = 0) -> AsyncIterator[SshEndpoint]:
-    """A server with freshly made host keys of *key_types*, one each, while the block runs; port 0: any free one.
+    """Run a server with one new host key of each of *key_types* for the duration of the block; port 0: a free port.
 
-    Connections still open at its end are cut.
+    Open connections are closed at the end of the block.
 
-    Raises: OSError when it can't listen there.
+    Raises: OSError if the server can't listen on the port.
     """
     keys = [asyncssh.generate_private_key(key_type) for key_type in key_types]
     visitors: set[asyncssh.SSHServerConnection] = set()
@@ -53,7 +52,7 @@ async def demo_ssh_server(key_types: Sequence[str] = KEY_TYPES, *, port: int = 0
 
 
 class _Doorkeeper(asyncssh.SSHServer):
-    """Knows who is connected, so that the end of the server need not wait for them."""
+    """Keeps the open connections, so that the server can close them when it ends."""
 
     def __init__(self, visitors: set[asyncssh.SSHServerConnection]) -> None:
         self._visitors = visitors

@@ -1,7 +1,4 @@
-"""``nodelaunch driver``: which drivers there are, and what is known of each.
-
-What does *not* belong here: finding that out (nodelaunch.driverhost.catalogue).
-"""
+"""``nodelaunch driver``: lists drivers, and shows the details of one."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ from nodelaunch.driverhost.install.layout import using
 from nodelaunch.driverhost.schemas import schemas_of
 
 DIGEST_SHOWN = 12
-"""Characters of a digest in the list."""
+"""The number of characters of a digest that the list shows."""
 NOT_KNOWN = "-"
 MAPPINGS = {"provider": "a provider", "pool": "a pool", "label": "a label"}
 
 
-app: App = App(name="driver", group_parameters=OPTIONS, help="Look at drivers, check, install, remove and begin them.")
+app: App = App(name="driver", group_parameters=OPTIONS, help="List, check, install, remove and create drivers.")
 app.command(drivercheck.check)
 app.command(driverinstall.install)
 app.command(driverinstall.remove)
@@ -34,9 +31,9 @@ app.command(drivernew.new)
 
 @app.command(name="list")
 def list_drivers(*, home: driverinstall.Home = None, as_json: AsJson = False) -> None:
-    """Show all drivers that can be used here; executables are started to be asked.
+    """List all drivers on this machine; executables are started to get their details.
 
-    LEVEL is what the last check of just this digest found, for each way in which the driver was run.
+    LEVEL is the result of the last check of this digest, for each isolation in which the driver was checked.
     """
     with using(home):
         every = DriverCatalog().facts()
@@ -52,15 +49,15 @@ def list_drivers(*, home: driverinstall.Home = None, as_json: AsJson = False) ->
 
 @app.command
 def info(
-    name: Annotated[str, Parameter(help="Of a driver, or the path of its executable.", metavar="NAME")],
+    name: Annotated[str, Parameter(help="Name of a driver, or path of its executable.", metavar="NAME")],
     /,
     *,
     home: driverinstall.Home = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show all that is known of one driver, its options included.
+    """Show the details of one driver and its options.
 
-    Exit code: 1 it can't be used.
+    Exit code: 1 the driver can't be used.
     """
     with using(home):
         catalogue = DriverCatalog()
@@ -76,7 +73,7 @@ def info(
 
 
 def summary_of(facts: DriverFacts) -> dict[str, Any]:
-    """What the list has of a driver; None: not known."""
+    """Return a driver's row of the list; None: not known."""
     return {
         "name": facts.found.name,
         "origin": facts.found.origin.value,
@@ -126,23 +123,23 @@ def _page(facts: DriverFacts) -> str:
     known += [("digest", facts.digest), ("level", _level(facts))]
     text = aligned([(name, value or NOT_KNOWN) for name, value in known])
     if plugin is None:
-        return f"{text}\n\nIt can't be used: {facts.problem}"
+        return f"{text}\n\nThe driver can't be used: {facts.problem}"
     return "\n".join([text, *_option_tables(facts)])
 
 
 def _level(facts: DriverFacts) -> str:
     if not facts.levels:
-        return f"not checked as it is now; try: nodelaunch driver check {facts.found.name}"
-    return f"{facts.leveled}; when it was checked last"
+        return f"this version is not checked; run: nodelaunch driver check {facts.found.name}"
+    return f"{facts.leveled}, at the last check"
 
 
 def _option_tables(facts: DriverFacts) -> list[str]:
-    """The driver's own options, by where they stand."""
+    """Return a table of the driver's own options for each mapping: provider, pool and label."""
     assert facts.plugin is not None  # noqa: S101  asked for by the caller
     tables = []
     for which, schema in schemas_of(facts.plugin.config_model).model_dump().items():
         rows = [tuple(asdict(option).values()) for option in options_in(schema)]
         if rows:
             cells = [("OPTION", "VALUE", "DEFAULT", "MEANING"), *rows]
-            tables.append(f"\nOwn options of {MAPPINGS[which]}:\n{aligned(cells)}")
+            tables.append(f"\nOptions of the driver in {MAPPINGS[which]}:\n{aligned(cells)}")
     return tables

@@ -1,6 +1,6 @@
-"""``nodelaunch driver check TARGET``: how far a driver keeps its contract, and what the next level would take.
+"""``nodelaunch driver check TARGET``: reports a driver's conformance level, and what the next level needs.
 
-What does *not* belong here: the checks, and what is checked (nodelaunch.conformance).
+The checks themselves are in nodelaunch.conformance.
 """
 
 from __future__ import annotations
@@ -41,22 +41,26 @@ SHOWN = {
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """What of a driver is checked, and how."""
+    """Options that say what is checked, and how."""
 
-    provider: Annotated[str | None, Parameter(help="Which of several in FILE.", metavar="NAME")] = None
-    pool: Annotated[str | None, Parameter(help="Default: the first.", metavar="NAME")] = None
-    label: Annotated[str | None, Parameter(help="Default: the first.", metavar="NAME")] = None
+    provider: Annotated[str | None, Parameter(help="The provider in FILE, if there are several.", metavar="NAME")] = (
+        None
+    )
+    pool: Annotated[str | None, Parameter(help="Default: the first pool.", metavar="NAME")] = None
+    label: Annotated[str | None, Parameter(help="Default: the first label.", metavar="NAME")] = None
     isolation: Annotated[
         Literal["inline", "process"] | None, Parameter(help="How a driver written in Python is run.")
     ] = None
-    concurrency: Annotated[int, Parameter(help="Instances at once.", metavar="N", validator=Number(gte=1))] = 3
-    timeout: Annotated[float, Parameter(help="Of a call.", metavar="SECONDS", validator=Number(gt=0))] = 600.0
+    concurrency: Annotated[
+        int, Parameter(help="Number of instances at once.", metavar="N", validator=Number(gte=1))
+    ] = 3
+    timeout: Annotated[float, Parameter(help="Deadline of a call.", metavar="SECONDS", validator=Number(gt=0))] = 600.0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What becomes of the outcome."""
+    """Options for the reports."""
 
     waivers: Annotated[
         Path | None, Parameter(help="YAML of failures that are accepted for a time.", metavar="FILE")
@@ -74,23 +78,25 @@ def check(
     target: Annotated[
         str,
         Parameter(
-            help="Name of a driver, path of an executable, or unix:PATH: the socket at which it listens.",
+            help="Name of a driver, path of its executable, or unix:PATH for the socket it listens on.",
             metavar="TARGET",
         ),
     ],
     /,
     *,
-    level: Annotated[Literal["bronze", "silver", "gold"], Parameter(help="Which has to be reached.")] = "bronze",
+    level: Annotated[
+        Literal["bronze", "silver", "gold"], Parameter(help="The level that the driver has to reach.")
+    ] = "bronze",
     options: CheckOptions = CheckOptions(),
     outcome: ReportOptions = ReportOptions(),
     home: Home = None,
     session: Given,
 ) -> int:
-    """Check how far a driver keeps the contract.
+    """Check how well a driver conforms to the contract.
 
-    Makes and deletes instances with the driver, breaks its cloud where it offers a way to, and says which level it
-    reaches: bronze, silver or gold. --config names a YAML file with a 'provider', or a whole configuration. Exit code:
-    0 the wanted level is reached, 1 it is not, 2 it could not be checked as asked.
+    Creates and deletes instances with the driver, injects faults into its cloud where the driver supports that, and
+    reports the level: bronze, silver or gold. --config names a YAML file with a 'provider', or a whole configuration.
+    Exit code: 0 the level is reached, 1 it is not reached, 2 the driver could not be checked.
     """
     wanted = CheckRequest(
         target=target, config=str(session.config) if session.is_config_given else None, provider=options.provider,
@@ -122,7 +128,7 @@ def _checked(wanted: CheckRequest, level: Level, outcome: ReportOptions) -> int:
 
 
 def _show(result: Result) -> None:
-    """One line a check, and below what went wrong; none for those that could not tell anything."""
+    """Print a line for each check, and below it the failures; nothing for checks without a result."""
     if result.is_pointless:
         return
     note = "" if result.verdict in (Verdict.PASSED, Verdict.FAILED) else f"  {result.detail}"
@@ -134,20 +140,20 @@ def _show(result: Result) -> None:
 
 
 def summary(report: Report, wanted: Level, *, is_process: bool) -> str:
-    """The level that was reached, and what keeps the driver from the next."""
+    """Return text with the level that the driver reaches, and the failures that prevent the next level."""
     lines = ["", f"driver {report.subject}: {report.level_in_words}"]
     if report.leftovers:
-        lines.append(f"  could not be deleted, look after them by hand: {', '.join(report.leftovers)}")
+        lines.append(f"  could not be deleted, please delete by hand: {', '.join(report.leftovers)}")
     lines += [f"  waived: {each.check}: {each.detail}" for each in report.waived]
     beyond = next((level for level in LEVELS if level > report.level), None)
     if beyond is not None:
-        lines.append(f"  {beyond.value} would take:")
+        lines.append(f"  needed for {beyond.value}:")
         in_the_way = report.in_the_way_of(beyond)
         lines += [f"    {_what_it_takes(each)}" for each in in_the_way if not each.is_pointless]
         pointless = [each for each in in_the_way if each.is_pointless]
         lines += [f"    {len(pointless)} more checks, {each.detail}" for each in pointless[:1]]
     if not is_process:
-        lines.append(f"  checked inline; with --isolation process {_more_checks()} more checks are made")
+        lines.append(f"  checked inline; --isolation process runs {_more_checks()} more checks")
     if report.latencies:
         lines.append(f"  {'call':<20}{'times':>6}{'median':>10}{'p99':>10}{'longest':>10}")
         lines += [
@@ -155,7 +161,7 @@ def summary(report: Report, wanted: Level, *, is_process: bool) -> str:
             for call, each in report.latencies.items()
         ]
     if report.level < wanted:
-        lines.append(f"{wanted.value} was wanted; {report.level.value} is what it reaches")
+        lines.append(f"required level: {wanted.value}; level reached: {report.level.value}")
     return "\n".join(lines)
 
 
@@ -173,16 +179,16 @@ def _more_checks() -> int:
 
 
 def _keep(target: str, outcome: ReportOptions, subject: Subject, report: Report) -> None:
-    """Write the reports that are wanted, and remember the level for ``nodelaunch driver list``."""
+    """Write the requested reports, and store the level for ``nodelaunch driver list``."""
     isolation = _isolation(subject)
     digest = ""
     try:
         found = DriverCatalog().find(target)
         digest = digest_of(found)
-        if digest:  # of what can't be read it is not known whether it stays the same
+        if digest:  # without a digest, a later change of the driver can't be detected
             remember(found.name, digest, isolation, report.level, waived=len(report.waived))
     except (OSError, DriverNotFoundError) as error:
-        print(f"nodelaunch: the outcome could not be remembered: {error}", file=sys.stderr)  # noqa: T201
+        print(f"nodelaunch: the outcome could not be stored: {error}", file=sys.stderr)  # noqa: T201
     content = json.dumps(as_json(report, isolation=isolation, digest=digest), indent=2)
     if outcome.report == "-":
         say(content)

@@ -1,7 +1,4 @@
-"""``nodelaunch driver install`` and ``driver remove``: drivers in environments of their own.
-
-What does *not* belong here: how that is done (nodelaunch.driverhost.install.installer).
-"""
+"""``nodelaunch driver install`` and ``driver remove``: installs each driver into its own environment."""
 
 from __future__ import annotations
 
@@ -15,35 +12,39 @@ from nodelaunch.driverhost.catalogue import DriverCatalog
 from nodelaunch.driverhost.install.installer import installer
 from nodelaunch.driverhost.install.layout import Installation, default_home
 
-Home = Annotated[Path | None, Parameter(help=f"Where installed drivers are; default: {default_home()}.", metavar="DIR")]
+Home = Annotated[Path | None, Parameter(help=f"Folder of installed drivers; default: {default_home()}.", metavar="DIR")]
 
 
 def install(
-    target: Annotated[str, Parameter(help="A package; a wheel, archive or project.", metavar="NAME[==VERSION]|PATH")],
+    target: Annotated[
+        str,
+        Parameter(help="A package name, or the path of a wheel, archive or project.", metavar="NAME[==VERSION]|PATH"),
+    ],
     /,
     *,
     locked: Annotated[
-        bool, Parameter(help="Exactly what is locked: of the installed package NAME, or in the file PATH.")
+        bool,
+        Parameter(
+            help="Install exactly the locked versions, of the installed package NAME or from the lock file PATH."
+        ),
     ] = False,
     offline: Annotated[bool, Parameter(help="Use no package index.")] = False,
-    index_dir: Annotated[
-        Path | None, Parameter(help="Folder in which packages are looked for as well.", metavar="DIR")
-    ] = None,
+    index_dir: Annotated[Path | None, Parameter(help="Further folder to search for packages.", metavar="DIR")] = None,
     home: Home = None,
 ) -> None:
-    """Install a driver's package into an environment of its own."""
+    """Install a driver's package into its own environment."""
     works = installer(home=home, is_offline=offline, index=index_dir)
     made = works.install_locked(target) if locked else works.install(target)
     record = made.record
     say(f"installed {record.package} {record.version} with {_drivers(made)}")
-    say(f"locked in {made.lock}")
+    say(f"locked versions: {made.lock}")
     for driver in record.drivers:
         if works.home == default_home().absolute():
             _tell_of_others(driver, made)
 
 
 def remove(
-    name: Annotated[str, Parameter(help="Of the package, or of its driver.", metavar="NAME")],
+    name: Annotated[str, Parameter(help="Name of the package or of its driver.", metavar="NAME")],
     /,
     *,
     home: Home = None,
@@ -59,7 +60,7 @@ def _drivers(installation: Installation) -> str:
 
 
 def _tell_of_others(driver: str, made: Installation) -> None:
-    """Say so if a configuration that names *driver* gets another one."""
+    """Print a note if a configuration that names *driver* uses another driver of this name."""
     found = DriverCatalog().find(driver)
     if found.lock != made.lock:
-        say(f"note: driver {driver} in a configuration is still another one, which goes first: {found.in_words}")
+        say(f"note: in a configuration, another driver {driver} takes precedence: {found.in_words}")

@@ -1,7 +1,4 @@
-"""``nodelaunch driver new``: the package of a driver to begin with.
-
-What does *not* belong here: what is in it (nodelaunch.driverhost.scaffold).
-"""
+"""``nodelaunch driver new``: creates the package of a new driver, from nodelaunch.driverhost.scaffold."""
 
 from __future__ import annotations
 
@@ -16,21 +13,23 @@ from nodelaunch.drivers.registry import DriverRegistry
 
 
 def new(
-    name: Annotated[str, Parameter(help="As configurations will have it: letters, digits, dashes.", metavar="NAME")],
+    name: Annotated[
+        str, Parameter(help="The driver's name in configurations: letters, digits, dashes.", metavar="NAME")
+    ],
     /,
     *,
     output: Annotated[
-        Path | None, Parameter(help="Folder to make; default: nodelaunch-driver-NAME.", metavar="DIR")
+        Path | None, Parameter(help="Folder to create; default: nodelaunch-driver-NAME.", metavar="DIR")
     ] = None,
 ) -> None:
-    """Make the package of a new driver, which works as it is.
+    """Create the package of a new driver, which works without changes.
 
-    It has options, the calls of the contract on a cloud that is a file, ways to break that cloud, an executable and
-    tests, and reaches bronze. Exit code: 1 the folder is there already, or the name can't be used.
+    The package has options, the calls of the contract for a cloud in a file, fault injection, an executable and tests,
+    and reaches bronze. Exit code: 1 the folder already exists, or the name can't be used.
     """
     check_name(name)
     if name in DriverRegistry().names:
-        raise ScaffoldError(f"there is a driver {name!r} already; take another name")
+        raise ScaffoldError(f"a driver {name!r} already exists; use another name")
     folder = output or Path(f"nodelaunch-driver-{name}")
     for file in make_package(name, folder):
         say(str(file))

@@ -1,4 +1,4 @@
-"""``nodelaunch explain``: why a node request waits, what a node is there for, who offers a label."""
+"""``nodelaunch explain``: says why a node request waits, what a node is used for, which pools offer a label."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nodelaunch.protocol.registrations import process_names
 from nodelaunch.status import PoolStatus, collect
 
 FACTS = ("provider", "tenant", "requestor", "pipeline", "job", "build_set")
-"""What is shown of a request, besides, where it is known."""
+"""Further facts of a request that are shown if known."""
 
 
 async def explain(
@@ -37,9 +37,9 @@ async def explain(
     as_json: AsJson = False,
     session: Given,
 ) -> int:
-    """Say why a request waits, what a node is there for, or who offers a label.
+    """Say why a request waits, what a node is used for, or which pools offer a label.
 
-    Of a request: how it stands with each pool, why, and what would have to change. Exit code: 1 nothing is known of it.
+    For a request: its status in each pool, the reasons, and what would change it. Exit code: 1 the target is unknown.
     """
     async with client_store(session) as store, warm_view(store) as view:
         request_id, had = RequestId(target), None
@@ -67,7 +67,7 @@ async def explain(
 
 
 def _is_known(found: dict[str, Any]) -> bool:
-    """Whether there is anything to say of the request, or of the node that it was for."""
+    """Return True if the request, the node or the label is known."""
     return (
         found["request"] is not None
         or found.get("node") is not None
@@ -83,7 +83,7 @@ def _print(about: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
 
 
 def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> tuple[dict[str, Any], list[str]]:
-    """Where a node stands, and what for."""
+    """Return a node's state and use, as data and as lines."""
     age_s = max(0, round(time.time() - node.state_time))
     about = {
         "id": node.id, "state": node.state.value, "state_age_s": age_s, "provider": node.provider, "pool": node.pool,
@@ -105,11 +105,11 @@ def _about_node(view: ClusterView, node: Node, reports: Collection[LauncherRepor
 
 
 _OF_A_NODE = ("comment", "hold_job", "requestor", "tenant", "project")
-"""What is shown of a node, besides, where it is known."""
+"""Further facts of a node that are shown if known."""
 
 
 def _project(node: Node) -> str | None:
-    """The project whose job has the node, where Zuul names it."""
+    """Return the project whose job uses the node, if Zuul recorded it."""
     name = node.user_data.get("project_name") if isinstance(node.user_data, dict) else None
     return name if isinstance(name, str) else None
 
@@ -117,7 +117,7 @@ def _project(node: Node) -> str | None:
 def _about_label(
     view: ClusterView, label: str, reports: Collection[LauncherReport]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Who offers a label, and how many nodes there are of it; nothing where nobody knows of it."""
+    """Return the pools that offer a label, and counts of its nodes and requests; no data for an unknown label."""
     found = collect(view, reports, time.time())
     pools = [pool for pool in found.pools if label in pool.labels]
     short = next((each for each in found.min_ready if each.label == label), None)
@@ -148,18 +148,18 @@ def _name(pool: PoolStatus) -> str:
 
 
 def _why_not(view: ClusterView, pool: PoolStatus) -> list[str]:
-    """Why a pool takes no requests just now."""
+    """Return why a pool takes no requests now."""
     if pool.state in ("paused", "draining"):
         return pauses_of(view, pool.provider, pool.pool)
     if pool.down is not None:
         return [pool.down]
-    return {"full": ["requests wait there for room"], "off": ["max-concurrency of its provider is 0"]}.get(
+    return {"full": ["requests wait there for capacity"], "off": ["max-concurrency of its provider is 0"]}.get(
         pool.state, []
     )
 
 
 def _is_label(view: ClusterView, label: str) -> bool:
-    """Whether any pool, node or request has it."""
+    """Return True if a pool, node or request has *label*."""
     return (
         any(label in seen.record.supported_labels for seen in view.pools.values())
         or any(label in seen.record.type for seen in view.nodes.values())
@@ -172,7 +172,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def explanation(request_id: RequestId, view: ClusterView, answers: Answers) -> dict[str, Any]:
-    """All there is to say: the request's record (None: there is none), and each pool's standing."""
+    """Return the request's record (None: there is none), and its status in each pool."""
     request = view.request(request_id)
     answered = {pool["pool_id"] for pool in answers.pools}
     others = [seen.record for seen in view.pools.values() if seen.record.id not in answered]
@@ -186,7 +186,7 @@ def explanation(request_id: RequestId, view: ClusterView, answers: Answers) -> d
 
 
 def _nodes_of(request_id: RequestId, view: ClusterView) -> dict[str, str]:
-    """The nodes that there are of a request, each with its state."""
+    """Return the state of each existing node of a request."""
     nodes = [seen.record for seen in view.nodes.values() if seen.record.allocated_to == request_id]
     return {node.id: node.state.value for node in nodes}
 
@@ -207,14 +207,14 @@ def _request(request: NodeRequest) -> dict[str, Any]:
 
 
 def _from_records(pool: PoolRegistration, request: NodeRequest | None) -> dict[str, Any]:
-    """What the records tell of a pool that doesn't answer: one of Nodepool's own launcher, say."""
+    """Return what the records say of a pool that does not answer, such as a pool of Nodepool's launcher."""
     status = "does not answer questions"
     if request is not None and pool.id in request.declined_by:
         status = "declined"
     elif request is not None and (lacking := sorted(set(request.node_types) - set(pool.supported_labels))):
         status += f"; does not offer {', '.join(lacking)}"
     elif pool.paused:
-        status += "; paused: requests wait there for room"
+        status += "; paused: requests wait there for capacity"
     return {
         "pool_id": pool.id or "",
         "provider": pool.provider_name or "",
@@ -240,7 +240,7 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
             lines.append(f"  nodes: {', '.join(request['nodes'])}")
         lines += [f"  {name}: {request[name]}" for name in FACTS if request[name]]
     if not found["pools"] and request is not None:
-        lines.append("no pool is registered: it waits until one is")
+        lines.append("no pool is registered: the request waits until a pool registers")
     shared, called = shared_pools(found["pools"]), found.get("launchers", {})
     for pool in found["pools"]:
         if request is None and pool["status"] == "not known":
@@ -254,20 +254,20 @@ def _lines(found: dict[str, Any], silent: list[str]) -> list[str]:
 
 
 def _end_of(found: dict[str, Any]) -> str:
-    """What became of a request that there is not any more."""
+    """Return the outcome of a request that no longer exists."""
     pools = [pool for pool in found["pools"] if pool["history"]]
     nodes = ", ".join(f"{node_id} ({state})" for node_id, state in found["nodes"].items())
     if not pools:
         if nodes:
-            return f"it was fulfilled; its nodes: {nodes}"
-        return "there is no such request; no launcher remembers one: it never was, or it ended long ago"
+            return f"the request was fulfilled; its nodes: {nodes}"
+        return "there is no such request, and no launcher remembers it: it never existed, or it ended long ago"
     if not any(event["what"] == FULFILLED for pool in pools for event in pool["history"]):
-        return f"it is over: {pools[-1]['history'][-1]['what']}" + (f"; its nodes: {nodes}" if nodes else "")
-    return f"it was fulfilled; its nodes: {nodes}" if nodes else "it was fulfilled; its nodes have been given back"
+        return f"the request has ended: {pools[-1]['history'][-1]['what']}" + (f"; its nodes: {nodes}" if nodes else "")
+    return "the request was fulfilled; " + (f"its nodes: {nodes}" if nodes else "its nodes have been returned")
 
 
 def _host_of(pool: dict[str, Any]) -> str:
-    """The launcher's host name, with which the id of a pool begins. Source: Nodepool 11."""
+    """Return the launcher's host name: the beginning of a pool's id. Source: Nodepool 11."""
     return str(pool["pool_id"]).partition("-PoolWorker")[0]
 
 

@@ -1,4 +1,4 @@
-"""``nodelaunch fake-cloud FILE``: look at a fake cloud that lives in a file, change it, break it."""
+"""``nodelaunch fake-cloud``: shows and changes a fake cloud in a file, and injects faults into it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from nodelaunch.errors import NodelaunchError
 from nodelaunch.protocol.quota import INSTANCES
 
 PATIENCE_S = 10.0
-"""How long a launcher that is just writing is waited for."""
-app: App = App(name="fake-cloud", group_parameters=OPTIONS, help="Look at a fake cloud in a file, change it, break it.")
+"""The time to wait for a launcher that is writing the file."""
+app: App = App(
+    name="fake-cloud", group_parameters=OPTIONS, help="Show and change a fake cloud in a file, inject faults."
+)
 CloudFile = Annotated[Path, Parameter(help="The provider's cloud-file.", metavar="FILE")]
-Create = Annotated[bool, Parameter(help="Make the file if it isn't there, before any launcher.")]
+Create = Annotated[bool, Parameter(help="Create the file if it does not exist.")]
 InstanceId = Annotated[str, Parameter(metavar="ID")]
 _SETTINGS_HELP = "; ".join(f"{name}: {meaning}" for name, (_, meaning) in SETTINGS.items())
 _FAULTS_HELP = "; ".join(f"{call}: {', '.join(kinds)}" for call, kinds in FAULTS.items())
@@ -50,10 +52,10 @@ def _split(texts: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _cloud(path: Path, *, create: bool) -> Iterator[FakeCloud]:
-    """The cloud in the file; its refusals, and values it can't take, as errors for people."""
+    """Open the cloud in the file; its errors and invalid values become errors with a readable message."""
     if not create and not path.exists():
         raise NodelaunchError(
-            f"{path}: there is no fake cloud; a launcher makes it, at its provider's cloud-file, or --create does"
+            f"{path}: there is no fake cloud; a launcher creates it at its provider's cloud-file, and so does --create"
         )
     cloud = FakeCloud(path, patience_s=PATIENCE_S)
     try:
@@ -66,7 +68,7 @@ def _cloud(path: Path, *, create: bool) -> Iterator[FakeCloud]:
 
 @app.command
 def show(file: CloudFile, /, *, as_json: AsJson = False, create: Create = False) -> None:
-    """Show instances, what they take, settings, and faults to come."""
+    """Show instances, the quota they use, settings, and pending faults."""
     with _cloud(file, create=create) as cloud:
         servers, used, settings, faults = cloud.servers(), cloud.used(), cloud.settings(), cloud.faults()
     if as_json:
@@ -82,7 +84,7 @@ def show(file: CloudFile, /, *, as_json: AsJson = False, create: Create = False)
     for name, value in settings.items():
         say(f"set: {name}={','.join(value) if isinstance(value, list) else json.dumps(value)}")
     for fault in faults:
-        say(f"to come: {_fault_text(fault)}")
+        say(f"pending: {_fault_text(fault)}")
 
 
 def _as_json(server: FakeServer) -> dict[str, Any]:
@@ -102,12 +104,18 @@ def _rest(used: dict[str, float]) -> str:
 
 
 def _fault_text(fault: dict[str, Any]) -> str:
-    left = "" if not fault["leaves"] else " and leaves its instance" if fault["names"] else " and leaves it, unnamed"
+    left = (
+        ""
+        if not fault["leaves"]
+        else " and leaves its instance"
+        if fault["names"]
+        else " and leaves its instance without its id"
+    )
     times = "once" if fault["times"] == 1 else f"{fault['times']} times"
     return f"{fault['call']} fails ({fault['kind']}){left}, {times}"
 
 
-@app.command(name="set", help=f"Override the configuration; KEY= gives a setting back to it. Keys: {_SETTINGS_HELP}.")
+@app.command(name="set", help=f"Override the configuration; KEY= removes an override. Keys: {_SETTINGS_HELP}.")
 def set_(
     file: CloudFile,
     settings: Annotated[list[str], Parameter(metavar="KEY=VALUE", validator=_pairs)],
@@ -119,29 +127,29 @@ def set_(
         cloud.update({name: value or None for name, value in _split(settings).items()})
 
 
-@app.command(help=f"Let the next calls fail. Calls, and how they can fail: {_FAULTS_HELP}.")
+@app.command(help=f"Make the next calls fail. Calls and their kinds of failure: {_FAULTS_HELP}.")
 def fail(
     file: CloudFile,
     call: Annotated[str, Parameter(metavar="CALL", validator=_one_of(FAULTS))],
     /,
     *,
-    times: Annotated[int, Parameter(help="How many calls.", metavar="N")] = 1,
+    times: Annotated[int, Parameter(help="Number of calls.", metavar="N")] = 1,
     kind: Annotated[
-        str | None, Parameter(help="How; default: the first of the call's kinds.", validator=_one_of(FAULT_KINDS))
+        str | None, Parameter(help="Kind of failure; default: the call's first kind.", validator=_one_of(FAULT_KINDS))
     ] = None,
     leave_instance: Annotated[bool, Parameter(help="A failed create leaves its instance.")] = False,
-    without_id: Annotated[bool, Parameter(help="With --leave-instance: the error doesn't tell which.")] = False,
+    without_id: Annotated[bool, Parameter(help="With --leave-instance: the error has no instance id.")] = False,
     create: Create = False,
 ) -> None:
     if without_id and not leave_instance:
-        raise NodelaunchError("--without-id goes with --leave-instance")
+        raise NodelaunchError("--without-id needs --leave-instance")
     with _cloud(file, create=create) as cloud:
         cloud.fail(call, kind=kind, times=times, leave=leave_instance, with_id=not without_id)
 
 
 @app.command
 def heal(file: CloudFile, /, *, create: Create = False) -> None:
-    """Forget the faults still to come."""
+    """Remove all pending faults."""
     with _cloud(file, create=create) as cloud:
         cloud.clear_faults()
 
@@ -155,14 +163,14 @@ def add_instance(
     flavor: Annotated[str, Parameter(validator=_one_of(FLAVORS))] = min(FLAVORS),
     create: Create = False,
 ) -> None:
-    """Make an instance as somebody else would, and print its id."""
+    """Create an instance that belongs to no launcher, and print its id."""
     with _cloud(file, create=create) as cloud:
         say(cloud.add(metadata=_split(metadata or ()), flavor=flavor))
 
 
 @app.command
 def remove_instance(file: CloudFile, instance_id: InstanceId, /, *, create: Create = False) -> None:
-    """Let an instance vanish."""
+    """Remove an instance."""
     with _cloud(file, create=create) as cloud:
         found = cloud.remove(instance_id)
     _check_found(instance_id, found=found)
@@ -172,7 +180,7 @@ def remove_instance(file: CloudFile, instance_id: InstanceId, /, *, create: Crea
 def set_state(
     file: CloudFile, instance_id: InstanceId, state: Literal["active", "error"], /, *, create: Create = False
 ) -> None:
-    """Let an instance be active, or in error."""
+    """Set an instance's state: active or error."""
     with _cloud(file, create=create) as cloud:
         found = cloud.set_state(instance_id, state)
     _check_found(instance_id, found=found)
@@ -185,7 +193,7 @@ def _check_found(instance_id: str, *, found: bool) -> None:
 
 @app.command(name="log")
 def log_(file: CloudFile, /, *, create: Create = False) -> None:
-    """Print everything that happened, one JSON object per line."""
+    """Print all events, one JSON object per line."""
     with _cloud(file, create=create) as cloud:
         entries = cloud.log()
     for entry in entries:

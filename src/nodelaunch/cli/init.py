@@ -1,8 +1,8 @@
-"""Process 1 of a container: passes signals on to the launcher, and waits for whatever else ends.
+"""Process 1 of a container: forwards signals to the launcher, and reaps orphaned processes.
 
-A process whose parent is gone becomes a child of process 1, which has to wait for it, or it stays as a zombie. The
-launcher itself can't: it would take the exit codes of drivers' processes from those who wait for them. So it runs as
-the child of this. Source: what ``tini`` and ``docker run --init`` do.
+A process whose parent has exited becomes a child of process 1, and stays a zombie until process 1 waits for it. The
+launcher can't do that: it would take the exit codes of driver processes from the tasks that wait for them. So the
+launcher runs as a child of process 1. Source: ``tini`` and ``docker run --init`` do the same.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def is_first_process() -> bool:
 
 
 def run_as_child(work: Callable[[], int]) -> int:
-    """The exit code of *work*, which is done in a child; all other children that there will be are waited for.
+    """Run *work* in a child process and return its exit code; reap all other children meanwhile.
 
-    A child that a signal ended counts as 128 and the signal's number, as in a shell.
+    The exit code of a child that a signal ended is 128 plus the signal's number, as in a shell.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # none gets lost before the child can be told of it
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # no signal is lost before the child can receive it
     child = os.fork()
     if child == 0:
         _be_the_child(work)

@@ -1,4 +1,4 @@
-"""``nodelaunch leaks``: what carries a provider's name in its cloud, but belongs to no node. Deletes nothing."""
+"""``nodelaunch leaks``: lists resources that carry a provider's name in its cloud, but belong to no node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.store import Store
 
 ANSWER_TIMEOUT_S = 300.0
-"""For each provider."""
+"""The time for one provider to answer."""
 TITLES = {
     "provider": "Provider", "kind": "Kind", "external_id": "External ID", "node_id": "Node ID", "detail": "Detail",
 }  # fmt: skip
@@ -30,13 +30,13 @@ TITLES = {
 
 async def leaks(
     *,
-    provider: Annotated[str | None, Parameter(help="Only of this one.", metavar="NAME")] = None,
+    provider: Annotated[str | None, Parameter(help="List only the leaks of this provider.", metavar="NAME")] = None,
     as_json: AsJson = False,
     session: Given,
 ) -> int:
-    """Show what is in the clouds but belongs to no node; deletes nothing.
+    """List leaked resources: resources in the clouds that belong to no node. Deletes nothing.
 
-    Exit code: 0 all providers could be asked, whether there are leaks or not; 1 otherwise.
+    Exit code: 0 all providers answered, with or without leaks; 1 otherwise.
     """
     config = load_config(session.config, secure=session.secure)
     providers = _chosen(config, provider)
@@ -63,11 +63,11 @@ async def leaks(
 
 
 def _chosen(config: Config, name: str | None) -> list[ProviderConfig]:
-    """The provider called *name*, or all. Raises: NodelaunchError."""
+    """Return the provider called *name*, or all providers. Raises: NodelaunchError."""
     chosen = [provider for provider in config.providers if name in (None, provider.name)]
     if name is not None and not chosen:
         names = ", ".join(provider.name for provider in config.providers) or "none"
-        raise NodelaunchError(f"there is no provider {name!r} in the configuration; there: {names}")
+        raise NodelaunchError(f"there is no provider {name!r} in the configuration; providers: {names}")
     return chosen
 
 

@@ -1,6 +1,6 @@
-"""The commands that show what is in the store, with the columns of Nodepool's commands.
+"""The commands that list the records in the store, with the columns of Nodepool's commands.
 
-What does *not* belong here: what the rows are (listing.py).
+operations/listing.py makes the rows.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ from nodelaunch.protocol.states import NodeState, RequestState
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class NodeFilter:
-    """Which nodes are shown; of each option, those that match any of its values."""
+    """Options that select nodes; a node has to match one value of each option."""
 
-    state: Annotated[list[str] | None, Parameter(help="In this state; repeatable.")] = None
-    provider: Annotated[list[str] | None, Parameter(help="Of this provider; repeatable.", metavar="NAME")] = None
-    pool: Annotated[list[str] | None, Parameter(help="Of this pool; repeatable.", metavar="NAME")] = None
-    label: Annotated[list[str] | None, Parameter(help="With this label; repeatable.", metavar="NAME")] = None
+    state: Annotated[list[str] | None, Parameter(help="Only nodes in this state; repeatable.")] = None
+    provider: Annotated[
+        list[str] | None, Parameter(help="Only nodes of this provider; repeatable.", metavar="NAME")
+    ] = None
+    pool: Annotated[list[str] | None, Parameter(help="Only nodes of this pool; repeatable.", metavar="NAME")] = None
+    label: Annotated[list[str] | None, Parameter(help="Only nodes with this label; repeatable.", metavar="NAME")] = None
 
     def takes(self, row: Row) -> bool:
         return (
@@ -60,10 +62,12 @@ class NodeFilter:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
-    """Which requests are shown; of each option, those that match any of its values."""
+    """Options that select requests; a request has to match one value of each option."""
 
-    state: Annotated[list[str] | None, Parameter(help="In this state; repeatable.")] = None
-    label: Annotated[list[str] | None, Parameter(help="For this label; repeatable.", metavar="NAME")] = None
+    state: Annotated[list[str] | None, Parameter(help="Only requests in this state; repeatable.")] = None
+    label: Annotated[list[str] | None, Parameter(help="Only requests for this label; repeatable.", metavar="NAME")] = (
+        None
+    )
 
     def takes(self, row: Row) -> bool:
         labels = row.get("node_types", row.get("labels")) or [""]
@@ -71,23 +75,23 @@ class RequestFilter:
 
 
 def _check_states(asked: Collection[str] | None, states: type[StrEnum], what: str) -> None:
-    """Raises: CycloptsError where one is no state of *what*, as it then shows nothing for ever."""
+    """Raise CycloptsError if a state in *asked* is none of *states*: the list would always be empty."""
     known = [state.value for state in states]
     for state in asked or ():
         if state not in known:
             close = difflib.get_close_matches(state, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise CycloptsError(msg=f"--state: {what} are never {state!r}; {hint}states are: {', '.join(known)}")
+            raise CycloptsError(msg=f"--state: {what} have no state {state!r}; {hint}states are: {', '.join(known)}")
 
 
 def _note_unknown(found: Snapshot, **asked: Collection[str] | None) -> None:
-    """Say on standard error which of the names that were *asked* for nothing has; they may be yet to come."""
+    """Print a note on standard error for each *asked* name that no record has; records with it may come later."""
     known = names_in(found)
     for option, names in asked.items():
         for name in names or ():
             if name not in known[option]:
                 others = ", ".join(sorted(known[option])) or "none"
-                print(f"note: nothing here has the {option} {name!r}; known are: {others}", file=sys.stderr)  # noqa: T201
+                print(f"note: no record has the {option} {name!r}; known: {others}", file=sys.stderr)  # noqa: T201
 
 
 def _is_among(value: str, wanted: Collection[str] | None) -> bool:
@@ -98,15 +102,15 @@ async def list_nodes(
     *,
     detail: Annotated[bool, Parameter(help="All columns.")] = False,
     filters: NodeFilter = NodeFilter(),
-    requests: Annotated[bool, Parameter(help="Node requests instead; the same as request-list.", show=False)] = False,
+    requests: Annotated[bool, Parameter(help="List node requests instead, as request-list does.", show=False)] = False,
     watching: Annotated[Watch, Parameter(name="--watch")] = None,
     as_json: AsJson = False,
     session: Given,
 ) -> None:
-    """Show nodes.
+    """List nodes.
 
-    With --json, everything that is known of each: also what a login needs. With --watch, on a pipe, it is printed
-    again after each change; with --json too, each time as one line.
+    --json prints all data of each node, including the data for a login. --watch on a pipe prints the list again after
+    each change; with --json, each list is one line.
     """
     _check_states(filters.state, RequestState if requests else NodeState, "requests" if requests else "nodes")
     if requests:
@@ -135,10 +139,10 @@ async def list_requests(
     as_json: AsJson = False,
     session: Given,
 ) -> None:
-    """Show node requests.
+    """List node requests.
 
-    With --json, everything that is known of each: also job, pipeline and build set where Zuul asks. With --watch, on a
-    pipe, it is printed again after each change; with --json too, each time as one line.
+    --json prints all data of each request, including job, pipeline and build set of Zuul's requests. --watch on a pipe
+    prints the list again after each change; with --json, each list is one line.
     """
 
     _check_states(filters.state, RequestState, "requests")
@@ -159,22 +163,22 @@ async def list_requests(
 
 
 async def list_labels(*, as_json: AsJson = False, session: Given) -> None:
-    """Show the labels that registered pools offer."""
+    """List the labels that registered pools offer."""
     await _list(session, label_list, "labels", as_json=as_json)
 
 
 async def list_images(*, as_json: AsJson = False, session: Given) -> None:
-    """Show which images are uploaded to which providers."""
+    """List the images that are uploaded to providers."""
     await _list(session, image_list, "images", as_json=as_json)
 
 
 async def list_dib_images(*, as_json: AsJson = False, session: Given) -> None:
-    """Show images that builders have built, or are building."""
+    """List the images that builders have built or are building."""
     await _list(session, dib_image_list, "image builds", as_json=as_json)
 
 
 async def list_image_status(*, as_json: AsJson = False, session: Given) -> None:
-    """Show which images are paused, and of which a build was asked for."""
+    """Show which images are paused, and which have a build requested."""
     await _list(session, image_status, "images", as_json=as_json)
 
 

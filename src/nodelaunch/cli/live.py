@@ -1,7 +1,4 @@
-"""A terminal on which something is shown that changes: drawn anew in place, ended by ``q`` or Ctrl-C.
-
-What does *not* belong here: what is shown.
-"""
+"""A terminal that shows changing text: redrawn in place, ended by ``q`` or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ QUIT_KEYS = frozenset(b"qQ\x03")
 
 
 class Screen:
-    """The terminal, while it is `opened`. ``changed`` is set when it has to be drawn anew, ``ended`` to end."""
+    """The terminal while it is `opened`. ``changed`` is set when it has to be redrawn, ``ended`` when it has to end."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self.changed: asyncio.Event = asyncio.Event()
@@ -32,25 +29,25 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines."""
+        """Return the number of columns and lines."""
         return self._console.size.width, self._console.size.height
 
     @property
     def has_blocks(self) -> bool:
-        """Whether it can show other characters than those of ASCII."""
+        """Return True if the terminal can show characters beyond ASCII."""
         return (self._console.encoding or "").lower().replace("-", "") == "utf8"
 
     def draw(self, text: Text) -> None:
-        """Show *text* in place of what was shown; what does not fit is cut off."""
+        """Replace the shown text with *text*, cut to the size of the terminal."""
         text.no_wrap, text.overflow = True, "crop"
         self._live.update(text, refresh=True)
 
     def draw_text(self, text: str) -> None:
-        """`draw` without colours."""
+        """Do as `draw` does, without colours."""
         self.draw(Text(text))
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a change, for *seconds* at most, or for the end; whether it is to go on."""
+        """Wait for a change or the end, for *seconds* at most; return False at the end."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, self.ended)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -62,13 +59,13 @@ class Screen:
 
 
 def is_terminal() -> bool:
-    """Whether standard output is a terminal on which can be drawn."""
+    """Return True if standard output is a terminal that can be redrawn."""
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 @contextmanager
 def opened() -> Iterator[Screen]:
-    """Have the terminal; it is as before afterwards. Called where the event loop runs."""
+    """Take over the terminal and restore it afterwards. Call it while the event loop runs."""
     console = Console()
     loop = asyncio.get_running_loop()
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
@@ -86,7 +83,7 @@ def opened() -> Iterator[Screen]:
 
 @contextmanager
 def _keys(screen: Screen) -> Iterator[None]:
-    """Take single keys, where standard input is a terminal."""
+    """Read single keys, if standard input is a terminal."""
     if not sys.stdin.isatty():
         yield
         return
@@ -98,7 +95,7 @@ def _keys(screen: Screen) -> Iterator[None]:
         keys = b""
         with suppress(OSError):
             keys = os.read(descriptor, 64)
-        if not keys or QUIT_KEYS.intersection(keys):  # nothing: the terminal is gone
+        if not keys or QUIT_KEYS.intersection(keys):  # no input: the terminal is closed
             loop.remove_reader(descriptor)
             screen.ended.set()
 

@@ -1,7 +1,7 @@
-"""The ``nodelaunch`` command: puts the subcommands together.
+"""The ``nodelaunch`` command: combines the subcommands.
 
-A command's module is imported only where that command is asked for, so that ``nodelaunch serve`` holds nothing in
-memory that only others need.
+A command's module is imported only when that command runs, so that ``nodelaunch serve`` holds no module in memory that
+only other commands need.
 """
 
 from __future__ import annotations
@@ -25,53 +25,57 @@ OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class Subcommand(NamedTuple):
-    """Where a command is, as ``module:attribute`` below this package; its help; what is logged by default."""
+    """A command: its place as ``module:attribute`` below this package, its help and its default log level."""
 
     target: str
     about: str
     log_level: LogLevel = "warning"
     runs_drivers: bool = False
-    """They may log by themselves."""
+    """True if the command runs drivers, whose code may log."""
 
 
 COMMANDS: Final = {
     "serve": Subcommand("serve:serve", "Answer node requests, in the foreground.", "info", runs_drivers=True),
-    "request": Subcommand("request:request", "Ask for nodes, print them, give them back."),
-    "list": Subcommand("lists:list_nodes", "Show nodes."),
-    "request-list": Subcommand("lists:list_requests", "Show node requests."),
-    "label-list": Subcommand("lists:list_labels", "Show the labels that registered pools offer."),
-    "image-list": Subcommand("lists:list_images", "Show which images are uploaded to which providers."),
-    "dib-image-list": Subcommand("lists:list_dib_images", "Show images that builders have built, or are building."),
-    "image-status": Subcommand("lists:list_image_status", "Show which images are paused, or are to be built."),
+    "request": Subcommand("request:request", "Request nodes, print them, return them."),
+    "list": Subcommand("lists:list_nodes", "List nodes."),
+    "request-list": Subcommand("lists:list_requests", "List node requests."),
+    "label-list": Subcommand("lists:list_labels", "List the labels that registered pools offer."),
+    "image-list": Subcommand("lists:list_images", "List the images that are uploaded to providers."),
+    "dib-image-list": Subcommand("lists:list_dib_images", "List the images that builders have built or are building."),
+    "image-status": Subcommand(
+        "lists:list_image_status", "Show which images are paused, and which have a build requested."
+    ),
     "hold": Subcommand("operate:hold", "Keep a node from being used or deleted."),
     "unhold": Subcommand("operate:unhold", "End a hold."),
-    "delete": Subcommand("operate:delete", "Have a node deleted."),
+    "delete": Subcommand("operate:delete", "Delete a node."),
     "info": Subcommand("operate:info", "Show the images and nodes of a provider."),
-    "erase": Subcommand("operate:erase", "Remove the records of a provider that is no more."),
-    "status": Subcommand("status:status", "Show launchers, pools, what waits and what is paused."),
-    "top": Subcommand("top:top", "Show pools, what waits, launches and failures, live."),
-    "pause": Subcommand("pausing:pause", "Keep a provider, a pool or a launcher from taking requests."),
-    "drain": Subcommand("pausing:drain", "Pause, and delete ready nodes that nobody has."),
+    "erase": Subcommand("operate:erase", "Remove the records of a provider that no longer exists."),
+    "status": Subcommand("status:status", "Show launchers, pools, waiting requests and pauses."),
+    "top": Subcommand("top:top", "Show pools, waiting requests, launches and failures, live."),
+    "pause": Subcommand("pausing:pause", "Stop a provider, a pool or a launcher from taking requests."),
+    "drain": Subcommand("pausing:drain", "Pause, and delete ready nodes that are not in use."),
     "resume": Subcommand("pausing:resume", "End a pause or a drain."),
     "leaks": Subcommand(
-        "leaks:leaks", "Show what is in the clouds but belongs to no node; deletes nothing.", runs_drivers=True
+        "leaks:leaks", "List leaked resources: resources in the clouds that belong to no node.", runs_drivers=True
     ),
-    "explain": Subcommand("explain:explain", "Say why a node request is where it is."),
-    "config": Subcommand("config:app", "Look at a configuration.", runs_drivers=True),
-    "driver": Subcommand("driver:app", "Look at drivers, check, install and remove them.", "error", runs_drivers=True),
+    "explain": Subcommand(
+        "explain:explain", "Say why a request waits, what a node is used for, or which pools offer a label."
+    ),
+    "config": Subcommand("config:app", "Check, compare and migrate configurations.", runs_drivers=True),
+    "driver": Subcommand("driver:app", "List, check, install, remove and create drivers.", "error", runs_drivers=True),
     "demo": Subcommand(
-        "demo:demo", "Show the main job on this machine; needs nothing else.", "error", runs_drivers=True
+        "demo:demo", "Serve node requests with a fake cloud on this machine.", "error", runs_drivers=True
     ),
-    "fake-cloud": Subcommand("fakecloud:app", "Look at a fake cloud in a file, change it, break it."),
+    "fake-cloud": Subcommand("fakecloud:app", "Show and change a fake cloud in a file, inject faults."),
 }
 
 FAKE_CLOUD_VERBS: Final = ("show", "set", "fail", "heal", "add-instance", "remove-instance", "set-state", "log")
 
 
 def make_app(asked: str | None = None) -> App:
-    """The command line as a whole; its ``meta`` takes the options of every command out first.
+    """Return the complete command line; its ``meta`` parses the options of every command first.
 
-    *asked*: the command whose own help is shown in full, not the line that the list of commands has.
+    *asked*: the command whose full help is shown, instead of its line in the list of commands.
     """
     app = App(
         name="nodelaunch",
@@ -81,7 +85,7 @@ def make_app(asked: str | None = None) -> App:
         config=Env("NODELAUNCH_", show=False),
         default_parameter=Parameter(negative=()),
         group_parameters=OPTIONS,
-        help_epilogue="Options can also be set in the environment: NODELAUNCH_CONFIG for --config, "
+        help_epilogue="Environment variables can set options too: NODELAUNCH_CONFIG for --config, "
         "NODELAUNCH_SERVE_DRAIN_TIMEOUT for --drain-timeout of serve.",
         print_error=False,
         exit_on_error=False,
@@ -121,7 +125,7 @@ def make_app(asked: str | None = None) -> App:
 
 
 def _verb_first(tokens: Sequence[str]) -> Sequence[str]:
-    """``fake-cloud FILE VERB``, as it used to be, is taken like ``fake-cloud VERB FILE``."""
+    """Turn ``fake-cloud FILE VERB``, the former order, into ``fake-cloud VERB FILE``."""
     if tokens[:1] != ("fake-cloud",):
         return tokens
     rest = list(tokens[1:])
@@ -133,7 +137,7 @@ def _verb_first(tokens: Sequence[str]) -> Sequence[str]:
 
 
 def _command_in(tokens: Sequence[str]) -> str | None:
-    """The first that is the name of a command; no value of an option before it is one."""
+    """Return the first token that names a command; values of options before it don't count."""
     return next((token for token in tokens if token in COMMANDS), None)
 
 
@@ -145,7 +149,7 @@ def _configure_log(options: CommonOptions, tokens: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. As process 1 it does what is asked of one besides."""
+    """Run one command and return its exit code; as process 1, also do the duties of an init process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     return run_as_child(partial(_main, given)) if is_first_process() else _main(given)
 

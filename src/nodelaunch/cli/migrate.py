@@ -1,4 +1,4 @@
-"""``nodelaunch config migrate``: a configuration of Nodepool's, as one for nodelaunch."""
+"""``nodelaunch config migrate``: converts a Nodepool configuration to nodelaunch."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.errors import NodelaunchError
 
 NEW_NAME = "<migrated>"
-"""In warnings, where the new text is printed."""
+"""The file name in warnings when the new text goes to standard output."""
 
 
 def command(
-    file: Annotated[Path | None, Parameter(help="Default: that of --config.", metavar="FILE")] = None,
+    file: Annotated[Path | None, Parameter(help="Default: the file of --config.", metavar="FILE")] = None,
     /,
     *,
     output: Annotated[
-        Path | None, Parameter(("--output", "-o"), help="Write it there instead.", metavar="FILE")
+        Path | None, Parameter(("--output", "-o"), help="Write to FILE instead of standard output.", metavar="FILE")
     ] = None,
     session: Given,
 ) -> None:
-    """Write a configuration of Nodepool's as an equivalent one for nodelaunch.
+    """Convert a Nodepool configuration to an equivalent one for nodelaunch.
 
-    What nodelaunch does not know is commented out where it stands, and listed on standard error; all else stays as it
-    is. Exit code: 0 written, 2 it has an error that has to be put right first, and nothing was written.
+    Keys that nodelaunch does not know are commented out in place and listed on standard error; the rest stays
+    unchanged. Exit code: 0 written; 2 the configuration has an error to correct first, and nothing was written.
     """
     name = NEW_NAME if output is None else str(output)
     made = migrate(file or session.config, secure=session.secure, drivers=DriverRegistry(), new_name=name)

@@ -1,4 +1,4 @@
-"""Tells systemd how the service stands, where it runs as ``Type=notify``. Source: sd_notify(3)."""
+"""Notifies systemd of the service's state, where the service runs as ``Type=notify``. Source: sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ READY, STOPPING = "READY=1", "STOPPING=1"
 
 
 def reloading() -> str:
-    """That the configuration is being read again; READY follows when that is done."""
+    """Return the message that the configuration is being read again; READY follows when that is done."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 
 def status(text: str) -> str:
-    """What ``systemctl status`` shows."""
+    """Return the message with the text that ``systemctl status`` shows."""
     return f"STATUS={' '.join(text.split())}"
 
 
 def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Send *lines* to systemd, if it is there to be told."""
+    """Send *lines* to systemd, if systemd runs this process."""
     address = environ.get("NOTIFY_SOCKET")
     if not address:
         return

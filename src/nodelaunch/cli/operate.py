@@ -1,7 +1,4 @@
-"""The commands that change nodes by hand, with the effects of Nodepool's commands.
-
-What does *not* belong here: what is done (operations/nodes.py).
-"""
+"""The commands that change nodes by hand, with the effects of Nodepool's commands, through operations/nodes.py."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from nodelaunch.errors import NodelaunchError
 from nodelaunch.operations.nodes import GONE_TIMEOUT_S, Operator
 from nodelaunch.protocol.records import Node
 
-NodeName = Annotated[str, Parameter(help="Its id, such as 0000001234.", metavar="NODE")]
+NodeName = Annotated[str, Parameter(help="Id of the node, such as 0000001234.", metavar="NODE")]
 ProviderName = Annotated[str, Parameter(help="Name of the provider.", metavar="PROVIDER")]
 
 
@@ -33,19 +30,19 @@ async def hold(
     node: NodeName,
     /,
     *,
-    reason: Annotated[str | None, Parameter(help="Becomes the node's comment.", metavar="TEXT")] = None,
+    reason: Annotated[str | None, Parameter(help="Reason, stored as the node's comment.", metavar="TEXT")] = None,
     expires: Annotated[
         int | None,
         Parameter(
-            help="Delete the node after this long; default: max-hold-age.", metavar="SECONDS", validator=Number(gt=0)
+            help="Time until the node is deleted; default: max-hold-age.", metavar="SECONDS", validator=Number(gt=0)
         ),
     ] = None,
-    force: Annotated[bool, Parameter(help="Also where the node is promised to a request.")] = False,
+    force: Annotated[bool, Parameter(help="Hold the node even if it is allocated to a request.")] = False,
     session: Given,
 ) -> None:
-    """Keep a node from being used or deleted, for somebody to look at it.
+    """Keep a node from being used or deleted, so that it can be examined.
 
-    Exit code: 1 there is no such node, or somebody uses it.
+    Exit code: 1 the node does not exist, or is in use.
     """
     async with _operator(session) as operator:
         _show(await operator.hold(node, reason=reason, expires_s=expires, force=force))
@@ -55,12 +52,12 @@ async def unhold(
     node: NodeName,
     /,
     *,
-    reuse: Annotated[bool, Parameter(help="Offer the node to requests again, instead of having it deleted.")] = False,
+    reuse: Annotated[bool, Parameter(help="Offer the node to requests again instead of deleting it.")] = False,
     session: Given,
 ) -> None:
     """End a hold; the node is deleted, as after use.
 
-    Exit code: 1 there is no such node, or it is not held.
+    Exit code: 1 the node does not exist, or is not held.
     """
     async with _operator(session) as operator:
         _show(await operator.unhold(node, reuse=reuse))
@@ -70,12 +67,12 @@ async def delete(
     node: NodeName,
     /,
     *,
-    now: Annotated[bool, Parameter(help="Wait until the node is gone.")] = False,
+    now: Annotated[bool, Parameter(help="Wait until the node is deleted.")] = False,
     session: Given,
 ) -> None:
-    """Have a node deleted by its launcher.
+    """Mark a node for deletion by its launcher.
 
-    Exit code: 1 there is no such node, somebody uses it, or with --now it is not gone in time.
+    Exit code: 1 the node does not exist, is in use, or with --now is not deleted in time.
     """
     async with _operator(session) as operator:
         _show(await operator.delete(node))
@@ -83,8 +80,8 @@ async def delete(
             try:
                 await operator.gone(node)
             except TimeoutError:
-                raise NodelaunchError(f"node {node} is not gone after {GONE_TIMEOUT_S:g} s") from None
-            say(f"node {node} is gone")
+                raise NodelaunchError(f"node {node} is not deleted after {GONE_TIMEOUT_S:g} s") from None
+            say(f"node {node} is deleted")
 
 
 def _show(node: Node) -> None:
@@ -96,7 +93,7 @@ def _show(node: Node) -> None:
 async def info(provider: ProviderName, /, *, as_json: AsJson = False, session: Given) -> None:
     """Show the uploaded images and the nodes of a provider.
 
-    Exit code: 1 nothing is recorded of it, and no running launcher offers it.
+    Exit code: 1 the provider has no records, and no running launcher offers it.
     """
     async with _operator(session) as operator:
         found = operator.records_of(provider)
@@ -119,20 +116,20 @@ async def erase(
     provider: ProviderName,
     /,
     *,
-    force: Annotated[bool, Parameter(help="Don't ask.")] = False,
+    force: Annotated[bool, Parameter(help="Don't ask for confirmation.")] = False,
     session: Given,
 ) -> int:
-    """Remove the records of a provider that is no more; its cloud is not touched.
+    """Remove the records of a provider that no longer exists; its cloud is not changed.
 
-    Instances that are still there belong to nobody afterwards. A provider that a running launcher serves is refused.
-    Exit code: 1 nothing was removed, or nothing is known of such a provider.
+    Instances that still exist have no owner afterwards. The command refuses a provider that a running launcher serves.
+    Exit code: 1 nothing was removed, or the provider has no records.
     """
     async with _operator(session) as operator:
         found = operator.erasable(provider)
         images = sum(len(uploads) for builds in found.uploads.values() for uploads in builds.values())
         what = f"{len(found.nodes)} nodes and {images} uploads of images of provider {provider}"
         if not force and not _agrees(f"Remove the records of {what}? This can't be undone. [y/N] "):
-            say("nothing was removed")
+            say("no records were removed")
             return 1
         await operator.erase(provider, found)
         say(f"removed the records of {what}")

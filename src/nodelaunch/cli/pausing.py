@@ -1,7 +1,4 @@
-"""The commands that keep providers, pools and launchers from taking requests, and let them again.
-
-What does *not* belong here: what is written, and what is waited for (pausing.py).
-"""
+"""The commands that pause, drain and resume providers, pools and launchers; operations/pauses.py does the work."""
 
 from __future__ import annotations
 
@@ -30,24 +27,25 @@ from nodelaunch.protocol.pauses import Pause, TargetKind
 TargetName = Annotated[
     str,
     Parameter(
-        help="A provider, PROVIDER/POOL, or a launcher by host name, id or the beginning of its id.", metavar="TARGET"
+        help="A provider, PROVIDER/POOL, or a launcher: its host name, its id or the beginning of its id.",
+        metavar="TARGET",
     ),
 ]
 Reason = Annotated[
     str | None,
     Parameter(
-        help="Why; shown wherever it is seen that it is paused. Default: as before, where it is paused already.",
+        help="Reason, shown with the pause. Default: the reason of the present pause, if there is one.",
         metavar="TEXT",
     ),
 ]
 
 
 async def pause(target: TargetName, /, *, reason: Reason = None, as_json: AsJson = False, session: Given) -> None:
-    """Have a provider, a pool or a launcher take no more requests, until it is resumed.
+    """Stop a provider, a pool or a launcher from taking requests, until it is resumed.
 
-    What is under way is finished, and nodes are deleted as usual. It lasts across restarts. What is being drained is
-    merely paused from then on. A name that is of a provider and of a launcher is told apart by provider:NAME and
-    launcher:NAME.
+    Requests that are already accepted are finished, and nodes are deleted as usual. A pause survives restarts. Pausing
+    a drained target ends the drain and keeps the pause. If a provider and a launcher have the same name, write
+    provider:NAME or launcher:NAME.
     """
     async with client_store(session) as store, warm_view(store) as view:
         where = find_target(target, view)
@@ -61,17 +59,17 @@ async def drain(
     /,
     *,
     reason: Reason = None,
-    wait: Annotated[bool, Parameter(help="Wait until none of its nodes is left.")] = False,
+    wait: Annotated[bool, Parameter(help="Wait until the target has no nodes.")] = False,
     timeout: Annotated[
         float | None,
-        Parameter(help="With --wait: for so long at most.", metavar="SECONDS", validator=Number(gt=0)),
+        Parameter(help="Longest time for --wait.", metavar="SECONDS", validator=Number(gt=0)),
     ] = None,
     as_json: AsJson = False,
     session: Given,
 ) -> None:
-    """Pause, and delete ready nodes that nobody has.
+    """Pause, and delete ready nodes that are not in use.
 
-    Nodes in use are deleted as they come back; those that are held stay. Exit code: 1 with --wait, it takes longer
+    Nodes in use are deleted when they are returned; held nodes stay. Exit code: 1 with --wait, the drain takes longer
     than --timeout.
     """
     async with client_store(session) as store, warm_view(store) as view:
@@ -93,7 +91,7 @@ async def drain(
 async def resume(target: TargetName, /, *, session: Given) -> None:
     """Let a provider, a pool or a launcher take requests again.
 
-    Each pause is ended by itself: a pool stays paused as long as its provider is, whatever became of its own pause.
+    Each pause ends separately: a pool stays paused while its provider is paused, even after its own pause ends.
     """
     async with client_store(session) as store, warm_view(store) as view:
         where = find_target(target, view)
@@ -110,8 +108,8 @@ def _show(made: Pause, view: ClusterView, *, is_known: bool, as_json: bool) -> N
         return
     say(str(made))
     if not is_known:
-        who = f"no launcher has this name now; {running(view)}"
-        others = "nothing of this name is known now"
+        who = f"no running launcher has this name; {running(view)}"
+        others = "no provider or pool has this name now"
         say(f"note: {who if made.target.kind is TargetKind.LAUNCHER else others}")
     for peer in others_of(view, made.target):
-        say(f"note: {peer.pool_id} serves {peer.provider}/{peer.pool}, too; its program knows nothing of pauses")
+        say(f"note: {peer.pool_id} also serves {peer.provider}/{peer.pool}; that program does not support pauses")

@@ -1,4 +1,4 @@
-"""``nodelaunch config plan``: what a reload with another configuration would do."""
+"""``nodelaunch config plan``: shows the effects of a reload with another configuration."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ SAME, DIFFERENT = 0, 3
 
 
 async def command(
-    new: Annotated[Path, Parameter(help="The configuration that is to come.", metavar="NEW")],
+    new: Annotated[Path, Parameter(help="The new configuration.", metavar="NEW")],
     /,
     *,
     new_secure: Annotated[
-        Path | None, Parameter(help="Its second file, for secrets; default: that of --secure.", metavar="FILE")
+        Path | None,
+        Parameter(help="The new configuration's file for secrets; default: the file of --secure.", metavar="FILE"),
     ] = None,
     offline: Annotated[
-        bool, Parameter(help="Look neither for nodes in the store, nor for files that NEW names.")
+        bool, Parameter(help="Read neither the nodes in the store nor the files that NEW names.")
     ] = False,
     detailed_exitcode: Annotated[
-        bool, Parameter(help=f"End with {SAME} if nothing changes, with {DIFFERENT} if something does.")
+        bool, Parameter(help=f"Exit with {SAME} if nothing changes, with {DIFFERENT} if something does.")
     ] = False,
     as_json: AsJson = False,
     session: Given,
 ) -> int:
-    """Show what a reload with another configuration would do.
+    """Show the effects of a reload with another configuration.
 
-    It is compared with the configuration of --config, and nothing is changed. Exit code: 0, whether something would
-    change or not; 2 one of the two has an error.
+    NEW is compared with the configuration of --config; nothing is changed. Exit code: 0, with or without differences;
+    2 one of the two configurations has an error.
     """
     old = load_with_places(session.config, secure=session.secure, drivers=DriverRegistry())
     secure = new_secure or session.secure
@@ -61,11 +62,11 @@ async def command(
 
 
 async def _with_nodes(made: Plan, old: Loaded, new: Loaded, session: CliSession) -> Plan:
-    """*made* with what becomes of nodes, or why that is not known."""
+    """Return *made* with the effects on nodes, or with the reason why they are not known."""
     try:
         async with client_store(session) as store, warm_view(store) as view:
             return replace(made, nodes=node_changes(made, old.config, new.config, view, time.time()))
-    except (StoreError, ConfigError) as error:  # such as a certificate that is on another machine
+    except (StoreError, ConfigError) as error:  # for example, the certificate is on another machine
         return replace(made, nodes_unknown=str(error))
 
 
@@ -77,20 +78,20 @@ def _lines(made: Plan) -> Iterator[str]:
         yield f"+ provider {name} starts, with driver {made.drivers[name]}"
     for name in changes.changed:
         values = made.of("providers", name)
-        yield f"~ provider {name} goes on, its driver is made anew{'' if values else ', as diskimages changed'}"
+        yield f"~ provider {name} continues, its driver restarts{'' if values else ' because diskimages changed'}"
         yield from _value_lines(values)
     for name in changes.replaced:
-        yield f"! provider {name} ends, its requests are handed back, and starts anew with driver {made.drivers[name]}"
+        yield f"! provider {name} stops, releases its requests, and starts again with driver {made.drivers[name]}"
         yield from _value_lines(made.of("providers", name))
     for name in changes.removed:
-        yield f"- provider {name} drains, and ends when it has no nodes left"
+        yield f"- provider {name} drains, and stops when it has no nodes left"
     yield from (f"+ pool {name} starts" for name in changes.pools_added)
     yield from (f"- pool {name} drains" for name in changes.pools_removed)
     for key in changes.settings:
-        yield f"~ {key}: in force at once"
+        yield f"~ {key}: takes effect at once"
         yield from _value_lines(made.of(key))
     for key in changes.needs_restart:
-        yield f"! {key}: NEEDS A RESTART; a reload leaves it as it is"
+        yield f"! {key}: NEEDS A RESTART; a reload does not change it"
         yield from _value_lines(made.of(key))
     if made.nodes is None:
         yield f"nodes: not known ({made.nodes_unknown})"
@@ -111,7 +112,7 @@ def _value_lines(values: Iterable[Difference]) -> Iterator[str]:
 
 def _in_words(each: Difference) -> str:
     if each.is_hidden:
-        return f"{each.kind} (not shown: it is secret, or came from the environment)"
+        return f"{each.kind} (not shown: the value is secret or from the environment)"
     if each.kind == "changed":
         return f"{_shown(each.old)} -> {_shown(each.new)}"
     side = each.new if each.kind == "added" else each.old

@@ -1,4 +1,4 @@
-"""``nodelaunch request LABEL...``: ask for nodes as a CI system would, show how it goes, give them back."""
+"""``nodelaunch request LABEL...``: requests nodes as a CI system would, shows the progress, returns the nodes."""
 
 from __future__ import annotations
 
@@ -32,22 +32,24 @@ if TYPE_CHECKING:
 
 def _no_blank(_type: object, labels: Sequence[str]) -> None:
     if any(not label.strip() for label in labels):
-        raise ValueError("a label has at least one character")
+        raise ValueError("a label needs at least one character")
 
 
 def _three_characters(_type: object, priority: str) -> None:
     if len(priority) != len(CLIENT_PRIORITY):
-        raise ValueError(f"a priority has three characters, such as {CLIENT_PRIORITY}")
+        raise ValueError(f"a priority needs three characters, such as {CLIENT_PRIORITY}")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class OverHttp:
-    """Where a launcher is reached over HTTP."""
+    """Options for requests over HTTP."""
 
     url: Annotated[
         str | None,
-        Parameter(env_var="NODELAUNCH_URL", help="Ask the launcher whose HTTP is there.", metavar="URL"),
+        Parameter(
+            env_var="NODELAUNCH_URL", help="Send the requests to the launcher at this URL over HTTP.", metavar="URL"
+        ),
     ] = None
     token_file: Annotated[
         Path | None,
@@ -56,19 +58,19 @@ class OverHttp:
 
 
 LEAVE_S = 2.0
-"""How long giving requests back may take when the time for waiting is over."""
+"""The time to withdraw requests after the timeout."""
 
 
 class Wait:
-    """For how long the command waits for its nodes, from its beginning on."""
+    """The time that the command waits for its nodes, counted from its start."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        """*timeout_s*: None for as long as it takes."""
+        """*timeout_s*: None for no limit."""
         self.timeout_s = timeout_s
         self._until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
 
     def limit(self) -> asyncio.Timeout:
-        """Around what is waited for. Raises: TimeoutError at the end."""
+        """Return a context manager that raises TimeoutError when the time is over."""
         return asyncio.timeout_at(self._until)
 
     @property
@@ -77,7 +79,7 @@ class Wait:
 
     @property
     def connect_s(self) -> float:
-        """How long the store may take to answer at first."""
+        """Return the seconds that the store may take for its first answer."""
         return CONNECT_TIMEOUT_S if self.timeout_s is None else min(self.timeout_s, CONNECT_TIMEOUT_S)
 
 
@@ -89,40 +91,49 @@ async def _client(session: CliSession, over_http: OverHttp, wait: Wait) -> Async
         return
     if over_http.token_file is None:
         raise NodelaunchError("--url needs --token-file FILE, or NODELAUNCH_TOKEN_FILE in the environment")
-    from nodelaunch.web.client import HttpNodeClient  # with its library, only where it is used
+    from nodelaunch.web.client import HttpNodeClient  # imports httpx, so only where it is used
 
     async with HttpNodeClient(over_http.url, token_file=over_http.token_file) as by_http:
         yield by_http
 
 
 async def request(
-    labels: Annotated[list[str], Parameter(help="One node each, in this order.", metavar="LABEL", validator=_no_blank)],
+    labels: Annotated[
+        list[str], Parameter(help="Labels of the nodes, in this order.", metavar="LABEL", validator=_no_blank)
+    ],
     /,
     *,
-    count: Annotated[int, Parameter(help="Submit this many such requests.", metavar="N", validator=Number(gte=1))] = 1,
-    hold: Annotated[
-        float, Parameter(help="Keep the nodes this long.", metavar="SECONDS", validator=Number(gte=0))
-    ] = 0.0,
+    count: Annotated[
+        int, Parameter(help="Number of equal requests to submit.", metavar="N", validator=Number(gte=1))
+    ] = 1,
+    hold: Annotated[float, Parameter(help="Time to keep the nodes.", metavar="SECONDS", validator=Number(gte=0))] = 0.0,
     timeout: Annotated[
         float | None,
         Parameter(
-            help="Stop waiting for the nodes this long after the start.", metavar="SECONDS", validator=Number(gt=0)
+            help="Longest time to wait for the nodes, from the start of the command.",
+            metavar="SECONDS",
+            validator=Number(gt=0),
         ),
     ] = None,
-    tenant: Annotated[str | None, Parameter(help="On whose behalf.", metavar="NAME")] = None,
-    provider: Annotated[str | None, Parameter(help="From this one, as long as it is there.", metavar="NAME")] = None,
+    tenant: Annotated[str | None, Parameter(help="Tenant of the requests.", metavar="NAME")] = None,
+    provider: Annotated[
+        str | None, Parameter(help="Provider of the nodes, while it is available.", metavar="NAME")
+    ] = None,
     priority: Annotated[
-        str, Parameter(help="Three digits; smaller goes first.", metavar="NNN", validator=_three_characters)
+        str,
+        Parameter(
+            help="Priority, three digits; smaller numbers are served first.", metavar="NNN", validator=_three_characters
+        ),
     ] = CLIENT_PRIORITY,
     over_http: OverHttp = OverHttp(),
     as_json: AsJson = False,
     session: Given,
 ) -> int:
-    """Ask for nodes, print them, keep them, give them back.
+    """Request nodes, print them, keep them, return them.
 
-    Nodes are printed as soon as they are there; with --json once all requests have been answered, those that were not
-    fulfilled with the reasons. The launcher is reached through its store, or with --url over HTTP. Exit code: 0 all
-    were fulfilled, and the nodes were kept to the end; 1 otherwise.
+    Nodes are printed as soon as they are ready; with --json, when all requests have ended, unfulfilled requests with
+    their reasons. The command reaches the launcher through the store, or with --url over HTTP. Exit code: 0 all
+    requests were fulfilled and no node was lost; 1 otherwise.
     """
     _end_on_signals()
     wait, outcomes = Wait(timeout), _Outcomes(count, session, as_json=as_json)
@@ -140,7 +151,7 @@ async def request(
                 if wait.is_over:
                     leaving.reschedule(asyncio.get_running_loop().time() + LEAVE_S)
                 await asyncio.gather(*(_give_back(handle, wait) for handle in handles))
-    except TimeoutError:  # what could not be given back in that time is taken back by launchers
+    except TimeoutError:  # launchers delete the nodes that could not be returned in time
         if not leaving.expired():
             raise
     return 0 if len(results) == count and all(results) else 1
@@ -156,7 +167,7 @@ async def _ask(
     count: int,
     wait: Wait,
 ) -> None:
-    """Add *count* requests that are made to *handles*; where the time is over before, say so.
+    """Submit *count* requests and add them to *handles*; print a message if the time is over before.
 
     Raises: StoreError, HttpError.
     """
@@ -166,12 +177,12 @@ async def _ask(
                 handles.append(await client.submit(labels, **options))  # noqa: PERF401  each has to be given back
     except TimeoutError:
         trouble = _trouble(client)
-        waited = f"the nodes could not be asked for within {wait.timeout_s:g} s"
+        waited = f"the requests could not be submitted within {wait.timeout_s:g} s"
         outcomes.complain(f"{waited}: {trouble}" if trouble else waited)
 
 
 async def _give_back(handle: Handle, wait: Wait) -> None:
-    with suppress(NodelaunchError):  # what is left goes with our session, or soon
+    with suppress(NodelaunchError):  # launchers remove the rest when the session ends
         if isinstance(handle, RequestHandle):
             await handle.cancel()
         else:
@@ -179,13 +190,13 @@ async def _give_back(handle: Handle, wait: Wait) -> None:
 
 
 def _trouble(client: NodeClient | HttpNodeClient) -> str:
-    """Why the launcher, or its store, is not heard of, as far as is known."""
+    """Return why the launcher or the store does not answer, as far as is known."""
     trouble = trouble_of(client.store) if isinstance(client, NodeClient) else client.trouble
     return str(trouble) if trouble else ""
 
 
 async def _why(handle: Handle) -> Sequence[str]:
-    """What launchers say of it, as far as they answer soon."""
+    """Return the reasons of the launchers that answer in time."""
     try:
         async with asyncio.timeout(LEAVE_S):
             return await handle.why()
@@ -202,7 +213,7 @@ async def _use(
     wait: Wait,
     hold_s: float,
 ) -> bool:
-    """Wait for the nodes of one request, keep them, give them back; whether all went well."""
+    """Wait for the nodes of one request, keep them, return them; return True on success."""
     taken = False
     try:
         try:
@@ -228,7 +239,7 @@ async def _use(
 
 
 class _Outcomes:
-    """Prints the nodes of requests: as text when each is fulfilled, as JSON when none is waited for any more."""
+    """Prints the nodes of requests: as text when each request is fulfilled, as JSON when all requests have ended."""
 
     def __init__(self, count: int, session: CliSession, *, as_json: bool) -> None:
         self.progress = _Progress()
@@ -262,14 +273,14 @@ class _Outcomes:
 
 
 def _end_on_signals() -> None:
-    """End in order, nodes given back, on Ctrl-C and SIGTERM alike."""
+    """On Ctrl-C and SIGTERM, return the nodes before the command ends."""
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 class _Progress:
-    """A line for each change: in place on a terminal, plain text on standard error elsewhere."""
+    """Shows progress: one line updated in place on a terminal, otherwise a line per change on standard error."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)

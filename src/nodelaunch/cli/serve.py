@@ -1,8 +1,8 @@
-"""``nodelaunch serve``: the launcher in the foreground, until a signal.
+"""``nodelaunch serve``: runs the launcher in the foreground until a signal ends it.
 
-SIGTERM, SIGINT and SIGUSR1 drain in order; a second one stops at once. SIGHUP reads the configuration again, which also
-happens whenever its files change. SIGUSR2 logs what each task is at. Signals and HTTP work from the start, also while
-the store can't be reached, which is waited for without a limit.
+SIGTERM, SIGINT and SIGUSR1 drain the launcher; a second of them stops it at once. SIGHUP reads the configuration again,
+and so does a change of its files. SIGUSR2 logs the stack of each task. Signals and HTTP work from the start, also while
+the store can't be reached; the launcher waits for the store without a limit.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 log: Logger = get_logger(__name__)
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
-"""Allocations between collections of new objects, and collections of each generation between those of the next."""
+"""Thresholds of the garbage collector: allocations, then collections of each generation before the next one's."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FILE_OPENS_S = 2.0
-"""How long HTTP waits for a store in a file, which opens at once or is somebody else's."""
+"""The time that HTTP waits for a store in a file: the file opens at once, or another process has it."""
 SAME_SIGNAL_S = 1.0
-"""Signals that come within this of the first are the same wish to end: supervisors signal a process and its group."""
+"""Signals within this time after the first count as the first: supervisors signal a process and its group."""
 
 
 async def serve(
@@ -51,10 +51,10 @@ async def serve(
     drain_timeout: Annotated[
         float,
         Parameter(
-            help="How long running requests may go on after a signal.", metavar="SECONDS", validator=Number(gte=0)
+            help="Time for running requests to finish after a signal.", metavar="SECONDS", validator=Number(gte=0)
         ),
     ] = DRAIN_GRACE_S,
-    no_webapp: Annotated[bool, Parameter(help="Serve no HTTP.")] = False,
+    no_webapp: Annotated[bool, Parameter(help="Do not serve HTTP.")] = False,
     fake_hosts: Annotated[
         bool, Parameter(help="Skip SSH key scans for host names that contain 'fake'; for tests.")
     ] = False,
@@ -62,9 +62,9 @@ async def serve(
 ) -> int:
     """Answer node requests, in the foreground.
 
-    SIGTERM and SIGINT let running requests finish, then end; a second signal ends at once. SIGHUP reads the
-    configuration again. SIGUSR2 logs what each task waits for. Exit code: 0 ended in order, 1 stopped at once or
-    failed, 2 the configuration has an error.
+    After SIGTERM or SIGINT, running requests finish and the launcher ends; a second signal ends it at once. SIGHUP
+    reads the configuration again. SIGUSR2 logs the stack of each task. Exit code: 0 ended after a drain, 1 stopped at
+    once or failed, 2 the configuration has an error.
     """
     config = load_config(session.config, secure=session.secure)
     if problems := check_files(config, session.config, secure=session.secure):
@@ -85,7 +85,7 @@ def _store_in_words(config: Config) -> str:
 
 
 class _Service:
-    """The launcher with what surrounds it in a process of its own: signals, HTTP, the reader of its files."""
+    """The launcher as a process: with its signal handlers, HTTP and the watch on its files."""
 
     def __init__(self, launcher: Launcher, reloader: ConfigReloader, grace_s: float) -> None:
         self._launcher = launcher
@@ -97,26 +97,26 @@ class _Service:
         self._draining: asyncio.Task[None] | None = None
         self._api: Api | None = None
         self._listener: socket.socket | None = None
-        """Where HTTP is served; None: nowhere."""
+        """The address of HTTP; None: HTTP is not served."""
         self._cannot_listen: NodelaunchError | None = None
 
     async def run(self, *, with_http: bool) -> int:
-        """The exit code. Raises: CannotListenError, and what the launcher raises."""
+        """Run until the end and return the exit code. Raises: CannotListenError, and the errors of the launcher."""
         if with_http:
             self._listen()
         work = asyncio.ensure_future(self._work())
         beside = [asyncio.ensure_future(self._reloader.run())]
         if self._listener is not None:
-            from nodelaunch.web.api import Api  # only where it is served: it takes memory
+            from nodelaunch.web.api import Api  # only where HTTP is served: the import takes memory
 
             self._api = Api(self._launcher, token_file=self._launcher.config.webapp.token_file)
             beside.append(asyncio.ensure_future(self._serve_http(self._listener, self._api)))
         with self._watch_signals(work):
-            notify(READY, status("waits for the store"))
+            notify(READY, status("waiting for the store"))
             try:
                 done, _ = await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {work}:
-                    await task  # it failed unforeseen: say so and stop
+                    await task  # an unexpected failure: raise it and stop
                 await work
             except asyncio.CancelledError:
                 if self._is_open:
@@ -132,9 +132,9 @@ class _Service:
         return 0
 
     def _listen(self) -> None:
-        """Take the port of HTTP, before anybody is told of this launcher. Raises: CannotListenError.
+        """Listen on the HTTP port before the launcher registers. Raises: CannotListenError.
 
-        Where the store is a file, it is said first if that is somebody else's, who then has the port, too.
+        If another process has the store's file, that process probably has the port too; so the file is reported first.
         """
         from nodelaunch.web.listening import CannotListenError, listen_for_http
 
@@ -147,7 +147,7 @@ class _Service:
             self._cannot_listen = error
 
     async def _serve_http(self, listener: socket.socket, api: Api) -> None:
-        """From the start; where the store is a file, once it is known whether it is ours."""
+        """Serve HTTP from the start; with a store in a file, as soon as this process has opened the file."""
         if not self._launcher.config.zookeeper_servers:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FILE_OPENS_S):
@@ -203,7 +203,7 @@ class _Service:
                 loop.remove_signal_handler(number)
 
     def _on_ending_signal(self, number: signal.Signals, work: asyncio.Future[None]) -> None:
-        """Drain at the first; stop at a later one, and where there is nothing to drain yet."""
+        """Drain at the first signal; stop at a later one, or if the launcher has not started yet."""
         now = asyncio.get_running_loop().time()
         if self._first_signal_at is not None and now - self._first_signal_at < SAME_SIGNAL_S:
             log.info("signal_repeated", signal=number.name)
@@ -223,9 +223,9 @@ class _Service:
 
 
 async def _calm_collector(launcher: Launcher) -> None:
-    """Once the cluster is known, leave what is there to last out of garbage collections, and collect less often.
+    """When the view is in sync, exclude the existing objects from garbage collection, and collect less often.
 
-    A launcher makes few cycles; looking through all it knows for them again and again is a tenth of its work.
+    A launcher makes few reference cycles; a repeated search for them in all its objects takes a tenth of its CPU time.
     """
     await launcher.view.warm()
     gc.collect()
@@ -234,7 +234,7 @@ async def _calm_collector(launcher: Launcher) -> None:
 
 
 def _log_stacks() -> None:
-    """What each task waits for, the innermost frame last; for an operator who wonders whether something hangs."""
+    """Log the stack of each task, innermost frame last, so that an operator sees what each task waits for."""
     for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
         frames: list[str] = []
         awaited: Any = task.get_coro()

@@ -1,7 +1,7 @@
-"""The options that every command has, and what a command is handed of them.
+"""The options that every command has, and the session that a command receives.
 
-They may stand before or behind the command's name. What does *not* belong here: anything that imports more than the
-command line itself: ``nodelaunch --help`` reads this module.
+The options may stand before or after the command's name. Don't import more here than the command line needs:
+``nodelaunch --help`` imports this module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cyclopts import Group, Parameter
 from nodelaunch.errors import ConfigProblem
 
 OPTIONS = Group("Options", sort_key=0)
-"""Under which help shows a command's own options."""
+"""The group of a command's own options in its help."""
 DEFAULT_CONFIG = Path("/etc/nodepool/nodepool.yaml")
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -26,7 +26,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class CommonOptions:
-    """As the command line, or the environment, gives them."""
+    """The common options, from the command line or the environment."""
 
     config: Annotated[
         Path | None,
@@ -39,16 +39,21 @@ class CommonOptions:
     ] = None
     secure: Annotated[
         Path | None,
-        Parameter(("--secure", "-s"), env_var="NODELAUNCH_SECURE", help="Second file, for secrets.", metavar="FILE"),
+        Parameter(
+            ("--secure", "-s"),
+            env_var="NODELAUNCH_SECURE",
+            help="Second configuration file, for secrets.",
+            metavar="FILE",
+        ),
     ] = None
     log_level: Annotated[
-        LogLevel | None, Parameter(env_var="NODELAUNCH_LOG_LEVEL", help="The least that is logged.")
+        LogLevel | None, Parameter(env_var="NODELAUNCH_LOG_LEVEL", help="Lowest level that is logged.")
     ] = None
     log_json: Annotated[bool, Parameter(env_var="NODELAUNCH_LOG_JSON", help="Log one JSON object per line.")] = False
 
 
 class CliSession:
-    """One run of the command: which configuration it is about."""
+    """One run of a command, with the configuration that it uses."""
 
     def __init__(self, options: CommonOptions) -> None:
         self.options = options
@@ -66,19 +71,19 @@ class CliSession:
         return self.options.secure
 
     def hinted(self, problem: ConfigProblem) -> str:
-        """*problem*, with what to do where it is that there is no file in the usual place."""
+        """Return *problem*; if the default file does not exist, with a hint how to name another one."""
         is_absent = problem.file == os.fspath(DEFAULT_CONFIG) and not DEFAULT_CONFIG.exists()
         if self.is_config_given or not is_absent:
             return str(problem)
         return f"{problem}; name another file with -c FILE, or in NODELAUNCH_CONFIG"
 
     def complain(self, *texts: object) -> None:
-        """Say on standard error why the command can't go on: in the form of the log, where that is for programs."""
+        """Print to standard error why the command failed; as JSON if the log is JSON."""
         for text in texts:
             line = json.dumps({"event": "failed", "level": "error", "detail": str(text)})
             print(line if self.options.log_json else text, file=sys.stderr)  # noqa: T201
 
 
 Given = Annotated[CliSession, Parameter(parse=False)]
-"""Of a command's parameter that takes the session."""
+"""The type of a command's parameter that receives the session."""
 AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON.")]

@@ -1,4 +1,4 @@
-"""``nodelaunch status``: launchers, pools, what waits, what is paused and what went wrong last."""
+"""``nodelaunch status``: shows launchers, pools, waiting requests, pauses and the last failures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nodelaunch.status import LauncherStatus, PoolStatus, ReadyShortfall, Status
 
 
 async def status(*, as_json: AsJson = False, session: Given) -> None:
-    """Show launchers with their configuration, pools with limits and use, what is paused, what waits and why.
+    """Show launchers with their configuration, pools with limits and use, pauses, waiting requests with reasons.
 
-    Launchers are asked, so what one does not answer within five seconds is left out.
+    The command asks the launchers, and leaves out the data of a launcher that does not answer within five seconds.
     """
     async with client_store(session) as store, warm_view(store) as view:
         found = await ask_status(store, view, time.time())
@@ -27,7 +27,7 @@ async def status(*, as_json: AsJson = False, session: Given) -> None:
 
 
 def in_words(found: Status) -> list[str]:
-    """Lines for a terminal or a file."""
+    """Return *found* as lines of text."""
     lines = _table(LAUNCHERS, [_launcher(each, found.at) for each in found.launchers]) or ["no launcher runs"]
     lines += [f"{each.hostname} ({each.id}): {text}" for each in found.launchers for text in _remarks(each)]
     lines += ["", *(_table(POOLS, [_pool(each) for each in found.pools]) or ["no pool is known"])]
@@ -45,7 +45,7 @@ def in_words(found: Status) -> list[str]:
     for short in found.min_ready:
         lines += [f"min-ready of {short.label}: {shortfall(short, found.at)}", *(f"    {why}" for why in short.why)]
     if found.troubles:
-        lines += ["", "last troubles:"]
+        lines += ["", "last failures:"]
         lines += [
             f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(trouble.at))} {trouble.provider}/{trouble.pool} "
             f"{trouble.request}: {trouble.what}"
@@ -55,13 +55,13 @@ def in_words(found: Status) -> list[str]:
 
 
 def shortfall(short: ReadyShortfall, now: float) -> str:
-    """How a label stands of which too few nodes are ready, and until when."""
-    asked = f", {short.asked} asked for" if short.asked else ""
+    """Return how many nodes of a label are ready, and when missing nodes are requested again."""
+    asked = f", {short.asked} requested" if short.asked else ""
     text = f"{short.ready} of {short.wanted} ready{asked}"
     if short.retry_at is None:
         return text
-    again = f"{text}; asked for again in {max(0, round(short.retry_at - now))} s"
-    return f"{again}, or as soon as there is room" if short.lacks_room else again
+    again = f"{text}; requested again in {max(0, round(short.retry_at - now))} s"
+    return f"{again}, or as soon as there is capacity" if short.lacks_room else again
 
 
 LAUNCHERS = ("Launcher", "Process", "PID", "Version", "State", "Up", "Pools", "Configuration", "Loaded")
@@ -103,7 +103,7 @@ def _pool(each: PoolStatus) -> list[str]:
 
 
 def _amounts(amounts: Mapping[str, float], names: Iterable[str]) -> str:
-    """``instances 3, cores 12``."""
+    """Return amounts as text, such as ``instances 3, cores 12``."""
     return ", ".join(f"{name} {amounts.get(name, 0):.15g}" for name in names)
 
 

@@ -1,4 +1,4 @@
-"""Tables on a terminal: columns as wide as they have to be, a row on one line, so that each can be searched for."""
+"""Tables on a terminal: columns as wide as their content, each row on one line, so that ``grep`` finds rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nodelaunch.errors import legible
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """*rows*, the first of which is the head, in columns; control characters are made visible."""
+    """Return *rows*, the first of them the heading, in aligned columns; control characters are made visible."""
     rows = [[legible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -16,5 +16,5 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """``1 label``, ``2 labels``."""
+    """Return a count with its noun, such as ``1 label`` or ``2 labels``."""
     return f"{count} {thing}{'' if count == 1 else 's'}"

@@ -1,7 +1,7 @@
-"""``nodelaunch top``: pools with their load, what waits and why, launches under way and the last failures, live.
+"""``nodelaunch top``: shows pools with their load, waiting requests with reasons, launches and failures, live.
 
-Records are followed; launchers are asked again and again for what only they know. What does *not* belong here: the
-terminal (live.py), and what there is to show (status.py).
+The command follows the records, and asks launchers at intervals for the data that is not in records. live.py is the
+terminal, status.py collects the data.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ STYLES = {
     "down": "red", "away": "red",
 }  # fmt: skip
 FEWEST_LINES = 3
-"""Of a section, its title included, however small the terminal is."""
+"""The least lines of a section, including its title, on a small terminal."""
 FIRST_S = 1.0
-"""How long the first answers are waited for; then it is drawn without."""
+"""The time to wait for the first answers; after it, the first frame is drawn without them."""
 WIDEST_BAR, NARROWEST_BAR = 24, 6
 
 
@@ -45,30 +45,32 @@ async def top(
     *,
     interval: Annotated[
         float,
-        Parameter(help="How often launchers are asked.", metavar="SECONDS", validator=Number(gte=0.5)),
+        Parameter(help="Interval at which launchers are asked.", metavar="SECONDS", validator=Number(gte=0.5)),
     ] = 2.0,
     session: Given,
 ) -> None:
-    """Show pools, what waits and why, launches under way and the last failures, live. q ends it.
+    """Show pools, waiting requests with reasons, launches in progress and the last failures, live. q quits.
 
-    Each time it asks, one small record is written for all launchers, and one by each.
+    Each time the command asks, it writes one small record for all launchers, and each launcher writes one.
     """
     if not is_terminal():
-        raise NodelaunchError("top draws on a terminal; use 'status' or 'status --json' elsewhere")
+        raise NodelaunchError("top needs a terminal; use 'status' or 'status --json' elsewhere")
     async with client_store(session) as store, warm_view(store) as view:
         asking = _Asking(store, view, interval)
         task = asyncio.ensure_future(asking.run())
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_S):
-                    await asking.has_asked.wait()  # so that the first frame has what only launchers know
+                    await asking.has_asked.wait()  # so that the first frame has the launchers' data
             with opened() as screen:
                 asking.on_news = screen.changed.set
                 is_over = False
                 while not is_over:
                     found = collect(view, asking.reports, time.time())
                     made = launches(view, found)
-                    trouble = asking.trouble or ("" if view.is_warm else "the connection broke, this may be old")
+                    trouble = asking.trouble or (
+                        "" if view.is_warm else "the connection is lost, this data may be stale"
+                    )
                     screen.draw(frame(found, made, *screen.size, trouble=trouble, has_blocks=screen.has_blocks))
                     is_over = not await screen.wait(1.0)
         finally:
@@ -77,15 +79,15 @@ async def top(
 
 
 class _Asking:
-    """Asks launchers for their reports again and again."""
+    """Asks launchers for their reports at intervals."""
 
     def __init__(self, store: Store, view: ClusterView, every_s: float) -> None:
         self.on_news: Callable[[], None] = lambda: None
-        """Called when there are other reports."""
+        """Called when the reports have changed."""
         self.reports: list[LauncherReport] = []
         self.has_asked = asyncio.Event()
         self.trouble = ""
-        """Why the reports are old; empty: they are not."""
+        """Why the reports are stale; empty if they are current."""
         self._store = store
         self._view = view
         self._every_s = every_s
@@ -104,7 +106,7 @@ class _Asking:
 
 
 def launches(view: ClusterView, found: Status) -> list[Node]:
-    """The nodes that are being launched, the oldest first."""
+    """Return the nodes that are being launched, oldest first."""
     nodes = [node for provider in {pool.provider for pool in found.pools} for node in view.launching(provider)]
     return sorted(nodes, key=lambda node: (node.created_time or node.state_time, node.id))
 
@@ -115,14 +117,14 @@ def launches(view: ClusterView, found: Status) -> list[Node]:
 def frame(
     found: Status, made: Sequence[Node], width: int, height: int, *, trouble: str = "", has_blocks: bool = True
 ) -> Text:
-    """All of it on a terminal of this size; a section that does not fit says how much more there is."""
+    """Return the text for a terminal of this size; a section that does not fit ends with the number of hidden lines."""
     sections = [
         section
         for section in (
             [Text(legible(pause.text), "yellow") for pause in found.pauses],
             _titled("POOLS", _pool_lines(found.pools, width, has_blocks=has_blocks)),
             _titled("WAITING", _waiting_lines(found)),
-            _titled("LAUNCHES UNDER WAY", [_launch(node, found.at) for node in made]),
+            _titled("LAUNCHES IN PROGRESS", [_launch(node, found.at) for node in made]),
             _titled("LAST FAILURES", [_trouble(found, number) for number in range(len(found.troubles))]),
         )
         if section
@@ -179,7 +181,7 @@ def _pool_lines(pools: Sequence[PoolStatus], width: int, *, has_blocks: bool) ->
 
 
 def _bar(used: float, limit: float | None, width: int, *, has_blocks: bool) -> Text:
-    """How much of *limit* is used; nothing is known of one that is None."""
+    """Return a bar that shows how much of *limit* is used; None: the limit is not known."""
     share = 0.0 if not limit else min(1.0, used / limit)
     filled = round(share * width) if share < 1 else width
     filled = max(filled, 1) if used > 0 and limit else filled

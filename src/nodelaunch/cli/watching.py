@@ -1,6 +1,6 @@
-"""``--watch``: a list that is drawn anew whenever what it shows changes; on a pipe, printed again each time.
+"""``--watch``: redraws a list whenever its rows change; on a pipe, prints the list again each time.
 
-The records are read once, and then followed. What does *not* belong here: what the rows are (listing.py).
+The records are read once, and then followed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.operations.listing import Snapshot, take_snapshot
 
 EVERY_S = 2.0
-"""How often a list is drawn at most, where nothing else is asked for; as ``watch`` does."""
+"""The default of the shortest interval between two lists, as in ``watch``."""
 
 
 def _more_than_none(_type: object, seconds: list[float] | None) -> None:
     if seconds and seconds[0] <= 0:
-        raise ValueError("the pause between two lists has to be more than 0 seconds")
+        raise ValueError("the interval between two lists has to be more than 0 seconds")
 
 
 Watch = Annotated[
@@ -34,10 +34,10 @@ Watch = Annotated[
         consume_multiple=(0, 1),
         metavar="[SECONDS]",
         validator=_more_than_none,
-        help="Show it again whenever it changes, at most every 2 seconds, or so many; q ends it.",
+        help="Show the list again when it changes, at most every 2 seconds or the given number; q quits.",
     ),
 ]
-"""Of a command's option; None: not asked for, empty: asked for without a number."""
+"""The type of the option; None: not given, empty: given without a number."""
 
 Rows = Callable[[Snapshot], Sequence[Any]]
 Lines = Callable[[Snapshot], str]
@@ -46,11 +46,11 @@ Lines = Callable[[Snapshot], str]
 async def watch(
     session: CliSession, what: str, seconds: list[float], rows: Rows, lines: Lines, *, as_json: bool
 ) -> None:
-    """Show *what* until it is ended: on a terminal as *lines* has it, elsewhere whenever *rows* are other ones.
+    """Show *what* until the end: on a terminal with *lines*, elsewhere again whenever *rows* change.
 
-    With *as_json*, *rows* are printed, one JSON array a line.
+    With *as_json*, each list of *rows* is printed as one JSON array on a line.
     """
-    from nodelaunch.cli import live  # only where it is asked for: rich takes long to import
+    from nodelaunch.cli import live  # only where it is used: rich takes long to import
 
     every_s = max(0.1, seconds[0] if seconds else EVERY_S)
     async with client_store(session) as store, warm_view(store) as view:
@@ -66,7 +66,7 @@ async def watch(
 
 def _page(view: ClusterView, every_s: float, what: str, lines: Lines) -> str:
     now = time.time()
-    state = "" if view.is_warm else "; the connection broke, this may be old"
+    state = "" if view.is_warm else "; the connection is lost, this data may be stale"
     clock = time.strftime("%H:%M:%S", time.localtime(now))
     return f"{what} every {every_s:g} s at {clock}{state}; q quits\n\n{lines(take_snapshot(view, now))}"
 
@@ -85,19 +85,19 @@ async def _print_changes(view: ClusterView, every_s: float, rows: Rows, lines: L
                 text = json.dumps(list(rows(found))) if as_json else f"{head}{clock}\n{lines(found)}"
                 try:
                     print(text, flush=True)  # noqa: T201
-                except BrokenPipeError:  # the reader has seen enough
+                except BrokenPipeError:  # the reader has closed the pipe
                     sys.stderr.close()
                     return
                 shown = now
             changed.clear()
             await changed.wait()
-            await asyncio.sleep(every_s)  # what changes meanwhile is shown together
+            await asyncio.sleep(every_s)  # changes in this time are shown together
     finally:
         stop()
 
 
 def _ageless(row: Any) -> dict[str, Any]:
-    """A row without what changes while nothing happens."""
+    """Return a row without its ages, which change all the time."""
     return {key: value for key, value in row.items() if key not in ("age", "age_s")}
 
 

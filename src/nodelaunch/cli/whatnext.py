@@ -1,7 +1,4 @@
-"""What happens next to a node, in words: what its state and its pool say, and whoever runs the pool.
-
-What does *not* belong here: how a request stands (explain.py), and what is done about a node (engine/cleanup/).
-"""
+"""Says what happens next to a node, from its state, its pool and the launchers that serve the pool."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ from nodelaunch.protocol.registrations import process_names
 from nodelaunch.protocol.states import NodeState
 
 PURPOSES = {
-    **dict.fromkeys(NodeState, "it is for no request"),
-    NodeState.READY: "it is idle: the next request that it fits gets it",
-    NodeState.HOLD: "it is held: nobody gets it, and nobody deletes it before the hold ends",
-    NodeState.USED: "it is deleted as soon as nobody has its lock",
-    NodeState.DELETING: "it is being deleted",
+    **dict.fromkeys(NodeState, "no request uses the node"),
+    NodeState.READY: "the node is idle: the next request for its label gets it",
+    NodeState.HOLD: "the node is held: no request gets it, and no launcher deletes it before the hold ends",
+    NodeState.USED: "the node is deleted as soon as its lock is released",
+    NodeState.DELETING: "the node is being deleted",
 }
 
 
 def what_next(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> list[str]:
-    """Lines on what happens next to a node. *reports*: of the launchers that answer."""
+    """Return lines on what happens next to a node. *reports*: the reports of the launchers that answer."""
     pools = [seen.record for seen in view.pools.values() if _is_pool_of(node, seen.record)]
     deleters = _deleters(view, node, reports)
     if node.is_idle and not view.is_node_locked(node.id):
@@ -33,33 +30,40 @@ def what_next(view: ClusterView, node: Node, reports: Collection[LauncherReport]
         f"its pool takes no new requests: {pause}" for pause in pauses_of(view, node.provider or "", node.pool or "")
     ]
     if not pools and deleters:
-        lines.append(f"no launcher serves its pool now; {', '.join(deleters)} deletes it when nobody has it any more")
+        lines.append(
+            f"no launcher serves the pool now; {', '.join(deleters)} deletes the node when its lock is released"
+        )
     return [*lines, *_nobody(node, deleters)]
 
 
 def _idle(view: ClusterView, node: Node, pools: Collection[PoolRegistration], deleters: Collection[str]) -> list[str]:
-    """What becomes of a node that is to be had."""
+    """Return what happens next to an idle node."""
     pauses = pauses_of(view, node.provider or "", node.pool or "")
     if view.is_draining(node.provider or "", node.pool or ""):
-        return [f"it is deleted, as its pool is drained: {'; '.join(pauses)}"]
+        return [f"the node is deleted because the pool is drained: {'; '.join(pauses)}"]
     if pools and not any(set(node.type) & set(pool.supported_labels) for pool in pools):
-        return ["it is deleted, as its pool does not offer its label any more"]
+        return ["the node is deleted because the pool no longer offers its label"]
     if pools and pauses:
-        return [f"no request gets it while its pool is paused: {'; '.join(pauses)}"]
+        return [f"no request gets the node while the pool is paused: {'; '.join(pauses)}"]
     if pools:
         return [PURPOSES[NodeState.READY]]
     if (node.provider, node.pool) in view.known_pools:
-        return ["no request gets it: its pool is away, and is waited for, for two minutes; without it, it is deleted"]
+        return [
+            "no request gets the node: the pool is not registered; after two minutes without it, the node is deleted"
+        ]
     by = f" by {', '.join(deleters)}" if deleters else ""
-    return [f"no request gets it: no launcher serves its pool any more; it is deleted{by}"] if deleters else []
+    return (
+        [f"no request gets the node: no launcher serves the pool any more; the node is deleted{by}"] if deleters else []
+    )
 
 
 def _nobody(node: Node, deleters: Collection[str]) -> Iterator[str]:
-    """Where there is nobody to delete it."""
+    """Return what happens next to a node that no running launcher can delete."""
     if deleters:
         return
-    yield f"no launcher has provider {node.provider}: nobody gets the node, and it is deleted when one has it again"
-    yield f"if it is gone for good, delete the instances in the cloud, then: nodelaunch erase {node.provider}"
+    who = f"no launcher has provider {node.provider}"
+    yield f"{who}: no request gets the node; the first launcher with the provider deletes it"
+    yield f"if the provider no longer exists, delete its instances in the cloud, then: nodelaunch erase {node.provider}"
 
 
 def _is_pool_of(node: Node, pool: PoolRegistration) -> bool:
@@ -67,7 +71,7 @@ def _is_pool_of(node: Node, pool: PoolRegistration) -> bool:
 
 
 def pauses_of(view: ClusterView, provider: str, pool: str) -> list[str]:
-    """By which everybody who serves a pool is paused; none where somebody is not."""
+    """Return the pauses of all launchers that serve a pool; empty if one of them is not paused."""
     peers = [peer for peer in view.peers if (peer.provider, peer.pool) == (provider, pool)]
     hostnames = {seen.record.id: seen.record.hostname for seen in view.presences.values()}
     found: dict[str, None] = {}
@@ -81,7 +85,7 @@ def pauses_of(view: ClusterView, provider: str, pool: str) -> list[str]:
 
 
 def _deleters(view: ClusterView, node: Node, reports: Collection[LauncherReport]) -> list[str]:
-    """What the launchers are called that delete nodes of the provider, as far as is known."""
+    """Return the names of the launchers that delete nodes of the provider, as far as is known."""
     called = process_names(seen.record for seen in view.presences.values())
     found = {
         called.get(peer.launcher, seen.record.hostname)

@@ -1,1 +1,1 @@
-"""The configuration: what may stand in it (models.py) and how it is read from files (file.py)."""
+"""The configuration: its keys (models.py), and the reader of its files (file.py)."""

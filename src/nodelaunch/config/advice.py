@@ -1,7 +1,4 @@
-"""Warnings: what a configuration may say, but probably does not mean.
-
-What does *not* belong here: what is wrong (models.py, rules.py).
-"""
+"""Warnings: values that are allowed, but that the author probably does not mean."""
 
 from __future__ import annotations
 
@@ -20,16 +17,16 @@ from nodelaunch.config.spans import Remedy
 _TLS_PORT = 2281
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 _NAMES_UNCHECKED = (
-    "whoever has a certificate of this CA can pose as a server; say check-host-name: true where the servers'"
-    " certificates name their hosts, or false to go without"
+    "any client with a certificate of this CA can pose as a server; set check-host-name: true if the servers'"
+    " certificates name their hosts, or false to turn the check off"
 )
 _LIMITS = ("max-servers", "max-cores", "max-ram", "max-volumes", "max-volume-gb")
 _SHOWN = 10
-"""Names that a message lists."""
+"""The most names that a message lists."""
 
 
 def advise(source: Source, data: dict[str, Any], offered: Collection[str] | None) -> None:
-    """Warn of all of it. *offered*: the labels that some pool offers; None: that can't be told."""
+    """Add all warnings. *offered*: the labels that the pools offer; None: not known."""
     _on_tenants(source, data)
     _on_connection(source, data)
     _on_limits(source, data)
@@ -39,7 +36,7 @@ def advise(source: Source, data: dict[str, Any], offered: Collection[str] | None
 
 
 def _on_labels(source: Source, data: dict[str, Any], offered: Collection[str]) -> None:
-    """Labels that nobody offers; more of one to keep ready than there may be; pools that offer none."""
+    """Warn of labels that no pool offers, of min-ready above the limits of the pools, and of pools without labels."""
     missing = []
     for place, label in find(data, "labels[]"):
         name, wanted = (label.get("name"), label.get("min-ready")) if isinstance(label, dict) else (None, None)
@@ -49,10 +46,10 @@ def _on_labels(source: Source, data: dict[str, Any], offered: Collection[str]) -
         if name in offered:
             most = _most(data, name)
             if most is not None and kept > most:
-                text = f"more than all pools that offer this label may have: their max-servers add up to {most}"
+                text = f"more than the pools that offer this label allow: the sum of their max-servers is {most}"
                 source.warn((*place, "min-ready"), text)
         elif kept > 0:
-            source.warn((*place, "min-ready"), "no pool offers this label, so none can be kept ready")
+            source.warn((*place, "min-ready"), "no pool offers this label, so no node can be kept ready")
         elif not source.is_hidden((*place, "name")):
             missing.append(name)
     if missing and data.get("providers"):
@@ -64,7 +61,7 @@ def _on_labels(source: Source, data: dict[str, Any], offered: Collection[str]) -
 
 
 def _most(data: dict[str, Any], label: str) -> int | None:
-    """How many nodes the pools that offer *label* may have together; None: any number, or not known."""
+    """Return the most nodes of all pools that offer *label*; None: no limit, or not known."""
     limits = [
         pool.get("max-servers")
         for _, pool in find(data, "providers[].pools[]")
@@ -75,27 +72,27 @@ def _most(data: dict[str, Any], label: str) -> int | None:
 
 
 def _labels_of(pool: dict[str, Any]) -> Iterable[object]:
-    """Those that the pool launches."""
+    """Return the labels that the pool launches."""
     return (name for _, name in find(pool, "labels[].name"))
 
 
 def _on_limits(source: Source, data: dict[str, Any]) -> None:
-    """Limits with nothing behind them, which are none, and limits below zero."""
+    """Warn of limits without a value, which mean no limit, and of limits below zero."""
     for place, pool in find(data, "providers[].pools[]"):
         for key in _LIMITS if isinstance(pool, dict) else ():
             if key not in pool:
                 continue
             limit = pool[key]
             if limit is None:
-                text = f"{key} has nothing behind it, which means no limit; give a number, or leave the key out"
+                text = f"{key} has no value, which means no limit; give a number, or leave the key out"
                 source.warn((*place, key), text, of_key=True, remedy=Remedy("drop", (*place, key)))
             elif isinstance(limit, int) and limit < 0:
-                text = f"{key} below zero declines every request; write 0 to mean that"
+                text = f"{key} below zero declines every request; write 0 if that is intended"
                 source.warn((*place, key), text, remedy=Remedy("set", (*place, key), 0))
 
 
 def _on_tenants(source: Source, data: dict[str, Any]) -> None:
-    """Any key is a resource's name there, so a slip of the pen is no error."""
+    """Warn of keys close to the name of a limit: any key is a resource's name there, so a typing error is no error."""
     known = [info.alias or name for name, info in TenantLimits.model_fields.items()]
     limits = [key for key in known if key.startswith("max-")]
     for place, tenant in find(data, "tenant-resource-limits[]"):
@@ -107,22 +104,22 @@ def _on_tenants(source: Source, data: dict[str, Any]) -> None:
 
 
 def _on_connection(source: Source, data: dict[str, Any]) -> None:
-    """What an attacker in the network could use."""
+    """Warn of connections that an attacker in the network could read or change."""
     tls = data.get("zookeeper-tls")
     if tls is not None:
         if isinstance(tls, dict) and "check-host-name" not in tls:
             remedy = Remedy("set", ("zookeeper-tls", "check-host-name"), False)
             source.warn(("zookeeper-tls",), _NAMES_UNCHECKED, of_key=True, remedy=remedy)
         return
-    told = "the password of zookeeper-auth" if data.get("zookeeper-auth") else "what is read and written"
+    told = "the password of zookeeper-auth" if data.get("zookeeper-auth") else "the data that is read and written"
     for place, server in find(data, "zookeeper-servers[]"):
         if not isinstance(server, dict):
             continue
         if server.get("port", _TLS_PORT) == _TLS_PORT:
-            text = f"port {_TLS_PORT} usually takes TLS only: give zookeeper-tls, or the plain port (2181)"
+            text = f"port {_TLS_PORT} usually accepts TLS only: set zookeeper-tls, or use the plain port (2181)"
             source.warn((*place, "port"), text)
         elif isinstance(host := server.get("host"), str) and not _is_loopback(host):
-            text = f"without zookeeper-tls, anybody on the way to this server can see {told}, and change it"
+            text = f"without zookeeper-tls, an attacker in the network can read {told}, and change it"
             source.warn((*place, "host"), text)
 
 
@@ -134,17 +131,17 @@ def _is_loopback(host: str) -> bool:
 
 
 def _on_host_keys(source: Source, data: dict[str, Any]) -> None:
-    """Keys that no server can have."""
+    """Warn of host keys that no server can have."""
     for place, node in find(data, "providers[].pools[].nodes[]"):
         keys = node.get("host-key") if isinstance(node, dict) else None
         for key in keys.splitlines() if isinstance(keys, str) else keys if isinstance(keys, list) else ():
             if isinstance(key, str) and key.strip() and not _is_public_key(key):
-                text = "host-key: '<type> <base64>' of a public key is expected; no server has a key like this one"
+                text = "host-key: '<type> <base64>' of a public key is expected; this value is not a public key"
                 source.warn((*place, "host-key"), text)
 
 
 def _is_public_key(line: str) -> bool:
-    """Whether *line* is a public key as OpenSSH writes it. Source: RFC 4253, section 6.6."""
+    """Return True if *line* is a public key in OpenSSH's format. Source: RFC 4253, section 6.6."""
     kind, _, rest = line.strip().partition(" ")
     try:
         blob = base64.b64decode(rest.split()[0] if rest.split() else "", validate=True)

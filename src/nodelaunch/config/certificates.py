@@ -1,6 +1,6 @@
 """Warnings about certificates that a configuration names: expired, soon to expire, not valid yet.
 
-What does *not* belong here: whether they can be read and belong together (store/zookeeper/store.py).
+store/zookeeper/store.py checks that they can be read and belong together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def certificate_warnings(
     secure: str | os.PathLike[str] | None = None,
     now: datetime | None = None,
 ) -> Iterator[ConfigProblem]:
-    """What is to be said of the certificates of ``zookeeper-tls``, each at its key in *path* or *secure*."""
+    """Yield warnings about the certificates of ``zookeeper-tls``, each at its key in *path* or *secure*."""
     tls = config.zookeeper_tls
     for key, file in (("cert", tls.cert), ("ca", tls.ca)) if tls is not None else ():
         line, column = position_of(path, ("zookeeper-tls", key), secure=secure)
@@ -38,11 +38,11 @@ def _doubts(file: Path, now: datetime) -> Iterator[str]:
     try:
         certificates = x509.load_pem_x509_certificates(file.read_bytes())
     except (OSError, ValueError):
-        return  # told of by others
+        return  # store/zookeeper/store.py reports it
     for certificate in certificates:
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if ends < now:
-            yield f"the certificate expired on {ends:%Y-%m-%d}; no server takes it any more"
+            yield f"the certificate expired on {ends:%Y-%m-%d}; servers reject it"
         elif ends < now + SOON:
             yield f"the certificate expires on {ends:%Y-%m-%d}"
         elif begins > now:

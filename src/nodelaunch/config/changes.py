@@ -1,4 +1,4 @@
-"""What differs between two configurations, in the terms a running launcher can act on."""
+"""The differences between two configurations, grouped by their effect on a running launcher."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from nodelaunch.config.models import Config, ProviderConfig
 NEEDS_RESTART = (
     "chroot", "zookeeper_tls", "zookeeper_auth", "zookeeper_acl", "zookeeper_timeout", "embedded_store", "webapp",
 )  # fmt: skip
-"""What a running process can't change."""
+"""Keys that a running process can't change."""
 LIVE = ("zookeeper_servers", "labels", "diskimages", "tenant_resource_limits", "max_hold_age")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Names, sorted. Pools and labels are ``provider/pool`` and label names."""
+    """Sorted names of what changed; a pool is named ``provider/pool``."""
 
     added: tuple[str, ...] = ()
     """Providers."""
     removed: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
-    """Providers that have another driver now."""
+    """Providers whose driver is a different one now."""
     changed: tuple[str, ...] = ()
     pools_added: tuple[str, ...] = ()
     pools_removed: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
-    """Top-level keys that are in force at once."""
+    """Top-level keys that take effect at once."""
     needs_restart: tuple[str, ...] = ()
-    """Top-level keys that take a restart."""
+    """Top-level keys that need a restart."""
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))
 
     def summary(self) -> dict[str, list[str]]:
-        """What there is to say, for a log line."""
+        """Return the non-empty groups, for a log line."""
         return {f.name: list(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name)}
 
 
 def differences(old: Config, new: Config, touched: Collection[Path] = ()) -> Changes:
-    """What became of *old* in *new*. *touched*: files that changed and that providers may take in besides."""
+    """Return the changes from *old* to *new*. *touched*: changed files that providers may include."""
     before, after = _by_name(old.providers), _by_name(new.providers)
     both = sorted(before.keys() & after.keys())
     replaced = [name for name in both if before[name].driver != after[name].driver]

@@ -1,7 +1,7 @@
-"""Reads configuration files: YAML in, a checked `Config` out, or every problem at once with its file, line and column.
+"""Reads configuration files: returns a checked `Config`, or raises all problems at once with file, line and column.
 
-What does *not* belong here: YAML and positions (positions.py), what is allowed in one mapping (models.py and the
-drivers' models), checks across mappings (rules.py), and the words for it all (messages.py).
+positions.py parses YAML, models.py and the drivers' models check single mappings, rules.py checks across mappings,
+messages.py makes the messages.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
 _STORE_KEYS = ("zookeeper-servers", "zookeeper-tls", "zookeeper-auth")
 STORE_FILES = ("zookeeper-tls.cert", "zookeeper-tls.key", "zookeeper-tls.ca", "zookeeper-auth.password-file")
-"""Keys that name a file which is read when the store is connected to."""
+"""Keys that name a file which is read to connect to the store."""
 ALL_FILES = (*STORE_FILES, "webapp.token-file")
 _STORE_UNKNOWN = (
-    "which store is meant can't be told while the file is broken; mend it, or name another file with --config: one with"
-    " the keys about the store is enough"
+    "the store can't be determined from a broken file; correct the file, or name another one with --config: the keys"
+    " about the store are enough"
 )
 _SECURE_KEYS = (*_STORE_KEYS, "diskimages")
 
 
 class Registry(Protocol):
-    """Where the models of drivers come from."""
+    """The source of the drivers' models."""
 
     @property
     def names(self) -> list[str]: ...
 
     def get(self, name: str) -> Any:
-        """Something with a ``config_model``. Raises: NodelaunchError with a message for people."""
+        """Return an object with a ``config_model``. Raises: NodelaunchError with a readable message."""
 
 
 def examine(source: Source, drivers: Registry) -> Config | None:
-    """Check what *source* has, and note there what is wrong and what can be done about it; the configuration, or None
-    where there is none."""
+    """Check the data of *source*, and add problems and their remedies to it; return the configuration, or None if there
+    is none."""
     config = _Checker(source, drivers).check() if source.data is not None else None
     return None if source.problems else config
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checked configuration, and where it stands."""
+    """A checked configuration with the positions of its values."""
 
     config: Config
     warnings: tuple[ConfigProblem, ...]
     source: Source
-    """Places are those of today's names of keys."""
+    """Its places use the current names of keys."""
 
 
 def load_config(
@@ -75,10 +75,10 @@ def load_config(
     drivers: Registry,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[Config, tuple[ConfigProblem, ...]]:
-    """The configuration in *path*, with what *secure* adds, and warnings about deprecated or doubtful spellings.
+    """Return the configuration in *path* merged with *secure*, and warnings about deprecated or doubtful values.
 
     ``%(NODEPOOL_X)`` is replaced by that variable of *environ* (None: the process's) before the YAML is read. Files
-    the configuration names are not opened. Raises: ConfigError with every problem found.
+    that the configuration names are not opened. Raises: ConfigError with every problem found.
     """
     loaded = load_with_places(path, secure=secure, drivers=drivers, environ=environ)
     return loaded.config, loaded.warnings
@@ -91,7 +91,7 @@ def load_with_places(
     drivers: Registry,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """As `load_config`, with what is known of where each value stands. Raises: ConfigError."""
+    """Do as `load_config`, and return the position of each value too. Raises: ConfigError."""
     source = _read_both(path, secure, environ)
     config = examine(source, drivers)
     if config is None:
@@ -105,10 +105,9 @@ def load_store_config(
     secure: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> StoreConfig:
-    """What the configuration says about the store; the rest may have mistakes, of YAML too, and its drivers need not be
-    there.
+    """Return the store part of the configuration. The rest may have errors, even in its YAML, and name unknown drivers.
 
-    Raises: ConfigError with every problem of that part, and of the YAML where that part can't be told from the rest.
+    Raises: ConfigError with every problem of that part, and those of the YAML if that part can't be separated.
     """
     source = _read_for_store(path, secure, environ)
     config = _Checker(source).check_store() if source.data is not None else None
@@ -127,8 +126,7 @@ def check_files(
     environ: Mapping[str, str] | None = None,
     keys: Sequence[str] = ALL_FILES,
 ) -> tuple[ConfigProblem, ...]:
-    """What is wrong with the files that a good configuration names at *keys*: those that can't be read, each at its
-    key."""
+    """Return a problem for each file that a valid configuration names at *keys* and that can't be read, at its key."""
     source = (_read_both if "webapp.token-file" in keys else _read_for_store)(path, secure, environ)
     for pattern in keys:
         for place, name in rules.find(source.data, pattern):
@@ -147,7 +145,7 @@ def position_of(
     secure: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[int, int]:
-    """Line and column of *place* in *path*, or in *secure* if that is what sets it; (0, 0) where it is in neither."""
+    """Return line and column of *place* in *path*, or in *secure* if that file sets it; (0, 0) if it is in neither."""
     source = _read_for_store(path, secure, environ)
     return source.values[place][1:] if place in source.values else (0, 0)
 
@@ -155,7 +153,7 @@ def position_of(
 def _read_for_store(
     path: str | os.PathLike[str], secure: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
 ) -> Source:
-    """Both files; where they are broken, what the first says of the store, if that can be told without the rest."""
+    """Read both files; if they are broken, only the store part of the first one, if it can be separated."""
     source = _read_both(path, secure, environ)
     if not source.problems:
         return source
@@ -177,7 +175,7 @@ def _read_both(
 
 
 def take_over(source: Source, secure: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> None:
-    """Put into *source* what the file *secure* adds."""
+    """Merge the file *secure* into *source*."""
     if secure is not None:
         _merge_secure(source, read_source(os.fspath(secure), environ, is_secret=True))
 
@@ -190,7 +188,7 @@ def _in_order(problems: Iterable[ConfigProblem]) -> tuple[ConfigProblem, ...]:
 
 
 def _merge_secure(main: Source, secure: Source) -> None:
-    """Take over what the secure file may set: the ZooKeeper connection, and images' environment."""
+    """Merge the values that a secure file may set: the ZooKeeper connection, and images' environment."""
     main.problems += secure.problems
     if main.data is None or secure.data is None:
         main.data = None
@@ -199,7 +197,7 @@ def _merge_secure(main: Source, secure: Source) -> None:
     for key in secure.data:
         if key not in _SECURE_KEYS:
             where = secure.position((key,), of_key=True)
-            main.complain_at(where, f"this can't be set in a secure file; allowed: {allowed}")
+            main.complain_at(where, f"this key can't be set in a secure file; allowed: {allowed}")
     for key in _STORE_KEYS:
         if key in secure.data:
             main.data[key] = secure.data[key]
@@ -215,7 +213,7 @@ def _merge_secure(main: Source, secure: Source) -> None:
 def _merge_image(main: Source, secure: Source, place: Place, image: Any) -> None:
     """Add the ``env-vars`` of a secure file's *image* to those of the same image in the main file."""
     if not isinstance(image, dict) or image.keys() != {"name", "env-vars"}:
-        main.complain_at(secure.position(place), "a diskimage in a secure file has name and env-vars, nothing else")
+        main.complain_at(secure.position(place), "a diskimage in a secure file may have only name and env-vars")
         return
     known = [(at, other) for at, other in rules.find(main.data, "diskimages[]") if isinstance(other, dict)]
     target = next((found for found in known if found[1].get("name") == image["name"]), None)
@@ -239,15 +237,15 @@ class _Checker:
     """Checks the data of one source against the models, then the rules across it."""
 
     def __init__(self, source: Source, drivers: Registry | None = None) -> None:
-        """*drivers*: not needed by `check_store`."""
+        """*drivers*: may be None for `check_store`."""
         self.source = source
         self.data: dict[str, Any] = source.data or {}
         self.drivers = drivers
         self.offered: set[str] | None = set()
-        """Labels that some pool offers; None once that can't be told."""
+        """The labels that the pools offer; None if they can't be determined."""
 
     def check(self) -> Config | None:
-        """The configuration; None, or one with problems noted in the source, if it is not right."""
+        """Return the configuration; with errors: None, or a configuration with problems in the source."""
         self._drop_empty_lists()
         self._use_new_names(Config, (), self.data)
         providers = self._providers()
@@ -256,7 +254,7 @@ class _Checker:
         return config and config.model_copy(update={"providers": tuple(providers)})
 
     def check_store(self) -> StoreConfig | None:
-        """What is said about the store; None, or one with problems noted in the source, if it is not right."""
+        """Return the store part; with errors: None, or a configuration with problems in the source."""
         self._drop_empty_lists()
         data = {key: self.data[key] for key in _keys_of(StoreConfig) if key in self.data}
         config: StoreConfig | None = self._validate(StoreConfig, data, ())
@@ -265,11 +263,11 @@ class _Checker:
         return config
 
     def _drop_empty_lists(self) -> None:
-        """Take ``labels:`` with nothing behind it for no labels, as Nodepool does; a warning says so."""
+        """Treat ``labels:`` without a value as no labels, as Nodepool does, with a warning."""
         for name, info in Config.model_fields.items():
             key = info.alias or name
             if get_origin(info.annotation) is tuple and key in self.data and self.data[key] is None:
-                message = f"{key} has nothing below it; leave the key out, or write []"
+                message = f"{key} has no value; leave the key out, or write []"
                 self.source.warn((key,), message, of_key=True, remedy=Remedy("drop", (key,)))
                 del self.data[key]
 
@@ -310,7 +308,7 @@ class _Checker:
         return provider
 
     def _model_of(self, place: Place, item: dict[str, Any]) -> type[ProviderConfig] | None:
-        """The model of the driver *item* names, or is taken to mean; that is put into it."""
+        """Return the model of the driver that *item* names; without a name, put the default driver into *item*."""
         name, driver = item.get("name"), item.get("driver")
         excuse = ""
         if "driver" not in item:
@@ -319,7 +317,7 @@ class _Checker:
             excuse = f"no driver is named, which means {driver}"
         if not isinstance(driver, str):
             found = self._found((*place, "driver"), driver)
-            self.source.complain((*place, "driver"), f"driver: the name of one is expected, found {found}")
+            self.source.complain((*place, "driver"), f"driver: the name of a driver is expected, found {found}")
             return None
         assert self.drivers is not None  # noqa: S101
         try:
@@ -374,11 +372,11 @@ class _Checker:
             return None
 
     def _explain(self, model: type[BaseModel], place: Place, complaint: Any) -> None:
-        """Put one complaint of a model into words, at its place."""
+        """Add a problem for one validation error of a model, at its place."""
         at: Place = (*place, *complaint["loc"])
         match complaint["type"]:
             case "too_short" if len(complaint["input"]) >= complaint["ctx"]["min_length"]:
-                pass  # it has an item that is wrong, which is told of by itself
+                pass  # one of its items is wrong, and has a problem of its own
             case "extra_forbidden":
                 steps = [step for step in complaint["loc"][:-1] if isinstance(step, str)]
                 line = _models_on_the_way(model, steps)
@@ -395,7 +393,7 @@ class _Checker:
                 self.source.complain(at, explain(complaint, key, is_hidden=self.source.is_hidden(at)))
 
     def _in_file(self, place: Place) -> Place:
-        """*place* without what only the model has: where several kinds of values are allowed, the name of a kind."""
+        """Return *place* without parts that are not in the file: names that pydantic adds for the kinds of a union."""
         found: Place = ()
         for step in place:
             if (*found, step) in self.source.values:
@@ -404,8 +402,8 @@ class _Checker:
 
 
 def _secrets_in(model: type[BaseModel], data: Any) -> Iterator[Place]:
-    """Where in *data* something secret stands."""
-    from nodelaunch.config.schema import schema_of  # only with a mistake: it takes memory, and makes much of pydantic
+    """Yield the places of secrets in *data*."""
+    from nodelaunch.config.schema import schema_of  # only after an error: the import takes memory
     from nodelaunch.config.secrets import secret_places
 
     yield from secret_places(schema_of(model), data)
@@ -419,7 +417,7 @@ def _keys_of(model: type[BaseModel]) -> list[str]:
 
 
 def _models_below(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The model behind each key that has one."""
+    """Return the model of each key that has a model."""
     found = {info.alias or name: next(_models_in(info.annotation), None) for name, info in model.model_fields.items()}
     return {key: inner for key, inner in found.items() if inner is not None}
 
@@ -432,7 +430,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _models_on_the_way(model: type[BaseModel], keys: Iterable[str]) -> list[type[BaseModel]]:
-    """*model*, then those of the mappings that *keys* lead to below it."""
+    """Return *model* and the models of the mappings along *keys* below it."""
     line = [model]
     for key in keys:
         line.append(_models_below(line[-1]).get(key, BaseModel))
@@ -440,7 +438,7 @@ def _models_on_the_way(model: type[BaseModel], keys: Iterable[str]) -> list[type
 
 
 def _home_of(key: str, line: Sequence[type[BaseModel]], keys: Sequence[str]) -> str | None:
-    """Where *key*, which is unknown to the last model of *line*, is known: just below, or further up."""
+    """Return where *key*, unknown to the last model of *line*, is allowed: one level below, or further up."""
     for below, model in _models_below(line[-1]).items():
         if key in _keys_of(model):
             return f"below {below!r}"

@@ -1,7 +1,6 @@
-"""Reads a configuration that a program has as data: the same keys, checks and words as for a file.
+"""Reads a configuration that a program passes as data, with the same keys, checks and messages as for a file.
 
-A problem names the path of its key, such as ``providers[0].pools[0].max-servers``, where one of a file has line and
-column. What does *not* belong here: what is allowed (models.py, rules.py).
+A problem has the path of its key, such as ``providers[0].pools[0].max-servers``, in place of line and column.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from nodelaunch.config.variables import Position
 from nodelaunch.errors import ConfigError, ConfigProblem
 
 WHOLE: Final = "the configuration"
-"""What problems are named by that are about no single key."""
+"""The path in problems that concern no single key."""
 
 
 def read_given(given: Mapping[str, Any] | Config, *, drivers: Registry) -> tuple[Config, tuple[ConfigProblem, ...]]:
-    """The checked configuration, and warnings of what it probably does not mean.
+    """Return the checked configuration, and warnings.
 
-    *given* has the keys that a file has; lists may be tuples, and paths, secrets and models may be objects. Nothing is
-    replaced in its texts, and it is not changed. A `Config` is checked, and returned as it is.
+    *given* has the keys of a file; lists may be tuples, and paths, secrets and models may be objects. Variables in its
+    texts are not replaced, and *given* is not changed. A `Config` is checked, and returned unchanged.
     Raises: ConfigError with every problem.
     """
     source = GivenSource()
@@ -41,7 +40,7 @@ def read_given(given: Mapping[str, Any] | Config, *, drivers: Registry) -> tuple
 
 
 class GivenSource(Source):
-    """Data that stands in no file."""
+    """Data that is not from a file."""
 
     def __init__(self) -> None:
         super().__init__(path="", values={(): Position(WHOLE)})
@@ -58,13 +57,13 @@ class GivenSource(Source):
 
 
 def _problem(position: Position, message: str) -> ConfigProblem:
-    """A message that begins with its key does not say it twice."""
+    """Return a problem; if the message begins with the key, don't repeat the key."""
     key = position.file
     return ConfigProblem("", 0, 0, message.removeprefix(f"{key.rpartition('.')[2]}: "), key)
 
 
 def path_of(place: Place) -> str:
-    """The path of a key, in words."""
+    """Return the path of a key as text."""
     text = ""
     for step in place:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
@@ -72,7 +71,7 @@ def path_of(place: Place) -> str:
 
 
 class _PlainReader:
-    """Makes plain data, as YAML has it, and notes all places."""
+    """Makes plain data, as from YAML, and records all places."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -1,7 +1,4 @@
-"""What is wrong, or doubtful, about a launcher's own files on its machine: its store, its tokens.
-
-What does *not* belong here: files that can't be read (file.py), certificates (certificates.py).
-"""
+"""Problems and warnings about a launcher's own files on its machine: the embedded store and the token file."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ TOKENS: Place = ("webapp", "token-file")
 
 
 def store_problem(config: Config, path: str | os.PathLike[str]) -> ConfigProblem | None:
-    """Why the store of *config*, which is in *path*, can be nowhere where it is said to be, whoever starts a launcher;
-    None: it can, or it is in ZooKeeper."""
+    """Return a problem if the path of the embedded store of *config*, read from *path*, can't work for any user; None
+    if it can, or if the store is ZooKeeper."""
     if config.zookeeper_servers:
         return None
     file = Path(config.embedded_store.path)
@@ -31,16 +28,16 @@ def store_problem(config: Config, path: str | os.PathLike[str]) -> ConfigProblem
     above = _existing(file.parent)
     if above.is_dir():
         return None
-    return _at(path, STORE, f"path: {above} is a file, so there can be nothing below it; name a file in a folder")
+    return _at(path, STORE, f"path: {above} is a file, not a folder; name a file in a folder")
 
 
 def file_warnings(config: Config, path: str | os.PathLike[str]) -> Iterator[ConfigProblem]:
-    """What is doubtful about the store and the tokens of *config*, which is in *path*."""
+    """Yield warnings about the embedded store and the token file of *config*, read from *path*."""
     if not config.zookeeper_servers:
         file = Path(config.embedded_store.path)
         where = file if file.exists() else _existing(file.parent)
         if not os.access(where, os.W_OK):
-            text = f"path: {_user()} may not write {where}; whoever runs the launcher has to"
+            text = f"path: {_user()} can't write {where}; the launcher's user needs write access"
             yield _at(path, STORE, text)
     if config.webapp.token_file is not None:
         for text in _doubts(config.webapp.token_file):
@@ -51,28 +48,28 @@ def _doubts(file: str) -> Iterator[str]:
     try:
         mode, tokens = Path(file).stat().st_mode, read_tokens(file)
     except OSError:
-        return  # told of by others
+        return  # reported elsewhere
     except TokenFileError as error:
-        yield f"{error}; nobody gets anything over HTTP that needs a token"
+        yield f"{error}; HTTP requests that need a token fail"
         return
     rule = f"a token is a line of at least {SHORTEST} characters"
     for line in tokens.short:
-        yield f"its line {line} is too short to be a token, and does not count; {rule}"
+        yield f"line {line} is too short for a token, and is ignored; {rule}"
     if not tokens.good:
-        yield f"there is no token in it, so nobody gets anything over HTTP that needs one; {rule}"
+        yield f"the file has no token, so HTTP requests that need a token fail; {rule}"
     if mode & stat.S_IROTH:
-        yield f"every user of this machine can read it; chmod o-rwx {file}"
+        yield f"every user of this machine can read the file; run chmod o-rwx {file}"
 
 
 def _existing(folder: Path) -> Path:
-    """*folder*, or what there is of it that is nearest."""
+    """Return *folder*, or its nearest parent that exists."""
     return next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
 
 
 def _user() -> str:
     try:
         return f"user {getpass.getuser()}"
-    except (KeyError, OSError):  # one without a name, as in containers
+    except (KeyError, OSError):  # a user without a name, as in containers
         return f"the user with number {os.getuid()}"
 
 

@@ -1,8 +1,7 @@
-"""Words for what is wrong in a configuration: what was found, what is allowed, and what to write instead.
+"""Messages about errors in a configuration: the value found, the allowed values, and what to write instead.
 
-Each function makes one message for a reader who has seen neither pydantic nor a YAML grammar. Whether a value may be
-shown is told by the caller; a hidden one is never repeated.
-What does *not* belong here: where the trouble is, and finding it.
+Each function makes one message for a reader who knows neither pydantic nor a YAML grammar. The caller says whether a
+value is hidden; a hidden value is never shown.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 SHOWN_LENGTH: Final = 60
-"""Characters of a value."""
+"""The most characters of a value that are shown."""
 LISTED_NAMES: Final = 30
-"""Of those that would have been right."""
+"""The most allowed names that are listed."""
 
 _EXPECTED: Final = {
     "string_type": "text",
@@ -62,8 +61,8 @@ _YAML_TROUBLES: Final = (
 
 
 def yaml_trouble(problem: str, *, begun: int | None, may_quote: bool) -> str:
-    """What a YAML parser's *problem* means; *begun* is the line in which the broken part begins, where it has one."""
-    since = f" (begun in line {begun})" if begun is not None else ""
+    """Return a message for a YAML parser's *problem*; *begun* is the line where the broken part begins, if known."""
+    since = f" (started in line {begun})" if begun is not None else ""
     for pattern, words in _YAML_TROUBLES:
         if (match := re.search(pattern, problem)) is not None:
             quoted = match.groups() if may_quote else ("...",) * len(match.groups())
@@ -73,7 +72,7 @@ def yaml_trouble(problem: str, *, begun: int | None, may_quote: bool) -> str:
 
 
 def kind(value: object) -> str:
-    """*value*, as something found."""
+    """Return *value* as described after "found"."""
     match value:
         case None:
             return "nothing"
@@ -94,10 +93,10 @@ def _cut(text: str) -> str:
 
 
 def explain(complaint: Any, key: str | None, *, is_hidden: bool) -> str:
-    """A model's *complaint* about the value of *key*, or about a mapping as a whole, in words."""
+    """Return a message for a model's *complaint* about the value of *key*, or about a mapping as a whole."""
     name, context, value = complaint["type"], complaint.get("ctx", {}), complaint["input"]
     if name not in _EXPECTED and isinstance(value, dict):
-        key = None  # one of our models on how its keys go together, which it names itself
+        key = None  # an error about several keys of a model; its text names them
     found = "something else" if is_hidden else kind(value)
     if name in _EXPECTED:
         text = f"{_EXPECTED[name]} is expected, found {found}{'' if is_hidden else _hint(name, value)}"
@@ -121,7 +120,7 @@ def explain(complaint: Any, key: str | None, *, is_hidden: bool) -> str:
 
 
 def _hint(name: str, value: object) -> str:
-    """What to write, where that can be guessed."""
+    """Return what to write instead, if that can be guessed."""
     wanted = _EXPECTED[name]
     if value is None:
         return "; give a value, or leave the key out"
@@ -141,7 +140,7 @@ def _hint(name: str, value: object) -> str:
 
 
 def close_to(name: str, known: Iterable[str]) -> str | None:
-    """The one of *known* that *name* may be a slip of the pen for."""
+    """Return the name in *known* that *name* probably misspells."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
@@ -157,17 +156,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def unknown_key(key: str, allowed: Iterable[str], *, home: str | None, is_hidden: bool) -> str:
-    """That *key* is none of *allowed*; *home*: where there is such a key, if close by."""
+    """Return the message that *key* is not in *allowed*; *home*: where such a key is allowed, if close by."""
     options = list(allowed)
     if is_hidden:
         return f"unknown key; allowed: {_listed(options)}"
     if home is not None:
-        return f"{key!r} does not go here but {home}; allowed here: {_listed(options)}"
+        return f"{key!r} is not allowed here, but {home}; allowed here: {_listed(options)}"
     return f"unknown key {key!r}{_meant(key, options)} allowed: {_listed(options)}"
 
 
 def undefined(what: str, name: str, home: str, known: Iterable[str], *, is_hidden: bool) -> str:
-    """That nothing in *home* is called *name*."""
+    """Return the message that nothing in *home* has the name *name*."""
     options = list(known)
     if is_hidden:
         return f"no {what} of this name in {home}; defined there: {_listed(options)}"

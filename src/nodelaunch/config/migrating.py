@@ -1,8 +1,7 @@
-"""Rewrites a configuration of Nodepool's so that it means here what it means there: the file's text, edited in places.
+"""Converts a Nodepool configuration to an equivalent one for nodelaunch, by edits to the file's text.
 
-What has no meaning here is commented out where it stands; everything else stays as it was, comments too. That the
-edited text says what it should is checked before anybody gets it. What does *not* belong here: what is wrong with a
-configuration, and what to do about it; whoever complains of something says so (`Remedy`).
+Keys without a meaning here are commented out in place; the rest stays unchanged, comments too. The edited text is
+checked before it is returned. The module that finds a problem also gives its `Remedy`; this module only applies it.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from nodelaunch.config.spans import Remedy, Span
 from nodelaunch.errors import ConfigError, ConfigProblem
 
 FOREIGN: Final = "leave this provider to Nodepool's launcher, or install a driver of this name"
-UNKNOWN: Final = "correct it if it is misspelt; Nodepool ignores it, too"
-NOTHING: Final = "nothing is lost by that"
+UNKNOWN: Final = "correct the key if it is misspelt; Nodepool ignores it too"
+NOTHING: Final = "the meaning does not change"
 LEFT_OUT: Final = "# left out by 'nodelaunch config migrate': "
-ORPHANED: Final = "only providers that were left out offer this label; leave it to Nodepool's launcher, too"
+ORPHANED: Final = "only providers that were left out offer this label; leave the label to Nodepool's launcher too"
 _DASH = re.compile(r"-(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*\Z")
-"""The dash before an item, and what may be between the two."""
+"""The dash before an item, with the space and comments between the two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """The outcome."""
+    """The result of a migration."""
 
     text: str
     left_out: tuple[ConfigProblem, ...]
-    """What could not be carried over, where it stood."""
+    """The keys that could not be converted, at their positions in the old text."""
     changed: tuple[ConfigProblem, ...]
-    """What is written in another way."""
+    """The keys that are written differently."""
     warnings: tuple[ConfigProblem, ...]
-    """What the new text is still warned of, at its places there."""
+    """The warnings about the new text, at their positions there."""
 
 
 def migrate(
@@ -50,11 +49,11 @@ def migrate(
     environ: Mapping[str, str] | None = None,
     new_name: str = "",
 ) -> Migrated:
-    """The configuration in *path*, as one for nodelaunch; *secure* is looked at, and stays as it is.
+    """Return the configuration in *path*, converted for nodelaunch; *secure* is read, and not changed.
 
-    *new_name*: of the file that the text is for; it stands in warnings.
+    *new_name*: the name of the new file, for warnings.
 
-    Raises: ConfigError with what nobody but its author can put right.
+    Raises: ConfigError with the problems that only the author can correct.
     """
     variables = os.environ if environ is None else environ
     source = read_source(os.fspath(path), variables, with_spans=True)
@@ -85,7 +84,7 @@ def migrate(
 
 
 def _with_advice(problem: ConfigProblem, remedy: Remedy, data: Any) -> ConfigProblem:
-    """*problem*, and what its author can do about what is left out."""
+    """Return *problem* with advice on the key that is left out."""
     if _at(data, remedy.place) is None:
         advice = NOTHING
     elif remedy.place[0] == "labels" and len(remedy.place) == 2:
@@ -100,12 +99,12 @@ def _sorted(problems: Iterable[ConfigProblem]) -> tuple[ConfigProblem, ...]:
 
 
 def _beyond_us(outcome: Source, path: str | os.PathLike[str]) -> ConfigProblem:
-    """Why the text could not be edited."""
+    """Return the problem that the text could not be edited."""
     reason = f" ({outcome.problems[0].message})" if outcome.problems else ""
     return ConfigProblem(
         os.fspath(path), 0, 0,
-        "an anchor of what has to be left out or changed is used elsewhere, or something there spans lines in a way"
-        f" that can't be edited{reason}; write out what the aliases stand for, and try again",
+        "a key that has to be left out or changed has an anchor that is used elsewhere, or spans lines in a way that"
+        f" can't be edited{reason}; replace the aliases by their values, and try again",
     )  # fmt: skip
 
 
@@ -113,7 +112,7 @@ def _beyond_us(outcome: Source, path: str | os.PathLike[str]) -> ConfigProblem:
 
 
 def _for_orphans(source: Source, data: Any, remedies: Iterable[Remedy]) -> Iterator[tuple[ConfigProblem, Remedy]]:
-    """Leave out labels that only the providers that are left out offer."""
+    """Yield remedies that leave out labels which only left-out providers offer."""
     dropped = {remedy.place for remedy in remedies if remedy.action == "drop"}
     gone, kept, mentioned = set[str](), set[str](), set[str]()
     for place, provider in find(data, "providers[]"):
@@ -142,7 +141,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _remedied(data: Any, remedies: Iterable[Remedy]) -> Any:
-    """A copy of *data* as it has to be."""
+    """Return a copy of *data* with all *remedies* applied."""
     by_place = {remedy.place: remedy for remedy in remedies if remedy.action != "set"}
     new = {remedy.place: remedy.value for remedy in remedies if remedy.action == "set"}
     return _copied(data, (), by_place, new)
@@ -169,7 +168,7 @@ def _copied(value: Any, place: Place, by_place: Mapping[Place, Remedy], new: Map
 
 
 def _at(data: Any, place: Place) -> Any:
-    """What is at *place*; None: nothing."""
+    """Return the value at *place*; None: there is none."""
     for step in place:
         if isinstance(data, dict):
             data = data.get(step)
@@ -189,7 +188,7 @@ class _Edit:
 
 
 class _Editor:
-    """Makes the edits of remedies to the text of one source."""
+    """Applies remedies to the text of one source."""
 
     def __init__(self, source: Source) -> None:
         self._text = source.text
@@ -199,7 +198,7 @@ class _Editor:
             self._siblings.setdefault(span.within, []).append(span)
 
     def edited(self, remedies: Iterable[tuple[str, Remedy]]) -> str:
-        """The text with all of *remedies*, each with its reason."""
+        """Return the text with all *remedies* applied, each with its reason."""
         drops: dict[Span, str] = {}
         edits: list[_Edit] = []
         for reason, remedy in remedies:
@@ -223,7 +222,7 @@ class _Editor:
         )
 
     def _applied(self, edits: Iterable[_Edit]) -> str:
-        """What overlaps is taken together: only what is deleted does."""
+        """Return the text with *edits*; overlapping edits, which are always deletions, are merged."""
         done, taken = [], 0
         for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
             if edit.end <= taken and edit.start < taken:
@@ -303,7 +302,7 @@ class _Editor:
             yield _Edit(line, _begin(heir), before)
 
     def _emptied(self, span: Span) -> Iterator[_Edit]:
-        """Say that nothing is left of a mapping or list."""
+        """Yield the edit that leaves an empty mapping or list."""
         for outer in self._spans.values():
             if outer.start == span.within and outer.key is not None:
                 colon = self._text.index(":", outer.key[1]) + 1
@@ -331,5 +330,5 @@ def _is_own(edit: _Edit, span: Span) -> bool:
 
 
 def _short(message: str) -> str:
-    """A complaint without the list of what is allowed, with which it ends."""
+    """Return a message without the list of allowed names at its end."""
     return re.split(r";? (?:allowed|allowed here|installed): ", " ".join(message.split()))[0]

@@ -1,8 +1,8 @@
-"""What may stand in the configuration: frozen pydantic models with kebab-case keys, unknown keys refused.
+"""The models of the configuration: frozen pydantic models with kebab-case keys that refuse unknown keys.
 
-Every check that needs one value or one mapping is made here. What has to differ, to agree or to exist across mappings
-is only *said* here, as `Unique`, `Alike` and `Reference` rules; config/file.py checks them, and knows where in a file a
-thing stands. A driver's own keys are in its package, as subclasses of `ProviderConfig` and `PoolConfig`.
+The models check single values and single mappings. Rules across mappings are declared here, as `Unique`, `Alike` and
+`Reference`, and checked in config/file.py, which knows the position of each value. A driver's own keys are in its
+package, as subclasses of `ProviderConfig` and `PoolConfig`.
 Source of names, defaults and units: Nodepool 11.
 """
 
@@ -38,11 +38,11 @@ from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
 VOLUMES, VOLUME_GB = "volumes", "volume-gb"
 DEFAULT_DRIVER = "openstack"
-"""Of a provider that names none, unless its name has this beginning. Source: Nodepool 11."""
+"""The driver of a provider that names none, unless its name begins with `FAKE_PREFIX`. Source: Nodepool 11."""
 FAKE_PREFIX, FAKE_DRIVER = "fake", "fake"
 
 Place = tuple[str | int, ...]
-"""Where something is in a file's data: the keys and list indexes on the way to it."""
+"""The path to a value in a file's data: keys and list indexes."""
 
 
 # -- kinds of values ------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise PydanticCustomError("no_home", "the home directory that ~ stands for is not known") from None
+        raise PydanticCustomError("no_home", "the home directory for ~ is not known") from None
 
 
 def _path_part(name: str) -> str:
@@ -69,10 +69,10 @@ def _path_part(name: str) -> str:
 
 Text = Annotated[StrictStr, Field(min_length=1)]
 Name = Annotated[Text, AfterValidator(_path_part), Field(json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^/\n]+$"})]
-"""Part of a path in the store."""
+"""A name that becomes part of a path in the store."""
 Count = Annotated[StrictInt, Field(ge=0)]
 AnyCount = StrictInt
-"""May be negative: Nodepool takes zero and below as 'none'."""
+"""A number that may be negative: for Nodepool, zero and below mean none."""
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Seconds = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
@@ -85,7 +85,7 @@ OneOrMoreTexts = Annotated[
 
 
 def _somebody(value: Any) -> Any:
-    """No list, or one with nothing in it, would be taken for the opposite of what was meant by half its readers."""
+    """Refuse an empty list: it could be read as "no tenant" or as "every tenant"."""
     if value is None or value in ([], ()):
         raise PydanticCustomError("nobody_allowed", "names no tenant; leave the key out to allow every tenant")
     return value
@@ -93,14 +93,14 @@ def _somebody(value: Any) -> Any:
 
 SomeTexts = Annotated[tuple[Text, ...], Field(min_length=1)]
 Tenants = Annotated[SomeTexts | None, BeforeValidator(_somebody, json_schema_input_type=SomeTexts)]
-"""The tenants that may use something; where the key is left out, None: everybody."""
+"""The tenants that may use a pool, label or machine; None if the key is left out: all tenants."""
 Attributes = dict[StrictStr, Any]
 LocalPath = Annotated[Path, AfterValidator(_expanded)]
-"""``~`` is the user's home; a relative one starts at the working directory of the process."""
+"""A path: ``~`` is the user's home; a relative path starts at the working directory of the process."""
 
 
 class Model(BaseModel):
-    """Base of all models here."""
+    """Base of all models of the configuration."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
@@ -110,7 +110,7 @@ class Model(BaseModel):
     )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """As its base has it, without what is given in confidence."""
+        """Return the fields for ``repr``, without secrets."""
         kind = type(self)
         for name, value in super().__repr_args__():
             info = kind.model_fields.get(name or "")
@@ -120,9 +120,9 @@ class Model(BaseModel):
 
 
 def _is_confidential(said: Any) -> bool:
-    """Whether what is *said* of a field, or of the others that a model takes, marks any of it as secret.
+    """Return True if *said*, the schema of a field or of a model's extra fields, marks it as secret.
 
-    Models within hide what is theirs.
+    Nested models hide their own secrets.
     """
     if isinstance(said, dict):
         inner = said.get("additionalProperties")
@@ -139,9 +139,9 @@ def _is_confidential(said: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Within each *scope*, the *items* have to differ in *keys*; without keys, the items themselves have to.
+    """Within each *scope*, the *items* have to differ in *keys*; without keys, the items themselves have to differ.
 
-    A key that an item leaves out counts with its value in *defaults*.
+    A key that an item leaves out has its value in *defaults*.
     """
 
     what: str
@@ -153,7 +153,8 @@ class Unique:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Each value *at* has to be among those that *to* names; *to* starts with a slash if it is the whole file's."""
+    """Each value *at* has to be a value that *to* names; *to* starts with a slash if it is a path from the top of the
+    file."""
 
     what: str
     at: str
@@ -162,9 +163,9 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """Those of the *items* that have the same value *by* one key have to have the same in the *keys*, too.
+    """*Items* with the same value of the key *by* have to have the same values of *keys*.
 
-    A key that an item leaves out counts with its default, which stands behind it.
+    A key that an item leaves out has its default, which is given with the key.
     """
 
     items: str
@@ -173,7 +174,7 @@ class Alike:
 
 
 TOP_LABELS: Final = "/labels[].name"
-"""What a driver's references to labels lead to; they also tell which labels a provider offers."""
+"""The target of a driver's references to labels; these references also say which labels a provider offers."""
 TOP_DISKIMAGES: Final = "/diskimages[].name"
 
 
@@ -198,7 +199,7 @@ class ZooKeeperServer(Model):
     host: Annotated[Text, AfterValidator(_bare_host)]
     """Name or address; an IPv6 address with or without brackets."""
     port: Port = 2281
-    """TLS, as Nodepool has it in code."""
+    """Port; the default is the TLS port, as in Nodepool's code."""
     chroot: Annotated[StrictStr, AfterValidator(_znode_path)] = ""
 
 
@@ -209,7 +210,7 @@ class ZooKeeperTls(Model):
     key: Text
     ca: Text
     check_host_name: StrictBool = False
-    """Whether a server's certificate has to name the host that it was reached by."""
+    """True: a server's certificate has to name the configured host."""
 
 
 def _no_colon(name: str) -> str:
@@ -219,12 +220,12 @@ def _no_colon(name: str) -> str:
 
 
 class ZooKeeperAuth(Model):
-    """Who we are to ZooKeeper by its scheme ``digest``; TLS certificates need nothing here."""
+    """User and password for ZooKeeper's scheme ``digest``; not needed with TLS certificates."""
 
     user: Annotated[Text, AfterValidator(_no_colon)]
     password: Annotated[SecretStr, Field(min_length=1)] | None = None
     password_file: Text | None = None
-    """A file with the password as its first line."""
+    """A file whose first line is the password."""
 
     @model_validator(mode="after")
     def _one_password(self) -> Self:
@@ -234,13 +235,13 @@ class ZooKeeperAuth(Model):
 
 
 class ZooKeeperAcl(Model):
-    """One entry of the access control list that everything we create has."""
+    """One entry of the access control list of each znode that nodelaunch creates."""
 
     scheme: Literal["auth", "digest", "x509", "ip", "sasl", "world"]
-    """``auth``: whoever this launcher is to ZooKeeper, by certificate and by `ZooKeeperAuth`."""
+    """``auth``: this launcher's own identity, from its certificate and from `ZooKeeperAuth`."""
     id: StrictStr = ""
     permissions: Annotated[StrictStr, Field(pattern=r"^[cdrwa]+$")] = "cdrwa"
-    """Create and delete children, read, write, administer."""
+    """c: create children, d: delete children, r: read, w: write, a: administer."""
 
     @model_validator(mode="after")
     def _has_its_id(self) -> Self:
@@ -251,7 +252,7 @@ class ZooKeeperAcl(Model):
 
 
 def default_store_path() -> Path:
-    """Where the embedded store lives when the configuration doesn't say; a user without a home has it in /var/lib."""
+    """Return the default path of the embedded store; for a user without a home, a path in /var/lib."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     try:
         folder = Path(state).expanduser()
@@ -261,7 +262,7 @@ def default_store_path() -> Path:
 
 
 def _listening(address: str) -> str:
-    """Names are looked up when a launcher starts."""
+    """Check the form of an address; a name is resolved when the launcher starts."""
     if any(character in address for character in "/[] "):
         is_right = False
     elif ":" in address:
@@ -292,7 +293,7 @@ class WebappConfig(Model):
     port: Annotated[StrictInt, Field(ge=0, le=65535)] = 8005
     listen_address: ListenAddress = Field(default="0.0.0.0", alias="listen_address")  # noqa: S104  Nodepool's default
     token_file: Text | None = None
-    """A file with the tokens that requests and actions over HTTP need, one a line; none: there are no such."""
+    """A file with the tokens for requests and actions over HTTP, one per line; without it, these are disabled."""
 
 
 # -- labels, tenants, images ----------------------------------------------------------------------------------------
@@ -301,13 +302,13 @@ class WebappConfig(Model):
 class LabelConfig(Model):
     name: Text
     min_ready: AnyCount = 0
-    """Ready, unallocated nodes to keep, over all providers; zero and below: none."""
+    """Number of ready, unallocated nodes to keep, over all providers; zero and below: none."""
     max_ready_age: Count = 0
     """Seconds after which an unused ready node is deleted; 0: never."""
 
 
 class TenantLimits(Model):
-    """What one tenant may use at a time; unknown keys are names of further resources."""
+    """The limits of one tenant; other keys are names of further resources."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Count]
@@ -331,14 +332,14 @@ def _release(value: Any) -> Any:
 
 
 class DiskImageConfig(Model):
-    """A builder's image. A launcher reads the names and how to log in; the rest is the builder's.
+    """An image of a builder. A launcher reads its names and its login; the other keys are for the builder.
 
-    In a `Config`, what an image leaves out is as its parent has it; elements and env-vars add to the parent's.
+    In a `Config`, an image inherits the keys it leaves out from its parent; elements and env-vars add to the parent's.
     """
 
     name: Name
     abstract: StrictBool = False
-    """Only there to be a parent."""
+    """True: the image only serves as a parent of other images."""
     parent: Text | None = None
     username: Text = "zuul"
     python_path: Text = "auto"
@@ -358,7 +359,7 @@ class DiskImageConfig(Model):
     metadata: Attributes = Field(default_factory=dict)
 
     def below(self, parent: DiskImageConfig) -> DiskImageConfig:
-        """This image with what it takes over from *parent*."""
+        """Return this image with the keys that it inherits from *parent*."""
         own = {"name", "abstract", "parent"}
         taken = {name: getattr(parent, name) for name in parent.model_fields_set - self.model_fields_set - own}
         elements, env_vars = parent.elements + self.elements, {**parent.env_vars, **self.env_vars}
@@ -368,7 +369,7 @@ class DiskImageConfig(Model):
 
 @dataclass(frozen=True, slots=True)
 class DiskImageLogin:
-    """How to log in to a machine of an image that nothing more is known of."""
+    """The default login for a machine of an image."""
 
     username: str = "zuul"
     python_path: str = "auto"
@@ -380,13 +381,13 @@ class DiskImageLogin:
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """How a provider's launches are tried. ``retries`` is the number of attempts in all."""
+    """The retries and timeouts of a provider's launches. ``retries`` is the total number of attempts."""
 
     retries: int = 3
     timeout_s: float = 3600.0
-    """For one attempt, from the first call to the cloud until the node is recorded ready."""
+    """The time for one attempt, from the first call to the cloud until the node is recorded ready."""
     boot_timeout_s: float = 60.0
-    """For the machine to answer on its connection port once the cloud says it runs."""
+    """The time for a running machine to answer on its connection port."""
 
 
 def allowed(tenants: tuple[str, ...] | None) -> Allowed:
@@ -394,7 +395,7 @@ def allowed(tenants: tuple[str, ...] | None) -> Allowed:
 
 
 class PoolLabel(Model):
-    """What the labels of pools have, where they are mappings."""
+    """The keys of a pool's label that is a mapping."""
 
     name: Text
     allowed_tenants: Tenants = None
@@ -402,38 +403,38 @@ class PoolLabel(Model):
 
 
 class PoolConfig(Model):
-    """What every driver's pools have."""
+    """The keys that the pools of every driver have."""
 
     name: Name
     max_servers: AnyCount | None = None
-    """Zero and below: the pool declines everything."""
+    """Most nodes of the pool; zero and below: the pool declines every request."""
     priority: StrictInt | None = None
-    """Smaller goes first; default: the provider's."""
+    """Pools with smaller numbers serve requests first; default: the provider's priority."""
     node_attributes: Attributes | None = None
-    """Copied into each node's record."""
+    """Attributes that are copied into each node's record."""
     allowed_tenants: Tenants = None
     """Tenants whose requests may use the pool; left out: all, and requests without a tenant."""
 
     @property
     def tenants(self) -> Allowed:
-        """Who may use the pool."""
+        """Return the tenants that may use the pool."""
         return allowed(self.allowed_tenants)
 
     def tenants_of(self, label: str) -> Allowed:
-        """Who of these may use *label* here."""
+        """Return the tenants of the pool that may use *label* in it."""
         labels: tuple[object, ...] = getattr(self, "labels", ())
         found = (each for each in labels if isinstance(each, PoolLabel) and each.name == label)
         return next((allowed(each.allowed_tenants) for each in found), None)
 
     @property
     def machine_tenants(self) -> Mapping[tuple[str, str | None, int], Allowed]:
-        """Who of these may use which machine, where machines exist already and are not for all: by name, user and
-        connection port."""
+        """Return the tenants that may use each machine with allowed-tenants of its own, by name, user and connection
+        port; only drivers of existing machines have any."""
         return {}
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The labels the pool offers, each once."""
+        """Return the labels that the pool offers, each once."""
         return ()
 
     def limits(self) -> Limits:
@@ -445,36 +446,36 @@ class PoolConfig(Model):
 
     @property
     def zones(self) -> tuple[str, ...]:
-        """Availability zones to choose from; none: the driver's choice."""
+        """Return the availability zones to choose from; empty: the driver chooses."""
         return ()
 
     @property
     def zoning(self) -> Literal["together", "spread", "none"]:
-        """Whether the nodes of a request share a zone, have one drawn each, or none is asked for."""
+        """Return how zones are chosen: one for all nodes of a request, one for each node at random, or none."""
         return "together"
 
 
 class ProviderConfig(Model):
-    """What every driver's providers have. A driver's subclass narrows ``pools``, and adds its rules."""
+    """The keys that the providers of every driver have. A driver's subclass narrows ``pools``, and adds rules."""
 
     must_differ: ClassVar[tuple[Unique, ...]] = (Unique("pool", "pools[]"),)
-    """Seen from the provider's mapping."""
+    """Rules whose paths start at the provider's mapping."""
     must_exist: ClassVar[tuple[Reference, ...]] = ()
-    """Seen from the provider's mapping. Say here where labels are named, with `TOP_LABELS`."""
+    """Rules whose paths start at the provider's mapping. Name the places of labels here, with `TOP_LABELS`."""
     must_agree: ClassVar[tuple[Alike, ...]] = ()
-    """Seen from the provider's mapping."""
+    """Rules whose paths start at the provider's mapping."""
     old_names: ClassVar[Mapping[str, str]] = {}
-    """Pattern of a key that is accepted with a warning, and the name it should have."""
+    """Patterns of old keys, which are accepted with a warning, and their new names."""
 
     name: Name
     driver: Text
     max_concurrency: StrictInt = -1
-    """Launches at a time; negative: any number. 0: the provider takes no requests, and declines none."""
+    """Most launches at the same time; negative: no limit. 0: the provider takes no requests, and declines none."""
     priority: StrictInt | None = None
     isolation: Literal["inline", "process"] = "inline"
-    """Whether a driver written in Python runs in the launcher, or in a process of its own."""
+    """inline: a driver written in Python runs in the launcher; process: it runs in its own process."""
     pass_environment: Texts = ()
-    """Names of environment variables that a driver's process gets besides a few usual ones."""
+    """Names of further environment variables that a driver's process gets, besides a few standard ones."""
     pools: tuple[PoolConfig, ...] = ()
 
     @property
@@ -483,20 +484,19 @@ class ProviderConfig(Model):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files whose contents count as part of the provider's configuration: when one changes, its driver is made
-        anew."""
+        """Return the files that are part of the provider's configuration: when one changes, the driver restarts."""
         return ()
 
     def pool_priority(self, pool: PoolConfig) -> int:
-        """The pool's priority, else the provider's, else 100."""
+        """Return the pool's priority, or the provider's, or 100."""
         return next((p for p in (pool.priority, self.priority) if p is not None), 100)
 
 
 class LaunchingProviderConfig(ProviderConfig):
-    """A provider whose driver makes its machines."""
+    """A provider whose driver creates its machines."""
 
     launch_retries: Annotated[StrictInt, Field(ge=1)] = 3
-    """Attempts in all."""
+    """Total number of attempts to launch a node."""
     launch_timeout: Seconds = 3600.0
     boot_timeout: Seconds = 60.0
 
@@ -509,25 +509,25 @@ class LaunchingProviderConfig(ProviderConfig):
 
 
 class StoreConfig(Model):
-    """What a configuration says about the store: where it is, and how to get in."""
+    """The store part of a configuration: the address of the store, and its authentication."""
 
     must_differ: ClassVar[tuple[Unique, ...]] = (
         Unique("server", "zookeeper-servers[]", ("host", "port"), defaults={"port": 2281}),
     )
 
     zookeeper_servers: tuple[ZooKeeperServer, ...] = ()
-    """None: the embedded store is used."""
+    """The ZooKeeper servers; empty: the embedded store is used."""
     zookeeper_tls: ZooKeeperTls | None = None
     zookeeper_auth: ZooKeeperAuth | None = None
     zookeeper_acl: tuple[ZooKeeperAcl, ...] = ()
-    """Of what we create; none: anybody may do anything with it, which Zuul and Nodepool write."""
+    """Access control list of new znodes; empty: every client may do everything, as with Zuul and Nodepool."""
     zookeeper_timeout: Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)] = 10.0
     """Session timeout, seconds."""
     embedded_store: EmbeddedStoreConfig = Field(default_factory=EmbeddedStoreConfig)
 
     @property
     def chroot(self) -> str:
-        """The one chroot of the ensemble, with a leading slash, or nothing."""
+        """Return the chroot of the ensemble with a leading slash, or an empty text."""
         return next(
             (f"/{path}" for path in (server.chroot.strip("/") for server in self.zookeeper_servers) if path), ""
         )
@@ -538,7 +538,7 @@ def _own_webapp() -> WebappConfig:
 
 
 class Config(StoreConfig):
-    """One configuration. Made by `nodelaunch.load_config`, which also checks the rules across it."""
+    """One configuration. `nodelaunch.load_config` makes it, and checks the rules across its mappings."""
 
     must_differ: ClassVar[tuple[Unique, ...]] = (
         Unique("label", "labels[]"),
@@ -555,9 +555,9 @@ class Config(StoreConfig):
     diskimages: tuple[DiskImageConfig, ...] = ()
     tenant_resource_limits: tuple[TenantLimits, ...] = ()
     max_hold_age: AnyCount = 0
-    """Seconds a node may be held; zero and below: no limit of ours."""
+    """Most seconds that a node may be held; zero and below: no limit."""
     webapp: WebappConfig = Field(default_factory=_own_webapp)
-    """Left out: this machine only. Nodepool's default is for those who give it."""
+    """HTTP; left out: HTTP listens on this machine only. Nodepool's default applies if the key is given."""
     elements_dir: StrictStr | None = None
     images_dir: StrictStr | None = None
     build_log_dir: StrictStr | None = None
@@ -566,7 +566,7 @@ class Config(StoreConfig):
     @field_validator("diskimages")
     @classmethod
     def _with_parents(cls, images: tuple[DiskImageConfig, ...]) -> tuple[DiskImageConfig, ...]:
-        """Each image with what its ancestors say. A parent that is not there, or comes twice, ends the line."""
+        """Return each image with the keys of its ancestors. A missing parent, or a cycle, ends the chain."""
         by_name = {image.name: image for image in images}
         return tuple(_inherited(image, by_name) for image in images)
 

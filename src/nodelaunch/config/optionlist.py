@@ -1,7 +1,4 @@
-"""The options in a JSON Schema as a list for people: key, kind of value, default, meaning.
-
-What does *not* belong here: where the schema comes from, and printing.
-"""
+"""The options in a JSON Schema as a readable list: key, kind of value, default, meaning."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any, Final
 Schema = Mapping[str, Any]
 
 MAX_DEPTH: Final = 6
-"""Of mappings within mappings that are listed."""
+"""The most levels of nested mappings that are listed."""
 _WORDS: Final = {
     "string": "text",
     "integer": "integer",
@@ -27,19 +24,19 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One key that may stand in a configuration."""
+    """One key of a configuration."""
 
     key: str
-    """With the keys around it, as in ``disks[].size``."""
+    """The key with its outer keys, as in ``disks[].size``."""
     kind: str
-    """Of value, in words."""
+    """The kind of its value, as text."""
     default: str
-    """As it would be written; ``required`` where there is none to be; empty where it isn't told."""
+    """The default as YAML; ``required`` if the key is required; empty if the schema gives no default."""
     meaning: str
 
 
 def options_in(schema: Schema) -> list[Option]:
-    """The options that *schema* describes, those of mappings within it behind their key."""
+    """Return the options in *schema*; the options of a nested mapping follow its key."""
     return list(_options(schema, schema.get("$defs", {}), "", 0))
 
 
@@ -57,7 +54,7 @@ def _options(schema: Schema, defs: Schema, before: str, depth: int) -> Iterator[
 
 
 def _resolved(option: Any, defs: Schema) -> Schema:
-    """*option* with what it refers to; a key that is given beside goes first."""
+    """Return *option* with its reference resolved; its own keys take precedence."""
     if not isinstance(option, Mapping):
         return {}
     name = str(option.get("$ref", "")).rpartition("/")[2]
@@ -65,7 +62,7 @@ def _resolved(option: Any, defs: Schema) -> Schema:
 
 
 def _inner(option: Schema, defs: Schema) -> tuple[str, Schema | None]:
-    """The mapping that *option* is, may be, or has for items, if it says what is in it."""
+    """Return the schema of the mapping that *option* is, may be, or has as items, if it lists keys."""
     for each in (option, *option.get("anyOf", ()), *option.get("oneOf", ())):
         resolved = _resolved(each, defs)
         if resolved.get("properties"):

@@ -1,9 +1,8 @@
-"""Reads one YAML file into plain data, and keeps where each key and value of it stands.
+"""Reads one YAML file into plain data, and records the position of each key and value.
 
-YAML is read as Nodepool's reader does (version 1.1: ``yes`` is true). Before that, ``%(NODEPOOL_X)`` is replaced by
-that environment variable's text, whatever it has in it, line breaks too; positions are those in the file as written.
-What came from the environment or from a file of secrets is *hidden*: its place is noted, and no message shows it.
-What does *not* belong here: which keys there may be, and what they mean.
+YAML is read as by Nodepool (version 1.1: ``yes`` is true). Before that, ``%(NODEPOOL_X)`` is replaced by the text of
+that environment variable, including line breaks; positions are those in the original file. Values from the environment
+or from a file of secrets are *hidden*: their places are recorded, and no message shows them.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from nodelaunch.config.variables import Position, Text, not_replaced, substitute
 from nodelaunch.errors import ConfigProblem
 
 MAX_DEPTH = 50
-"""Nesting of a configuration; a deeper one is a mistake."""
+"""The deepest nesting of a configuration; deeper nesting is an error."""
 MAX_VALUES = 200_000
-"""Values in a configuration, aliases written out; more are a mistake, or an attack by aliases of aliases."""
+"""The most values in a configuration, with aliases expanded; more are an error, or an attack by aliases of aliases."""
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _CORE = "tag:yaml.org,2002:"
 _NO_TAGS = "YAML tags (!...) have no meaning here; write the value itself"
@@ -42,32 +41,32 @@ _SCALAR_TAGS = {f"{_CORE}{name}" for name in ("str", "int", "float", "bool", "nu
 
 @dataclass
 class Source:
-    """A file's data, where all of it stands, and what was found to be wrong with it."""
+    """A file's data with the positions of its values, and its problems."""
 
     path: str
     is_secret: bool = False
     text: str = ""
-    """As in the file."""
+    """The text of the file."""
     data: dict[str, Any] | None = None
-    """None where the file can't be read."""
+    """The data; None if the file can't be read."""
     values: dict[Place, Position] = field(default_factory=dict)
     keys: dict[Place, Position] = field(default_factory=dict)
     hidden: set[Place] = field(default_factory=set)
     """Places whose value must not be shown."""
     hidden_keys: set[Place] = field(default_factory=set)
-    """Places whose key must not be shown; those of a secret file may be, once they are known to be keys we have."""
+    """Places whose key must not be shown; a key in a secret file may be shown if it is a known key."""
     unresolved: set[Place] = field(default_factory=set)
-    """Places whose value could not be made out; whatever else is wrong there says nothing."""
+    """Places whose value could not be determined; further problems there are not reported."""
     troubled: set[Position] = field(default_factory=set)
     problems: list[ConfigProblem] = field(default_factory=list)
     warnings: list[ConfigProblem] = field(default_factory=list)
     remedies: list[tuple[ConfigProblem, Remedy]] = field(default_factory=list)
-    """What can be done about problems and warnings."""
+    """Remedies for problems and warnings."""
     spans: dict[Place, Span] | None = None
-    """Known only where they were asked for."""
+    """The spans of values; None if they were not requested."""
 
     def position(self, place: Place, *, of_key: bool = False) -> Position:
-        """Where *place* is written, or the nearest thing around it that is."""
+        """Return the position of *place*, or of the nearest value around it that has one."""
         if of_key and place in self.keys:
             return self.keys[place]
         while place and place not in self.values:
@@ -83,7 +82,7 @@ class Source:
         first_only: bool = False,
         remedy: Remedy | None = None,
     ) -> None:
-        """Note a problem; *first_only*: unless there is one at that position already."""
+        """Add a problem; *first_only*: unless that position already has one."""
         position = self.position(place, of_key=of_key)
         if place not in self.unresolved and not (first_only and position in self.troubled):
             self.complain_at(position, message)
@@ -108,11 +107,11 @@ class Source:
         return place in self.hidden
 
     def is_elsewhere(self, place: Place) -> bool:
-        """Whether *place* came from another file."""
+        """Return True if *place* is from another file."""
         return self.position(place).file != self.path
 
     def graft(self, other: Source, old: Place, new: Place) -> None:
-        """Note what is known of *old* and all below it in *other* as that of *new* in here."""
+        """Copy positions and flags of *old* and everything below it in *other* to *new* in this source."""
         for mine, theirs in ((self.values, other.values), (self.keys, other.keys)):
             mine.update({(*new, *place[len(old) :]): at for place, at in theirs.items() if place[: len(old)] == old})
         for marked, theirs_marked in (
@@ -123,7 +122,7 @@ class Source:
             marked.update({(*new, *place[len(old) :]) for place in theirs_marked if place[: len(old)] == old})
 
     def rename(self, old: Place, new: Place) -> None:
-        """Note what is known of the single value at *old* as that of *new*."""
+        """Move position and flags of the single value at *old* to *new*."""
         self.values[new], self.keys[new] = self.position(old), self.position(old, of_key=True)
         for marked in (self.hidden, self.unresolved):
             if old in marked:
@@ -140,9 +139,9 @@ def read_source(
     with_spans: bool = False,
     only: Collection[str] | None = None,
 ) -> Source:
-    """The YAML file at *path*; with *only*, what it says of these top-level keys, whatever the rest is.
+    """Read the YAML file at *path*; with *only*, just these top-level keys, even if the rest is broken.
 
-    Nothing is raised for what is wrong with it: that is in ``problems``.
+    Errors in the file are not raised: they are in ``problems``.
     """
     source = Source(path, is_secret, spans={} if with_spans else None)
     try:
@@ -170,7 +169,7 @@ def read_source(
 
 
 def read_text(path: str, text: str, environ: Mapping[str, str]) -> Source:
-    """The YAML in *text*, which is that of *path*, with the spans of its values."""
+    """Read the YAML in *text*, the text of *path*, with the spans of its values."""
     return _parsed(Source(path, spans={}), text, environ)
 
 
@@ -184,7 +183,7 @@ def _parsed(source: Source, original: str, environ: Mapping[str, str]) -> Source
 
 
 class _Parser:
-    """Turns text into plain data, and notes where each key and value stands."""
+    """Turns text into plain data, and records the position of each key and value."""
 
     def __init__(self, source: Source, text: Text) -> None:
         self.source = source
@@ -263,7 +262,7 @@ class _Parser:
         return self._mapping(node, place) if isinstance(node, MappingNode) else self._sequence(node, place)
 
     def _note(self, node: Node, place: Place) -> None:
-        """Keep where *node*, the value of *place*, stands, and what its text owes to variables."""
+        """Record the position of *node*, the value of *place*, and whether variables are part of its text."""
         self.values += 1
         if self.values > MAX_VALUES:
             raise _TooManyValuesError
@@ -275,7 +274,7 @@ class _Parser:
         self._note_patches(node, place, self.source.hidden)
 
     def _note_patches(self, node: Node, place: Place, hidden: set[Place]) -> None:
-        """Put *place* among the *hidden* if variables made its text, and tell what is wrong with them."""
+        """Add *place* to *hidden* if variables are part of its text, and report problems of these variables."""
         patches = self.text.patches_in(node.start_mark.index, node.end_mark.index)
         if patches:
             hidden.add(place)
@@ -285,7 +284,7 @@ class _Parser:
                 self.source.unresolved.add(place)
 
     def _give_up(self, node: Node, place: Place, message: str) -> None:
-        """Complain of *node*, from which the value of *place* can't be made out."""
+        """Report *node*, from which the value of *place* can't be determined."""
         self._complain(node, message)
         self.source.unresolved.add(place)
 
@@ -302,7 +301,9 @@ class _Parser:
             return self.yaml.constructor.construct_document(node)  # which keeps nothing of the node
         except (ConstructorError, ValueError):
             kind = str(node.tag).removeprefix(_CORE)
-            return self._give_up(node, place, f"looks like a YAML {kind} but is none; put it in quotes if it is text")
+            return self._give_up(
+                node, place, f"looks like a YAML {kind}, but is invalid; put it in quotes if it is text"
+            )
 
     def _sequence(self, node: CollectionNode, place: Place) -> list[Any] | None:
         if not self._may_enter(node, place):
@@ -326,13 +327,13 @@ class _Parser:
 
     def _may_enter(self, node: Node, place: Place) -> bool:
         if any(node is outer for outer in self.within):
-            self._give_up(node, place, "this contains itself, by way of an alias")
+            self._give_up(node, place, "this value contains itself, through an alias")
         elif str(node.tag) not in _COLLECTION_TAGS:
             self._give_up(node, place, _NO_TAGS)
         return place not in self.source.unresolved
 
     def _merged(self, node: MappingNode) -> Iterator[MappingNode]:
-        """What ``<<`` names, the weakest first: of a list the first wins, of several ``<<`` the last, as in PyYAML."""
+        """Yield the mappings of ``<<``, weakest first. PyYAML: the first in a list wins, the last of several ``<<``."""
         for value in (value for key, value in node.value if str(key.tag) == _MERGE_TAG):
             for item in reversed(value.value) if isinstance(value, SequenceNode) else [value]:
                 if isinstance(item, MappingNode):
@@ -354,7 +355,7 @@ class _Parser:
                 self._complain(key_node, self._twice(here))
             result[key] = self._value(value_node, here)
             self.source.keys[here] = self.text.position(key_node.start_mark.index)
-            if value_node.start_mark.index == value_node.end_mark.index:  # nothing: it may seem to be lines below
+            if value_node.start_mark.index == value_node.end_mark.index:  # an empty value: its mark may be lines below
                 self.source.values[here] = self.source.keys[here]
             self._note_patches(key_node, here, self.source.hidden_keys)
             if self.source.spans is not None:
@@ -372,12 +373,12 @@ class _Parser:
     def _twice(self, place: Place) -> str:
         is_hidden = self.source.is_secret or place in self.source.hidden_keys
         shown = "this key" if is_hidden else repr(place[-1])
-        return f"{shown} is there twice; it was given in {self.source.keys[place].in_words} already"
+        return f"{shown} is given twice; it was given in {self.source.keys[place].in_words} already"
 
 
 _BLOCKS = ("|", ">")
-"""Styles of texts of several lines, such as programs, which have variables of their own."""
+"""Styles of texts of several lines, such as scripts, which have their own variables."""
 
 
 class _TooManyValuesError(Exception):
-    """Aliases of aliases made more data than anybody means to write."""
+    """The expanded aliases exceed `MAX_VALUES`."""

@@ -1,7 +1,7 @@
-"""Checks what has to differ, to agree and to exist across the mappings of a configuration.
+"""Checks the rules across the mappings of a configuration: values that have to differ, to agree or to exist.
 
-The models say so as `Unique`, `Alike` and `Reference`; all are checked on the plain data, so that one broken mapping
-hides no trouble of another. What does *not* belong here: checks that look at one value or one mapping (the models).
+The models declare them as `Unique`, `Alike` and `Reference`; all are checked on the plain data, so that a broken
+mapping does not hide problems of another one. The models check single values and single mappings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nodelaunch.config.positions import Source
 
 
 def find(data: Any, pattern: str, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """What *pattern* names in *data*, which stands at *place*; nothing where the data is of another shape."""
+    """Yield the values that *pattern* names in *data*, the value at *place*; none if the data has another shape."""
     if not pattern:
         yield place, data
         return
@@ -28,7 +28,7 @@ def find(data: Any, pattern: str, place: Place = ()) -> Iterator[tuple[Place, An
 
 
 def _items(value: Any) -> Iterator[tuple[Place, Any]]:
-    """The items of a list; a text that stands for a list of one."""
+    """Yield the items of a list; a single text is a list of one item."""
     if isinstance(value, str):
         yield (), value
     elif isinstance(value, list):
@@ -37,7 +37,7 @@ def _items(value: Any) -> Iterator[tuple[Place, Any]]:
 
 
 def check_unique(source: Source, rules: Iterable[Unique], place: Place, data: Any) -> None:
-    """Complain of what is there twice in *data*, which stands at *place*."""
+    """Report duplicates in *data*, the value at *place*."""
     for rule in rules:
         for scope_place, scope in find(data, rule.scope, place):
             _check_scope(source, rule, scope_place, scope)
@@ -52,12 +52,12 @@ def _check_scope(source: Source, rule: Unique, place: Place, scope: Any) -> None
         here = (*item_place, *rule.keys[:1])
         if identity in first:
             name = _in_words(source, rule, item_place, identity)
-            source.complain(here, f"{name} is there twice; first in {source.position(first[identity]).in_words}")
+            source.complain(here, f"{name} is given twice; first in {source.position(first[identity]).in_words}")
         first.setdefault(identity, here)
 
 
 def _identity(rule: Unique, item: Any) -> tuple[object, ...] | None:
-    """By what *item* is known; None where that is broken, which the models tell."""
+    """Return the values that identify *item*; None if they are invalid, which the models report."""
     if not rule.keys:
         return (item,) if isinstance(item, str) else None
     if not isinstance(item, dict):
@@ -76,7 +76,7 @@ def _in_words(source: Source, rule: Unique, place: Place, identity: tuple[object
 
 
 def check_alike(source: Source, rules: Iterable[Alike], place: Place, data: Any) -> None:
-    """Complain of what should be the same in *data*, which stands at *place*, and is not."""
+    """Report values that have to be equal in *data*, the value at *place*, and differ."""
     for rule in rules:
         first: dict[str, tuple[Place, dict[str, Any]]] = {}
         for at, item in find(data, rule.items, place):
@@ -88,17 +88,19 @@ def check_alike(source: Source, rules: Iterable[Alike], place: Place, data: Any)
                     here = (*at, key if key in item else rule.by)
                     name = f"this {rule.by}" if source.is_hidden((*at, rule.by)) else f"{rule.by} {shared!r}"
                     where = source.position((*before, rule.by)).in_words
-                    source.complain(here, f"{key}: has to be the same wherever {name} is; it differs from {where}")
+                    source.complain(
+                        here, f"{key}: has to be the same for each entry with {name}; this value differs from {where}"
+                    )
 
 
 def check_references(source: Source, rules: Iterable[Reference], place: Place, data: Any) -> None:
-    """Complain of names in *data*, which stands at *place*, that lead nowhere."""
+    """Report names in *data*, the value at *place*, that refer to nothing."""
     for rule in rules:
         is_top = rule.to.startswith("/")
         root_place, root = ((), source.data) if is_top else (place, data)
         home = rule.to.removeprefix("/").partition("[")[0]
         if isinstance(root, dict) and not isinstance(root.get(home), (list, type(None))):
-            continue  # the models complain of it; what it should have defined is anybody's guess
+            continue  # the models report it; the names that it should define are not known
         targets = [
             (at, name) for at, name in find(root, rule.to.removeprefix("/"), root_place) if isinstance(name, str)
         ]
@@ -112,13 +114,13 @@ def check_references(source: Source, rules: Iterable[Reference], place: Place, d
 
 
 def offered_labels(rules: Iterable[Reference], data: Any) -> set[str]:
-    """The labels a provider's *data* names."""
+    """Return the labels that a provider's *data* names."""
     named = (find(data, rule.at) for rule in rules if rule.to == TOP_LABELS)
     return {name for found in named for _, name in found if isinstance(name, str)}
 
 
 def check_abstract_images(source: Source, rules: Iterable[Reference], place: Place, data: Any) -> None:
-    """Complain of diskimages that a provider is to boot, but that are only there to be parents."""
+    """Report abstract diskimages that a provider is configured to boot."""
     images = [image for _, image in find(source.data, "diskimages[]") if isinstance(image, dict)]
     abstract = {
         name for image in images if image.get("abstract") is True and isinstance(name := image.get("name"), str)
@@ -127,11 +129,13 @@ def check_abstract_images(source: Source, rules: Iterable[Reference], place: Pla
         for at, name in find(data, rule.at, place) if rule.to == TOP_DISKIMAGES else ():
             if isinstance(name, str) and name in abstract:
                 shown = "this diskimage" if source.is_hidden(at) else f"diskimage {name!r}"
-                source.complain(at, f"{shown} is abstract: it is only a parent of others, and can't be booted")
+                source.complain(
+                    at, f"{shown} is abstract: it can only be a parent of other images, and can't be booted"
+                )
 
 
 def check_parents(source: Source) -> None:
-    """Complain of diskimages that descend from themselves."""
+    """Report diskimages that are their own ancestors."""
     images = {
         image["name"]: (place, image.get("parent"))
         for place, image in find(source.data, "diskimages[]")
@@ -151,10 +155,10 @@ def check_parents(source: Source) -> None:
 
 
 def check_store(source: Source, data: Mapping[str, Any]) -> None:
-    """Complain of doubt about where the records live."""
+    """Report contradictions in the keys about the store."""
     servers = data.get("zookeeper-servers")
     if servers and "embedded-store" in data:
-        text = "embedded-store and zookeeper-servers exclude each other; leave one of them out"
+        text = "embedded-store and zookeeper-servers can't be combined; leave one of them out"
         source.complain(("embedded-store",), text, of_key=True)
     for key in ("zookeeper-tls", "zookeeper-auth", "zookeeper-acl"):
         if data.get(key) and not servers:
@@ -162,9 +166,11 @@ def check_store(source: Source, data: Mapping[str, Any]) -> None:
     if not data.get("zookeeper-tls") and not data.get("zookeeper-auth"):
         for place, scheme in find(data, "zookeeper-acl[].scheme"):
             if scheme == "auth":
-                source.complain(place, "scheme: auth is nobody without zookeeper-auth or zookeeper-tls")
+                source.complain(place, "scheme: auth needs zookeeper-auth or zookeeper-tls")
     chroots = list(find(data, "zookeeper-servers[].chroot"))
     paths = {str(chroot).strip("/") for _, chroot in chroots} - {""}
     if len(paths) > 1:
         at, _ = next(found for found in chroots if str(found[1]).strip("/") not in ("", str(chroots[0][1]).strip("/")))
-        source.complain(at, "chroot: all servers share one; give the same one everywhere, or only at one server")
+        source.complain(
+            at, "chroot: all servers share one chroot; give the same value at each server, or only at one server"
+        )

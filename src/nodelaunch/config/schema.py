@@ -1,8 +1,7 @@
 """The whole configuration as one JSON Schema (2020-12), from the models, for editors and other checkers.
 
-A schema says what may stand in one place. What has to differ, to agree or to exist elsewhere it can't say; that, and
-what needs several keys at once, only ``nodelaunch config check`` finds. Whatever that takes, the schema takes, too.
-What does *not* belong here: which drivers there are; they are handed in.
+A schema says which values are allowed in one place. It can't express rules across mappings or between keys; only
+``nodelaunch config check`` checks these. The schema accepts every configuration that ``config check`` accepts.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ Schema = dict[str, Any]
 
 
 class OptionsSchema(GenerateJsonSchema):
-    """Schemas of models for people who write a configuration: with the docstrings of options as descriptions, without
-    titles, which would only repeat the keys."""
+    """Makes schemas for authors of a configuration: with the docstrings of options as descriptions, without titles,
+    which would only repeat the keys."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         made = super().model_schema(schema)
@@ -40,7 +39,7 @@ class OptionsSchema(GenerateJsonSchema):
             if said and option is not None:
                 option["description"] = said
         made.pop("title", None)
-        made.pop("description", None)  # of the class, which is for those who read the code
+        made.pop("description", None)  # the docstring of the class, which is for readers of the code
         return made
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  as its base has it
@@ -49,18 +48,18 @@ class OptionsSchema(GenerateJsonSchema):
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         made = super().default_schema(schema)
         if "default" in made and made["default"] in (None, [], {}):
-            del made["default"]  # says no more than that the key may be left out
+            del made["default"]  # only says that the key may be left out
         return made
 
 
 def schema_of(model: type[BaseModel], *, ref_template: str = "#/$defs/{model}") -> Schema:
-    """The schema of one model, by the keys as they are written."""
+    """Return the schema of one model, with the keys of the configuration file."""
     mode: JsonSchemaMode = "validation"
     return model.model_json_schema(by_alias=True, mode=mode, schema_generator=OptionsSchema, ref_template=ref_template)
 
 
 def without_unused(schema: Schema) -> Schema:
-    """*schema* with only those of its ``$defs`` that something in it refers to."""
+    """Return *schema* without the ``$defs`` that nothing in it refers to."""
     defs = schema.get("$defs", {})
     rest = {key: value for key, value in schema.items() if key != "$defs"}
     used: set[str] = set()
@@ -74,7 +73,7 @@ def without_unused(schema: Schema) -> Schema:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Names of the definitions that *value* refers to."""
+    """Yield the names of the definitions that *value* refers to."""
     if isinstance(value, dict):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"].removeprefix("#/$defs/")
@@ -87,16 +86,16 @@ def _references(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class DriverOptions:
-    """What the schema is told of one driver."""
+    """The driver's name and model, for the schema."""
 
     name: str
-    """As a configuration names it."""
+    """Its name in a configuration."""
     model: type[ProviderConfig]
     summary: str = ""
 
 
 def config_schema(drivers: Iterable[DriverOptions]) -> Schema:
-    """The schema of a configuration whose providers have these *drivers*."""
+    """Return the schema of a configuration whose providers have these *drivers*."""
     whole = schema_of(Config)
     defs: Schema = whole.setdefault("$defs", {})
     defs.pop("ProviderConfig", None)
@@ -104,14 +103,14 @@ def config_schema(drivers: Iterable[DriverOptions]) -> Schema:
     _allow_old_names(Config, whole, defs)
     for key, option in whole["properties"].items():
         if option.get("type") == "array":
-            option["type"] = ["array", "null"]  # a list key with nothing behind it: a warning, no error
+            option["type"] = ["array", "null"]  # a list key without a value: a warning, no error
         if key == "providers":
             option["items"] = _providers(list(drivers), defs)
     return {"$schema": DIALECT, "title": "nodelaunch configuration", **whole, "$defs": dict(sorted(defs.items()))}
 
 
 def _providers(drivers: list[DriverOptions], defs: Schema) -> Schema:
-    """The schema of one provider, whose keys depend on its driver; what that needs is put into *defs*."""
+    """Return the schema of one provider, whose keys depend on its driver; add the definitions to *defs*."""
     named = {driver.name: _add_driver(driver, defs) for driver in drivers}
     known: Schema = {"enum": sorted(named)}
     path: Schema = {"type": "string", "pattern": "/", "description": "Path of a driver's executable."}
@@ -128,7 +127,7 @@ def _providers(drivers: list[DriverOptions], defs: Schema) -> Schema:
             "else": named.get(DEFAULT_DRIVER, must_be_named),
         },
     }
-    about = f"Which driver makes its nodes; {DEFAULT_DRIVER} where the key is left out."
+    about = f"The driver that makes the nodes; default: {DEFAULT_DRIVER}."
     return {
         "type": "object",
         "properties": {"name": {"type": "string"}, "driver": {"anyOf": [known, path], "description": about}},
@@ -138,7 +137,7 @@ def _providers(drivers: list[DriverOptions], defs: Schema) -> Schema:
 
 
 def _add_driver(driver: DriverOptions, defs: Schema) -> Schema:
-    """Put the schema of the driver's providers into *defs*; a reference to it."""
+    """Add the schema of the driver's providers to *defs*, and return a reference to it."""
     prefix = re.sub(r"[^A-Za-z0-9_-]", "_", driver.name.rpartition("/")[2])
     made = schema_of(driver.model, ref_template=f"#/$defs/{prefix}.{{model}}")
     inner: Schema = made.pop("$defs", {})
@@ -151,7 +150,7 @@ def _add_driver(driver: DriverOptions, defs: Schema) -> Schema:
 
 
 def _allow_old_names(model: type[Config | ProviderConfig], schema: Schema, defs: Schema) -> None:
-    """Take old names of keys as deprecated ones."""
+    """Add old names of keys as deprecated keys."""
     for pattern, new in model.old_names.items():
         *outer, old = pattern.split(".")
         at = schema
@@ -161,7 +160,7 @@ def _allow_old_names(model: type[Config | ProviderConfig], schema: Schema, defs:
 
 
 def _behind(option: Schema, defs: Schema, *, is_list: bool) -> Schema:
-    """The mapping that *option* is, or has for items."""
+    """Return the schema of the mapping that *option* is, or has as items."""
     inner: Schema = option["items"] if is_list else option
     found: Schema = defs[inner["$ref"].removeprefix("#/$defs/")] if "$ref" in inner else inner
     return found
@@ -171,7 +170,7 @@ def _behind(option: Schema, defs: Schema, *, is_list: bool) -> Schema:
 
 
 def _docstring_of(model: type[BaseModel], field: str) -> str | None:
-    """What stands below *field* where it is defined, on one line."""
+    """Return the docstring below *field* where it is defined, on one line."""
     for kind in model.__mro__:
         if field in inspect.get_annotations(kind):
             return _docstrings(kind).get(field)
@@ -180,7 +179,7 @@ def _docstring_of(model: type[BaseModel], field: str) -> str | None:
 
 @cache
 def _docstrings(kind: type) -> Mapping[str, str]:
-    """The text below each field in the source of *kind*; nothing where there is no source."""
+    """Return the docstring of each field in the source of *kind*; empty if there is no source."""
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     except (OSError, TypeError, SyntaxError, ValueError):

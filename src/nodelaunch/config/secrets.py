@@ -1,7 +1,4 @@
-"""Which texts of a configuration are secret: those whose schema says ``writeOnly: true`` or ``format: password``.
-
-What does *not* belong here: what is done to keep them so (driverhost/process/redaction.py, the conformance checks).
-"""
+"""Finds the secrets of a configuration: texts whose schema says ``writeOnly: true`` or ``format: password``."""
 
 from __future__ import annotations
 
@@ -11,23 +8,23 @@ from typing import Any, Final
 from nodelaunch.config.models import Place
 
 DEPTH: Final = 60
-"""Of references and alternatives that are followed without going further into the value."""
+"""The most references and alternatives that are followed at one level of the value."""
 ALTERNATIVES: Final = ("anyOf", "oneOf", "allOf")
 
 
 def is_secret(schema: Mapping[str, Any]) -> bool:
-    """Whether *schema* itself, and no part of it, says so."""
+    """Return True if *schema* itself, not a part of it, marks a secret."""
     return schema.get("writeOnly") is True or schema.get("format") == "password"
 
 
 def secret_texts(schema: Mapping[str, Any], value: Any) -> Iterator[str]:
-    """Those in *value*, which *schema* describes, however deep they are; its references are to its own ``$defs``."""
+    """Yield the secrets at any depth in *value*, which *schema* describes; its references are to its own ``$defs``."""
     for place, secret in _within(schema, value, (), schema.get("$defs") or {}, DEPTH):
         yield from (text for _, text in _parts(secret, place) if isinstance(text, str))
 
 
 def secret_places(schema: Mapping[str, Any], value: Any) -> Iterator[Place]:
-    """Where in *value* something secret stands, of whatever kind it is; whatever is within counts, too."""
+    """Yield the places of secrets of any type in *value*, with all places below them."""
     for place, secret in _within(schema, value, (), schema.get("$defs") or {}, DEPTH):
         yield from (at for at, _ in _parts(secret, place))
 
@@ -56,7 +53,7 @@ def _within(schema: Any, value: Any, place: Place, defs: Mapping[str, Any], dept
 
 
 def _parts(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
-    """*value*, which stands at *place*, and all that is in it."""
+    """Yield *value*, the value at *place*, and all values in it."""
     yield place, value
     if isinstance(value, (dict, list, tuple)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -64,7 +61,7 @@ def _parts(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
 
 
 def has_secret(schema: Any, defs: Mapping[str, Any]) -> bool:
-    """Whether anything in *schema*, in whatever place, says so."""
+    """Return True if *schema* marks a secret in any place."""
     waiting, followed = [schema], set[str]()
     while waiting:
         match waiting.pop():

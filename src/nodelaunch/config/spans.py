@@ -1,7 +1,4 @@
-"""What part of a file each value takes, and what can be written there in its place, for `config migrate`.
-
-What does *not* belong here: which values there are (positions.py), and the writing (migrating.py).
-"""
+"""The part of a file that each value occupies, and its replacement, for `config migrate`."""
 
 from __future__ import annotations
 
@@ -15,25 +12,25 @@ from nodelaunch.config.models import Place
 from nodelaunch.config.variables import Text
 
 _ALIAS = re.compile(r"\s*:\s*(\*[^\s,\]}]+)")
-"""What follows a key whose value is an alias."""
+"""The text after a key whose value is an alias."""
 
 
 class Span(NamedTuple):
-    """What part of a file is one key with its value, or one item of a list. All are indexes into the file's text."""
+    """The part of a file with one key and its value, or one item of a list. All are indexes into the file's text."""
 
     key: tuple[int, int] | None
     start: int
-    """Of the value, or of the item behind its dash."""
+    """The start of the value, or of the item after its dash."""
     end: int
     within: int
-    """Where the mapping or list begins that this is part of."""
+    """The start of the enclosing mapping or list."""
     in_flow: bool
-    """Whether that is one in braces or brackets."""
+    """True if the enclosing mapping or list is in braces or brackets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What to write in place of something that Nodepool takes, so that it means here what it means there."""
+    """A change to a key that Nodepool accepts, so that nodelaunch gives it the same meaning."""
 
     action: Literal["drop", "rename", "set"]
     place: Place
@@ -42,7 +39,7 @@ class Remedy:
 
 
 def span_of(text: Text, node: Node, around: CollectionNode, key: Node | None = None) -> Span:
-    """What *node* takes of the file, within *around*; the value of *key*."""
+    """Return the span of *node*, the value of *key*, within *around*."""
     start, end = node.start_mark.index, _end_of(node, text.text)
     key_span = None
     if key is not None:
@@ -57,7 +54,7 @@ def span_of(text: Text, node: Node, around: CollectionNode, key: Node | None = N
 
 
 def _end_of(node: Node, text: str) -> int:
-    """Where *node* ends; comments and empty lines behind it are not its."""
+    """Return the end of *node*, without the comments and empty lines after it."""
     if not isinstance(node, CollectionNode) or node.flow_style or not node.value:
         end = node.end_mark.index
     else:

@@ -1,7 +1,7 @@
-"""What a file that can't be read as a whole says of some of its keys.
+"""Reads some top-level keys of a file that can't be read as a whole.
 
-A mistake in one part of a file need not keep a command from another part. Lines that are left out become empty, so that
-positions stay. What does *not* belong here: which keys these are, and YAML.
+An error in one part of a file does not stop a command that needs another part. Lines that are left out become empty, so
+that positions stay the same.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Collection
 
 _KEY = re.compile(r"""["']?([\w-]+)["']?\s*:""")
 _CONTINUES = (" ", "\t", "-", "#", "]", "}", "\r", "\n")
-"""With which a line begins that belongs to the key above it."""
+"""The first characters of a line that belongs to the key above it."""
 
 
 def part_of(text: str, keys: Collection[str]) -> str:
-    """*text* with the blocks of the top-level *keys* only; nothing where it has none of them."""
+    """Return *text* with only the blocks of the top-level *keys*; empty if it has none of them."""
     lines, is_kept, has_any = [], False, False
     for line in text.splitlines(keepends=True):
         if not line.startswith(_CONTINUES):
@@ -27,5 +27,5 @@ def part_of(text: str, keys: Collection[str]) -> str:
 
 
 def mentions(text: str, keys: Collection[str]) -> bool:
-    """Whether any of *keys* is somewhere in *text*, wherever that is."""
+    """Return True if any of *keys* occurs in *text*, in any place."""
     return any(key in text for key in keys)

@@ -1,7 +1,4 @@
-"""The file with the tokens that requests and actions over HTTP need: a token a line, ``#`` begins a comment.
-
-What does *not* belong here: who shows a token (web/tokens.py).
-"""
+"""Reads the file with the tokens for requests and actions over HTTP: one token per line, ``#`` begins a comment."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ class TokenFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a file has."""
+    """The content of a token file."""
 
     good: tuple[str, ...]
     short: tuple[int, ...] = ()
-    """Lines, counted from 1, that are no token as they are too short."""
+    """The numbers of the lines that are too short for a token, counted from 1."""
 
     @property
     def are_right(self) -> bool:
@@ -32,13 +29,13 @@ class Tokens:
 
 
 def read_tokens(path: str) -> Tokens:
-    """The tokens in the file at *path*. Raises: TokenFileError."""
+    """Return the tokens in the file at *path*. Raises: TokenFileError."""
     try:
         with Path(path).open("rb") as file:
             text = file.read(LARGEST_FILE).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise TokenFileError(f"it can't be read: {reason}") from None
+        raise TokenFileError(f"the file can't be read: {reason}") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     tokens = [(number, line) for number, line in lines if line and not line.startswith("#")]
     return Tokens(

@@ -1,7 +1,7 @@
-"""Which values differ between two configurations that were read from files, place by place.
+"""Finds the values that differ between two configurations that were read from files.
 
-Defaults count as values, as they do for a launcher. Items of lists are known by their names where they have some. What
-is secret is compared and never shown. What does *not* belong here: what a difference does (changes.py).
+Defaults count as values, as they do for a launcher. Items of lists are matched by their names if they have names.
+Secrets are compared, and never shown. changes.py says what a difference does.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nodelaunch.config.secrets import secret_places
 from nodelaunch.config.variables import Position
 
 NAMES: Final = ("name", "tenant-name")
-"""Keys by whose value the items of a list are told apart."""
+"""Keys whose values identify the items of a list."""
 Steps = tuple[str, ...]
-"""A place with the names of items instead of their numbers."""
+"""A place with the names of items instead of their indexes."""
 _NOTHING: Final = object()
 
 
@@ -30,29 +30,29 @@ class Value:
     """One side of a difference."""
 
     value: Any
-    """As JSON has it; None for a mapping, for a list of mappings, and for what is hidden."""
+    """The value as JSON; None for a mapping, a list of mappings, and a hidden value."""
     is_default: bool = False
-    """It is not written anywhere."""
+    """True if the value is a default, not written in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One value that is another, or is there on one side only."""
+    """One value that has changed, or exists on one side only."""
 
     steps: Steps
     path: str
-    """Such as ``providers[cloud].pools[main].max-servers``."""
+    """The path, such as ``providers[cloud].pools[main].max-servers``."""
     kind: Literal["added", "removed", "changed"]
     old: Value
     new: Value
     is_hidden: bool
     position: Position | None
-    """Where the new value is written, or what is around it; None: nothing around it is."""
+    """The position of the new value, or of the value around it; None: neither is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Where a comparison has come to: in either data, and in words."""
+    """The current point of a comparison: the place in both data, and its path."""
 
     old: Place = ()
     new: Place = ()
@@ -70,7 +70,7 @@ class _Point:
 
 
 class _Side:
-    """One configuration as plain data, and what of it must not be shown."""
+    """One configuration as plain data, with its hidden places."""
 
     def __init__(self, loaded: Loaded) -> None:
         config = loaded.config
@@ -81,10 +81,10 @@ class _Side:
             places = secret_places(schema_of(type(provider)), self.data["providers"][index])
             secret.update(("providers", index, *place) for place in places)
         self._secret = {place[:end] for place in secret for end in range(len(place) + 1)}
-        """With all that is around something secret."""
+        """The hidden places, including all values around a secret."""
 
     def is_hidden(self, place: Place) -> bool:
-        """Whether *place* is secret, or has something secret in it."""
+        """Return True if *place* is secret, or contains a secret."""
         return place in self._secret or self.source.is_hidden(place)
 
     def is_key_hidden(self, place: Place) -> bool:
@@ -96,7 +96,7 @@ class _Side:
 
 
 def _shown(value: Any) -> Any:
-    """*value* for a reader: not a mapping, nor what is not there."""
+    """Return *value* as shown: None for a mapping and for a missing value."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Sequence):
@@ -105,8 +105,8 @@ def _shown(value: Any) -> Any:
 
 
 def value_differences(old: Loaded, new: Loaded) -> list[Difference]:
-    """All of them, in the order of the models. Providers that are there on one side only, or have another driver now,
-    are one difference each."""
+    """Return all differences, in the order of the models. A provider that exists on one side only, or has another
+    driver now, is one difference."""
     return list(_Comparison(_Side(old), _Side(new)).mappings(_Point(), old.config, new.config))
 
 
@@ -180,15 +180,15 @@ class _Comparison:
 
 
 def _is_of_secrets(*mappings: Mapping[str, Any]) -> bool:
-    """Whether they hold nothing but secrets, under keys that somebody chose and that may tell something, too."""
+    """Return True if all values in *mappings* are secrets under free keys, so that the keys may be secret too."""
     values = [value for mapping in mappings for value in mapping.values()]
     return bool(values) and all(isinstance(value, SecretStr) for value in values)
 
 
 def _paired(old: Any, new: Any) -> Mapping[str, tuple[int, int, str]] | None:
-    """For each name of an item of *old* or *new* its numbers there (-1: none), and the key that has it.
+    """Return, for each name of an item in *old* or *new*, its indexes (-1: none) and the key that holds the name.
 
-    None where items have no names that tell them apart.
+    None if the items have no unique names.
     """
     for key in NAMES:
         before, after = _numbered(old, key), _numbered(new, key)

@@ -1,7 +1,4 @@
-"""Puts environment variables into a file's text, and finds the way back from the text to the file.
-
-What does *not* belong here: what the text means (positions.py).
-"""
+"""Replaces environment variables in a file's text, and maps positions in the result back to the file."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _TOKEN = re.compile(r"%\((NODEPOOL_\w*)\)(s(?!\w))?")
-"""With an s behind it, it is a mistake for Python's own way to write such things."""
+"""A variable; a trailing s is an error, from Python's own format ``%(name)s``."""
 
 _OTHERWISE = re.compile(r"%\((?!NODEPOOL_)(\w+)\)s?|\$\{?(NODEPOOL_\w+)\}?")
-"""What is meant for a variable, and is not taken for one."""
+"""Text that looks like a variable, and is not replaced."""
 
 
 def not_replaced(value: str) -> str | None:
-    """What to write where *value* has something that looks like a variable and is none; None: there is no such."""
+    """Return a message if *value* has text that looks like a variable and is not replaced; else None."""
     match = _OTHERWISE.search(value)
     if match is None:
         return None
@@ -33,7 +30,7 @@ def not_replaced(value: str) -> str | None:
 
 
 class Position(NamedTuple):
-    """Line and column count from 1; zeros: the file as a whole."""
+    """A position in a file. Line and column count from 1; zeros: the file as a whole."""
 
     file: str
     line: int = 0
@@ -45,7 +42,7 @@ class Position(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """One replaced token: where it was in the file, where its replacement is in the text, and what is wrong with it."""
+    """One replaced token: its position in the file, that of its replacement in the text, and its problem."""
 
     file_start: int
     file_end: int
@@ -56,7 +53,7 @@ class Patch(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """A file's text with variables put in, and the way back to the file."""
+    """A file's text with variables replaced, and the mapping back to the file."""
 
     path: str
     original: str
@@ -65,7 +62,7 @@ class Text:
     line_starts: tuple[int, ...]
 
     def file_index(self, index: int) -> int:
-        """The index in the file of what stands at *index* of the text; for a replacement, where its token begins."""
+        """Return the index in the file for *index* in the text; in a replacement, the start of its token."""
         before = bisect.bisect_right(self.patches, index, key=lambda patch: patch.start)
         if not before:
             return index
@@ -73,13 +70,13 @@ class Text:
         return patch.file_start if index < patch.end else patch.file_end + index - patch.end
 
     def position(self, index: int) -> Position:
-        """Where in the file that is."""
+        """Return the position in the file for *index* in the text."""
         index = self.file_index(index)
         line = bisect.bisect_right(self.line_starts, index)
         return Position(self.path, line, index - self.line_starts[line - 1] + 1)
 
     def patches_in(self, start: int, end: int) -> list[Patch]:
-        """Those that have something to do with the text from *start* to *end*."""
+        """Return the patches that overlap the text from *start* to *end*."""
         first = bisect.bisect_left(self.patches, start, key=lambda patch: patch.end)
         return list(itertools.takewhile(lambda patch: patch.start < max(end, start + 1), self.patches[first:]))
 
@@ -101,10 +98,10 @@ def substitute(path: str, original: str, environ: Mapping[str, str]) -> Text:
 
 
 def _variable(match: re.Match[str], environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """What to put in, and what is wrong. A value that can't be had is stood in for by text that breaks no YAML."""
+    """Return the replacement and its problem. A missing value becomes a text that keeps the YAML valid."""
     name, stray = match.groups()
     if stray:
-        return "x", f"write %({name}) without the s behind it, which would become part of the value"
+        return "x", f"write %({name}) without the s after it; the s would become part of the value"
     if name not in environ:
         return "x", f"the environment variable {name} is not set"
     return environ[name], None

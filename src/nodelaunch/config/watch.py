@@ -1,7 +1,7 @@
-"""Tells when files have other contents than before, however they were replaced: in place, by rename, by symbolic link.
+"""Detects changed contents of files, whether they are replaced in place, by rename or by symbolic link.
 
-Looks at them once a second: a stat each, and the contents only where that differs. Notifications of the system would be
-quicker, but miss what happens on network file systems and behind links. What does *not* belong here: what is in them.
+It checks the files once a second: a stat of each, and the contents if the stat differs. Notifications of the system
+would be faster, but miss changes on network file systems and behind links.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Stat = tuple[int, int, int]
 
 
 class FileWatch:
-    """Watches the *files* there are to watch at each look. What they hold now is what changes are counted from."""
+    """Watches the paths that *files* returns at each check. Changes are relative to their contents now."""
 
     def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
         self._files = files
@@ -26,8 +26,8 @@ class FileWatch:
         self.look()
 
     def look(self) -> frozenset[Path]:
-        """Files whose contents differ from the last look. A file that is not there has none; one that is watched for
-        the first time has not changed."""
+        """Return the files whose contents differ from the last check. A missing file has no contents; a file that is
+        watched for the first time has not changed."""
         changed = set()
         for path in self._files():
             stat = _stat(path)
@@ -40,7 +40,7 @@ class FileWatch:
         return frozenset(changed)
 
     async def changed(self) -> frozenset[Path]:
-        """Wait until files have changed, and have come to rest: for `POLL_S` nothing more has happened to them."""
+        """Wait until files have changed, and then have not changed again for `POLL_S`."""
         touched: frozenset[Path] = frozenset()
         while True:
             await asyncio.sleep(POLL_S)

@@ -1,7 +1,7 @@
-"""What a pool decides on a node request, and why: reasons to decline it or to let it wait, and what would change that.
+"""Verdicts of a pool on a node request: accept, decline or defer, each with its reasons and their remedies.
 
-Each reason is a class with the facts as fields, a clause and a remedy for people. What does *not* belong here: when one
-holds (decisions/triage.py).
+Each reason is a class: its fields are the facts, its clause and its remedy are text for people. decisions/triage.py
+decides which reasons apply.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Reason:
 
     @property
     def remedy(self) -> str:
-        """What would have to change for the reason to go away."""
+        """The change that would remove the reason."""
         return self.REMEDY.format(self=self)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolDisabled(Reason):
-    CLAUSE: ClassVar[str] = "the pool is switched off (max-servers is 0)"
+    CLAUSE: ClassVar[str] = "the pool is disabled (max-servers is 0)"
     REMEDY: ClassVar[str] = "raise the pool's max-servers above 0"
 
 
@@ -53,10 +53,10 @@ class LabelNotOffered(Reason):
 
 @dataclass(frozen=True, slots=True)
 class TenantNotAllowed(Reason):
-    """Something is for other tenants only."""
+    """The pool, label or machines are for other tenants only."""
 
     tenant: str | None
-    """None: the request has none, and may use only what is for everybody."""
+    """None: the request has no tenant, and may use only pools, labels and machines without allowed-tenants."""
     WHERE: ClassVar[str] = ""
 
     @property
@@ -67,7 +67,7 @@ class TenantNotAllowed(Reason):
     def remedy(self) -> str:
         where = self.WHERE.format(self=self)
         if self.tenant is None:
-            return f"the request has to be of a tenant in allowed-tenants of {where}"
+            return f"the request needs a tenant that is in allowed-tenants of {where}"
         return f"add {self.tenant} to allowed-tenants of {where}"
 
 
@@ -86,11 +86,11 @@ class LabelNotAllowed(TenantNotAllowed):
 
 @dataclass(frozen=True, slots=True)
 class MachinesNotAllowed(TenantNotAllowed):
-    """There are enough machines, but too many of them are for others."""
+    """Enough machines exist, but too many of them are for other tenants."""
 
     label: str
     CLAUSE: ClassVar[str] = (
-        "{self.who} may not use as many machines of label {self.label} as it wants at once (allowed-tenants)"
+        "{self.who} may not use as many machines of label {self.label} as it requests at once (allowed-tenants)"
     )
     WHERE: ClassVar[str] = "machines with label {self.label}"
 
@@ -100,7 +100,7 @@ class LabelUnusable(Reason):
     label: str
     detail: str
     CLAUSE: ClassVar[str] = "label {self.label} can't be launched here: {self.detail}"
-    REMEDY: ClassVar[str] = "mend what the label's configuration or the cloud lacks"
+    REMEDY: ClassVar[str] = "correct the label's configuration, or add what is missing in the cloud"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,13 @@ class ImageMissing(Reason):
 
 @dataclass(frozen=True, slots=True)
 class NeverFits(Reason):
-    """More is wanted than the provider or pool could ever give."""
+    """The request needs more than the limit of the provider or the pool."""
 
     resource: str
     wanted: float
     limit: float
-    CLAUSE: ClassVar[str] = "{self.amount} wanted, the limit is {self.limit:.15g}"
-    REMEDY: ClassVar[str] = "raise the limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
+    CLAUSE: ClassVar[str] = "needs {self.amount}; the limit is {self.limit:.15g}"
+    REMEDY: ClassVar[str] = "raise the limit of {self.resource} to {self.wanted:.15g}, or request less at once"
 
     @property
     def amount(self) -> str:
@@ -131,8 +131,8 @@ class TenantNeverFits(Reason):
     resource: str
     wanted: float
     limit: float
-    CLAUSE: ClassVar[str] = "{self.amount} wanted, tenant {self.tenant} may have {self.limit:.15g}"
-    REMEDY: ClassVar[str] = "raise the tenant's limit of {self.resource} to {self.wanted:.15g}, or ask for less at once"
+    CLAUSE: ClassVar[str] = "needs {self.amount}; the limit of tenant {self.tenant} is {self.limit:.15g}"
+    REMEDY: ClassVar[str] = "raise the tenant's limit of {self.resource} to {self.wanted:.15g}, or request less at once"
 
     @property
     def amount(self) -> str:
@@ -142,74 +142,74 @@ class TenantNeverFits(Reason):
 @dataclass(frozen=True, slots=True)
 class TooFewMachines(Reason):
     label: str
-    CLAUSE: ClassVar[str] = "there are not as many machines of label {self.label} as the request wants at once"
-    REMEDY: ClassVar[str] = "add machines with label {self.label}, or ask for fewer at once"
+    CLAUSE: ClassVar[str] = "there are fewer machines of label {self.label} than the request needs at once"
+    REMEDY: ClassVar[str] = "add machines with label {self.label}, or request fewer at once"
 
 
 @dataclass(frozen=True, slots=True)
 class AtCapacity(Reason):
-    """Only spare capacity is spent on nodes to be kept ready."""
+    """Nodes for min-ready use only capacity that no request needs."""
 
     resource: str
-    CLAUSE: ClassVar[str] = "no {self.resource} to spare for keeping nodes ready"
+    CLAUSE: ClassVar[str] = "no free {self.resource} for min-ready nodes"
     REMEDY: ClassVar[str] = "free {self.resource}, or raise its limit"
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchesFailed(Reason):
     detail: str
-    CLAUSE: ClassVar[str] = "its nodes could not be launched: {self.detail}"
+    CLAUSE: ClassVar[str] = "the nodes could not be launched: {self.detail}"
     REMEDY: ClassVar[str] = "see the launch errors; other pools may still serve it"
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerFailed(Reason):
     detail: str
-    CLAUSE: ClassVar[str] = "handling it failed: {self.detail}"
-    REMEDY: ClassVar[str] = "see the log for the traceback; it is a defect worth a report"
+    CLAUSE: ClassVar[str] = "an internal error occurred: {self.detail}"
+    REMEDY: ClassVar[str] = "see the log for the traceback; please report this defect"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderWanted(Reason):
     provider: str
-    CLAUSE: ClassVar[str] = "it asks for provider {self.provider}, which is there"
-    REMEDY: ClassVar[str] = "pools of provider {self.provider} have to serve or decline it first"
+    CLAUSE: ClassVar[str] = "the request names provider {self.provider}, which is available"
+    REMEDY: ClassVar[str] = "pools of provider {self.provider} have to serve or decline the request first"
 
 
 @dataclass(frozen=True, slots=True)
 class BetterPool(Reason):
     pool_id: str
     priority: int
-    CLAUSE: ClassVar[str] = "pool {self.pool_id} has priority {self.priority}, which goes first"
-    REMEDY: ClassVar[str] = "that pool has to decline it, or run out of room"
+    CLAUSE: ClassVar[str] = "pool {self.pool_id} has priority {self.priority} and is served first"
+    REMEDY: ClassVar[str] = "that pool has to decline the request, or to run out of capacity"
 
 
 @dataclass(frozen=True, slots=True)
 class TurnOfAnother(Reason):
-    """Launchers of equal priority share requests out among themselves, instead of racing for each."""
+    """Launchers of equal priority take turns, so that they don't compete for each request."""
 
     pool_id: str
-    CLAUSE: ClassVar[str] = "it is the turn of the launcher with pool {self.pool_id}"
-    REMEDY: ClassVar[str] = "nothing has to be done: this launcher takes it if the other one is full or too slow"
+    CLAUSE: ClassVar[str] = "the launcher with pool {self.pool_id} is next in turn"
+    REMEDY: ClassVar[str] = "no action is needed: this launcher takes the request if the other one is full or too slow"
 
 
 @dataclass(frozen=True, slots=True)
 class LeftToOthers(Reason):
     label: str
-    CLAUSE: ClassVar[str] = "the pool does not offer label {self.label}, others do"
-    REMEDY: ClassVar[str] = "those have to serve or decline it first"
+    CLAUSE: ClassVar[str] = "the pool does not offer label {self.label}; other pools do"
+    REMEDY: ClassVar[str] = "the other pools have to serve or decline the request first"
 
 
 @dataclass(frozen=True, slots=True)
 class NoFreeMachine(Reason):
     label: str
     CLAUSE: ClassVar[str] = "no machine of label {self.label} is free"
-    REMEDY: ClassVar[str] = "a machine with label {self.label} has to be given back"
+    REMEDY: ClassVar[str] = "a machine with label {self.label} has to be returned"
 
 
 @dataclass(frozen=True, slots=True)
 class MachineAway(Reason):
-    """A machine that has failed, and that is not handed out before a good look at it."""
+    """A machine has failed, and is not used again until a check succeeds."""
 
     label: str
     hostname: str
@@ -223,25 +223,25 @@ class MachineAway(Reason):
     next_look_s: int
     CLAUSE: ClassVar[str] = (
         "machine {self.hostname} (user {self.username}, port {self.port}) {self.how} for {self.for_s} s: "
-        "{self.detail}; the next look is in {self.next_look_s} s"
+        "{self.detail}; the next check is in {self.next_look_s} s"
     )
 
     @property
     def how(self) -> str:
-        return "is in quarantine" if self.is_quarantined else "is not handed out"
+        return "is in quarantine" if self.is_quarantined else "is not used"
 
     @property
     def remedy(self) -> str:
-        what = "compare the host keys and correct the wrong one" if self.cause == "wrong key" else "have it answer"
-        return f"{what}; the machine comes back by itself at the first good look"
+        what = "compare the host keys and correct the wrong one" if self.cause == "wrong key" else "make it reachable"
+        return f"{what}; the machine is used again after the next successful check"
 
 
 @dataclass(frozen=True, slots=True)
 class MoreMachinesAway(Reason):
     label: str
     count: int
-    CLAUSE: ClassVar[str] = "{self.count} more machines of label {self.label} are away"
-    REMEDY: ClassVar[str] = "as for those before"
+    CLAUSE: ClassVar[str] = "{self.count} more machines of label {self.label} are in quarantine or not used"
+    REMEDY: ClassVar[str] = "see the reasons above"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +249,11 @@ class MachinesFailTogether(Reason):
     unreachable: int
     hosts: int
     CLAUSE: ClassVar[str] = (
-        "{self.unreachable} of {self.hosts} machines became unreachable together: the fault is probably at this "
-        "launcher"
+        "{self.unreachable} of {self.hosts} machines became unreachable at the same time: the fault is probably at "
+        "this launcher"
     )
     REMEDY: ClassVar[str] = (
-        "look at the launcher's network, its name server and its open files; nodes that are registered stay so"
+        "check the launcher's network, its name server and its open files; registered nodes stay registered"
     )
 
 
@@ -262,8 +262,8 @@ class NoRoom(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE: ClassVar[str] = "{self.amount} wanted, {self.left:.15g} left (what earlier requests wait for set apart)"
-    REMEDY: ClassVar[str] = "nodes with {self.amount} in all have to go, or the limit has to rise"
+    CLAUSE: ClassVar[str] = "needs {self.amount}; {self.left:.15g} available after reservations for earlier requests"
+    REMEDY: ClassVar[str] = "wait until nodes with {self.amount} in total are deleted, or raise the limit"
 
     @property
     def amount(self) -> str:
@@ -276,8 +276,8 @@ class TenantFull(Reason):
     resource: str
     wanted: float
     left: float
-    CLAUSE: ClassVar[str] = "{self.amount} wanted, tenant {self.tenant} has {self.left:.15g} left"
-    REMEDY: ClassVar[str] = "the tenant has to give nodes back, or its limit has to rise"
+    CLAUSE: ClassVar[str] = "needs {self.amount}; tenant {self.tenant} has {self.left:.15g} available"
+    REMEDY: ClassVar[str] = "the tenant has to return nodes, or its limit has to be raised"
 
     @property
     def amount(self) -> str:
@@ -287,24 +287,24 @@ class TenantFull(Reason):
 @dataclass(frozen=True, slots=True)
 class ConcurrencyReached(Reason):
     limit: int
-    CLAUSE: ClassVar[str] = "the provider launches as many nodes at once as max-concurrency allows ({self.limit})"
-    REMEDY: ClassVar[str] = "running launches have to end, or max-concurrency has to rise"
+    CLAUSE: ClassVar[str] = "the provider already runs as many launches as max-concurrency allows ({self.limit})"
+    REMEDY: ClassVar[str] = "wait until a launch ends, or raise max-concurrency"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderPaused(Reason):
-    """It is to take no requests, and to decline none either."""
+    """The provider takes no requests, and declines none."""
 
     CLAUSE: ClassVar[str] = "the provider is paused: its max-concurrency is 0"
-    REMEDY: ClassVar[str] = "raise max-concurrency, or take it out of the configuration"
+    REMEDY: ClassVar[str] = "raise max-concurrency, or remove it from the configuration"
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPaused(Reason):
-    """An operator has paused it, its provider or its launcher."""
+    """An operator has paused the pool, its provider or its launcher."""
 
     target: str
-    """As commands name it."""
+    """The target's name, as commands take it."""
     what: str
     drains: bool
     by: str | None
@@ -321,38 +321,38 @@ class PoolPaused(Reason):
 
 @dataclass(frozen=True, slots=True)
 class ImageOnTheWay(Reason):
-    """Its first image is being built or uploaded."""
+    """The label's first image is being built or uploaded."""
 
     label: str
     until: float
-    CLAUSE: ClassVar[str] = "the image of label {self.label} is not there yet, a builder is at it"
-    REMEDY: ClassVar[str] = "the upload has to finish; a request waits for it for a limited time"
+    CLAUSE: ClassVar[str] = "the image of label {self.label} is still being built or uploaded"
+    REMEDY: ClassVar[str] = "wait until the upload finishes; a request waits for a limited time"
 
 
 @dataclass(frozen=True, slots=True)
 class OffererAway(Reason):
-    """A pool that offers all of it is not registered just now, as during a restart."""
+    """A pool that offers all labels of the request is not registered at the moment, as during a restart."""
 
     provider: str
     pool: str
     until: float
     CLAUSE: ClassVar[str] = (
-        "pool {self.pool} of provider {self.provider}, which offers it, is away; its return is waited for"
+        "pool {self.pool} of provider {self.provider} offers the labels, but is not registered at the moment"
     )
-    REMEDY: ClassVar[str] = "its launcher has to come back; otherwise the request is declined after a while"
+    REMEDY: ClassVar[str] = "start the pool's launcher; the request is declined if the pool does not return"
 
 
 @dataclass(frozen=True, slots=True)
 class NobodyLeft(Reason):
-    CLAUSE: ClassVar[str] = "every registered pool has declined it"
-    REMEDY: ClassVar[str] = "a pool that can serve it has to register"
+    CLAUSE: ClassVar[str] = "every registered pool has declined the request"
+    REMEDY: ClassVar[str] = "start a launcher with a pool that can serve the request"
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderDown(Reason):
     detail: str
-    CLAUSE: ClassVar[str] = "the provider can't be asked: {self.detail}"
-    REMEDY: ClassVar[str] = "the provider has to answer again; it is asked with growing pauses"
+    CLAUSE: ClassVar[str] = "the provider is unavailable: {self.detail}"
+    REMEDY: ClassVar[str] = "the provider has to answer again; the launcher retries with back-off"
 
 
 # -- verdicts -------------------------------------------------------------------------------------------------------
@@ -360,38 +360,38 @@ class ProviderDown(Reason):
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Take it. ``reuse[i]`` is the idle node for the i-th label, None where one has to be launched."""
+    """Take the request. ``reuse[i]`` is the idle node for the i-th label, None where a node has to be launched."""
 
     reuse: tuple[NodeId | None, ...]
     need: Usage
-    """What the nodes to be launched take together."""
+    """The quota of all nodes to be launched."""
     zone: str | None = None
-    """Where the reused nodes are; the others have to be there too."""
+    """The zone of the reused nodes; the other nodes have to be in it too."""
     resumed: frozenset[int] = frozenset()
-    """Indexes of labels whose nodes are being launched already, for this request: nothing more is taken for them."""
+    """Indexes of labels whose nodes are already being launched for this request: they need no further quota."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decline:
-    """Never, for this pool."""
+    """This pool can never serve the request."""
 
     reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Not now; look again when something changes."""
+    """The pool can't serve the request now; decide again when something changes."""
 
     reasons: tuple[Reason, ...]
     need: Usage = NOTHING
-    """What the nodes that would have to be launched take, where it waits for room; where it waits for its tenant, what
-    they all take."""
+    """The quota the request waits for: that of the nodes to be launched where it waits for capacity, that of all its
+    nodes where it waits for its tenant's limit."""
     waits_for_provider: bool = False
-    """Whether it is the provider's room that it waits for, which the provider's other pools share."""
+    """True if the request waits for the provider's capacity, which the provider's other pools share."""
     until: float | None = None
-    """When to look again, by the wall clock, even if nothing changes."""
+    """When to decide again even if nothing changes, by the wall clock."""
     kept: tuple[NodeId, ...] = ()
-    """Idle nodes that are kept for it meanwhile."""
+    """Idle nodes that are kept for the request meanwhile."""
 
     @property
     def waits_for_room(self) -> bool:
@@ -399,9 +399,10 @@ class Defer:
 
     @property
     def holds_others_back(self) -> bool:
-        """Whether pools of larger priority numbers yield although this one can't serve the request yet.
+        """Return True if pools of larger priority numbers yield although this pool can't serve the request yet.
 
-        They don't while it is full, away or paused. Source: Nodepool 11, where only a paused pool is passed over.
+        They don't yield to a pool that is full, unavailable or paused. Source: Nodepool 11, where they pass over only
+        a paused pool.
         """
         return not any(isinstance(reason, NoRoom | ProviderDown | PoolPaused) for reason in self.reasons)
 

@@ -1,17 +1,16 @@
-"""Nodes over HTTP for whoever has a token: ask for them, keep them, give them back; hold and delete nodes.
+"""The HTTP API for clients with a token: request, keep and return nodes; hold and delete nodes.
 
     POST   /api/v1/requests              make a request
-    GET    /api/v1/requests              those that have not ended
-    GET    /api/v1/requests/ID           how one stands, and its nodes; ?wait_s=30 waits for news
-    POST   /api/v1/requests/ID/renew     let it last longer
-    DELETE /api/v1/requests/ID           give its nodes back
-    GET    /api/v1/nodes/ID              one node
-    POST   /api/v1/nodes/ID/hold         and ../unhold
-    DELETE /api/v1/nodes/ID              have it deleted
-    GET    /api/v1/openapi.json          the description of all this, without a token
+    GET    /api/v1/requests              list the requests that have not ended
+    GET    /api/v1/requests/ID           show a request, its reasons and its nodes; ?wait_s=30 waits for a change
+    POST   /api/v1/requests/ID/renew     extend a request
+    DELETE /api/v1/requests/ID           return its nodes
+    GET    /api/v1/nodes/ID              show a node
+    POST   /api/v1/nodes/ID/hold         hold a node; ../unhold ends the hold
+    DELETE /api/v1/nodes/ID              delete a node
+    GET    /api/v1/openapi.json          show the description of this API; needs no token
 
-What does *not* belong here: bodies (messages.py), what becomes of requests (desk.py), what is done to nodes
-(operations/nodes.py).
+messages.py has the bodies, desk.py serves the requests, operations/nodes.py changes nodes.
 """
 
 from __future__ import annotations
@@ -62,14 +61,14 @@ from nodelaunch.web.tokens import TokenFile
 PREFIX: Final = "/api/v1"
 LONGEST_WAIT_S: Final = 60.0
 ACTION_S: Final = 30.0
-"""How long the store may take for one action."""
+"""Time that the store may take for one action."""
 LONGEST_KEY: Final = 255
 RETRY_S: Final = 2
-"""What is told to those who come too often."""
+"""Retry-After for clients that send too many requests."""
 
 STORE_AWAY: Final = (
-    "the launcher can't reach its store, which is ZooKeeper or its own file: ask again later; /health/ready says when "
-    "it is back, and the launcher's log why it is away"
+    "the launcher can't reach its store, ZooKeeper or its own file: retry later; /health/ready reports when the store "
+    "is back, and the launcher's log has the cause"
 )
 
 Answer = tuple[int, Any]
@@ -79,7 +78,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that can be asked for. Routes and their description are made of it."""
+    """One operation of the API. Routes and their description are made from it."""
 
     method: str
     path: str
@@ -89,36 +88,36 @@ class Operation:
     answer: type[Any] | None
     body: type[Any] | None = None
     query: Sequence[tuple[str, str]] = ()
-    """Numbers in the query: name and description."""
+    """Numeric parameters of the query: name and description."""
     headers: Sequence[tuple[str, str]] = ()
 
 
 WAITING: Final = (
-    ("wait_s", f"How long to wait, {LONGEST_WAIT_S:g} at most; without it, not at all."),
-    ("version", "Wait until the version is another one; without it, until the request is answered."),
+    ("wait_s", f"Seconds to wait, {LONGEST_WAIT_S:g} at most; without it, the answer comes at once."),
+    ("version", "Wait until the version differs; without it, until the request is fulfilled or ends."),
 )
-KEY: Final = (("Idempotency-Key", "The same key again gives the same request, not a new one."),)
+KEY: Final = (("Idempotency-Key", "The same key returns the same request instead of a new one."),)
 OPERATIONS: Final = (
-    Operation("POST", "/requests", "make_request", "Ask for nodes.", 201, RequestShown, NewRequest, headers=KEY),
-    Operation("GET", "/requests", "list_requests", "The requests that have not ended.", 200, RequestList),
+    Operation("POST", "/requests", "make_request", "Request nodes.", 201, RequestShown, NewRequest, headers=KEY),
+    Operation("GET", "/requests", "list_requests", "List the requests that have not ended.", 200, RequestList),
     Operation(
-        "GET", "/requests/{request_id}", "show_request", "How a request stands, why, and its nodes.", 200,
+        "GET", "/requests/{request_id}", "show_request", "Show a request, its reasons and its nodes.", 200,
         RequestExplained, query=WAITING,
     ),
     Operation(
-        "POST", "/requests/{request_id}/renew", "renew_request", "Let a request and its nodes last longer.", 200,
+        "POST", "/requests/{request_id}/renew", "renew_request", "Extend a request and its nodes.", 200,
         RequestShown, Renewal,
     ),
-    Operation("DELETE", "/requests/{request_id}", "release_request", "Give the nodes back.", 200, RequestShown),
-    Operation("GET", "/nodes/{node_id}", "show_node", "One node.", 200, NodeShown),
-    Operation("POST", "/nodes/{node_id}/hold", "hold_node", "Keep a node.", 200, NodeShown, Hold),
+    Operation("DELETE", "/requests/{request_id}", "release_request", "Return the nodes.", 200, RequestShown),
+    Operation("GET", "/nodes/{node_id}", "show_node", "Show a node.", 200, NodeShown),
+    Operation("POST", "/nodes/{node_id}/hold", "hold_node", "Hold a node.", 200, NodeShown, Hold),
     Operation("POST", "/nodes/{node_id}/unhold", "unhold_node", "End a hold.", 200, NodeShown, Unhold),
-    Operation("DELETE", "/nodes/{node_id}", "delete_node", "Have a node deleted by its launcher.", 202, NodeShown),
+    Operation("DELETE", "/nodes/{node_id}", "delete_node", "Mark a node for deletion by its launcher.", 202, NodeShown),
 )  # fmt: skip
 
 
 class Hosting(Protocol):
-    """The launcher behind it."""
+    """The launcher behind the API."""
 
     @property
     def store(self) -> Store: ...
@@ -131,11 +130,11 @@ class Hosting(Protocol):
     def scheduler(self) -> Scheduler: ...
 
     def readiness(self) -> list[str]:
-        """Why it can't take requests just now."""
+        """Return why the launcher can't take requests now."""
 
 
 class Api:
-    """Answers for *launcher* to whoever has a token of *token_file*. Mount `route`, be within `open` while the
+    """Answers for *launcher* to clients with a token in *token_file*. Mount `route`, and keep `open` entered while the
     launcher is entered."""
 
     def __init__(self, launcher: Hosting, *, token_file: str | None) -> None:
@@ -146,9 +145,9 @@ class Api:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Take requests inside the block; at its end, nodes that are still in use are given back.
+        """Take requests inside the block; at its end, return the nodes that are still in use.
 
-        Without tokens nobody is let in, and nothing is followed.
+        Without tokens the API accepts no client and follows no requests.
         """
         if not self._tokens.are_given:
             yield
@@ -184,7 +183,7 @@ class Api:
         return Route(operation.path, respond, methods=[operation.method], name=operation.name)
 
     async def _describe(self, _request: Request) -> Response:
-        from nodelaunch.web.openapi import description  # made once, and only where somebody asks
+        from nodelaunch.web.openapi import description  # made once, at the first request
 
         if not self._description:
             self._description = msgspec.json.encode(description())
@@ -206,7 +205,7 @@ class Api:
         if rental is None:
             raise Problem(
                 404, "no-such-request", "no such request was made here",
-                "a launcher knows the requests that were made over its own HTTP, until it ends",
+                "a launcher knows only the requests made over its own HTTP, until it ends",
             )  # fmt: skip
         return rental
 
@@ -217,7 +216,7 @@ class Api:
         wanted = await read_body(request, NewRequest)
         desk = self._at_work()
         if "draining" in self._launcher.readiness():
-            raise Problem(503, "draining", "the launcher ends, and takes no more requests", headers=_LATER)
+            raise Problem(503, "draining", "the launcher is stopping and takes no more requests", headers=_LATER)
         async with asyncio.timeout(ACTION_S):
             rental = await desk.submit(wanted, key)
         return 201, _shown(rental)
@@ -238,7 +237,7 @@ class Api:
         renewal = await read_body(request, Renewal)
         rental = self._rental(request)
         if not self._at_work().renew(rental, renewal.ttl_s):
-            detail = f"it is {rental.state.value}" + (f": {rental.detail}" if rental.detail else "")
+            detail = f"the request is {rental.state.value}" + (f": {rental.detail}" if rental.detail else "")
             raise Problem(410, "ended", "the request has ended", detail)
         return 200, _shown(rental)
 
@@ -285,7 +284,7 @@ _LATER: Final = {"Retry-After": str(RETRY_S)}
 
 
 def _problem(error: NodelaunchError) -> Problem:
-    """What *error* is to whoever asks over HTTP."""
+    """Return the problem document for *error*."""
     match error:
         case NodeNotFoundError():
             return Problem(404, "no-such-node", "there is no such node", str(error))
@@ -294,26 +293,24 @@ def _problem(error: NodelaunchError) -> Problem:
         case TooManyError():
             return Problem(429, "too-many", "too many requests", str(error), headers=_LATER)
         case ReusedKeyError():
-            return Problem(422, "key-reused", "the Idempotency-Key was used already", str(error))
+            return Problem(422, "key-reused", "the Idempotency-Key is already in use", str(error))
         case StoreError():
-            return Problem(503, "store", "the store did not do it", _store_detail(error), headers=_LATER)
+            return Problem(503, "store", "the store did not perform the action", _store_detail(error), headers=_LATER)
         case _:
-            return Problem(409, "not-possible", "it can't be done now", str(error))
+            return Problem(409, "not-possible", "the action is not possible now", str(error))
 
 
 def _store_detail(error: StoreError) -> str:
-    """What is the matter and what to do; no path and no address of the store, which are not for everybody."""
+    """Return the fault and its remedy, without paths and addresses of the store, which clients must not see."""
     match error:
         case StoreUnavailableError() | SessionLostError():
             return STORE_AWAY
         case OutcomeUnknownError():
-            return (
-                "the connection to the store broke, and it is not known whether it was done: look before you ask again"
-            )
+            return "the connection to the store broke, perhaps after the action was performed: check before a retry"
         case AccessDeniedError():
-            return "the store's access control does not let the launcher do it: look at the launcher's log"
+            return "the store's access control lists forbid the action: see the launcher's log"
         case _:
-            return "somebody else changed the same record at the same time: ask again"
+            return "another client changed the same record at the same time: retry"
 
 
 def _shown(rental: Rental) -> RequestShown:

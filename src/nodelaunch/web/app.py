@@ -1,18 +1,16 @@
-"""The HTTP face of a launcher: an ASGI application, served by itself or mounted into another one.
+"""The HTTP application of a launcher: an ASGI application, served by itself or mounted into another one.
 
     /health/live    200 while the event loop answers
-    /health/ready   200 while every pool can work: store connected, view warm, not draining; else 503, saying why.
-                    What operators have paused, and what is to be known of the configuration, is named, and is no
-                    reason against it.
+    /health/ready   200 while every pool can work: store connected, view in sync, not draining; else 503 with the
+                    reasons. Pauses and remarks on the configuration are listed too, but don't change the status.
     /ready          the same under Nodepool's name
     /node-list ...  Nodepool's lists, as text or JSON
-    /               the status page, and its facts in /status.json and /nodes.json
-    /metrics        figures for Prometheus
-    /events         what happens, as server-sent events
+    /               the status page, and its data in /status.json and /nodes.json
+    /metrics        metrics for Prometheus
+    /events         events, as server-sent events
     /api/v1/...     requests and actions, with a token
 
-What does *not* belong here: what each of them says (the other modules of this package), and where it is served
-(serving.py).
+The other modules of this package make the answers; serving.py serves the application.
 """
 
 from __future__ import annotations
@@ -31,9 +29,9 @@ from nodelaunch.web.streams import EventStreams
 
 
 def make_app(launcher: Launcher, *, api: Api | None = None) -> Starlette:
-    """The application; *launcher* is asked at each request, and need not be entered yet.
+    """Return the application; it asks *launcher* at each request, and *launcher* may be entered later.
 
-    *api*: for requests and actions.
+    *api*: the API for requests and actions.
     """
 
     async def live(_request: Request) -> Response:

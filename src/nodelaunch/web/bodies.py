@@ -1,7 +1,6 @@
-"""Reads what a request carries: its body as JSON of one type, and the figures in its query.
+"""Reads the input of a request: its body as JSON of one type, and the numbers in its query.
 
-Everything is bounded: bytes, depth, and the time in which it has to come. What does *not* belong here: what the types
-are (messages.py).
+Size, depth and time to arrive are limited. messages.py has the types.
 """
 
 from __future__ import annotations
@@ -17,29 +16,29 @@ from nodelaunch.web.problems import Problem
 MOST_BYTES = 64 * 1024
 DEEPEST = 32
 BODY_S = 10.0
-"""How long a body may take to arrive."""
+"""Time for a body to arrive."""
 
 T = TypeVar("T")
 
 
 async def read_body(request: Request, kind: type[T]) -> T:
-    """The request's body; where it has none, *kind* with nothing but defaults. Raises: Problem."""
+    """Return the request's body; without a body, *kind* with its defaults. Raises: Problem."""
     data = await _data(request)
     if data and request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "not-json", "the body has to be JSON", "send it with Content-Type: application/json")
+        raise Problem(415, "not-json", "the body has to be JSON", "send the header Content-Type: application/json")
     try:
         body: Any = msgspec.json.decode(data or b"{}")
         if _is_deeper(body, DEEPEST):
             raise Problem(400, "too-deep", "the body is nested too deeply", f"more than {DEEPEST} levels")
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
-        raise Problem(422, "not-allowed", "the body has something that is not allowed", _in_words(error)) from None
+        raise Problem(422, "not-allowed", "the body has a value or key that is not allowed", _in_words(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise Problem(400, "no-json", "the body is no JSON") from None
+        raise Problem(400, "no-json", "the body is not valid JSON") from None
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
-    """Without the ``$.`` of a path, which says nothing to anybody."""
+    """Return the error's text without the ``$.`` before its path."""
     return str(error).replace("`$.", "`").replace(" - at `$`", "")
 
 
@@ -58,7 +57,7 @@ async def _data(request: Request) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise Problem(
-            408, "too-slow", "the body did not come in time", f"{BODY_S:g} s", headers={"Connection": "close"}
+            408, "too-slow", "the body did not arrive in time", f"{BODY_S:g} s", headers={"Connection": "close"}
         ) from None
     return b"".join(chunks)
 
@@ -80,7 +79,5 @@ def number_in_query(request: Request, name: str, *, least: float, most: float) -
     except ValueError:
         number = float("nan")
     if not least <= number <= most:
-        raise Problem(
-            422, "not-allowed", "the query has something that is not allowed", f"{name}: {least:g} to {most:g}"
-        )
+        raise Problem(422, "not-allowed", "the query has a value that is not allowed", f"{name}: {least:g} to {most:g}")
     return number

@@ -1,11 +1,10 @@
-"""Asks for nodes over a launcher's HTTP, for programs that can't reach its store.
+"""Requests nodes over a launcher's HTTP, for programs that can't reach its store.
 
     async with HttpNodeClient("https://launcher.example.org", token_file="token") as client:
         async with client.nodes(["debian-12"]) as nodes:
             ...  # nodes[0].interface_ip, nodes[0].host_keys
 
-It has the methods of `NodeClient`, with the same meaning. A request, and then its nodes, are renewed in the background.
-What does *not* belong here: what the launcher does with it (desk.py).
+The client has the methods of `NodeClient`, with the same meaning. It renews requests and their nodes in the background.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ from nodelaunch.web.messages import NodeShown, RequestExplained, RequestShown
 
 PREFIX = "/api/v1"
 TTL_S = 60.0
-"""How long the launcher keeps what this program has, if nothing is heard of it any more."""
+"""Time that the launcher keeps this program's requests and nodes without a renewal."""
 WAIT_S = 30.0
-"""How long one question for news is left open."""
+"""Time that one request waits for a change."""
 ANSWER_S = 20.0
-"""How long any other answer may take."""
+"""Deadline of any other answer, retries included."""
 WHY_S = 2.0
-"""How long the answer to why a request waits may take."""
+"""Deadline of the answer why a request waits."""
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-"""Before a question that was not answered is asked again: at first, and at most."""
+"""The first and the longest pause before a retry."""
 RETRIED = frozenset({408, 429, 502, 503, 504})
-"""Answers after which the same may go well."""
+"""Status codes after which a retry may succeed."""
 
 UNREACHABLE = 0
-"""In place of a status, where there was no answer."""
+"""The status if there was no answer."""
 ENDED = frozenset({404, 410})
-"""Answers after which there is nothing to be renewed."""
+"""Status codes after which a request can't be renewed."""
 
 T = TypeVar("T")
 
 
 class HttpError(NodelaunchError):
-    """The launcher did not do what it was asked over HTTP; ``name`` says which problem, ``status`` is HTTP's."""
+    """The launcher refused a request over HTTP; ``name`` is the name of the problem, ``status`` the HTTP status."""
 
     def __init__(self, status: int, name: str, text: str) -> None:
         super().__init__(text)
@@ -62,21 +61,21 @@ class HttpError(NodelaunchError):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same may go well later."""
+        """Return True if a retry may succeed."""
         return self.status in RETRIED or self.status == UNREACHABLE
 
 
 class HttpRequestHandle:
-    """One request of ours that is under way."""
+    """One open request of this client."""
 
     def __init__(self, client: HttpNodeClient, shown: RequestShown) -> None:
         self.request: NodeRequest = _record(shown)
-        """As last seen."""
+        """The request as last received."""
         self.nodes: list[Node] = []
         self.lost: asyncio.Event = asyncio.Event()
-        """Set when the launcher does not know it any more, or could not be reached for as long as it lasts."""
+        """Set when the launcher no longer knows the request, or could not be reached for the request's lifetime."""
         self.is_over: bool = False
-        """Whether we ended it."""
+        """True if this client has ended the request."""
         self._client = client
         self._why: tuple[str, ...] = ()
         self._version = shown.version
@@ -88,9 +87,10 @@ class HttpRequestHandle:
         return self.request.id
 
     async def finished(self, progress: Progress | None = None, *, timeout_s: float | None = None) -> NodeRequest:
-        """Wait until it is fulfilled or failed; *progress* is told of every change on the way.
+        """Wait until the request is fulfilled or failed; call *progress* at each change.
 
-        Raises: RecordGoneError when it is lost; NodesNotThereError after *timeout_s*, with why it waits; HttpError.
+        Raises: RecordGoneError if the request is lost; NodesNotThereError after *timeout_s*, with its reasons;
+        HttpError.
         """
         return await in_time(self, self._finished(progress), timeout_s)
 
@@ -108,13 +108,13 @@ class HttpRequestHandle:
         return self.request
 
     async def why(self) -> tuple[str, ...]:
-        """What the launcher's pools say of it now, a line each; or else what they said last."""
+        """Return the reasons of the launcher's pools, a line each; without an answer, the last known reasons."""
         with suppress(HttpError):
             self._why = _lines(await self._client.ask("GET", f"/requests/{self.id}", RequestExplained, within_s=WHY_S))
         return self._why
 
     async def _news(self) -> RequestExplained:
-        """How it stands when something has changed, or nothing for a while."""
+        """Return the request after its next change, or after `WAIT_S` without a change."""
         query = {"wait_s": WAIT_S, "version": self._version}
         while not self.lost.is_set():
             try:
@@ -124,12 +124,12 @@ class HttpRequestHandle:
                     self.lose()
                 elif not error.is_passing:
                     raise
-        raise RecordGoneError(paths.request(self.id), "the launcher does not know it any more, or can't be reached")
+        raise RecordGoneError(paths.request(self.id), "the launcher no longer knows the request, or can't be reached")
 
     async def cancel(self, *, within_s: float | None = None) -> None:
-        """Give back what it has, in whatever state it is; done even if the caller is cancelled meanwhile.
+        """Withdraw the request and return its nodes, in any state; done even if the caller is cancelled meanwhile.
 
-        Raises: HttpError where the launcher did not answer *within_s*. It takes back by itself what is not renewed.
+        Raises: HttpError if the launcher did not answer *within_s*; the launcher then takes the nodes back by itself.
         """
         self.is_over = True
         await self._client.release(self.id, within_s=within_s)
@@ -148,7 +148,7 @@ class HttpRequestHandle:
             listener()
 
     async def keep_alive(self) -> None:
-        """Renew it until it ends."""
+        """Renew the request until it ends."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._ttl_s
         while not (self.is_over or self.lost.is_set()):
@@ -162,7 +162,7 @@ class HttpRequestHandle:
                 self.lose()
 
     async def _renew(self) -> None:
-        """Renew it once, however often that is to be tried. Raises: HttpError where it has ended."""
+        """Renew the request once, with retries. Raises: HttpError if the request has ended."""
         while not self.is_over:
             try:
                 await self._client.ask("POST", f"/requests/{self.id}/renew", RequestShown, body={})
@@ -174,7 +174,7 @@ class HttpRequestHandle:
 
 
 class HttpNodeClient:
-    """Use as an async context manager. *url* is where the launcher's HTTP is."""
+    """A client of a launcher's HTTP at *url*. Use it as an async context manager."""
 
     def __init__(
         self,
@@ -186,13 +186,13 @@ class HttpNodeClient:
         ttl_s: float = TTL_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Give *token*, or a file that has it as its first line. *ttl_s*: after how long without a sign of this
-        program the launcher takes everything back. *transport*: httpx's, where its own will not do.
+        """*token*, or *token_file* with the token as its first line, is needed. *ttl_s*: the time after which the
+        launcher takes the nodes back if this program does not renew them. *transport*: for httpx, instead of its own.
 
-        Raises: NodelaunchError where the file can't be read, or *url* is none of HTTP.
+        Raises: NodelaunchError if the file can't be read, or *url* is not an HTTP address.
         """
         self.requestor: str = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
-        """Written into requests and nodes; tells ours from others'."""
+        """The name in requests and nodes that identifies this client."""
         if (token is None) == (token_file is None):
             raise ValueError("give one of token and token_file")
         self._ttl_s = ttl_s
@@ -207,7 +207,7 @@ class HttpNodeClient:
             )
         self._http = httpx.AsyncClient(base_url=parsed, headers=headers, transport=transport)
         self.trouble: HttpError | None = None
-        """Why the last try to ask the launcher something came to nothing; None where it answered."""
+        """Why the last call to the launcher failed; None if it was answered."""
         self._group = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
         self._keepers: set[asyncio.Task[None]] = set()
@@ -236,7 +236,7 @@ class HttpNodeClient:
     async def submit(
         self, labels: Sequence[str], *, ttl_s: float | None = None, **options: Unpack[RequestOptions]
     ) -> HttpRequestHandle:
-        """Ask for one node of each of *labels*, in this order. The request lasts while this program renews it.
+        """Request one node for each of *labels*, in this order. The request lasts while this program renews it.
 
         Raises: HttpError.
         """
@@ -251,7 +251,7 @@ class HttpNodeClient:
         return handle
 
     async def release(self, request_id: RequestId, *, within_s: float | None = None) -> None:
-        """Give back what a request has; done even if the caller is cancelled meanwhile. Raises: HttpError."""
+        """Return the nodes of a request; done even if the caller is cancelled meanwhile. Raises: HttpError."""
 
         async def delete() -> None:
             try:
@@ -280,7 +280,7 @@ class HttpNodeClient:
         headers: Mapping[str, str] | None = None,
         within_s: float | None = None,
     ) -> T:
-        """The launcher's answer; asked again for `ANSWER_S` where it can't be reached, or else it answers *within_s*.
+        """Return the launcher's answer; retry for *within_s*, by default `ANSWER_S`, if it can't be reached.
 
         Raises: HttpError.
         """
@@ -314,10 +314,10 @@ class HttpNodeClient:
     async def nodes(
         self, labels: Sequence[str], *, timeout_s: float | None = None, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[list[Node]]:
-        """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
+        """Request nodes of *labels*, in use inside the block and returned at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request, and NodesNotThereError when none has *timeout_s*
-        after it was made, both with what each pool says; NodesLostError as `hold`; HttpError.
+        Raises: RequestFailedError if no pool can serve the request, and NodesNotThereError if it is not fulfilled
+        within *timeout_s*, both with each pool's reasons; NodesLostError as `hold`; HttpError.
         """
         handle = await self.submit(labels, **options)
         try:
@@ -333,24 +333,24 @@ class HttpNodeClient:
 
     @asynccontextmanager
     async def hold(self, request: NodeRequest) -> AsyncIterator[list[Node]]:
-        """The nodes of a fulfilled *request* of ours, in use inside the block and given back after it.
+        """Return the nodes of a fulfilled *request* of this client, in use inside the block and returned after it.
 
-        When the launcher takes them back, or could not be reached for as long as they last, the block is cancelled, as
-        by `asyncio.timeout`, and NodesLostError raised.
+        If the launcher takes them back, or could not be reached for their lifetime, the block is cancelled, as by
+        `asyncio.timeout`, and NodesLostError is raised.
         """
         handle = self._handles.get(request.id)
         if handle is None:
-            raise RecordGoneError(paths.request(request.id), "the request was given back")
+            raise RecordGoneError(paths.request(request.id), "the request was released")
         try:
             async with CancelWhenLost([(node.id, handle) for node in handle.nodes]):
                 yield handle.nodes
         finally:
-            with suppress(HttpError):  # what is not given back is taken back soon
+            with suppress(HttpError):  # the launcher takes nodes back that are not renewed
                 await handle.cancel()
 
 
 def _lines(shown: RequestExplained) -> tuple[str, ...]:
-    """What each pool says, where it says something."""
+    """Return the reasons of each pool that has reasons."""
     return tuple(line for pool in shown.pools if (line := in_a_line(pool)))
 
 
@@ -369,7 +369,7 @@ def _first_line(path: str | os.PathLike[str] | None) -> str:
 
 
 def _refusal(reply: httpx.Response) -> HttpError:
-    """What an answer that is no success says."""
+    """Return the error for an unsuccessful answer."""
     try:
         said = reply.json()
         name = str(said["type"]).rpartition(":")[2]
@@ -380,11 +380,11 @@ def _refusal(reply: httpx.Response) -> HttpError:
 
 
 def _record(shown: RequestShown) -> NodeRequest:
-    """As the store has it. Raises: RecordGoneError where it has ended otherwise than by failing."""
+    """Return the request as a record. Raises: RecordGoneError if it has ended, but not failed."""
     try:
         state = RequestState(shown.state)
     except ValueError:
-        what = f"it is {shown.state}" + (f": {shown.detail}" if shown.detail else "")
+        what = f"the request is {shown.state}" + (f": {shown.detail}" if shown.detail else "")
         raise RecordGoneError(paths.request(RequestId(shown.id)), what) from None
     return NodeRequest(
         id=RequestId(shown.id),
@@ -400,7 +400,7 @@ def _record(shown: RequestShown) -> NodeRequest:
 
 
 def _node(shown: NodeShown) -> Node:
-    """As the store has it."""
+    """Return the node as a record."""
     return Node(
         id=NodeId(shown.id),
         state=NodeState(shown.state),

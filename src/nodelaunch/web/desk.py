@@ -1,10 +1,10 @@
-"""Requests that were made over HTTP: each lasts while it is renewed, and has its nodes in use meanwhile.
+"""Serves requests made over HTTP: a request lasts while it is renewed, and its nodes are in use meanwhile.
 
     async with Desk(launcher.store, explain) as desk:
         rental = await desk.submit(NewRequest(["debian-12"]))
 
-The nodes are locked in the launcher's session with the store, so they are given back when the desk closes. What does
-*not* belong here: HTTP (api.py), and the steps with which nodes are asked for and given back (client.py).
+The nodes are locked in the launcher's session with the store, so they are returned when the desk closes. api.py is the
+HTTP part, client/nodes.py requests and returns the nodes.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from nodelaunch.web.messages import NewRequest
 log: Logger = get_logger(__name__)
 
 MOST_OPEN = 1000
-"""Requests that have not ended."""
+"""The most requests that have not ended."""
 MOST_ENDED = 1000
-"""Requests that have ended and are still known."""
+"""The most ended requests that are remembered."""
 MOST_WAITING = 500
-"""Waits for a change that are under way at the same time."""
+"""The most clients that wait for a change at the same time."""
 PER_SECOND, AT_ONCE = 50.0, 200.0
-"""New requests: how many a second for long, and how many in one go after a pause."""
+"""Limits of new requests: the sustained rate per second, and the burst after a pause."""
 RELEASE_S = 40.0
-"""How long to wait until nodes are given back; it goes on after that."""
+"""Time to wait until nodes are returned; the return continues after it."""
 CLOSE_S = 10.0
-"""How long giving everything back may take at the end; launchers delete what is left."""
+"""Time to return all nodes at the end; launchers delete the rest."""
 
 Explain = Callable[[RequestId], list[dict[str, Any]]]
-"""How a request stands with each pool of this process, as JSON."""
+"""A function that returns a request's status in each pool of this process, as JSON."""
 
 
 class RentalState(StrEnum):
-    """How a request over HTTP stands. The last four are ends."""
+    """The state of a request over HTTP. The last four are final."""
 
     REQUESTED = "requested"
     PENDING = "pending"
@@ -64,7 +64,7 @@ ENDED = frozenset({RentalState.FAILED, RentalState.RELEASED, RentalState.EXPIRED
 
 
 class TooManyError(NodelaunchError):
-    """The desk has as much to do as it takes."""
+    """The desk is at one of its limits."""
 
 
 class ReusedKeyError(NodelaunchError):
@@ -81,15 +81,15 @@ class Rental:
         self.ttl_s: float = wanted.ttl_s
         self.nodes: Sequence[Node] = ()
         self.pools: list[dict[str, Any]] | None = None
-        """How it stood with the pools when it failed."""
+        """Its status in the pools when it failed."""
         self.detail: str | None = None
         self.version: int = 1
         self.changed: asyncio.Event = asyncio.Event()
-        """Set with the next change, after which there is another one."""
+        """Set at the next change, and then replaced by a new event."""
         self.deadline: float = asyncio.get_running_loop().time() + wanted.ttl_s
         self.lease: asyncio.Timeout | None = None
         self.over: asyncio.Event = asyncio.Event()
-        """Set when it has ended and all is given back."""
+        """Set when the request has ended and its nodes are returned."""
         self._state = RentalState.REQUESTED
 
     @property
@@ -106,7 +106,7 @@ class Rental:
         return 0.0 if self._state in ENDED else max(0.0, self.deadline - asyncio.get_running_loop().time())
 
     def into(self, state: RentalState, nodes: Sequence[Node] = (), detail: str | None = None) -> None:
-        """Go on to *state*, unless it has ended or is there already."""
+        """Change to *state*, unless the request has ended or is in *state* already."""
         if self._state in ENDED or state is self._state:
             return
         self._state, self.nodes, self.detail = state, nodes, detail
@@ -121,14 +121,14 @@ class Rental:
             self.into(RentalState.REQUESTED)
 
     def last_until(self, deadline: float) -> None:
-        """End at *deadline*, by the loop's clock."""
+        """Set the end to *deadline*, by the loop's clock."""
         self.deadline = deadline
         if self.lease is not None and not self.lease.expired():
             self.lease.reschedule(deadline)
 
 
 class Desk:
-    """Takes requests, keeps their nodes, takes them back. Use as an async context manager, within the launcher's."""
+    """Serves requests and holds their nodes. Use it as an async context manager, inside the launcher's."""
 
     def __init__(self, store: Store, explain: Explain, *, clock: Clock | None = None) -> None:
         self._client = NodeClient(store, requestor="nodelaunch-http", clock=clock)
@@ -152,21 +152,21 @@ class Desk:
 
     async def __aexit__(self, *exc_info: object) -> None:
         for rental in self.rentals:
-            self._end(rental, RentalState.LOST, "the launcher ends")
+            self._end(rental, RentalState.LOST, "the launcher is stopping")
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._stack.aclose()
 
     @property
     def rentals(self) -> list[Rental]:
-        """Those that have not ended, the oldest first."""
+        """Return the requests that have not ended, oldest first."""
         return list(self._open.values())
 
     def find(self, request_id: str) -> Rental | None:
         return self._open.get(RequestId(request_id)) or self._ended.get(RequestId(request_id))
 
     async def submit(self, wanted: NewRequest, key: str | None = None) -> Rental:
-        """Make a request. The same *key* again gives the same request, as long as it is known.
+        """Make a request. The same *key* returns the same request, as long as it is remembered.
 
         Raises: TooManyError, ReusedKeyError, StoreError.
         """
@@ -177,12 +177,12 @@ class Desk:
             if rental is None:
                 rental = self._by_key[key] = await self._submit(wanted, key)
         if rental.wanted != wanted:
-            raise ReusedKeyError(f"the key was used for request {rental.id}, which is another one")
+            raise ReusedKeyError(f"the key belongs to request {rental.id}, which differs from this one")
         return rental
 
     async def _submit(self, wanted: NewRequest, key: str | None) -> Rental:
         if len(self._open) + self._submitting >= MOST_OPEN:
-            raise TooManyError(f"there are {MOST_OPEN} requests that have not ended")
+            raise TooManyError(f"the limit of {MOST_OPEN} open requests is reached")
         if not self._allowance.take():
             raise TooManyError(f"more than {PER_SECOND:g} requests a second")
         self._submitting += 1
@@ -200,7 +200,7 @@ class Desk:
         return rental
 
     def renew(self, rental: Rental, ttl_s: float | None = None) -> bool:
-        """Let *rental* last for its time again, from now, or from now on for *ttl_s*; whether it had not ended."""
+        """Extend *rental* by its lifetime from now, or by *ttl_s* from now on; return False if it has ended."""
         if rental.state in ENDED:
             return False
         rental.ttl_s = rental.ttl_s if ttl_s is None else ttl_s
@@ -208,7 +208,7 @@ class Desk:
         return True
 
     async def release(self, rental: Rental) -> bool:
-        """Give back what *rental* has; whether that is done within `RELEASE_S`."""
+        """Return the nodes of *rental* to the launcher; return True if that is done within `RELEASE_S`."""
         self._end(rental, RentalState.RELEASED)
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_S):
@@ -220,12 +220,13 @@ class Desk:
         rental.last_until(asyncio.get_running_loop().time())
 
     async def wait(self, rental: Rental, version: int | None, wait_s: float) -> None:
-        """Wait until *rental* has another *version* (None: until it waits for nodes no more), *wait_s* at most.
+        """Wait until the version of *rental* differs from *version* (None: until it no longer waits for nodes), for
+        *wait_s* at most.
 
         Raises: TooManyError.
         """
         if self._waiting >= MOST_WAITING:
-            raise TooManyError(f"{MOST_WAITING} others wait already")
+            raise TooManyError(f"the limit of {MOST_WAITING} waiting clients is reached")
         self._waiting += 1
         try:
             with suppress(TimeoutError):
@@ -238,7 +239,7 @@ class Desk:
             self._waiting -= 1
 
     async def _serve(self, rental: Rental) -> None:
-        """Bring one request from its beginning to its end."""
+        """Serve one request from start to end."""
         try:
             async with asyncio.timeout_at(rental.deadline) as rental.lease:
                 await self._use(rental)
@@ -247,10 +248,10 @@ class Desk:
         except NodesLostError as error:
             rental.into(RentalState.LOST, detail=str(error))
         except NodelaunchError as error:
-            rental.into(RentalState.LOST, detail=f"it could not be gone on with: {error}")
+            rental.into(RentalState.LOST, detail=f"the launcher could not continue the request: {error}")
         except Exception:
             log.exception("http_request_broke", request_id=rental.id)
-            rental.into(RentalState.LOST, detail="an error in the launcher; its log has it")
+            rental.into(RentalState.LOST, detail="an internal error in the launcher; see its log")
         finally:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(RELEASE_S):
@@ -269,7 +270,7 @@ class Desk:
             await asyncio.Event().wait()
 
     def _put_aside(self, rental: Rental) -> None:
-        """Keep what has ended for whoever asks, as many as may be."""
+        """Remember an ended request, up to `MOST_ENDED` of them."""
         rental.into(RentalState.LOST, detail="the launcher ended")  # unless it has ended otherwise
         self._open.pop(rental.id, None)
         self._ended[rental.id] = rental
@@ -280,19 +281,19 @@ class Desk:
                 self._by_key.pop(old.key, None)
 
     def standings(self, rental: Rental) -> list[dict[str, Any]]:
-        """How *rental* stands with each pool of this process; of one that failed, how it did then."""
+        """Return the status of *rental* in each pool of this process; after a failure, the status at that time."""
         return self._explain(rental.id) if rental.pools is None else rental.pools
 
 
 class Allowance:
-    """So many a second for long, and so many at once."""
+    """A rate limit: a sustained rate per second, and a burst."""
 
     def __init__(self, per_second: float, at_once: float, now: Callable[[], float] = time.monotonic) -> None:
         self._per_second, self._at_once, self._now = per_second, at_once, now
         self._left, self._as_of = at_once, now()
 
     def take(self) -> bool:
-        """Whether one more may be."""
+        """Take one from the allowance; return False if none is left."""
         now = self._now()
         self._left = min(self._at_once, self._left + (now - self._as_of) * self._per_second)
         self._as_of = now

@@ -1,7 +1,4 @@
-"""Takes the address and port of HTTP, before anything is served there.
-
-What does *not* belong here: what is served (serving.py).
-"""
+"""Listens on the address and port of HTTP, before serving.py serves there."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ from nodelaunch.errors import NodelaunchError
 BACKLOG = 128
 _NO_ADDRESS = "listen_address in webapp has to be one of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
 _REMEDIES = {
-    errno.EADDRINUSE: "another process listens there: end it, or name another port in webapp",
+    errno.EADDRINUSE: "another process listens on this port: end that process, or set another port in webapp",
     errno.EADDRNOTAVAIL: _NO_ADDRESS,
-    errno.EACCES: "this user may not take that port: name one above 1023 in webapp",
+    errno.EACCES: "this user may not use this port: set a port above 1023 in webapp",
 }
 
 
@@ -24,13 +21,13 @@ class CannotListenError(NodelaunchError):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there, for HTTP; *port* 0: any free one. Raises: OSError."""
+    """Return a listening socket for HTTP; *port* 0: any free port. Raises: OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def listen_for_http(host: str, port: int) -> socket.socket:
-    """The same. Raises: CannotListenError, which says what to do."""
+    """Return a listening socket for HTTP. Raises: CannotListenError, with the remedy."""
     try:
         return listen(host, port)
     except OSError as error:

@@ -2,8 +2,8 @@
 
     /node-list[?node_id=ID]   /request-list   /label-list   /image-list   /dib-image-list   /image-status
 
-``Accept: application/json`` gives JSON, anything else a table as text. ``fields=a,b`` leaves columns of the table out.
-An answer is used again for a second. Rows are made in another thread, so that 10,000 of them hold up nothing.
+``Accept: application/json`` gives JSON, otherwise a table as text. ``fields=a,b`` selects columns of the table.
+An answer is cached for a second. Rows are made in another thread, so that 10,000 rows don't block the event loop.
 Source: Nodepool 11, its ``webapp`` module; and for what the header asks for, RFC 9110, section 12.5.1.
 """
 
@@ -25,9 +25,9 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.operations.listing import BY_NAME, Listing, Snapshot, node_list, take_snapshot
 
 FRESH_S = 1
-"""How long an answer is used again. Source: Nodepool."""
+"""Time that an answer is cached. Source: Nodepool."""
 KEPT = 64
-"""Answers kept at most."""
+"""The most cached answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Answer:
 
 
 class Lists:
-    """Answers from *view*, which may raise RuntimeError while there is none."""
+    """Makes the lists from *view*, which may raise RuntimeError while there is no view."""
 
     def __init__(self, view: Callable[[], ClusterView]) -> None:
         self._view = view
@@ -87,7 +87,7 @@ def _body(snapshot: Snapshot, name: str, as_json: bool, fields: frozenset[str], 
 
 
 def table(listing: Listing, now: float) -> str:
-    """*listing* as Nodepool prints it."""
+    """Return *listing* as Nodepool prints it."""
     made = PrettyTable(list(listing.titles.values()))
     made.align = "l"
     made.add_rows(listing.cells(now))
@@ -95,13 +95,13 @@ def table(listing: Listing, now: float) -> str:
 
 
 def wants_json(accept: str) -> bool:
-    """Whether a client that sends *accept* would rather have JSON than HTML or text; text where it doesn't mind."""
+    """Return True if *accept* prefers JSON to HTML and text; False if it has no preference."""
     qualities = [_quality(accept, kind) for kind in ("text/html", "text/plain", "application/json")]
     return qualities[2] > max(qualities[:2])
 
 
 def _quality(accept: str, kind: str) -> float:
-    """How much *kind* is wanted, 0 to 1: by the most specific range that takes it in."""
+    """Return the preference for *kind*, 0 to 1, by the most specific range that matches."""
     best, found = -1, 0.0 if accept.strip() else 1.0
     for each in accept.split(","):
         span, *parameters = (part.strip() for part in each.split(";"))
@@ -127,7 +127,7 @@ def _q(parameters: list[str]) -> float:
 
 
 def _is_known(since: str | None, made_at: float) -> bool:
-    """Whether the client has what was made at *made_at* already. Times in headers are whole seconds."""
+    """Return True if the client already has the answer made at *made_at*. Times in headers are whole seconds."""
     if since is None:
         return False
     try:

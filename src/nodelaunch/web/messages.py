@@ -1,7 +1,4 @@
-"""What goes in and out of the HTTP interface: one type for each body, from which its description is made, too.
-
-What does *not* belong here: what is done (api.py, desk.py), and Nodepool's lists (lists.py).
-"""
+"""The bodies of the HTTP API: one type for each body, from which the API's description is made too."""
 
 from __future__ import annotations
 
@@ -14,18 +11,20 @@ from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node
 
 TTL_S = 300.0
-"""How long a request, and then its nodes, last without being renewed, by default."""
+"""Default lifetime of a request and its nodes without a renewal."""
 LONGEST_TTL_S = 86_400.0
 MOST_LABELS = 100
 
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Text = Annotated[str, Meta(max_length=1000)]
 Seconds = Annotated[int, Meta(ge=1, le=10**9)]
-Ttl = Annotated[float, Meta(ge=1, le=LONGEST_TTL_S, description="Seconds until it is released if it is not renewed.")]
+Ttl = Annotated[
+    float, Meta(ge=1, le=LONGEST_TTL_S, description="Seconds until the request is released without a renewal.")
+]
 
 
 class NewRequest(Struct, forbid_unknown_fields=True):
-    """A node for each of the labels, in their order."""
+    """A request for a node of each label, in this order."""
 
     labels: Annotated[list[Name], Meta(min_length=1, max_length=MOST_LABELS)]
     ttl_s: Ttl = TTL_S
@@ -33,14 +32,16 @@ class NewRequest(Struct, forbid_unknown_fields=True):
         str, Meta(pattern=r"^[0-9]{3}$", description="Three digits; smaller is served first. Zuul: 100, 200, 300.")
     ] = CLIENT_PRIORITY
     relative_priority: Annotated[int, Meta(ge=0, le=1_000_000, description="Smaller is served first.")] = 0
-    provider: Annotated[Name | None, Meta(description="The only provider whose nodes will do.")] = None
-    tenant: Annotated[Name | None, Meta(description="On whose behalf; for limits of tenants.")] = None
-    requestor: Annotated[Name | None, Meta(description="Who asks, in the records of the request and its nodes.")] = None
-    requestor_data: Annotated[Any, Meta(description="Any JSON; handed to drivers, shown by explain.")] = None
+    provider: Annotated[Name | None, Meta(description="The only provider whose nodes are accepted.")] = None
+    tenant: Annotated[Name | None, Meta(description="The tenant of the request; for limits of tenants.")] = None
+    requestor: Annotated[
+        Name | None, Meta(description="The name of the client, in the records of the request and its nodes.")
+    ] = None
+    requestor_data: Annotated[Any, Meta(description="Any JSON; passed to drivers, shown by explain.")] = None
 
 
 class Renewal(Struct, forbid_unknown_fields=True):
-    """From now on for as long again, or for another time."""
+    """Extend a request by its lifetime, or by another time."""
 
     ttl_s: Ttl | None = None
 
@@ -48,9 +49,11 @@ class Renewal(Struct, forbid_unknown_fields=True):
 class Hold(Struct, forbid_unknown_fields=True):
     """Keep a node from being used or deleted."""
 
-    reason: Annotated[Text | None, Meta(description="Becomes the node's comment.")] = None
-    expires_s: Annotated[Seconds | None, Meta(description="Delete it after this long; null: max-hold-age.")] = None
-    force: Annotated[bool, Meta(description="Also where the node is promised to a request.")] = False
+    reason: Annotated[Text | None, Meta(description="Reason, stored as the node's comment.")] = None
+    expires_s: Annotated[Seconds | None, Meta(description="Seconds until the node is deleted; null: max-hold-age.")] = (
+        None
+    )
+    force: Annotated[bool, Meta(description="Hold the node even if it is allocated to a request.")] = False
 
 
 class Unhold(Struct, forbid_unknown_fields=True):
@@ -60,22 +63,22 @@ class Unhold(Struct, forbid_unknown_fields=True):
 
 
 class NodeShown(Struct):
-    """A node, with all that a login needs."""
+    """A node, with the data for a login."""
 
     id: str
     label: list[str]
     state: str
     provider: str | None
     pool: str | None
-    host: Annotated[str | None, Meta(description="Where to connect to.")]
-    port: Annotated[Any, Meta(description="A number; of some drivers an object, such as the access to a cluster.")]
+    host: Annotated[str | None, Meta(description="Host to connect to.")]
+    port: Annotated[Any, Meta(description="A number; with some drivers an object, such as the access to a cluster.")]
     username: str | None
     connection_type: Annotated[str | None, Meta(description="ssh, winrm, ... as Ansible names it.")]
     shell_type: str | None
     python_path: str | None
     host_keys: Annotated[list[str], Meta(description="SSH host keys, '<type> <base64>' each.")]
     host_key_assurance: Annotated[
-        str | None, Meta(description="verified or unseen, where the node was given its keys; else null.")
+        str | None, Meta(description="verified or unseen, if the launcher gave the node its keys; else null.")
     ]
     public_ipv4: str | None
     private_ipv4: str | None
@@ -89,14 +92,14 @@ class NodeShown(Struct):
 
 
 class RequestShown(Struct):
-    """A request that was made here."""
+    """A request that was made over HTTP."""
 
     id: str
     state: Annotated[
         str,
         Meta(
-            description="requested: waits; pending: a launcher works on it; fulfilled: its nodes are yours; failed: no "
-            "pool can serve it; released: given back; expired: not renewed in time; lost: gone without being asked."
+            description="requested: waits; pending: a launcher works on it; fulfilled: nodes in use; failed: no "
+            "pool can serve it; released: its nodes are returned; expired: not renewed in time; lost: a fault."
         ),
     ]
     version: Annotated[int, Meta(description="Grows with each change of state; for waiting.")]
@@ -107,20 +110,22 @@ class RequestShown(Struct):
     tenant: str | None
     requestor: str | None
     ttl_s: float
-    expires_in_s: Annotated[float, Meta(description="Seconds left; 0 when it has ended.")]
+    expires_in_s: Annotated[float, Meta(description="Seconds left; 0 after the end.")]
     declined_by: list[str]
-    nodes: Annotated[list[NodeShown], Meta(description="In the order of the labels; none before it is fulfilled.")]
-    detail: Annotated[str | None, Meta(description="Why it was lost.")]
+    nodes: Annotated[
+        list[NodeShown], Meta(description="In the order of the labels; empty before the request is fulfilled.")
+    ]
+    detail: Annotated[str | None, Meta(description="Why the request was lost.")]
 
 
 class RequestExplained(RequestShown):
-    """The same, with how it stands with each pool of this launcher and why, as `nodelaunch explain --json` has it."""
+    """A request with its status and reasons in each pool of this launcher, as in `nodelaunch explain --json`."""
 
     pools: list[dict[str, Any]]
 
 
 class RequestList(Struct):
-    """All requests that were made here and have not ended, the oldest first."""
+    """All requests made over this launcher's HTTP that have not ended, oldest first."""
 
     requests: list[RequestShown]
 

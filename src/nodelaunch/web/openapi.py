@@ -1,4 +1,4 @@
-"""Describes the HTTP interface, as OpenAPI 3.1: made of the operations and the types of their bodies.
+"""Describes the HTTP API as OpenAPI 3.1, from its operations and the types of their bodies.
 
 Source: the OpenAPI Specification, version 3.1.1.
 """
@@ -15,36 +15,36 @@ from nodelaunch.web.api import OPERATIONS, PREFIX, Operation
 from nodelaunch.web.problems import MEDIA_TYPE
 
 PROBLEMS: Final = {
-    "400": "The body is no JSON.",
-    "401": "No token, or not one of this launcher's.",
+    "400": "The body is not valid JSON.",
+    "401": "The token is missing, or is not a token of this launcher.",
     "403": "The launcher's configuration names no token-file.",
     "404": "There is no such request or node.",
-    "408": "The body did not come in time.",
-    "409": "Somebody uses the node, or it is in another state.",
+    "408": "The body did not arrive in time.",
+    "409": "The node is in use, or is in another state.",
     "410": "The request has ended.",
     "413": "The body is too large.",
-    "415": "The body is not said to be JSON.",
-    "422": "The body or the query has something that is not allowed.",
+    "415": "The Content-Type of the body is not JSON.",
+    "422": "The body or the query has a value or key that is not allowed.",
     "429": "Too many requests.",
-    "503": "The launcher is not connected to its store, or ends.",
+    "503": "The launcher is not connected to its store, or is stopping.",
     "504": "The store did not answer in time.",
 }
-"""What can be answered in place of what was asked for."""
+"""The error answers, by status."""
 PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
     "description": "RFC 9457.",
     "required": ["type", "title", "status"],
     "properties": {
-        "type": {"type": "string", "description": "Always the same for the same problem."},
+        "type": {"type": "string", "description": "Constant for each kind of problem."},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "About this one case."},
+        "detail": {"type": "string", "description": "Details of this case."},
     },
 }
 
 
 def description() -> dict[str, Any]:
-    """The document, as JSON."""
+    """Return the document, as JSON."""
     kinds = {kind for operation in OPERATIONS for kind in (operation.body, operation.answer) if kind is not None}
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
@@ -56,7 +56,7 @@ def description() -> dict[str, Any]:
         "info": {
             "title": "nodelaunch",
             "version": __version__,
-            "description": "Ask for nodes, keep them, give them back.",
+            "description": "Request nodes, keep them, return them.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": PREFIX}],

@@ -1,4 +1,4 @@
-"""Errors over HTTP, as programs can read them: problem documents.
+"""Errors over HTTP as problem documents, which programs can read.
 
 Source: RFC 9457.
 """
@@ -17,12 +17,12 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):  # noqa: N818  the word of RFC 9457
-    """What is answered in place of what was asked for."""
+    """An error answer."""
 
     def __init__(
         self, status: int, name: str, title: str, detail: str = "", *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """*name* is for programs, and always the same for the same *title*; *detail* is about this one case."""
+        """*name* is for programs, and constant for each *title*; *detail* has the details of this case."""
         super().__init__(f"{title}: {detail}" if detail else title)
         self.status = status
         self.name = name
@@ -35,13 +35,13 @@ class Problem(Exception):  # noqa: N818  the word of RFC 9457
 
 
 async def on_problem(_request: Request, error: Exception) -> Response:
-    """The exception handler for `Problem`."""
+    """Answer a `Problem`."""
     assert isinstance(error, Problem)  # noqa: S101
     return error.response()
 
 
 async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """The exception handler for what the router says by itself: no such path, no such method."""
+    """Answer an error of the router itself: no such path, no such method."""
     assert isinstance(error, HTTPException)  # noqa: S101
     name = error.detail.lower().replace(" ", "-")
     return _response(error.status_code, name, error.detail, "", error.headers)

@@ -1,4 +1,4 @@
-"""Serves the application in the event loop that runs already."""
+"""Serves the application in the running event loop."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nodelaunch.web.listening import listen
 log: Logger = get_logger(__name__)
 
 STOP_S = 5
-"""How long open answers may go on when it ends."""
+"""Time for open answers to finish at the end."""
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone: whoever runs the loop has them."""
+    """A server without signal handlers: signals belong to the owner of the event loop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -29,14 +29,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serve(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[int]:
-    """Serve *app* inside the block; the port it listens on (*port* 0: any free one). Raises: OSError."""
+    """Serve *app* inside the block and return the port (*port* 0: any free port). Raises: OSError."""
     async with serve_at(listen(host, port), app) as bound:
         yield bound
 
 
 @contextlib.asynccontextmanager
 async def serve_at(listener: socket.socket, app: ASGIApp) -> AsyncIterator[int]:
-    """Serve *app* inside the block where *listener* listens, which is closed at its end; its port."""
+    """Serve *app* on *listener* inside the block and return its port; close *listener* at the end."""
     with listener:
         listener.setblocking(False)
         host, bound = listener.getsockname()[:2]

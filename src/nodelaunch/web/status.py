@@ -1,7 +1,7 @@
-"""The status page and the facts that it shows: ``/``, ``/status.json`` and ``/nodes.json[?text=T&state=S&limit=N]``.
+"""The status page and its data: ``/``, ``/status.json`` and ``/nodes.json[?text=T&state=S&limit=N]``.
 
-Facts are used again for a second, so that many readers cost no more than one. The page is one file without requests to
-anywhere else. What does *not* belong here: what the facts are (overview.py).
+Data are cached for a second, so that many readers cost no more than one. The page is one file and loads nothing from
+other sites. monitoring/overview.py collects the data.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from nodelaunch.operations.listing import node_facts, take_snapshot
 T = TypeVar("T")
 
 FRESH_S: Final = 1.0
-"""How long facts are used again."""
+"""Time that data are cached."""
 NODES_SHOWN: Final = 200
-"""Nodes in one answer, by default."""
+"""Default number of nodes in one answer."""
 MAX_NODES: Final = 10_000
 POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
@@ -34,11 +34,11 @@ POLICY: Final = (
 SEARCHED: Final = (
     "id", "provider", "pool", "server_id", "interface_ip", "hostname", "allocated_to", "comment", "hold_job", "tenant"
 )  # fmt: skip
-"""Facts of a node in which text is looked for, besides its labels."""
+"""The fields of a node that a search covers, besides its labels."""
 
 
 class _Kept(Generic[T]):
-    """What *take* gave last, for as long as it is fresh; taken once for all who ask at a time."""
+    """The cached result of *take*; concurrent readers share one call."""
 
     def __init__(self, take: Callable[[], Awaitable[T]]) -> None:
         self._take = take
@@ -56,7 +56,7 @@ class _Kept(Generic[T]):
 
 
 class StatusPage:
-    """Answers about *launcher*."""
+    """Serves the status page of *launcher* and its data."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher

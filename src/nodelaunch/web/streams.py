@@ -1,7 +1,7 @@
-"""What happens, as server-sent events: ``/events[?kinds=node_changed,request_ended]``.
+"""Events of the launcher, as server-sent events: ``/events[?kinds=node_changed,request_ended]``.
 
-Each has its kind as type and its facts as JSON. A client that reads too slowly is told how many it ``missed``, and goes
-on. Source of the format: the HTML standard, section on server-sent events.
+Each event has its kind as type and its data as JSON. A client that reads too slowly gets the number of ``missed``
+events, and the stream continues. Source of the format: the HTML standard, section on server-sent events.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from nodelaunch.errors import EventsMissedError
 from nodelaunch.protocol.events import KINDS, DriverCalled, Event
 
 MAX_STREAMS: Final = 200
-"""Clients at a time."""
+"""The most clients at the same time."""
 SILENCE_S: Final = 15.0
-"""After which a line is sent that says nothing, so that nobody on the way gives the connection up."""
+"""Time without events after which a comment is sent, so that proxies keep the connection open."""
 LIMIT: Final = 5000
-"""Events that wait for one client."""
+"""The most events that wait for one client."""
 USUAL: Final = tuple(kind for kind in KINDS.values() if kind is not DriverCalled)
 
 
 class EventStreams:
-    """Answers from *events*."""
+    """Serves streams of *events*."""
 
     def __init__(self, events: EventHub) -> None:
         self._events = events
@@ -37,10 +37,10 @@ class EventStreams:
     async def respond(self, request: Request) -> Response:
         names = [name for name in request.query_params.get("kinds", "").split(",") if name]
         if unknown := [name for name in names if name not in KINDS]:
-            text = f"there is no kind {', '.join(unknown)}; there are: {', '.join(KINDS)}\n"
+            text = f"unknown kind {', '.join(unknown)}; kinds: {', '.join(KINDS)}\n"
             return PlainTextResponse(text, 400)
         if self._open >= MAX_STREAMS:
-            return PlainTextResponse(f"{MAX_STREAMS} clients read events already\n", 503)
+            return PlainTextResponse(f"the limit of {MAX_STREAMS} clients that read events is reached\n", 503)
         kinds = [KINDS[name] for name in names] or USUAL
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._stream(kinds), media_type="text/event-stream", headers=headers)

@@ -1,7 +1,7 @@
-"""Who may ask for nodes and act on them over HTTP: whoever shows one of the tokens in a file.
+"""Admits clients of the HTTP API: a client has to send one of the tokens in a file.
 
-The file has a token a line; it is read for each request, so that a new token holds at once and an old one no more.
-Tokens are compared in constant time, and are in no log or answer. Source of the header and its answers: RFC 6750.
+The file has one token per line; it is read for each request, so that a change applies at once. Tokens are compared in
+constant time, and appear in no log and no answer. Source of the header and its answers: RFC 6750.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REALM = 'Bearer realm="nodelaunch"'
 
 
 class TokenFile:
-    """*path*: where the tokens are; None: nobody may do anything."""
+    """The tokens in the file *path*; None: no client is admitted."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -28,11 +28,11 @@ class TokenFile:
 
     @property
     def are_given(self) -> bool:
-        """Whether somebody may do something."""
+        """Return True if a token file is configured."""
         return self._path is not None
 
     async def admit(self, authorization: str) -> None:
-        """Return if *authorization*, a request's header, shows a token. Raises: Problem."""
+        """Return if *authorization*, a request's header, has a valid token. Raises: Problem."""
         if self._path is None:
             raise Problem(
                 403, "not-enabled", "requests and actions are not enabled",
@@ -42,18 +42,18 @@ class TokenFile:
         scheme, _, shown = authorization.strip().partition(" ")
         if scheme.lower() != "bearer" or not shown.strip():
             raise Problem(
-                401, "token-missing", "a token is needed", "send it as: Authorization: Bearer TOKEN",
+                401, "token-missing", "a token is needed", "send the header Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": REALM},
             )  # fmt: skip
         asked = _digest(shown.strip())
-        if sum(hmac.compare_digest(asked, each) for each in known) == 0:  # all are compared, whichever it is
+        if sum(hmac.compare_digest(asked, each) for each in known) == 0:  # all are compared, for constant time
             raise Problem(
                 401, "token-wrong", "the token is not one of this launcher's",
                 headers={"WWW-Authenticate": f'{REALM}, error="invalid_token"'},
             )  # fmt: skip
 
     def _digests(self, path: str) -> list[bytes]:
-        """Of the tokens. Raises: Problem where there is none to compare with."""
+        """Return the digests of the tokens. Raises: Problem if the file has no token or can't be read."""
         try:
             tokens = read_tokens(path)
         except TokenFileError as error:
@@ -72,10 +72,10 @@ class TokenFile:
 
 def _unusable() -> Problem:
     return Problem(
-        503, "tokens-unknown", "the launcher knows no tokens", "its log says what is wrong with its token-file"
+        503, "tokens-unknown", "the launcher has no valid tokens", "the launcher's log has the fault of its token-file"
     )
 
 
 def _digest(text: str) -> bytes:
-    """All of one length, so that comparing tells nothing of a token's."""
+    """Return a digest: all have one length, so that the comparison reveals nothing about a token's length."""
     return sha256(text.encode("utf-8", "surrogateescape")).digest()
