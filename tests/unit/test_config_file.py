@@ -566,7 +566,7 @@ def test_plain_connection_to_another_machine_is_warned_of(write: Writer, host: s
     assert warnings_of(path) == [f"nodelaunch.yaml:1:40: {text}"]
     path = write(path.read_text() + "\nzookeeper-auth: {user: us, password: hunter2}\n")
     (warning,) = warnings_of(path)
-    assert "can see the password of zookeeper-auth" in warning
+    assert "can read the password of zookeeper-auth" in warning
     assert "hunter2" not in warning
 
 

@@ -161,7 +161,7 @@ def test_options_are_described_by_their_docstrings() -> None:
     assert fake["boot-time"]["description"] == "From the create call until the server is active."
     assert fake["boot-time"]["default"] == 0.1
     assert fake["failure-kind"]["enum"] == ["error", "quota", "capacity", "timeout"]
-    assert fake["max-concurrency"]["description"].startswith("Launches at a time;")
+    assert fake["max-concurrency"]["description"].startswith("Most launches at the same time;")
     assert "title" not in fake["boot-time"]
 
 
