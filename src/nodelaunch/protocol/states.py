@@ -52,5 +52,6 @@ _N = NodeState
 ABANDONED_WHEN_UNLOCKED: Final = frozenset(
     {_N.BUILDING, _N.IN_USE, _N.USED, _N.FAILED, _N.ABORTED, _N.DELETING, _N.DELETED}
 )
-"""A node in one of these states belongs to its holder while it is locked, and has to be deleted as soon as it is not:
-this is the only way in which a launcher learns that an executor or another launcher died."""
+"""A node in one of these states belongs to its holder while it is locked, and is abandoned as soon as it is not. This
+is the only way in which a launcher learns that an executor or another launcher died. Abandoned nodes are deleted, but a
+launch that was interrupted may be resumed for a minute (engine/cleanup/abandoned.py)."""

@@ -1,5 +1,8 @@
 """Abandoned nodes: unlocked, in a state that requires a holder of the lock. They are deleted, or freed.
 
+A node that is building is first offered to the next launcher of its request, which resumes the launch; it is deleted
+when `GRACE_S` is over.
+
 deletion.py deletes a node; ages.py has nodes that are merely old.
 """
 

@@ -99,8 +99,10 @@ class LostRequests:
             await lock.release()
 
     async def _take_back(self, seen: Seen[Node]) -> bool:
-        """Free one node of a lost request, unless another process has it; nodes still building are deleted as
-        abandoned."""
+        """Free one node of a lost request, unless another process has it.
+
+        A node that is still building stays: a launcher resumes its launch, or abandoned.py deletes it after a minute.
+        """
         node = seen.record
         if node.state is NodeState.INIT:
             node = node.into(NodeState.DELETING, self._ctx.clock.now())
