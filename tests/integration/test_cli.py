@@ -272,7 +272,7 @@ def test_kept_demo_serves_on_until_a_signal_ends_it(
     try:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "serving on" in line:
+            if "still serving requests" in line:
                 break
         demo.send_signal(sent)
         _, complaints = demo.communicate(timeout=60)

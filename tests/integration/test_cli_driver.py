@@ -84,7 +84,7 @@ def test_missing_library_disables_only_its_driver(site: Path) -> None:
     done = run("driver", "list", check=True)
     assert "painted can't be used: driver 'painted' needs a library that is not installed" in done.stdout
     info = run("driver", "info", "painted")
-    assert (info.returncode, "It can't be used: driver 'painted' needs" in info.stdout) == (1, True)
+    assert (info.returncode, "The driver can't be used: driver 'painted' needs" in info.stdout) == (1, True)
 
 
 def test_missing_library_of_an_extra_is_got_by_the_extra(site: Path) -> None:
@@ -160,7 +160,7 @@ def test_home_of_installed_drivers_can_be_given_to_each_command(site: Path) -> N
     assert "far" not in listed()
     assert "origin" in run("driver", "info", "far", *home, check=True).stdout
     assert run("driver", "info", "far").returncode == 1
-    assert "driver far gives no example" in run("driver", "check", "far", *home).stderr
+    assert "driver far has no example configuration" in run("driver", "check", "far", *home).stderr
     assert "unknown driver 'far'" in run("driver", "check", "far").stderr
 
 
@@ -177,7 +177,7 @@ def test_info_has_all_that_is_known(site: Path) -> None:
     lines = {" ".join(line.split()) for line in run("driver", "info", "painted", check=True).stdout.splitlines()}
     assert {
         "name painted", "origin package cloud-painter 1.0", "summary coloured machines", "maintainer somebody",
-        "licence Apache-2.0", "contract 1", "capabilities none", "Own options of a provider:",
+        "licence Apache-2.0", "contract 1", "capabilities none", "Options of the driver in a provider:",
         "OPTION VALUE DEFAULT MEANING", "colour text green Of the machines.",
         "runs in the launcher, or with isolation: process in a process of its own",
     } <= lines  # fmt: skip

@@ -41,7 +41,7 @@ def test_level_that_is_reached_and_what_the_next_would_take(capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "D2.1  bronze  metadata_is_listed_unchanged " in printed
     assert (
-        "\ndriver fake: silver\n  gold would take:\n    a_killed_create_leaves_nothing_hidden: needs a process"
+        "\ndriver fake: silver\n  needed for gold:\n    a_killed_create_leaves_nothing_hidden: needs a process"
         in printed
     )
     assert "create_instance" in printed.partition("median")[2]
@@ -59,7 +59,7 @@ def test_failure_is_shown_with_its_rule_promise_and_what_was_seen(
     assert "rule P4 promises: Each line is one JSON-RPC 2.0 object" in printed
     assert "seen: the driver sent invalid JSON: 'DEBUG: creating" in printed
     assert "not made, because its_lines_are_messages failed" in printed
-    assert "driver speaksintongues: none\n  bronze would take:" in printed
+    assert "driver speaksintongues: none\n  needed for bronze:" in printed
     assert len(printed.splitlines()) < 20  # what could not tell anything is counted, not listed
     assert '<failure message="the driver sent invalid JSON' in junit.read_text()
 

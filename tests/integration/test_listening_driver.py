@@ -93,7 +93,7 @@ def test_driver_at_a_socket_reaches_silver(command: tuple[str, ...], tmp_path: P
 
 def test_gold_can_not_be_reached_at_a_socket(fake: Listening, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["driver", "check", f"unix:{fake.path}", "--timeout", "60", "--level", "gold"]) == 1
-    assert f"driver unix:{fake.path}: silver\n  gold would take:\n" in capsys.readouterr().out
+    assert f"driver unix:{fake.path}: silver\n  needed for gold:\n" in capsys.readouterr().out
 
 
 def test_socket_without_listener_can_not_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

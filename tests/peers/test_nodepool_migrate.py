@@ -39,7 +39,7 @@ ENVIRON = {"NODEPOOL_PORT": "2281"}
 OWN_DOUBTS = (
     "no pool here offers",
     "no pool offers this label",
-    "more than all pools",
+    "more than the pools that offer",
     "this pool offers no label",
     "host-key",
 )
