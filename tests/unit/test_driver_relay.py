@@ -119,6 +119,18 @@ def test_who_hung_up_is_known_from_either_side() -> None:
             assert socketproxy.hand_on(source, sink) == (7 if ends_first else 0, ends_first)
 
 
+def test_socket_that_is_closed_here_is_an_end_and_no_error() -> None:
+    """At its end the program closes both sockets; a thread may still pass data on, and must print no traceback."""
+    source, launcher = socket.socketpair()
+    sink, driver = socket.socketpair()
+    with launcher, driver, source:
+        launcher.sendall(b"a line\n")
+        sink.close()
+        assert socketproxy.hand_on(source, sink) == (0, False)
+        source.close()
+        assert socketproxy.hand_on(source, driver) == (0, True)
+
+
 def test_started_by_hand_it_says_what_it_is() -> None:
     done = subprocess.run([sys.executable, socketproxy.__file__], env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 2

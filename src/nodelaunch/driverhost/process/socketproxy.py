@@ -41,7 +41,7 @@ def hand_on(source: socket.socket, sink: socket.socket) -> tuple[int, bool]:
     while chunk := _next(source):
         try:
             sink.sendall(chunk)
-        except ConnectionError:
+        except OSError:  # gone, or closed here as the program ends
             return count, False
         count += len(chunk)
     return count, True
@@ -50,7 +50,7 @@ def hand_on(source: socket.socket, sink: socket.socket) -> tuple[int, bool]:
 def _next(source: socket.socket) -> bytes:
     try:
         return source.recv(CHUNK)
-    except ConnectionError:
+    except OSError:  # gone, or closed here as the program ends
         return b""
 
 
