@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -42,8 +45,207 @@ BANNED = {
     r"(?<=[.!?:] )Should (?:a|an|it|they|these|this|that|the|\w+s)\b(?![^.]*\?)": "if",
 }
 """Words and constructions as regular expressions, each with what to write instead."""
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix() for top in ("src", "bench", "examples") for path in (ROOT / top).rglob("*.py")
+)
+SOURCES_TODO = {
+    "bench/driver_call.py",
+    "bench/embedded.py",
+    "bench/floor.py",
+    "bench/foreign.py",
+    "bench/launchers.py",
+    "bench/loads.py",
+    "bench/openstack_calls.py",
+    "bench/plots.py",
+    "bench/probes.py",
+    "bench/proc.py",
+    "bench/profiled.py",
+    "bench/records.py",
+    "bench/report.py",
+    "bench/scenarios.py",
+    "bench/soak.py",
+    "bench/store_life.py",
+    "bench/subject.py",
+    "bench/zk/client.py",
+    "bench/zk/server.py",
+    "bench/zuul.py",
+    "examples/embedded/service.py",
+    "examples/outside-driver/src/nodelaunch_loopback/config.py",
+    "examples/outside-driver/src/nodelaunch_loopback/driver.py",
+    "examples/outside-driver/src/nodelaunch_loopback/faults.py",
+    "examples/outside-driver/src/nodelaunch_loopback/machine.py",
+    "examples/process-drivers/nodelaunch_driver.py",
+    "examples/pytest/test_with_nodes.py",
+    "src/nodelaunch/backoff.py",
+    "src/nodelaunch/cli/init.py",
+    "src/nodelaunch/cli/session.py",
+    "src/nodelaunch/client/nodes.py",
+    "src/nodelaunch/client/threaded.py",
+    "src/nodelaunch/config/messages.py",
+    "src/nodelaunch/config/models.py",
+    "src/nodelaunch/config/optionlist.py",
+    "src/nodelaunch/config/positions.py",
+    "src/nodelaunch/config/standing.py",
+    "src/nodelaunch/config/values.py",
+    "src/nodelaunch/config/variables.py",
+    "src/nodelaunch/conformance/probe.py",
+    "src/nodelaunch/conformance/registry.py",
+    "src/nodelaunch/conformance/truthchecks.py",
+    "src/nodelaunch/decisions/answers.py",
+    "src/nodelaunch/decisions/breaker.py",
+    "src/nodelaunch/decisions/machine.py",
+    "src/nodelaunch/decisions/triage.py",
+    "src/nodelaunch/decisions/waits.py",
+    "src/nodelaunch/driverhost/catalogue.py",
+    "src/nodelaunch/driverhost/executables.py",
+    "src/nodelaunch/driverhost/install/installer.py",
+    "src/nodelaunch/driverhost/install/layout.py",
+    "src/nodelaunch/driverhost/install/lockfile.py",
+    "src/nodelaunch/driverhost/install/pip.py",
+    "src/nodelaunch/driverhost/packaged.py",
+    "src/nodelaunch/driverhost/process/child.py",
+    "src/nodelaunch/driverhost/process/driver.py",
+    "src/nodelaunch/driverhost/process/options.py",
+    "src/nodelaunch/driverhost/process/socketproxy.py",
+    "src/nodelaunch/driverhost/process/supervisor.py",
+    "src/nodelaunch/driverhost/process/watchdog.py",
+    "src/nodelaunch/driverhost/wire/messages.py",
+    "src/nodelaunch/driverhost/wire/peer.py",
+    "src/nodelaunch/drivers/cloudoptions.py",
+    "src/nodelaunch/drivers/fake/cloud.py",
+    "src/nodelaunch/drivers/fake/config.py",
+    "src/nodelaunch/drivers/fake/controls.py",
+    "src/nodelaunch/drivers/fake/database.py",
+    "src/nodelaunch/drivers/fake/driver.py",
+    "src/nodelaunch/drivers/fake/faults.py",
+    "src/nodelaunch/drivers/fake/ledger.py",
+    "src/nodelaunch/drivers/fake/life.py",
+    "src/nodelaunch/drivers/fake/watch.py",
+    "src/nodelaunch/drivers/garm/calls.py",
+    "src/nodelaunch/drivers/garm/config.py",
+    "src/nodelaunch/drivers/garm/driver.py",
+    "src/nodelaunch/drivers/garm/interface.py",
+    "src/nodelaunch/drivers/garm/naming.py",
+    "src/nodelaunch/drivers/metastatic/config.py",
+    "src/nodelaunch/drivers/metastatic/driver.py",
+    "src/nodelaunch/drivers/metastatic/slots.py",
+    "src/nodelaunch/drivers/metastatic/supply.py",
+    "src/nodelaunch/drivers/openstack/addresses.py",
+    "src/nodelaunch/drivers/openstack/bridge.py",
+    "src/nodelaunch/drivers/openstack/catalog.py",
+    "src/nodelaunch/drivers/openstack/client.py",
+    "src/nodelaunch/drivers/openstack/config.py",
+    "src/nodelaunch/drivers/openstack/driver.py",
+    "src/nodelaunch/drivers/openstack/errors.py",
+    "src/nodelaunch/drivers/openstack/floating.py",
+    "src/nodelaunch/drivers/openstack/leftovers.py",
+    "src/nodelaunch/drivers/openstack/model.py",
+    "src/nodelaunch/drivers/openstack/quota.py",
+    "src/nodelaunch/drivers/openstack/userdata.py",
+    "src/nodelaunch/drivers/openstack/watch.py",
+    "src/nodelaunch/drivers/registry.py",
+    "src/nodelaunch/drivers/static/config.py",
+    "src/nodelaunch/drivers/static/driver.py",
+    "src/nodelaunch/drivers/test/driver.py",
+    "src/nodelaunch/engine/cleanup/abandoned.py",
+    "src/nodelaunch/engine/cleanup/deadlines.py",
+    "src/nodelaunch/engine/cleanup/leaks.py",
+    "src/nodelaunch/engine/cleanup/leaksearch.py",
+    "src/nodelaunch/engine/cleanup/lostrequests.py",
+    "src/nodelaunch/engine/events.py",
+    "src/nodelaunch/engine/fleet/__init__.py",
+    "src/nodelaunch/engine/fleet/presence.py",
+    "src/nodelaunch/engine/launch/attempts.py",
+    "src/nodelaunch/engine/launch/node.py",
+    "src/nodelaunch/engine/launch/slots.py",
+    "src/nodelaunch/engine/limits/books.py",
+    "src/nodelaunch/engine/limits/ledger.py",
+    "src/nodelaunch/engine/limits/reservations.py",
+    "src/nodelaunch/engine/limits/sharing.py",
+    "src/nodelaunch/engine/nodelocks.py",
+    "src/nodelaunch/engine/provider/__init__.py",
+    "src/nodelaunch/engine/provider/breakers.py",
+    "src/nodelaunch/engine/provider/hosts.py",
+    "src/nodelaunch/engine/provider/hostwatch.py",
+    "src/nodelaunch/engine/provider/runtime.py",
+    "src/nodelaunch/engine/providers.py",
+    "src/nodelaunch/engine/reporting/report.py",
+    "src/nodelaunch/engine/serve/handler.py",
+    "src/nodelaunch/engine/serve/history.py",
+    "src/nodelaunch/engine/serve/pool.py",
+    "src/nodelaunch/engine/service.py",
+    "src/nodelaunch/engine/supply/minready.py",
+    "src/nodelaunch/engine/view/images.py",
+    "src/nodelaunch/engine/view/sums.py",
+    "src/nodelaunch/errors.py",
+    "src/nodelaunch/launcher.py",
+    "src/nodelaunch/leases/adoption.py",
+    "src/nodelaunch/leases/cluster.py",
+    "src/nodelaunch/leases/table.py",
+    "src/nodelaunch/monitoring/metrics.py",
+    "src/nodelaunch/monitoring/overview.py",
+    "src/nodelaunch/monitoring/statsd.py",
+    "src/nodelaunch/monitoring/tallies.py",
+    "src/nodelaunch/network/barecontainer.py",
+    "src/nodelaunch/network/resolving.py",
+    "src/nodelaunch/network/sshclient.py",
+    "src/nodelaunch/network/sshscan.py",
+    "src/nodelaunch/operations/__init__.py",
+    "src/nodelaunch/operations/listing.py",
+    "src/nodelaunch/operations/nodes.py",
+    "src/nodelaunch/operations/pauses.py",
+    "src/nodelaunch/operations/plan.py",
+    "src/nodelaunch/protocol/__init__.py",
+    "src/nodelaunch/protocol/cluster.py",
+    "src/nodelaunch/protocol/driver.py",
+    "src/nodelaunch/protocol/events.py",
+    "src/nodelaunch/protocol/faults.py",
+    "src/nodelaunch/protocol/images.py",
+    "src/nodelaunch/protocol/records.py",
+    "src/nodelaunch/protocol/store.py",
+    "src/nodelaunch/sdk/faults.py",
+    "src/nodelaunch/sdk/listening.py",
+    "src/nodelaunch/sdk/server.py",
+    "src/nodelaunch/store/embedded/journal.py",
+    "src/nodelaunch/store/embedded/socket.py",
+    "src/nodelaunch/store/embedded/znodes.py",
+    "src/nodelaunch/store/zookeeper/connection.py",
+    "src/nodelaunch/store/zookeeper/forest.py",
+    "src/nodelaunch/store/zookeeper/locks.py",
+    "src/nodelaunch/store/zookeeper/recovery.py",
+    "src/nodelaunch/store/zookeeper/session.py",
+    "src/nodelaunch/store/zookeeper/store.py",
+    "src/nodelaunch/store/zookeeper/tree.py",
+    "src/nodelaunch/web/api.py",
+    "src/nodelaunch/web/client.py",
+    "src/nodelaunch/web/desk.py",
+}
+"""Source files that do not keep to the rule yet. Remove a file when it does; add none."""
+TESTS = sorted(folder.name for folder in (ROOT / "tests").iterdir() if any(folder.rglob("*.py")))
+TESTS_TODO = {
+    "browser",
+    "conformance",
+    "container",
+    "crash",
+    "drills",
+    "fuzz",
+    "gates",
+    "integration",
+    "lives",
+    "nodepool_parity",
+    "peers",
+    "property",
+    "real_openstack",
+    "scenarios",
+    "site",
+    "support",
+    "unit",
+}
+"""Folders of tests with docstrings or comments that do not keep to the rule yet. Remove a folder when they do."""
+OPENING = re.compile(r"(?:What|Whether|One|Those|Of|By|It|That|Who|Which|So)\b(?!-)")
+"""First words of a docstring that hide its subject: begin with a verb, or with the noun that is returned."""
 FENCED = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
-CODE = re.compile(r"`[^`]*`")
+CODE = re.compile(r"`+[^`]+`+")
 EXAMPLES = re.compile(r"^## Words\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -63,6 +265,79 @@ def findings(text: str) -> list[str]:
         for hit in re.finditer(rf"\b(?:{pattern})", plain, re.IGNORECASE)
         if hit.end() == len(plain) or not plain[hit.end()].isalnum()
     ]
+
+
+def docstrings_of(tree: ast.Module) -> list[str]:
+    """Return the docstrings of *tree*, those below attributes and constants included."""
+    found = []
+    for node in ast.walk(tree):
+        body = node.body if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) else []
+        for before, statement in zip((None, *body), body, strict=False):
+            match statement:
+                case ast.Expr(ast.Constant(str(text))) if before is None or isinstance(
+                    before, (ast.Assign, ast.AnnAssign)
+                ):
+                    found.append(text)
+    return found
+
+
+def comments_of(source: str) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT]
+
+
+def texts_of(source: str) -> str:
+    """Return the docstrings, the comments and the strings of three words or more of Python code, as paragraphs."""
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) > 2
+    ]
+    return "\n\n".join([*strings, *comments_of(source)])
+
+
+def source_findings(source: str) -> list[str]:
+    """Return the `findings` in the texts of Python code, and one line for each docstring that opens without a noun."""
+    return findings(texts_of(source)) + openings(docstrings_of(ast.parse(source)))
+
+
+def openings(docstrings: list[str]) -> list[str]:
+    return [f"{text[:60]}...: begin with a verb or a noun" for text in docstrings if OPENING.match(text)]
+
+
+def prose_findings(source: str) -> list[str]:
+    """Return the findings in docstrings and comments only: strings of tests quote what others write."""
+    docstrings = docstrings_of(ast.parse(source))
+    return findings("\n\n".join([*docstrings, *comments_of(source)])) + openings(docstrings)
+
+
+def findings_in_tests(folder: str) -> list[str]:
+    """Return the findings of all files in *folder*, each with its file."""
+    return [
+        f"{path.relative_to(ROOT)}: {finding}"
+        for path in sorted((ROOT / "tests" / folder).rglob("*.py"))
+        for finding in prose_findings(path.read_text())
+    ]
+
+
+@pytest.mark.parametrize("folder", sorted(set(TESTS) - TESTS_TODO))
+def test_tests_keep_to_the_rule(folder: str) -> None:
+    assert not findings_in_tests(folder)
+
+
+@pytest.mark.parametrize("folder", sorted(TESTS_TODO))
+def test_tests_still_to_do_have_something_to_do(folder: str) -> None:
+    assert findings_in_tests(folder), f"remove {folder} from TESTS_TODO"
+
+
+@pytest.mark.parametrize("source", sorted(set(SOURCES) - SOURCES_TODO))
+def test_source_keeps_to_the_rule(source: str) -> None:
+    assert not source_findings((ROOT / source).read_text())
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES_TODO))
+def test_source_still_to_do_has_something_to_do(source: str) -> None:
+    assert source_findings((ROOT / source).read_text()), f"remove {source} from SOURCES_TODO"
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES) - TODO))
@@ -91,6 +366,27 @@ def test_page_still_to_do_has_something_to_do(page: str) -> None:
 )
 def test_banned_words_are_found(text: str) -> None:
     assert findings(text)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def f():\n    """Return whatever it is."""\n',
+        'class A:\n    b: int\n    """What it has."""\n',
+        '"""One of them."""\n',
+        "raise ValueError('the pool is told')\n",
+        "x = 1  # nobody asks\n",
+    ],
+)
+def test_banned_words_are_found_in_sources(source: str) -> None:
+    assert source_findings(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["whatever = 1\n", "x = 'nobody'\n", '"""One-shot."""\n', '"""Return `whatever`."""\n']
+)
+def test_other_sources_pass(source: str) -> None:
+    assert not source_findings(source)
 
 
 @pytest.mark.parametrize(
