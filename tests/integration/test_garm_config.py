@@ -128,7 +128,7 @@ def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fault", "words"), [
-    ("exits 1", "exit code 1: GetConfigJSONSchema exits 1; if it knows interface v0.1.0 only, say so"),
+    ("exits 1", "exit code 1: GetConfigJSONSchema exits 1; if it has interface v0.1.0 only"),
     ("garbage", "printed no JSON: 'Listening on port 8080"),
 ])  # fmt: skip
 def test_provider_that_does_not_say_is_told_at_the_executable(tmp_path: Path, fault: str, words: str) -> None:

@@ -82,7 +82,7 @@ def test_instance_breaks_and_vanishes(run) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), [
-    (["set", "boot-time=soon"], "boot-time: 'soon' won't do; it is a number, 0 or more"),
+    (["set", "boot-time=soon"], "boot-time: 'soon' is invalid; expected a number, 0 or more"),
     (["set", "bot-time=1"], "no setting 'bot-time'; there are: boot-time, "),
     (["fail", "delete", "--kind", "quota"], "delete can't fail as 'quota'; it can as: error, unavailable, never"),
     (["fail", "create", "--times", "0"], "times is 0; it must be 1 or more"),

@@ -158,7 +158,7 @@ def test_old_names_are_taken_as_deprecated() -> None:
 
 def test_options_are_described_by_their_docstrings() -> None:
     fake = SCHEMA["$defs"]["fake"]["properties"]
-    assert fake["boot-time"]["description"] == "From the create call until the server is active."
+    assert fake["boot-time"]["description"] == "Seconds from the create call until the server is active."
     assert fake["boot-time"]["default"] == 0.1
     assert fake["failure-kind"]["enum"] == ["error", "quota", "capacity", "timeout"]
     assert fake["max-concurrency"]["description"].startswith("Most launches at the same time;")

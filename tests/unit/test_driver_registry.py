@@ -90,9 +90,9 @@ def test_path_at_which_there_is_no_driver_says_what_to_write(tmp_path: Path, mon
         "/nowhere/driver": "there is no such file; write the path of its executable",
         "./drivre": f"there is no such file in {tmp_path}; write the whole path of its executable",
         str(tmp_path): "it is a folder; write the path of its executable",
-        "./driver": r"this user may not execute the file; mend that with chmod \+x",
+        "./driver": r"this user may not execute the file; correct that with chmod \+x",
     }
     for name, text in cases.items():
-        expected = rf"^unknown driver '{name}': {text}; or write the name of one: .*\bfake\b"
+        expected = rf"^unknown driver '{name}': {text}; or name an installed driver: .*\bfake\b"
         with pytest.raises(DriverNotFoundError, match=expected):
             DriverRegistry().get(name)

@@ -96,7 +96,7 @@ def test_what_cloud_init_knows_can_have_a_key_beside_it(text: str | None) -> Non
 
 @pytest.mark.parametrize("text", ["<powershell>\n", "#ps1_sysnative\n", '{"ignition": {}}', "plain: yaml\n"])
 def test_what_cloud_init_does_not_know_can_not(text: str) -> None:
-    assert fault_of(text) == "is nothing that cloud-init knows, so a host key can't be given beside it"
+    assert fault_of(text) == "has no format that cloud-init knows, so no host key can be added to it"
 
 
 async def test_user_data_that_nova_would_refuse_together_with_a_key_is_a_fault() -> None:

@@ -1,7 +1,7 @@
-"""Keys that Nodepool's OpenStack driver and its fake driver have in common, and what follows from them alone.
+"""Configuration keys that Nodepool's OpenStack driver and its fake driver have in common.
 
-Models of providers, pools, labels and images for the drivers here that take them, and `LabelCatalog`, which answers
-what is known of a label without asking any cloud. What does *not* belong here: a key of one driver only; a cloud.
+Contains the models of providers, pools, labels and images, and `LabelCatalog`, which answers questions about labels
+from the configuration alone, without a call to a cloud. Keys of only one driver belong in that driver's ``config.py``.
 Source: Nodepool 11, fake and OpenStack drivers.
 """
 
@@ -43,7 +43,7 @@ WINRM_PORT = 5986
 
 
 def _number(value: Any) -> Any:
-    """A number, quoted or not, as Nodepool's OpenStack driver takes a rate."""
+    """Return *value* if it is a number, quoted or not: Nodepool's OpenStack driver accepts both for a rate."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise PydanticCustomError("float_type", "must be a number")
     return value
@@ -81,7 +81,7 @@ class CloudImage(Model):
 
     @property
     def in_cloud(self) -> str:
-        """What the cloud knows it by."""
+        """Name or id of the image in the cloud."""
         return self.image_id or self.image_name or self.name
 
 
@@ -128,7 +128,7 @@ class CloudPool(PoolConfig):
     ignore_provider_quota: StrictBool = False
     availability_zones: Texts = ()
     zone_policy: Literal["together", "spread", "none"] = "together"
-    """One zone for all nodes of a request, a zone for each node, or the cloud's choice."""
+    """Zone choice: one zone for all nodes of a request, a zone for each node, or the cloud's choice."""
     networks: Texts = ()
     security_groups: Texts = ()
     auto_floating_ip: StrictBool = True
@@ -161,7 +161,7 @@ class CloudPool(PoolConfig):
 
 
 class CloudProvider(LaunchingProviderConfig):
-    """Subclasses narrow ``pools``."""
+    """Base of the providers with these keys. Subclasses narrow ``pools``."""
 
     must_differ: ClassVar[tuple[Unique, ...]] = (
         *LaunchingProviderConfig.must_differ,
@@ -182,7 +182,7 @@ class CloudProvider(LaunchingProviderConfig):
     port_cleanup_interval: Count = 600
     """Seconds; 0: never."""
     image_upload_timeout: Count = 3600
-    """A builder's, as the next three."""
+    """Read by a builder only, as are the next three keys."""
     image_name_format: Text = "{image_name}-{timestamp}"
     post_upload_hook: Text | None = None
     nodepool_id: Text | None = None
@@ -195,7 +195,7 @@ LabelT = TypeVar("LabelT", bound=CloudLabel)
 
 
 class LabelCatalog(Generic[PoolT, LabelT]):
-    """What the configuration of one provider says of its labels."""
+    """The labels of one provider, as the configuration defines them."""
 
     def __init__(
         self,
@@ -203,20 +203,20 @@ class LabelCatalog(Generic[PoolT, LabelT]):
         labels: Mapping[tuple[str, str], tuple[PoolT, LabelT]],
         logins: Mapping[str, DiskImageLogin],
     ) -> None:
-        """*labels*: by names of pool and label. *logins*: of the top-level diskimages."""
+        """Take *labels* by the names of pool and label, and the *logins* of the top-level diskimages."""
         self._config = config
         self._labels = labels
         self._logins = logins
 
     def label(self, pool: str, label: str) -> tuple[PoolT, LabelT]:
-        """Raises: LabelUnusableError."""
+        """Return the pool and the label with these names. Raises: LabelUnusableError."""
         try:
             return self._labels[pool, label]
         except KeyError:
             raise LabelUnusableError(f"pool {pool} has no label {label}", provider=self._config.name) from None
 
     def image(self, label: LabelT) -> CloudDiskImage | CloudImage:
-        """Raises: LabelUnusableError."""
+        """Return the diskimage or cloud image of *label*. Raises: LabelUnusableError."""
         images: Sequence[CloudDiskImage | CloudImage]
         images = self._config.diskimages if label.diskimage is not None else self._config.cloud_images
         name = label.diskimage or label.cloud_image
@@ -226,12 +226,12 @@ class LabelCatalog(Generic[PoolT, LabelT]):
         raise LabelUnusableError(f"label {label.name}: no image {name}", provider=self._config.name)
 
     def cloud_image(self, label: LabelT) -> CloudImage | None:
-        """None where a builder uploads the label's image. Raises: LabelUnusableError."""
+        """Return the cloud image of *label*, or None if a builder uploads its image. Raises: LabelUnusableError."""
         image = self.image(label)
         return image if isinstance(image, CloudImage) else None
 
     def traits(self, pool: str, label: str) -> LabelTraits:
-        """Raises: LabelUnusableError."""
+        """Return the traits of a label. Raises: LabelUnusableError."""
         in_pool, wanted = self.label(pool, label)
         checking = in_pool.host_key_checking if wanted.host_key_checking is None else wanted.host_key_checking
         image = self.image(wanted)
@@ -249,7 +249,8 @@ class LabelCatalog(Generic[PoolT, LabelT]):
         )
 
     def metadata(self, spec: InstanceSpec, label: LabelT) -> dict[str, str]:
-        """The groups, over them the operator's own properties, over these ours."""
+        """Return the instance's metadata. nodelaunch's own keys override the operator's properties, which override
+        ``groups``."""
         properties = {name: str(value) for name, value in label.instance_properties.items()}
         for name, template in label.dynamic_instance_properties.items():
             try:
@@ -263,7 +264,7 @@ class LabelCatalog(Generic[PoolT, LabelT]):
 
 
 class _Attributes:
-    """Lets a template write ``{request.id}``; lists and objects below are as they are."""
+    """Gives a template ``{request.id}`` syntax for mappings. Nested lists and objects stay unchanged."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)

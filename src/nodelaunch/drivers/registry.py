@@ -57,7 +57,7 @@ class DriverRegistry:
     def unknown(self, name: str) -> DriverNotFoundError:
         """Return the error for an unknown driver *name*."""
         if "/" in name:
-            return DriverNotFoundError(f"{_no_executable(name)}; or write the name of one: {', '.join(self.names)}")
+            return DriverNotFoundError(f"{_no_executable(name)}; or name an installed driver: {', '.join(self.names)}")
         close = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
         hint = f"did you mean {close[0]!r}? " if close else ""
         sought = f"no executable nodelaunch-driver-{name} is on the PATH"
@@ -84,7 +84,7 @@ def _no_executable(name: str) -> str:
         return f"unknown driver {name!r}: there is no such file; write the path of its executable"
     if path.is_dir():
         return f"unknown driver {name!r}: it is a folder; write the path of its executable"
-    return f"unknown driver {name!r}: this user may not execute the file; mend that with chmod +x"
+    return f"unknown driver {name!r}: this user may not execute the file; correct that with chmod +x"
 
 
 def _imported(point: EntryPoint) -> DriverPlugin:
@@ -120,7 +120,7 @@ def _remedy(point: EntryPoint, missing: str) -> str:
 
 
 def _check_contract(plugin: DriverPlugin) -> None:
-    """Raise DriverNotFoundError if the driver keeps no version of the contract that nodelaunch speaks."""
+    """Raise DriverNotFoundError if the driver supports no version of the contract that nodelaunch supports."""
     from nodelaunch.driverhost.wire import SPOKEN
 
     first, last = plugin.contract

@@ -1,4 +1,4 @@
-"""The old name of `nodelaunch.conformance`."""
+"""Former name of `nodelaunch.conformance`."""
 
 import warnings
 

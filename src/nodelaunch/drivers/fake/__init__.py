@@ -1,7 +1,7 @@
-"""A cloud that isn't there, with an OpenStack driver's options: for trying out, for tests, for embedders' tests.
+"""A simulated cloud with the options of an OpenStack driver, for trials, tests and tests of embedding programs.
 
-The cloud (cloud.py) is apart from the driver (driver.py): it can live in a file, outlive the launcher, and be looked
-at, changed and broken from outside while the launcher runs (``nodelaunch fake-cloud``).
+The cloud (cloud.py) is separate from the driver (driver.py). With a file, the cloud outlives the launcher, and
+``nodelaunch fake-cloud`` shows, changes and breaks it while the launcher runs.
 """
 
 from collections.abc import Mapping
@@ -21,5 +21,5 @@ EXAMPLE: Final[Mapping[str, Any]] = {
 }
 
 PLUGIN = DriverPlugin(
-    "fake", FakeProvider, FakeDriver, summary="a cloud that isn't there, for trying out and testing", example=EXAMPLE
+    "fake", FakeProvider, FakeDriver, summary="a simulated cloud, for trials and tests", example=EXAMPLE
 )

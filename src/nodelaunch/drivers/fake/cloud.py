@@ -1,15 +1,14 @@
-"""The fake cloud itself: instances, limits, faults to inject, and a log of everything that happened.
+"""The fake cloud itself: instances, limits, injected faults, and a log of all events.
 
-Kept in memory, or in a SQLite file. In a file it outlives the process, and other processes may read and change it at
-any time; a call sees what they did at its next look. Each step is one transaction, so a process killed at any moment
-leaves an instance created or not created, never half. What only takes time (booting, being deleted) is stored with the
-time it is due, and done by whoever looks next: an instance boots on while no process runs.
+The cloud is kept in memory or in a SQLite file. A file outlives the process, and other processes may read and change it
+at any time; a call sees their changes when it next reads the file. Each step is one transaction, so an instance is
+never half created if a process is killed. Actions that only take time (boot, deletion) are stored with the time when
+they are due, and the next process that reads the cloud performs them: an instance continues to boot while no process
+runs.
 
-A step in a file takes some 0.1 ms: the log is written ahead (WAL) without waiting for the disk, which keeps it whole
-when a process is killed, if not when the power goes, and a busy file is never waited for unless asked
-(``patience_s``). So calls may run on the event loop.
-What does *not* belong here: pools, labels and waiting (driver.py), what may be set and broken (controls.py), how it is
-kept (ledger.py, filed.py).
+A step in a file takes some 0.1 ms, so calls may run on the event loop. The write-ahead log (WAL) is not flushed to
+disk: the file survives a killed process, but perhaps not a power cut. A call waits for a busy file for ``patience_s``
+only, by default not at all. Settings and faults are in controls.py, the ledgers in ledger.py and filed.py.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ ZONES = ("az1", "az2")
 IMAGES = {"fake-image-id": "Fake Precise"}
 
 _Beginning = tuple[str, str | None, float | None, FaultKind | None]
-"""A new instance's state, what follows when, and why if that is an error."""
+"""State of a new instance, its next state, the time of that, and the fault if the state is an error."""
 _BOOT_FAILURES: Mapping[str, FaultKind] = {"error": "error", "timeout": "never"}
-"""Random failures that show only while the instance boots, and how."""
+"""Random failures that show only while the instance boots, and the kind of the failure."""
 
 
 class FakeCloud:
-    """Open with a file, or without one for a cloud in memory; drivers may share it. Belongs to the thread using it.
+    """A cloud in the file *path*, or in memory if *path* is None. Drivers may share one; it belongs to one thread.
 
-    The file is opened, and made if need be, by the first call. Every call may raise CloudRefusedError of kind
+    The first call opens the file, and creates it if it does not exist. Every call may raise CloudRefusedError of kind
     ``unavailable`` when the file can't be used, and `CloudBusyError` when another process holds it for longer than
     *patience_s*.
     """
@@ -59,28 +58,29 @@ class FakeCloud:
         patience_s: float = 0.0,
         ledger: CloudLedger | None = None,
     ) -> None:
-        """*ledger*: where it keeps what there is, instead of in *path* or in a memory of its own."""
+        """*ledger*: where the cloud's content is kept, instead of in *path* or in a memory of its own."""
         self.path = path
         self._clock: Callable[[], float] = time.time if path else _loop_time
         kept_in_file = FileLedger(path, patience_s=patience_s) if path is not None else None
         self._ledger: CloudLedger = ledger or kept_in_file or MemoryLedger()
         self._life = Life(self._ledger, lambda: self.now)
-        # Ids from a seed come again after a restart, when instances in a file still have them.
+        # After a restart a seed would produce the ids of instances that the file still has.
         self._ids = random.Random(seed if path is None else None)  # noqa: S311  nothing secret
 
     @property
     def now(self) -> float:
-        """The cloud's time, seconds."""
+        """Current time of the cloud, in seconds."""
         return self._clock()
 
     def close(self) -> None:
-        """For good: later calls are refused."""
+        """Close the cloud permanently. Later calls are refused."""
         self._ledger.close()
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def servers(self, *, after: int = 0, limit: int = -1) -> list[FakeServer]:
-        """Instances, oldest first: those with a number above *after*, at most *limit* (negative: all)."""
+        """Return instances, oldest first: at most *limit* (negative: all) of the instances with a number above
+        *after*."""
         self._life.catch_up()
         return self._ledger.servers(after, limit)
 
@@ -89,21 +89,22 @@ class FakeCloud:
         return self._ledger.find(instance_id)
 
     def settings(self) -> dict[str, Any]:
-        """What was set from outside."""
+        """Return the settings that were set from outside."""
         return self._ledger.settings()
 
     def faults(self) -> list[dict[str, Any]]:
-        """Faults still to come: call, kind, times, leaves (an instance), names (it in the error)."""
+        """Return the faults still to come: call, kind, times, leaves (an instance), names (that instance in the
+        error)."""
         return [
             {"call": f.call, "kind": f.kind, "times": f.times, "leaves": f.leaves, "names": f.names}
             for f in self._ledger.faults()
         ]
 
     def log(self) -> list[dict[str, Any]]:
-        """Everything that happened, in order: at, what, id, node_id, detail.
+        """Return all events in order: at, what, id, node_id, detail.
 
-        What: create (its detail has metadata and resources), refused, active, error, deleting, gone. A cloud in memory
-        has the last 10,000 entries.
+        Values of ``what``: create (its detail has metadata and resources), refused, active, error, deleting, gone. A
+        cloud in memory has the last 10,000 entries.
         """
         self._life.catch_up()
         return [
@@ -112,32 +113,32 @@ class FakeCloud:
         ]
 
     def used(self) -> dict[str, float]:
-        """What all instances take together."""
+        """Return the resources that all instances use together."""
         self._life.catch_up()
         return self._ledger.used()
 
     def peak(self) -> dict[str, float]:
-        """The most of each resource that was ever taken at once: to check that capacity was never exceeded."""
+        """Return the highest total use of each resource so far, to check that capacity was never exceeded."""
         self._life.catch_up()
         return self._ledger.peak()
 
     def version(self) -> int:
-        """Differs after another process changed the file."""
+        """Return a number that changes when another process changes the file."""
         return self._ledger.version()
 
     def subscribe(self, instance_id: str, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have *listener* called after each change of the instance through this object, at once, until the function
-        given back is called."""
+        """Call *listener* after each change of the instance through this object, until the returned function is
+        called."""
         return self._life.subscribe(instance_id, listener)
 
     # -- changing from outside --------------------------------------------------------------------------------------
 
     def set(self, name: str, value: Any) -> None:
-        """Override a setting of the configuration; None gives it back to the configuration. Raises: ValueError."""
+        """Override a setting of the configuration; None removes the override. Raises: ValueError."""
         self.update({name: value})
 
     def update(self, settings: Mapping[str, Any]) -> None:
-        """`set` several, or none if one is wrong."""
+        """`set` all of *settings*, or none if one is wrong. Raises: ValueError."""
         checked = {name: check_setting(name, value) for name, value in settings.items()}
         with self._life.step():
             for name, value in checked.items():
@@ -146,9 +147,9 @@ class FakeCloud:
     def fail(
         self, call: str, *, kind: str | None = None, times: int = 1, leave: bool = False, with_id: bool = True
     ) -> None:
-        """Let the next *times* calls fail, as *kind* says; calls and kinds are those of `controls.FAULTS`.
+        """Make the next *times* calls fail as *kind* says. `controls.FAULTS` lists calls and kinds.
 
-        With *leave* a failed create leaves its instance, in ERROR for kind ``error``, else as if all were well; its
+        With *leave* a failed create leaves its instance, in ERROR for kind ``error``, otherwise in its usual state. The
         error names the instance, unless *with_id* is false. Raises: ValueError.
         """
         checked = check_fault(call, kind, times, leaves=leave)
@@ -160,7 +161,7 @@ class FakeCloud:
             self._ledger.clear_faults()
 
     def set_state(self, instance_id: str, state: str) -> bool:
-        """Let an instance be ``active`` or in ``error`` now; whether there is one. Raises: ValueError."""
+        """Set an instance ``active`` or to ``error`` now. Return False if it does not exist. Raises: ValueError."""
         if state not in ("active", "error"):
             raise ValueError(f"no state {state!r} to set; there are: active, error")
         with self._life.step() as now:
@@ -177,7 +178,8 @@ class FakeCloud:
         flavor: str = "Fake Flavor",
         zone: str = ZONES[0],
     ) -> str:
-        """Make an active instance as somebody else would, whatever limits and faults there are; its id."""
+        """Create an active instance as another user of the cloud would, regardless of limits and faults. Return its
+        id."""
         resources = {INSTANCES: 1, **FLAVORS[flavor]}
         with self._life.step() as now:
             image = IMAGES["fake-image-id"]
@@ -188,17 +190,17 @@ class FakeCloud:
             )  # fmt: skip
 
     def remove(self, instance_id: str) -> bool:
-        """Let an instance vanish; whether there was one."""
+        """Remove an instance without a deletion. Return False if it does not exist."""
         with self._life.step() as now:
             server = self._ledger.find(instance_id)
             if server is not None:
                 self._life.drop(server, now)
         return server is not None
 
-    # -- what the driver asks ---------------------------------------------------------------------------------------
+    # -- the driver's calls -----------------------------------------------------------------------------------------
 
     def check(self, call: str) -> None:
-        """Refuse *call* if the cloud is down, or is to fail it. Raises: CloudRefusedError."""
+        """Refuse *call* if the cloud is down, or if a fault is set for the call. Raises: CloudRefusedError."""
         self._refuse_if_down()
         if self._ledger.has_fault(call):
             with self._life.step():
@@ -224,13 +226,13 @@ class FakeCloud:
         failure: FaultKind | None = None,
         fence: Fence | None = None,
     ) -> str:
-        """Make an instance; its id. With *failure* it comes to nothing: it is refused, or, for ``error`` and
-        ``timeout``, breaks while it boots or never boots.
+        """Create an instance and return its id. With *failure* the create fails: the call is refused, or, for ``error``
+        and ``timeout``, the instance breaks while it boots or never becomes active.
 
-        Raises: CloudRefusedError, as a fault says; when *fence* is stale; beyond *limits*; for a zone that doesn't
-        exist; TypeError for *details* that are not JSON.
+        Raises: CloudRefusedError if a fault is set, if *fence* is stale, beyond *limits*, or for an unknown zone;
+        TypeError for *details* that are not JSON.
         """
-        json.dumps(details)  # a cloud in memory takes what a file takes
+        json.dumps(details)  # a cloud in memory accepts what a file accepts
         with self._life.step() as now:
             try:
                 self._refuse_if_down()
@@ -258,8 +260,10 @@ class FakeCloud:
         return str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
 
     def delete(self, instance_id: str, *, delete_time: float = 0.0, fence: Fence | None = None) -> FakeServer | None:
-        """Begin to delete; the instance as it is now, None when it is gone. Raises: CloudRefusedError, also when
-        *fence* is stale."""
+        """Start a deletion. Return the instance in its new state, or None if it is gone.
+
+        Raises: CloudRefusedError, also when *fence* is stale.
+        """
         with self._life.step() as now:
             self._refuse_if_down()
             server = self._ledger.find(instance_id)
@@ -282,13 +286,13 @@ class FakeCloud:
             return self._ledger.find(instance_id)
 
     def raise_fence(self, fence: Fence) -> None:
-        """Have calls with lower fences be stale. Raises: CloudRefusedError when this one is, too."""
+        """Make calls with lower fences stale. Raises: CloudRefusedError when *fence* itself is stale."""
         with self._life.step():
             self._refuse_if_down()
             self._refuse_if_stale(fence)
 
     def _refuse_if_stale(self, fence: Fence | None) -> None:
-        """Within a step: keep *fence* if it is the highest there was for its node. Raises: CloudRefusedError when there
+        """Within a step, record *fence* if it is the highest so far for its node. Raises: CloudRefusedError when there
         was a higher one."""
         if fence is None:
             return
@@ -301,7 +305,7 @@ class FakeCloud:
             self._ledger.set_fence(fence.node, fence.number)
 
     def _spend(self, call: str) -> PlannedFault | None:
-        """Fail *call* if it is to fail; the fault, where it leaves an instance first."""
+        """Apply the next fault of *call*: raise its error, or return the fault if it leaves an instance first."""
         fault = self._ledger.take_fault(call)
         if fault is None or fault.leaves:
             return fault
@@ -309,14 +313,14 @@ class FakeCloud:
 
 
 def _told(error: CloudRefusedError) -> dict[str, str]:
-    """What the log says of a refusal."""
+    """Return the log's detail of a refusal."""
     return {"kind": error.kind, "message": str(error)}
 
 
 def _admit(
     used: Mapping[str, float], resources: Mapping[str, float], limits: Mapping[str, float], zone: str | None
 ) -> None:
-    """Raises: CloudRefusedError for a zone that doesn't exist, and beyond *limits*."""
+    """Raise CloudRefusedError for a zone that doesn't exist, and beyond *limits*."""
     if zone is not None and zone not in ZONES:
         raise CloudRefusedError("error", f"availability zone {zone} does not exist; there are: {', '.join(ZONES)}")
     for name, amount in resources.items():
@@ -333,7 +337,7 @@ def _beginning(fault: PlannedFault | None, broken: FaultKind | None, boots_at: f
 
 
 def _loop_time() -> float:
-    """The running event loop's time, which tests may set; outside one, that which loops usually have."""
+    """Return the running event loop's time, which tests may set; outside a loop, the clock that loops usually have."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:

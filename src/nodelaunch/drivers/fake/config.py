@@ -1,4 +1,4 @@
-"""Keys of ``driver: fake``: those of Nodepool's OpenStack driver, which its fake driver takes, and a few for testing.
+"""Keys of ``driver: fake``: the keys of Nodepool's OpenStack driver, which its fake driver takes, and a few for tests.
 
 Source: Nodepool 11, fake and OpenStack drivers.
 """
@@ -15,7 +15,7 @@ from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 
 
 class FakeLimits(Model):
-    """What the fake cloud grants the provider."""
+    """Limits of the fake cloud for the provider."""
 
     max_servers: Count = 20
     max_cores: Count = 100
@@ -31,21 +31,22 @@ class FakeLimits(Model):
 
 
 class FakeProvider(CloudProvider):
-    """Its ``rate`` is accepted; the fake cloud is never called too often."""
+    """A provider with ``driver: fake``. ``rate`` is accepted without effect: the fake cloud limits no calls."""
 
     pools: tuple[CloudPool, ...] = ()
     cloud: Text = "fake"
 
     cloud_file: LocalPath | None = None
-    """SQLite file the fake cloud lives in; none: in memory, with the process."""
+    """SQLite file of the fake cloud. Without one the cloud is in memory and ends with the process."""
     boot_time: Seconds = 0.1
-    """From the create call until the server is active."""
+    """Seconds from the create call until the server is active."""
     delete_time: Seconds = 0.0
-    """From the delete call until the server is gone."""
+    """Seconds from the delete call until the server is gone."""
     failure_rate: Share = 0.0
     """Share of creates that fail, drawn at random."""
     failure_kind: Literal["error", "quota", "capacity", "timeout"] = "error"
-    """How they fail: the server breaks, quota is used up, there is no room, or nothing ever comes."""
+    """Kind of these failures: the server breaks, quota is used up, no capacity is free, or the server never becomes
+    active."""
     seed: StrictInt | None = None
-    """Of the random draws; none: each run draws differently."""
+    """Seed of the random draws. Without one each run draws differently."""
     limits: FakeLimits = Field(default_factory=FakeLimits)

@@ -1,6 +1,6 @@
-"""What of the fake cloud can be set and broken from outside: settings, faults, and the error they come out as.
+"""Controls of the fake cloud from outside: settings, faults, and the errors that they cause.
 
-What does *not* belong here: their effect (cloud.py, driver.py) and the command line (cli/fakecloud.py).
+The effects are in cloud.py and driver.py, the command line in cli/fakecloud.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 FaultKind = Literal["error", "quota", "capacity", "timeout", "rate-limit", "unavailable", "never"]
 RefusalKind = FaultKind | Literal["stale"]
-"""With ``stale``, which no fault can be: the call is of a launcher from which another took the node over."""
+"""Kinds of refusals. ``stale``, which is no fault kind, means that another launcher has taken over the node."""
 FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 CREATE_FAILURES: Final[tuple[FaultKind, ...]] = ("error", "quota", "capacity", "timeout", "rate-limit", "unavailable")
 
@@ -24,16 +24,17 @@ FAULTS: Final[Mapping[str, tuple[FaultKind, ...]]] = {
     "limits": ("unavailable",),
     "images": ("unavailable",),
 }
-"""The kinds of failure of each call, the usual one first. ``boot`` is decided when the instance is created and comes
-true when its boot time is over: it goes to ERROR, for lack of quota or capacity maybe, or ``never`` becomes active.
-``delete`` with ``never``: it stays in deletion until somebody asks again."""
+"""Kinds of failure for each call, the usual one first. ``boot`` is decided when the instance is created and takes
+effect at the end of its boot time: the instance goes to ERROR, perhaps for lack of quota or capacity, or ``never``
+becomes active. ``delete`` with ``never``: the instance stays in deletion until the next delete call."""
 
 RATE_LIMIT_RETRY_S: Final = 2.0
-"""What a cloud that is asked too often says of when to ask again."""
+"""Seconds after which a cloud that is called too often asks to be called again."""
 
 
 class CloudRefusedError(Exception):
-    """The cloud says no, in the way *kind* names; ``instance_id`` is set where it tells of an instance it left."""
+    """The cloud refuses a call, as *kind* names. ``instance_id`` is set if the error names an instance that was
+    left."""
 
     def __init__(self, kind: RefusalKind, message: str, instance_id: str | None = None) -> None:
         super().__init__(message)
@@ -42,11 +43,12 @@ class CloudRefusedError(Exception):
 
 
 class CloudBusyError(CloudRefusedError):
-    """Another process is just changing the file; nothing was done. Ask again in a moment."""
+    """Another process is changing the file; the call did nothing. Try again in a moment."""
 
 
 def check_fault(call: str, kind: str | None, times: int, *, leaves: bool) -> FaultKind:
-    """The kind of a fault to inject, the usual one where none is given. Raises: ValueError saying what is possible."""
+    """Return the kind of a fault to inject, by default the usual one. Raises: ValueError that lists the possible
+    kinds."""
     if call not in FAULTS:
         raise ValueError(f"no call {call!r} to fail; there are: {', '.join(FAULTS)}")
     found = next((known for known in FAULTS[call] if kind in (None, known)), None)
@@ -97,7 +99,7 @@ def _flag(value: Any) -> bool:
 def _texts(value: Any) -> list[str]:
     texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError("names, with commas between")
+        raise ValueError("names, separated by commas")
     return list(texts)
 
 
@@ -107,20 +109,21 @@ SETTINGS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "create-time": (_number, "seconds until a create is answered; the instance exists from the start"),
     "list-lag": (_number, "seconds until an instance that is made is listed"),
     "failure-rate": (_share, "share of creates that fail, 0 to 1"),
-    "failure-kind": (_kind, f"how they fail: {', '.join(CREATE_FAILURES)}"),
+    "failure-kind": (_kind, f"kind of these failures: {', '.join(CREATE_FAILURES)}"),
     "max-servers": (_count, "limit of instances"),
     "max-cores": (_count, "limit of cores"),
     "max-ram": (_count, "limit of memory, MiB"),
     "max-volumes": (_count, "limit of volumes"),
     "max-volume-gb": (_count, "limit of all volumes together, GB"),
-    "missing-images": (_texts, "cloud images (name or id) that are not there, with commas between"),
+    "missing-images": (_texts, "cloud images (name or id) that are missing, separated by commas"),
     "unavailable": (_flag, "true: every call is refused, as if the cloud were down"),
 }
-"""Each setting's check, which also reads it from text, and what it means. Set, it overrides the configuration."""
+"""Check of each setting, which also reads the setting from text, and its meaning. A setting overrides the
+configuration."""
 
 
 def check_setting(name: str, value: Any) -> Any:
-    """*value* as the setting *name* has it; None for none. Raises: ValueError saying what is possible."""
+    """Return *value* as setting *name* stores it; None stays None. Raises: ValueError that says what is possible."""
     if name not in SETTINGS:
         raise ValueError(f"no setting {name!r}; there are: {', '.join(SETTINGS)}")
     if value is None:
@@ -129,4 +132,4 @@ def check_setting(name: str, value: Any) -> Any:
     try:
         return check(value)
     except ValueError as error:
-        raise ValueError(f"{name}: {value!r} won't do; it is {error}") from None
+        raise ValueError(f"{name}: {value!r} is invalid; expected {error}") from None

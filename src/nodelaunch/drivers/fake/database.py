@@ -1,7 +1,4 @@
-"""The fake cloud's SQLite database: its tables, how it is opened, and transactions with errors translated.
-
-What does *not* belong here: what the tables mean (cloud.py).
-"""
+"""The fake cloud's SQLite database: its tables, opening it, and transactions that translate SQLite's errors."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 from nodelaunch.drivers.fake.controls import CloudBusyError, CloudRefusedError
 
 FORMAT = 1
-"""Of the file, as its ``user_version``."""
+"""Version of the file's format, kept as its ``user_version``."""
 _SCHEMA = (
     """CREATE TABLE instances (
         number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
@@ -32,11 +29,11 @@ _SCHEMA = (
     f"PRAGMA user_version = {FORMAT}",
 )
 _FENCES = "CREATE TABLE IF NOT EXISTS fences (node TEXT PRIMARY KEY, number INTEGER NOT NULL)"
-"""Not in every file of this format, and not missed by a program that does not know of it."""
+"""Table that older files of this format lack. Programs that do not know the table still read the file."""
 
 
 class Database:
-    """Opened, and made if need be, by the first call.
+    """The SQLite database at one path. The first call opens it, and creates it if it does not exist.
 
     Every call may raise CloudRefusedError of kind ``unavailable`` when the file can't be used, and `CloudBusyError`
     when another process holds it for longer than *patience_s*.
@@ -49,13 +46,13 @@ class Database:
         self._is_closed = False
 
     def close(self) -> None:
-        """For good; later calls are refused."""
+        """Close the database permanently. Later calls are refused."""
         self._is_closed = True
         if self._opened is not None:
             self._opened.close()
 
     def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """What *query* gives, all at once."""
+        """Return all rows of *query*."""
         with self._edge():
             return self._connection().execute(query, parameters).fetchall()
 
@@ -65,7 +62,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; but a refusal by the cloud is an outcome like any other, and kept with what it leaves."""
+        """Run one transaction. A refusal by the cloud does not roll back: its log entry and other effects are kept."""
         with self._edge():
             db = self._connection()
             db.execute("BEGIN IMMEDIATE")
@@ -79,7 +76,7 @@ class Database:
 
     @contextmanager
     def _edge(self) -> Iterator[None]:
-        """Translates SQLite's errors."""
+        """Translate SQLite's errors."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -97,14 +94,14 @@ class Database:
 
 
 def _open(path: Path, patience_s: float) -> sqlite3.Connection:
-    """The database, its tables made if it is new. Raises: sqlite3.Error, OSError, CloudRefusedError."""
+    """Open the database and create its tables if it is new. Raises: sqlite3.Error, OSError, CloudRefusedError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, isolation_level=None, timeout=patience_s)
     try:
         if not _is_ours(db, path):
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("BEGIN IMMEDIATE")
-            if not _is_ours(db, path):  # another process may have been faster
+            if not _is_ours(db, path):  # another process may have created the tables meanwhile
                 for statement in _SCHEMA:
                     db.execute(statement)
             db.execute("COMMIT")
@@ -117,7 +114,10 @@ def _open(path: Path, patience_s: float) -> sqlite3.Connection:
 
 
 def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the tables are there; not so in a new file. Raises: CloudRefusedError for somebody else's database."""
+    """Return True if the tables exist, False for an empty database.
+
+    Raises: CloudRefusedError for a database of another program.
+    """
     query = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
     version, tables = db.execute(query).fetchone()
     if tables and version != FORMAT:

@@ -1,7 +1,6 @@
 """The driver of ``driver: fake``: translates between the engine and the fake cloud, with an OpenStack driver's options.
 
-What does *not* belong here: what the cloud holds (cloud.py). Source of options and behaviour: Nodepool 11, its fake
-driver and the OpenStack driver that one is made of.
+Source of options and behaviour: Nodepool 11, its fake driver, which is based on its OpenStack driver.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ log: Logger = get_logger(__name__)
 
 HOST_KEY = "ssh-rsa FAKEKEY"
 RETRY_S = 0.1
-"""After which a cloud that is down may be asked again."""
+"""Seconds until the next call to a cloud that is down."""
 BUSY_PAUSES_S = (0.001, 0.002, 0.005, *[0.01] * 500)
-"""Between tries while another process is writing to the cloud's file."""
+"""Pauses in seconds between tries while another process writes to the cloud's file."""
 PAGE = 100
-"""Instances listed in one go."""
+"""Number of instances that one step lists."""
 IPV6_NETWORK, NO_ADDRESS_NETWORK = "fake-ipv6-network-name", "no-auto-ip-network-name"
 
 
 class FakeDriver(Faults):
-    """One provider's view of its fake cloud. *cloud*: to share one between providers or with a test."""
+    """The driver of one provider. *cloud* lets several providers, or a test, share one cloud."""
 
     def __init__(self, config: FakeProvider, context: DriverContext, *, cloud: FakeCloud | None = None) -> None:
         self.config = config
@@ -68,12 +67,12 @@ class FakeDriver(Faults):
         return self._book.traits(pool, label)
 
     def _image_in_cloud(self, label: CloudLabel) -> str | None:
-        """What the cloud calls the label's cloud image."""
+        """Return the cloud's name of the label's cloud image."""
         image = self._book.cloud_image(label)
         return image.in_cloud if image else None
 
     def _flavor(self, label: CloudLabel) -> str:
-        """By name, by memory, or the first with enough memory whose name contains the given text."""
+        """Return the flavor by name, by memory, or the first with enough memory whose name contains the given text."""
         if label.min_ram is None:
             names = [name for name in FLAVORS if name == label.flavor_name]
         else:
@@ -160,7 +159,7 @@ class FakeDriver(Faults):
                 server = await self._ask(lambda: self.cloud.server(external_id), external_id)
 
     async def _until_due(self, server: FakeServer, waiter: InstanceWaiter) -> None:
-        """Wait for the next state of *server*, or another change of it."""
+        """Wait until the next state of *server* is due, or until the server changes otherwise."""
         await waiter.wait(None if server.next_at is None else max(0.0, server.next_at - self.cloud.now))
 
     async def list_instances(self) -> AsyncIterator[Instance]:
@@ -173,7 +172,7 @@ class FakeDriver(Faults):
                     continue
                 yield self._instance(server)
             seen = servers[-1].number
-            await asyncio.sleep(0)  # a cloud of thousands doesn't hold up the loop
+            await asyncio.sleep(0)  # a list of thousands of instances doesn't block the loop
 
     async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
         if await self._ask(lambda: self.cloud.server(external_id), external_id) is None:
@@ -228,20 +227,20 @@ class FakeDriver(Faults):
         return not self._is_missing(wanted, await self._settings())
 
     def _is_missing(self, label: CloudLabel, settings: Mapping[str, Any]) -> bool:
-        """Any cloud image exists, unless it was said from outside that it doesn't, by one of its names."""
+        """Return True if *settings* say that the cloud image is missing, by either of its names. All others exist."""
         image = self._book.cloud_image(label)
         if image is None:
-            return False  # a builder's image; the engine knows of its uploads
+            return False  # a builder's image; the engine knows its uploads
         return not {image.name, image.image_name, image.image_id}.isdisjoint(settings.get("missing-images", ()))
 
     async def aclose(self) -> None:
         if self._owns_cloud:
             self.cloud.close()
 
-    # -- the edge to the cloud --------------------------------------------------------------------------------------
+    # -- calls to the cloud -----------------------------------------------------------------------------------------
 
     async def _ask(self, call: Callable[[], T], external_id: str | None = None) -> T:
-        """What the cloud answers to *call*; waits while another process is writing. Raises: DriverError."""
+        """Return the cloud's answer to *call*; wait while another process writes to the file. Raises: DriverError."""
         for pause_s in BUSY_PAUSES_S:
             try:
                 return call()
@@ -252,7 +251,7 @@ class FakeDriver(Faults):
         raise self._translated(CloudBusyError("unavailable", f"{self.cloud.path} stays busy"), external_id)
 
     async def _settings(self, external_id: str | None = None) -> dict[str, Any]:
-        """What was set from outside; it goes before the configuration."""
+        """Return the settings from outside, which override the configuration."""
         return await self._ask(self.cloud.settings, external_id)
 
     def _translated(self, error: CloudRefusedError, external_id: str | None = None) -> DriverError:
@@ -279,7 +278,7 @@ class FakeDriver(Faults):
 
 
 def _addresses(spec: InstanceSpec, pool: CloudPool, label: CloudLabel) -> dict[str, str | None]:
-    """Names instead of numbers: nothing can be reached at them, and their ``fake`` tells why."""
+    """Return names instead of IP addresses: nothing is reachable there, and the part ``fake`` says why."""
     networks = pool.networks_of(label)
     host = f"{spec.name}.fake"
     has_public = pool.auto_floating_ip and NO_ADDRESS_NETWORK not in networks

@@ -1,6 +1,6 @@
-"""What of the fake cloud the conformance kit can look at and break: the `SupportsFaults` of its driver.
+"""Fault injection into the fake cloud for the conformance kit: the `SupportsFaults` of its driver.
 
-What does *not* belong here: what a fault does (cloud.py).
+The effects of faults are in cloud.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 LONG_S: Final = 3600.0
 MANY: Final = 1000
-"""Calls that fail while a fault is set."""
+"""Number of calls that fail while a fault is set."""
 _CREATE, _WAIT = "create_instance", "wait_until_active"
 
 _FAILURES: Final[Mapping[FaultOffer, Mapping[str, Any]]] = {
@@ -44,7 +44,7 @@ _FAILURES: Final[Mapping[FaultOffer, Mapping[str, Any]]] = {
     FaultOffer("limits fail", "quota_limits", ErrorKind.TRANSIENT): {"call": "limits"},
     FaultOffer("images fail", "label_ready", ErrorKind.TRANSIENT): {"call": "images"},
 }  # fmt: skip
-"""What `FakeCloud.fail` is asked for each."""
+"""Arguments of `FakeCloud.fail` for each fault."""
 _SETTINGS: Final[Mapping[FaultOffer, Mapping[str, Any]]] = {
     FaultOffer("the cloud is down", "list_instances", ErrorKind.TRANSIENT): {"unavailable": True},
     FaultOffer(LIST_LAGS): {"list-lag": LONG_S},
@@ -56,13 +56,13 @@ _FOREIGN_NAME: Final = "somebody else's"
 
 
 class Faults(ABC):
-    """A part of the driver; whatever is set is in the cloud, and met by all its drivers."""
+    """The part of the driver that injects faults. Faults are set in the cloud, so all its drivers meet them."""
 
     cloud: FakeCloud
 
     @abstractmethod
     async def _ask(self, call: Callable[[], T], external_id: str | None = None) -> T:
-        """What the cloud answers to *call*. Raises: DriverError."""
+        """Return the cloud's answer to *call*. Raises: DriverError."""
 
     async def faults(self) -> Sequence[FaultOffer]:
         return _OFFERS

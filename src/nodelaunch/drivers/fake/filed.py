@@ -1,6 +1,6 @@
 """The fake cloud's ledger in a SQLite file, which outlives the process and which other processes may change.
 
-What does *not* belong here: tables and transactions (database.py), what the entries mean (cloud.py).
+Tables and transactions are in database.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _SELECT = (
 
 
 class FileLedger:
-    """The `Ledger` in the file at *path*. Every call may raise CloudRefusedError and CloudBusyError as `Database`'s."""
+    """The `CloudLedger` in the file at *path*. Every call may raise CloudRefusedError and CloudBusyError, as `Database`
+    does."""
 
     def __init__(self, path: Path, *, patience_s: float) -> None:
         self._db = Database(path, patience_s=patience_s)

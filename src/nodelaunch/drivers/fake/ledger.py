@@ -1,6 +1,6 @@
-"""What the fake cloud holds: instances, what they take, settings, faults and a log; and how that is kept in memory.
+"""The fake cloud's content: instances, their resources, settings, faults and a log; and the ledger in memory.
 
-What does *not* belong here: when anything changes (cloud.py, life.py), the file (filed.py).
+The file's ledger is in filed.py, the life of instances in life.py.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from nodelaunch.drivers.fake.controls import CloudRefusedError, FaultKind
 from nodelaunch.protocol.driver import METADATA_NODE_ID
 
 LOG_KEPT = 10_000
-"""Entries of its log that a cloud in memory has; a file has all."""
+"""Log entries that a cloud in memory keeps. A file keeps all entries."""
 FENCES_KEPT = 10_000
-"""Nodes whose fence a cloud in memory knows; a file knows all."""
+"""Number of nodes whose fence a cloud in memory keeps. A file keeps all fences."""
 
 
 @dataclass(frozen=True, slots=True)
 class FakeServer:
-    """One instance as the cloud has it. Times are the cloud's: of the wall in a file, else of the event loop."""
+    """Instance of the cloud. Times are wall-clock time in a file, otherwise the event loop's time."""
 
     number: int
-    """Grows with each instance made."""
+    """Number of the instance: higher for each later one."""
     id: str
     name: str
     state: str
-    """building, active, deleting or error; what was deleted is not there any more."""
+    """building, active, deleting or error. Deleted instances have no entry."""
     next_state: str | None
     next_at: float | None
-    """When the next state comes, or None if it never does."""
+    """Time of the next state, or None if no state follows."""
     fault: FaultKind | None
-    """Why it is, or will be, in error."""
+    """Kind of the present or future error."""
     created_at: float
     flavor: str | None
     image: str | None
@@ -46,12 +46,13 @@ class FakeServer:
     addresses: Mapping[str, str | None]
     """``public_ipv4``, ``private_ipv4``, ``public_ipv6``."""
     details: Mapping[str, Any]
-    """Whatever else it was created with: networks, security groups, key, user data."""
+    """All other attributes of the create call: networks, security groups, key, user data."""
 
 
 @dataclass(slots=True)
 class PlannedFault:
-    """A fault to come, so many times. ``leaves``: a failed create leaves an instance, which ``names`` it."""
+    """A fault for the next ``times`` calls. ``leaves``: the failed create leaves an instance. ``names``: the error
+    names it."""
 
     call: str
     kind: FaultKind
@@ -62,7 +63,7 @@ class PlannedFault:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """Something that happened to an instance, or was refused."""
+    """An event of an instance, or a refusal."""
 
     at: float
     what: str
@@ -72,39 +73,39 @@ class LogEntry:
 
 
 class CloudLedger(Protocol):
-    """Keeps what the cloud holds. Changes are made inside `transaction` only."""
+    """Storage of the cloud's content. Changes are made inside `transaction` only."""
 
     def close(self) -> None: ...
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All or nothing; but a refusal by the cloud is an outcome like any other, and kept with what it leaves."""
+        """Run one transaction. A refusal by the cloud does not roll back: its log entry and other effects are kept."""
 
     def has_due(self, at: float) -> bool:
-        """Whether the next state of any instance comes by *at*."""
+        """Return True if the next state of any instance is due by *at*."""
 
     def due(self, at: float) -> Iterable[FakeServer]:
-        """The instances whose next state comes by *at*, the earliest first."""
+        """Return the instances whose next state is due by *at*, the earliest first."""
 
     def find(self, instance_id: str) -> FakeServer | None: ...
 
     def servers(self, after: int, limit: int) -> list[FakeServer]:
-        """Those with a number above *after*, oldest first, at most *limit* (negative: all)."""
+        """Return at most *limit* (negative: all) of the instances with a number above *after*, oldest first."""
 
     def insert(self, server: FakeServer) -> None:
-        """Its number is given by the ledger."""
+        """Add *server* under the next free number."""
 
     def move(self, server: FakeServer, state: str, next_state: str | None, next_at: float | None) -> None: ...
 
     def drop(self, server: FakeServer) -> None: ...
 
     def used(self) -> dict[str, float]:
-        """What all instances take together."""
+        """Return the resources that all instances use together."""
 
     def peak(self) -> dict[str, float]:
-        """The most of each resource that was ever taken at once."""
+        """Return the highest total use of each resource so far."""
 
     def fence(self, node: str) -> int:
-        """The highest fence there was for *node*; 0: none."""
+        """Return the highest fence so far for *node*; 0: none."""
 
     def set_fence(self, node: str, number: int) -> None: ...
 
@@ -115,7 +116,7 @@ class CloudLedger(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
     def set(self, name: str, value: Any) -> None:
-        """None takes the setting away."""
+        """Set a setting; None removes it."""
 
     def faults(self) -> list[PlannedFault]: ...
 
@@ -124,24 +125,24 @@ class CloudLedger(Protocol):
     def add_fault(self, fault: PlannedFault) -> None: ...
 
     def take_fault(self, call: str) -> PlannedFault | None:
-        """The first fault of *call*, which is then spent once."""
+        """Return the first fault of *call* and count it down by one."""
 
     def clear_faults(self) -> None: ...
 
     def version(self) -> int:
-        """Differs after another process made a change."""
+        """Return a number that changes when another process makes a change."""
 
 
 class MemoryLedger:
-    """The ledger of a cloud that ends with its process."""
+    """The ledger of a cloud in memory, which ends with its process."""
 
     def __init__(self) -> None:
         self._servers: dict[int, FakeServer] = {}
-        """By number, so oldest first."""
+        """Keys are numbers, so the oldest is first."""
         self._numbers: dict[str, int] = {}
         self._last_number = 0
         self._due: list[tuple[float, int]] = []
-        """A heap of times and numbers; those that are not true any more are skipped."""
+        """Heap of times and numbers. `has_due` skips entries that are no longer valid."""
         self._used: dict[str, float] = {}
         self._peak: dict[str, float] = {}
         self._fences: dict[str, int] = {}
@@ -277,5 +278,5 @@ class MemoryLedger:
 
 
 def node_of(metadata: Mapping[str, str]) -> str | None:
-    """The node an instance was made for, by its metadata."""
+    """Return the id of the node that an instance was created for, from its metadata."""
     return metadata.get(METADATA_NODE_ID)

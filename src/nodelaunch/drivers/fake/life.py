@@ -1,7 +1,8 @@
-"""The life of the fake cloud's instances: each step is one transaction, does first what is due, and is told afterwards.
+"""The life of the fake cloud's instances. Each step is one transaction, performs due changes first, and then notifies
+listeners.
 
-What only takes time (booting, being deleted) is kept with the time it is due, and done by whoever looks next.
-What does *not* belong here: what may be refused and why (cloud.py), how it is kept (ledger.py).
+Actions that only take time (boot, deletion) are stored with the time when they are due, and the next process that reads
+the cloud performs them. cloud.py decides what is refused.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from nodelaunch.drivers.fake.ledger import CloudLedger, FakeServer, node_of
 
 TICK_S = 1e-3
-"""What is due within this is due now: timers of an event loop may fire a hair early."""
+"""Changes due within this time are due now: timers of an event loop may fire slightly early."""
 
 
 class Life:
-    """Makes, moves and drops instances of *ledger*, at the times that *now* gives."""
+    """Creates, changes and removes instances of *ledger*, at the times that *now* returns."""
 
     def __init__(self, ledger: CloudLedger, now: Callable[[], float]) -> None:
         self._ledger = ledger
@@ -28,7 +29,7 @@ class Life:
 
     @contextmanager
     def step(self) -> Iterator[float]:
-        """One transaction, at the time it gives; what is due by then is done first. Listeners hear of it afterwards."""
+        """Run one transaction after the changes that are due, and yield its time. Listeners are notified at the end."""
         self._touched = set()
         try:
             with self._ledger.transaction():
@@ -45,13 +46,13 @@ class Life:
                 listener()
 
     def catch_up(self) -> None:
-        """Do what is due. Not to be used within a step."""
+        """Perform the changes that are due. Must not be called within a step."""
         if self._ledger.has_due(self._now() + TICK_S):
             with self.step():
                 pass
 
     def settle(self, now: float) -> None:
-        """Within a step: do what is due, in the order of its times."""
+        """Within a step, perform the changes that are due, in the order of their times."""
         for server in self._ledger.due(now + TICK_S):
             at = server.next_at or now
             if server.next_state == "gone":
@@ -60,7 +61,7 @@ class Life:
                 self.move(server, server.next_state or server.state, at)
 
     def insert(self, server: FakeServer) -> str:
-        """Within a step: have *server*, whose number does not matter; its id."""
+        """Within a step, add *server* with a new number; return its id."""
         kept = replace(server, metadata=dict(server.metadata), resources=dict(server.resources))
         self._ledger.insert(kept)
         self._note(kept.created_at, "create", kept, {"metadata": kept.metadata, "resources": kept.resources})
@@ -70,12 +71,12 @@ class Life:
     def move(
         self, server: FakeServer, state: str, at: float, next_state: str | None = None, next_at: float | None = None
     ) -> None:
-        """Within a step: let *server* be in *state*, and in *next_state* later."""
+        """Within a step, set *server* to *state* now, and to *next_state* at *next_at*."""
         self._ledger.move(server, state, next_state, next_at)
         self._note(at, state, server)
 
     def drop(self, server: FakeServer, at: float) -> None:
-        """Within a step: let *server* be gone."""
+        """Within a step, remove *server*."""
         self._ledger.drop(server)
         self._note(at, "gone", server)
 
@@ -84,7 +85,7 @@ class Life:
         self._ledger.note(at, what, server.id, node_of(server.metadata), detail)
 
     def subscribe(self, instance_id: str, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have *listener* called after each change of the instance, until the function given back is called."""
+        """Call *listener* after each change of the instance, until the returned function is called."""
         self._listeners.setdefault(instance_id, []).append(listener)
 
         def unsubscribe() -> None:

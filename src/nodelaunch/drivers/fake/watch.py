@@ -1,8 +1,8 @@
-"""Waiting until an instance of the fake cloud changes.
+"""Waits until an instance of the fake cloud changes.
 
-In memory the cloud itself tells, and there is no timer but the one an instance is due at. A file may be changed by
-other processes, which can't tell: while anybody waits, one timer for all looks whether somebody wrote to it.
-What does *not* belong here: what a change means (driver.py).
+A cloud in memory notifies waiters itself; the only timer is the time when the instance's next state is due. Other
+processes may change a file without a notification: while there are waiters, one shared timer checks the file for
+writes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.controls import CloudRefusedError
 
 LOOK_S = 0.05
-"""Between looks at a file."""
+"""Seconds between two checks of a file."""
 
 
 class CloudWatch:
-    """Watches one cloud for those who wait in one event loop."""
+    """Watches one cloud for all waiters in one event loop."""
 
     def __init__(self, cloud: FakeCloud) -> None:
         self._cloud = cloud
@@ -29,7 +29,7 @@ class CloudWatch:
 
     @contextmanager
     def on(self, instance_id: str) -> Iterator[InstanceWaiter]:
-        """A waiter for changes of the instance from now on: take it first, then look, then wait."""
+        """Yield a waiter for changes of the instance from now on. Look at the instance after this call, then wait."""
         if self._cloud.path is not None and not self._waiters:
             self._version = self._seen_version()
         waiter = InstanceWaiter(self)
@@ -45,7 +45,7 @@ class CloudWatch:
                 self._timer = None
 
     def begin_looking(self) -> None:
-        """Have the file looked at until nobody waits any more."""
+        """Check the file regularly while there are waiters."""
         if self._cloud.path is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
@@ -61,7 +61,7 @@ class CloudWatch:
         try:
             return self._cloud.version()
         except CloudRefusedError:
-            return -1  # whoever waits finds out what is wrong by its own look
+            return -1  # waiters find the error when they look themselves
 
 
 class InstanceWaiter:
@@ -73,7 +73,7 @@ class InstanceWaiter:
         self._changed.set()
 
     async def wait(self, timeout_s: float | None) -> None:
-        """Return when there may have been a change since the last wait, at the latest after *timeout_s*."""
+        """Wait for a possible change since the last wait, at most for *timeout_s*."""
         self._watch.begin_looking()
         try:
             async with asyncio.timeout(timeout_s):

@@ -1,9 +1,8 @@
-"""Executables that keep GARM's external provider interface (v0.1.0 or v0.1.1) as a nodelaunch provider.
+"""Executables with GARM's external provider interface (v0.1.0 or v0.1.1), as a nodelaunch provider.
 
-``interface.py`` has the interface's words and data, ``naming.py`` how the metadata of an instance is kept in what the
-interface carries, ``calls.py`` runs one command, ``driver.py`` keeps the port with these. ``config.py`` has the
-options, and ``asking.py`` asks a provider which ones it has.
-Source: cloudbase/garm doc/external_provider.md, cloudbase/garm-provider-common.
+``interface.py`` has the interface's data, ``naming.py`` encodes metadata in instance names, ``calls.py`` runs one
+command, ``driver.py`` implements the driver port. ``config.py`` has the options, and ``asking.py`` asks a provider for
+its options. Source: cloudbase/garm doc/external_provider.md, cloudbase/garm-provider-common.
 """
 
 from nodelaunch.drivers.garm.config import GarmProvider, model_for

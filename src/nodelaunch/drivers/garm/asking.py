@@ -1,7 +1,4 @@
-"""Asks a provider of interface v0.1.1 which options it has, while a configuration is read.
-
-What does *not* belong here: what becomes of the answer (config.py).
-"""
+"""Asks a provider of interface v0.1.1 for its options while a configuration is read. config.py uses the answer."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ from nodelaunch.drivers.garm.interface import EXIT_NOT_RUN, AnswerError, GarmCom
 from nodelaunch.drivers.plugin import DriverNotFoundError
 
 TIMEOUT_S: Final = 20.0
-"""For each question."""
+"""Time limit of each question."""
 NOBODY: Final = "00000000-0000-4000-8000-000000000000"
-"""The controller that asks; it has no instance."""
+"""Controller id for these questions; no instance has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionSchemas:
-    """JSON Schemas of a provider's options; None: it says nothing of these."""
+    """JSON Schemas of a provider's options. None: the provider describes none."""
 
     config: dict[str, Any] | None = None
     extra_specs: dict[str, Any] | None = None
@@ -35,15 +32,15 @@ class OptionSchemas:
 
 
 def schemas_of(executable: str, config_file: str, passed: tuple[str, ...]) -> tuple[str | None, str | None]:
-    """The schemas of the provider's configuration file and of its extra specs, as JSON.
+    """Return the schemas of the provider's configuration file and of its extra specs, as JSON.
 
-    Blocks, with or without a loop running. Raises: DriverNotFoundError, placed at ``executable``.
+    Blocks, with or without a running event loop. Raises: DriverNotFoundError for the key ``executable``.
     """
     path, file = str(Path(executable).expanduser()), str(Path(config_file).expanduser())
     outcome: list[tuple[str | None, str | None] | DriverNotFoundError] = []
 
     def ask() -> None:
-        # A loop of its own: this one's caller has none, or is blocked by us.
+        # A loop of its own: the caller has none, or this call blocks it.
         with asyncio.Runner() as runner:
             outcome.append(runner.run(_asked(path, file, passed)))
 
@@ -85,11 +82,11 @@ def _failed(done: Done) -> str:
     said = f": {done.said}" if done.said else ""
     if done.code == EXIT_NOT_RUN:
         return f"could not be started{said}"
-    return f"ended with exit code {done.code}{said}; if it knows interface v0.1.0 only, say so"
+    return f"ended with exit code {done.code}{said}; if it has interface v0.1.0 only, set interface-version: v0.1.0"
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """*schema* without a reference at its root, which is how generators in Go write a structure."""
+    """Return *schema* without a reference at its root: schema generators in Go write structures that way."""
     reference = schema.get("$ref")
     if not isinstance(reference, str):
         return schema

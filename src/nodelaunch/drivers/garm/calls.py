@@ -1,9 +1,8 @@
-"""Runs one command of a provider: a process with a clean environment that ends by its deadline, and with its caller.
+"""Runs one command of a provider in a process with a clean environment, which ends by its deadline and with its caller.
 
-It is started by the keeper that drivers in processes have, in a process group of its own: when the caller goes away,
-or the whole launcher, the group is told to end and killed half a second later. What a provider starts in a session of
-its own is left alone: it may be an instance.
-What does *not* belong here: what the commands mean.
+The watchdog of driver processes starts the command in a process group of its own. When the caller or the launcher ends,
+the watchdog sends SIGTERM to the group, and SIGKILL half a second later. Processes in sessions of their own survive:
+they may be instances.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from nodelaunch.driverhost.process.child import ENVIRONMENT, Tail
 from nodelaunch.driverhost.process.redaction import NOTHING, Redactor
 
 MAX_OUTPUT: Final = 8 << 20
-"""Bytes of an answer: a list of some 20,000 instances."""
+"""Largest answer in bytes: a list of some 20,000 instances."""
 LEAVE_S: Final = 1.0
-"""How long output may come in after the end: what was started in a session of its own may have it open still."""
+"""Time limit for output after the end of the process. Processes in sessions of their own may still have the pipe
+open."""
 _CHUNK: Final = 1 << 16
 
 
@@ -33,26 +33,28 @@ class TooMuchOutputError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
-    """128 more than the signal, if one killed it."""
+    """Exit code; 128 plus the signal's number if a signal ended the process."""
     output: bytes
     said: str
-    """Its last lines on standard error."""
+    """Last lines on standard error."""
 
 
 async def run(
     argv: Sequence[str], told: Mapping[str, str], *, name: str, passed: Sequence[str] = (), given: bytes = b"",
     timeout_s: float, redact: Redactor = NOTHING,
 ) -> Done:  # fmt: skip
-    """The outcome of one run of *argv*. *told*: its variables, besides the usual ones and those *passed* on;
-    *given*: its standard input; *name*: the driver's, for the log; *redact*: done to what it says there.
+    """Run *argv* once and return the result.
 
-    Nothing of the run is left when this returns, however it does. Raises: TimeoutError, TooMuchOutputError.
+    ``told``: environment variables, added to the usual ones and to the variables *passed* on; *given*: standard input;
+    *name*: the driver's name in the log; *redact*: applied to the log. No process of the run is left on return, except
+    those in sessions of their own. Raises: TimeoutError, TooMuchOutputError.
     """
     async with contextlib.AsyncExitStack() as stack:
-        # Not asyncio's own pipes: its wait() lasts until nobody has them open, and an instance may.
+        # Not asyncio's own pipes: its wait() lasts until all processes have closed them, and an instance may keep them
+        # open.
         output, said = await _pipe(stack), await _pipe(stack)
         process, lifeline = await _start(argv, told, passed, given, output.write_end, said.write_end)
         answer, tail = bytearray(), Tail(name, redact)
@@ -83,7 +85,7 @@ class _Pipe:
 
 
 async def _pipe(stack: contextlib.AsyncExitStack) -> _Pipe:
-    """A pipe that is closed with *stack*; its write end by `_start`."""
+    """Open a pipe. *stack* closes its read end, `_start` its write end."""
     theirs, ours = os.pipe()
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -96,10 +98,10 @@ async def _pipe(stack: contextlib.AsyncExitStack) -> _Pipe:
 async def _start(
     argv: Sequence[str], told: Mapping[str, str], passed: Sequence[str], given: bytes, output: int, said: int
 ) -> tuple[asyncio.subprocess.Process, int]:
-    """The keeper, and the descriptor whose closing ends it and what it keeps."""
+    """Start the watchdog. Return it and the descriptor whose closing ends the watchdog and its process group."""
     inherited = {name: os.environ[name] for name in (*ENVIRONMENT, *passed) if name in os.environ}
     theirs, ours = os.pipe()
-    os.write(ours, b"s")  # sessions of their own are spared
+    os.write(ours, b"s")  # leave processes in sessions of their own alone
     nothing, standard_input = os.open(os.devnull, os.O_RDONLY), os.memfd_create("standard input")
     try:
         os.write(standard_input, given)
@@ -119,7 +121,7 @@ async def _start(
 
 
 async def _exited(process: asyncio.subprocess.Process, collecting: asyncio.Future[None]) -> None:
-    """Wait for the end. Raises: TooMuchOutputError as soon as there is too much."""
+    """Wait until the process ends. Raises: TooMuchOutputError as soon as the output exceeds its limit."""
     exiting = asyncio.ensure_future(process.wait())
     try:
         while not exiting.done():
@@ -139,7 +141,7 @@ async def _collect(stream: asyncio.StreamReader, into: bytearray) -> None:
 
 
 async def _to_the_end(process: asyncio.subprocess.Process) -> None:
-    """Wait until the keeper is gone, which by now it soon is, even if we are cancelled meanwhile."""
+    """Wait until the watchdog has ended, even if this task is cancelled; kill the watchdog if it takes too long."""
     waiting = asyncio.ensure_future(process.wait())
     patience = asyncio.get_running_loop().time() + 2 * watchdog.TERMINATE_S + LEAVE_S
     while not waiting.done():

@@ -1,7 +1,4 @@
-"""Keys of ``driver: garm``, with those that a provider of interface v0.1.1 says it has.
-
-What does *not* belong here: running the provider (calls.py, asking.py).
-"""
+"""Keys of ``driver: garm``, with the options that a provider of interface v0.1.1 describes."""
 
 from __future__ import annotations
 
@@ -51,11 +48,11 @@ from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_POOL, METADATA
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits, Usage
 
 INSTALL_SCRIPT = "runner_install_template"
-"""The extra spec by which the script that sets a machine up is replaced. Source: garm-provider-common, cloudconfig."""
+"""Extra spec that replaces the setup script of a machine. Source: garm-provider-common, cloudconfig."""
 
 
 STRICT: Mapping[str, Any] = {"additionalProperties": False}
-"""A schema without keys: ours are all there are."""
+"""Schema without keys: the model's own fields are the only keys."""
 
 
 def _absolute(path: Path) -> Path:
@@ -76,30 +73,30 @@ AbsolutePath = Annotated[LocalPath, AfterValidator(_absolute)]
 
 class GarmLabel(PoolLabel):
     image: Text
-    """What the provider knows it by, as is the flavor."""
+    """The provider's name of the image; likewise for the flavor."""
     flavor: Text
     os_type: Literal["linux", "windows"] = "linux"
     os_arch: Literal["amd64", "i386", "arm64", "arm"] = "amd64"
     extra_specs: dict[StrictStr, Any] = Field(default_factory=dict)
-    """The provider's own options; of a provider with v0.1.1 checked by its schema."""
+    """The provider's own options. A provider of v0.1.1 supplies the schema to check them."""
     install_script: Text | None = None
-    """What the machine runs in place of the script that makes it a runner of GitHub's."""
+    """Script that runs on the machine instead of the one that installs a GitHub runner."""
     ssh_keys: Texts = ()
-    """Public keys that get in, as ``<type> <base64>``."""
+    """Public keys that may log in, as ``<type> <base64>``."""
     username: Text = "runner"
-    """GARM's own user."""
+    """Default: GARM's user."""
     connection_type: Text = "ssh"
     connection_port: Port = 22
     python_path: Text = "auto"
     shell_type: Text | None = None
     host_key_checking: StrictBool = True
     cores: Count | None = None
-    """What one node takes; GARM knows no sizes."""
+    """Cores of one node, for quota; GARM itself knows no sizes."""
     ram: Count | None = None
     """MiB."""
 
     def specs(self) -> dict[str, Any]:
-        """The extra specs as the provider gets them."""
+        """Return the extra specs in the form that the provider receives."""
         own: Any = self.extra_specs
         told = own.model_dump(mode="json", by_alias=True, exclude_unset=True) if isinstance(own, BaseModel) else own
         if self.install_script is None:
@@ -116,7 +113,7 @@ class GarmPool(PoolConfig):
     max_ram: AnyCount | None = None
     """MiB."""
     use_internal_ip: StrictBool = False
-    """Whether nodes are connected to by their private address."""
+    """If true, nodes are connected to by their private address."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -135,16 +132,16 @@ class GarmProvider(LaunchingProviderConfig):
 
     executable: AbsolutePath
     config_file: AbsolutePath = Path(os.devnull)
-    """The provider's own."""
+    """The provider's own configuration file."""
     interface_version: Version = Version.V010
     controller_id: Annotated[Text, AfterValidator(_uuid)] | None = None
-    """Default: derived from the provider's name."""
+    """Default: a UUID derived from the provider's name."""
     call_timeout: Seconds = 300.0
-    """For each command but a create, which may take the ``launch-timeout``."""
+    """Time limit of each command except create, which has ``launch-timeout``."""
     poll_interval: Annotated[Seconds, Field(gt=0)] = 2.0
-    """Between two looks at an instance that starts or goes."""
+    """Seconds between two checks of an instance that boots or is being deleted."""
     max_processes: Annotated[StrictInt, Field(ge=1)] = 8
-    """Commands at a time."""
+    """Largest number of commands that run at once."""
     pools: tuple[GarmPool, ...] = ()
 
     @property
@@ -164,17 +161,17 @@ class GarmProvider(LaunchingProviderConfig):
             if length > MAX_NAME:
                 raise PydanticCustomError(
                     "names_too_long",
-                    "the names of the provider and its pool {pool} are part of each instance's name, which gets {much} "
-                    "characters too long by them; shorten one (characters but a-z and 0-9, and x, count three times)",
+                    "each instance's name contains the names of the provider and its pool {pool}, and would be {much} "
+                    "characters too long; shorten one of them (x and characters outside a-z0-9 count three times)",
                     {"pool": pool.name, "much": length - MAX_NAME},
                 )
         return self
 
 
 def model_for(item: Mapping[str, Any]) -> type[ProviderConfig]:
-    """The model of the one provider that *item* is: the executable it names is asked which options it has.
+    """Return the model for the provider *item*, with the options that its executable describes.
 
-    Only one of v0.1.1 can be, and only if it can be found. Raises: DriverNotFoundError. Blocks while it is asked.
+    Only providers of v0.1.1 whose executable exists are asked. Blocks meanwhile. Raises: DriverNotFoundError.
     """
     executable, config_file = item.get("executable"), item.get("config-file", os.devnull)
     passed = item.get("pass-environment", ())
@@ -182,15 +179,17 @@ def model_for(item: Mapping[str, Any]) -> type[ProviderConfig]:
         isinstance(executable, str) and isinstance(config_file, str)
     ):
         return GarmProvider
-    if not os.access(os.path.expanduser(config_file), os.R_OK):  # noqa: PTH111  it may have no home
+    if not os.access(os.path.expanduser(config_file), os.R_OK):  # noqa: PTH111  there may be no home directory
         return _model(None, None)
     return _model(*schemas_of(executable, config_file, tuple(passed) if isinstance(passed, list) else ()))
 
 
 @lru_cache(maxsize=64)
 def _model(config: str | None, extra_specs: str | None) -> type[GarmProvider]:
-    """*config*, *extra_specs*: JSON Schemas as text. The same ones make the same model, so that a configuration that is
-    read again is the same."""
+    """Return the model for the JSON Schemas *config* and *extra_specs*, given as text.
+
+    Equal schemas give the same class, so a configuration that is read again compares equal.
+    """
     schemas = OptionSchemas.read(config, extra_specs)
     label = GarmLabel
     if schemas.extra_specs is not None:
@@ -204,7 +203,7 @@ def _model(config: str | None, extra_specs: str | None) -> type[GarmProvider]:
 
 
 def _checked_file(path: Path, model: type[Model] | None) -> Path:
-    """*path*, if what is in the file is as the provider says. Its values are not shown: some are secret."""
+    """Return *path* if the file's content is valid for *model*. Errors never show values, because some are secret."""
     try:
         content = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,6 @@
-"""The driver port, kept by commands of a GARM provider.
+"""The driver port, implemented with commands of a GARM provider.
 
-All it knows is in its configuration, in the provider's list, and in the external ids it gave: nothing is kept between
-calls. What does *not* belong here: how a command is run (calls.py), how metadata is kept (naming.py).
+The driver keeps no state between calls: its facts come from the configuration, the provider's list, and external ids.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ T = TypeVar("T")
 log: Logger = get_logger(__name__)
 
 CLEAN_UP_S: Final = 60.0
-"""How long a create that failed or was cancelled may take to undo what it began."""
+"""Time limit for the deletion of an instance whose create failed or was cancelled."""
 
 
 class GarmDriver:
-    """One provider. Host keys are scanned by whoever launches."""
+    """The driver of one GARM provider. It reports no host keys: the launcher scans them."""
 
     def __init__(self, config: GarmProvider, _context: DriverContext) -> None:
         self._config = config
@@ -46,7 +45,7 @@ class GarmDriver:
             (pool.name, label.name): (pool, label) for pool in config.pools for label in pool.labels
         }
         self._pools = {self._pool_id(*names): pair for names, pair in self._labels.items()}
-        """By GARM's ids of pools, each a label of a pool of ours."""
+        """Pool and label by GARM pool id: one GARM pool is one label of one pool here."""
         self._redact = redactor_of(config)
         self._processes = asyncio.Semaphore(config.max_processes)
         self._log = log.bind(driver="garm", provider=config.name)
@@ -55,7 +54,7 @@ class GarmDriver:
         return naming.pool_id(self._config.controller, pool, label)
 
     def _label(self, pool: str, label: str) -> tuple[GarmPool, GarmLabel]:
-        """Raises: LabelUnusableError."""
+        """Return the pool and the label with these names. Raises: LabelUnusableError."""
         try:
             return self._labels[pool, label]
         except KeyError:
@@ -72,7 +71,8 @@ class GarmDriver:
         )  # fmt: skip
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
-        """Returns when the provider does. What a create that fails or is cancelled has begun is deleted again."""
+        """Create an instance and wait until the provider has. A create that fails or is cancelled is undone by a
+        deletion."""
         _, label = self._label(spec.pool, spec.label)
         name, pool_id = naming.instance_name(spec), self._pool_id(spec.pool, spec.label)
         if len(name) > naming.MAX_NAME:
@@ -112,13 +112,13 @@ class GarmDriver:
     async def delete_instance(self, external_id: ExternalId) -> None:
         parts = naming.split(external_id)
         if parts is None:
-            return  # none of ours
+            return  # not an id of this driver
         try:
             await self._delete(*parts)
         except ProviderUnavailableError:
             if await self._find(*parts) is not None:
                 raise
-            return  # somebody else deleted it meanwhile
+            return  # another client has deleted it
         while True:
             found = await self._find(*parts)
             if found is None or found.status == "deleted":
@@ -145,12 +145,12 @@ class GarmDriver:
         return True
 
     async def aclose(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: no resource is held."""
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
     async def _create(self, wanted: garm.WantedInstance) -> Remote:
-        """Raises: DriverError."""
+        """Create *wanted*. Raises: DriverError."""
         timeout_s = self._config.launching.timeout_s
         done = await self._run(GarmCommand.CREATE, wanted.pool_id, given=garm.bootstrap(wanted), timeout_s=timeout_s)
         if done.code == garm.EXIT_DUPLICATE:
@@ -161,7 +161,7 @@ class GarmDriver:
             )
         made = self._read(GarmCommand.CREATE, done, garm.read_instance, LaunchFailedError)
         if made.name != wanted.name:
-            text = f"asked for {wanted.name}, the provider made {made.name}: it could not be told to be ours"
+            text = f"asked for {wanted.name}, the provider created {made.name}, whose name identifies no node"
             await self._undo(made.provider_id, wanted.pool_id)
             raise LaunchFailedError(text, provider=self._config.name)
         if made.is_failed:
@@ -170,15 +170,18 @@ class GarmDriver:
         return made
 
     async def _made_before(self, wanted: garm.WantedInstance) -> Remote:
-        """The instance of this name: an earlier call made it, whose answer was lost. Raises: DriverError."""
+        """Return the instance called like *wanted*, which an earlier call created before its answer was lost.
+
+        Raises: DriverError.
+        """
         found = await self._find(wanted.name, wanted.pool_id)
         if found is None or found.is_failed or found.is_going:
-            text = f"the provider has an instance {wanted.name} already, in no state to be used"
+            text = f"the provider has an instance {wanted.name} already, in an unusable state"
             raise LaunchFailedError(text, provider=self._config.name, kind=ErrorKind.CONFLICT)
         return found
 
     async def _get(self, external_id: ExternalId) -> Remote:
-        """Raises: InstanceNotFoundError, ProviderUnavailableError."""
+        """Return one instance. Raises: InstanceNotFoundError, ProviderUnavailableError."""
         parts = naming.split(external_id)
         gone = InstanceNotFoundError(f"there is no instance {external_id}", provider=self._config.name)
         if parts is None:
@@ -187,33 +190,34 @@ class GarmDriver:
         if done.code == 0:
             found: Remote | None = self._read(GarmCommand.GET, done, garm.read_instance, ProviderUnavailableError)
         elif done.code == garm.EXIT_NOT_FOUND or (found := await self._find(*parts)) is None:
-            raise gone  # providers older than that exit code have but one for everything
+            raise gone  # providers older than that exit code have one code for all errors
         if found is None or found.is_going:
             raise gone
         return found
 
     async def _find(self, instance_id: str, pool_id: str) -> Remote | None:
-        """The instance of that id or name, if the provider lists it. Raises: ProviderUnavailableError."""
+        """Return the listed instance with that id or name, or None. Raises: ProviderUnavailableError."""
         listed = await self._list(pool_id)
         return next((each for each in listed if instance_id in (each.provider_id, each.name)), None)
 
     async def _list(self, pool_id: str) -> list[Remote]:
-        """Raises: ProviderUnavailableError."""
+        """Return the instances of one GARM pool. Raises: ProviderUnavailableError."""
         done = await self._run(GarmCommand.LIST, pool_id)
         if done.code != 0:
             raise ProviderUnavailableError(self._in_words(GarmCommand.LIST, done), provider=self._config.name)
         return self._read(GarmCommand.LIST, done, garm.read_instances, ProviderUnavailableError)
 
     async def _delete(self, instance_id: str, pool_id: str) -> None:
-        """Raises: ProviderUnavailableError."""
+        """Delete an instance by its id or name. Raises: ProviderUnavailableError."""
         done = await self._run(GarmCommand.DELETE, pool_id, instance_id=instance_id)
         if done.code not in (0, garm.EXIT_NOT_FOUND):
             raise ProviderUnavailableError(self._in_words(GarmCommand.DELETE, done), provider=self._config.name)
 
     async def _undo(self, name: str, pool_id: str) -> ExternalId | None:
-        """Delete what a create may have begun, as GARM does: by its name. The id to delete it by, if that failed.
+        """Delete by name what a failed create may have left, as GARM does. Return the external id if the deletion
+        fails.
 
-        Cancelled meanwhile it goes on, for not much longer than a minute.
+        The deletion continues if the task is cancelled, for little more than a minute.
         """
         deleting = asyncio.ensure_future(self._deleted(name, pool_id))
         while not deleting.done():
@@ -236,7 +240,7 @@ class GarmDriver:
         self, command: GarmCommand, pool_id: str, *, instance_id: str = "", given: bytes = b"",
         timeout_s: float | None = None,
     ) -> calls.Done:  # fmt: skip
-        """Raises: ProviderUnavailableError when there is no outcome."""
+        """Run *command* and return its result. Raises: ProviderUnavailableError if there is no result."""
         config = self._config
         _, label = self._pools.get(pool_id, (None, None))
         told = garm.environment(
@@ -266,7 +270,7 @@ class GarmDriver:
         return f"{self._config.executable}: {command} {how}" + (f": {done.said}" if done.said else "")
 
     def _read(self, command: GarmCommand, done: calls.Done, read: Callable[[bytes], T], error: type[DriverError]) -> T:
-        """What a command printed. Raises: *error*."""
+        """Return the parsed output of a command. Raises: *error*."""
         try:
             return read(done.output)
         except garm.AnswerError as wrong:
@@ -299,7 +303,7 @@ class GarmDriver:
 
 
 async def _together(calls_: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The outcomes of all at once; the first error ends the others."""
+    """Return the results of coroutines that run concurrently. The first error cancels the others."""
     tasks = [asyncio.ensure_future(call) for call in calls_]
     try:
         return await asyncio.gather(*tasks)

@@ -1,8 +1,8 @@
-"""GARM's external provider interface as data: its commands, variables and exit codes, what it is sent and answers.
+"""GARM's external provider interface as data: commands, variables, exit codes, input and answers.
 
-A command is one run of the provider's executable: told what to do by its environment, for a create by a JSON object on
-standard input; it answers by JSON on standard output and by its exit code. What does *not* belong here: running it.
-Source: cloudbase/garm doc/external_provider.md; cloudbase/garm-provider-common execution and params.
+A command is one run of the provider's executable. Environment variables name the command and its parameters; a create
+also reads a JSON object from standard input. The answer is JSON on standard output, and the exit code. calls.py runs
+commands. Source: cloudbase/garm doc/external_provider.md; cloudbase/garm-provider-common execution and params.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, Final
 
 EXIT_NOT_FOUND, EXIT_DUPLICATE = 30, 31
 EXIT_NOT_RUN: Final = 126
-"""The executable could not be started; the code a shell has for it."""
+"""Exit code if the executable could not be started, as shells have it."""
 
 
 class Version(enum.StrEnum):
-    """Of the interface."""
+    """Version of the interface."""
 
     V010 = "v0.1.0"
     V011 = "v0.1.1"
@@ -34,23 +34,23 @@ class GarmCommand(enum.StrEnum):
     GET = "GetInstance"
     LIST = "ListInstances"
     CONFIG_SCHEMA = "GetConfigJSONSchema"
-    """This and the next: v0.1.1."""
+    """Only in v0.1.1, as is the next command."""
     EXTRA_SPECS_SCHEMA = "GetExtraSpecsJSONSchema"
 
 
 class AnswerError(Exception):
-    """What the provider printed is not what the interface says; the message says where."""
+    """The provider's output breaks the interface's rules; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """An instance as a provider tells of it."""
+    """An instance as the provider reports it."""
 
     provider_id: str
     name: str
     status: str = "unknown"
     addresses: Sequence[tuple[str, bool]] = field(default_factory=tuple)
-    """Each with whether it is public, in the provider's order."""
+    """Addresses in the provider's order, each with True if it is public."""
     fault: str = ""
     os_name: str = ""
     os_version: str = ""
@@ -64,14 +64,14 @@ class Remote:
         return self.status in ("deleting", "deleted", "pending_delete", "pending_force_delete")
 
     def address(self, version: int, *, public: bool) -> str | None:
-        """The first one of that kind; *version*: 4 or 6."""
+        """Return the first address of that kind, or None. *version*: 4 or 6."""
         found = (text for text, is_public in self.addresses if is_public is public and _version(text) == version)
         return next(found, None)
 
 
 @dataclass(frozen=True, slots=True)
 class WantedInstance:
-    """An instance to be made."""
+    """An instance to create."""
 
     name: str
     pool_id: str
@@ -88,7 +88,7 @@ def environment(
     command: GarmCommand, version: Version, *, controller_id: str, config_file: str, pool_id: str = "",
     instance_id: str = "", extra_specs: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:  # fmt: skip
-    """The variables that *command* is told by."""
+    """Return the environment variables for *command*."""
     told = {
         "GARM_COMMAND": str(command),
         "GARM_CONTROLLER_ID": controller_id,
@@ -103,10 +103,10 @@ def environment(
 
 
 def bootstrap(wanted: WantedInstance) -> bytes:
-    """What CreateInstance reads.
+    """Return the input of CreateInstance.
 
-    Providers make user data that installs a runner of GitHub's from part of it, and refuse an instance without; there
-    is no runner here, so that part leads nowhere: the host ``nodelaunch.invalid`` can't exist.
+    From a part of the input providers make user data that installs a GitHub runner; they refuse an instance without
+    that part. Here no runner is wanted, so the part names the host ``nodelaunch.invalid``, which can't exist.
     """
     nowhere = "https://nodelaunch.invalid"
     os_name, arch = (
@@ -129,14 +129,14 @@ def bootstrap(wanted: WantedInstance) -> bytes:
 
 
 def read_instance(printed: bytes) -> Remote:
-    """What CreateInstance and GetInstance answer. Raises: AnswerError."""
+    """Parse the answer of CreateInstance and GetInstance. Raises: AnswerError."""
     return _instance(_json(printed))
 
 
 def read_instances(printed: bytes) -> list[Remote]:
-    """What ListInstances answers. Raises: AnswerError."""
+    """Parse the answer of ListInstances. Raises: AnswerError."""
     found = _json(printed)
-    if found is None:  # how Go writes an empty list
+    if found is None:  # Go's form of an empty list
         return []
     if not isinstance(found, list):
         raise AnswerError("a list of instances is expected")
@@ -144,7 +144,7 @@ def read_instances(printed: bytes) -> list[Remote]:
 
 
 def read_object(printed: bytes) -> dict[str, Any]:
-    """A JSON Schema. Raises: AnswerError."""
+    """Parse a JSON Schema. Raises: AnswerError."""
     found = _json(printed)
     if not isinstance(found, dict):
         raise AnswerError("an object is expected")
@@ -176,7 +176,7 @@ def _instance(found: Any) -> Remote:
 
 
 def _fault(told: Any) -> str:
-    """A provider's own words; those in Go have them in base64."""
+    """Return the provider's fault as text; providers in Go encode it in base64."""
     if not isinstance(told, str):
         return ""
     try:

@@ -1,9 +1,9 @@
-"""Where an instance's metadata is: in its name, which with the ids of its controller and pool is all GARM has carried.
+"""Encodes an instance's metadata in its name: GARM carries nothing else except the ids of controller and pool.
 
-A name is ``nl-NODE-ATTEMPT-PROVIDER-POOL``. It can be a host's: lower case letters, digits and hyphens, 63 characters
-at most. In a part every other character, and ``x``, is written as ``x`` and two hexadecimal digits for each byte.
-Pool and controller ids are UUIDs derived from names, so that any launcher with the same configuration has the same.
-What does *not* belong here: asking a provider.
+A name is ``nl-NODE-ATTEMPT-PROVIDER-POOL``. It is valid as a host name: lower case letters, digits and hyphens, 63
+characters at most. In a part, ``x`` and every character outside ``a-z0-9`` is written as ``x`` and two hexadecimal
+digits for each byte. Ids of pools and controllers are UUIDs derived from names, so all launchers with the same
+configuration compute the same ids.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from nodelaunch.protocol.driver import METADATA_NODE_ID, METADATA_POOL, METADATA
 
 PREFIX: Final = "nl"
 MAX_NAME: Final = 63
-"""Characters. Source: RFC 1035, labels."""
+"""Longest name in characters. Source: RFC 1035, labels."""
 _PLAIN: Final = frozenset((string.ascii_lowercase + string.digits).replace("x", ""))
 _NAMESPACE: Final = uuid.UUID("6d1c7f0e-3f0b-5c8a-9c56-6b0a4f2f8d11")
 
 
 def controller_id(provider: str) -> str:
-    """Of the launchers that have a provider of this name."""
+    """Return the controller id shared by all launchers that have a provider of this name."""
     return str(uuid.uuid5(_NAMESPACE, provider))
 
 
 def pool_id(controller: str, pool: str, label: str) -> str:
-    """What a GARM pool is: machines of one image, flavor and extra specs. So it is one label of one pool here."""
+    """Return the id of a GARM pool: machines of one image, flavor and extra specs, here one label of one pool."""
     return str(uuid.uuid5(uuid.UUID(controller), f"{pool}/{label}"))
 
 
 def instance_name(spec: InstanceSpec) -> str:
-    """It may be longer than `MAX_NAME`."""
+    """Return the name for an instance, which may be longer than `MAX_NAME`."""
     metadata = spec.metadata
     parts = (metadata.get(METADATA_NODE_ID, spec.node_id), str(spec.attempt))
     whose = (metadata.get(METADATA_PROVIDER, ""), metadata.get(METADATA_POOL, spec.pool))
@@ -42,7 +42,7 @@ def instance_name(spec: InstanceSpec) -> str:
 
 
 def metadata_of(name: str) -> Mapping[str, str]:
-    """What `instance_name` was given; nothing if it did not make this name."""
+    """Return the metadata that `instance_name` encoded, or an empty mapping for other names."""
     parts = name.split("-")
     if len(parts) != 5 or parts[0] != PREFIX:
         return {}
@@ -54,12 +54,14 @@ def metadata_of(name: str) -> Mapping[str, str]:
 
 
 def external_id(provider_id: str, pool: str) -> ExternalId:
-    """*pool*: its id. Commands for an instance need it, and the label it stands for may be gone by then."""
+    """Return the external id of an instance. *pool* is the pool's id: commands need it even after the label is
+    removed."""
     return ExternalId(f"{provider_id}@{pool}")
 
 
 def split(external: ExternalId) -> tuple[str, str] | None:
-    """The provider's id of the instance, and the pool's; None: `external_id` did not make it."""
+    """Return the provider's id of the instance and the id of its pool, or None if `external_id` did not make
+    *external*."""
     provider_id, _, pool = external.rpartition("@")
     return (provider_id, pool) if provider_id else None
 

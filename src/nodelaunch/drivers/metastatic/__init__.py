@@ -1,4 +1,4 @@
-"""Several nodes on one: other providers' nodes, shared out by slots."""
+"""Several nodes on one machine: slots on nodes of other providers."""
 
 from __future__ import annotations
 

@@ -26,22 +26,22 @@ BACKING_KEYS: Final[Mapping[str, float | None]] = {
     "min-retention-time": 0,
     "max-age": None,
 }
-"""What a backing node is kept by, with the defaults."""
+"""Keys that decide how long a backing node is kept, with their defaults."""
 
 
 class MetastaticLabel(PoolLabel):
     backing_label: Text
-    """What other providers are asked for."""
+    """Label that is requested from other providers."""
     max_parallel_jobs: Annotated[StrictInt, Field(ge=1)] = 1
-    """Slots of a backing node."""
+    """Number of slots on a backing node."""
     grace_time: Seconds = 60.0
-    """How long an empty backing node is kept for the next one."""
+    """How long an empty backing node is kept for another node."""
     min_retention_time: Seconds = 0.0
-    """Age that a backing node reaches in any case."""
+    """Minimum age of a backing node before it is released."""
     max_age: Seconds | None = None
-    """Age from which on a backing node takes nobody in; it goes when it is empty."""
+    """Age after which a backing node accepts no more nodes; it is released when it is empty."""
     host_key_checking: StrictBool | None = None
-    """None: as the pool."""
+    """None: the pool's value."""
 
     @model_validator(mode="after")
     def _ages_in_order(self) -> MetastaticLabel:
@@ -53,7 +53,7 @@ class MetastaticLabel(PoolLabel):
 class MetastaticPool(PoolConfig):
     labels: tuple[MetastaticLabel, ...] = ()
     host_key_checking: StrictBool = False
-    """Whether the backing node's host keys are scanned each time a slot is given."""
+    """If true, the backing node's host keys are scanned each time a slot is assigned."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class MetastaticProvider(LaunchingProviderConfig):
     pools: tuple[MetastaticPool, ...] = ()
     boot_timeout: Seconds = 120.0
     rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Accepted; no cloud is called."""
+    """Accepted without effect: no cloud is called."""
 
     @model_validator(mode="after")
     def _not_on_itself(self) -> MetastaticProvider:
@@ -92,5 +92,5 @@ class MetastaticProvider(LaunchingProviderConfig):
         return self
 
     def label(self, name: str) -> MetastaticLabel | None:
-        """The label called *name*: in all pools that have it, it means the same."""
+        """Return the label called *name*, which means the same in all pools that have it."""
         return next((label for pool in self.pools for label in pool.labels if label.name == name), None)

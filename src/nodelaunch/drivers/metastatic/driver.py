@@ -1,10 +1,9 @@
-"""The driver of nodes that live, several together, on one node of another provider.
+"""The driver of nodes that share a backing node of another provider.
 
-It is a client of the cluster it serves: backing nodes are asked for as anybody asks for nodes, and shared out by slots.
-An instance is a claim on a slot, known by its node's own id. All that lasts is in the store, behind the port of
-`protocol/cluster.py`, so that any number of launchers may serve one provider, and any of them may end at any time.
-What does *not* belong here: how slots are kept apart (the port), which one is next (slots.py), orders (supply.py).
-Source: Nodepool 11, metastatic driver.
+The driver is a client of its own cluster: it requests backing nodes as any client does, and divides them into slots. An
+instance is a claim on a slot; its id is the id of its node. All lasting state is in the store, behind the port of
+`protocol/cluster.py`, so several launchers may serve one provider, and each may end at any time. slots.py chooses the
+slot, supply.py requests backing nodes. Source: Nodepool 11, metastatic driver.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ from nodelaunch.protocol.records import Claim, Node
 log: Logger = get_logger(__name__)
 
 UPKEEP_S = 60.0
-"""Longest pause between two looks at the backing nodes. Source: Nodepool 11, cleanup interval."""
+"""Longest pause between two checks of the backing nodes. Source: Nodepool 11, cleanup interval."""
 RETRY_S = 1.0
-"""Shortest pause, where nothing has changed."""
+"""Shortest pause if nothing has changed."""
 UNKNOWN = "unknown"
-"""Stands in a building node's record for what its backing node will tell. Source: Nodepool 11."""
+"""Placeholder in a building node's record for values of its backing node. Source: Nodepool 11."""
 SSH_TYPES = ("ssh", "network_cli")
 SLOT_USAGE = Usage({INSTANCES: 1})
 
 
 class MetastaticDriver:
-    """`Driver` and `SupportsUpkeep` for one provider. What it remembers is only who waits in this process."""
+    """`Driver` and `SupportsUpkeep` for one provider. Its only state in memory is the waiters of this process."""
 
     def __init__(self, config: MetastaticProvider, cluster: Cluster, scanner: HostScanner) -> None:
         self._config = config
@@ -65,7 +64,7 @@ class MetastaticDriver:
         self._opened = asyncio.Event()
         self._changed = asyncio.Event()
         self._choosing = asyncio.Lock()
-        """One choice of a slot at a time: each sees what the one before took."""
+        """Held while a slot is chosen, so that each choice sees the one before."""
         self._log = log.bind(provider=config.name)
 
     @classmethod
@@ -74,9 +73,9 @@ class MetastaticDriver:
             raise ProviderUnavailableError("there is no cluster to ask for backing nodes", provider=config.name)
         return cls(config, context.cluster, context.scanner)
 
-    # -- what is known without asking -------------------------------------------------------------------------------
+    # -- answers without the store ----------------------------------------------------------------------------------
 
-    def label_traits(self, pool: str, label: str) -> LabelTraits:  # noqa: ARG002  all is the backing node's
+    def label_traits(self, pool: str, label: str) -> LabelTraits:  # noqa: ARG002  the backing node decides all
         return LabelTraits(
             image_id="unused",
             username=UNKNOWN,
@@ -109,7 +108,7 @@ class MetastaticDriver:
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
         self._label(spec.pool, spec.label)
-        with self._as_driver_errors():  # without an id: whether there is a claim, only the list tells
+        with self._as_driver_errors():  # without an id: only the list shows if the claim exists
             leases = await self._ready()
             await leases.enter(Claim(node_id=NodeId(spec.node_id), label=spec.label, metadata=dict(spec.metadata)))
         return ExternalId(spec.node_id)
@@ -138,7 +137,7 @@ class MetastaticDriver:
             yield _instance(claim, nodes.get(claim.backing) if claim.backing else None)
 
     async def aclose(self) -> None:
-        """Nothing to let go of: what lasts is meant to."""
+        """Do nothing: lasting state stays in the store."""
 
     @contextmanager
     def _as_driver_errors(self, external_id: str | None = None) -> Iterator[None]:
@@ -154,7 +153,7 @@ class MetastaticDriver:
         return InstanceNotFoundError(detail, provider=self._config.name, external_id=external_id)
 
     async def _ready(self) -> Leases:
-        """What is leased, complete and current."""
+        """Return the leases once they are complete and in sync."""
         while (leases := self._leases) is None:
             await self._opened.wait()
         await leases.warm()
@@ -163,7 +162,8 @@ class MetastaticDriver:
     # -- slots ------------------------------------------------------------------------------------------------------
 
     async def _placed(self, leases: Leases, node_id: NodeId) -> Claim:
-        """The claim of *node_id* once it has a slot. Raises: InstanceNotFoundError, and as `Supply.take_seat`."""
+        """Return the claim of *node_id* once it has a slot. Raises: InstanceNotFoundError, and the errors of
+        `Supply.take_seat`."""
         label = self._label_of(await self._claim(leases, node_id))
         with self._supply.waiter(label) as waiter:
             while True:
@@ -189,7 +189,8 @@ class MetastaticDriver:
             raise
 
     async def _place(self, leases: Leases, node_id: NodeId, label: MetastaticLabel) -> Claim | None:
-        """The claim of *node_id*, with the best slot there is if it had none; None when there is none."""
+        """Return the claim of *node_id*, placed on the best free slot if it had none. Return None if no slot is
+        free."""
         refused: set[Slot] = set()
         async with self._choosing:
             while True:
@@ -204,12 +205,12 @@ class MetastaticDriver:
                 if placed is not None:
                     self._log.info("slot_taken", node_id=node_id, backing=backing.id, slot=number)
                     return placed
-                refused.add((backing.id, number))  # another launcher was faster
+                refused.add((backing.id, number))  # another launcher has taken the slot
 
     async def _scanned(self, leases: Leases, claim: Claim, backing: Backing, node: Node) -> Sequence[str] | None:
-        """Host keys as of now, where the label wants them looked at; None where it doesn't, or there are none.
+        """Return the current host keys if the label checks them; None if it does not, or if the node has none.
 
-        Raises: KeyScanError; the backing node takes nobody in then.
+        Raises: KeyScanError; the backing node then accepts no more nodes.
         """
         if not self._checks_host_keys(claim) or node.interface_ip is None or not isinstance(node.connection_port, int):
             return None
@@ -233,7 +234,7 @@ class MetastaticDriver:
     async def upkeep(self) -> None:
         async with self._cluster.leases(self._config.name) as leases, asyncio.TaskGroup() as group:
             await leases.warm()
-            await leases.adopt()  # before the first slot is given
+            await leases.adopt()  # before the first slot is assigned
             stop = leases.subscribe(self._changed.set)
             with self._supply.attached(group, leases):
                 self._leases = leases
@@ -281,7 +282,7 @@ class MetastaticDriver:
             pass
 
     async def _tend(self, leases: Leases) -> float:
-        """Do with each backing node what is to be done; for how many seconds nothing will be."""
+        """Do the work that is due on each backing node. Return the seconds until the next work is due."""
         due = leases.now() + UPKEEP_S
         for backing in leases.backings():
             try:
@@ -291,7 +292,7 @@ class MetastaticDriver:
         return max(RETRY_S, due - leases.now())
 
     async def _tend_one(self, leases: Leases, backing: Backing) -> float:
-        """When to look at it again, in seconds since 1970."""
+        """Do the work that is due on one backing node. Return the time of its next check, in seconds since 1970."""
         fate = fate_of(backing, self._config.label(backing.lease.label), leases.now())
         log_ = self._log.bind(node_id=backing.id, label=backing.lease.label)
         match fate:
@@ -310,7 +311,7 @@ class MetastaticDriver:
 
 
 def _instance(claim: Claim, node: Node | None, keys: Sequence[str] | None = None) -> Instance:
-    """*claim* as an instance; what there is to tell of its backing node comes from that one's record, *node*."""
+    """Return *claim* as an instance, with the facts of its backing node from the record *node*."""
     external_id = ExternalId(claim.node_id)
     if node is None or not claim.is_placed:
         return Instance(external_id, claim.metadata, resources=SLOT_USAGE)

@@ -1,7 +1,4 @@
-"""Decides, of backing nodes as they are seen: which slot is given next, and which node is to go.
-
-What does *not* belong here: any waiting, any write; and time but as a number.
-"""
+"""Decides which slot is assigned next, and which backing node is released. Pure: no waiting, no writes, no clock."""
 
 from __future__ import annotations
 
@@ -13,29 +10,29 @@ from nodelaunch.drivers.metastatic.config import MetastaticLabel
 from nodelaunch.protocol.cluster import Backing
 
 Slot = tuple[str, int]
-"""A backing node's id, and the number of one of its slots."""
+"""Id of a backing node and the number of one of its slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Nothing is to be done before *until*, in seconds since 1970."""
+    """Nothing to do before *until*, in seconds since 1970."""
 
     until: float = inf
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """It is too old: no new nodes on it."""
+    """The backing node is too old: no new nodes on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Nobody needs it any more."""
+    """The backing node is no longer needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """It is not ours any more."""
+    """The backing node belongs to another owner now."""
 
 
 Fate = Keep | Fail | Release | Forget
@@ -44,7 +41,7 @@ Fate = Keep | Fail | Release | Forget
 def free_slots(
     backings: Iterable[Backing], label: MetastaticLabel, now: float, *, but: Collection[Slot] = ()
 ) -> Iterator[tuple[Backing, int]]:
-    """Slots that *label*'s next node may get, best first, without those in *but*: old nodes are filled first."""
+    """Return the free slots for the next node of *label*, without *but*: old backing nodes are filled first."""
     for backing in backings:
         is_wanted = backing.lease.label == label.name and backing.node is not None and not backing.lease.is_failed
         if is_wanted and not _is_too_old(backing, label, now):
@@ -52,7 +49,7 @@ def free_slots(
 
 
 def fate_of(backing: Backing, label: MetastaticLabel | None, now: float) -> Fate:
-    """What is to become of *backing*, whose label is configured as *label*; None: not any more."""
+    """Return the action for *backing*. *label* is the label's configuration, or None if it was removed."""
     if backing.node is None:
         return Forget()
     if label is None or backing.lease.is_failed:

@@ -1,8 +1,8 @@
-"""Asks for as many backing nodes as those who wait for a slot need, and tells each of them what becomes of it.
+"""Requests backing nodes for all waiters, and gives each waiter the result.
 
-A waiter whose label has no free slot sits in an order: one request for one backing node, with a seat for each of its
-slots. Orders live in this process only: their requests end with it, and so does whoever waited for them.
-What does *not* belong here: who gets which slot. Whoever comes first does, wherever the node came from.
+A waiter without a free slot takes a seat in an order: one request for one backing node, with one seat for each of its
+slots. Orders exist in this process only; their requests and waiters end with it. slots.py assigns slots, regardless of
+who ordered the backing node.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log: Logger = get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class BackingOrder:
-    """One backing node on its way."""
+    """Request for one backing node."""
 
     label: MetastaticLabel
     waiters: set[SlotWaiter] = field(default_factory=set)
     is_accepted: bool = False
-    """Some pool works on it."""
+    """True once a pool has accepted the request."""
     task: asyncio.Task[None] | None = None
 
     @property
@@ -39,28 +39,28 @@ class BackingOrder:
 
 @dataclass(eq=False, slots=True)
 class SlotWaiter:
-    """Somebody who needs a slot."""
+    """A launch that waits for a slot."""
 
     label: MetastaticLabel
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when there may be a slot, or no hope of one."""
+    """Set when there may be a slot, or when the order has failed."""
     order: BackingOrder | None = None
     failure: DriverError | None = None
 
 
 class Supply:
-    """The orders of one provider in this process. Works while `attach` says so."""
+    """The orders of one provider in this process. Orders run while `attached` is active."""
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._orders: list[BackingOrder] = []
         self._waiters: dict[SlotWaiter, None] = {}
-        """In the order they came, which is the order they are woken in."""
+        """Waiters in the order of arrival, in which they are also woken."""
         self._at_work: tuple[asyncio.TaskGroup, Leases] | None = None
 
     @contextmanager
     def attached(self, group: asyncio.TaskGroup, leases: Leases) -> Iterator[None]:
-        """Run orders in *group*; those that are not through at the end end with it."""
+        """Run orders in *group*. Unfinished orders are cancelled at the end."""
         self._at_work = (group, leases)
         stop = leases.subscribe(self.wake)
         try:
@@ -71,13 +71,13 @@ class Supply:
             self.wake()
 
     def wake(self) -> None:
-        """Let everybody look again."""
+        """Make all waiters check for slots again."""
         for waiter in self._waiters:
             waiter.woken.set()
 
     @contextmanager
     def waiter(self, label: MetastaticLabel) -> Iterator[SlotWaiter]:
-        """Wait for a slot for *label*; at the end the seat is left."""
+        """Yield a waiter for *label*. At the end it leaves its seat."""
         waiter = SlotWaiter(label)
         self._waiters[waiter] = None
         try:
@@ -88,9 +88,9 @@ class Supply:
                 self._leave(waiter, waiter.order)
 
     def take_seat(self, waiter: SlotWaiter) -> None:
-        """Have a backing node on its way for *waiter*.
+        """Give *waiter* a seat in an order for a backing node.
 
-        Raises: LaunchFailedError when the last one did not come, ProviderUnavailableError when none can be asked for.
+        Raises: LaunchFailedError when the last order failed, ProviderUnavailableError when none can be placed.
         """
         if waiter.failure is not None:
             raise waiter.failure
@@ -101,7 +101,9 @@ class Supply:
 
     def _order(self, label: MetastaticLabel) -> BackingOrder:
         if self._at_work is None:
-            raise ProviderUnavailableError("the launcher's own client is not at work", provider=self._provider)
+            raise ProviderUnavailableError(
+                "metastatic upkeep is not running, so no backing node can be requested", provider=self._provider
+            )
         group, leases = self._at_work
         order = BackingOrder(label)
         self._orders.append(order)
@@ -109,7 +111,8 @@ class Supply:
         return order
 
     def _leave(self, waiter: SlotWaiter, order: BackingOrder) -> None:
-        """An order that nobody waits for is withdrawn, unless a pool works on it: then it is for the next one."""
+        """Cancel an order without waiters, unless a pool has accepted it: then its backing node serves the next
+        waiter."""
         order.waiters.discard(waiter)
         if not order.waiters and not order.is_accepted and order.task is not None:
             order.task.cancel()
@@ -135,7 +138,7 @@ class Supply:
         self._close(order, failure)
 
     def _close(self, order: BackingOrder, failure: tuple[type[DriverError], str] | None) -> None:
-        """The order is over; its waiters look for a slot, or learn of the *failure*."""
+        """End the order. Its waiters look for a slot, or get the *failure*."""
         if order in self._orders:
             self._orders.remove(order)
         for waiter in order.waiters:

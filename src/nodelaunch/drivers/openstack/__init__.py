@@ -1,7 +1,7 @@
 """Servers of an OpenStack cloud, through openstacksdk.
 
-``driver.py`` keeps the driver's contract; ``client.py`` is the one place that calls openstacksdk, in threads that
-``bridge.py`` bounds and paces; ``errors.py`` says what an error of the cloud means.
+``driver.py`` implements the driver port. Only ``client.py`` calls openstacksdk, in threads that ``bridge.py`` limits
+and paces. ``errors.py`` translates the cloud's errors.
 """
 
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.driver import OpenStackDriver
 from nodelaunch.drivers.plugin import DriverPlugin
 
-if find_spec("openstack") is None:  # it is loaded when the first call is made, which takes a while
+if find_spec("openstack") is None:  # openstacksdk is imported on the first call, because that takes a while
     raise ImportError("openstacksdk is not installed", name="openstack")
 
 PLUGIN = DriverPlugin("openstack", OpenStackProvider, OpenStackDriver, summary="servers of an OpenStack cloud")

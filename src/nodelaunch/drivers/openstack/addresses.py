@@ -1,8 +1,7 @@
-"""Which of a server's addresses is which, where to connect to, and whether it needs a floating IP.
+"""Classifies a server's addresses, chooses the one to connect to, and decides if the server needs a floating IP.
 
-Decided from what the server list and the network list say, without a call per server. What does *not* belong here:
-calls; floating IPs themselves (floating.py).
-Source: openstacksdk, openstack/cloud/meta.py, whose order of preference this keeps.
+The decision uses the lists of servers and networks, without a call per server. floating.py creates floating IPs.
+Source: openstacksdk, openstack/cloud/meta.py, which has the same order of preference.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from nodelaunch.drivers.openstack.model import Address, Network, Networks, Server
 
 PUBLIC_NETWORK, PRIVATE_NETWORK = "public", "private"
-"""Names that tell, where nothing else does."""
+"""Network names that decide if nothing else does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,11 @@ def addresses_of(
     prefers_internal: bool = False,
     has_ipv6: bool | None = None,
 ) -> Addresses:
-    """The addresses of *server*. *floating_ip*: one that its listing may not show yet. *has_ipv6*: whether we have a
-    route to IPv6 addresses; None: find out."""
+    """Return the addresses of *server*.
+
+    *floating_ip*: an address that the server's listing may not show yet. *has_ipv6*: True if this machine has a route
+    to IPv6 addresses; None: find out.
+    """
     public_ipv4 = _public_ipv4(server, networks, floating_ip)
     private_ipv4 = _private_ipv4(server, networks, public_ipv4)
     public_ipv6 = server.access_ipv6 or next((each.ip for each in server.addresses if each.version == 6), None)
@@ -81,7 +83,8 @@ def _public_ipv4(server: Server, networks: Networks, floating_ip: str | None) ->
 
 
 def _private_ipv4(server: Server, networks: Networks, public_ipv4: str | None) -> str | None:
-    """The address behind the floating one, if there is one; else one of a network that is not outside."""
+    """Return the address behind the floating IP if there is one, otherwise an address of a network that is not
+    external."""
     macs = {each.mac for each in server.addresses if each.is_floating}
     fixed = [each for each in _ipv4(server) if not each.is_floating and each.ip != public_ipv4]
     inside = [each for each in fixed if not networks.is_external(each.network)] or [
@@ -92,7 +95,7 @@ def _private_ipv4(server: Server, networks: Networks, public_ipv4: str | None) -
 
 
 def needs_floating_ip(server: Server, networks: Networks) -> bool:
-    """Whether *server* can't be reached from outside without one, and the cloud can give it one."""
+    """Return True if *server* can't be reached from outside without a floating IP, and the cloud can supply one."""
     if not networks.has_floating_ips or networks.is_private or floating_source(networks) is None:
         return False
     if any(each.is_floating for each in server.addresses) or _public_ipv4(server, networks, None) is not None:
@@ -101,17 +104,17 @@ def needs_floating_ip(server: Server, networks: Networks) -> bool:
 
 
 def floating_source(networks: Networks, name_or_id: str | None = None) -> Network | None:
-    """The network floating IPs come from: the one asked for, else the first that is one."""
+    """Return the network that floating IPs come from: the given one, otherwise the first suitable one."""
     if name_or_id is not None:
         return networks.find(name_or_id)
     return next((network for network in networks.all if network.is_floating_source), None)
 
 
 def has_ipv6_route() -> bool:
-    """Whether this machine would send packets to global IPv6 addresses. None is sent to find out."""
+    """Return True if this machine has a route to global IPv6 addresses. No packet is sent."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.connect(("2001:db8::1", 9))  # of the documentation's range
+            probe.connect(("2001:db8::1", 9))  # an address of the range for documentation
     except OSError:
         return False
     return True

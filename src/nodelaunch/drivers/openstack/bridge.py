@@ -1,9 +1,8 @@
-"""Runs synchronous calls in threads: bounded, paced, with a deadline, and honest about calls nobody waits for.
+"""Runs synchronous calls in threads, with limits, a pace and deadlines.
 
-A call is in one of three lanes, each with threads of its own, so that slow deletes hold up neither listing nor
-creating. All lanes share one pace; where they wait for it, they take turns. A thread can't be stopped: when the caller
-is cancelled, or the deadline passes, the call may have had its effect, and `Bridge.settled` waits until it has ended.
-What does *not* belong here: OpenStack.
+Each call is in one of three lanes. Each lane has its own threads, so slow deletes block neither lists nor creates. All
+lanes share one pace and take turns for it. A thread can't be stopped: after a cancellation or a deadline the call may
+still take effect, and `Bridge.settled` waits until it has ended. Nothing here is specific to OpenStack.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class Lane(enum.StrEnum):
 
 
 THREADS: Final[Mapping[Lane, int]] = {Lane.CREATE: 8, Lane.DELETE: 8, Lane.READ: 4}
-"""Calls at a time."""
+"""Concurrent calls of each lane."""
 
 
 class Pace:
-    """Lets callers through one at a time, at least *interval_s* apart; lanes that wait take turns."""
+    """Admits one caller at a time, at least *interval_s* apart. Lanes with waiting callers take turns."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
@@ -40,7 +39,7 @@ class Pace:
         self._timer: asyncio.TimerHandle | None = None
 
     async def turn(self, lane: Lane) -> None:
-        """Wait for a turn. One that is given to somebody who was cancelled meanwhile is lost."""
+        """Wait for a turn. A turn that is given to a caller who is cancelled at that moment is lost."""
         if self._interval_s <= 0:
             return
         turn = asyncio.get_running_loop().create_future()
@@ -64,7 +63,7 @@ class Pace:
             self._arm()
 
     def _take(self) -> asyncio.Future[None] | None:
-        """The first of the next lane in which somebody still waits."""
+        """Return the first waiter of the next lane that has one, or None."""
         for _ in Lane:
             lane = self._order[0]
             self._order.rotate(-1)
@@ -76,7 +75,7 @@ class Pace:
 
 
 class Bridge:
-    """The threads of one provider. Make it anywhere; use it from one event loop, and `aclose` it there."""
+    """The threads of one provider. Create it anywhere; use it from one event loop, and `aclose` it there."""
 
     def __init__(self, name: str, *, interval_s: float = 0.0) -> None:
         self._pace = Pace(interval_s)
@@ -87,10 +86,11 @@ class Bridge:
         self._abandoned: set[asyncio.Future[object]] = set()
 
     async def run(self, lane: Lane, call: Callable[[], T], *, timeout_s: float) -> T:
-        """The outcome of *call*. *timeout_s* counts from when it begins, waiting for a thread or the pace does not.
+        """Return the result of *call*. *timeout_s* counts from the start of the call, without the wait for a thread or
+        the pace.
 
-        Raises: TimeoutError, and whatever the call does. After a TimeoutError, or when the caller is cancelled, the
-        call may go on, and have its effect.
+        Raises: TimeoutError, and the errors of the call. After a TimeoutError, or when the caller is cancelled, the
+        call may continue and take effect.
         """
         await self._slots[lane].acquire()
         try:
@@ -109,7 +109,7 @@ class Bridge:
         return running.result()
 
     def _ended(self, lane: Lane, running: Future[T]) -> asyncio.Future[object]:
-        """Done when *running* is; its slot is free then, whoever still waits."""
+        """Return a future that is done when *running* is. The call's slot is then free, even if its caller is gone."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[object] = loop.create_future()
 
@@ -119,24 +119,24 @@ class Bridge:
                 ended.set_result(None)
 
         def tell(_: Future[T]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: there is no waiter left
                 loop.call_soon_threadsafe(end)
 
         running.add_done_callback(tell)
         return ended
 
     def _abandon(self, running: Future[T], ended: asyncio.Future[object]) -> None:
-        if not running.cancel():  # it has begun
+        if not running.cancel():  # the call has started
             self._abandoned.add(ended)
             ended.add_done_callback(self._abandoned.discard)
 
     async def settled(self) -> None:
-        """Wait until no call that was abandoned so far is under way: what it did can be seen from now on."""
+        """Wait until all calls abandoned so far have ended: from then on their effects are visible."""
         if self._abandoned:
             await asyncio.wait(tuple(self._abandoned))
 
     async def aclose(self) -> None:
-        """End all threads; calls that have begun are waited for."""
+        """End all threads. Waits for calls that have started."""
         loop = asyncio.get_running_loop()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)

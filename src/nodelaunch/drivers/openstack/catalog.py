@@ -1,7 +1,7 @@
-"""What servers are made of, by the names the configuration has: flavors, images, networks, server groups.
+"""Finds the parts of servers by their configured names: flavors, images, networks, server groups.
 
-Each list is read once for all who need it, and again when it is old, when something is not in it, or when the cloud
-calls a request bad that was made from it. What does *not* belong here: servers, quota.
+All callers share one reading of each list. A list is read again when it is old, when a name is missing from it, or when
+the cloud rejects a request that was made from it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from nodelaunch.errors import LabelUnusableError
 T = TypeVar("T")
 
 KEPT_S: Final = 300.0
-"""How old a list may get. Source: Nodepool 11, for a wanted image that is missing."""
+"""Longest age of a list. Source: Nodepool 11, for a wanted image that is missing."""
 MISSING_S: Final = 10.0
-"""How old it may be when something is missing from it."""
+"""Longest age of a list from which a name is missing."""
 
 
 class Cached(Generic[T]):
-    """Something read from the cloud, kept for a while."""
+    """A value read from the cloud and kept for a while."""
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         self._read = read
@@ -34,7 +34,7 @@ class Cached(Generic[T]):
         self._reading = asyncio.Lock()
 
     async def get(self, max_age_s: float = KEPT_S) -> T:
-        """Raises: DriverError."""
+        """Return the value, read again if it is older than *max_age_s*. Raises: DriverError."""
         asked_at = asyncio.get_running_loop().time()
         async with self._reading:
             if self._value is None or self._read_at is None or self._read_at < asked_at - max_age_s:
@@ -48,7 +48,7 @@ class Cached(Generic[T]):
 
 
 class CloudCatalog:
-    """One account's. What it is asked for and can't find raises LabelUnusableError."""
+    """The catalog of one account. A name that can't be found raises LabelUnusableError."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -59,7 +59,7 @@ class CloudCatalog:
         self._unlisted: dict[str, Flavor | None] = {}
 
     def forget(self) -> None:
-        """All of it may be wrong."""
+        """Forget all lists, because they may be wrong."""
         self.flavors.forget()
         self.networks.forget()
         self._groups.forget()
@@ -67,21 +67,22 @@ class CloudCatalog:
         self._unlisted.clear()
 
     async def flavor(self, label: OpenStackLabel) -> Flavor:
-        """By name or id, by memory, or the first with enough memory whose name contains the given text."""
+        """Return the flavor by name or id, by memory, or the first with enough memory whose name contains the given
+        text."""
         found = _flavor(await self.flavors.get(), label) or _flavor(await self.flavors.get(MISSING_S), label)
         if found is None:
             raise self._unusable(f"label {label.name}: no flavor {label.flavor_in_words}")
         return found
 
     async def flavor_of_id(self, flavor_id: str) -> Flavor | None:
-        """Any flavor, also one that is not listed for us; None when it is gone."""
+        """Return a flavor, also one that is not listed for this project; None if it is gone."""
         listed = next((flavor for flavor in await self.flavors.get() if flavor.id == flavor_id), None)
         if listed is None and flavor_id not in self._unlisted:
             self._unlisted[flavor_id] = await self._client.flavor(flavor_id)
         return listed or self._unlisted.get(flavor_id)
 
     async def image_id(self, image: CloudImage) -> str:
-        """Of the newest image of that name, where it is not given by its id."""
+        """Return the configured id, or the id of the newest image of that name."""
         if image.image_id:
             return image.image_id
         found = await self.find_image(image)
@@ -90,7 +91,8 @@ class CloudCatalog:
         return found.id
 
     async def find_image(self, image: CloudImage) -> Image | None:
-        """The newest active image of that name; where only ``name`` is given, it may be an id as well."""
+        """Return the newest active image of that name, or None. If only ``name`` is configured, it may also be an
+        id."""
         name = image.in_cloud
         if name not in self._images:
             self._images[name] = Cached(lambda: self._newest(name, may_be_id=image.image_name is None))
@@ -104,7 +106,7 @@ class CloudCatalog:
         return await self._client.image_of_id(name) if may_be_id else None
 
     async def network_ids(self, names: tuple[str, ...]) -> list[str]:
-        """In the order of *names*; without any, of the network ``clouds.yaml`` calls the default."""
+        """Return the ids in the order of *names*; without names, of the default network in ``clouds.yaml``."""
         networks = await self.networks.get()
         wanted = names or ((networks.default,) if networks.default else ())
         if any(networks.find(name) is None for name in wanted):

@@ -1,8 +1,7 @@
-"""The cloud as coroutines: each is one call of openstacksdk in a thread, its answer as plain data.
+"""The cloud's calls as coroutines: each runs one call of openstacksdk in a thread and returns plain data.
 
-This is the only file that calls openstacksdk. Each lane of the bridge has a connection of its own, made with its first
-call, so that no lane waits for another's sockets. Errors come out as `DriverError`.
-What does *not* belong here: when to call, and what to do with the answer.
+This is the only file that calls openstacksdk. Each lane of the bridge opens its own connection at its first call, so no
+lane waits for another lane's sockets. Errors are raised as `DriverError`.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from nodelaunch.errors import DriverError, ProviderUnavailableError
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S: Final = 60.0
-"""For each HTTP request, where ``clouds.yaml`` has no ``api_timeout``; the SDK itself would wait for ever."""
+"""Time limit of each HTTP request if ``clouds.yaml`` has no ``api_timeout``. The SDK itself has no limit."""
 REQUESTS_PER_CALL: Final = 2
-"""A call may have to get a new token first; its deadline allows for so many requests that take all their time."""
+"""A call may first need a new token. Its deadline allows this number of requests that use their full time limit."""
 CONSOLE_LINES: Final = 200
 APP_NAME: Final = "nodelaunch"
 
 
 class Client:
-    """One account in one region of a cloud. Use it from one event loop. `aclose` it."""
+    """Client of one account in one region of a cloud. Use it from one event loop, and `aclose` it."""
 
     def __init__(self, provider: str, *, cloud: str, region: str | None, interval_s: float) -> None:
-        """*interval_s*: least time between two calls."""
+        """*interval_s*: minimum time between two calls."""
         self.provider = provider
         self._cloud = cloud
         self._region = region
@@ -65,9 +64,10 @@ class Client:
         is_create: bool = False,
         secret: str | None = None,
     ) -> T:
-        """The outcome of *call* on the lane's connection. *secret*: what no error may say, though the cloud's does.
+        """Return the result of *call* on the lane's connection. *secret*: text that errors must not contain, even if
+        the cloud's error does.
 
-        Raises: DriverError; asyncio.CancelledError, after which the call may have its effect all the same (`settled`).
+        Raises: DriverError; asyncio.CancelledError, after which the call may still take effect (`settled`).
         """
         timeout_s = REQUESTS_PER_CALL * self._request_timeout_s
         try:
@@ -123,12 +123,12 @@ class Client:
         return await self._call(Lane.READ, "list servers", lambda c: [_server(s) for s in c.compute.servers()])
 
     async def server(self, server_id: str) -> Server | None:
-        """None when it is not there (any more)."""
+        """Return the server, or None if it does not exist."""
         get = _if_there(lambda c: _server(c.compute.get_server(server_id)))
         return await self._call(Lane.READ, f"get server {server_id}", get, external_id=server_id)
 
     async def create_server(self, what: str, body: Mapping[str, Any]) -> str:
-        """The new server's id. *body*: attributes as openstacksdk names them."""
+        """Create a server and return its id. *body*: attributes with openstacksdk's names."""
         return await self._call(
             Lane.CREATE,
             what,
@@ -138,7 +138,7 @@ class Client:
         )
 
     async def delete_server(self, server_id: str) -> None:
-        """Ask for the deletion; a server that is not there is all right."""
+        """Request the deletion of a server. A server that does not exist is no error."""
         await self._call(
             Lane.DELETE,
             f"delete server {server_id}",
@@ -155,18 +155,18 @@ class Client:
         )
         return str(answer.get("output") or "") or None
 
-    # -- what servers are made of -----------------------------------------------------------------------------------
+    # -- parts of servers -------------------------------------------------------------------------------------------
 
     async def flavors(self) -> list[Flavor]:
         return await self._call(Lane.READ, "list flavors", lambda c: [_flavor(f) for f in c.compute.flavors()])
 
     async def flavor(self, flavor_id: str) -> Flavor | None:
-        """A flavor that is not listed; None when there is none (any more)."""
+        """Return a flavor that is not listed, or None if it does not exist."""
         get = _if_there(lambda c: _flavor(c.compute.get_flavor(flavor_id)))
         return await self._call(Lane.READ, f"get flavor {flavor_id}", get)
 
     async def images(self, name: str) -> list[Image]:
-        """Images that can be booted, called *name*."""
+        """Return bootable images called *name*."""
         return await self._call(
             Lane.READ,
             f"find image {name}",
@@ -195,7 +195,7 @@ class Client:
         return await self._call(Lane.READ, "list availability zones", names)
 
     async def server_groups(self) -> dict[str, str]:
-        """Ids by name, and by id."""
+        """Return ids by name, and by id."""
 
         def ids(connection: Any) -> dict[str, str]:
             groups = list(connection.compute.server_groups())
@@ -203,7 +203,7 @@ class Client:
 
         return await self._call(Lane.READ, "list server groups", ids)
 
-    # -- what servers have ------------------------------------------------------------------------------------------
+    # -- used by servers --------------------------------------------------------------------------------------------
 
     async def ports(self) -> list[Port]:
         return await self._call(Lane.READ, "list ports", lambda c: [_port(port) for port in _own(c, c.network.ports)])
@@ -221,7 +221,7 @@ class Client:
     async def create_floating_ip(
         self, network_id: str, port: Port, fixed_ip: str, description: str
     ) -> FloatingIp | None:
-        """None where no router leads from the port's network to that one."""
+        """Create a floating IP, or return None if no router connects the port's network to that network."""
 
         def create(connection: Any) -> FloatingIp | None:
             from openstack.exceptions import NotFoundException
@@ -248,7 +248,7 @@ class Client:
         )
 
     async def volumes(self) -> list[Volume]:
-        """All volumes; none where the cloud has no volume service."""
+        """Return all volumes; none if the cloud has no volume service."""
         return await self._call(
             Lane.READ,
             "list volumes",
@@ -283,7 +283,7 @@ class Client:
         return await self._call(Lane.READ, "compute limits", limits)
 
     async def volume_limits(self) -> dict[str, Share]:
-        """Empty where the cloud has no volume service."""
+        """Return the volume quotas; empty if the cloud has no volume service."""
 
         def limits(connection: Any) -> dict[str, Share]:
             if not connection.has_service("block-storage"):
@@ -297,7 +297,7 @@ class Client:
         return await self._call(Lane.READ, "volume limits", limits)
 
     async def network_limits(self) -> dict[str, Share]:
-        """Empty where the cloud has no network service, or doesn't tell."""
+        """Return the network quotas; empty if the cloud has no network service or does not report them."""
 
         def limits(connection: Any) -> dict[str, Share]:
             from openstack.exceptions import ForbiddenException, NotFoundException
@@ -307,7 +307,7 @@ class Client:
             try:
                 quota = connection.network.get_quota(connection.current_project_id, details=True)
             except (ForbiddenException, NotFoundException):
-                return {}  # the extension is missing, or not for us
+                return {}  # the extension is missing, or not allowed for this account
             return {
                 name: _share(each.get("limit"), (each.get("used") or 0) + (each.get("reserved") or 0))
                 for name, each in (("ports", quota.ports), ("floating-ips", quota.floating_ips))
@@ -318,7 +318,7 @@ class Client:
 
 
 def user_data(text: str) -> str:
-    """As Nova takes it."""
+    """Return *text* as Nova takes it."""
     return base64.b64encode(text.encode()).decode()
 
 
@@ -326,7 +326,7 @@ def user_data(text: str) -> str:
 
 
 def _if_there(get: Callable[[Any], T]) -> Callable[[Any], T | None]:
-    """*get*, giving None where the cloud has no such thing."""
+    """Return *get* with None for objects that do not exist in the cloud."""
 
     def tried(connection: Any) -> T | None:
         from openstack.exceptions import NotFoundException
@@ -380,7 +380,8 @@ def _image(image: Any) -> Image:
 
 
 def _networks(connection: Any) -> Networks:
-    """Source: openstacksdk, networks of a cloud in ``clouds.yaml``; the rules are those of its cloud layer."""
+    """Return the networks, classified as openstacksdk's cloud layer does. Source: openstacksdk, networks in
+    ``clouds.yaml``."""
     config = connection.config
     settings = config.config
     external, internal = set(config.get_external_ipv4_networks()), set(config.get_internal_ipv4_networks())
@@ -408,7 +409,7 @@ def _networks(connection: Any) -> Networks:
 
 
 def _own(connection: Any, listing: Callable[..., Any]) -> Any:
-    """What *listing* has of our project: an administrator would see everybody's."""
+    """List the objects of this project only: an administrator would otherwise see all projects."""
     return listing(project_id=connection.current_project_id)
 
 
@@ -439,5 +440,5 @@ def _volume(volume: Any) -> Volume:
 
 
 def _share(limit: Any, used: Any) -> Share:
-    """Negative limits are none. Source: Nova, Cinder and Neutron, quota of -1."""
+    """Return a quota and its use. Negative limits mean no limit. Source: Nova, Cinder and Neutron, quota of -1."""
     return Share(None if limit is None or limit < 0 else float(limit), float(used or 0))

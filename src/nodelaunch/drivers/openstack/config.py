@@ -1,4 +1,4 @@
-"""Keys of ``driver: openstack``: Nodepool's, and those its users asked for in vain.
+"""Keys of ``driver: openstack``: Nodepool's keys, and keys that its users requested.
 
 Source: Nodepool 11, OpenStack driver; openstacksdk, search path of ``clouds.yaml``.
 """
@@ -17,16 +17,16 @@ from nodelaunch.drivers.openstack.userdata import fault_of
 from nodelaunch.protocol.hostkeys import SSH_CONNECTION_TYPES
 
 CONFIG_FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE")
-"""Environment variables that put a file before those of the search path."""
+"""Environment variables that name a file to read before the files on the search path."""
 
 
 class OpenStackLabel(CloudLabel):
     volume_type: Text | None = None
-    """Of the boot volume."""
+    """Type of the boot volume."""
     server_group: Text | None = None
     """Name or id."""
     host_key_injection: StrictBool | None = None
-    """None: the pool's."""
+    """None: the pool's value."""
 
     @model_validator(mode="after")
     def _volume_has_a_type(self) -> OpenStackLabel:
@@ -38,16 +38,16 @@ class OpenStackLabel(CloudLabel):
 class OpenStackPool(CloudPool):
     labels: tuple[OpenStackLabel, ...] = ()
     host_key_settle_time: Count = 2
-    """Seconds for which host keys have to stay the same before they are recorded; 0: they are scanned once. Images with
-    keys of their own replace them as they boot."""
+    """Seconds for which host keys must stay the same before they are recorded; 0: keys are scanned once. Images with
+    keys of their own replace them during boot."""
     host_key_injection: StrictBool = False
-    """Make a host key for each server, give it to cloud-init, and take no server without it."""
+    """Create a host key for each server, pass it to cloud-init, and accept no server without it."""
     login_key: Text | None = None
-    """File of a private key with which the image's user has to get in before a node counts as ready."""
+    """File of a private key. The image's user must be able to log in with it before a node becomes ready."""
     floating_ip_network: Text | None = None
-    """Name or id of the network floating IPs come from; none: the cloud's external network."""
+    """Name or id of the network that floating IPs come from; none: the cloud's external network."""
     use_internal_ip: StrictBool = False
-    """Connect to the fixed address, also where there is a public one."""
+    """Connect to the fixed address, even if there is a public one."""
 
     def injects(self, label: OpenStackLabel) -> bool:
         return self.host_key_injection if label.host_key_injection is None else label.host_key_injection
@@ -72,14 +72,15 @@ class OpenStackProvider(CloudProvider):
         return self
 
     def injects_host_key(self, pool: OpenStackPool, label: OpenStackLabel) -> bool:
-        """Whether a server of *label* in *pool* is given its host key: where one connects to it by SSH."""
+        """Return True if a server of *label* in *pool* is given its host key: injection is on and the connection is
+        SSH."""
         images = {image.name: image for image in (self.cloud_images if label.diskimage is None else self.diskimages)}
         image = images.get(label.diskimage or label.cloud_image or "")
         return pool.injects(label) and (image is None or image.connection_type in SSH_CONNECTION_TYPES)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every place where openstacksdk looks for clouds, secrets and vendors, whether a file is there or not."""
+        """All files that openstacksdk reads for clouds, secrets and vendors, even if they do not exist."""
         from openstack.config import loader
 
         named = [os.environ[name] for name in CONFIG_FILE_VARIABLES if os.environ.get(name)]

@@ -1,8 +1,7 @@
-"""The driver of ``driver: openstack``: what the engine asks for, in terms of one cloud's account.
+"""The driver of ``driver: openstack``: implements the driver port with one cloud account.
 
-It creates, waits, deletes and lists. What does *not* belong here: openstacksdk (client.py), what errors mean
-(errors.py), what is short (quota.py).
-Source of options and behaviour: Nodepool 11, OpenStack driver.
+It creates, waits for, deletes and lists servers. client.py calls openstacksdk, errors.py translates errors, quota.py
+computes quota. Source of options and behaviour: Nodepool 11, OpenStack driver.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ from nodelaunch.protocol.quota import Limits, Usage
 log: Logger = get_logger(__name__)
 
 IN_ERROR_S: Final = 1.0
-"""How long listings have a server in ERROR, and nobody at it, before its deletion counts as failed. A boot that a
-deletion breaks off ends so too, for a moment: the deletion goes on from there."""
+"""Seconds for which listings must show a server in ERROR without a running task before its deletion counts as failed. A
+deletion during boot also shows ERROR for a moment, and then continues."""
 LISTINGS_WITHOUT: Final = 2
-"""How many listings in a row don't have a server before it counts as gone while it is waited for."""
+"""Number of consecutive listings without a server after which it counts as gone."""
 STOPPED: Final = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED", "SHELVED", "SHELVED_OFFLOADED", "RESCUE"})
 """Statuses from which a server doesn't become active by itself."""
 
 
 class OpenStackDriver:
-    """One provider's view of its cloud."""
+    """The driver of one provider."""
 
     def __init__(self, config: OpenStackProvider, context: DriverContext) -> None:
         self.config = config
@@ -78,14 +77,14 @@ class OpenStackDriver:
         try:
             return ExternalId(await self._client.create_server(what, body))
         except LabelUnusableError:
-            self._catalog.forget()  # what the names led to may have changed
+            self._catalog.forget()  # the names may lead to other objects now
             renewed = await self._body(spec, pool, label, data)
             if renewed == body:
                 raise
             return ExternalId(await self._client.create_server(what, renewed))
 
     async def _user_data(self, pool: OpenStackPool, label: OpenStackLabel) -> UserData:
-        """The label's own; with a host key made for this server alone, where servers are given theirs."""
+        """Return the label's user data, with a new host key for this server alone if host keys are injected."""
         if not self.config.injects_host_key(pool, label):
             return UserData(label.userdata)
         private, public = await new_host_key()
@@ -94,7 +93,7 @@ class OpenStackDriver:
     async def _body(
         self, spec: InstanceSpec, pool: OpenStackPool, label: OpenStackLabel, data: UserData
     ) -> dict[str, Any]:
-        """The request that makes the server, as openstacksdk names its parts; what is None is left out."""
+        """Return the request that creates the server, with openstacksdk's names. Parts that are None are left out."""
         networks = await self._catalog.network_ids(pool.networks_of(label))
         group = await self._catalog.server_group_id(label.server_group) if label.server_group else None
         body = {
@@ -114,7 +113,7 @@ class OpenStackDriver:
         return {name: value for name, value in body.items() if value is not None}
 
     async def _disk(self, spec: InstanceSpec, label: OpenStackLabel) -> dict[str, Any]:
-        """What the server boots from: the image, or a volume made of it that goes with the server."""
+        """Return the boot source of the server: the image, or a volume made from it that is deleted with the server."""
         image = self._book.cloud_image(label)
         image_id = spec.image_external_id if image is None else await self._catalog.image_id(image)
         if image_id is None:
@@ -155,7 +154,7 @@ class OpenStackDriver:
             metadata=server.metadata,
             is_active=True,
             interface_ip=found.interface_ip,
-            # An address that the server has not got is an empty text in Nodepool's records.
+            # Nodepool's records have an empty text for an address that the server does not have.
             public_ipv4=found.public_ipv4 or "",
             private_ipv4=found.private_ipv4 or "",
             public_ipv6=found.public_ipv6 or "",
@@ -193,7 +192,8 @@ class OpenStackDriver:
             raise LaunchFailedError(text, provider=self.config.name, external_id=external_id)
 
     async def _ask_to_delete(self, server_id: str) -> None:
-        """Nova may answer with an error of its own when it is asked while it deletes the server already."""
+        """Request the deletion. Nova may answer with an error if it is already deleting the server; that error is
+        ignored."""
         try:
             await self._client.delete_server(server_id)
         except ProviderUnavailableError:
@@ -210,7 +210,7 @@ class OpenStackDriver:
     # -- listing ----------------------------------------------------------------------------------------------------
 
     async def list_instances(self) -> AsyncIterator[Instance]:
-        await self._client.settled()  # creates that nobody waits for any more show from then on
+        await self._client.settled()  # the listing then shows creates whose callers are gone
         for server in await self._watch.fresh():
             yield Instance(
                 external_id=ExternalId(server.id),
@@ -252,7 +252,7 @@ class OpenStackDriver:
 
 
 class _Waiting:
-    """Judges listings for one who waits until a server is active."""
+    """Checks listings for a caller that waits until a server is active."""
 
     def __init__(self, provider: str, server_id: str) -> None:
         self._provider = provider
@@ -272,20 +272,20 @@ class _Waiting:
         if server.status == "ERROR":
             raise of_fault(server.fault, provider=self._provider, external_id=self._id)
         if server.status in STOPPED:
-            text = f"it is {server.status}, without ever having been seen active"
+            text = f"it is {server.status} and was never active"
             raise LaunchFailedError(text, provider=self._provider, external_id=self._id)
         return server if server.status == "ACTIVE" else None
 
 
 class _Left:
-    """What a deletion left: nothing, or the server that could not be deleted."""
+    """The result of a deletion: nothing left, or the server that could not be deleted."""
 
     def __init__(self, server: Server | None) -> None:
         self.server = server
 
 
 class _Deleting:
-    """Judges listings for one who waits until a server is gone."""
+    """Checks listings for a caller that waits until a server is gone."""
 
     def __init__(self, server_id: str) -> None:
         self._id = server_id

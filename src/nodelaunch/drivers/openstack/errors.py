@@ -1,9 +1,9 @@
-"""What an error of the cloud means: each becomes the `DriverError` that says what follows.
+"""Translates errors of the cloud into `DriverError`.
 
-Structured facts go first: the HTTP status, Neutron's error types, Cinder's ``overLimit``. Nova says with one status
-(403) that quota is used up and that something is forbidden, and tells why a server broke in prose only; there, words
-decide, and this is the only file that knows any. What does *not* belong here: calls, and retrying them.
-Source: openstacksdk 4, openstack/exceptions.py; Nova, Neutron and Cinder API references.
+Structured facts decide first: the HTTP status, Neutron's error types, Cinder's ``overLimit``. Nova uses one status
+(403) for exhausted quota and for forbidden calls, and describes the fault of a server only in prose. There, words in
+the message decide; no other file knows such words. Source: openstacksdk 4, openstack/exceptions.py; Nova, Neutron and
+Cinder API references.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from nodelaunch.errors import (
 )
 
 KINDS: Final = {401: ErrorKind.AUTH, 429: ErrorKind.RATE_LIMIT}
-"""Of answers by which a cloud is away; any other such answer is transient."""
+"""Error kinds of statuses that mean an unavailable cloud. All other such statuses are transient."""
 AUTH_RETRY_S: Final = 30.0
-"""After which a cloud that doesn't let us in is asked again; openstacksdk has tried with a new token by then."""
+"""Seconds until the next call to a cloud that rejects the credentials. openstacksdk has tried a new token by then."""
 CONFIG_RETRY_S: Final = 60.0
-"""After which credentials that can't be used are looked at again; when their file changes, it is sooner."""
+"""Seconds until unusable credentials are read again; a change of their file is noticed sooner."""
 MAX_RETRY_S: Final = 300.0
-"""Longest time a cloud can have us wait by ``Retry-After``."""
+"""Longest delay accepted from ``Retry-After``."""
 DETAIL_LENGTH: Final = 300
-"""Characters shown of what a cloud says."""
+"""Number of characters shown of the cloud's message."""
 
 TELLING: Final = 16
-"""Characters by which a secret is known."""
+"""Number of characters by which a secret is recognised."""
 HIDDEN: Final = "***"
 
 _POOL: Final = re.compile(r": (HTTPS?ConnectionPool)?\(")
-"""Begins what urllib3 says of a connection that failed, in which its errors are nested as they are in Python."""
+"""Start of urllib3's text about a failed connection, which nests the errors as Python objects."""
 
 QUOTA_CODES: Final = frozenset({"OverQuota", "overLimit"})
 CAPACITY_CODES: Final = frozenset({"IpAddressGenerationFailure", "ExternalIpAddressExhausted", "NoNetworkAvailable"})
-"""No address is left in a network."""
+"""A network has no free address."""
 
 NO_ROUTE_CODE: Final = "ExternalGatewayForFloatingIPNotFound"
-"""No router leads from a network to the one floating IPs come from."""
+"""No router connects a network to the network that floating IPs come from."""
 
 QUOTA_WORDS: Final = (
     "quota", "number of ports exceeded", "maximum number of ports", "maximum number of fixed ip",
@@ -60,20 +60,20 @@ CAPACITY_WORDS: Final = (
     "not enough hosts", "no fixed ip addresses available",
 )  # fmt: skip
 ZONE_WORDS: Final = ("availability zone is not available",)
-"""Nova, of a zone all of whose hosts are away, and of one that does not exist."""
+"""Nova's words for a zone whose hosts are all down, and for a zone that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is known of a call that failed. ``status`` None: there was no answer."""
+    """The facts of a failed call. ``status`` None: there was no answer."""
 
     message: str
     status: int | None = None
     code: str | None = None
-    """The service's own name of the error, where it gives one."""
+    """The service's own name of the error, if it gives one."""
     retry_after_s: float | None = None
     is_misconfigured: bool = False
-    """The account can't be used as ``clouds.yaml`` has it."""
+    """True if ``clouds.yaml`` has unusable settings for the account."""
 
     @property
     def is_quota(self) -> bool:
@@ -89,12 +89,12 @@ class Refusal:
 
     @property
     def is_unavailable(self) -> bool:
-        """Later the same call may be granted: no answer, not now, a fault of the service, or we are not let in."""
+        """True if the same call may succeed later: no answer, a busy or broken service, or rejected credentials."""
         return self.status is None or self.status in (401, 408, 425, 429) or self.status >= 500
 
 
 def refusal_of(error: Exception) -> Refusal | None:
-    """What is known of *error*; None where it is none of the cloud's, nor of the way to it."""
+    """Return the facts of *error*, or None if it comes neither from the cloud nor from the connection to it."""
     import openstack.exceptions as sdk
     import requests.exceptions as http
     from keystoneauth1 import exceptions as keystone
@@ -115,7 +115,7 @@ def refusal_of(error: Exception) -> Refusal | None:
 
 
 def _said(response: Any) -> tuple[str | None, str | None]:
-    """Code and message in the body of *response*, in the shapes OpenStack's services have."""
+    """Return code and message from the body of *response*, in any of the formats of OpenStack's services."""
     try:
         body = response.json()
     except ValueError:
@@ -131,7 +131,7 @@ def _said(response: Any) -> tuple[str | None, str | None]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for, as a number or a date; None where it says nothing usable."""
+    """Return the seconds that ``Retry-After`` asks for, as a number or a date, or None if it has no usable value."""
     value = headers.get("Retry-After")
     if not value:
         return None
@@ -145,9 +145,9 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def translated(
     refusal: Refusal, what: str, *, provider: str, external_id: str | None = None, is_create: bool = False
 ) -> DriverError:
-    """The error that follows from *refusal* of *what*.
+    """Return the error for *refusal* of the call *what*.
 
-    A bad request to create something is the label's fault: what the label leads to was looked up again before.
+    A bad request to create something is the label's fault, because the names in the label were looked up again before.
     """
     text = f"{what}: {_status(refusal)}{refusal.message}"
     if refusal.is_misconfigured:
@@ -173,7 +173,7 @@ def translated(
 
 
 def of_fault(message: str, *, provider: str, external_id: str) -> DriverError:
-    """The error that follows from a server in ERROR with the fault *message*."""
+    """Return the error for a server in ERROR with the fault *message*."""
     text = f"server went to ERROR: {message[:DETAIL_LENGTH] or 'no fault given'}"
     if _has_any(message, QUOTA_WORDS):
         return QuotaExceededError(text, provider=provider, external_id=external_id)
@@ -183,12 +183,12 @@ def of_fault(message: str, *, provider: str, external_id: str) -> DriverError:
 
 
 def begins(secret: str) -> str:
-    """So much of *secret* as tells that it follows, also where it is cut."""
+    """Return the start of *secret*, by which it is recognised even where it is cut off."""
     return secret[:TELLING]
 
 
 def without(secret: str, message: str) -> str:
-    """*message* with *secret* replaced, or from there on left out where it is not whole."""
+    """Return *message* with *secret* replaced. From an incomplete secret on, the rest of the message is left out."""
     before, cut, _ = message.replace(secret, HIDDEN).partition(begins(secret))
     return before + HIDDEN if cut else before
 
@@ -203,7 +203,7 @@ def _has_any(text: str, words: tuple[str, ...]) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    """What *error* says, in one line. Of a connection that failed: where to, and what the system said."""
+    """Return the message of *error* in one line. For a failed connection: the destination and the system's error."""
     text = " ".join(str(error).split())
     cause = _system_error(error)
     if cause is not None:
@@ -212,7 +212,7 @@ def _brief(error: Exception) -> str:
 
 
 def _system_error(error: BaseException) -> OSError | None:
-    """What the operating system said, under the errors of all the libraries above it."""
+    """Return the operating system's error below the errors of all libraries, or None."""
     seen: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and found not in seen:

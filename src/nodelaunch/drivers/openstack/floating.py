@@ -1,7 +1,7 @@
-"""Floating IPs of our servers: made once, found again, given back with the server.
+"""Floating IPs of nodelaunch's servers: created once, found again, deleted with the server.
 
-A floating IP says in its description, which it gets in the call that makes it, whose it is. Lists of ports and floating
-IPs are read once for all servers that wait for one. What does *not* belong here: whether a server needs one.
+A floating IP names its owner in its description, which the creating call sets. All servers that wait for a floating IP
+share one reading of the lists of ports and floating IPs. addresses.py decides if a server needs one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _DESCRIPTION: Final = re.compile(r"nodelaunch node (\S*) of provider (.*)")
 
 
 def description_of(metadata: Mapping[str, str]) -> str:
-    """What a floating IP of a server with *metadata* is described as."""
+    """Return the description for a floating IP of a server with *metadata*."""
     return f"nodelaunch node {metadata.get(METADATA_NODE_ID, '')} of provider {metadata.get(METADATA_PROVIDER, '')}"
 
 
 def metadata_in(description: str) -> dict[str, str]:
-    """What `description_of` was given, as far as it matters; empty for a floating IP that is not ours."""
+    """Return the owner that `description_of` wrote, or an empty mapping for a floating IP of another owner."""
     found = _DESCRIPTION.fullmatch(description)
     return {METADATA_NODE_ID: found[1], METADATA_PROVIDER: found[2]} if found else {}
 
@@ -37,24 +37,24 @@ log: Logger = get_logger(__name__)
 
 
 class FloatingIps:
-    """One account's."""
+    """The floating IPs of one account."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ports = SharedRead(client.ports)
         self._ips = SharedRead(client.floating_ips)
         self._having: dict[str, asyncio.Lock] = {}
-        """Held while a server is seen to, by its id."""
+        """Locks by server id, held while a server's floating IP is looked up or created."""
         self.inside: set[str] = set()
-        """Ids of networks that no router connects to the outside."""
+        """Ids of networks without a router to the outside."""
         self._given: set[str] = set()
-        """Ids of servers that have one of us, which the list of servers may not show yet."""
+        """Ids of servers that were given a floating IP here, which the list of servers may not show yet."""
         self._without: set[str] = set()
-        """Ids of servers we know not to have one."""
+        """Ids of servers known to have no floating IP."""
 
     async def ensure(self, server: Server, networks: Networks, source: str | None) -> FloatingIp | None:
-        """The floating IP of *server*; made, of network *source* if that is given, if there is none. None where its
-        network has no way to the outside.
+        """Return the floating IP of *server*; create one, from network *source* if given, if there is none. Return None
+        if the server's network has no router to the outside.
 
         Raises: DriverError.
         """
@@ -82,13 +82,13 @@ class FloatingIps:
                     log.info("network_without_floating_ips", provider=self._client.provider, network=port.network_id)
                 return made
             except DriverError:
-                _, ips = await self._of(server.id)  # another process may have been faster, or the answer was lost
+                _, ips = await self._of(server.id)  # another process may have created it, or the answer was lost
                 if ips:
                     return ips[0]
                 raise
 
     def _target(self, server: Server, ports: list[Port], networks: Networks) -> tuple[Port, str]:
-        """The port and address the floating IP is to lead to."""
+        """Return the port and the address that the floating IP leads to."""
         outside = {network.id for network in networks.all if network.is_external}
         wanted = networks.find(networks.nat_destination) if networks.nat_destination else None
         for port in ports:
@@ -106,12 +106,12 @@ class FloatingIps:
         return own, [ip for ip in ips if ip.port_id in ids]
 
     def not_needed(self, server_id: str) -> None:
-        """Take note that the server has none."""
+        """Note that the server has none."""
         self._without.add(server_id)
 
     async def release(self, server_id: str, server: Server | None, *, may_have_one: bool) -> None:
-        """Delete what leads to the server, which is *server* if it was ever listed. *may_have_one*: whether another
-        process may have given it one. Raises: DriverError."""
+        """Delete the floating IPs of the server. *server*: the server if it was ever listed. *may_have_one*: True if
+        another process may have created one. Raises: DriverError."""
         is_shown = server is not None and any(address.is_floating for address in server.addresses)
         may_have_one = may_have_one and server is not None and server_id not in self._without
         if is_shown or may_have_one or server_id in self._given:

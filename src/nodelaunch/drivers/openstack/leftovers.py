@@ -1,8 +1,8 @@
-"""What may stay behind of a server: floating IPs, ports, volumes; each found by what says whose it was.
+"""Finds resources that a server may leave behind: floating IPs, ports and volumes.
 
-A floating IP says so in its description, a boot volume in its metadata. A port that Nova made can't be told to say
-anything: it is known by the server it names, as long as that one was ever listed with our metadata since the driver was
-made. What can't be attributed is not touched. What does *not* belong here: whether a node still needs it.
+A floating IP names its owner in its description, a boot volume in its metadata. A port that Nova created can't carry an
+owner: its server identifies it, if that server was listed with nodelaunch's metadata since the driver started.
+Resources without a known owner are never touched.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log: Logger = get_logger(__name__)
 
 FLOATING_IP, PORT, VOLUME = "floating-ip", "port", "volume"
 REMEMBERED: Final = 20_000
-"""Servers, and volumes, that are remembered; the oldest go."""
+"""Number of servers, and of volumes, that are remembered; the oldest are forgotten."""
 
 
 class Leftovers:
-    """One account's."""
+    """The possible leftovers of one account."""
 
     def __init__(self, config: OpenStackProvider, client: Client, watch: ServerWatch) -> None:
         self._config = config
@@ -51,7 +51,7 @@ class Leftovers:
                 del known[next(iter(known))]
 
     async def mark_volumes(self, server: Server) -> None:
-        """Have the volumes Nova made for *server* say whose they are; Nova itself can't be told to."""
+        """Write the owner into the metadata of the volumes that Nova created for *server*; Nova itself can't do so."""
         whose = _whose(server)
         if not whose or not self._boots_from_volumes:
             return
@@ -72,7 +72,7 @@ class Leftovers:
     # -- finding ----------------------------------------------------------------------------------------------------
 
     async def resources(self) -> list[Resource]:
-        """What could be left over: all that belongs to a node by our account, and to no server that is listed."""
+        """Return possible leftovers: resources whose metadata names a node and that no listed server has."""
         ips, ports, volumes = await asyncio.gather(self._floating_ips(), self._ports(), self._boot_volumes())
         return [*ips, *ports, *volumes]
 
@@ -112,7 +112,7 @@ class Leftovers:
         ]
 
     async def delete(self, resource: Resource) -> None:
-        """Raises: DriverError."""
+        """Delete a resource. Raises: DriverError."""
         match resource.kind:
             case "floating-ip":
                 await self._client.delete_floating_ip(resource.external_id)
@@ -130,6 +130,6 @@ def _whose(server: Server) -> dict[str, str]:
 
 
 def _marks(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Of *metadata*, what says whose something is; empty where it doesn't."""
+    """Return the entries of *metadata* that name the owner; empty if there are none."""
     marks = {key: metadata[key] for key in (METADATA_NODE_ID, METADATA_PROVIDER) if key in metadata}
     return marks if METADATA_PROVIDER in marks else {}

@@ -1,7 +1,4 @@
-"""What the driver knows of a cloud's things: plain data, made from openstacksdk's objects by client.py.
-
-What does *not* belong here: calls.
-"""
+"""The cloud's objects as plain data, which client.py makes from openstacksdk's objects."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 GONE = frozenset({"DELETED", "SOFT_DELETED"})
-"""Statuses of a server that is listed and yet gone."""
+"""Statuses of a server that is listed although it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a server. ``network`` is the name."""
+    """Address of a server. ``network`` is the network's name."""
 
     network: str
     ip: str
@@ -45,7 +42,7 @@ class Server:
     zone: str | None = None
     host_id: str | None = None
     flavor: Flavor | None = None
-    """Where the cloud embeds it; else ``flavor_id`` says which."""
+    """The flavor if the cloud embeds it; otherwise only ``flavor_id`` is set."""
     flavor_id: str | None = None
     volume_ids: Sequence[str] = ()
     fault: str = ""
@@ -64,7 +61,7 @@ class Image:
     id: str
     name: str
     created_at: str = ""
-    """ISO 8601, so that text order is time's."""
+    """ISO 8601, so the order of texts is the order of times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +69,21 @@ class Network:
     id: str
     name: str
     is_external: bool = False
-    """Its addresses are reached from outside."""
+    """True if its addresses can be reached from outside."""
     is_floating_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """The networks there are, and what ``clouds.yaml`` says of their use."""
+    """All networks, and their use according to ``clouds.yaml``."""
 
     all: Sequence[Network] = ()
     nat_destination: str | None = None
-    """Network floating IPs lead to, by name or id, where it is configured."""
+    """Configured network that floating IPs lead to, by name or id."""
     default: str | None = None
     has_floating_ips: bool = True
     is_private: bool = False
-    """Whether we reach servers by their fixed addresses."""
+    """True if servers are reached by their fixed addresses."""
     is_ipv4_forced: bool = False
 
     def find(self, name_or_id: str) -> Network | None:
@@ -105,7 +102,7 @@ class Port:
     status: str
     fixed_ips: Sequence[str] = ()
     is_compute: bool = False
-    """Nova made it, or has it in use."""
+    """True if Nova created the port or uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What may be used of a thing, and how much of it is; None: no limit."""
+    """Limit and use of one resource. A limit of None: no limit."""
 
     limit: float | None
     used: float = 0

@@ -1,8 +1,7 @@
-"""What the project may use, what others use of it, and what one server takes.
+"""Computes the project's quota, the use by others, and the use by one server.
 
-The engine counts servers, ours by their records and others' by the list of instances. What no server accounts for
-(ports, floating IPs and volumes that are nobody's, or somebody else's) is taken off the limits here.
-What does *not* belong here: deciding whether something fits.
+The engine counts servers: its own by their records, others from the list of instances. Ports, floating IPs and volumes
+that belong to no listed server are subtracted from the limits here.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ log: Logger = get_logger(__name__)
 
 PORTS, FLOATING_IPS = "ports", "floating-ips"
 UNBORN: Final = frozenset({"creating", "downloading"})
-"""Statuses of a volume that belongs to a server which is being made, and does not say so yet."""
+"""Statuses of a volume whose server is being created and is not yet named by the volume."""
 
 
 class Quota:
-    """One account's."""
+    """The quota of one account."""
 
     def __init__(self, client: Client, catalog: CloudCatalog, watch: ServerWatch, floating_ips: FloatingIps) -> None:
         self._client = client
@@ -39,12 +38,12 @@ class Quota:
         self._floating_ips = floating_ips
         self._volumes: Cached[list[Volume]] = Cached(client.volumes)
         self._limited: frozenset[str] = frozenset()
-        """Names of what the network service limits; only that is counted of it."""
+        """Names of the resources that the network service limits. Only these are counted."""
         self._told: set[str] = set()
-        """Unknown flavors the operator was told of."""
+        """Unknown flavors that were already logged."""
 
     async def limits(self) -> Limits:
-        """What servers may use together. Raises: DriverError."""
+        """Return the limits for all servers together. Raises: DriverError."""
         compute, volume, network = await asyncio.gather(
             self._client.compute_limits(), self._client.volume_limits(), self._client.network_limits()
         )
@@ -56,7 +55,8 @@ class Quota:
         )
 
     async def _stray(self, shares: Mapping[str, Share]) -> Usage:
-        """What is used, and by no server. Things are listed before servers, so that none seems to be without its."""
+        """Return the use by resources without a server. They are listed before servers, so a new server's resources are
+        not mistaken for resources without one."""
         counts = {name for name, share in shares.items() if share.limit is not None and share.used}
         ports = await self._client.ports() if counts & {PORTS, FLOATING_IPS} else []
         ips = await self._client.floating_ips() if FLOATING_IPS in counts else []
@@ -72,7 +72,8 @@ class Quota:
         })  # fmt: skip
 
     async def need(self, pool: OpenStackPool, label: OpenStackLabel) -> Usage:
-        """What one node takes. Raises: DriverError, as LabelUnusableError where there is no flavor for it."""
+        """Return the use of one node. Raises: DriverError, as LabelUnusableError if there is no flavor for the
+        label."""
         flavor = await self._catalog.flavor(label)
         names = pool.networks_of(label)
         has_floating_ip = pool.auto_floating_ip and self._expects_floating_ip(await self._catalog.networks.get(), names)
@@ -85,7 +86,7 @@ class Quota:
         )
 
     async def of_server(self, server: Server, floating_ip: str | None = None) -> Usage:
-        """What *server* takes, whoever made it; with *floating_ip*, which its listing may not show yet.
+        """Return the use of *server*, regardless of its owner. *floating_ip*: counted even if the listing lacks it.
 
         Raises: DriverError.
         """
@@ -109,7 +110,7 @@ class Quota:
             self._told.add(server.flavor_id)
             log.warning(
                 "flavor_unknown", provider=self._client.provider, external_id=server.id, flavor=server.flavor_id,
-                detail="the flavor is gone: of this server only the instance is counted, no cores, no memory",
+                detail="the flavor is gone: this server counts as one instance, without cores and memory",
             )  # fmt: skip
         return flavor
 
@@ -125,7 +126,7 @@ class Quota:
         })  # fmt: skip
 
     def _expects_floating_ip(self, networks: Networks, names: tuple[str, ...]) -> bool:
-        """Whether a server in the networks called *names* will need one, as far as can be told before it is there."""
+        """Return True if a server in the networks called *names* is expected to need a floating IP."""
         if not networks.has_floating_ips or networks.is_private or floating_source(networks) is None:
             return False
         found = [network for name in names if (network := networks.find(name))]

@@ -1,8 +1,7 @@
-"""Watches the cloud's servers for all who wait: one listing at a time, shared, quick or slow as things change.
+"""Watches the cloud's servers for all waiters with one shared listing, more often while servers change.
 
-A single server is asked for only while no listing has had it yet, as lists may lag. Whoever waits gets each listing
-that began after they started to wait. While nobody waits, nothing is asked.
-What does *not* belong here: what a server's state means.
+A single server is requested only until a listing has shown it, because lists may lag. Each waiter gets all listings
+that began after it started to wait. Without waiters there are no calls.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ T = TypeVar("T")
 log: Logger = get_logger(__name__)
 
 QUICK_S, SLOW_S = 1.0, 8.0
-"""Pause between listings while servers change, and the longest one while they don't."""
+"""Pause between listings while servers change, and the longest pause while they don't."""
 SLOWING: Final = 1.5
-"""By what the pause grows with each listing that shows no change."""
+"""Factor by which the pause grows with each listing that shows no change."""
 SHARE: Final = 1.0
-"""The pause is at least so many times what a listing takes: a cloud that is slow to list is not asked all the time."""
+"""Minimum pause as a multiple of a listing's duration, to limit the load on a cloud with slow lists."""
 PATIENCE_S: Final = 60.0
-"""How long listings may fail before those who wait are told."""
+"""How long listings may fail before waiters get the error."""
 
 
 class SharedRead(Generic[T]):
-    """One reading for all who want the same at the same time."""
+    """Shares one reading between all callers that need it at the same time."""
 
     def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
         self._read = read
         self._reading: asyncio.Task[T] | None = None
 
     async def fresh(self) -> T:
-        """What a reading found that began now or later."""
+        """Return the result of a reading that starts now or later."""
         if self._reading is not None:
-            await asyncio.wait([self._reading])  # what it finds may be from before now
+            await asyncio.wait([self._reading])  # its result may be from before this call
         if self._reading is None:
             self._reading = _shared(self._once())
         return await asyncio.shield(self._reading)
@@ -58,7 +57,7 @@ class SharedRead(Generic[T]):
 
 
 def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """*work* as a task that is nobody's own: it may fail when all who waited for it are gone."""
+    """Run *work* as a task that may fail after all its waiters are gone."""
     task = asyncio.create_task(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
@@ -66,18 +65,18 @@ def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 @dataclass(frozen=True, slots=True)
 class ServerListing:
-    """All servers, as a listing that began at ``began_at`` (by the loop's clock) found them."""
+    """All servers, as returned by a listing that began at ``began_at`` (by the loop's clock)."""
 
     servers: Mapping[str, Server]
     began_at: float
 
     def get(self, server_id: str) -> Server | None:
-        """None when it is not there, or not any more."""
+        """Return the server, or None if it is not listed or gone."""
         server = self.servers.get(server_id)
         return None if server is None or server.is_gone else server
 
     def with_server(self, server: Server) -> ServerListing:
-        """As if it had been listed."""
+        """Return this listing with *server* added."""
         return replace(self, servers={**self.servers, server.id: server})
 
     def __iter__(self) -> Iterator[Server]:
@@ -93,30 +92,30 @@ class ServerWatch:
         read: Callable[[], Awaitable[list[Server]]],
         look: Callable[[str], Awaitable[Server | None]],
     ) -> None:
-        """*look*: for a single one, by its id; None when it is not there."""
+        """*look* requests a single server by its id, and returns None if it does not exist."""
         self.last: ServerListing | None = None
         self.listeners: list[Callable[[ServerListing], None]] = []
-        """Told of each listing."""
+        """Called with each listing."""
         self._provider = provider
         self._read = SharedRead(self._list)
         self._list_servers = read
         self._look = look
         self._pause_s = QUICK_S
         self._due_at = self._not_before = 0.0
-        """By the loop's clock: when the next listing is to begin, and when it may begin at the soonest."""
+        """Times by the loop's clock: when the next listing is due, and its earliest start."""
         self._hurry = asyncio.Event()
         self._turn: asyncio.Task[ServerListing] | None = None
         self._failing_since: float | None = None
 
     async def fresh(self) -> ServerListing:
-        """A listing that began now or later. Raises: DriverError."""
+        """Return a listing that began now or later. Raises: DriverError."""
         return await self._read.fresh()
 
     async def until(self, judge: Callable[[ServerListing], T | None], *, about: str | None = None) -> T:
-        """Listing after listing, what *judge* says of the first it says something of. *about*: the id of the server
-        that it looks for; until a listing, the last one or a later, has had it, it is asked for by itself.
+        """Call *judge* with each new listing and return its first result that is not None. *about*: id of the server
+        that *judge* looks for; until a listing has shown that server, it is requested individually.
 
-        Raises: what *judge* raises; ProviderUnavailableError when the cloud can't be asked for `PATIENCE_S`, other
+        Raises: the errors of *judge*; ProviderUnavailableError when the cloud does not answer for `PATIENCE_S`; other
         DriverErrors at once.
         """
         is_listed = about is None or (self.last is not None and about in self.last.servers)
@@ -141,7 +140,7 @@ class ServerWatch:
                 return verdict
 
     async def _next(self, since: float) -> ServerListing:
-        """The next listing after the pause, for everybody who waits; it began after *since*."""
+        """Return the next listing after the pause that began after *since*. All waiters share it."""
         while True:
             if self._turn is None or self._turn.done():
                 self._turn = _shared(self._after_pause())
@@ -150,7 +149,7 @@ class ServerWatch:
                 return listing
 
     async def _after_pause(self) -> ServerListing:
-        """The next listing, whoever had it made."""
+        """Return the next listing, made here or by another caller."""
         before = self.last
         while True:
             await self._until_due(before)
@@ -162,7 +161,7 @@ class ServerWatch:
                 self._failed(error)
 
     async def _until_due(self, before: ServerListing | None) -> None:
-        """Until it is time to list again, or that was done since *before*."""
+        """Wait until the next listing is due, or until there is a newer one than *before*."""
         loop = asyncio.get_running_loop()
         while self.last is before and (pause_s := self._due_at - loop.time()) > 0:
             self._hurry.clear()
@@ -171,7 +170,7 @@ class ServerWatch:
                     await self._hurry.wait()
 
     def _failed(self, error: ProviderUnavailableError) -> None:
-        """Look again later. Raises: *error* when that has gone on for long."""
+        """Schedule the next try. Raises: *error* when listings have failed for `PATIENCE_S`."""
         now = asyncio.get_running_loop().time()
         if self._failing_since is None:
             self._failing_since = now

@@ -1,4 +1,4 @@
-"""The old name of `nodelaunch.sdk`."""
+"""Former name of `nodelaunch.sdk`."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The old name of ``python -m nodelaunch.sdk``."""
+"""Former name of ``python -m nodelaunch.sdk``."""
 
 from runpy import run_module
 

@@ -1,4 +1,4 @@
-"""The old name of `nodelaunch.sdk.faults`."""
+"""Former name of `nodelaunch.sdk.faults`."""
 
 from nodelaunch.sdk.faults import FileFaults
 

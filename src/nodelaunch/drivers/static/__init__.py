@@ -1,4 +1,4 @@
-"""Machines that exist already: bare metal, virtual machines kept by hand, network devices."""
+"""Machines that already exist: bare metal, manually managed virtual machines, network devices."""
 
 from __future__ import annotations
 

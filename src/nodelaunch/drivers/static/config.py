@@ -29,7 +29,7 @@ SSH_TYPES = ("ssh", "network_cli")
 
 
 def _keys(value: object) -> object:
-    """One key, a list of them, or a text with a key a line."""
+    """Return the keys of one key, a list of keys, or a text with one key on each line."""
     if isinstance(value, str):
         return tuple(line.strip() for line in value.splitlines() if line.strip())
     return value
@@ -47,25 +47,25 @@ def _words(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class StaticNode(Model):
-    """One machine. Its identity is (name, username, connection-port), unique in the provider."""
+    """Configured machine. Its identity is (name, username, connection-port), unique in the provider."""
 
     name: Text
-    """Host name or address; users connect to it."""
+    """Host name or address that users connect to."""
     labels: Annotated[OneOrMoreTexts, AfterValidator(_words)]
     username: Text = "zuul"
     connection_port: Port = 22
     connection_type: Text = "ssh"
     host_key: Annotated[tuple[Text, ...], BeforeValidator(_keys, json_schema_input_type=str | Texts)] = ()
-    """``<type> <base64>`` each; all of them must be among the scanned ones. Empty: any key will do."""
+    """Keys as ``<type> <base64>``. All of them must be among the scanned keys. Empty: any key is accepted."""
     host_key_checking: StrictBool = True
     timeout: Seconds = 5.0
-    """For reaching the machine, retries included."""
+    """Time limit for reaching the machine, including retries."""
     max_parallel_jobs: Annotated[StrictInt, Field(ge=1)] = 1
-    """Slots: node records the machine is offered as at the same time."""
+    """Slots: number of node records that offer the machine at the same time."""
     python_path: Text = "auto"
     shell_type: Text | None = None
     allowed_tenants: Tenants = None
-    """Tenants whose requests may use the machine; left out: those that may use the pool."""
+    """Tenants whose requests may use the machine. Without the key: the tenants that may use the pool."""
 
     @property
     def identity(self) -> tuple[str, str, int]:

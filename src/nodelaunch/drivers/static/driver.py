@@ -1,9 +1,8 @@
-"""The driver of machines that exist already: names them, looks at them, and never makes or deletes one.
+"""The driver of machines that already exist: lists and inspects them, and never creates or deletes one.
 
-Looking at a machine scans its SSH host keys, compares them with the configured ones, and resolves its name. All slots
-and users of one host share one look. What does *not* belong here: the node records of the machines (the engine's
-inventory keeps them), and how keys are fetched (the `HostScanner` of the `DriverContext`).
-Source: Nodepool 11, static driver.
+An inspection scans a machine's SSH host keys, compares them with the configured keys, and resolves its name. All slots
+and users of one host share one inspection. The engine's inventory keeps the node records of the machines. Source:
+Nodepool 11, static driver.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 log: Logger = get_logger(__name__)
 
 LOOK_UPS = 32
-"""Names of hosts that are looked up at once."""
+"""Number of host names that are resolved at once."""
 
 Identity = tuple[str, str | None, int]
-"""Name, user and connection port: what tells one configured machine from another. A slot is not part of it."""
+"""Name, user and connection port: they identify a configured machine. The slot is not part of the identity."""
 
 
 class StaticDriver:
-    """`Driver` and `SupportsInventory` for one provider. Keeps no state but looks under way."""
+    """`Driver` and `SupportsInventory` for one provider. Its only state is the inspections in progress."""
 
     def __init__(self, config: StaticProvider, scanner: HostScanner) -> None:
         self._config = config
@@ -63,7 +62,7 @@ class StaticDriver:
     # -- the inventory ----------------------------------------------------------------------------------------------
 
     def machines(self) -> Sequence[Machine]:
-        """One for each slot of each configured node."""
+        """Return one machine for each slot of each configured node."""
         return [
             Machine(
                 pool=pool.name,
@@ -82,11 +81,10 @@ class StaticDriver:
         ]
 
     async def inspect(self, machine: Machine) -> Inspection:
-        """Addresses and host keys of *machine*; with host key checking off, the configured keys, untested.
+        """Return addresses and host keys of *machine*; without host key checking, the configured keys unchecked.
 
-        An address that can't be found out is None. Raises: ProviderUnavailableError when it doesn't answer within its
-        ``timeout``, KeyScanError when it has not all of the configured keys, InstanceNotFoundError when it is not
-        configured.
+        An unknown address is None. Raises: ProviderUnavailableError when the machine doesn't answer within its
+        ``timeout``, KeyScanError when it lacks a configured key, InstanceNotFoundError when it is not configured.
         """
         node = self._node_of(machine)
         found = await self._look_at(node)
@@ -97,9 +95,9 @@ class StaticDriver:
         return found
 
     async def is_alive(self, machine: Machine) -> bool:
-        """Whether a TCP connection can be made within the machine's ``timeout``; assumed with host key checking off.
+        """Return True if a TCP connection succeeds within the machine's ``timeout``, or if host key checking is off.
 
-        One that is not configured any more is not alive. Raises: nothing.
+        Returns False for a machine that is no longer configured. Raises: nothing.
         """
         node = self._nodes.get(_identity(machine))
         if node is None or not node.host_key_checking:
@@ -123,7 +121,7 @@ class StaticDriver:
     # -- looking at a host ------------------------------------------------------------------------------------------
 
     async def _look_at(self, node: StaticNode) -> Inspection:
-        """A look at the node's host; who asks while one is under way gets that one's outcome, also a failure."""
+        """Return an inspection of the node's host. A caller who asks during one gets its result, even if it fails."""
         look = _Look(node.name, node.connection_port, node.is_ssh, node.host_key_checking, float(node.timeout))
         turn = self._looks.setdefault(look, _Turn())
         finished_before = turn.finished
@@ -137,7 +135,7 @@ class StaticDriver:
         raise self._failed(ProviderUnavailableError, outcome)
 
     async def _perform(self, look: _Look) -> Inspection | str:
-        """What a look gave, or why it failed."""
+        """Return the result of an inspection, or the reason why it failed."""
         try:
             keys = await self._scan(look)
         except KeyScanError as error:
@@ -153,7 +151,8 @@ class StaticDriver:
         return ()
 
     async def _addresses(self, look: _Look) -> tuple[str | None, str | None]:
-        """First IPv4 and first IPv6 address of the host, for the record only: whether it is usable, the scan said."""
+        """Return the host's first IPv4 and first IPv6 address, for the record only: the scan checks if the host is
+        usable."""
         try:
             async with asyncio.timeout(look.timeout_s):
                 found = await self._resolver.addresses(look.host, None)
@@ -172,7 +171,7 @@ class StaticDriver:
             where = f"{node.name} port {node.connection_port}"
             raise self._failed(KeyScanError, f"{where} does not have the configured host key: {fault}")
 
-    # -- what a cloud's driver does: here there is nothing to launch ------------------------------------------------
+    # -- launches, which this driver does not support ---------------------------------------------------------------
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:
         node = self._offering(pool, label)
@@ -186,18 +185,18 @@ class StaticDriver:
         )
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
-        """Raises: InsufficientCapacityError, always: there are the machines there are."""
+        """Raise InsufficientCapacityError: the provider has the configured machines only."""
         raise self._failed(InsufficientCapacityError, f"no machine can be made for label {spec.label}")
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
-        """Raises: InstanceNotFoundError, always: nothing was created."""
+        """Raise InstanceNotFoundError: this driver creates no instances."""
         raise self._failed(InstanceNotFoundError, f"{external_id} was not created here")
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        """Nothing to do: machines stay."""
+        """Do nothing: machines stay."""
 
     async def list_instances(self) -> AsyncIterator[Instance]:
-        """None: nothing was created."""
+        """Yield nothing: this driver creates no instances."""
         none: tuple[Instance, ...] = ()
         for instance in none:
             yield instance
@@ -213,7 +212,7 @@ class StaticDriver:
         return self._find_offering(pool, label) is not None
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no resource is held."""
 
     def _offering(self, pool: str, label: str) -> StaticNode:
         node = self._find_offering(pool, label)
@@ -222,14 +221,14 @@ class StaticDriver:
         return node
 
     def _find_offering(self, pool: str, label: str) -> StaticNode | None:
-        """The first configured node of *pool* with *label*."""
+        """Return the first configured node of *pool* with *label*."""
         nodes = (node for each in self._config.pools if each.name == pool for node in each.nodes)
         return next((node for node in nodes if label in node.labels), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a look at a host depends on; equal ones are shared."""
+    """Parameters of an inspection. Equal inspections are shared."""
 
     host: str
     port: int
@@ -240,7 +239,7 @@ class _Look:
 
 @dataclass(slots=True)
 class _Turn:
-    """One look at a time; its outcome is for all who asked before it finished."""
+    """Turn of a host, which allows one inspection at a time. Callers who asked before its end share the result."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     finished: int = 0

@@ -1,4 +1,4 @@
-"""The driver of ``driver: test``: a launch succeeds at once, with nothing behind it."""
+"""The driver of ``driver: test``: a launch succeeds at once, without a cloud."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits, Usage
 
 
 class TestCloud:
-    """What was made and not deleted yet. Ids are not given twice, however often a node is launched."""
+    """The instances that exist. Each id is used once, even if a node is launched several times."""
 
     __test__ = False
 
@@ -29,7 +29,7 @@ class TestCloud:
 
 
 class TestDriver:
-    """*cloud*: to have what was made outlive the driver; the instances of an earlier process are gone in any case."""
+    """*cloud* keeps instances beyond the life of this driver. Instances of earlier processes are gone in any case."""
 
     __test__ = False
 
@@ -37,7 +37,7 @@ class TestDriver:
         self._config = config
         self._cloud = cloud or TestCloud()
 
-    def label_traits(self, pool: str, label: str) -> LabelTraits:  # noqa: ARG002  every label is alike
+    def label_traits(self, pool: str, label: str) -> LabelTraits:  # noqa: ARG002  all labels are equal
         return LabelTraits(host_key_checking=False)
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
@@ -61,11 +61,11 @@ class TestDriver:
     async def quota_limits(self) -> Limits:
         return NO_LIMITS
 
-    async def quota_for_label(self, pool: str, label: str) -> Usage:  # noqa: ARG002  every label is alike
+    async def quota_for_label(self, pool: str, label: str) -> Usage:  # noqa: ARG002  all labels are equal
         return Usage({INSTANCES: 1})
 
-    async def label_ready(self, pool: str, label: str) -> bool:  # noqa: ARG002  every label is alike
+    async def label_ready(self, pool: str, label: str) -> bool:  # noqa: ARG002  all labels are equal
         return True
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: no resource is held."""
