@@ -1,1 +1,2 @@
-"""What an operator sees and does, for the command line and HTTP: lists, nodes by hand, pauses, the plan of a reload."""
+"""Operations of an operator, for the command line and HTTP: lists, changes of single nodes, pauses, the plan of a
+reload."""

@@ -1,7 +1,7 @@
-"""Lists of what is in the store, as Nodepool's command and web pages show them: columns, and a row for each thing.
+"""Lists of the store's records with Nodepool's columns.
 
-Rows are dictionaries with Nodepool's keys. The command line and HTTP share them. What does *not* belong here: formats
-(cli/, web/). Source of columns, order and keys: Nodepool 11, its ``status`` module.
+Rows are dictionaries with Nodepool's keys, shared by the command line and HTTP. Formats are in cli/ and web/. Source of
+columns, order and keys: Nodepool 11, its ``status`` module.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Listing:
     rows: Sequence[Row]
 
     def only(self, keys: Collection[str]) -> Listing:
-        """The same with columns *keys*, in their usual order; no key: all of them."""
+        """Return the list with columns *keys* only, in their usual order; without keys, all columns."""
         titles = {key: title for key, title in self.titles.items() if key in keys} if keys else self.titles
         return Listing(titles, self.rows)
 
     def cells(self, now: float) -> list[list[str]]:
-        """The rows as text: lists with commas, None as nothing, times as the time since then."""
+        """Return the rows as text: lists with commas, None as an empty text, times as ages."""
         return [[cell_text(key, row[key], now) for key in self.titles] for row in self.rows]
 
 
@@ -44,7 +44,7 @@ NODES: Final = {
     "user_data": "User Data", "driver_data": "Driver Data",
 }  # fmt: skip
 BRIEF_NODES: Final = ("id", "provider", "label", "server_id", "public_ipv4", "ipv6", "state", "age", "locked")
-"""What Nodepool's ``list`` shows without ``--detail``."""
+"""Columns of Nodepool's ``list`` without ``--detail``."""
 REQUESTS: Final = {
     "id": "Request ID", "relative_priority": "Priority", "state": "State", "requestor": "Requestor",
     "node_types": "Node Types", "nodes": "Nodes", "declined_by": "Declined By", "event_id": "Event ID",
@@ -64,7 +64,7 @@ IMAGES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What there is at one moment. Taking it is cheap; rows can then be made of it in another thread."""
+    """The cluster at one moment. It is cheap to take, and another thread can make rows of it."""
 
     nodes: Mapping[NodeId, Seen[Node]]
     locked_nodes: Collection[NodeId]
@@ -75,7 +75,7 @@ class Snapshot:
     builds: Mapping[str, Seen[ImageBuild]]
     paused_images: Collection[str]
     images: Mapping[str, tuple[float | None, bool]]
-    """By name: when a build was asked for, seconds since 1970, and whether it has begun."""
+    """Images by name: time of the build request in seconds since 1970, and True if the build has started."""
     at: float
     """Seconds since 1970."""
 
@@ -96,7 +96,7 @@ def take_snapshot(view: ClusterView, now: float) -> Snapshot:
 
 
 def names_in(found: Snapshot) -> dict[str, set[str]]:
-    """The names of providers, pools and labels that anything has."""
+    """Return all names of providers, pools and labels in any record."""
     nodes = [seen.record for seen in found.nodes.values()]
     pools = [seen.record for seen in found.pools]
     requests = [seen.record for seen in found.requests.values()]
@@ -112,7 +112,7 @@ def names_in(found: Snapshot) -> dict[str, set[str]]:
 
 
 def age_text(seconds: float) -> str:
-    """Days, hours, minutes and seconds, two digits each."""
+    """Return days, hours, minutes and seconds, two digits each."""
     minutes, second = divmod(max(0, int(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     day, hour = divmod(hours, 24)
@@ -120,7 +120,7 @@ def age_text(seconds: float) -> str:
 
 
 def cell_text(key: str, value: Any, now: float) -> str:
-    """*value* of column *key* as text. Ages that are numbers are times, seconds since 1970."""
+    """Return *value* of column *key* as text. A number in an age column is a time in seconds since 1970."""
     match value:
         case None:
             return ""
@@ -136,7 +136,7 @@ def cell_text(key: str, value: Any, now: float) -> str:
 
 
 def node_list(found: Snapshot, node_id: str | None = None) -> Listing:
-    """All nodes, or the one called *node_id*, in the order of ids."""
+    """Return all nodes, or only the node *node_id*, in the order of ids."""
     ids = sorted(found.nodes) if node_id is None else [each for each in (NodeId(node_id),) if each in found.nodes]
     return Listing(NODES, [_node(found, found.nodes[each].record) for each in ids])
 
@@ -168,7 +168,7 @@ def _node(found: Snapshot, node: Node) -> Row:
 
 
 def _port(port: Any) -> Any:
-    """What is no number may hold credentials, as with Kubernetes' drivers."""
+    """Hide a port that is not a number: it may hold credentials, as with Kubernetes drivers."""
     try:
         int(port)
     except (ValueError, TypeError):
@@ -177,7 +177,7 @@ def _port(port: Any) -> Any:
 
 
 def request_list(found: Snapshot) -> Listing:
-    """All node requests, in the order of ids."""
+    """Return all node requests, in the order of ids."""
     return Listing(REQUESTS, [_request(found.requests[each].record) for each in sorted(found.requests)])
 
 
@@ -195,13 +195,13 @@ def _request(request: NodeRequest) -> Row:
 
 
 def label_list(found: Snapshot) -> Listing:
-    """The labels that registered pools offer."""
+    """Return the labels that registered pools offer."""
     labels = {label for seen in found.pools for label in seen.record.supported_labels}
     return Listing(LABELS, [{"label": label} for label in sorted(labels)])
 
 
 def image_list(found: Snapshot) -> Listing:
-    """Uploads of images to providers."""
+    """Return the uploads of images to providers."""
     rows = [
         {
             "id": upload.build_id,
@@ -219,7 +219,7 @@ def image_list(found: Snapshot) -> Listing:
 
 
 def dib_image_list(found: Snapshot) -> Listing:
-    """Builds of images."""
+    """Return the builds of images."""
     rows = [
         {
             "id": f"{build.image}-{build.build_id}",
@@ -235,7 +235,7 @@ def dib_image_list(found: Snapshot) -> Listing:
 
 
 def image_status(found: Snapshot) -> Listing:
-    """Which images are paused, and whether a build of one was asked for."""
+    """Return the pause and the build request of each image."""
     rows = []
     for image, (asked_at, is_begun) in sorted(found.images.items()):
         standing = None if asked_at is None else "building" if is_begun else "pending"
@@ -252,7 +252,7 @@ def image_status(found: Snapshot) -> Listing:
 
 
 def node_facts(found: Snapshot) -> list[dict[str, Any]]:
-    """All there is to know of each node, in the order of ids; what may hold credentials is left out."""
+    """Return all facts of each node except possible credentials, in the order of ids."""
     return [_node_facts(found, found.nodes[each].record) for each in sorted(found.nodes)]
 
 
@@ -291,7 +291,7 @@ def _node_facts(found: Snapshot, node: Node) -> dict[str, Any]:
 
 
 def request_facts(found: Snapshot) -> list[dict[str, Any]]:
-    """All there is to know of each request, in the order of ids."""
+    """Return all facts of each request, in the order of ids."""
     return [_request_facts(found, found.requests[each].record) for each in sorted(found.requests)]
 
 
@@ -321,4 +321,4 @@ BY_NAME: Final[Mapping[str, Callable[[Snapshot], Listing]]] = {
     "dib-image-list": dib_image_list,
     "image-status": image_status,
 }
-"""By Nodepool's name of the list."""
+"""Lists by Nodepool's names."""

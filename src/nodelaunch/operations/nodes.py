@@ -1,8 +1,8 @@
-"""What an operator does to nodes by hand: hold, end a hold, delete, remove what is recorded of a provider.
+"""Changes of nodes by an operator: hold, end a hold, delete, erase the records of a provider.
 
-Each works on the records alone, by the rules of the protocol: the node's lock is taken first, so nothing is done to a
-node that somebody uses. The launchers do the rest. What does *not* belong here: questions and tables (cli/, web/).
-Source: Nodepool 11, commands ``hold``, ``delete``, ``info`` and ``erase``.
+Each change works on records alone and takes the node's lock first, so no node in use is changed. The launchers act on
+the new records. Prompts and tables are in cli/ and web/. Source: Nodepool 11, commands ``hold``, ``delete``, ``info``
+and ``erase``.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from nodelaunch.protocol.store import Lock, Put, Store
 log: Logger = get_logger(__name__)
 
 LOCK_TIMEOUT_S = 5.0
-"""How long a node's lock is waited for. Source: Nodepool."""
+"""Time limit of the wait for a node's lock. Source: Nodepool."""
 LONG_LOCKED = frozenset({NodeState.INIT, NodeState.BUILDING, NodeState.IN_USE})
-"""States in which whoever has a node's lock keeps it for long: there is nothing to wait for."""
+"""States in which the owner of a node's lock keeps it for long, so there is no point in a wait."""
 GONE_TIMEOUT_S = 600.0
-"""How long a deletion that is waited for may take; as long as a launcher gives one."""
+"""Time limit of the wait for a deletion; launchers have the same limit."""
 
 
 class NodeNotFoundError(NodelaunchError):
-    """There is no such node."""
+    """The node does not exist."""
 
 
 class NodeBusyError(NodelaunchError):
-    """Somebody uses the node, or it is promised to somebody."""
+    """The node is in use, or allocated to a request."""
 
 
 class ProviderNotFoundError(NodelaunchError):
-    """There is nothing of such a provider."""
+    """The store has no records of the provider."""
 
 
 class ProviderServedError(NodelaunchError):
-    """Running launchers serve the provider: its records are what they work with."""
+    """Running launchers serve the provider and need its records."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderRecords:
-    """What the store has of one provider."""
+    """All records of one provider."""
 
     uploads: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
     """Ids of uploads by image and build."""
@@ -60,7 +60,7 @@ class ProviderRecords:
 
 
 class Operator:
-    """Acts on *store*, of which *view* shows what there is."""
+    """Changes nodes in *store*, which *view* shows."""
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock | None = None) -> None:
         self._store = store
@@ -70,16 +70,18 @@ class Operator:
     async def hold(
         self, node_id: str, *, reason: str | None = None, expires_s: int | None = None, force: bool = False
     ) -> Node:
-        """Put a node into state ``hold``: nobody gets it and nobody deletes it, until the hold ends.
+        """Set a node to state ``hold``: it is neither assigned nor deleted until the hold ends.
 
         *reason* becomes the node's comment. *expires_s*: seconds after which launchers delete it; None: their
-        ``max-hold-age``. *force*: also a node that is promised to a request, which then fails at its client.
+        ``max-hold-age``. *force*: hold also a node that is allocated to a request, which then fails for its client.
         Raises: NodeNotFoundError, NodeBusyError, StoreError.
         """
 
         def held(node: Node) -> Node:
             if node.state is not NodeState.HOLD and node.allocated_to and not force:
-                raise NodeBusyError(f"node {node.id} is promised to request {node.allocated_to}; force takes it away")
+                raise NodeBusyError(
+                    f"node {node.id} is allocated to request {node.allocated_to}; use force to take it anyway"
+                )
             return node.changed(hold_expiration=expires_s, **({} if reason is None else {"comment": reason})).into(
                 NodeState.HOLD, self._clock.now()
             )
@@ -87,7 +89,7 @@ class Operator:
         return await self._change(node_id, held)
 
     async def unhold(self, node_id: str, *, reuse: bool = False) -> Node:
-        """End a hold: the node counts as used, so that it is deleted; with *reuse* as ready, for any request.
+        """End a hold: the node becomes used and is deleted; with *reuse* it becomes ready for any request.
 
         Raises: NodeNotFoundError, NodeBusyError, StoreError; NodelaunchError for a node that is not held.
         """
@@ -96,7 +98,7 @@ class Operator:
             if node.state is not NodeState.HOLD:
                 raise NodelaunchError(f"node {node.id} is not held; it is {node.state.value}")
             ended = node.changed(hold_expiration=None, hold_job=None)
-            if reuse:  # it is nobody's, and nothing is left to say of who had it
+            if reuse:  # free for any request: forget its former user
                 return (
                     ended.deallocated().changed(comment=None, user_data=None).into(NodeState.READY, self._clock.now())
                 )
@@ -105,11 +107,11 @@ class Operator:
         return await self._change(node_id, freed)
 
     async def delete(self, node_id: str) -> Node:
-        """Have a node deleted, in whatever state it is. Raises: NodeNotFoundError, NodeBusyError, StoreError."""
+        """Set a node to ``deleting``, from any state. Raises: NodeNotFoundError, NodeBusyError, StoreError."""
         return await self._change(node_id, lambda node: node.into(NodeState.DELETING, self._clock.now()))
 
     async def gone(self, node_id: str, *, timeout_s: float = GONE_TIMEOUT_S) -> None:
-        """Wait until there is no such node any more. Raises: TimeoutError."""
+        """Wait until the node does not exist any more. Raises: TimeoutError."""
         removed = asyncio.Event()
         stop = self._view.subscribe(lambda _note: removed.set(), NodeRemoved)
         try:
@@ -121,7 +123,7 @@ class Operator:
             stop()
 
     async def _change(self, node_id: str, change: Callable[[Node], Node]) -> Node:
-        """Write what *change* makes of the node, under its lock."""
+        """Replace the node's record by the result of *change*, under its lock."""
         path = paths.node(NodeId(node_id))
         async with self._locked(NodeId(node_id)) as lock:
             entry = await self._store.get(path)
@@ -158,9 +160,9 @@ class Operator:
     # -- providers --------------------------------------------------------------------------------------------------
 
     def records_of(self, provider: str) -> ProviderRecords:
-        """What there is of *provider*, in the order of ids.
+        """Return the records of *provider*, in the order of ids.
 
-        Raises: ProviderNotFoundError where nothing is recorded of it, and no running launcher offers it.
+        Raises: ProviderNotFoundError when there are no records and no running launcher offers it.
         """
         uploads: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for _, seen in sorted(self._view.uploads.items()):
@@ -175,7 +177,7 @@ class Operator:
         return ProviderRecords({image: dict(builds) for image, builds in sorted(uploads.items())}, nodes)
 
     def _providers(self) -> set[str]:
-        """Of which there is a record, or a pool of a launcher that runs."""
+        """Return the providers in any record, and those in the pools of running launchers."""
         seen = {
             *(upload.record.provider for upload in self._view.uploads.values()),
             *(node.record.provider for node in self._view.nodes.values()),
@@ -184,7 +186,7 @@ class Operator:
         return {name for name in seen if name}
 
     def erasable(self, provider: str) -> ProviderRecords:
-        """What `erase` may remove of *provider*. Raises: ProviderServedError, and what `records_of` raises."""
+        """Return the records that `erase` may remove. Raises: ProviderServedError, and the errors of `records_of`."""
         self._refuse_served(provider)
         return self.records_of(provider)
 
@@ -202,7 +204,7 @@ class Operator:
             )
 
     async def erase(self, provider: str, found: ProviderRecords) -> None:
-        """Remove the records *found* of a provider; its cloud is not touched.
+        """Remove the records *found* of a provider. Its cloud is not touched.
 
         Raises: ProviderServedError, StoreError.
         """

@@ -1,8 +1,7 @@
-"""What an operator does to providers, pools and launchers: pause, drain, resume.
+"""Pauses of providers, pools and launchers by an operator: pause, drain, resume.
 
-A pause is a record in the store, which every launcher follows and which outlives all of them; so each works whether a
-launcher runs or not. What does *not* belong here: what follows from a pause (engine/), questions and tables (cli/,
-web/).
+A pause is a record in the store. All launchers follow it, and it outlives them, so no launcher has to run for a change.
+The engine acts on pauses; prompts and tables are in cli/ and web/.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Entry, Store
 
 LOOK_AGAIN_S = 1.0
-"""How often launchers are asked for work that no record tells of."""
+"""Interval of questions to launchers about work that no record shows."""
 SHORTEST_ID = 4
-"""Characters of the id of a process that are taken for it, where no other begins with them."""
+"""Shortest accepted beginning of a process id, if it is unique."""
 _ID = re.compile(r"[0-9a-f]{6,32}")
-"""What is the id of a process, or its beginning, and hardly a host name. Processes that are yet to come have no id."""
+"""Pattern of a process id or its beginning, which hardly is a host name. Only running processes have ids."""
 LAUNCHING = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
 class TargetUnknownError(NodelaunchError):
-    """There is no such provider, pool or launcher, as far as is known."""
+    """No known provider, pool or launcher has this name."""
 
 
 class TargetAmbiguousError(NodelaunchError):
-    """A name is of a provider and of a launcher, or the ids of several launchers begin with it."""
+    """A provider and a launcher have this name, or the ids of several launchers begin with it."""
 
 
 def operator_name() -> str:
-    """Who runs this process: user and host, for the record."""
+    """Return user and host of this process, for the record."""
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in containers
@@ -61,11 +60,11 @@ def operator_name() -> str:
 
 
 def find_target(text: str, view: ClusterView) -> Target:
-    """What *text* names: a provider, ``PROVIDER/POOL``, or a launcher by host name, id or the beginning of its id.
+    """Return the target that *text* names: a provider, ``PROVIDER/POOL``, or a launcher by host name, id or beginning
+    of it.
 
-    ``provider:NAME``, ``pool:PROVIDER/POOL`` and ``launcher:NAME`` are taken as they are, known or not; but what can
-    only be an id has to be one.
-    Raises: TargetUnknownError, TargetAmbiguousError.
+    ``provider:NAME``, ``pool:PROVIDER/POOL`` and ``launcher:NAME`` are accepted even if unknown, but a text that can
+    only be an id must be known. Raises: TargetUnknownError, TargetAmbiguousError.
     """
     prefix, is_explicit, rest = text.partition(":")
     if is_explicit and rest and prefix in {kind.value for kind in TargetKind}:
@@ -78,7 +77,7 @@ def find_target(text: str, view: ClusterView) -> Target:
     found = [target for target in known if target.name == text]
     if len(found) > 1:
         names = " or ".join(target.explicit for target in found)
-        raise TargetAmbiguousError(f"{text!r} is several things: say {names}")
+        raise TargetAmbiguousError(f"{text!r} is ambiguous: say {names}")
     if not found and (begun := _begun_with(text, view)) is not None:
         return begun
     if not found:
@@ -91,7 +90,8 @@ def find_target(text: str, view: ClusterView) -> Target:
 
 
 def _launcher(name: str, view: ClusterView) -> Target:
-    """The launcher called *name*, which may be yet to come; by its id where that is what *name* is the beginning of."""
+    """Return the launcher *name*, which need not run yet. The beginning of a running launcher's id stands for that
+    id."""
     target = Target.launcher(name)
     if target in known_targets(view):
         return target
@@ -103,7 +103,7 @@ def _launcher(name: str, view: ClusterView) -> Target:
 
 
 def _begun_with(text: str, view: ClusterView) -> Target | None:
-    """The launcher whose id begins with *text*. Raises: TargetAmbiguousError."""
+    """Return the launcher whose id begins with *text*, or None. Raises: TargetAmbiguousError."""
     found = sorted({seen.record.id for seen in view.presences.values() if seen.record.id.startswith(text)})
     if len(text) < SHORTEST_ID or not found:
         return None
@@ -113,13 +113,13 @@ def _begun_with(text: str, view: ClusterView) -> Target | None:
 
 
 def running(view: ClusterView) -> str:
-    """Which launchers there are, in words."""
+    """Return a text that lists the running launchers."""
     names = sorted(f"{seen.record.hostname} ({seen.record.id})" for seen in view.presences.values())
     return f"running are: {', '.join(names) or 'none'}"
 
 
 def known_targets(view: ClusterView) -> list[Target]:
-    """Everything that can be paused, as far as it can be seen, and everything that is."""
+    """Return all known targets: those that can be paused, and those that are."""
     found: dict[Target, None] = {}
     pools = {(seen.record.provider_name, seen.record.name) for seen in view.pools.values()} | view.known_pools.keys()
     for provider, pool in sorted((provider, pool) for provider, pool in pools if provider and pool):
@@ -142,10 +142,10 @@ class Pauser:
         self._clock = clock or WallClock()
 
     async def pause(self, target: Target, *, by: str, reason: str | None = None, drains: bool = False) -> Pause:
-        """Have *target* paused, or with *drains* drained, until it is resumed; as it stands in the store then.
+        """Pause *target*, or drain it with *drains*, until it is resumed. Return the pause in the store.
 
-        What was paused or drained already is from now on what is asked for now, for the same *reason* unless there is
-        one; the empty reason is none. Raises: StoreError.
+        An existing pause or drain is changed accordingly. Its reason stays unless *reason* is given; an empty reason
+        removes it. Raises: StoreError.
         """
         pause = Pause(target=target, drains=drains, by=by, at=self._clock.now(), reason=reason or None)
         path = _path(target)
@@ -153,14 +153,14 @@ class Pauser:
             with suppress(RecordExistsError):
                 await self._store.create(path, pause.to_bytes(), parents=True)
                 return pause
-            with suppress(RecordGoneError, VersionConflictError):  # it was resumed, or paused by another, just now
+            with suppress(RecordGoneError, VersionConflictError):  # it was resumed or paused meanwhile
                 before = await self._store.get(path)
                 again = pause if reason is not None else pause.changed(reason=_reason_of(before, target))
                 await self._store.put(path, again.to_bytes(), version=before.stat.version)
                 return again
 
     async def resume(self, target: Target) -> bool:
-        """End a pause; whether there was one. Raises: StoreError."""
+        """End a pause. Return False if there was none. Raises: StoreError."""
         try:
             await self._store.delete(_path(target))
         except RecordGoneError:
@@ -184,13 +184,13 @@ def _path(target: Target) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """What a drain has to wait for."""
+    """The work that a drain still waits for."""
 
     nodes: tuple[Node, ...]
     requests: int = 0
-    """Those that launchers still work on, as far as they were asked."""
+    """Number of requests that the answering launchers still work on."""
     unaware: tuple[str, ...] = ()
-    """Pools, ``PROVIDER/POOL``, whose launcher has not taken note yet."""
+    """Pools, as ``PROVIDER/POOL``, whose launcher has not seen the pause yet."""
 
     def __bool__(self) -> bool:
         return bool(self.nodes or self.requests or self.unaware)
@@ -202,14 +202,14 @@ class Remaining:
         if self.requests:
             parts.append(f"{self.requests} request{'s' if self.requests != 1 else ''} under way")
         if self.unaware:
-            parts.append(f"not taken note of yet by {', '.join(self.unaware)}")
+            parts.append(f"not yet noticed by {', '.join(self.unaware)}")
         return "; ".join(parts) or "nothing left"
 
 
 def remaining(view: ClusterView, target: Target) -> Remaining:
-    """Nodes of *target* that are not gone yet.
+    """Return the remaining nodes of *target*.
 
-    Of a launcher: those that it launches just now, and all nodes of pools that no other launcher goes on serving.
+    For a launcher: the nodes that it is launching, and all nodes of pools that no other launcher serves.
     """
     return Remaining(tuple(sorted(_nodes(view, target), key=lambda node: node.id)))
 
@@ -230,7 +230,7 @@ def _nodes(view: ClusterView, target: Target) -> Iterator[Node]:
 
 
 def pools_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
-    """The registered pools of nodelaunch processes that *target* takes in."""
+    """Return the registered pools of nodelaunch processes that belong to *target*."""
     if target.kind is not TargetKind.LAUNCHER:
         provider, _, pool = target.name.partition("/")
         return [peer for peer in view.peers if peer.launcher and peer.provider == provider and pool in ("", peer.pool)]
@@ -240,7 +240,7 @@ def pools_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
 
 
 def others_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
-    """The registered pools of *target* that other programs run, which know nothing of pauses."""
+    """Return the registered pools of *target* that other programs serve. These ignore pauses."""
     provider, _, pool = target.name.partition("/")
     is_launcher = target.kind is TargetKind.LAUNCHER
     peers = () if is_launcher else [peer for peer in view.peers if not peer.launcher and peer.provider == provider]
@@ -248,9 +248,9 @@ def others_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
 
 
 async def drained(store: Store, view: ClusterView, target: Target, *, tell: Callable[[Remaining], None]) -> None:
-    """Wait until nothing of *target* remains: no node, by the records, and no work, by what its launchers say.
+    """Wait until *target* has no nodes in the store and its launchers report no more work.
 
-    *tell* is called with what does remain, whenever that is something else. Raises: StoreError.
+    *tell* is called with the remaining work whenever that changes. Raises: StoreError.
     """
     changed = asyncio.Event()
     stop = view.subscribe(lambda _note: changed.set())
@@ -274,7 +274,7 @@ async def drained(store: Store, view: ClusterView, target: Target, *, tell: Call
 
 
 async def _work(store: Store, view: ClusterView, target: Target) -> Remaining:
-    """What the launchers that run *target* say of their work; of those that do not answer, nothing is known."""
+    """Return the work that the launchers of *target* report. Launchers that do not answer count as without work."""
     pool_ids = {peer.pool_id: peer.launcher for peer in pools_of(view, target)}
     processes = sorted(set(pool_ids.values()))
     reports = await ask_reports(store, processes) if processes else []

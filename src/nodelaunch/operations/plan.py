@@ -1,7 +1,6 @@
-"""What a reload would do: what differs between two configurations, and which nodes that concerns.
+"""The plan of a reload: the differences between two configurations, and the nodes they affect.
 
-`Launcher.reload` reports the same `Changes`: both ask `differences`. What does *not* belong here: printing it
-(cli/plan.py), doing it (launcher.py).
+`Launcher.reload` reports the same `Changes`, from the same function `differences`.
 """
 
 from __future__ import annotations
@@ -24,18 +23,19 @@ SETTING_NOTHING: Final = frozenset({
     "name", "labels", "nodes", "priority", "allowed-tenants", "ignore-provider-quota",
     "max-servers", "max-cores", "max-ram", "max-volumes", "max-volume-gb",
 })  # fmt: skip
-"""Keys of a pool that say nothing of how its nodes are made."""
+"""Keys of a pool that do not affect how its nodes are created."""
 IMAGES: Final = ("cloud-image", "diskimage")
-"""Keys of a pool's label that name an image of the provider; the list of these has the same name with an s."""
+"""Keys of a pool's label that name an image of the provider. The provider lists these images under the plural of the
+key."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
-    """What becomes of one node that nobody uses."""
+    """The effect of a reload on one unused node."""
 
     node: Node
     becomes: Literal["deleted", "outdated"]
-    """Outdated: it is handed out as it is, while new ones are made otherwise."""
+    """Outdated: the node is still assigned as it is, but new nodes are created differently."""
     reason: str
 
     def to_json(self) -> dict[str, Any]:
@@ -48,20 +48,20 @@ class NodeChange:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a reload would do."""
+    """The effects of a reload."""
 
     changes: Changes
     values: tuple[Difference, ...]
-    """Those that a launcher takes any notice of."""
+    """Values that launchers use."""
     drivers: dict[str, str]
-    """Of the providers that start, by name."""
+    """Drivers of the configured providers, by provider."""
     nodes: tuple[NodeChange, ...] | None = None
     """None: not known."""
     nodes_unknown: str = ""
-    """Why not."""
+    """Reason if ``nodes`` is None."""
 
     def of(self, *steps: str) -> list[Difference]:
-        """The values at *steps* and below."""
+        """Return the changed values at *steps* and below."""
         return [each for each in self.values if each.steps[: len(steps)] == steps]
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _value_json(difference: Difference, changes: Changes) -> dict[str, Any]:
 
 
 def plan(old: Loaded, new: Loaded) -> Plan:
-    """What a launcher that runs with *old* would do with *new*, as far as the two tell."""
+    """Return the effects if a launcher that runs with *old* loads *new*."""
     changes = differences(old.config, new.config)
     noticed = {"providers", *changes.settings, *changes.needs_restart}
     values = tuple(each for each in value_differences(old, new) if each.steps[0] in noticed)
@@ -102,9 +102,9 @@ def plan(old: Loaded, new: Loaded) -> Plan:
 
 
 def node_changes(plan: Plan, old: Config, new: Config, view: ClusterView, now: float) -> tuple[NodeChange, ...]:
-    """What becomes of the nodes in *view* that nobody uses; *now* in seconds since 1970.
+    """Return the effects on the unused nodes in *view*; *now* in seconds since 1970.
 
-    Registered pools that *old* has are taken for those of launchers that follow the same files.
+    Assumes that the registered pools that *old* has belong to launchers with the same files.
     """
     fate = _Fate(plan, old, new, view, now)
     nodes = (view.node(node_id) for node_id in sorted(view.nodes))
@@ -113,7 +113,7 @@ def node_changes(plan: Plan, old: Config, new: Config, view: ClusterView, now: f
 
 
 class _Fate:
-    """Decides on single nodes."""
+    """Decides the effect on single nodes."""
 
     def __init__(self, plan: Plan, old: Config, new: Config, view: ClusterView, now: float) -> None:
         self._plan = plan
@@ -133,7 +133,9 @@ class _Fate:
         if reason := self._why_deleted(node):
             return NodeChange(node, "deleted", reason)
         if node.is_idle and (paths := list(self._made_otherwise(node))):
-            return NodeChange(node, "outdated", f"made before {', '.join(paths)} changed; it is handed out as it is")
+            return NodeChange(
+                node, "outdated", f"made before {', '.join(paths)} changed; it is still assigned as it is"
+            )
         return None
 
     def _why_deleted(self, node: Node) -> str | None:
@@ -159,12 +161,12 @@ class _Fate:
         return bool(limit) and node.state_time + limit <= self._now
 
     def _machines_gone(self, node: Node) -> set[str]:
-        """Names of machines that exist already and that the node's pool has no more."""
+        """Return the names of machines that *old* has for the node's pool and *new* has not."""
         before, after = (_machines(config, node) for config in (self._old, self._new))
         return before - after
 
     def _made_otherwise(self, node: Node) -> Iterator[str]:
-        """Paths of the values by which a new node of this kind would be made otherwise."""
+        """Return the paths of the changed values that would make a new node of this kind different."""
         provider, pool = ("providers", node.provider or ""), node.pool or ""
         if (*provider, "driver") in (each.steps for each in self._plan.values):
             yield f"providers[{node.provider}].driver"
@@ -179,7 +181,7 @@ class _Fate:
             yield from (each.path for each in self._plan.of("diskimages", name) if key == "diskimage")
 
     def _images(self, node: Node) -> Iterable[tuple[str, str]]:
-        """Key and name of each image that the node's labels have now."""
+        """Return key and name of each image that the node's labels have in the new configuration."""
         provider = self._new.provider(node.provider or "")
         pools = [pool for pool in (provider.pools if provider else ()) if pool.name == node.pool]
         labels: Sequence[Any] = [label for pool in pools for label in getattr(pool, "labels", ())]
