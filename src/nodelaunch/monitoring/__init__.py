@@ -1,1 +1,1 @@
-"""Figures of a launcher, for Prometheus, for statsd, and for its status page."""
+"""Figures of a launcher for Prometheus, for statsd, and for its status page."""

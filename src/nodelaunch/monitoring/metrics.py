@@ -3,8 +3,8 @@
     metrics = Metrics(launcher)
     page = await metrics.render()
 
-What is counted follows the launcher's events. What there is (nodes, limits, use) is looked at when it is asked for.
-What does *not* belong here: where the page is served (web/), and Nodepool's names (statsd.py).
+Counters follow the launcher's events. Gauges (nodes, limits, use) are computed when the page is requested. statsd.py
+has Nodepool's names.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from nodelaunch.protocol.store import SessionState
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 LONG_S: Final = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1800, 3600)
-"""Buckets of launches and requests."""
+"""Histogram buckets for launches and requests."""
 CALL_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-"""Buckets of drivers' calls."""
+"""Histogram buckets for driver calls."""
 
 
 class Metrics:
-    """Those of one launcher, in a registry of their own. They count from when this is made until `close`."""
+    """The figures of one launcher in their own registry. They count from the creation of this object until `close`."""
 
     def __init__(self, launcher: Launcher) -> None:
         self.registry: prom.CollectorRegistry = prom.CollectorRegistry()
@@ -69,12 +69,13 @@ class Metrics:
         ]
 
     def close(self) -> None:
-        """Count nothing more."""
+        """Stop counting."""
         while self._stops:
             self._stops.pop()()
 
     async def render(self) -> bytes:
-        """The page, in the text format of Prometheus. Of 10,000 nodes it is made in another thread."""
+        """Return the page in the text format of Prometheus. It is made in another thread because of large numbers of
+        nodes."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         await asyncio.sleep(0)
@@ -87,20 +88,20 @@ class Metrics:
 
 
 class _Counts:
-    """What is counted while it happens."""
+    """Counters and histograms, which follow events."""
 
     def __init__(self, registry: prom.CollectorRegistry) -> None:
         pool = ("provider", "pool")
         self._request_s = Histogram(
             "nodelaunch_request_seconds",
-            "From the making of a request until it is answered.",
+            "Time from the creation of a request to its result.",
             (*pool, "outcome"),
             LONG_S,
-            total=("nodelaunch_requests", "Requests on which work ended, by outcome."),
+            total=("nodelaunch_requests", "Finished requests, by outcome."),
         )
         self._decisions = Tally(
             "nodelaunch_decisions",
-            "Decisions on requests; those that are deferred or declined, by each reason.",
+            "Decisions on requests; deferred and declined ones by reason.",
             (*pool, "decision", "reason"),
         )
         self._launch_s = Histogram(
@@ -128,12 +129,12 @@ class _Counts:
         )
         self._leaks = prom.Gauge(
             "nodelaunch_leaks",
-            "Things without a node that the last search found.",
+            "Leaked resources that the last search found.",
             ("provider", "kind"),
             registry=registry,
         )
         self._leaks_deleted = prom.Counter(
-            "nodelaunch_leaks_deleted", "Things without a node that were deleted.", ("provider", "kind"),
+            "nodelaunch_leaks_deleted", "Leaked resources that were deleted.", ("provider", "kind"),
             registry=registry,
         )  # fmt: skip
         self._reloads = prom.Counter(
@@ -143,21 +144,21 @@ class _Counts:
             registry=registry,
         )
         self._in_force = prom.Gauge(
-            "nodelaunch_config_in_force", "Whether the files, as last read, are in force.", registry=registry
+            "nodelaunch_config_in_force", "1 if the files, as last read, are in force.", registry=registry
         )
         self._read_at = prom.Gauge(
             "nodelaunch_config_last_read_timestamp_seconds",
-            "When a configuration without errors was last read again.",
+            "Time of the last reload of a configuration without errors.",
             registry=registry,
         )
         self._losses = prom.Counter(
-            "nodelaunch_store_sessions_lost", "Sessions with the store that were lost.", registry=registry
+            "nodelaunch_store_sessions_lost", "Lost sessions with the store.", registry=registry
         )
         self._in_force.set(1)
         for result in ("in_force", "refused"):
             self._reloads.labels(result)
         self._kinds: dict[str, set[str]] = {}
-        """Kinds of leaks that were seen, by provider."""
+        """Kinds of leaks seen so far, by provider."""
 
     def request_ended(self, event: RequestEnded) -> None:
         self._request_s.see((event.provider, event.pool, event.outcome), event.age_s)
@@ -197,12 +198,12 @@ class _Counts:
             self._losses.inc()
 
 
-# -- what there is ----------------------------------------------------------------------------------------------------
+# -- gauges ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Amounts:
-    """A limit and what is used of it. ``labels``: of whom, as values of the metric's labels."""
+    """Limits and use. ``labels``: values of the metric's labels that say whose they are."""
 
     labels: tuple[str, ...]
     limits: Mapping[str, float]
@@ -212,7 +213,7 @@ class _Amounts:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What there is at one moment. Taking it is cheap; the rest can be done in another thread."""
+    """The facts of one moment. They are cheap to take, and another thread can process them."""
 
     at: float
     turn_s: float
@@ -232,7 +233,7 @@ class _Facts:
     breakers: tuple[tuple[str, OpenBreaker], ...] = ()
     registered: Mapping[tuple[str, str], bool] = field(default_factory=dict)
     paused: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """``paused`` or ``draining``, where an operator said so."""
+    """``paused`` or ``draining``, for pools that an operator paused or drains."""
 
 
 def _take(launcher: Launcher, turn_s: float) -> _Facts:
@@ -282,7 +283,7 @@ def _open_breakers(runtime: ProviderRuntime) -> Iterable[OpenBreaker]:
 
 
 class _Standing(Collector):
-    """Makes metrics of the facts that were taken last."""
+    """Makes metrics of the latest facts."""
 
     def __init__(self) -> None:
         self.facts: _Facts | None = None
@@ -294,22 +295,22 @@ class _Standing(Collector):
         info = GaugeMetricFamily("nodelaunch_info", "What runs.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
-        yield _gauge("nodelaunch_ready", "Whether the launcher can take requests.", facts.is_ready)
+        yield _gauge("nodelaunch_ready", "1 if the launcher can take requests.", facts.is_ready)
         yield _gauge(
-            "nodelaunch_restart_needed", "Whether what was configured waits for a restart.", facts.needs_restart
+            "nodelaunch_restart_needed", "1 if changes of the configuration wait for a restart.", facts.needs_restart
         )
-        yield _gauge("nodelaunch_store_connected", "Whether there is a session with the store.", facts.is_connected)
-        yield _gauge("nodelaunch_view_complete", "Whether all records of the cluster are known.", facts.is_warm)
+        yield _gauge("nodelaunch_store_connected", "1 if there is a session with the store.", facts.is_connected)
+        yield _gauge("nodelaunch_view_complete", "1 if all records of the cluster are known.", facts.is_warm)
         yield _gauge(
-            "nodelaunch_event_loop_turn_seconds", "How long one turn of the event loop took just now.", facts.turn_s
+            "nodelaunch_event_loop_turn_seconds", "Duration of the latest turn of the event loop.", facts.turn_s
         )
         operations = CounterMetricFamily(
-            "nodelaunch_store_operations", "Operations that the store was asked for.", labels=["operation"]
+            "nodelaunch_store_operations", "Operations of the store.", labels=["operation"]
         )
         for name, count in sorted(facts.operations.items()):
             operations.add_metric([name], count)
         yield operations
-        yield _gauge("nodelaunch_launchers", "Processes of nodelaunch that are on the store.", facts.launchers)
+        yield _gauge("nodelaunch_launchers", "Launchers connected to the store.", facts.launchers)
         yield from _of_nodes(facts)
         yield from _of_requests(facts)
         yield from _of_providers(facts)
@@ -336,14 +337,16 @@ def _of_nodes(facts: _Facts) -> Iterator[Metric]:
         nodes.add_metric(list(key), count)
     yield nodes
     labels = GaugeMetricFamily(
-        "nodelaunch_label_nodes", "Nodes by label; one with several counts for each.", labels=["label", "state"]
+        "nodelaunch_label_nodes",
+        "Nodes by label; a node with several labels counts for each.",
+        labels=["label", "state"],
     )
     for of_label, count in sorted(by_label.items()):
         labels.add_metric(list(of_label), count)
     yield labels
     ages = GaugeMetricFamily(
         "nodelaunch_node_oldest_seconds",
-        "How long the node that is in a state for the longest has been in it.",
+        "Time in a state of the node that has been in it longest.",
         labels=["provider", "state"],
     )
     for of_state, since in sorted(oldest.items()):
@@ -367,30 +370,34 @@ def _of_requests(facts: _Facts) -> Iterator[Metric]:
 
 
 def _of_providers(facts: _Facts) -> Iterator[Metric]:
-    up = GaugeMetricFamily("nodelaunch_provider_up", "Whether the provider answers.", labels=["provider"])
+    up = GaugeMetricFamily("nodelaunch_provider_up", "1 if the provider answers.", labels=["provider"])
     for name, is_up in sorted(facts.providers_up.items()):
         up.add_metric([name], float(is_up))
     yield up
-    running = GaugeMetricFamily("nodelaunch_launches_running", "Launches under way here.", labels=["provider"])
+    running = GaugeMetricFamily(
+        "nodelaunch_launches_running", "Launches in progress in this launcher.", labels=["provider"]
+    )
     for name, count in sorted(facts.running.items()):
         running.add_metric([name], count)
     yield running
     registered = GaugeMetricFamily(
-        "nodelaunch_pool_registered", "Whether the pool is registered, so that it is given requests.",
+        "nodelaunch_pool_registered", "1 if the pool is registered and receives requests.",
         labels=["provider", "pool"],
     )  # fmt: skip
     for key, is_registered in sorted(facts.registered.items()):
         registered.add_metric(list(key), float(is_registered))
     yield registered
     paused = GaugeMetricFamily(
-        "nodelaunch_pool_paused", "Pools that operators have paused, or drain.", labels=["provider", "pool", "state"]
+        "nodelaunch_pool_paused",
+        "Pools that operators have paused or are draining.",
+        labels=["provider", "pool", "state"],
     )
     for key, state in sorted(facts.paused.items()):
         paused.add_metric([*key, state], 1)
     yield paused
     breakers = GaugeMetricFamily(
         "nodelaunch_breaker_failures",
-        "Failures in a row of what is not tried for now; there is no figure while it is tried.",
+        "Consecutive failures behind an open breaker; no figure for a closed breaker.",
         labels=["provider", "what"],
     )
     for name, breaker in facts.breakers:
@@ -399,11 +406,12 @@ def _of_providers(facts: _Facts) -> Iterator[Metric]:
 
 
 def _of_amounts(what: str, amounts: Iterable[_Amounts], labels: list[str]) -> Iterator[Metric]:
-    """Resources in Nodepool's units: instances, cores, ram in MiB. What has no limit has no figure for it."""
-    limit = GaugeMetricFamily(f"nodelaunch_{what}_limit", f"Limit of each {what}.", labels=[*labels, "resource"])
-    used = GaugeMetricFamily(f"nodelaunch_{what}_used", f"Used by nodes of each {what}.", labels=[*labels, "resource"])
+    """Yield the figures of resources in Nodepool's units: instances, cores, ram in MiB. Unlimited resources have no
+    limit."""
+    limit = GaugeMetricFamily(f"nodelaunch_{what}_limit", f"Limit of the {what}.", labels=[*labels, "resource"])
+    used = GaugeMetricFamily(f"nodelaunch_{what}_used", f"Used by nodes of the {what}.", labels=[*labels, "resource"])
     unmanaged = GaugeMetricFamily(
-        f"nodelaunch_{what}_unmanaged", "Used by what no node explains.", labels=[*labels, "resource"]
+        f"nodelaunch_{what}_unmanaged", "Used by resources that belong to no node.", labels=[*labels, "resource"]
     )
     for each in amounts:
         for resource in sorted({*each.limits, *each.used, "instances"}):

@@ -1,9 +1,9 @@
-"""A launcher at one glance, for its status page and for host applications.
+"""Overview of a launcher, for its status page and for host applications.
 
     overview = Overview(launcher)
     facts = overview.take().to_json()
 
-What does *not* belong here: the page (web/), and counting for Prometheus (metrics.py).
+web/ has the page, metrics.py the figures for Prometheus.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import REQUEST_FINAL
 
 WAITING_SHOWN: Final = 50
-"""Requests that are told of one by one."""
+"""Number of waiting requests that are listed individually."""
 POOLS_ASKED: Final = 3
-"""Pools that are asked why a request waits."""
+"""Number of pools whose reason is given for each waiting request."""
 LAUNCHES_KEPT: Final = 200
-"""Launches of each label that its times are taken from, the last ones."""
+"""Number of last launches of each label that its times come from."""
 LABELS_KEPT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """How much of a resource is used. ``limit`` None: there is none."""
+    """Use of a resource. ``limit`` None: no limit."""
 
     resource: str
     used: float
@@ -51,7 +51,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class LaunchTimes:
-    """How long the last launches of a label took, from the request to the ready node."""
+    """Durations of the last launches of a label, from the request to the ready node."""
 
     label: str
     count: int
@@ -59,7 +59,7 @@ class LaunchTimes:
     median_s: float
     p95_s: float
     stages: Mapping[str, float]
-    """Mean of each stage, in seconds, in order."""
+    """Mean duration of each stage in seconds, in order."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class _Launches:
 
 
 class Overview:
-    """Follows *launcher* until `close`. Make one of it: it remembers the times of launches."""
+    """Follows *launcher* until `close`. Create one object and keep it, because it collects the times of launches."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
@@ -98,7 +98,7 @@ class Overview:
         ]
 
     def close(self) -> None:
-        """Follow it no longer."""
+        """Stop following the launcher."""
         while self._stops:
             self._stops.pop()()
 
@@ -124,7 +124,7 @@ class Overview:
     # -- taking it --------------------------------------------------------------------------------------------------
 
     def take(self) -> Glance:
-        """How it is now. It takes no longer for many nodes: they are counted by `Glance.to_json`."""
+        """Return the present state. The number of nodes does not matter here: `Glance.to_json` counts them."""
         launcher = self._launcher
         now = launcher.events.now()
         glance = Glance(
@@ -160,7 +160,7 @@ class Overview:
             told = [*breakers.launches.told(), *breakers.zones.told(), *breakers.labels.told()]
             yield from (("warning", f"{name}: {breaker}") for breaker in told)
             for kind, count in self._leaks.get(name, ()):
-                yield "warning", f"{name}: {count} of kind {kind} belong to no node, and are deleted soon"
+                yield "warning", f"{name}: {count} of kind {kind} belong to no node, and will be deleted soon"
 
 
 def _provider(launcher: Launcher, runtime: ProviderRuntime) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _provider(launcher: Launcher, runtime: ProviderRuntime) -> dict[str, Any]:
 
 
 def _meters(limits: Limits, used: Usage) -> list[Meter]:
-    """Of each resource that has a limit."""
+    """Return a meter for each resource with a limit."""
     amounts = sorted(limits.amounts.items())
     return [Meter(resource, used[resource], limit) for resource, limit in amounts if isfinite(limit)]
 
@@ -206,14 +206,14 @@ def _waiting(launcher: Launcher, seen: Seen[NodeRequest], now: float) -> dict[st
 
 
 def _why(launcher: Launcher, request_id: RequestId, labels: Sequence[str]) -> str:
-    """Why a request waits, as far as this launcher can say."""
+    """Return the reason why a request waits, as far as this launcher knows."""
     found: list[str] = []
     for key, view in launcher.scheduler.own.views.items():
         if all(label in view.labels for label in labels):
             found.append(f"{key[0]}/{key[1]}: {_why_in(launcher, request_id, key)}")
             if len(found) == POOLS_ASKED:
                 break
-    return "; ".join(found) or "no pool of this launcher offers all of its labels"
+    return "; ".join(found) or "no pool of this launcher offers all its labels"
 
 
 def _why_in(launcher: Launcher, request_id: RequestId, key: PoolKey) -> str:
@@ -262,7 +262,7 @@ class Glance:
     hostname: str
     config_read_at: float
     notices: list[tuple[str, str]]
-    """Level (``error`` or ``warning``) and text."""
+    """Level (``error`` or ``warning``) and text of each notice."""
     launches: Mapping[str, LaunchTimes]
     providers: list[dict[str, Any]] = field(default_factory=list)
     nodes: Sequence[Seen[Node]] = ()
@@ -273,7 +273,7 @@ class Glance:
     launchers: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; may be called in another thread."""
+        """Return plain values. May be called in another thread."""
         states = Counter(seen.record.state.value for seen in self.nodes)
         return {
             "at": self.at,

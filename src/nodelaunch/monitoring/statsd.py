@@ -1,11 +1,11 @@
-"""Figures of a launcher for statsd, under the names that Nodepool gives them, for boards that exist already.
+"""Figures of a launcher for statsd, under Nodepool's names, for existing dashboards.
 
     async with Statsd.from_environment(launcher):
         ...
 
-`STATSD_HOST` and `STATSD_PORT` say where to send them; without both nothing is sent. What all launchers see alike is
-sent by one of them. Limits that are endless are not sent: no board can draw them. Source: Nodepool 11, its ``stats``
-module and its documentation of metrics.
+`STATSD_HOST` and `STATSD_PORT` name the server; without both nothing is sent. One launcher sends the figures that all
+launchers share. Infinite limits are not sent. Source: Nodepool 11, its ``stats`` module and its documentation of
+metrics.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from nodelaunch.store.zookeeper.store import ZooKeeperStore
 log: Logger = get_logger(__name__)
 
 CHANGES_S: Final = 1.0
-"""Between two sendings of gauges that changed. Source: Nodepool."""
+"""Interval in seconds between gauges that changed. Source: Nodepool."""
 ALL_S: Final = 10.0
-"""Between two sendings of all gauges."""
+"""Interval in seconds between all gauges."""
 SHARE: Final = 50
-"""Counting takes one part in so many of the time at most."""
+"""Counting takes at most one part in this number of the time."""
 ERRORS: Final = {
     QuotaExceededError.__name__: "error.quota",
     InsufficientCapacityError.__name__: "error.capacity",
@@ -56,24 +56,25 @@ ERRORS: Final = {
     SessionLostError.__name__: "error.zksession",
     LockLostError.__name__: "error.zksession",
 }
-"""Nodepool's names of how a launch failed, by class of our error."""
+"""Nodepool's names of launch failures, by nodelaunch's error class."""
 LEAKS: Final = {INSTANCE: "instances", "port": "ports", "floating-ip": "floatingips", "volume": "volumes"}
-"""Nodepool's names of what was leaked, by ours."""
+"""Nodepool's names of leaked resources, by nodelaunch's names."""
 
 
 def cleaned(name: str) -> str:
-    """*name* without what separates names and values, as Nodepool cleans some of them."""
+    """Return *name* without the characters that separate names and values in statsd, as Nodepool does for some
+    names."""
     return name.replace(".", "_").replace(":", "_")
 
 
 class Statsd:
-    """Sends until it is left. Without a client it does nothing."""
+    """Sends figures inside the block. Without a client it does nothing."""
 
     def __init__(self, launcher: Launcher, client: statsd.StatsClient | None) -> None:
         self._launcher = launcher
         self._client = client
         self._sent: dict[str, float] = {}
-        """Gauges as they were sent last."""
+        """Gauges with the values last sent."""
         self._is_changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stops = []
@@ -88,7 +89,8 @@ class Statsd:
 
     @classmethod
     async def from_environment(cls, launcher: Launcher, environment: Mapping[str, str] = os.environ) -> Self:
-        """Of the server that *environment* names. A name that can't be resolved is logged, and nothing is sent."""
+        """Return a sender for the server that *environment* names. If its name can't be resolved, log that and send
+        nothing."""
         host, port = environment.get("STATSD_HOST", ""), environment.get("STATSD_PORT", "")
         if not host and not port:
             return cls(launcher, None)
@@ -119,8 +121,8 @@ class Statsd:
     # -- gauges -----------------------------------------------------------------------------------------------------
 
     async def _run(self, client: statsd.StatsClient) -> None:
-        """Send all of them every `ALL_S`, and in between those that changed. Counting 10,000 nodes takes a while: it is
-        done in another thread, and so seldom that it takes one part in `SHARE` of the time at most."""
+        """Send all gauges every `ALL_S`, and changed gauges in between. Counting 10,000 nodes takes time, so another
+        thread counts, for at most one part in `SHARE` of the time."""
         loop, all_due = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
@@ -169,7 +171,7 @@ class Statsd:
 
 
 def own_gauges(launcher: Launcher) -> Iterator[tuple[str, float]]:
-    """Limits that this launcher keeps to, and what waits in its client of ZooKeeper."""
+    """Yield this launcher's own limits, and the queue of its ZooKeeper client."""
     for provider in launcher.config.providers:
         servers = [pool.max_servers for pool in provider.pools]
         if None not in servers:
@@ -188,8 +190,8 @@ def own_gauges(launcher: Launcher) -> Iterator[tuple[str, float]]:
 def common_gauges(
     nodes: Sequence[Seen[Node]], requests: Sequence[Seen[NodeRequest]], pools: Sequence[PoolRegistration]
 ) -> dict[str, float]:
-    """How many nodes there are in each state, of each label and at each provider, and how many requests each pool
-    could answer, by name of the gauge. What is registered has all of its gauges, also those that are 0."""
+    """Return gauges by name: nodes of each state, label and provider, and the requests that each pool could serve.
+    Registered names always have all their gauges, even if the value is 0."""
     providers = {pool.provider_name for pool in pools if pool.provider_name}
     labels = {label for pool in pools for label in pool.supported_labels}
     gauges: Counter[str] = Counter()

@@ -1,9 +1,8 @@
-"""Counters and histograms that are counted into several times per request.
+"""Counters and histograms that several updates per request can afford.
 
-prometheus_client makes the page of them. Its own metrics are safe for threads, look up each label anew and go through
-all buckets; a request's dozen figures would be a tenth of what the request costs. These are counted into on the event
+prometheus_client makes the page of them. Its own metrics are thread-safe, look up labels on each update and search all
+buckets: the dozen updates for a request would be a tenth of the request's cost. These classes are updated on the event
 loop only.
-What does *not* belong here: what is counted (metrics.py).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
-"""Values of labels, in the order of the metric's names for them."""
+"""Values of labels, in the order of the metric's label names."""
 
 
 class Tally(Collector):
@@ -29,7 +28,7 @@ class Tally(Collector):
         self._counts: dict[Labels, int] = {}
 
     def count(self, labels: Labels) -> None:
-        """It happened once more."""
+        """Count one more event."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
     def collect(self) -> Iterator[Metric]:
@@ -40,20 +39,20 @@ class Tally(Collector):
 
 
 class _Cell:
-    """What was seen under one set of labels."""
+    """The observations of one set of label values."""
 
     __slots__ = ("counts", "sum")
 
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
-        """How many fell into each bucket, and into no earlier one."""
+        """Number of values for which a bucket is the first that holds them."""
         self.sum = 0.0
 
 
 class Histogram(Collector):
-    """A histogram with buckets up to each of *bounds*, which grow, and one without a bound.
+    """A histogram with one bucket up to each of *bounds*, in ascending order, and one without a bound.
 
-    *total*: name and text of a counter of what was seen, without ``_total``; None: there is no such counter.
+    *total*: name (without ``_total``) and text of a counter of the observations; None: no such counter.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Histogram(Collector):
         self._cells: dict[Labels, _Cell] = {}
 
     def see(self, labels: Labels, value: float) -> None:
-        """*value* was measured."""
+        """Record an observed value."""
         cell = self._cells.get(labels)
         if cell is None:
             cell = self._cells[labels] = _Cell(len(self._bounds_text))

@@ -1,6 +1,6 @@
-"""Where traces go, as the environment says; without anything of OpenTelemetry's, which may not be installed.
+"""Finds the destination of traces from the environment, without OpenTelemetry, which may not be installed.
 
-What does *not* belong here: the traces (traces.py).
+traces.py makes the traces.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 from typing import Final
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""Variables that say it, the first that is set. Source: OpenTelemetry's specification of its OTLP exporter."""
+"""Variables that name the destination; the first one set counts. Source: OpenTelemetry's specification of its OTLP
+exporter."""
 
 
 def traces_endpoint() -> str | None:
-    """Where traces are sent to; None: nowhere."""
+    """Return the destination of traces, or None."""
     return next(filter(None, map(os.environ.get, ENDPOINTS)), None)
