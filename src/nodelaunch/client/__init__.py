@@ -1,4 +1,4 @@
-"""Asks for nodes through the store, as Zuul does: ``nodes.py`` in an event loop, ``threaded.py`` from any thread."""
+"""Requests nodes through the store, as Zuul does: ``nodes.py`` in an event loop, ``threaded.py`` from any thread."""
 
 from nodelaunch.client.nodes import NodeClient, RequestHandle, RequestOptions
 

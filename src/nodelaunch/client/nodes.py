@@ -1,9 +1,9 @@
-"""Asks for nodes through the store, as Zuul does: write a request, wait, lock the nodes, use them, give them back.
+"""Requests nodes through the store, as Zuul does: write a request, wait, lock the nodes, use them, return them.
 
     async with NodeClient(store) as client, client.nodes(["debian-12", "debian-12"]) as nodes:
         ...  # nodes[0].interface_ip, nodes[0].host_keys
 
-What does *not* belong here: answering requests. Source of the steps: Zuul 11.3 to 14.3, its Nodepool client.
+Source of the steps: Zuul 11.3 to 14.3, its Nodepool client.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from nodelaunch.protocol.store import (
 )
 
 LOCK_TIMEOUT_S = 30.0
-"""How long to wait for the lock of a node that was handed over. Source: Zuul."""
+"""Time limit of the wait for the lock of an assigned node. Source: Zuul."""
 RETURN_TIMEOUT_S = 30.0
-"""How long giving nodes back may take when the user is in a hurry to end."""
+"""Time limit of the return of nodes if the program ends in a hurry."""
 
 _OVER = (SessionState.LOST, SessionState.CLOSED)
 
@@ -58,28 +58,28 @@ T = TypeVar("T")
 
 
 class RequestOptions(TypedDict, total=False):
-    """What a request may say besides its labels."""
+    """Options of a request besides its labels."""
 
     priority: str
-    """Three characters, smaller is served first; default: 200, Zuul's normal precedence."""
+    """Three characters; smaller is served first. Default: 200, Zuul's normal precedence."""
     relative_priority: int
-    """Within the priority: smaller is served first; default: 0."""
+    """Order within the priority; smaller is served first. Default: 0."""
     provider: str | None
-    """The only provider whose nodes will do."""
+    """The only provider whose nodes are accepted."""
     tenant: str | None
-    """On whose behalf; for limits of tenants and nodes that only some may use."""
+    """The tenant of the request; for limits of tenants and nodes that are reserved for tenants."""
     requestor_data: Any
-    """Any JSON; handed to drivers, shown by `explain`."""
+    """Any JSON; passed to drivers and shown by `explain`."""
     requestor: str | None
-    """Who asks, in the records of request and nodes; default: the client's `requestor`."""
+    """Name of the client in the records of request and nodes. Default: the client's `requestor`."""
 
 
 class RequestHandle:
-    """One request of ours that is under way."""
+    """An open request of this client."""
 
     def __init__(self, client: NodeClient, request: NodeRequest) -> None:
         self.request: NodeRequest = request
-        """As last seen."""
+        """The request as last seen."""
         self._client = client
 
     @property
@@ -87,9 +87,9 @@ class RequestHandle:
         return self.request.id
 
     async def finished(self, progress: Progress | None = None, *, timeout_s: float | None = None) -> NodeRequest:
-        """Wait until it is fulfilled or failed; *progress* is told of every change on the way.
+        """Wait until the request is fulfilled or failed; call *progress* at each change.
 
-        Raises: RecordGoneError when somebody deletes it; NodesNotThereError after *timeout_s*, with why it waits.
+        Raises: RecordGoneError when the request is deleted; NodesNotThereError after *timeout_s*, with its reasons.
         """
         return await in_time(self, self._finished(progress), timeout_s)
 
@@ -103,16 +103,16 @@ class RequestHandle:
         return self.request
 
     async def why(self) -> tuple[str, ...]:
-        """What launchers say of it now, a line for each pool; nothing where none answers in time."""
+        """Return the reasons of the launchers' pools, a line each; empty if no launcher answers in time."""
         return await why(self._client.store, self.id)
 
     async def cancel(self) -> None:
-        """Delete the request, in whatever state it is; done even if the caller is cancelled meanwhile."""
+        """Delete the request in any state, even if the caller is cancelled meanwhile."""
         await self._client.withdraw(paths.request(self.id))
 
 
 class Waiting(Protocol):
-    """A request that is waited for."""
+    """A request that its client waits for."""
 
     request: NodeRequest
 
@@ -120,7 +120,7 @@ class Waiting(Protocol):
 
 
 async def in_time(handle: Waiting, finished: Coroutine[Any, Any, NodeRequest], timeout_s: float | None) -> NodeRequest:
-    """What *finished* returns within *timeout_s*. Raises: NodesNotThereError, with what is said of the request then."""
+    """Return the result of *finished* within *timeout_s*. Raises: NodesNotThereError, with the request's reasons."""
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
@@ -133,14 +133,14 @@ async def in_time(handle: Waiting, finished: Coroutine[Any, Any, NodeRequest], t
 
 
 class Losable(Protocol):
-    """What keeps a node for us, such as its lock."""
+    """A claim to a node that can be lost, such as its lock."""
 
     def on_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call *listener* when it keeps it no more; what is given back ends that."""
+        """Call *listener* when the claim is lost, until the returned function is called."""
 
 
 class CancelWhenLost:
-    """Cancels the block when one of *locks*, each of a node, is lost, and raises NodesLostError at its end."""
+    """Cancels the block when one of *locks*, one for each node, is lost, and raises NodesLostError at its end."""
 
     def __init__(self, locks: Sequence[tuple[NodeId, Losable]]) -> None:
         self._locks = locks
@@ -164,9 +164,9 @@ class CancelWhenLost:
         if not self._lost:
             return
         if kind is not asyncio.CancelledError:
-            with suppress(asyncio.CancelledError):  # it may not have been delivered yet
+            with suppress(asyncio.CancelledError):  # the cancellation may not be delivered yet
                 await asyncio.sleep(0)
-        if self._task.uncancel() > self._cancelling:  # somebody else wants the task to end, too
+        if self._task.uncancel() > self._cancelling:  # the task was also cancelled from elsewhere
             if kind is None:
                 raise asyncio.CancelledError
         elif kind is None or kind is asyncio.CancelledError:
@@ -174,19 +174,19 @@ class CancelWhenLost:
 
 
 class NodeClient:
-    """Use as an async context manager, over a store that is connected."""
+    """A client of a connected store. Use it as an async context manager."""
 
     def __init__(self, store: Store, *, requestor: str | None = None, clock: Clock | None = None) -> None:
         self.store = store
         self.requestor: str = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
-        """Written into requests and nodes; tells ours from others'."""
+        """Name in requests and nodes that identifies this client."""
         self._clock = clock or WallClock()
         self._stack = AsyncExitStack()
         self._tree: Tree | None = None
         self._followed: dict[str, list[asyncio.Event]] = {}
-        """By the path of the request: whom to wake when it changes. Data of other requests is not read."""
+        """Events to set when a request changes, by the request's path. Data of other requests is not read."""
         self._steps: set[asyncio.Task[Any]] = set()
-        """What is brought to its end even if nobody waits for it any more."""
+        """Steps that finish even if their callers are cancelled."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -203,7 +203,7 @@ class NodeClient:
         await self._stack.aclose()
 
     async def _whole(self, step: Coroutine[Any, Any, T]) -> T:
-        """The result of *step*, which goes on if the caller is cancelled."""
+        """Return the result of *step*, which continues if the caller is cancelled."""
         return await asyncio.shield(self._started(step))
 
     def _started(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -227,9 +227,9 @@ class NodeClient:
     # -- asking -----------------------------------------------------------------------------------------------------
 
     async def submit(self, labels: Sequence[str], **options: Unpack[RequestOptions]) -> RequestHandle:
-        """Ask for one node of each of *labels*, in this order. The request lives as long as the store's session.
+        """Request one node for each of *labels*, in this order. The request lasts as long as the store's session.
 
-        Raises: ValueError; TypeError for an option that there is not, or of another type, and for a text as labels,
+        Raises: ValueError; TypeError for an unknown option or an option of another type, and for a text as labels,
         which would be a list of its letters; StoreError.
         """
         if isinstance(labels, str):
@@ -267,12 +267,12 @@ class NodeClient:
         return RequestHandle(self, request.changed(id=paths.request_id_at(entry.path) or RequestId("")))
 
     async def _take_back(self, creating: asyncio.Task[Entry]) -> None:
-        """Withdraw a request whose author left before it was told its number: nobody else ever would."""
+        """Delete a request whose caller was cancelled before it learned the id: no other code would delete it."""
         with suppress(StoreError):
             await self.withdraw((await creating).path)
 
     async def withdraw(self, path: str) -> None:
-        """Delete the request at *path*, if it is there; done even if the caller is cancelled. Raises: StoreError."""
+        """Delete the request at *path* if it exists, even if the caller is cancelled meanwhile. Raises: StoreError."""
 
         async def delete() -> None:
             with suppress(RecordGoneError):
@@ -281,9 +281,9 @@ class NodeClient:
         await self._whole(delete())
 
     async def follow(self, request_id: RequestId) -> AsyncIterator[NodeRequest]:
-        """The request in its every version that is seen, the present one first.
+        """Yield every version of the request that is seen, the present one first.
 
-        Raises: RecordGoneError at its end; SessionLostError when our session, with which it lives, ends.
+        Raises: RecordGoneError at its end; SessionLostError when the session ends, and the request with it.
         """
         if self._tree is None:
             raise NodelaunchError("the client is not open: use it with 'async with'")
@@ -298,7 +298,7 @@ class NodeClient:
                     raise SessionLostError(path, "the session with the store ended, and the request with it")
                 entry = self._tree.get(path)
                 if entry is not None and entry.stat.version > version:
-                    if not entry.data:  # it came before anybody followed it
+                    if not entry.data:  # it was read before it was followed
                         entry = await self.store.get(path)
                     version = entry.stat.version
                     yield NodeRequest.from_bytes(path, entry.data, request_id=request_id)
@@ -316,10 +316,10 @@ class NodeClient:
     async def nodes(
         self, labels: Sequence[str], *, timeout_s: float | None = None, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[list[Node]]:
-        """Nodes of *labels*, in use by us inside the block and given back at its end; *options* as for `submit`.
+        """Request nodes of *labels*, in use inside the block and returned at its end; *options* as for `submit`.
 
-        Raises: RequestFailedError when no pool can serve the request, and NodesNotThereError when none has *timeout_s*
-        after it was made, both with what each pool says; NodesLostError as `hold`.
+        Raises: RequestFailedError if no pool can serve the request, and NodesNotThereError if it is not fulfilled
+        within *timeout_s*, both with each pool's reasons; NodesLostError as `hold`.
         """
         handle = await self.submit(labels, **options)
         is_over = False
@@ -337,16 +337,16 @@ class NodeClient:
 
     @asynccontextmanager
     async def hold(self, request: NodeRequest) -> AsyncIterator[list[Node]]:
-        """The nodes of a fulfilled *request*, locked and in use inside the block, used and unlocked after it.
+        """Return the nodes of a fulfilled *request*, locked and in use inside the block, used and unlocked after it.
 
-        The request is deleted as soon as the nodes are locked. When our session with the store is lost, so are the
-        nodes: launchers delete them. The block is then cancelled, as by `asyncio.timeout`, and NodesLostError raised.
-        Raises: StoreError; RecordGoneError for a node that is gone; NodesLostError.
+        The request is deleted as soon as the nodes are locked. If the session with the store is lost, launchers delete
+        the nodes. The block is then cancelled, as by `asyncio.timeout`, and NodesLostError is raised. Raises:
+        StoreError; RecordGoneError for a node that is gone; NodesLostError.
         """
         taken: list[tuple[Node, int, Lock]] = []
         try:
             for node_id in request.nodes:
-                taken.append(await self._lock(node_id, request))  # noqa: PERF401  each has to be given back if the next fails
+                taken.append(await self._lock(node_id, request))  # noqa: PERF401  all are released if one fails
             taken[:] = await self._use(request, taken)
             async with CancelWhenLost([(node.id, lock) for node, _, lock in taken]):
                 yield [node for node, _, _ in taken]
@@ -355,11 +355,12 @@ class NodeClient:
                 await self._give_back(taken)
 
     async def keep(self, request: NodeRequest, *, user_data: Any, also: Sequence[Op] = ()) -> Node:
-        """Take the one node of a fulfilled *request* into use for longer than our session lasts.
+        """Take the one node of a fulfilled *request* into use beyond the end of the session.
 
-        Its lock is held by a contender that stays until somebody deletes it, with `requestor` for its data. That, the
-        node's record with *user_data*, *also*, and the end of the request are one transaction: whatever breaks off,
-        the node is either kept or still the request's. Raises: StoreError; RecordGoneError for a lost node or request.
+        Its lock is held by a persistent contender, with `requestor` as its data, until a client deletes the contender.
+        One transaction creates the contender, writes the node's record with *user_data*, performs *also* and deletes
+        the request: after any interruption the node is either kept or still belongs to the request. Raises: StoreError;
+        RecordGoneError for a lost node or request.
         """
         (node_id,) = request.nodes
         node, version, lock = await self._lock(node_id, request)
@@ -380,14 +381,14 @@ class NodeClient:
         return kept
 
     async def _until_next(self, lock: Lock, contender: str) -> None:
-        """Wait until *contender* would get *lock* if we gave it back: others may have come before it."""
+        """Wait until *contender* is next in line for *lock*: other contenders may be before it."""
         order = await self.store.contenders(lock.path)
         if order[:2] == [lock.contender, contender]:
             return
         async with self.store.tree(lock.path) as tree:
             changed = asyncio.Event()
             tree.subscribe(lambda _event: changed.set())
-            with suppress(TimeoutError):  # who waits for longer than anybody does gets the lock, and finds it used
+            with suppress(TimeoutError):  # a contender that waits even longer gets the lock and finds the node used
                 async with asyncio.timeout(LOCK_TIMEOUT_S):
                     while (await self.store.contenders(lock.path))[:2] != [lock.contender, contender]:
                         await changed.wait()
@@ -407,7 +408,7 @@ class NodeClient:
         return node, entry.stat.version, lock
 
     async def _use(self, request: NodeRequest, taken: Sequence[tuple[Node, int, Lock]]) -> list[tuple[Node, int, Lock]]:
-        """End *request*, if it is still there, and take its nodes into use, in one transaction."""
+        """Delete *request*, if it still exists, and take its nodes into use, in one transaction."""
         used = [node.into(NodeState.IN_USE, self._clock.now()) for node, _, _ in taken]
         puts: list[Op] = [
             Put(paths.node(node.id), node.to_bytes(), version, record=node)
@@ -425,7 +426,7 @@ class NodeClient:
         return [(node, stat.version, lock) for node, stat, lock in zip(used, stats, locks, strict=True)]
 
     async def _give_back(self, taken: Sequence[tuple[Node, int, Lock]]) -> None:
-        """Used where they were in use, unlocked in any case; what is lost by now is lost."""
+        """Write nodes in use as used, and unlock all. Lost nodes are skipped."""
         for node, version, lock in taken:
             ops: list[Op] = [ReleaseLock(lock)]
             if node.state is NodeState.IN_USE:

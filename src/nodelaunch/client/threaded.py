@@ -1,6 +1,6 @@
-"""Nodes for code in any thread, with or without an event loop of its own: a client in a loop and thread of its own.
+"""Nodes for code in any thread, with or without an event loop: a client in its own loop and thread.
 
-What does *not* belong here: where the client's store comes from, and pytest (pytest_plugin.py).
+pytest_plugin.py uses it for tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class ClientThread:
-    """Use as a context manager: the thread lives inside the block."""
+    """A thread with a client. Use it as a context manager: the thread lives inside the block."""
 
     def __init__(self, open_client: Callable[[], AbstractAsyncContextManager[NodeClient]]) -> None:
         """*open_client* is called, entered and left in the thread."""
@@ -34,13 +34,13 @@ class ClientThread:
         self._thread = threading.Thread(target=self._run, name="nodelaunch client", daemon=True)
 
     def __enter__(self) -> Self:
-        """Raises: what *open_client* does."""
+        """Start the thread. Raises: the errors of *open_client*."""
         self._thread.start()
         self._ready.result()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Raises: what leaving *open_client* does."""
+        """End the thread. Raises: the errors of leaving *open_client*."""
         assert self._loop is not None  # noqa: S101
         assert self._stop is not None  # noqa: S101
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -51,7 +51,7 @@ class ClientThread:
         try:
             asyncio.run(self._main())
             self._ended.set_result(None)
-        except BaseException as error:  # noqa: BLE001  it is raised where somebody waits
+        except BaseException as error:  # noqa: BLE001  the caller's thread raises it
             (self._ended if self._ready.done() else self._ready).set_exception(error)
 
     async def _main(self) -> None:
@@ -62,32 +62,32 @@ class ClientThread:
 
     @property
     def client(self) -> NodeClient:
-        """To be used in `call` only."""
+        """The client, for use in `call` only."""
         return self._ready.result()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Have *coroutine* run in the thread."""
+        """Run *coroutine* in the thread."""
         assert self._loop is not None  # noqa: S101
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
 class Loan:
-    """Nodes that are given back together."""
+    """Nodes that are returned together."""
 
     def __init__(self, thread: ClientThread) -> None:
         self._thread = thread
         self._holders: list[asyncio.Task[None]] = []
-        self._over = asyncio.Event()  # of the thread's loop, once somebody waits for it
+        self._over = asyncio.Event()  # belongs to the thread's loop from the first wait on
 
     def take(self, labels: Sequence[str], options: RequestOptions, timeout_s: float) -> Future[list[Node]]:
-        """Nodes of *labels*, in use until `give_back`.
+        """Request nodes of *labels*, in use until `give_back`.
 
-        Its outcome may be: NodesNotThereError after *timeout_s*; RequestFailedError; StoreError.
+        The future may raise: NodesNotThereError after *timeout_s*; RequestFailedError; StoreError.
         """
         return self._thread.call(self._take(labels, options, timeout_s))
 
     def give_back(self) -> None:
-        """Give all of them back. Raises: NodesLostError; StoreError."""
+        """Return all nodes. Raises: NodesLostError; StoreError."""
         self._thread.call(self._give_back()).result()
 
     async def _take(self, labels: Sequence[str], options: RequestOptions, timeout_s: float) -> list[Node]:
