@@ -1,1 +1,1 @@
-"""Leases of other providers' nodes, as the store keeps them: the port of ``protocol/cluster.py``."""
+"""Leases of other providers' nodes in the store: implements the port of ``protocol/cluster.py``."""

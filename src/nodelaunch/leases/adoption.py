@@ -1,6 +1,6 @@
-"""Takes into the table of leases what Nodepool's launcher wrote into nodes only.
+"""Adopts leases of Nodepool's launcher, which records them in nodes only, into the table of leases.
 
-Nodepool keeps leases and slots in the records of the nodes. Source: Nodepool 11, metastatic driver.
+Source: Nodepool 11, metastatic driver.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from nodelaunch.protocol.store import CheckVersion, Create, Op, Store
 log: Logger = get_logger(__name__)
 
 IN_SOMEBODYS_HANDS = frozenset({NodeState.READY, NodeState.IN_USE, NodeState.HOLD})
-"""A node of ours in one of these has its slot; in others the slot may be free already."""
+"""States in which a node of this provider has its slot. In other states the slot may already be free."""
 
 
 class LeaseAdoption:
-    """Leases nodes that are ours by their records and locks, and enters the claims of nodes that have slots on them.
+    """Adopts backing nodes of this provider, by records and locks, and the claims of the nodes on their slots.
 
-    Invariant: what the table has already stays as it is.
+    Invariant: existing entries of the table stay unchanged.
     """
 
     def __init__(self, table: LeaseTable, store: Store, view: ClusterView) -> None:
@@ -33,7 +33,7 @@ class LeaseAdoption:
         self._log = log.bind(provider=table.provider)
 
     async def run(self) -> None:
-        """Take in everything there is now. Raises: StoreError."""
+        """Adopt all present leases and claims. Raises: StoreError."""
         for seen in list(self._view.nodes.values()):
             lease = Lease.from_user_data(seen.record, self._table.owner)
             known = self._table.entry(paths.lease(self._table.provider, seen.record.id))
@@ -46,7 +46,7 @@ class LeaseAdoption:
                 await self._adopt_claim(seen, claim)
 
     async def _adopt_claim(self, seen: Seen[Node], claim: Claim) -> None:
-        """Take in a node that Nodepool's launcher put on a node that was leased already."""
+        """Adopt a node that Nodepool's launcher placed on a leased node."""
         if claim.backing is None or claim.slot is None:
             return
         if self._table.entry(paths.lease(self._table.provider, claim.backing)) is None:
@@ -77,7 +77,7 @@ class LeaseAdoption:
             self._log.info("backing_adopted", node_id=lease.node_id, label=lease.label, taken=sorted(claims))
 
     def _claims_on(self, lease: Lease) -> dict[int, Claim]:
-        """Who has which slot of the node, by what the records of our own nodes say; the oldest where several do."""
+        """Return the claims by slot from the records of this provider's nodes; the oldest if several name one slot."""
         found: dict[int, Claim] = {}
         for seen in sorted(self._view.nodes_of(self._table.provider), key=lambda seen: seen.record.id):
             claim = Claim.from_node(seen.record)

@@ -1,14 +1,14 @@
-"""Other providers' nodes, leased for good and shared out by slots: the port of `protocol/cluster.py` on the store.
+"""Persistent leases of other providers' nodes, divided into slots: the port of `protocol/cluster.py` on the store.
 
 ``/nodelaunch/metastatic/<provider>`` has the table::
 
     backing/<node id>           one leased node: label, slots, failed, when taken over and last used
-    backing/<node id>/<slot>    there while the slot is taken
-    nodes/<node id>             one claim of a node of our own: its metadata, and the slot it has
+    backing/<node id>/<slot>    exists while the slot is taken
+    nodes/<node id>             one claim of a node of this provider: its metadata, and its slot
 
-A slot is taken by creating its znode, which only one can; a leased node is let go by deleting its own, which nobody
-can while a slot below it is taken. Each step is one transaction with what it means for the node's record and lock.
-What does *not* belong here: decisions.  Source of what is on the nodes themselves: Nodepool 11, metastatic driver.
+Creating a slot's znode takes the slot, so only one launcher can succeed. Deleting the znode of a leased node releases
+the node, which fails while a slot below it is taken. Each step is one transaction, including the changes to the node's
+record and lock. drivers/metastatic decides. Source of the nodes' records: Nodepool 11, metastatic driver.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log: Logger = get_logger(__name__)
 
 
 class StoreCluster:
-    """The port's cluster, seen by the launcher whose *store* and *view* these are."""
+    """The port's cluster for the launcher that has *store* and *view*."""
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock) -> None:
         self._store = store
@@ -78,7 +78,7 @@ class StoreLeases:
         self._table = table
         self._log = log.bind(provider=table.provider)
 
-    # -- knowing ----------------------------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     async def warm(self) -> None:
         await self._table.warm()
@@ -133,7 +133,7 @@ class StoreLeases:
                 return
 
     async def _freeing(self, node_id: NodeId, backing: NodeId, number: int) -> list[Op]:
-        """What gives a slot back, if it is *node_id*'s."""
+        """Return the operations that free a slot if *node_id* has it."""
         slot_path, lease_path = paths.slot(self._provider, backing, number), paths.lease(self._provider, backing)
         slot, entry = await self._store.get_many([slot_path, lease_path])
         if slot is None or entry is None or slot.data != node_id.encode():

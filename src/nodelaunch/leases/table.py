@@ -1,4 +1,4 @@
-"""What one provider's table of leases has, as last seen. The table itself is described in cluster.py."""
+"""The table of leases of one provider, as last seen. cluster.py describes the table."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from nodelaunch.protocol.store import Entry, Op, Removed, Store, Tree, TreeEvent
 log: Logger = get_logger(__name__)
 
 _CHANGED = (NotEmptyError, RecordExistsError, RecordGoneError, VersionConflictError)
-"""What a transaction fails with when something is not as it was seen."""
+"""Errors of a transaction when a record differs from the one that was seen."""
 
 
 class LeaseTable:
     """Reads leases, claims and taken slots from *tree*, and the leased nodes from *view*.
 
-    Invariant: a lease is decoded once for each change of its entry; an unreadable entry is no lease and no claim.
+    Invariant: a lease is decoded once for each change of its entry. Unreadable entries are ignored.
     """
 
     def __init__(self, provider: str, view: ClusterView, tree: Tree) -> None:
         self.provider = provider
         self.owner: str = paths.backing_requestor(provider)
-        """The requestor that leased nodes and their locks carry."""
+        """The requestor in the records and locks of leased nodes."""
         self._view = view
         self._tree = tree
         self._listeners: list[Callable[[], None]] = []
         self._decoded: dict[str, tuple[int, Lease | None]] = {}
-        """Lease entries, as of the change they were decoded at."""
+        """Lease entries with the version at which they were decoded."""
         self._log = log.bind(provider=provider)
 
     async def warm(self) -> None:
-        """Wait until table and view are complete and current."""
+        """Wait until table and view are complete and in sync."""
         while not (self._tree.is_warm and self._view.is_warm):
             await self._tree.warm()
             await self._view.warm()
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call *listener* when a lease, a claim or a leased node changed; the result ends that."""
+        """Call *listener* when a lease, a claim or a leased node changes, until the returned function is called."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def on_event(self, event: TreeEvent) -> None:
-        """Take in a change of the tree."""
+        """Process a change of the tree."""
         if isinstance(event, Removed):
             self._decoded.pop(event.entry.path, None)
         self._tell()
 
     def on_note(self, note: Note) -> None:
-        """Take in a change of the view."""
+        """Process a change of the view."""
         match note:
             case NodeSeen(node_id, _) | NodeRemoved(node_id, _):
                 if self._tree.get(paths.lease(self.provider, node_id)) is not None:
@@ -76,7 +76,7 @@ class LeaseTable:
             listener()
 
     def backings(self) -> Sequence[Backing]:
-        """All readable leases with their nodes and taken slots, in the order of node ids."""
+        """Return all readable leases with their nodes and taken slots, in the order of node ids."""
         found = (self._backing(NodeId(name)) for name in sorted(self._tree.children(paths.leases(self.provider))))
         return [backing for backing in found if backing is not None]
 
@@ -90,7 +90,7 @@ class LeaseTable:
         return Backing(lease, node, self._taken(node_id))
 
     def lease(self, entry: Entry) -> Lease | None:
-        """The lease in *entry*; None when it is unreadable."""
+        """Return the lease in *entry*, or None if it is unreadable."""
         known = self._decoded.get(entry.path)
         if known is None or known[0] != entry.stat.modified_zxid:
             known = self._decoded[entry.path] = (entry.stat.modified_zxid, self._decode_lease(entry))
@@ -109,22 +109,22 @@ class LeaseTable:
         return {int(n): NodeId(slot.data.decode()) for n, slot in slots.items() if slot is not None and n.isdecimal()}
 
     def entry(self, path: str) -> Entry | None:
-        """The entry at *path* of the table, as last seen."""
+        """Return the entry at *path* of the table, as last seen."""
         return self._tree.get(path)
 
     def is_ours(self, node: Node) -> bool:
-        """Whether the node is in use by this provider."""
+        """Return True if the node is in use by this provider."""
         return node.state is NodeState.IN_USE and node.requestor == self.owner
 
     def claims(self) -> Sequence[Claim]:
-        """All readable claims, in the order of node ids."""
+        """Return all readable claims, in the order of node ids."""
         names = sorted(self._tree.children(paths.claims(self.provider)))
         entries = (self._tree.get(paths.claim(self.provider, NodeId(name))) for name in names)
         claims = (self.claim(entry) for entry in entries if entry is not None)
         return [claim for claim in claims if claim is not None]
 
     def claim(self, entry: Entry) -> Claim | None:
-        """The claim in *entry*; None when it is unreadable."""
+        """Return the claim in *entry*, or None if it is unreadable."""
         try:
             return Claim.from_bytes(entry.path, entry.data, node_id=NodeId(entry.path.rpartition("/")[2]))
         except RecordInvalidError as error:
@@ -133,7 +133,7 @@ class LeaseTable:
 
 
 async def try_commit(store: Store, ops: Sequence[Op]) -> bool:
-    """Perform *ops*; False when something is not as it was seen. Raises: StoreError."""
+    """Perform *ops*. Return False if a record differs from the one that was seen. Raises: StoreError."""
     try:
         await store.commit(ops)
     except _CHANGED:
@@ -142,14 +142,14 @@ async def try_commit(store: Store, ops: Sequence[Op]) -> bool:
 
 
 async def contenders_of(store: Store, owner: str, node_id: NodeId) -> list[str]:
-    """The contenders of *owner* for the node's lock, the first one or not: whoever leases a node stands before its own
-    for a moment. Raises: StoreError."""
+    """Return all contenders of *owner* for the node's lock, also those behind the first: a provider that leases a node
+    is for a moment also behind itself. Raises: StoreError."""
     entries = await store.get_many(await store.contenders(paths.node_lock(node_id)))
     return [entry.path for entry in entries if entry is not None and entry.data == owner.encode()]
 
 
 async def contender_of(store: Store, owner: str, node_id: NodeId) -> str | None:
-    """The contender by which *owner* holds the node's lock; None when it does not hold it. Raises: StoreError."""
+    """Return the contender by which *owner* holds the node's lock, or None. Raises: StoreError."""
     first = (await store.contenders(paths.node_lock(node_id)))[:1]
     entry = (await store.get_many(first))[0] if first else None
     return entry.path if entry is not None and entry.data == owner.encode() else None
