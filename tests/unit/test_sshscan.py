@@ -140,13 +140,13 @@ async def test_what_the_try_before_found_is_told_when_the_last_is_cut_short(
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise sshscan.NotSshError("the server talks, but not SSH")
+            raise sshscan.NotSshError("the server answers, but not with SSH")
         await asyncio.Event().wait()
         raise AssertionError
 
     monkeypatch.setattr(sshscan._Scan, "_read_offer", read_offer)
     async with asyncio.timeout(DEADLINE_S), listening() as server:
-        with pytest.raises(KeyScanError, match="talks, but not SSH"):
+        with pytest.raises(KeyScanError, match="answers, but not with SSH"):
             await scanner.host_keys(server.host, server.port, timeout_s=0.5)
         assert tries == 2
 
@@ -165,7 +165,7 @@ async def test_silent_try_is_followed_by_another(scanner: SshScanner, monkeypatc
         (b"", True, "closed the connection"),
         (b"Not allowed at this time\r\n", True, "closed the connection"),
         (BANNER, True, "closed the connection"),
-        (b"HTTP/1.1 400 Bad Request\r\n" * 3000, False, "talks, but not SSH"),
+        (b"HTTP/1.1 400 Bad Request\r\n" * 3000, False, "answers, but not with SSH"),
         (BANNER + b"\xff" * 8, False, "malformed SSH packet"),
     ],
 )

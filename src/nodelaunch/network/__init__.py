@@ -1,1 +1,1 @@
-"""Reaches hosts by their names: resolves them, scans their SSH keys, tries a login."""
+"""Access to hosts: name resolution, scans of SSH host keys, trial logins."""

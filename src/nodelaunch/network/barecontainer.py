@@ -1,6 +1,7 @@
-"""What libraries take for granted, and a container may not have: a name of our user, a folder for temporary files.
+"""Defaults that libraries expect and a container may lack: a user name, a folder for temporary files.
 
-Import this before asyncssh, which looks for libraries with a compiler, where there is one, and asks who we are.
+Import this module before asyncssh, which runs a compiler, if there is one, to find libraries, and asks for the user's
+name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 
 def name_user() -> None:
-    """Give our user its number for a name in the environment, and a home, where it has none."""
+    """Set the user's number as the user name in the environment, and a home folder, if they are missing."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -27,7 +28,7 @@ def name_user() -> None:
 
 @contextmanager
 def no_compiler_without_temporary_files() -> Iterator[None]:
-    """Inside the block `ctypes.util.find_library` finds no compiler, if there is nowhere that one could write."""
+    """Hide compilers from `ctypes.util.find_library` inside the block, if there is no folder for temporary files."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

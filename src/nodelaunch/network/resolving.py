@@ -1,7 +1,7 @@
-"""Looks host names up without the event loop's own threads, which a name server that doesn't answer would fill.
+"""Resolves host names outside the event loop's own threads, which an unresponsive name server would occupy.
 
-The system's resolver can't be interrupted: whoever gives up leaves a thread behind until it ends by itself, after half
-a minute with usual settings. Here such threads hold up other look-ups of the same resolver at most, and no exit.
+A call of the system's resolver can't be interrupted: after a timeout its thread continues, with usual settings for half
+a minute. Such threads delay only other look-ups of the same resolver, and never the exit of the process.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
-"""Family, kind, protocol, canonical name, and address, as `socket.getaddrinfo` gives them."""
+"""Family, kind, protocol, canonical name, and address, as `socket.getaddrinfo` returns them."""
 
 _Key: TypeAlias = tuple[str, int | None]
 
 
 class Resolver:
-    """Up to *at_once* names at a time, each in a thread of its own; who asks for the same name shares its look-up.
+    """Resolves up to *at_once* names at a time, each in its own thread. Callers with the same name share its look-up.
 
     Invariant: names wait only while *at_once* others are being looked up. Belongs to the loop that uses it.
     """
@@ -34,9 +34,10 @@ class Resolver:
         self._busy = 0
 
     async def addresses(self, host: str, port: int | None) -> Sequence[AddressInfo]:
-        """For TCP connections to *host*, in the order of the system's resolver. The caller sets the deadline.
+        """Return addresses for TCP connections to *host*, in the order of the system's resolver. The caller sets the
+        deadline.
 
-        Raises: socket.gaierror, and UnicodeError for what can't be a name.
+        Raises: socket.gaierror, and UnicodeError for an invalid name.
         """
         if _is_address(host):
             return _look_up(host, port, socket.AI_NUMERICHOST)
@@ -56,13 +57,13 @@ class Resolver:
             threading.Thread(target=self._run, args=(loop, key), name=f"look-up of {key[0]}", daemon=True).start()
 
     def _run(self, loop: asyncio.AbstractEventLoop, key: _Key) -> None:
-        """In a thread."""
+        """Look up one name; runs in its own thread."""
         outcome: Sequence[AddressInfo] | Exception
         try:
             outcome = _look_up(*key)
         except Exception as error:  # noqa: BLE001  it is raised where the look-up is awaited
             outcome = error
-        with suppress(RuntimeError):  # the loop is closed: nobody is there any more
+        with suppress(RuntimeError):  # the loop is closed: no caller is left
             loop.call_soon_threadsafe(self._finish, key, outcome)
 
     def _finish(self, key: _Key, outcome: Sequence[AddressInfo] | Exception) -> None:
@@ -70,7 +71,7 @@ class Resolver:
         answer = self._asked.pop(key)
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)
-            answer.exception()  # perhaps nobody waits any more
+            answer.exception()  # mark it as seen: perhaps no caller waits any more
         else:
             answer.set_result(outcome)
         self._start()

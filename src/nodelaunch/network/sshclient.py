@@ -1,8 +1,7 @@
-"""Key exchanges and logins at SSH servers, and new host keys: the home of asyncssh.
+"""Key exchanges and logins at SSH servers, and new host keys. This is the only module that imports asyncssh at the top.
 
-asyncssh takes 15 MiB and a fifth of a second, so this module is imported by the first scan that needs it, or by the
-first key that is made, and by nothing else of the launcher. What does *not* belong here: waiting for a server,
-repeating tries, and deadlines (sshscan.py).
+asyncssh takes 15 MiB and a fifth of a second, so the launcher imports this module only for the first scan or the first
+new key. sshscan.py waits for servers, retries, and sets deadlines.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ with barecontainer.no_compiler_without_temporary_files():
     import asyncssh
 
 LOGIN_FAILURES: Final = (OSError, asyncssh.Error)
-"""What `log_in` raises where another try may help."""
+"""Errors of `log_in` after which a retry may succeed."""
 _ANY_ALGORITHM: Final = "+*"  # weak ones last: nothing secret is sent, and old network devices offer nothing else
 _OPTIONS: Final = asyncssh.SSHClientConnectionOptions(
     config=None, client_keys=None, known_hosts=None, agent_path=None, gss_host=None, x509_trusted_certs=None,
@@ -27,7 +26,7 @@ _OPTIONS: Final = asyncssh.SSHClientConnectionOptions(
 
 
 class SshClient(asyncssh.SSHClient):
-    """Tells whether the server of its connection introduced itself."""
+    """Records if the server of its connection sent its identification."""
 
     def __init__(self) -> None:
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -41,9 +40,9 @@ class SshClient(asyncssh.SSHClient):
 
 
 async def host_key(host: str, port: int, algorithms: Sequence[str], client: SshClient) -> str:
-    """``<type> <base64>`` of the key that the server proves to have, where it may use *algorithms* only.
+    """Return ``<type> <base64>`` of the key that the server proves to have, restricted to *algorithms*.
 
-    Raises: whatever asyncssh does.
+    Raises: any error of asyncssh.
     """
     key = await asyncssh.get_server_host_key(
         host,
@@ -61,7 +60,8 @@ async def host_key(host: str, port: int, algorithms: Sequence[str], client: SshC
 def login_options(
     username: str, key_file: str, host_keys: Sequence[str], *, timeout_s: float
 ) -> asyncssh.SSHClientConnectionOptions:
-    """Options to log in as *username* with the private key in *key_file*, at a server that has one of *host_keys*.
+    """Return options to log in as *username* with the private key in *key_file*, at a server that has one of
+    *host_keys*.
 
     *timeout_s* is for one login. Raises: KeyScanError when the file can't be read as a key without a passphrase.
     """
@@ -76,13 +76,13 @@ def login_options(
 
 
 async def log_in(host: str, port: int, options: asyncssh.SSHClientConnectionOptions) -> None:
-    """Log in once, and out again. Raises: one of `LOGIN_FAILURES`."""
+    """Log in once and log out. Raises: one of `LOGIN_FAILURES`."""
     async with await asyncssh.connect(host, port, options=options):
         pass
 
 
 def new_host_key() -> tuple[str, str]:
-    """A new Ed25519 key: the private one as OpenSSH's file has it, and ``<type> <base64>`` of the public one."""
+    """Return a new Ed25519 key: the private key in OpenSSH's file format, and ``<type> <base64>`` of the public key."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     public = key.export_public_key("openssh").decode("ascii")
     return key.export_private_key("openssh").decode("ascii"), " ".join(public.split()[:2])

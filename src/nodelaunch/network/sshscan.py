@@ -1,12 +1,10 @@
-"""SSH host keys and reachability of a host, over the network; and new keys for a host to be.
+"""Scans of SSH host keys and of reachability; also creates new host keys.
 
-A scan goes in two steps. First a bare connection is repeated until the server answers with its key exchange offer:
-that proves a working sshd, not just an open port, and tells which host key types it has. Then each offered type gets a
-key exchange of its own, all at once. Types a server does not offer cost it no connection, which matters to servers
-that count unauthenticated ones (``MaxStartups``, ``PerSourcePenalties``). What does *not* belong here: the key exchange
-itself (sshclient.py, which is imported by the first scan that comes to it), which hosts are scanned, and what a missing
-key means.
-Source: RFC 4253, sections 4.2, 6 and 7.1.
+A scan has two steps. First, it connects repeatedly until the server sends its key exchange offer: that proves a working
+sshd, not just an open port, and lists the types of host keys. Then it runs one key exchange for each offered type, all
+at once. A type that the server does not offer costs no connection, because servers may limit unauthenticated
+connections (``MaxStartups``, ``PerSourcePenalties``). sshclient.py has the key exchange itself. Source: RFC 4253,
+sections 4.2, 6 and 7.1.
 """
 
 from __future__ import annotations
@@ -26,16 +24,16 @@ from nodelaunch.protocol.driver import HostScanner
 log: Logger = get_logger(__name__)
 
 MAX_SCANS: Final = 100
-"""Scans one scanner runs at the same time; more wait for their turn. Source: Nodepool 11."""
+"""Number of scans that one scanner runs at the same time; others wait. Source: Nodepool 11."""
 TRY_TIMEOUT_S: Final = 10.0
-"""How long one connection may take to be made, or to come to a key. Source: Nodepool 11."""
+"""Time limit of one connection attempt, and of one key exchange. Source: Nodepool 11."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
-"""Pause between tries; it doubles each time."""
+"""First and longest pause between tries; the pause doubles each time."""
 _NO_BANNER: Final = "connected, but no SSH banner came"
 KEY_TRIES: Final = 3
-"""Key exchanges that may fail, the server having introduced itself, before a key type is left out."""
+"""Number of failed key exchanges, after the server's identification, before a key type is left out."""
 MAX_OFFER_BYTES: Final = 65536
-"""A server that sent this much without a key exchange offer is none of SSH."""
+"""Number of bytes without a key exchange offer after which a server counts as no SSH server."""
 
 KEY_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "ssh-ed25519": ("ssh-ed25519",),
@@ -45,7 +43,7 @@ KEY_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
     "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"),
 }
-"""Key types in the order they are reported, each with the signature algorithms that use such a key, best first."""
+"""Key types in the order they are reported, each with its signature algorithms, best first."""
 
 _NOT_RESOLVED = "name not resolved in time"
 _NO_ANSWER = "connection attempt timed out"
@@ -66,10 +64,10 @@ class SshScanner:
         self._resolver = Resolver(max_scans)
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
-        """One ``<type> <base64>`` per key type of `KEY_TYPES` that the server has, in that order.
+        """Return one ``<type> <base64>`` for each key type of `KEY_TYPES` that the server has, in that order.
 
-        *timeout_s* counts from the scan's turn. When it ends before every key came, those that did are returned.
-        Raises: KeyScanError when none did, when the name does not exist, or when the server has no type we know.
+        *timeout_s* counts from the scan's turn. At its end, the keys fetched so far are returned. Raises: KeyScanError
+        when there are none, when the name does not exist, or when the server has no known key type.
         """
         async with self._turns:
             scan = _Scan(self._resolver, host, port)
@@ -84,7 +82,7 @@ class SshScanner:
             return tuple(scan.keys[key_type] for key_type in KEY_TYPES if key_type in scan.keys)
 
     async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
-        """Return when a TCP connection could be made; it is closed right away.
+        """Wait until a TCP connection succeeds; close it at once.
 
         Raises: KeyScanError after *timeout_s*, or when the name does not exist.
         """
@@ -98,10 +96,9 @@ class SshScanner:
     async def log_in(
         self, host: str, port: int, *, username: str, key_file: str, host_keys: Sequence[str], timeout_s: float
     ) -> None:
-        """Return when *username* could log in, at a server that has one of *host_keys*, with the private key in
-        *key_file*; tried until it can.
+        """Wait until *username* can log in with the private key in *key_file*, at a server that has one of *host_keys*.
 
-        Raises: KeyScanError after *timeout_s*, at once when the file can't be read as a key without a passphrase.
+        Raises: KeyScanError after *timeout_s*, or at once when the file can't be read as a key without a passphrase.
         """
         await _loaded()
         from nodelaunch.network import sshclient
@@ -122,7 +119,7 @@ class SshScanner:
 
 
 class FakeHostsScanner:
-    """For demonstrations: a host with ``fake`` in its name answers at once, any other is the real scanner's."""
+    """A scanner for demonstrations: hosts with ``fake`` in their name answer at once; others go to the real scanner."""
 
     HOST_KEY: Final = "ssh-rsa FAKEKEY"
 
@@ -140,7 +137,7 @@ class FakeHostsScanner:
 
 
 class _Scan:
-    """One scan of one host: the keys so far, and what happened last, for the error."""
+    """Scan of one host: the keys so far, and the last event, for the error text."""
 
     def __init__(self, resolver: Resolver, host: str, port: int) -> None:
         self._resolver = resolver
@@ -152,7 +149,7 @@ class _Scan:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Key types that were offered but not fetched."""
+        """Return the key types that were offered but not fetched."""
         return tuple(key_type for key_type in self._offered if key_type not in self.keys)
 
     def error(self, when: str) -> KeyScanError:
@@ -161,12 +158,12 @@ class _Scan:
     async def run(self) -> None:
         """Fill ``keys``. The caller sets the deadline.
 
-        Raises: KeyScanError when waiting longer would not help.
+        Raises: KeyScanError when a longer wait would not help.
         """
         address, algorithms = await self._await_offer()
         self._offered = tuple(name for name, uses in KEY_TYPES.items() if not algorithms.isdisjoint(uses))
         if not self._offered:
-            self.last = f"the server has only host keys we can't scan ({', '.join(sorted(algorithms)) or 'none'})"
+            self.last = f"the server has only host keys of unknown types ({', '.join(sorted(algorithms)) or 'none'})"
         await _loaded()
         async with asyncio.TaskGroup() as group:
             for key_type in self._offered:
@@ -175,7 +172,7 @@ class _Scan:
             raise self.error("for a host key scan")
 
     async def connect(self) -> socket.socket:
-        """A connection to the host, tried until it can be made.
+        """Return a connection to the host, with retries until it succeeds.
 
         Raises: KeyScanError when the name does not exist.
         """
@@ -195,7 +192,7 @@ class _Scan:
             await asyncio.sleep(next(pauses))
 
     async def _connect_once(self) -> socket.socket:
-        """Try each address of the host, each with its share of the time for one try."""
+        """Try each address of the host, each for its share of the time limit of one try."""
         found = await self._resolver.addresses(self._host, self._port)
         self.last = _NO_ANSWER if self.last == _NOT_RESOLVED else self.last
         failure = OSError("name has no address")
@@ -208,10 +205,10 @@ class _Scan:
         raise failure
 
     async def _await_offer(self) -> tuple[Address, frozenset[str]]:
-        """Where the server answers, and the host key algorithms it offers there; tried until it does."""
+        """Return the server's address and the host key algorithms it offers there, with retries until it answers."""
         pauses = _pauses()
         told: str | None = None
-        """How the try before ended; it is what is known while this one goes on."""
+        """Result of the try before, reported while this try runs."""
         while True:
             with await self.connect() as sock:
                 self.last = told or _NO_BANNER
@@ -234,14 +231,14 @@ class _Scan:
             if offer is not None:
                 return offer
             if len(data) > MAX_OFFER_BYTES:
-                raise NotSshError("the server talks, but not SSH")
+                raise NotSshError("the server answers, but not with SSH")
         raise NotSshError("the server closed the connection without an SSH key exchange")
 
     async def _fetch(self, address: Address, key_type: str) -> None:
-        """Take one key by a key exchange that admits no other type.
+        """Fetch one key by a key exchange that accepts no other type.
 
-        A server that hangs up before its banner is busy or restarting, and is tried as long as the deadline allows.
-        One that fails later may never manage this type: the others count without it.
+        A server that closes the connection before its banner is busy or restarting: retry until the deadline. A server
+        that fails later may never succeed with this type: after some tries the scan goes without it.
         """
         from nodelaunch.network import sshclient
 
@@ -253,19 +250,20 @@ class _Scan:
                 async with asyncio.timeout(TRY_TIMEOUT_S):
                     self.keys[key_type] = await sshclient.host_key(*address, KEY_TYPES[key_type], client)
                 return
-            except Exception as error:  # noqa: BLE001  asyncssh passes on whatever a peer's bytes led to
+            except Exception as error:  # noqa: BLE001  asyncssh passes on any error that the peer's bytes cause
                 self.last = f"no {key_type} key: {str(error) or type(error).__name__}"
                 failures += client.was_greeted
             await asyncio.sleep(next(pauses))
 
 
 async def _loaded() -> None:
-    """Have sshclient.py imported. The first time that takes a while, so a thread does it."""
+    """Import sshclient.py, the first time in a thread because that takes a while."""
     await asyncio.to_thread(import_module, "nodelaunch.network.sshclient")
 
 
 async def new_host_key() -> tuple[str, str]:
-    """A new Ed25519 key for a machine: the private one as OpenSSH's file has it, and the public one as in records."""
+    """Return a new Ed25519 key for a machine: the private key in OpenSSH's file format, and the public key as in
+    records."""
     await _loaded()
     from nodelaunch.network import sshclient
 
@@ -276,7 +274,7 @@ async def new_host_key() -> tuple[str, str]:
 
 
 def _pauses() -> Iterator[float]:
-    """What to wait after each try, in seconds, without end."""
+    """Yield the pause after each try, in seconds, without end."""
     pause = FIRST_PAUSE_S
     while True:
         yield pause
@@ -295,13 +293,14 @@ async def _connected(family: int, kind: int, protocol: int, address: tuple[objec
 
 
 def _address_of(sock: socket.socket) -> Address:
-    """Where *sock* is connected to, so that every key comes from one machine, however many its name has."""
+    """Return the address that *sock* is connected to, so that all keys come from one machine even if its name has
+    several."""
     host, port, *ipv6 = sock.getpeername()
     return (f"{host}%{ipv6[1]}" if ipv6 and ipv6[1] else host), port
 
 
 def _described(error: OSError) -> str:
-    """One phrase: "Connection refused", "No route to host", ..."""
+    """Return the error as a phrase: "Connection refused", "No route to host", ..."""
     if isinstance(error, TimeoutError):
         return _NO_ANSWER
     return os.strerror(error.errno) if error.errno else str(error)
@@ -311,13 +310,13 @@ def _described(error: OSError) -> str:
 
 
 class NotSshError(Exception):
-    """What the server sent is not the start of an SSH connection."""
+    """The server's bytes are not the start of an SSH connection."""
 
 
 def parse_offer(data: bytes) -> frozenset[str] | None:
-    """Host key algorithms in what a server sent so far; None: its offer is not complete yet.
+    """Return the host key algorithms in the server's bytes so far, or None while its offer is incomplete.
 
-    Raises: NotSshError when it will never be one.
+    Raises: NotSshError when the bytes can't become an offer.
     """
     packets = _after_banner(data)
     while packets is not None and len(packets) > _PACKET_HEADER_BYTES:
@@ -336,7 +335,8 @@ def parse_offer(data: bytes) -> frozenset[str] | None:
 
 
 def _after_banner(data: bytes) -> bytes | None:
-    """What follows the server's identification; other lines may come before it."""
+    """Return the bytes after the server's identification; other lines may come before it. Return None if it is
+    incomplete."""
     while True:
         line, newline, data = data.partition(b"\n")
         if not newline:
@@ -346,7 +346,7 @@ def _after_banner(data: bytes) -> bytes | None:
 
 
 def _host_key_algorithms(payload: bytes) -> frozenset[str]:
-    """The second name list of a key exchange offer."""
+    """Return the second name list of a key exchange offer."""
     start = 1 + _COOKIE_BYTES
     start += 4 + int.from_bytes(payload[start : start + 4], "big")
     end = start + 4 + int.from_bytes(payload[start : start + 4], "big")
