@@ -48,7 +48,7 @@ def _be_the_child(work: Callable[[], int]) -> NoReturn:
         code = work()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001  nobody above would tell of it
+    except BaseException:  # noqa: BLE001  no caller above reports it
         traceback.print_exc()
     finally:
         sys.stdout.flush()

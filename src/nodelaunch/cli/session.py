@@ -53,7 +53,7 @@ class CommonOptions:
 
 
 class CliSession:
-    """One run of a command, with the configuration that it uses."""
+    """A run of a command, with the configuration that it uses."""
 
     def __init__(self, options: CommonOptions) -> None:
         self.options = options

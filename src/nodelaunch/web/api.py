@@ -78,7 +78,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of the API. Routes and their description are made from it."""
+    """An operation of the API. Routes and their description are made from it."""
 
     method: str
     path: str

@@ -66,7 +66,7 @@ class HttpError(NodelaunchError):
 
 
 class HttpRequestHandle:
-    """One open request of this client."""
+    """An open request of this client."""
 
     def __init__(self, client: HttpNodeClient, shown: RequestShown) -> None:
         self.request: NodeRequest = _record(shown)
