@@ -180,7 +180,7 @@ def serve(driver):
         print("This is a driver of nodelaunch, which starts it by itself for each provider that says")
         print(f"    driver: {driver.name}")
         print("It has to be on the PATH, or its absolute path stands there in place of the name.\n")
-        print("Where nodelaunch can't start it, in a container or under a debugger, start it with")
+        print("If nodelaunch can't start it, as in a container or under a debugger, start it with")
         print("    --listen PATH")
         print("to listen at the unix socket PATH until SIGTERM; nodelaunch driver check unix:PATH checks it there.")
         sys.exit(0)
@@ -221,14 +221,14 @@ def _make_room(path):
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise OSError(0, "is there, and is no socket; choose another path")
+        raise OSError(0, "exists and is not a socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
         try:
             trying.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise OSError(0, "somebody listens there already; end that one, or choose another path")
+    raise OSError(0, "another process already listens there; end that process, or choose another path")
 
 
 def _session(driver, connection):
@@ -364,7 +364,7 @@ class _Link:
 
     def authenticate(self, params):
         if self.nonces is None or not hmac.compare_digest(params["proof"], self.proof("launcher")):
-            raise DriverError("auth", "the launcher did not prove to have the token")
+            raise DriverError("auth", "the launcher did not prove that it has the token")
         self.is_proved = True
         names = ("name", "version", "summary", "maintainer", "licence", "capabilities", "schemas")
         identity = {name: getattr(self.driver, name) for name in names if getattr(self.driver, name)}

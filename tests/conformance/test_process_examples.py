@@ -65,4 +65,4 @@ def test_driver_of_the_sdk_says_what_it_is_too() -> None:
     command = [sys.executable, "-m", "nodelaunch.sdk", "fake"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("nodelaunch-driver-fake")
-    assert "It speaks versions 1 to 1 of the driver contract." in done.stdout
+    assert "It supports versions 1 to 1 of the driver contract." in done.stdout

@@ -237,9 +237,9 @@ def test_it_takes_the_place_of_a_dead_listener_only(command: tuple[str, ...], tm
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
     with listening(command, path):
-        assert "somebody listens" in _refused(command, path)
+        assert "another process already listens" in _refused(command, path)
         file.write_text("precious")
-        assert "is no socket" in _refused(command, file)
+        assert "is not a socket" in _refused(command, file)
         assert file.read_text() == "precious"
     assert "No such file" in _refused(command, tmp_path / "nowhere" / "driver.sock")
 

@@ -87,7 +87,7 @@ class Heard:
 
 
 class Probe:
-    """One run of a driver. `start` starts it; `aclose` ends it and removes all its processes and files."""
+    """A run of a driver. `start` starts it; `aclose` ends it and removes all its processes and files."""
 
     def __init__(
         self, program: DriverProgram, *, answer_s: float = 20.0, environment: Mapping[str, str] | None = None

@@ -13,7 +13,7 @@ Run = Callable[[Bench], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. ``rule`` is its number in docs/driver-contract.md; ``promise`` says what a passing driver does."""
+    """A check. ``rule`` is its number in docs/driver-contract.md; ``promise`` says what a passing driver does."""
 
     rule: str
     name: str

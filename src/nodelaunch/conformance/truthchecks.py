@@ -21,7 +21,7 @@ _check = partial(check, CHECKS)
 
 @_check("D3.3", Level.SILVER)
 async def a_create_makes_one_instance(bench: Bench) -> None:
-    """One create call makes one instance, even if the driver retries; a call that fails makes one at most."""
+    """A create call makes one instance, even if the driver retries; a call that fails makes one at most."""
     spec = bench.spec()
     await bench.create(spec)
     require((count := await _count(bench, spec)) <= 1, f"one create made {count} instances")

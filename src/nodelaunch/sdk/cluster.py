@@ -118,7 +118,7 @@ class RemoteLeases:
         """Keep the leases open in the launcher until cancelled. Raises: StoreError."""
         await self._ask(c.LEASES, m.Call(deadline_s=FOREVER_S), timeout_s=FOREVER_S)
 
-    # -- knowing ----------------------------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     async def warm(self) -> None:
         async with self._reading:

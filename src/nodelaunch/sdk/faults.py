@@ -1,7 +1,7 @@
 """The capability ``faults`` for a driver in Python: ways to break its cloud, for the conformance kit.
 
     class MyDriver(FileFaults):
-        offers = (FaultOffer("no room", "create_instance", ErrorKind.CAPACITY), FaultOffer(BOOT_HELD))
+        offers = (FaultOffer("cloud is full", "create_instance", ErrorKind.CAPACITY), FaultOffer(BOOT_HELD))
 
         def __init__(self, config, context):
             self.fault_folder = config.state_dir / "faults"
@@ -58,7 +58,7 @@ class FileFaults:
         """Return all resources according to the cloud itself, each with the id of its instance."""
         raise NotImplementedError
 
-    # -- what the kit calls -----------------------------------------------------------------------------------------
+    # -- the kit's calls --------------------------------------------------------------------------------------------
 
     async def faults(self) -> Sequence[FaultOffer]:
         return self.offers

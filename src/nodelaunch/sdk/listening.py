@@ -76,7 +76,7 @@ def _make_room(path: Path) -> None:
     """Remove a stale socket at *path*. Raises: ListenError, OSError."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ListenError(f"{path} is there, and is no socket; choose another path")
+            raise ListenError(f"{path} exists and is not a socket; choose another path")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
@@ -85,7 +85,7 @@ def _make_room(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise ListenError(f"somebody listens at {path} already; end that one, or choose another path")
+    raise ListenError(f"another process already listens at {path}; end that process, or choose another path")
 
 
 async def _accepted(session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +111,7 @@ async def _token(reader: asyncio.StreamReader) -> str | None:
         async with asyncio.timeout(TOKEN_S):
             line = await reader.readline()
     except TimeoutError:
-        raise ValueError(f"it did not say its token within {TOKEN_S:g} s") from None
+        raise ValueError(f"it did not send its token within {TOKEN_S:g} s") from None
     if not line:
         return None  # a client only tested if the driver listens
     try:

@@ -26,15 +26,15 @@ USAGE = """\
 nodelaunch-driver-{name} {version}
 {summary}
 
-This is a driver of nodelaunch. It is not started by hand: a launcher does so for each provider of its configuration
+This is a driver of nodelaunch. Don't start it by hand: a launcher starts it for each provider of its configuration
 with
 
     driver: {name}
 
-provided that nodelaunch-driver-{name} is on its PATH, or its absolute path stands there in place of the name.
-It speaks versions {contract.min} to {contract.max} of the driver contract.
+if nodelaunch-driver-{name} is on the launcher's PATH. Or write its absolute path in place of the name.
+It supports versions {contract.min} to {contract.max} of the driver contract.
 
-Where nodelaunch can't start it, in a container or under a debugger, start it with
+If nodelaunch can't start it, as in a container or under a debugger, start it with
 
     --listen PATH
 
@@ -46,11 +46,11 @@ _session_peer: ContextVar[Peer | None] = ContextVar("session_peer", default=None
 
 
 def serve(plugin: DriverPlugin, *, versions: VersionRange = CONTRACT, arguments: Sequence[str] | None = None) -> int:
-    """Run the program of *plugin* and return its exit code. Started by hand, it prints what it is.
+    """Run the program of *plugin* and return its exit code. Started by hand, it prints a description of the driver.
 
     This is the main function of a program: it runs an event loop and sets up logging. The metadata of the package
-    supplies version, maintainer and licence if the plugin omits them. The program speaks those *versions* of the
-    contract that the plugin keeps. *arguments*: the command line; the only known argument is ``--listen PATH``.
+    supplies version, maintainer and licence if the plugin omits them. The program speaks the *versions* of the contract
+    that the plugin also supports. *arguments*: the command line; the only known argument is ``--listen PATH``.
     """
     plugin = completed(plugin)
     first, last = plugin.contract
@@ -98,14 +98,14 @@ async def _session(
     plugin: DriverPlugin, versions: VersionRange, token: str, reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter, *, is_only: bool = False,
 ) -> bool:  # fmt: skip
-    """Serve one launcher until it hangs up; whether it was the one with our token, and kept the protocol."""
+    """Serve one launcher until it hangs up. Return True if it proved to have the token and kept the protocol."""
     server = DriverServer(plugin, token, versions)
     server.cluster = cluster = RemoteCluster()
     cluster.peer = peer = Peer(reader, writer, answer=server.answer, notice=cluster.on_note)
     server.note = peer.note
     _session_peer.set(peer)
     if is_only:
-        _log_to(lambda: peer)  # from threads, too, which know of no session
+        _log_to(lambda: peer)  # from threads, too, which have no session
     try:
         await peer.run()
     except GarbageError as error:
@@ -117,7 +117,7 @@ async def _session(
 
 
 def _log_to(listener: Callable[[], Peer | None]) -> None:
-    """Have what the driver logs go to the launcher, as facts; to standard error where it belongs to no session."""
+    """Send the driver's log entries to the launcher as facts; entries without a session go to standard error."""
 
     def send(_logger: Any, method: str, entry: MutableMapping[str, Any]) -> Mapping[str, Any]:
         fields = {key: value if isinstance(value, (int, float, bool)) else str(value) for key, value in entry.items()}

@@ -1,6 +1,6 @@
-"""Answers a launcher's calls with an in-process driver's.
+"""Answers a launcher's calls with a driver in this process.
 
-What does *not* belong here: the connection (wire/peer.py), the program (program.py).
+wire/peer.py has the connection, program.py the program.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from nodelaunch.protocol.faults import fault_of
 log: Logger = get_logger(__name__)
 
 PAGE_BYTES: Final = 256 << 10
-"""A page of a list is ended when its instances take that much, as JSON."""
+"""Size of the instances in a page of a list, as JSON, at which the page ends."""
 LISTS_KEPT: Final = 16
-"""Lists whose further pages may still be asked for; the oldest is forgotten first."""
+"""Number of lists whose further pages are kept; the oldest list is forgotten first."""
 
 
 class LazyScanner:
-    """The launcher's own `HostScanner`, imported when a driver first uses it: most never do, and it takes a while."""
+    """The launcher's own `HostScanner`, imported when a driver first uses it, because the import takes a while."""
 
     def __init__(self) -> None:
         self._scanner: HostScanner | None = None
@@ -72,14 +72,14 @@ class LazyScanner:
 
 
 class DriverServer:
-    """One connection's worth of answers. ``note`` is where notifications go; set it before the first call."""
+    """Answers to the calls of one connection. ``note`` sends notifications; set it before the first call."""
 
     def __init__(self, plugin: DriverPlugin, token: str, versions: m.VersionRange) -> None:
         self.note: Callable[[str, Json], None] = lambda _method, _params: None
         self.cluster: Cluster | None = None
-        """The launcher's, for a driver that needs one; set it, too."""
+        """The launcher's cluster, for a driver that needs it. Set it before the first call."""
         self.is_proved: bool = False
-        """Whether the launcher is the one that started us."""
+        """True if the launcher has proved that it started this process."""
         self._plugin = plugin
         self._token = token
         self._versions = versions
@@ -118,7 +118,7 @@ class DriverServer:
         }
 
     async def answer(self, name: str, params: Json, number: int) -> Json:
-        """The result of a call. Raises: RpcError."""
+        """Return the result of a call. Raises: RpcError."""
         method = m.METHODS.get(name)
         if method is None or (method.capability is not None and method.capability not in self._capabilities):
             raise RpcError(METHOD_NOT_FOUND, f"there is no method {name}")
@@ -135,7 +135,7 @@ class DriverServer:
         except asyncio.CancelledError:
             raise _refused(ErrorKind.CANCELLED, "cancelled", may_exist=method.makes) from None
         except TimeoutError:
-            raise _refused(ErrorKind.DEADLINE, f"{name} was not done in time", may_exist=method.makes) from None
+            raise _refused(ErrorKind.DEADLINE, f"{name} did not finish in time", may_exist=method.makes) from None
         except Exception as error:
             log.exception("driver_failed", method=name, call=number)
             text = f"{type(error).__name__}: {error}"
@@ -148,7 +148,7 @@ class DriverServer:
             return await self._answers[method.name](asked)
 
     async def aclose(self) -> None:
-        """Let go of the driver."""
+        """Close the driver."""
         if self._driver is not None:
             driver, self._driver = self._driver, None
             with suppress(DriverError):
@@ -164,7 +164,7 @@ class DriverServer:
     async def _authenticate(self, params: m.AuthenticateParams) -> m.Identity:
         self.is_proved = all(self._nonces) and is_proof(params.proof, self._token, "launcher", self._nonces)
         if not self.is_proved:
-            raise _refused(ErrorKind.AUTH, "the launcher did not prove to have the token")
+            raise _refused(ErrorKind.AUTH, "the launcher did not prove that it has the token")
         if not self._versions.min <= params.protocol <= self._versions.max:
             self.is_proved = False
             raise _refused(ErrorKind.UNSUPPORTED, f"version {params.protocol} of the contract was not offered")
@@ -237,7 +237,7 @@ class DriverServer:
         elif params.cursor in self._lists:
             rest = self._lists.pop(params.cursor)
         else:
-            raise _refused(ErrorKind.NOT_FOUND, "the list was forgotten; begin anew", scope=Scope.PROVIDER)
+            raise _refused(ErrorKind.NOT_FOUND, "the list was forgotten; start again", scope=Scope.PROVIDER)
         size, count = 0, 0
         while count < len(rest) and size < PAGE_BYTES:
             size += len(rest[count].model_dump_json())
@@ -265,7 +265,7 @@ class DriverServer:
     async def _label_ready(self, params: m.LabelParams) -> m.ReadyResult:
         return m.ReadyResult(is_ready=await self._open_driver.label_ready(params.pool, params.label))
 
-    # -- capabilities: `answer` has seen to it that the driver has them ---------------------------------------------
+    # -- capabilities, which `answer` has checked -------------------------------------------------------------------
 
     async def _host_keys(self, params: m.InstanceParams) -> m.KeysResult:
         driver = cast("ScansHostKeys", self._open_driver)
@@ -325,7 +325,7 @@ class DriverServer:
 
 
 def _traits(driver: Driver, pool: str, label: str) -> LabelTraits:
-    """Those of a label that can't be used are the usual ones; that it can't is told when it is."""
+    """Return the traits of a label; default traits for an unusable label, whose error comes with the create call."""
     try:
         return driver.label_traits(pool, label)
     except LabelUnusableError:
@@ -343,7 +343,7 @@ def _as_rpc(error: DriverError) -> RpcError:
 
 
 def _complaint(error: ValidationError) -> str:
-    """What is wrong with a configuration, without its values: some are secret."""
+    """Return the faults of a configuration without its values, because some are secret."""
     return "; ".join(
         f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
         for each in error.errors(include_url=False, include_input=False)
