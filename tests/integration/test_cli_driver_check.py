@@ -135,7 +135,7 @@ def test_configuration_that_will_not_do_is_told(
     [
         (("nosuch",), "unknown driver 'nosuch'"),
         (("static",), "driver static has no example configuration; name a YAML file"),
-        (("metastatic",), "works on the launcher's own store"),
+        (("metastatic",), "needs the launcher's store"),
         (("fake", "--label", "large"), "(--label large); it has: main/small"),
         (("fake", "--waivers", "/nowhere.yaml"), "/nowhere.yaml:"),
     ],

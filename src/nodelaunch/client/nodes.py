@@ -298,7 +298,7 @@ class NodeClient:
                     raise SessionLostError(path, "the session with the store ended, and the request with it")
                 entry = self._tree.get(path)
                 if entry is not None and entry.stat.version > version:
-                    if not entry.data:  # it was read before it was followed
+                    if not entry.data:  # an entry from before the subscription has no data
                         entry = await self.store.get(path)
                     version = entry.stat.version
                     yield NodeRequest.from_bytes(path, entry.data, request_id=request_id)

@@ -314,10 +314,10 @@ async def another_driver_takes_over(bench: Bench) -> None:
     await bench.close(first)
     after = (await bench.listed(second)).get(external_id)
     if before is not None:
-        require(after is not None, f"{external_id} is not listed by a driver built anew")
+        require(after is not None, f"{external_id} is not listed by a new driver object")
         require(
             after is None or dict(before.metadata) == dict(after.metadata),
-            f"a driver built anew lists {external_id} with other metadata",
+            f"a new driver object lists {external_id} with other metadata",
         )
     instance = await bench.active(external_id, driver=second)
     require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")

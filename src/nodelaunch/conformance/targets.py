@@ -143,7 +143,8 @@ def _driver(wanted: CheckRequest) -> _Driver:
         return _Driver(plugin, command, identity.schemas, LOCAL_PROCESSES in identity.capabilities)
     if plugin.needs_cluster:
         raise TargetError(
-            f"driver {plugin.name} works on the launcher's own store, which the kit has none of; its own tests check it"
+            f"driver {plugin.name} needs the launcher's store, which the kit does not provide; "
+            "the driver's own tests check it"
         )
     command = None
     if wanted.isolation == "process":

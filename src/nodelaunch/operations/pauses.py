@@ -83,7 +83,7 @@ def find_target(text: str, view: ClusterView) -> Target:
     if not found:
         names = ", ".join(sorted(target.name for target in known)) or "nothing"
         raise TargetUnknownError(
-            f"there is no provider, pool or launcher {text!r}; known are: {names}. One that is yet to come is named "
+            f"there is no provider, pool or launcher {text!r}; known are: {names}. Name a future one "
             "provider:NAME, pool:PROVIDER/POOL or launcher:NAME"
         )
     return found[0]
