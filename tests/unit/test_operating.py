@@ -92,7 +92,7 @@ async def test_hold_keeps_what_was_written_where_nothing_is_said() -> None:
 async def test_hold_takes_no_promised_node_unless_forced() -> None:
     async with opened() as site:
         node_id = await site.node(allocated_to=RequestId("200-0000000001"))
-        with pytest.raises(NodeBusyError, match="promised to request 200-0000000001; use force to take it anyway"):
+        with pytest.raises(NodeBusyError, match="allocated to request 200-0000000001; use force to take it anyway"):
             await site.operator.hold(node_id)
         assert (await site.operator.hold(node_id, force=True)).state is NodeState.HOLD
 

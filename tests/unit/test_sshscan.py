@@ -95,7 +95,7 @@ async def test_scan_gives_every_key_in_fixed_order(scanner: SshScanner) -> None:
 
 async def test_types_that_are_not_offered_cost_no_connection(scanner: SshScanner) -> None:
     async with asyncio.timeout(DEADLINE_S), listening(BANNER + offer("ssh-dss")) as server:
-        with pytest.raises(KeyScanError, match=r"only host keys we can't scan \(ssh-dss\)"):
+        with pytest.raises(KeyScanError, match=r"only host keys of unknown types \(ssh-dss\)"):
             await scanner.host_keys(server.host, server.port, timeout_s=DEADLINE_S)
         assert server.accepted == 1
 
