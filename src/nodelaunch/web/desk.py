@@ -72,7 +72,7 @@ class ReusedKeyError(NodelaunchError):
 
 
 class Rental:
-    """One request that was made over HTTP."""
+    """A request that was made over HTTP."""
 
     def __init__(self, wanted: NewRequest, handle: RequestHandle, key: str | None) -> None:
         self.wanted = wanted
