@@ -1,6 +1,6 @@
 """nodelaunch: answers node requests with machines of any provider.
 
-Importing it starts nothing and configures nothing.
+Importing the package starts nothing and configures nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Growing pauses after failures, by key.
 
-Pure: time is given. A pause grows by a factor of two up to a limit, and is kept as a number, so that it stays finite
-however often something fails. What does *not* belong here: waiting.
+Pure: time is an argument. A pause doubles up to a limit, and is stored as a number, so that it stays finite after any
+number of failures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Backoff(Generic[K]):
-    """When what failed may be tried again. A key without failures may be tried at any time.
+    """Computes when a failed try may be repeated, by key. A key without failures may be tried at any time.
 
     Times are seconds of any one clock that does not run backwards.
     """
@@ -28,7 +28,7 @@ class Backoff(Generic[K]):
         self._not_before: dict[K, float] = {}
 
     def failed(self, key: K, now: float) -> float:
-        """Note a failure; the pause until the next try, in seconds."""
+        """Note a failure. Return the pause until the next try, in seconds."""
         pause = self._pauses.get(key)
         pause = self._first_s if pause is None else min(self._last_s, pause * 2)
         self._pauses[key] = pause
@@ -50,14 +50,14 @@ class Backoff(Generic[K]):
         return now >= self._not_before.get(key, now)
 
     def pause_left(self, key: K, now: float) -> float | None:
-        """Seconds until *key* may be tried; None where it has not failed."""
+        """Return the seconds until *key* may be tried; None if it has not failed."""
         not_before = self._not_before.get(key)
         return None if not_before is None else max(0.0, not_before - now)
 
     def __contains__(self, key: K) -> bool:
-        """Whether *key* has failed and not succeeded since."""
+        """True if *key* has failed and not succeeded since."""
         return key in self._pauses
 
     def __len__(self) -> int:
-        """How many keys have failed and not succeeded since."""
+        """The number of keys that have failed and not succeeded since."""
         return len(self._pauses)

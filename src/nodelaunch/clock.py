@@ -1,7 +1,7 @@
-"""Wall time behind a port, so that simulations can set it; and time since the start of the machine.
+"""Wall time behind a port, so that simulations can set it, and the time since the start of the machine.
 
-Durations and deadlines are the event loop's business (``asyncio.timeout``); only what goes into records, or is compared
-with them, comes from here.
+Durations and deadlines use the event loop's clock (``asyncio.timeout``); this clock is for times that go into records,
+or are compared with them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def uptime() -> float:
-    """Seconds that only grow and, on Linux, count while the machine sleeps, too: a server does not wait for it."""
+    """Return seconds since the start of the machine; on Linux, they include the time while the machine sleeps, because
+    timeouts of servers continue to run then."""
     return time.clock_gettime(_BOOT_TIME)
 
 
 class Clock(Protocol):
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return seconds since 1970."""
 
 
 class WallClock:

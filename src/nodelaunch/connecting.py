@@ -120,7 +120,7 @@ def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
 
 
 def trouble_of(store: Store) -> str | None:
-    """Return why *store* can't be reached now, as far as is known."""
+    """Return the reason why *store* can't be reached now, if it is known."""
     from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
     return store.trouble if isinstance(store, ZooKeeperStore) else None

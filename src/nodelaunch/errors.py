@@ -52,7 +52,7 @@ class NodelaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One fault in a configuration; *line* and *column* count from 1 (0: the file as a whole)."""
+    """A fault in a configuration; *line* and *column* count from 1 (0: the file as a whole)."""
 
     file: str
     line: int
@@ -137,7 +137,7 @@ class DriverError(NodelaunchError):
         )
         """Seconds after which a retry may succeed, where the cloud said so."""
         self.may_exist: bool = external_id is not None if may_exist is None else may_exist
-        """True if the failed call may have created an instance all the same, whether or not its id is known."""
+        """True if the failed call may have created an instance nevertheless, even if its id is unknown."""
 
 
 class QuotaExceededError(DriverError):
@@ -301,7 +301,7 @@ class NodesNotThereError(NodelaunchError):
 
 
 class EventsMissedError(NodelaunchError):
-    """A reader of events was too slow and missed ``count`` events. Read the current state again, then go on."""
+    """A reader of events was too slow and missed ``count`` events. Read the current state again, then continue."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} events missed: events arrived faster than they were read")

@@ -162,8 +162,8 @@ def _tenants(config: Config) -> dict[str, Limits]:
 
 
 class Launcher:
-    """One launcher. Enter it to connect, `run` it to serve, `reload` it to change its configuration, `drain` it to end
-    without breaking off requests."""
+    """A launcher. Enter it to connect, `run` it to serve, `reload` it to change its configuration, `drain` it to end
+    without interrupting requests."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ def get_logger(name: str) -> Logger:
 
 
 class Logger:
-    """Decides at each call which of the two is used, because modules create their loggers on import.
+    """Decides at each call which logging package is used, because modules create their loggers on import.
 
     structlog's bound logger is kept while the configuration is the same: making it costs more than a line.
     """
@@ -309,7 +309,7 @@ _SHOWN_AS_TEXT: Final = frozenset({str, int, float, bool, type(None)})
 
 
 class _LineLogger:
-    """Writes lines to a text stream, and drops those that can't be written."""
+    """Writes lines to a text stream, and drops lines that can't be written."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

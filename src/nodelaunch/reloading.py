@@ -41,7 +41,7 @@ class ConfigReloader:
         grace_s: float = DRAIN_GRACE_S,
     ) -> None:
         self.problems: Sequence[ConfigProblem] = ()
-        """Why the present files are not in force; empty: they are in force."""
+        """Reasons why the present files are not in force; empty if they are."""
         self._launcher = launcher
         self.path: str = os.fspath(path)
         self._secure = os.fspath(secure) if secure is not None else None

@@ -55,7 +55,7 @@ class LauncherStatus:
     """A process that serves pools: a nodelaunch launcher, or another program."""
 
     id: str
-    """Empty for other programs."""
+    """The id of the process; empty for other programs."""
     hostname: str
     version: str | None
     state: str
@@ -65,11 +65,11 @@ class LauncherStatus:
     pools: tuple[str, ...] = ()
     """``PROVIDER/POOL`` of each pool that it has registered."""
     answers: bool = False
-    """True if its own report is included."""
+    """True if the process's own report is included."""
     config: ConfigInForce | None = None
     pauses: tuple[PauseStatus, ...] = ()
     pid: int | None = None
-    """The process id on its host; None: not reported."""
+    """The process id on the process's host; None: not reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class PoolStatus:
     working: int = 0
     """Number of requests that launchers work on in the pool."""
     down: str | None = None
-    """Why its provider is unavailable; None: it answers."""
+    """The reason why the pool's provider is unavailable; None: it answers."""
     breakers: tuple[OpenBreaker, ...] = ()
     pauses: tuple[PauseStatus, ...] = ()
 

@@ -45,7 +45,7 @@ class TemporaryLauncher:
 
 def fake_config(labels: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration with one pool of the fake cloud that offers *labels*. *options* of the provider have
-    underscores for dashes; ``max_servers`` is the pool's."""
+    underscores in place of dashes; ``max_servers`` is the pool's."""
     names = list(dict.fromkeys(labels))
     rest = {key.replace("_", "-"): value for key, value in options.items()}
     pool = {

@@ -78,7 +78,7 @@ async def test_machines_that_are_not_known_yet_are_not_none() -> None:
     config = plugin.config_model.model_validate({"name": "racks", "driver": "static"})
     driver = plugin.open(config, DriverContext(NoScanner()))
     assert isinstance(driver, SupportsInventory)
-    with pytest.raises(ProviderUnavailableError, match="not told its machines yet"):
+    with pytest.raises(ProviderUnavailableError, match="not reported its machines yet"):
         driver.machines()
     await driver.aclose()
 

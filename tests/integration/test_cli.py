@@ -134,7 +134,7 @@ def test_commands_without_a_launcher_say_so(site: Site) -> None:
     done = run("list", "-c", str(site.config))
     assert done.returncode == 1
     assert "is 'nodelaunch serve' running with this configuration?" in done.stderr
-    assert "it serves the store that it began with until it is restarted" in done.stderr
+    assert "it serves the old store until it is restarted" in done.stderr
 
 
 def test_second_launcher_on_the_same_file_is_refused(site: Site) -> None:

@@ -120,7 +120,7 @@ def test_executables_that_say_what_can_not_be_shown_take_nothing_from_the_others
     unusable = {names[name] for name in names if rows[name]["problem"]}
     assert unusable == {"describes itself in surrogates", "describes itself too deeply"}
     problems = [rows[name]["problem"] for name in names if rows[name]["problem"]]
-    assert all("what it said is wrong at schemas.provider" in problem for problem in problems)
+    assert all("it sent a message that is invalid at schemas.provider" in problem for problem in problems)
     assert rows["good"]["problem"] is None
     assert "\ngood " in run("driver", "list", check=True).stdout
     for name, fault in list(names.items())[1:3]:
@@ -179,7 +179,7 @@ def test_info_has_all_that_is_known(site: Path) -> None:
         "name painted", "origin package cloud-painter 1.0", "summary coloured machines", "maintainer somebody",
         "licence Apache-2.0", "contract 1", "capabilities none", "Options of the driver in a provider:",
         "OPTION VALUE DEFAULT MEANING", "colour text green Of the machines.",
-        "runs in the launcher, or with isolation: process in a process of its own",
+        "runs in the launcher, or with isolation: process in a separate process",
     } <= lines  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def test_info_of_an_executable_by_its_path(site: Path) -> None:
     asked = json.loads(run("driver", "info", str(path), "--json", check=True).stdout)
     assert (asked["place"], asked["licence"], asked["maintainer"]) == (str(path), "Apache-2.0", "somebody")
     assert asked["options"]["provider"]["properties"]["size"] == {"minimum": 1, "type": "integer"}
-    assert asked["isolation"] == "in a process of its own"
+    assert asked["isolation"] == "in a separate process"
 
 
 def test_info_of_a_driver_that_is_not_there(site: Path) -> None:

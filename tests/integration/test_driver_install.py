@@ -123,7 +123,7 @@ def test_driver_in_python_lives_in_an_environment_of_its_own(home: Path, index: 
     second = made.folder.resolve()
     forged = install("cloud-painter", "--locked")
     assert (forged.returncode, forged.stdout) == (1, "")
-    assert "brushes==1.0 is not what was locked: it has SHA-256 " in forged.stderr
+    assert "brushes==1.0 differs from the lock file: it has SHA-256 " in forged.stderr
     assert made.folder.resolve() == second
     assert found("painted") == row
 
@@ -155,7 +155,11 @@ def test_executable_that_needs_nothing_of_ours(home: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "requires", "message"),
     [
-        ("import no_such_library\n", "nodelaunch", "package cloud-painter was not installed: driver painted: it ended"),
+        (
+            "import no_such_library\n",
+            "nodelaunch",
+            "package cloud-painter was not installed: driver painted: it exited",
+        ),
         (IN_PYTHON, "brushes", "does not say that it needs nodelaunch"),
     ],
 )
@@ -182,7 +186,7 @@ def test_driver_that_does_not_come_up_leaves_what_was_there(
         (("cloud-nothing",), "no package cloud-nothing that this Python can use can be had offline; name a folder"),
         (("cloud-painter==7", "--index-dir", "{index}"), "no package cloud-painter==7 that this Python can use is in"),
         (("brushes", "--index-dir", "{index}"), "brushes 1.0 is no driver package: it has neither an executable"),
-        (("/nowhere/x-1-py3-none-any.whl",), "there is no /nowhere/x-1-py3-none-any.whl"),
+        (("/nowhere/x-1-py3-none-any.whl",), "/nowhere/x-1-py3-none-any.whl does not exist"),
         (("x; rm -rf", "--index-dir", "{index}"), "the name of a package, NAME==VERSION or a path is expected"),
         (("x", "--index-dir", "/nowhere"), "there is no folder /nowhere"),
         (("cloud-painter", "--locked"), "nothing called 'cloud-painter' is installed in"),

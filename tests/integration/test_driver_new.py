@@ -112,5 +112,5 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     done = run("driver", "new", NAME, "--output", str(tmp_path))
     assert done.returncode == 1
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

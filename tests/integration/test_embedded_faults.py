@@ -328,7 +328,7 @@ async def test_damaged_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(content)
     message = await refusal(path)
     assert message.startswith(f"{path}: can't be used as a store: ")
-    assert message.endswith("put back a copy or move it away, a new one is made")
+    assert message.endswith("restore a copy, or move it away for a new file")
     path.write_bytes(b"this is no database\n" * 300)
     assert "file is not a database" in await refusal(path)
 

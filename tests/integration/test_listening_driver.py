@@ -130,7 +130,7 @@ def test_listener_that_hangs_up_at_once_fails(tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert code == 1
     assert "it_proves_to_have_the_token               FAILED" in printed
-    assert f"the driver at {tmp_path}/curt hung up without a word" in printed
+    assert f"the driver at {tmp_path}/curt closed the connection without sending anything" in printed
     assert "not made, because it_proves_to_have_the_token failed" in printed
 
 
@@ -304,7 +304,7 @@ async def test_relay_tells_of_a_driver_that_was_ended(fake: Listening) -> None:
         await probe.shake_hands()
         fake.end()
         assert await probe.ended(DEADLINE_S)
-        with pytest.raises(ProbeError, match=f"the driver at {fake.path} hung up"):
+        with pytest.raises(ProbeError, match=f"the driver at {fake.path} closed the connection"):
             await probe.ask(m.PING.name)
     finally:
         await probe.aclose()

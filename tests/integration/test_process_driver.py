@@ -186,7 +186,7 @@ async def test_driver_that_exits_is_told_with_its_last_words(tmp_path: Path) -> 
         with pytest.raises(ProviderUnavailableError, match="exited with code 7: there is no cloud"):
             await made.quota_limits()
         with pytest.raises(
-            ProviderUnavailableError, match=r"being restarted; .*there is no cloud; tried again in"
+            ProviderUnavailableError, match=r"being restarted; .*there is no cloud; next start in"
         ) as caught:
             await made.quota_limits()
         assert caught.value.retry_after_s is not None
@@ -207,14 +207,14 @@ async def test_driver_that_keeps_ending_is_degraded(tmp_path: Path) -> None:
 
 async def test_driver_without_the_token_is_refused(tmp_path: Path) -> None:
     async with driver("has no token", tmp_path) as made:
-        with pytest.raises(ProviderUnavailableError, match="failed: it did not prove to have the token"):
+        with pytest.raises(ProviderUnavailableError, match="failed: it did not prove that it has the token"):
             await made.quota_limits()
 
 
 async def test_proof_that_is_no_text_is_refused(tmp_path: Path) -> None:
     async with driver("proves nothing in surrogates", tmp_path) as made:
         with pytest.raises(
-            ProviderUnavailableError, match=r"what it said is wrong at proof \(it has control characters"
+            ProviderUnavailableError, match=r"it sent a message that is invalid at proof \(it has control characters"
         ):
             await made.quota_limits()
 
@@ -278,7 +278,7 @@ async def test_error_of_tomorrow_is_internal(tmp_path: Path) -> None:
 async def test_result_that_is_wrong_is_an_error(tmp_path: Path) -> None:
     async with driver("answers nothing sensible", tmp_path) as made:
         with pytest.raises(
-            DriverError, match=r"instance\.create with a result that is wrong at: external_id"
+            DriverError, match=r"instance\.create with a result that is invalid at: external_id"
         ) as caught:
             await made.create_instance(SPEC)
         assert caught.value.may_exist
@@ -286,7 +286,7 @@ async def test_result_that_is_wrong_is_an_error(tmp_path: Path) -> None:
 
 async def test_too_much_driver_data_is_refused(tmp_path: Path) -> None:
     async with driver("gives too much data", tmp_path) as made:
-        with pytest.raises(DriverError, match="wrong at driver_data: more than 16384 bytes"):
+        with pytest.raises(DriverError, match="invalid driver_data: more than 16384 bytes"):
             await made.wait_until_active(ExternalId("i-1"))
 
 
@@ -294,7 +294,7 @@ async def test_too_much_driver_data_is_refused(tmp_path: Path) -> None:
 async def test_instance_that_can_not_be_named_is_refused(tmp_path: Path, fault: str) -> None:
     async with driver(fault, tmp_path) as made:
         with pytest.raises(
-            DriverError, match=r"instance\.create with a result that is wrong at: external_id \("
+            DriverError, match=r"instance\.create with a result that is invalid at: external_id \("
         ) as caught:
             await made.create_instance(SPEC)
         assert (caught.value.kind, caught.value.may_exist) == (ErrorKind.INTERNAL, True)
@@ -304,9 +304,9 @@ async def test_instance_that_can_not_be_named_is_refused(tmp_path: Path, fault: 
 @pytest.mark.parametrize(
     ("fault", "detail"),
     [
-        ("gives deep data", "wrong at driver_data: nested deeper than 64 levels"),
-        ("gives huge numbers", "wrong at driver_data: a number in it has more than 64 bits"),
-        ("is somehow active", r"wrong at: instance\.is_active"),
+        ("gives deep data", "invalid driver_data: nested deeper than 64 levels"),
+        ("gives huge numbers", "invalid driver_data: a number in it has more than 64 bits"),
+        ("is somehow active", r"invalid at: instance\.is_active"),
     ],
 )
 async def test_instance_that_is_wrong_is_refused(tmp_path: Path, fault: str, detail: str) -> None:
@@ -320,8 +320,8 @@ async def test_instance_that_is_wrong_is_refused(tmp_path: Path, fault: str, det
 @pytest.mark.parametrize(
     ("fault", "detail"),
     [
-        ("lists the same page for ever", "gave the same next_cursor twice: again"),
-        ("lists pages without end", "gave 50 pages with 0 instances, and had more"),
+        ("lists the same page for ever", "returned the same next_cursor twice: again"),
+        ("lists pages without end", "returned 50 pages with 0 instances, and has more"),
     ],
 )
 async def test_list_without_end_is_refused(

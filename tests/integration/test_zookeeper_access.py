@@ -257,5 +257,5 @@ def test_server_that_does_not_take_our_identity_is_named_with_what_to_look_at(
     assert done.returncode == 1
     where = f"{strict_server.host}:{strict_server.port}"
     assert f"no session within 15 s; {where}: the server refuses our digest identity (AuthFailed)" in done.stderr
-    assert "look at zookeeper-auth" in done.stderr
+    assert "check zookeeper-auth" in done.stderr
     assert PASSWORD not in done.stderr

@@ -123,7 +123,7 @@ async def test_amounts_that_can_not_be_make_the_provider_count_as_away(
             patch.setattr(provider.driver, call, ask)
             provider.invalidate()
             await site.until(lambda: provider.down is not None)
-            assert f"the driver answered {call} with what is wrong at amounts" in str(provider.down)
+            assert f"the driver's answer to {call} is invalid at amounts" in str(provider.down)
         await site.until(lambda: provider.down is None)
         assert len(await site.job("small")) == 1
 

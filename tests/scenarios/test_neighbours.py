@@ -244,7 +244,7 @@ async def test_refusal_for_want_of_quota_is_remembered_with_its_request(tmp_path
         request = await site.finished("small")
         (pool,) = (await ask(site.client.store, request.id, [_only_id(site)])).pools
         _, refused, fulfilled = [event["what"] for event in pool["history"]]
-        assert refused.startswith("launch of node 1 put off, the cloud has no room: ")
+        assert refused.startswith("launch of node 1 postponed because the cloud has no capacity: ")
         assert fulfilled == "fulfilled"
 
 

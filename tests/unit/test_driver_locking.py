@@ -26,8 +26,8 @@ def test_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# nothing\n", "names nothing"),
-        ("a==1\n", ":1:1: a line is NAME==VERSION --hash"),
+        ("# nothing\n", "is empty"),
+        ("a==1\n", ":1:1: expected NAME==VERSION --hash"),
         ("\n--index-url http://x\n", ":2:1: "),
         (f"a==1 --hash=sha256:{'0' * 63}\n", ":1:1: "),
         (f"a @ file:///x --hash=sha256:{'0' * 64}\n", ":1:1: "),

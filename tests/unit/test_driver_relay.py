@@ -91,7 +91,9 @@ def test_nobody_who_listens_is_told(tmp_path: Path) -> None:
     assert "path too long" in relayed("/" + "x" * 200, str(tmp_path / "launcher")).stderr
 
 
-@pytest.mark.parametrize(("said", "fault"), [(b"", "hung up without a word"), (b"{}\n", "hung up")])
+@pytest.mark.parametrize(
+    ("said", "fault"), [(b"", "closed the connection without sending anything"), (b"{}\n", "closed the connection")]
+)
 def test_driver_that_hangs_up_first_is_told(said: bytes, fault: str, tmp_path: Path) -> None:
     heard = []
 

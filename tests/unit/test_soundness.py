@@ -60,8 +60,8 @@ def test_what_drivers_give_passes() -> None:
         ("external_id", "i-\ud800", "control characters"),
         ("external_id", 5, "a text was expected, not int"),
         ("external_id", "i-2", "another instance"),
-        ("is_active", False, "it is not active"),
-        ("is_active", "yes", "it is not active"),
+        ("is_active", False, "instance is not active"),
+        ("is_active", "yes", "instance is not active"),
         ("metadata", None, "a mapping was expected, not NoneType"),
         ("interface_ip", "not an ip", "neither an IP address nor the name of a host"),
         ("interface_ip", "1.2.3.4\x1b[2J", "control characters"),
@@ -82,8 +82,8 @@ def test_what_drivers_give_passes() -> None:
         ("connection_port", "22", "a number from 1 to 65535"),
         ("connection_port", {"a": [1]}, "something else than texts, numbers and flags"),
         ("connection_port", {"a": 1 << 70}, "more than 64 bits"),
-        ("login", Login("a\nb", None, None, None, None), "wrong at username: it has control"),
-        ("login", Login(None, None, 0, None, None), "wrong at login.connection_port"),
+        ("login", Login("a\nb", None, None, None, None), "invalid at username: it has control"),
+        ("login", Login(None, None, 0, None, None), "invalid at login.connection_port"),
         ("host_keys", KEY, "a list of texts"),
         ("host_keys", 5, "a list of texts"),
         ("host_keys", [KEY] * 65, "more than 64"),
@@ -107,7 +107,7 @@ def test_instance_that_is_wrong_is_refused_with_the_field_named(field: str, valu
         soundness.sound_instance(instance(**{field: value}), "i-1")
     assert caught.value.kind is ErrorKind.INTERNAL
     place = {"login": ""}.get(field, f" at {field}: ")
-    assert f"the driver answered wait_until_active with what is wrong{place}" in str(caught.value)
+    assert f"the driver's answer to wait_until_active is invalid{place}" in str(caught.value)
 
 
 def test_what_is_no_instance_usage_or_limits_is_refused() -> None:
@@ -124,19 +124,19 @@ def test_amounts() -> None:
         (soundness.sound_limits, Limits(cores=nan)),
         (soundness.sound_limits, Limits(cores=-1)),
     ):
-        with pytest.raises(DriverError, match="wrong at amounts: cores"):
+        with pytest.raises(DriverError, match="invalid at amounts: cores"):
             check(wrong)
 
 
 def test_ids_keys_and_zones() -> None:
     assert soundness.sound_id("i/../1") == "i/../1"
-    with pytest.raises(DriverError, match="create_instance with what is wrong at external_id: it is empty"):
+    with pytest.raises(DriverError, match="create_instance is invalid at external_id: it is empty"):
         soundness.sound_id("")
     assert soundness.sound_keys([KEY]) == [KEY]
-    with pytest.raises(DriverError, match="wrong at host_keys"):
+    with pytest.raises(DriverError, match="invalid at host_keys"):
         soundness.sound_keys([5])  # type: ignore[list-item]
     assert soundness.sound_zones(["a", "b"]) == ("a", "b")
-    with pytest.raises(DriverError, match="wrong at zones"):
+    with pytest.raises(DriverError, match="invalid at zones"):
         soundness.sound_zones(["a", "b\0"])
 
 
@@ -144,7 +144,7 @@ def test_ids_keys_and_zones() -> None:
 def test_resources(field: str, value: Any) -> None:
     content: dict[str, Any] = {"kind": "port", "external_id": "p-1"}
     assert soundness.sound_resource(Resource(**content))
-    with pytest.raises(DriverError, match=f"resources with what is wrong at {field}"):
+    with pytest.raises(DriverError, match=f"resources is invalid at {field}"):
         soundness.sound_resource(Resource(**{**content, field: value}))
 
 
@@ -155,7 +155,7 @@ def test_resources(field: str, value: Any) -> None:
 def test_traits(field: str, value: Any) -> None:
     for sound in (LabelTraits(), LabelTraits(connection_port=None), LabelTraits(connection_port="unknown")):
         assert soundness.sound_traits(sound) is sound
-    with pytest.raises(DriverError, match=f"label_traits with what is wrong at {field}"):
+    with pytest.raises(DriverError, match=f"label_traits is invalid at {field}"):
         soundness.sound_traits(LabelTraits(**{field: value}))
 
 
@@ -175,12 +175,12 @@ def test_traits(field: str, value: Any) -> None:
 def test_machines(field: str, value: Any, named: str) -> None:
     content: dict[str, Any] = {"pool": "main", "name": "192.0.2.1", "labels": ("small",)}
     assert soundness.sound_machine(Machine(**content))
-    with pytest.raises(DriverError, match=f"machines with what is wrong at {named}"):
+    with pytest.raises(DriverError, match=f"machines is invalid at {named}"):
         soundness.sound_machine(Machine(**{**content, field: value}))
 
 
 def test_inspections() -> None:
     assert soundness.sound_inspection(Inspection((KEY,), "192.0.2.1"))
     for wrong in (Inspection(("\n",)), Inspection(public_ipv6="?")):
-        with pytest.raises(DriverError, match="inspect with what is wrong at"):
+        with pytest.raises(DriverError, match="inspect is invalid at"):
             soundness.sound_inspection(wrong)

@@ -20,10 +20,10 @@ class Changes:
     """Sorted names of what changed; a pool is named ``provider/pool``."""
 
     added: tuple[str, ...] = ()
-    """Providers."""
+    """New providers."""
     removed: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
-    """Providers whose driver is a different one now."""
+    """Providers that have another driver now."""
     changed: tuple[str, ...] = ()
     pools_added: tuple[str, ...] = ()
     pools_removed: tuple[str, ...] = ()

@@ -52,8 +52,8 @@ class Registry(Protocol):
 
 
 def examine(source: Source, drivers: Registry) -> Config | None:
-    """Check the data of *source*, and add problems and their remedies to it; return the configuration, or None if there
-    is none."""
+    """Check the data of *source*, and add problems and their remedies to it; return the configuration, or None if it is
+    invalid."""
     config = _Checker(source, drivers).check() if source.data is not None else None
     return None if source.problems else config
 
@@ -376,7 +376,7 @@ class _Checker:
         at: Place = (*place, *complaint["loc"])
         match complaint["type"]:
             case "too_short" if len(complaint["input"]) >= complaint["ctx"]["min_length"]:
-                pass  # one of its items is wrong, and has a problem of its own
+                pass  # one of its items is wrong, and is reported itself
             case "extra_forbidden":
                 steps = [step for step in complaint["loc"][:-1] if isinstance(step, str)]
                 line = _models_on_the_way(model, steps)

@@ -47,10 +47,10 @@ _YAML_TROUBLES: Final = (
         r"mapping values are not allowed",
         "no colon is expected here; put text that has one in quotes, or indent as above",
     ),
-    (r"sequence entries are not allowed", "a list item is not expected here; begin '- ' in a line of its own"),
-    (r"expected <block end>", "this does not line up with what it belongs to{begun}; correct the indentation"),
-    (r"expected ',' or '(.)'", "a comma or the closing '{0}'{begun} is missing before this"),
-    (r"unexpected end of stream", "the closing quote is missing{begun}"),
+    (r"sequence entries are not allowed", "a list item is not expected here; begin '- ' on a separate line"),
+    (r"expected <block end>", "this is not aligned with its mapping or list{start}; correct the indentation"),
+    (r"expected ',' or '(.)'", "a comma or the closing '{0}'{start} is missing before this"),
+    (r"unexpected end of stream", "the closing quote is missing{start}"),
     (r"could not find expected ':'", "the line before has no colon that makes it a key"),
     (r"undefined alias '(.*)'", "there is no anchor &{0} above this alias *{0}"),
     (r"character '(.)' that cannot start", "a value can't begin with '{0}'; put it in quotes"),
@@ -60,19 +60,19 @@ _YAML_TROUBLES: Final = (
 )
 
 
-def yaml_trouble(problem: str, *, begun: int | None, may_quote: bool) -> str:
-    """Return a message for a YAML parser's *problem*; *begun* is the line where the broken part begins, if known."""
-    since = f" (started in line {begun})" if begun is not None else ""
+def yaml_trouble(problem: str, *, start: int | None, may_quote: bool) -> str:
+    """Return a message for a YAML parser's *problem*; *start* is the line where the broken part starts, if known."""
+    since = f" (started in line {start})" if start is not None else ""
     for pattern, words in _YAML_TROUBLES:
         if (match := re.search(pattern, problem)) is not None:
             quoted = match.groups() if may_quote else ("...",) * len(match.groups())
-            return "broken YAML: " + words.format(*quoted, begun=since)
+            return "broken YAML: " + words.format(*quoted, start=since)
     shown = problem if may_quote else re.sub(r"'[^']*'|\"[^\"]*\"", "...", problem)
     return f"broken YAML: {shown}"
 
 
 def kind(value: object) -> str:
-    """Return *value* as described after "found"."""
+    """Return a description of *value*, such as "a list", for use after "found"."""
     match value:
         case None:
             return "nothing"

@@ -235,7 +235,7 @@ class ZooKeeperAuth(Model):
 
 
 class ZooKeeperAcl(Model):
-    """One entry of the access control list of each znode that nodelaunch creates."""
+    """An entry of the access control list of each znode that nodelaunch creates."""
 
     scheme: Literal["auth", "digest", "x509", "ip", "sasl", "world"]
     """``auth``: this launcher's own identity, from its certificate and from `ZooKeeperAuth`."""
@@ -284,7 +284,7 @@ ListenAddress = Annotated[Text, AfterValidator(_listening)]
 
 
 class EmbeddedStoreConfig(Model):
-    """One SQLite file, used when no ZooKeeper is named."""
+    """The embedded store: one SQLite file, used if no ZooKeeper servers are given."""
 
     path: LocalPath = Field(default_factory=default_store_path)
 
@@ -399,7 +399,7 @@ class PoolLabel(Model):
 
     name: Text
     allowed_tenants: Tenants = None
-    """Tenants whose requests may use the label in this pool; left out: those that may use the pool."""
+    """Tenants whose requests may use the label in this pool; left out: all that may use the pool."""
 
 
 class PoolConfig(Model):
@@ -538,7 +538,7 @@ def _own_webapp() -> WebappConfig:
 
 
 class Config(StoreConfig):
-    """One configuration. `nodelaunch.load_config` makes it, and checks the rules across its mappings."""
+    """A checked configuration. `nodelaunch.load_config` makes it, and checks the rules across its mappings."""
 
     must_differ: ClassVar[tuple[Unique, ...]] = (
         Unique("label", "labels[]"),

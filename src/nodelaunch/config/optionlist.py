@@ -24,12 +24,12 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One key of a configuration."""
+    """A key of a configuration, as a row of the list."""
 
     key: str
     """The key with its outer keys, as in ``disks[].size``."""
     kind: str
-    """The kind of its value, as text."""
+    """The kind of the key's value, as text."""
     default: str
     """The default as YAML; ``required`` if the key is required; empty if the schema gives no default."""
     meaning: str

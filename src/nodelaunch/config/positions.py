@@ -196,7 +196,8 @@ class _Parser:
 
     def parse(self) -> None:
         with warnings.catch_warnings():
-            # Of numbers such as 1e3, for programmers; what is wrong with one is told with its place by who reads it.
+            # The parser's warnings about numbers such as 1e3 are for programmers; the code that uses a value reports
+            # its problems.
             warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)
             self._parse()
 
@@ -220,8 +221,8 @@ class _Parser:
             node: Node | None = self.yaml.compose(self.text.text)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            begun = error.context_mark and self.text.position(error.context_mark.index).line
-            self._complain_of_yaml(mark.index if mark else 0, str(error.problem), begun)
+            start = error.context_mark and self.text.position(error.context_mark.index).line
+            self._complain_of_yaml(mark.index if mark else 0, str(error.problem), start)
         except ReaderError as error:
             self._complain_of_yaml(error.position, f"the character U+{error.character:04X} is not allowed")
         except RecursionError:
@@ -242,9 +243,9 @@ class _Parser:
             message = "the file is empty; keys such as labels: and providers: are expected"
             self.source.complain_at(Position(self.source.path, 1, 1), message)
 
-    def _complain_of_yaml(self, index: int, problem: str, begun: int | None = None) -> None:
+    def _complain_of_yaml(self, index: int, problem: str, start: int | None = None) -> None:
         may_quote = not self.source.is_secret and not self.text.patches
-        message = yaml_trouble(problem, begun=begun, may_quote=may_quote)
+        message = yaml_trouble(problem, start=start, may_quote=may_quote)
         self.source.complain_at(self.text.position(index), message)
 
     def _complain(self, node: Node, message: str) -> None:

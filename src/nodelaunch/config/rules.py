@@ -100,7 +100,7 @@ def check_references(source: Source, rules: Iterable[Reference], place: Place, d
         root_place, root = ((), source.data) if is_top else (place, data)
         home = rule.to.removeprefix("/").partition("[")[0]
         if isinstance(root, dict) and not isinstance(root.get(home), (list, type(None))):
-            continue  # the models report it; the names that it should define are not known
+            continue  # the models report it; the names that it should define are unknown
         targets = [
             (at, name) for at, name in find(root, rule.to.removeprefix("/"), root_place) if isinstance(name, str)
         ]

@@ -89,7 +89,7 @@ class DriverOptions:
     """The driver's name and model, for the schema."""
 
     name: str
-    """Its name in a configuration."""
+    """The driver's name in a configuration."""
     model: type[ProviderConfig]
     summary: str = ""
 

@@ -19,20 +19,20 @@ MOST_PROBLEMS = 10
 class ConfigStanding:
     """The differences of one launcher's configuration in force to its initial one and to its files."""
 
-    def __init__(self, begun: Config) -> None:
-        """*begun*: the configuration at the start of the process."""
+    def __init__(self, initial: Config) -> None:
+        """*initial*: the configuration at the start of the process."""
         self.restart_needed: tuple[str, ...] = ()
         """Keys whose values take effect at the next start."""
         self.problems: tuple[str, ...] = ()
-        """Why the present files are not in force; empty: they are in force."""
+        """Reasons why the present files are not in force; empty if they are."""
         self.refused_at: float | None = None
-        """The time since when the files are not in force, seconds since 1970."""
-        self._begun = begun
+        """The time, in seconds since 1970, since when the files are not in force."""
+        self._initial = initial
 
     def follow(self, config: Config) -> None:
         """Record that *config* is in force, except keys that need a restart; log these."""
         before = self.restart_needed
-        self.restart_needed = differences(self._begun, config).needs_restart
+        self.restart_needed = differences(self._initial, config).needs_restart
         if self.restart_needed and self.restart_needed != before:
             log.warning("restart_needed", keys=list(self.restart_needed))
         elif before and not self.restart_needed:

@@ -1,7 +1,7 @@
 """Finds the values that differ between two configurations that were read from files.
 
 Defaults count as values, as they do for a launcher. Items of lists are matched by their names if they have names.
-Secrets are compared, and never shown. changes.py says what a difference does.
+Secrets are compared, and never shown. changes.py has the effects of differences.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOTHING: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One side of a difference."""
+    """A value on one side of a difference."""
 
     value: Any
     """The value as JSON; None for a mapping, a list of mappings, and a hidden value."""
@@ -37,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One value that has changed, or exists on one side only."""
+    """A value that has changed, or exists on one side only."""
 
     steps: Steps
     path: str
@@ -70,7 +70,7 @@ class _Point:
 
 
 class _Side:
-    """One configuration as plain data, with its hidden places."""
+    """A configuration as plain data, with its hidden places."""
 
     def __init__(self, loaded: Loaded) -> None:
         config = loaded.config

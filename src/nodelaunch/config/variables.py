@@ -42,7 +42,7 @@ class Position(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """One replaced token: its position in the file, that of its replacement in the text, and its problem."""
+    """A replaced token: its position in the file, that of its replacement in the text, and its problem."""
 
     file_start: int
     file_end: int

@@ -37,7 +37,7 @@ from nodelaunch.protocol.verdicts import (
 TURN_S = 2.0
 """Seconds in which a launcher that is not full may serve a request in its turn, before others do."""
 OPEN_S = 30.0
-"""Seconds without turns among equal requests, after a launcher let its turn pass."""
+"""Seconds without turns among equal requests, after a launcher missed its turn."""
 
 
 @dataclass(slots=True)
@@ -52,8 +52,9 @@ class Counters:
 class PoolAnswers:
     """Asks pools, and remembers their verdicts.
 
-    Invariants: only lines in which requests wait keep anything; a line's verdict for a pool is the pool's verdict on
-    the line's head; an exhausted pool has no capacity for any launch and no idle node, whatever is reserved.
+    Invariants: verdicts and reservations exist only for lines in which requests wait; a line's verdict for a pool is
+    the pool's verdict on the line's head; an exhausted pool has no capacity for any launch and no idle node, regardless
+    of reservations.
     """
 
     def __init__(self, counters: Counters) -> None:
@@ -61,14 +62,14 @@ class PoolAnswers:
         self.lines_at: dict[PoolKey, dict[Line, None]] = {}
         """Lines in which requests wait, by the pools that may be asked."""
         self.alarms: dict[Line, float] = {}
-        """When a line has to be looked at again even if nothing changes, by the wall clock."""
+        """Times, by the wall clock, when a line has to be looked at again even if nothing changes."""
         self.exhausted: set[PoolKey] = set()
         self._counters = counters
         self._change = 0
         self._changes: OrderedDict[PoolKey, int] = OrderedDict()
-        """The number of each pool's last change, the latest last."""
+        """The number of each pool's last change, in the order of the changes."""
         self._short: dict[str, dict[PoolKey, None]] = {}
-        """By provider: pools that could not launch a node since the provider last had more capacity."""
+        """Pools, by provider, that could not launch a node since the provider last had more capacity."""
 
     def note_change(self, key: PoolKey) -> None:
         """Note that the pool may give another verdict now."""
@@ -154,8 +155,8 @@ class PoolAnswers:
         return keys
 
     def _find_pools(self, line: Line, facts: Facts) -> None:
-        """Find the pools of this process that may serve the shape: those that offer it. If no registered pool does,
-        all, since each has to decline it."""
+        """Find the pools of this process that may serve the shape: the pools that offer it. If no registered pool
+        offers it, find all pools, because each of them has to decline the request."""
         line.forget_pools()
         line.peers.generation = facts.generation
         offering = offering_of(line, facts)
@@ -302,7 +303,7 @@ class PoolAnswers:
         )
 
     def _tenant(self, line: Line, facts: Facts) -> tuple[Limits, Limits]:
-        """Return the limits of the line's tenant, and what is left of them."""
+        """Return the limits of the line's tenant, and the amounts that are left."""
         name = line.shape.tenant
         tenant = facts.tenant(name) if name is not None else None
         if tenant is None or name is None:
@@ -314,7 +315,7 @@ class PoolAnswers:
 
 
 def reusable_for(line: Line, key: PoolKey, facts: Facts) -> int:
-    """Return how many idle nodes the pool has for the head of *line*; one with several of its labels may count
+    """Return how many idle nodes the pool has for the head of *line*; a node with several of its labels may count
     twice."""
     labels = line.shape.labels if line.shape.reuse or not facts.view(key).can_launch else ()
     return min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
@@ -328,7 +329,7 @@ def serves_out_of_turn(line: Line, key: PoolKey, facts: Facts) -> bool:
 
 
 def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
-    """Return why a pool that was not asked leaves the head of *line* to others; None: it does not."""
+    """Return the reason why a pool that was not asked leaves the head of *line* to others; None: it does not."""
     view = next((view for view in facts.own.values() if view.key == key), None)
     if view is None or view.pool_id in line.shape.declined_by:
         return None
@@ -348,9 +349,10 @@ def why_yielding(line: Line, key: PoolKey, facts: Facts) -> Defer | None:
 
 
 def offering_of(line: Line, facts: Facts) -> list[RegisteredPool]:
-    """Return the registered pools that offer all labels of the shape and have not declined it. If pools of the provider
-    that it asks for are among them, and an operator has not paused all of these, return only these. Other pools would
-    wait for a job that waits for them: requests of a job's children name the provider of the job's own nodes."""
+    """Return the registered pools that offer all labels of the shape and have not declined it. If the request names a
+    provider, and some of its pools are among them, return only these, unless an operator has paused them all. Another
+    pool would wait for a job that waits for that pool's nodes: a child job's request names the provider of its parent's
+    nodes."""
     shape = line.shape
     wanted = frozenset(shape.labels)
     peers = facts.peers_offering(shape.labels[0]) if shape.labels else facts.peers
@@ -379,8 +381,8 @@ def turn_elsewhere(line: Line, offering: Iterable[RegisteredPool], facts: Facts)
 
     The launchers that have one of the best pools take turns. Paused pools don't count. A launcher whose pools are all
     paused leaves nothing to others: requests that wait for its capacity continue to wait there, so that it stays
-    paused. All launchers conclude the same from the same registrations. If two differ for a moment, they both take a
-    request, or neither does until they agree.
+    paused. All launchers come to the same result from the same registrations. If two launchers see different
+    registrations for a moment, they both take a request, or neither does until they agree.
     """
     free = [peer for peer in offering if not peer.is_paused]
     best = min((peer.priority for peer in free), default=0)

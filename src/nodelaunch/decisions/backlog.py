@@ -1,7 +1,7 @@
 """The node requests that wait to be decided on, in lines of equal requests.
 
-All requests of one line want the same and may get the same, so a verdict on the first is valid for the rest: only heads
-are looked at. Within a line, requests stand in the order of service.
+All requests of one line ask for the same nodes under the same conditions, so a verdict on the first is valid for the
+rest: only heads are looked at. Within a line, requests stand in the order of service.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shape(NamedTuple):
     reuse: bool
     is_min_ready: bool
     alone: RequestId | None = None
-    """Set for a request in a line of its own: launches for it were started, or it is being written."""
+    """Set for a request in a separate line: launches for it were started, or it is being written."""
     turn: int = 0
     """The number of the launcher that is asked first."""
 
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(request: NodeRequest, *, is_alone: bool = False, launchers: int = 1) -> Shape:
-    """Return the shape of *request*. *is_alone* puts it into a line of its own. *launchers*: how many take turns."""
+    """Return the shape of *request*. *is_alone* puts it into a separate line. *launchers*: how many take turns."""
     return Shape(
         request.node_types,
         request.provider,
@@ -62,11 +62,11 @@ class Offer(NamedTuple):
     is_doubtful: bool
     """True if the nodes to launch have failed repeatedly in the pool."""
     reusable: int
-    """Minus the number of idle nodes that the pool has for the request."""
+    """The negated number of idle nodes that the pool has for the request."""
     room: float
-    """Minus the number of such requests for which the pool has capacity."""
+    """The negated number of such requests for which the pool has capacity."""
     used: float
-    """How many instances the pool has, if its capacity has no limit."""
+    """The number of instances that the pool has, if its capacity has no limit."""
     key: PoolKey
     stamp: int
     """The offer is valid only while it is the latest of its pool."""
@@ -81,16 +81,17 @@ class PeerStanding:
     pauses: int = -1
     """The generation of the pauses for which ``yields_to`` and ``turn`` were computed."""
     yields_to: tuple[int, str] | None = None
-    """Priority and id of the best pool of another process: it goes before any of a larger priority number."""
+    """Priority and id of the best pool of another process, which precedes pools of larger priority numbers."""
     turn: tuple[int, str] | None = None
-    """Priority and id of a pool of the launcher whose turn it is, if that is another one: it goes before any of an
-    equal or larger priority number."""
+    """Priority and id of a pool of the launcher whose turn it is, if that is another launcher. The pool precedes pools
+    of equal or larger priority numbers."""
     awaited: RequestId | None = None
-    """The head for which that launcher was first awaited."""
+    """The head for which the launcher whose turn it is was first awaited."""
     awaited_until: float = 0.0
-    """Until when it is awaited, by the wall clock."""
+    """The time, by the wall clock, until which that launcher is awaited."""
     open_until: float = 0.0
-    """Until when no turns are taken here, since a launcher let its turn pass, by the wall clock; 0: turns are taken."""
+    """The time, by the wall clock, until which no turns are taken here, because a launcher missed its turn; 0: turns
+    are taken."""
     is_offered: bool = False
     """True if any registered pool that has not declined offers all labels."""
     is_left: bool = False
@@ -127,15 +128,15 @@ class Line:
     pools: dict[PoolKey, int] = field(default_factory=dict)
     """Pools of this process that may be asked, with their priorities."""
     offers: list[Offer] = field(default_factory=list)
-    """A heap."""
+    """Offers of pools, as a heap."""
     stamps: dict[PoolKey, int] = field(default_factory=dict)
     """The latest offer of each pool that was not refused since."""
     deferred: dict[PoolKey, Defer] = field(default_factory=dict)
     """Verdicts of pools that can't serve the head yet."""
     declined: dict[PoolKey, Decline] = field(default_factory=dict)
-    """Verdicts of pools that never will."""
+    """Verdicts of pools that never can."""
     held_back: dict[PoolKey, int] = field(default_factory=dict)
-    """Priorities of the pools in ``deferred`` to which others yield nevertheless."""
+    """Priorities of the pools in ``deferred`` to which pools of larger priority numbers yield."""
     full: FullTenant = field(default_factory=FullTenant)
     to_reopen: set[PoolKey] = field(default_factory=set)
     """Pools in ``deferred`` or ``declined`` to be asked again."""
@@ -218,7 +219,8 @@ class Backlog:
         return line, was_head
 
     def _spare(self, line: Line) -> None:
-        """Keep the empty *line* for later requests, if there may be some; drop the oldest if there are too many."""
+        """Keep the empty *line* for a next request that is like its last; drop the oldest empty line if there are too
+        many."""
         if line.shape.alone is not None:
             del self.lines[line.shape]
             return

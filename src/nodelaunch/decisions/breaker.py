@@ -1,7 +1,7 @@
-"""A circuit breaker: stops tries that keep failing, lets one through now and then, and closes when one succeeds.
+"""A circuit breaker: blocks tries after repeated failures, allows a probe now and then, and closes after a success.
 
 Time and the random part of pauses are arguments. Times are seconds of any one clock that does not run backwards.
-engine/provider/breakers.py says what the breakers are for.
+engine/provider/breakers.py has the breakers of a launcher.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class BreakerChange(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """The cause of a failed try. Causes of one *kind* are the same reason, whatever the *detail*."""
+    """The cause of a failed try. Two causes of one *kind* count as the same reason, even if their *detail* differs."""
 
     kind: str
     detail: str
@@ -31,7 +31,7 @@ class FailureCause:
 
 @dataclass(frozen=True, slots=True)
 class BreakerRule:
-    """When breakers of one kind open, and for how long."""
+    """The conditions for breakers of one kind: when they open, and for how long."""
 
     threshold: int
     """Failures in a row that open the breaker."""
@@ -42,23 +42,24 @@ class BreakerRule:
 
 
 class Breaker:
-    """One breaker. Report to it how tries end; ask it if one may be made.
+    """A breaker. Report the result of each try to it, and ask it before a try.
 
-    Invariants: it is open from the failure that reaches the threshold until the success of a try that began since;
-    while it is open, one try may be made in each pause, the probe. A pause ends, whatever the outcome of its probe.
+    Invariants: the breaker is open from the failure that reaches the threshold until the success of a try that began
+    since; while it is open, one try may be made in each pause, the probe. A pause ends regardless of its probe's
+    result.
     """
 
     __slots__ = ("_is_probed", "_pause_s", "_rule", "cause", "failures", "next_at", "since")
 
     def __init__(self, rule: BreakerRule) -> None:
         self.failures: int = 0
-        """Reported failures in a row."""
+        """Number of failures in a row."""
         self.cause: FailureCause | None = None
         """The cause of the last failure; while open, of the first failure of that kind since the breaker opened."""
         self.since: float | None = None
-        """When it opened; None: it is closed."""
+        """The time when the breaker opened; None: it is closed."""
         self.next_at: float = 0.0
-        """When the next probe may be made."""
+        """The time when the next probe may be made."""
         self._rule = rule
         self._pause_s = 0.0
         self._is_probed = False
@@ -84,7 +85,8 @@ class Breaker:
         *spread*: the factor for our own pause, 1 or more, chosen at random so that several processes don't probe
         together.
 
-        While the breaker is open, a failure other than the probe's is of an earlier try: it makes no pause longer.
+        While the breaker is open, only the probe's failure makes the pause longer: any other failure is of an earlier
+        try.
         """
         self.failures += 1
         if self.since is None:

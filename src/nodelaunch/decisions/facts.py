@@ -41,7 +41,7 @@ class Facts(Protocol):
 
     @property
     def peers(self) -> Sequence[RegisteredPool]:
-        """All registered pools, those of this process included."""
+        """All registered pools, including those of this process."""
 
     def peers_offering(self, label: str) -> Sequence[RegisteredPool]: ...
 
@@ -53,10 +53,10 @@ class Facts(Protocol):
         """Return the view of one pool of this process; the same object while nothing in it changes."""
 
     def pool_left(self, key: PoolKey) -> Limits:
-        """Return what the pool can give by its own limits."""
+        """Return the capacity that is left within the pool's own limits."""
 
     def provider_left(self, key: PoolKey) -> Limits:
-        """Return what the pool's provider can give to the pool."""
+        """Return the capacity that the pool's provider has left for the pool."""
 
     def tenant(self, name: str) -> Tenant | None:
         """Return the tenant; None: it has no limits."""
@@ -65,7 +65,7 @@ class Facts(Protocol):
         """Return how many launches run at the provider or are about to start."""
 
     def idle(self, key: PoolKey, kept: frozenset[NodeId], asker: Asker) -> IdleNodes:
-        """Return the pool's idle nodes that the *asker* may have, without those *kept*."""
+        """Return the pool's idle nodes that the *asker* may have, except the *kept* ones."""
 
     def idle_count(self, key: PoolKey, label: str, asker: Asker) -> int:
         """Return how many idle nodes with *label* the pool has that the *asker* may have."""
@@ -91,10 +91,11 @@ class Facts(Protocol):
 
     @property
     def may_decline(self) -> bool:
-        """False while pools of this process are about to register: another pool may serve what one can't."""
+        """False while pools of this process are about to register: another pool may serve a request that this one
+        can't."""
 
     def reserve(self, request: NodeRequest, key: PoolKey, verdict: Accept) -> None:
-        """Subtract what *verdict* needs from what is left."""
+        """Subtract the need of *verdict* from the capacity that is left."""
 
     def decided(self, request: NodeRequest, key: PoolKey, verdict: Verdict) -> None:
         """Note the verdict of the pool on the request."""

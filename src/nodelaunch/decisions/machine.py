@@ -1,4 +1,4 @@
-"""The request machine: what a launcher does with one node request it has decided on, as a pure function.
+"""The request machine: a pure function for a launcher's work on one node request after the decision.
 
 ``start(request, verdict)`` begins, and ``step(state, event)`` follows for each event. Both return the new state and the
 effects to perform, in order. Nothing here waits, writes or reads the clock.
@@ -11,8 +11,7 @@ effects to perform, in order. Nothing here waits, writes or reads the clock.
                                              ── refused, or a node gone ─▶ DRAINING with another outcome
     DONE      nothing follows; a late NodeReady is still answered, with Release
 
-Consecutive store effects are meant to be one transaction. What does *not* belong here: the steps of one node's launch,
-which is straight-line code in the engine; and when to accept, which is triage.
+Consecutive store effects are performed as one transaction. engine/launch has the steps of one node's launch.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Outcome(Enum):
     FULFILLED = "fulfilled"
     DECLINED = "declined"
     HANDED_BACK = "handed back"
-    """To be decided on again, by any launcher: `requested`."""
+    """The request returns to `requested`, and any launcher may decide on it again."""
     GONE = "gone"
     """The requestor deleted it."""
     LOST = "lost"
@@ -145,7 +144,7 @@ class NodeReady(Struct, frozen=True):
 
 
 class NodeFailed(Struct, frozen=True):
-    """One attempt failed, and its leftovers were removed. ``is_final``: another attempt can't help."""
+    """An attempt failed, and its leftovers were removed. ``is_final``: another attempt can't help."""
 
     slot: int
     detail: str
@@ -171,7 +170,7 @@ class Stopped(Struct, frozen=True):
 
 
 class NodesLost(Struct, frozen=True):
-    """Nodes that were ready for the request are gone, or this launcher has lost their locks."""
+    """Nodes that were ready for the request no longer exist, or this launcher has lost their locks."""
 
     node_ids: tuple[NodeId, ...]
 
@@ -181,8 +180,8 @@ class Closed(Struct, frozen=True):
 
 
 class CloseRefused(Struct, frozen=True):
-    """The closing effects were not done, because the request is gone. Only the handler that performs them knows this:
-    the requestor's deletion, seen meanwhile, may have been before or after them."""
+    """The closing effects were not done, because the request was deleted. Only the handler that performs them knows
+    this: a RequestGone that was seen meanwhile may be of a deletion before or after them."""
 
 
 Event = (
@@ -315,7 +314,7 @@ def _locking(state: State, event: Event) -> Step:
         case LockLost():
             return replace(state, phase=Phase.DONE, outcome=Outcome.LOST), (Abandon(),)
         case RequestGone():
-            return replace(state, outcome=Outcome.GONE), ()  # the next step is known once the lock is answered
+            return replace(state, outcome=Outcome.GONE), ()  # the attempt to take the lock is still under way
         case Withdrawn():
             return replace(state, outcome=state.outcome or Outcome.HANDED_BACK), ()
         case _:

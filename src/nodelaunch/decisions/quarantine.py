@@ -1,9 +1,9 @@
-"""Quarantine of machines that exist already: which are withheld for now, and when each is checked again.
+"""Quarantine of machines that exist already: which machines are withheld, and when each is checked again.
 
 A host that fails repeatedly goes into quarantine, and leaves it at the first good check. If most hosts become
-unreachable at once, the cause is probably at this launcher: a `Guard` keeps them out of quarantine then. A host that
-answers with the wrong key is never guarded: it was reached. What does *not* belong here: checking a host, and what
-happens to its nodes (engine/provider/hostwatch.py).
+unreachable at once, the cause is probably at this launcher: then a `Guard` keeps them out of quarantine. A host that
+answers with the wrong key is never guarded, because it was reached. engine/provider/hostwatch.py checks hosts and acts
+on the changes.
 
 Times are seconds of any one clock that does not run backwards.
 """
@@ -27,7 +27,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 5.0, 300.0
 the first."""
 MOST_DOUBLINGS = 10
 JITTER = 0.25
-"""The part of a pause by which it may be shorter."""
+"""The fraction of a pause by which it may be shortened at random."""
 WINDOW_S = 60.0
 """Seconds within which hosts that become unreachable count as failing at once."""
 LEAST_TOGETHER = 3
@@ -99,8 +99,8 @@ Change = Doubted | Quarantined | Returned | GuardChanged
 class Guard:
     """Detects that so many hosts became unreachable together that the cause is probably at this launcher.
 
-    It is on while at least `LEAST_TOGETHER` hosts, and more than half of those that were not unreachable before, have
-    become unreachable within `WINDOW_S`, or later while it was on. Hosts come in groups: those of a provider.
+    It is on while at least `LEAST_TOGETHER` hosts, and more than half of the hosts that were not unreachable before,
+    have become unreachable within `WINDOW_S`, or later while it was on. Hosts come in groups: those of a provider.
 
     Invariants: a host is in at most one of ``_fresh`` and ``_old``; both have only hosts of ``_groups``.
     """
@@ -109,7 +109,7 @@ class Guard:
         self.is_on: bool = False
         self._groups: dict[str, frozenset[str]] = {}
         self._fresh: dict[tuple[str, str], float] = {}
-        """Unreachable hosts that count, and since when, in that order."""
+        """Unreachable hosts that count, each with the time since when, in the order of these times."""
         self._old: set[tuple[str, str]] = set()
         """Hosts that were unreachable before."""
 
@@ -176,7 +176,7 @@ class Quarantine:
         self._looks: list[tuple[float, Host]] = []
         """A heap; an entry whose time is not the host's ``next_look`` is void."""
         self._strikes: dict[Host, int] = {}
-        """How often hosts failed when they were to be handed out, since they were last handed out."""
+        """For each host, the number of failures when it was to be handed out, since it was last handed out."""
 
     @property
     def guarded(self) -> GuardChanged | None:

@@ -1,4 +1,4 @@
-"""The schedule: which waiting request is served next, by which pool of this process, and what the others wait for.
+"""The schedule: decides which waiting request is served next, by which pool, and what the others wait for.
 
 One schedule decides for all pools of a launcher. It looks only at heads of lines (backlog.py), and only at the heads
 that a change can have affected. Capacity that a head waits for is reserved for it. So a later request that fits is
@@ -70,7 +70,8 @@ class Schedule:
     # -- what changed -----------------------------------------------------------------------------------------------
 
     def put(self, request: NodeRequest, *, is_alone: bool = False) -> None:
-        """Add *request* to those that wait. *is_alone*: it shares no line, because launches were started for it."""
+        """Add *request* to the waiting requests. *is_alone*: it shares no line, because launches were started for
+        it."""
         known = self._backlog.line_of.get(request.id)
         if known is not None:
             is_same = known.requests[request.id] == request and (known.shape.alone is not None) == is_alone
@@ -87,7 +88,7 @@ class Schedule:
                 self._come_forward(line)
 
     def withdraw(self, request_id: RequestId) -> None:
-        """Remove the request from those that wait."""
+        """Remove the request from the waiting requests."""
         if request_id in self._backlog.line_of:
             line = self._backlog.line_of[request_id]
             if line.waiting[0][1] == request_id:
@@ -198,7 +199,7 @@ class Schedule:
         self._answers.prepare(line, facts)
         if line.peers.is_left:
             self._answers.ask_last(line, facts)
-        if line.full.everywhere:  # the pools that said so may be ones that are not to be asked now
+        if line.full.everywhere:  # the pools that said so may be pools that are not asked now
             self._leave_to_others(line, facts)
         accepted = self._answers.ask(line, facts)
         request = line.head

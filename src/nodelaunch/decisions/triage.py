@@ -48,7 +48,7 @@ from nodelaunch.protocol.verdicts import (
 
 ONE_INSTANCE = Usage({INSTANCES: 1})
 PoolKey = tuple[str, str]
-"""Provider and pool."""
+"""The names of a provider and a pool."""
 
 
 # -- what is known --------------------------------------------------------------------------------------------------
@@ -61,11 +61,11 @@ class LabelView:
     need: Usage = ONE_INSTANCE
     is_ready: bool = True
     broken: str | None = None
-    """Why it can't be launched until its configuration or image changes."""
+    """The reason why the label can't be launched until its configuration or image changes."""
     arrives_by: float | None = None
-    """If it is not ready: the time, by the wall clock, until which its first image is awaited."""
+    """The time, by the wall clock, until which the first image of a label that is not ready is awaited."""
     allowed: Allowed = None
-    """Tenants that may use the label here, of those that may use the pool."""
+    """Tenants that may use the label here, among the tenants that may use the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class MachineView:
 
     labels: frozenset[str]
     allowed: Allowed = None
-    """Tenants that may use the machine, of those that may use the pool."""
+    """Tenants that may use the machine, among the tenants that may use the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class IdleNode:
 
 @dataclass(frozen=True, slots=True)
 class Absentee:
-    """A known pool that is not registered now. Its return is awaited *until* then, by the wall clock."""
+    """A known pool that is not registered now. Its return is awaited until *until*, by the wall clock."""
 
     provider: str
     pool: str
@@ -108,7 +108,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """One pool of this process, apart from its free capacity."""
+    """A pool of this process, without its free capacity."""
 
     key: PoolKey
     pool_id: str
@@ -116,20 +116,20 @@ class PoolView:
     labels: Mapping[str, LabelView]
     is_enabled: bool = True
     can_launch: bool = True
-    """False if all its machines exist already."""
+    """False if all machines of the pool exist already."""
     shares_provider_quota: bool = True
     limits: Limits = NO_LIMITS
-    """The pool's own."""
+    """The pool's own limits."""
     ceiling: Limits = NO_LIMITS
-    """What provider and pool could give if this system had no nodes there."""
+    """The capacity of provider and pool if this system had no nodes there."""
     machines: Sequence[MachineView] = ()
-    """Each of the machines, if they exist already."""
+    """The machines of the pool, if they exist already."""
     max_concurrency: int = -1
-    """How many launches may run at once at the provider; negative: no limit."""
+    """The most launches that may run at once at the provider; negative: no limit."""
     down: str | None = None
-    """Why the provider can't be called at the moment."""
+    """The reason why the provider can't be called at the moment."""
     launches_down: str | None = None
-    """Why nothing can be launched at the moment."""
+    """The reason why nothing can be launched at the moment."""
     allowed: Allowed = None
     """Tenants that may use the pool."""
     pauses: tuple[Pause, ...] = ()
@@ -364,7 +364,7 @@ def need_of(labels: Collection[str], pool: PoolView) -> Usage:
 
 
 def _resumed(labels: Sequence[str], reuse: Sequence[NodeId | None], begun: Iterable[str]) -> frozenset[int]:
-    """Return the indexes of *labels*, among those that reuse no node, that the interrupted launches *begun* serve."""
+    """Return the indexes of *labels* that reuse no node, and for which an interrupted launch is resumed."""
     free = [i for i, node_id in enumerate(reuse) if node_id is None]
     found: set[int] = set()
     for label in begun:
@@ -404,10 +404,10 @@ def after_decline(
     now: float,
     absent: Iterable[Absentee] = (),
 ) -> NodeRequest:
-    """Return *request* as it is written when the pools *pool_ids* decline it. It is failed if no registered pool is
-    left that could serve it, and no absent one either.
+    """Return *request* as it is written when the pools *pool_ids* decline it. It is failed if no other pool, registered
+    or absent, could serve it.
 
-    The ids of pools that are gone don't matter and stay. A failed request lists no nodes.
+    Ids of pools that no longer exist are ignored, and stay. A failed request lists no nodes.
     """
     declined_by = tuple(dict.fromkeys((*request.declined_by, *pool_ids)))
     is_last = set(registered) <= set(declined_by) and not absentees(request, absent, now)

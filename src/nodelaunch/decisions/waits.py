@@ -1,4 +1,4 @@
-"""Reservations for the heads of lines, so that no later request takes what they wait for."""
+"""Reservations for the heads of lines, so that later requests don't take the capacity that the heads wait for."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Waiting = dict[tuple[Line, PoolKey], Defer]
 
 
 class Waits:
-    """The reservations for the heads of lines, so that no later request takes what they wait for."""
+    """The reservations for the heads of lines."""
 
     def __init__(self) -> None:
         self.in_pool: dict[PoolKey, Waiting] = {}
         self.at_provider: dict[str, Waiting] = {}
         self.for_launches: dict[str, Waiting] = {}
-        """By provider: lines that wait until fewer launches run."""
+        """Lines, by provider, that wait until fewer launches run."""
         self.of_tenant: dict[str, Waiting] = {}
-        """By tenant: lines that wait for the tenant's share."""
+        """Lines, by tenant, that wait for the tenant's share."""
         self.with_tenant: dict[str, Waiting] = {}
-        """By tenant: lines that wait for capacity in pools; no other line waits behind them if the tenant is full by
-        now."""
+        """Lines, by tenant, that wait for capacity in pools. If the tenant becomes full meanwhile, no other line waits
+        behind them."""
 
     def add(self, line: Line, key: PoolKey, verdict: Defer) -> None:
-        """Reserve what *verdict* of pool *key* asks for, for the head of *line*."""
+        """Reserve the capacity that *verdict* of pool *key* asks for, for the head of *line*."""
         for groups, name in self._groups(line, key, verdict):
             groups.setdefault(name, {})[line, key] = verdict
 
@@ -47,7 +47,7 @@ class Waits:
                 del groups[name]
 
     def beside(self, line: Line, key: PoolKey, verdict: Defer) -> dict[tuple[int, object], Waiting]:
-        """Return all lines that wait for the same as *verdict*; each group under a name of its own."""
+        """Return all lines that wait for the same as *verdict*; each group under a separate name."""
         found = self._groups(line, key, verdict)
         return {(id(groups), name): groups[name] for groups, name in found if name in groups}
 

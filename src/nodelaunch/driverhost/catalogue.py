@@ -1,7 +1,7 @@
-"""All drivers that can be had here, with what is known of each: for people who look, and for editors' schemas.
+"""Lists the drivers that are available here and describes each, for command output and for editors' schemas.
 
-`found` looks for them and neither imports nor starts anything; `facts_of` asks one what it is, and never fails: what
-keeps a driver from being used is a fact, too. What does *not* belong here: using a driver, and printing.
+`found` searches for drivers, and neither imports nor starts any; `facts_of` asks a driver for its description.
+`facts_of` never fails: the reason why a driver can't be used is a fact, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nodelaunch.drivers.plugin import OWN_PACKAGE, DriverNotFoundError, DriverPl
 from nodelaunch.drivers.registry import DriverRegistry
 
 ASKED_AT_A_TIME: Final = 8
-"""Executables that are started side by side to say what they are."""
+"""Number of executables that are started at the same time to be described."""
 
 
 class Origin(enum.StrEnum):
@@ -38,26 +38,26 @@ class Origin(enum.StrEnum):
 
     BUILT_IN = "built in"
     PACKAGE = "package"
-    """Of a Python package in the launcher's own environment; it can run in the launcher."""
+    """A Python package in the launcher's own environment; its driver can run in the launcher."""
     EXECUTABLE = "executable"
     INSTALLED = "installed"
-    """Of a Python package that ``nodelaunch driver install`` put into an environment of its own."""
+    """A Python package that ``nodelaunch driver install`` installed into a separate environment."""
     SOCKET = "socket"
-    """Somebody started it, and it listens there."""
+    """A socket at which a driver listens that was started separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundDriver:
-    """A driver that is there. Nothing was asked of it yet."""
+    """A driver that was found, and not asked for its description yet."""
 
     name: str
-    """As a configuration names it."""
+    """The driver's name in a configuration."""
     origin: Origin
     place: str
     """The package with its version, or the path of the executable or socket."""
     source: EntryPoint | Command
     lock: Path | None = None
-    """That of its environment, if it has one of its own."""
+    """The lock file of the driver's environment, if the driver was installed into a separate one."""
 
     @property
     def in_words(self) -> str:
@@ -66,33 +66,34 @@ class FoundDriver:
 
 @dataclass(frozen=True, slots=True)
 class DriverFacts:
-    """What is known of a driver. Texts are empty where it does not say."""
+    """The description of a driver. A text is empty if the driver does not give it."""
 
     found: FoundDriver
     plugin: DriverPlugin | None = None
-    """None when it can't be used; `problem` says why, then."""
+    """The plugin; None if the driver can't be used. `problem` then has the reason."""
     version: str = ""
     contract: VersionRange | None = None
-    """Versions of the contract it keeps."""
+    """Versions of the contract that the driver supports."""
     maintainer: str = ""
     licence: str = ""
     capabilities: tuple[str, ...] = ()
     digest: str = ""
-    """SHA-256 of its executable, or of the sources of its package; empty where they can't be read."""
+    """SHA-256 of the driver's executable, or of its package's sources; empty if they can't be read."""
     levels: Mapping[str, Level] = field(default_factory=dict)
-    """Found by the last checks of just this digest, by how it was run: ``inline``, ``process``; none: it was not
-    checked since it is what it is."""
+    """The levels that the last checks of this exact digest found, by isolation: ``inline`` or ``process``. Empty if no
+    check of this digest is recorded.
+    """
     problem: str = ""
-    """What keeps it from being used, and what to do about it."""
+    """The reason why the driver can't be used, and what to do about it."""
 
     @property
     def origin(self) -> str:
-        """In words."""
+        """The origin as text."""
         return self.found.in_words
 
     @property
     def spoken(self) -> str:
-        """The versions of the contract, in words; empty: not known."""
+        """The versions of the contract as text; empty if they are unknown."""
         if self.contract is None:
             return ""
         first, last = self.contract.min, self.contract.max
@@ -100,21 +101,21 @@ class DriverFacts:
 
     @property
     def leveled(self) -> str:
-        """The levels in words, such as ``silver inline, gold process``; empty: not known."""
+        """The levels as text, such as ``silver inline, gold process``; empty if they are unknown."""
         return ", ".join(f"{level.value} {isolation}" for isolation, level in sorted(self.levels.items()))
 
     @property
     def isolation(self) -> str:
-        """How it runs, in words; empty: not known."""
+        """The way the driver runs, as text; empty if it is unknown."""
         if self.plugin is None:
             return ""
         if self.plugin.is_process:
-            return "in a process of its own"
-        return "in the launcher, or with isolation: process in a process of its own"
+            return "in a separate process"
+        return "in the launcher, or with isolation: process in a separate process"
 
     @property
     def options(self) -> DriverOptions | None:
-        """What a schema of the configuration needs; None when that is not known."""
+        """The driver's part of a configuration's schema; None if it is unknown."""
         if self.plugin is None:
             return None
         return DriverOptions(self.found.name, self.plugin.config_model, self.plugin.summary)
@@ -127,13 +128,13 @@ class DriverCatalog:
     registry: DriverRegistry = field(default_factory=DriverRegistry)
 
     def found(self) -> list[FoundDriver]:
-        """All of them, by name; of several of one name the one that a configuration gets. Starts nothing."""
+        """Return all drivers, sorted by name; for each name only the one that a configuration gets. Starts nothing."""
         packages = {name: _of_package(point) for name, point in self.registry.entry_points.items()}
         programs = {name: self._of_executable(name, command) for name, command in executables().items()}
         return [found for _, found in sorted({**programs, **packages}.items())]
 
     def find(self, name: str) -> FoundDriver:
-        """The driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError."""
+        """Return the driver called *name*, which may be the path of an executable. Raises: DriverNotFoundError."""
         for found in self.found():
             if found.name == name:
                 return found
@@ -152,7 +153,7 @@ class DriverCatalog:
         return FoundDriver(name, Origin.EXECUTABLE, command.argv[0], command)
 
     def facts_of(self, found: FoundDriver) -> DriverFacts:
-        """What is known of one; imports it, or starts it to be asked, with a deadline."""
+        """Return the description of *found*; imports the driver, or starts it with a deadline."""
         digest = digest_of(found)
         levels = remembered(digest) if digest else {}
         try:
@@ -172,7 +173,7 @@ class DriverCatalog:
         )
 
     def facts(self, which: Iterable[FoundDriver] | None = None) -> list[DriverFacts]:
-        """What is known of *which*, or of all; executables are asked side by side."""
+        """Return the descriptions of the drivers in *which*, or of all; asks several executables at the same time."""
         with ThreadPoolExecutor(ASKED_AT_A_TIME, thread_name_prefix="ask a driver") as pool:
             return list(pool.map(self.facts_of, self.found() if which is None else which))
 
@@ -184,12 +185,12 @@ def _of_package(point: EntryPoint) -> FoundDriver:
 
 
 def _version_of(found: FoundDriver, said: str) -> str:
-    """What the driver says, else its package's version."""
+    """Return the version *said* by the driver, else the version of its package."""
     return said or ("" if found.origin in (Origin.EXECUTABLE, Origin.SOCKET) else found.place.rpartition(" ")[2])
 
 
 def _said_by_package(found: FoundDriver, keys: Iterable[str]) -> str:
-    """The first of the *keys* that the metadata of the driver's package has."""
+    """Return the value of the first of *keys* in the metadata of the driver's package."""
     if not isinstance(found.source, EntryPoint) or found.source.dist is None:
         return ""
     return said_by(found.source.dist, keys)
@@ -199,10 +200,11 @@ def _said_by_package(found: FoundDriver, keys: Iterable[str]) -> str:
 
 
 def digest_of(found: FoundDriver) -> str:
-    """SHA-256, in hexadecimal, of what the driver is made of; it is read, never imported. Empty: it can't be read.
+    """Return the SHA-256 of the driver's files in hexadecimal; empty if they can't be read. Imports nothing.
 
-    That is its executable; the lock file of its environment, which has digests of all that is in there; or the sources
-    of its package: of the subpackage its entry point names if it is built in, else of the whole one.
+    The files are the executable, or the lock file of the driver's environment, which has the digests of everything in
+    it, or the sources of the driver's package: the subpackage in its entry point if the driver is built in, else the
+    whole package.
     """
     if found.lock is not None:
         return digest_of_file(found.lock)
@@ -222,7 +224,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_module(name: str) -> str:
-    """Of the sources of a package or module that can be imported as *name*; of their names, too."""
+    """Return a digest of the file names and sources of the package or module *name*."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):
@@ -237,7 +239,7 @@ def digest_of_module(name: str) -> str:
 
 
 def _sources(origin: str | None) -> Iterator[tuple[str, Path]]:
-    """The files of a package, or the one file of a module; by their names in it."""
+    """Yield the files of a package, or the file of a module, each with its relative path."""
     if origin is None:
         return
     path = Path(origin)

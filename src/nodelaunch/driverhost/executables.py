@@ -1,8 +1,6 @@
-"""Where the executables of drivers are: ``nodelaunch-driver-NAME`` on the PATH, beside the interpreter, where
-``nodelaunch driver install`` puts them, or by its path. For a driver that listens at a socket, a relay to it is its
-executable.
-
-What does *not* belong here: starting them. Looking starts nothing.
+"""Finds the executables of drivers: ``nodelaunch-driver-NAME`` on the PATH, beside the interpreter or where
+``nodelaunch driver install`` puts them, or at a given path. The executable of a driver that listens at a socket is a
+proxy. Finding an executable starts nothing.
 """
 
 from __future__ import annotations
@@ -19,26 +17,26 @@ from nodelaunch.driverhost.process.child import Command
 
 PREFIX: Final = EXECUTABLE_PREFIX
 SOCKET_PREFIX: Final = "unix:"
-"""Before the path of a socket, in place of a driver's name."""
+"""Prefix that marks a driver's name as the path of a socket."""
 
 
 def executables() -> dict[str, Command]:
-    """Those that can be found by a name, by that name, sorted."""
+    """Return the executables that are found by name, sorted by driver name."""
     found = {
         path.name.removeprefix(PREFIX)
         for folder in _search_path().split(os.pathsep)
         for path in Path(folder).glob(f"{PREFIX}*")
-        if path.name.isprintable()  # no configuration could name it, and no list show it
+        if path.name.isprintable()  # other names can't be written in a configuration or shown in a list
     }
     commands = {name: find_executable(name) for name in sorted(found)}
     return {name: command for name, command in commands.items() if command is not None}
 
 
 def find_executable(name: str) -> Command | None:
-    """The executable of driver *name*, which may be a path; None: there is none that can be run.
+    """Return the executable of driver *name*, which may be a path; None if there is none that can be run.
 
-    A package that is installed where we are has its executables beside the interpreter. Whether anybody listens at a
-    socket is found out when its relay is started.
+    The executables of a package in this environment are beside the interpreter. If a socket has no listener, this shows
+    only when its proxy is started.
     """
     if (socket := socket_of(name)) is not None:
         return Command(name, (sys.executable, "-I", "-S", socketproxy.__file__, str(socket)))
@@ -51,7 +49,7 @@ def find_executable(name: str) -> Command | None:
 
 
 def socket_of(name: str) -> Path | None:
-    """Where the driver called *name* listens; None: it is one that is started."""
+    """Return the path of the socket at which driver *name* listens; None if the name is not that of a socket."""
     path = name.removeprefix(SOCKET_PREFIX)
     return Path(path).expanduser().absolute() if path and path != name else None
 

@@ -1,7 +1,6 @@
-"""What a driver's package says of it: version, maintainer, licence.
+"""Takes version, maintainer and licence of a driver from the metadata of its package, if the plugin does not give them.
 
-A plugin that leaves them out has them from there, however the driver runs. What does *not* belong here: what the plugin
-itself says.  Source of the keys: the Python packaging specification, core metadata 2.4.
+Source of the keys: the Python packaging specification, core metadata 2.4.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ LICENCE: Final = ("License-Expression", "License")
 
 
 def completed(plugin: DriverPlugin, package: Distribution | None = None) -> DriverPlugin:
-    """*plugin* with what it leaves out, as its *package* says it; None: that which its options come from."""
+    """Return *plugin* with its missing data taken from *package*; None: the package of the driver's options."""
     found = package or _package_of(plugin)
     if found is None or found.name == OWN_PACKAGE:
         return plugin
@@ -31,7 +30,7 @@ def completed(plugin: DriverPlugin, package: Distribution | None = None) -> Driv
 
 
 def said_by(package: Distribution, keys: Iterable[str]) -> str:
-    """The first of *keys* that the metadata of *package* has; empty: it has none."""
+    """Return the value of the first of *keys* in the metadata of *package*; empty if there is none."""
     metadata = package.metadata
     return next((str(metadata[key]) for key in keys if key in metadata), "")
 

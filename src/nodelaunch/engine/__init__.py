@@ -1,4 +1,4 @@
-"""The coroutines that do the work: watch, decide, launch, hand out, take back, clean up.
+"""The coroutines of a launcher: they watch, decide, launch nodes, hand them out, take them back and clean up.
 
 ``serve/`` has the scheduler, the pools and the handlers of requests, ``launch/`` creates nodes, ``cleanup/`` deletes
 them, ``supply/`` keeps nodes ready. All of these read ``view/``, the launcher's copy of the records. Decisions are in

@@ -1,4 +1,4 @@
-"""The requestor of nodes and the wanted labels, in a few short texts. history.py says why a request waits."""
+"""Short texts about a request: its requestor and the wanted labels. serve/history.py has the reasons why it waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nodelaunch.errors import legible
 from nodelaunch.protocol.records import NodeRequest
 
 MOST: Final = 200
-"""Characters of each text, and number of labels, at most: the memory of a request that has gone stays small."""
+"""Most characters of each text, and most labels: the memory for a deleted request stays small."""
 
 
 def zuul_facts(requestor_data: Any) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def zuul_facts(requestor_data: Any) -> dict[str, Any]:
 
 
 def asked(request: NodeRequest) -> dict[str, Any]:
-    """Return the report of *request* for the time when it has gone, as JSON."""
+    """Return the report of *request* for the time after its deletion, as JSON."""
     facts = {
         "requestor": request.requestor,
         "provider": request.provider,

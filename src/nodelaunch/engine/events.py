@@ -55,7 +55,7 @@ class EventHub:
     def subscribe(self, listener: Callable[[E], object], *kinds: type[E]) -> Unsubscribe:
         """Call *listener* with each event of *kinds*, or of all kinds if none is named, until the returned function is
         called. The listener must not block; an error in it is logged and does not affect the emitter."""
-        added: Callable[[Event], object] = listener  # type: ignore[assignment]  # it gets only what it asked for
+        added: Callable[[Event], object] = listener  # type: ignore[assignment]  # it gets only the kinds that it asked for
         wanted: tuple[type[Event], ...] = kinds or tuple(KINDS.values())
         for kind in wanted:
             self._listeners[kind] = (*self._listeners.get(kind, ()), added)
@@ -98,7 +98,7 @@ class EventHub:
             stop()
 
     def close(self) -> None:
-        """Emit no more events: each stream ends once its reader has read all of them."""
+        """Emit no more events: each stream ends when its reader has read all of them."""
         for reader in self._readers:
             reader.end()
 
@@ -125,7 +125,7 @@ class EventHub:
 
 
 class _Call(AbstractContextManager[None]):
-    """One driver call for which an event is emitted."""
+    """A driver call for which an event is emitted."""
 
     __slots__ = ("_began", "_call", "_hub", "_provider", "_time")
 

@@ -1,7 +1,6 @@
 """Held nodes: takes, claims, writes and releases node records under their locks.
 
-Only the holder of a node's lock writes its record. What does *not* belong here: clouds (engine/launch/node.py,
-deletion.py), and which node for which request.
+Only the holder of a node's lock writes its record. engine/launch and engine/cleanup call the clouds.
 """
 
 from __future__ import annotations
@@ -39,14 +38,15 @@ from nodelaunch.protocol.store import Entry, Lock, Op, Put, ReleaseLock, Store, 
 log: Logger = get_logger(__name__)
 
 _TAKEN = (LockBusyError, RecordGoneError, VersionConflictError)
-"""The node is locked, changed or gone."""
+"""Errors for a node that was locked, changed or deleted."""
 GIVE_UP_TIMEOUT_S = 10.0
 """Seconds that the last write about a node may take when its launch is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolContext:
-    """What is needed to work for one pool. Its handlers share it; a reload creates another one for later handlers."""
+    """The objects that work for one pool needs. The pool's handlers share them; a reload makes a new context for later
+    handlers."""
 
     store: Store
     view: ClusterView
@@ -111,7 +111,7 @@ class HeldNode:
     is_clean: bool = True
     """True if no leftovers of failed attempts are in the cloud."""
     waits_for: str | None = None
-    """Why its launch waits while the provider is unavailable."""
+    """The reason why its launch waits while the provider is unavailable."""
     is_written: bool = True
     """True if the store has ``node`` as it is."""
     is_resumed: bool = False
@@ -188,8 +188,8 @@ async def to_the_end(work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> No
 async def give_up(ctx: PoolContext, held: HeldNode, state: NodeState) -> None:
     """Record a node that won't be ready in *state* (failed or aborted) and unlock it: the sweeper deletes it.
 
-    If the write fails the record stays as it is: an unlocked building node is deleted too. Nothing is written of a node
-    that another launcher has taken over.
+    If the write fails the record stays as it is: an unlocked building node is deleted too. The record of a node that
+    another launcher has taken over is not written.
     """
     if held.is_overtaken:
         await held.lock.release()
@@ -222,8 +222,8 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
 
 
 async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
-    """Return True if the node's machine answers. A machine that does not is checked again before it is handed out; a
-    node whose machine is not watched any more is given up."""
+    """Return True if the node's machine answers. A machine that does not answer is checked again before it is handed
+    out; a node whose machine is no longer watched is given up."""
     inventory, hosts = ctx.generation.inventory, ctx.provider.breakers.hosts
     if inventory is None or hosts is None:
         return True
@@ -244,7 +244,7 @@ def _taking_ops(seen: Seen[Node], node: Node) -> tuple[TakeLock, Put]:
 
 
 async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
-    """Lock the node *seen* and write it as *node*; None if it is locked, changed or gone since it was seen.
+    """Lock the node *seen* and write it as *node*; None if it was locked, changed or deleted since it was seen.
 
     Raises: StoreError.
     """

@@ -1,6 +1,6 @@
 """The providers of a running launcher: starts, changes, removes and drains them.
 
-service.py has the parts of one provider; launcher.py decides what a new configuration changes.
+service.py has the parts of one provider; launcher.py derives the effects of a new configuration.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ otherwise delay the configuration of all providers."""
 
 
 class Providers:
-    """One service and one task for each provider that is configured or being removed.
+    """Runs a service in a separate task for each provider that is configured or being removed.
 
-    Invariants: ``runtimes`` and ``pools`` have those of the services that run, as of the last `refresh`; every task
+    Invariants: ``runtimes`` and ``pools`` belong to the services that run, as of the last `refresh`; every task
     ends with `serving`.
     """
 
@@ -115,7 +115,7 @@ class Providers:
         task.add_done_callback(self._removals.discard)
 
     async def drain(self, grace_s: float) -> None:
-        """Accept no more requests, give running ones *grace_s* seconds to finish, hand the rest back."""
+        """Accept no more requests, give running ones *grace_s* seconds to finish, and hand back the rest."""
         await asyncio.gather(*(service.drain(grace_s) for service in self._services.values()))
 
     def _start(self, config: ProviderConfig) -> None:
@@ -126,7 +126,7 @@ class Providers:
         self._tasks[name] = self._group.create_task(supervise(f"provider {name}", service.run), name=name)
 
     async def _drain_some(self, service: ProviderService) -> None:
-        """Hand back the requests of a provider. Work that its driver does not release in time is left alone."""
+        """Hand back the requests of a provider. Work that its driver does not release in time is abandoned."""
         try:
             async with asyncio.timeout(LETTING_GO_S):
                 await service.drain(0.0)
@@ -134,7 +134,7 @@ class Providers:
             log.warning("provider_not_drained", provider=service.name, waited_s=LETTING_GO_S)
 
     async def _end(self, name: str) -> None:
-        """Stop a provider at once. Tasks of it that do not end in time are left alone."""
+        """Stop a provider at once. Tasks of it that do not end in time are abandoned."""
         task = self._tasks.pop(name, None)
         if task is not None:
             self._services[name].end(task)

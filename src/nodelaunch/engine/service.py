@@ -1,7 +1,7 @@
-"""One provider as one task: its driver, its facts, its pools, its inventory.
+"""Runs a provider as one task: its driver, its facts, its pools, its inventory.
 
 `run` it (again after each failure), `apply` another configuration while it runs, `retire` it when it is not configured
-any more. What does *not* belong here: which providers there are, and when to reload.
+any more. providers.py has the services of all providers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log: Logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all providers of a launcher share."""
+    """The objects that all providers of a launcher share."""
 
     store: Store
     view: ClusterView
@@ -61,11 +61,11 @@ class SharedServices:
 
 
 class ProviderService:
-    """One provider of one launcher."""
+    """The service of one provider of a launcher."""
 
     def __init__(self, site: SharedServices, config: ProviderConfig) -> None:
         self.config: ProviderConfig = config
-        """As configured; the configuration in force may be older while its driver can't be created."""
+        """The provider as configured; the configuration in force may be older while its driver can't be created."""
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
@@ -76,7 +76,7 @@ class ProviderService:
         self._group: asyncio.TaskGroup | None = None
         self._revived = asyncio.Event()
         self._revived.set()
-        """Unset while the provider is not configured any more"""
+        """Unset while the provider is not configured any more."""
         self._draining: set[asyncio.Task[None]] = set()
         self._log = log.bind(provider=config.name)
 
@@ -155,13 +155,13 @@ class ProviderService:
         with their new settings. Running work ends under the old configuration.
 
         If a driver can't be created, the configuration in force stays; the next start of the provider tries again.
-        *is_changed*: True if any setting that the driver is made from changed.
+        *is_changed*: True if any setting that affects the driver changed.
         """
         self._revived.set()
         self.config = config
         runtime = self.runtime
         if runtime is None:
-            return  # between two tries of `run`, which starts with the configuration of that time
+            return  # between two tries of `run`, which starts with the present configuration
         if is_changed and not await self._renew(runtime, config):
             return
         self._change_pools(runtime, grace_s)
@@ -248,7 +248,7 @@ class ProviderService:
         return not self._revived.is_set()
 
     async def _emptied(self) -> None:
-        """Wait until no work, no node and nothing of the driver's own is left."""
+        """Wait until no work, no node and no resource of the driver is left."""
         await asyncio.gather(*self._draining)
         runtime = self.runtime
         if runtime is not None and isinstance(runtime.driver, SupportsUpkeep):

@@ -14,9 +14,9 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 
 
 async def supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run *run* until it returns, and again after a growing pause whenever it raises. *name* is for the log.
+    """Run *run* until it returns, and again after a growing pause if it raises. *name* is for the log.
 
-    The pause is the first one again after a run of more than `LAST_BACKOFF_S`.
+    After a run of more than `LAST_BACKOFF_S`, the pause is the first one again.
     """
     backoff = FIRST_BACKOFF_S
     loop = asyncio.get_running_loop()

@@ -1,4 +1,5 @@
-"""What two sides must agree on: paths, records, states, quota, reasons, and the ports to store and cloud.
+"""Definitions that both sides of an interface share: paths, records, states, quota, reasons, and the ports to store and
+cloud.
 
 Pure: no I/O, no clock, no randomness, no logging, no third-party package. Time and ids are arguments.
 """

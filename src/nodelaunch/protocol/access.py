@@ -1,7 +1,4 @@
-"""Restrictions of pools, labels and machines to some tenants.
-
-What does *not* belong here: where they are configured, and a pool's verdict because of them (triage.py).
-"""
+"""Restrictions of pools, labels and machines to some tenants."""
 
 from __future__ import annotations
 
@@ -16,7 +13,8 @@ NOBODY: Allowed = frozenset()
 
 
 class Asker(NamedTuple):
-    """The tenant that a request is for. A request without a tenant may use only what every tenant may use."""
+    """The tenant that a request is for. A request without a tenant may use only pools, labels and machines that every
+    tenant may use."""
 
     tenant: str | None
     is_launcher: bool = False

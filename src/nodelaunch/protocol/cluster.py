@@ -1,10 +1,12 @@
-"""The port to the cluster for a driver that is itself a client of it: holds other providers' nodes and shares them out.
+"""The port to the cluster for a driver that is itself a client: it requests nodes of other providers and divides them
+into slots.
 
-A node held in this way is *leased*: it stays in use by the driver's provider, in any launcher that serves that
-provider, until it is released. A *claim* is one node of the driver's own, and uses one slot of a leased one. Everything
-is in the store, so that launchers that share a provider, and later ones, agree at any moment. Each call is one
-transaction, and if two launchers want the same slot, the store decides. What does *not* belong here: which slot a claim
-gets, when a node is requested, and when one is released (the driver).
+Such a node is *leased*: until it is released, it stays in use by the driver's provider, in any launcher that serves
+that provider. A *claim* is one of the driver's own nodes, and uses one slot of a leased node. All of this is in the
+store, so that launchers that share a provider agree at any moment, and later launchers continue with the same state.
+Each call is one transaction; if two launchers want the same slot, the store decides.
+
+The driver decides which slot a claim gets, and when a node is requested and released.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class Backing:
 
     lease: Lease
     node: Node | None
-    """Its record; None if it is gone, or not in use by this provider any more."""
+    """The node's record; None if it was deleted, or the node is not in use by this provider any more."""
     taken: Mapping[int, NodeId]
     """The node that has each taken slot."""
 
@@ -42,7 +44,7 @@ class Backing:
 
 
 class Leases(Protocol):
-    """What one provider leases, and the claims on the slots. Every call may raise StoreError."""
+    """The leases of one provider, and the claims on their slots. Every call may raise StoreError."""
 
     async def warm(self) -> None:
         """Wait until the known leases and claims are complete and current."""
@@ -81,17 +83,17 @@ class Leases(Protocol):
         """
 
     async def fail(self, backing: Backing) -> None:
-        """Let the node take no more claims."""
+        """Stop new claims on the node."""
 
     async def release(self, backing: Backing) -> bool:
         """Return an empty node to its provider, as used. Return True if that was still possible."""
 
     async def forget(self, backing: Backing) -> bool:
-        """Remove a lease, with the claims on it, whose node this provider has lost. Return True if that was so."""
+        """Remove a lease whose node this provider has lost, with the claims on it. Return True if the node was lost."""
 
     async def adopt(self) -> None:
-        """Lease the nodes that are this provider's by their records and locks, and record the claims of nodes whose
-        records name a slot: Nodepool's launcher left them."""
+        """Lease the nodes that Nodepool's launcher left to this provider, according to their records and locks, and
+        record the claims of nodes whose records name a slot."""
 
 
 class Cluster(Protocol):

@@ -1,20 +1,20 @@
-"""The port to a cloud: what the engine asks of a driver, and nothing more.
+"""The port to a cloud: the calls that the engine makes to a driver.
 
-A driver knows its cloud. It knows no store, no request, no retry, no record: the engine owns all of these. The rules
-every driver keeps are numbered; each number is a check in ``nodelaunch.conformance``.
+A driver knows its cloud, and nothing of stores, requests, retries and records: these belong to the engine. Each rule
+for drivers has a number, and a check in ``nodelaunch.conformance``.
 
 ==== =================================================================================================================
 D1   ``create_instance`` returns as soon as the cloud gave an id; it does not wait for the machine.
 D2   ``spec.metadata`` is put on every resource, in the creating call, and comes back unchanged from
      ``list_instances``.
 D3   If a create fails or is cancelled it leaves nothing, or only what ``list_instances`` shows.
-D4   ``wait_until_active`` may be asked again, also by another process, for the same id; the caller sets the deadline.
-D5   ``delete_instance`` is asked twice without complaint, and returns only when the instance is gone.
-D6   ``list_instances`` shows everything the credentials can see, ours or not; quota is counted from it.
-D7   Only `DriverError` subclasses are raised; a cloud's message text is read nowhere but in the driver.
-D8   A driver can be rebuilt at any time from its configuration, its cloud, and the ids our records name.
+D4   ``wait_until_active`` may be called again, also by another process, for the same id; the caller sets the deadline.
+D5   ``delete_instance`` may be called twice, and returns only when the instance no longer exists.
+D6   ``list_instances`` shows everything that the credentials can see, of any owner; quota is counted from it.
+D7   Only `DriverError` subclasses are raised; only the driver reads the text of a cloud's messages.
+D8   A driver can be rebuilt at any time from its configuration, its cloud, and the ids in records.
 D9   Calls run concurrently and never block the event loop.
-D14  One that is `SupportsFencing` refuses the calls of a launcher from which another took the node over.
+D14  A driver with `SupportsFencing` refuses the calls of a launcher after another launcher took over the node.
 ==== =================================================================================================================
 """
 
@@ -29,24 +29,24 @@ from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
 
 ExternalId = NewType("ExternalId", str)
-"""A cloud's own name of an instance."""
+"""The cloud's name of an instance."""
 
 METADATA_NODE_ID = "nodepool_node_id"
 METADATA_POOL = "nodepool_pool_name"
 METADATA_PROVIDER = "nodepool_provider_name"
-"""Keys of the metadata on every instance; leak detection and quota go by them. Source: Nodepool 11."""
+"""Keys of the metadata on every instance; leak detection and quota depend on them. Source: Nodepool 11."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Orders the calls that change a cloud for one node: a call is stale when its ``number`` is lower than that of
-    another with the same ``node``. Fences of different nodes have no order."""
+    """Orders the calls that change a cloud for one node: a call is stale if another call with the same ``node`` had a
+    higher ``number``. Fences of different nodes have no order."""
 
     node: str
-    """The node's id, and when its record was made: ids repeat if a store was wiped, or restored from a copy. Compare it
-    as a whole."""
+    """The node's id, and the time when its record was made: ids repeat if a store was wiped, or restored from a copy.
+    Compare it as a whole."""
     number: int
-    """Greater for each later holder of the node's lock, the same for all calls of one holder."""
+    """A number that is higher for each later holder of the node's lock, and the same for all calls of one holder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class InstanceSpec:
     """Fields of the node request: id, labels, requestor, requestor_data, relative_priority, event_id, created_time,
     tenant_name."""
     fence: Fence | None = None
-    """For drivers that are `SupportsFencing`; None: the call is not to be refused as stale."""
+    """The fence, for drivers with `SupportsFencing`; None: the call is never stale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How to log in to one instance. It is recorded as it is, None included."""
+    """The login of an instance. All fields are recorded unchanged, also None."""
 
     username: str | None
     connection_type: str | None
@@ -84,7 +84,8 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """The cloud's own object. Addresses are None until known; ``resources`` None when the cloud doesn't say."""
+    """An instance as the cloud reports it. Addresses are None until they are known; ``resources`` is None if the cloud
+    does not report them."""
 
     external_id: ExternalId
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -101,21 +102,22 @@ class Instance:
     hostname: str | None = None
     resources: Usage | None = None
     connection_port: Any = None
-    """Overrides the label's: an int, or an object with credentials as Kubernetes' drivers have it."""
+    """A port that overrides the label's: an int, or an object with credentials, as for Nodepool's Kubernetes drivers.
+    """
     node_properties: Mapping[str, Any] = field(default_factory=dict)
     login: Login | None = None
-    """Overrides the label's, where instances of one label differ."""
+    """A login that overrides the label's, if instances of one label differ."""
     host_keys: Sequence[str] | None = None
-    """``<type> <base64>`` each, if the driver knows them; overrides the keys that the engine scanned."""
+    """Host keys, each ``<type> <base64>``, if the driver knows them; they override the keys that the engine scanned."""
     expected_host_keys: Sequence[str] | None = None
-    """``<type> <base64>`` each, if the driver gave the machine its keys: the engine checks that the machine has them,
-    and records only these, with an `Assurance`. A machine without them fails its launch."""
+    """Host keys, each ``<type> <base64>``, if the driver gave them to the machine: the engine checks that the machine
+    has them, and records only these, with an `Assurance`. The launch of a machine without them fails."""
     attributes: Mapping[str, Any] | None = None
     """Attributes of the instance; the pool's ``node-attributes`` override them."""
     slot: int | None = None
     """The slot of a shared machine, if it has several."""
     driver_data: Any = None
-    """The driver's own note in the record; opaque to all other code."""
+    """Data of the driver that is kept in the record; opaque to all other code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +135,15 @@ class LabelTraits:
     python_path: str | None = "auto"
     host_key_checking: bool = True
     settle_s: float = 0.0
-    """Seconds that host keys have to stay the same before they are believed; 0: they are scanned once."""
+    """Seconds for which host keys have to stay the same before they are recorded; 0: they are scanned once."""
     probe_key: str | None = None
-    """File of a private key: the machine counts as ready once ``username`` can log in with it. None: no login
+    """File of a private key: the machine counts as ready after ``username`` could log in with the key. None: no login
     is tried."""
     console_log: bool = False
 
 
 class Driver(Protocol):
-    """One provider's cloud. All calls are on the event loop, concurrently; deadlines are the caller's."""
+    """The cloud of one provider. All calls are on the event loop, concurrently; deadlines are the caller's."""
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:
         """Return the traits of *label* in *pool* without asking the cloud."""
@@ -152,10 +154,10 @@ class Driver(Protocol):
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
         """Wait until the instance runs and has its addresses. Raises the errors of `create_instance`, and
-        InstanceNotFoundError when it is gone."""
+        InstanceNotFoundError if the instance does not exist any more."""
 
     async def delete_instance(self, external_id: ExternalId) -> None:
-        """Delete the instance, and wait until it is gone. An instance that does not exist is gone."""
+        """Delete the instance, and wait until it no longer exists. Succeeds if it never existed."""
 
     def list_instances(self) -> AsyncIterator[Instance]:
         """Yield every instance that these credentials can see."""
@@ -167,8 +169,8 @@ class Driver(Protocol):
         """Return the usage of one node of *label* in *pool*. Raises LabelUnusableError."""
 
     async def label_ready(self, pool: str, label: str) -> bool:
-        """Return True if the cloud has what the label needs, for example its image. False: the pool declines it for
-        now."""
+        """Return True if the cloud has all resources of the label, for example its image. False: the pool declines it
+        for now."""
 
     async def aclose(self) -> None:
         """Close connections; instances stay."""
@@ -195,8 +197,8 @@ class SupportsFencing(Protocol):
     spec, and the calls below. A call without a fence is never stale."""
 
     async def raise_fence(self, fence: Fence) -> None:
-        """Make every call with a lower fence stale from the return of this call on. The engine calls it before it looks
-        for, or continues with, an instance of an earlier holder of the node's lock."""
+        """Make every call with a lower fence stale as soon as this call returns. The engine calls this method before it
+        looks for an instance of an earlier holder of the node's lock, or resumes its launch."""
 
     async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
         """Delete like `delete_instance`; the engine calls this instead wherever it has the node's lock."""
@@ -212,14 +214,14 @@ class ReportsZones(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource that an instance had or has besides itself, such as a floating IP; it can outlive the instance."""
+    """A resource besides the instance itself, such as a floating IP; it can outlive the instance."""
 
     kind: str
     external_id: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of the instance's metadata, at least the provider's name and, if known, the node's id."""
+    """The instance's metadata: at least the provider's name and, if known, the node's id."""
     detail: str = ""
-    """For people."""
+    """A description for people."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.external_id}" + (f" ({self.detail})" if self.detail else "")
@@ -230,8 +232,7 @@ class SupportsLeftovers(Protocol):
     """A driver whose instances have resources that can stay behind after their deletion."""
 
     async def resources(self) -> Sequence[Resource]:
-        """Return all such resources that carry their owner's metadata, except those that go with an existing
-        instance."""
+        """Return all such resources that carry their owner's metadata, except the resources of existing instances."""
 
     async def delete_resource(self, resource: Resource) -> None:
         """Delete one resource; one that does not exist is deleted."""
@@ -239,11 +240,12 @@ class SupportsLeftovers(Protocol):
 
 @runtime_checkable
 class SupportsUpkeep(Protocol):
-    """A driver with work of its own beside its calls."""
+    """A driver that also works between its calls."""
 
     async def upkeep(self) -> None:
-        """Work until cancelled. It runs as long as the driver is in use, and again after a pause when it fails. The
-        driver's calls may come before it runs, and wait for it. May raise StoreError."""
+        """Do the driver's own work until cancelled. The engine runs this method as long as the driver is in use, and
+        restarts it after a pause if it fails. Other calls of the driver may come before it runs, and wait for it. May
+        raise StoreError."""
 
     async def emptied(self) -> None:
         """Wait until nothing is left that only this driver can release, with upkeep running and no pool configured."""
@@ -255,23 +257,24 @@ class FaultOffer:
 
     name: str
     call: str | None = None
-    """The call that fails meanwhile, as the driver's method is called (``create_instance``); None: that differs."""
+    """The call that fails while the fault is set, by its name in this port (``create_instance``); None: it differs."""
     kind: ErrorKind | None = None
-    """The kind of error that it has to raise."""
+    """The kind of error that the call raises."""
     retry_after_s: float | None = None
-    """Seconds for which the cloud meanwhile asks callers to wait; None: it does not say."""
+    """Seconds for which the cloud asks callers to wait while the fault is set; None: the cloud gives no time."""
 
 
 BOOT_HELD, FOREIGN_INSTANCE, LIST_LAGS = "boot-held", "foreign-instance", "list-lags"
-"""Names of faults that mean the same for every driver: instances made meanwhile boot only afterwards; there is one more
-instance, of another owner; the cloud lists instances made meanwhile only afterwards."""
+"""Names of faults that have the same effect for every driver. While ``boot-held`` is set, new instances don't boot
+until it is cleared. ``foreign-instance`` adds an instance of another owner. While ``list-lags`` is set, lists lack the
+new instances."""
 
 
 @runtime_checkable
 class SupportsFaults(Protocol):
-    """A driver whose cloud can be inspected, and broken, by the conformance kit. No other code calls these, and none
-    has an effect before it is called. A fault is the cloud's: every driver with the same configuration, in any process,
-    meets it until it is cleared."""
+    """A driver whose cloud the conformance kit can inspect and break. No other code makes these calls, and no fault is
+    set until one of them sets it. A fault belongs to the cloud: it affects every driver with the same configuration, in
+    any process, until it is cleared."""
 
     async def faults(self) -> Sequence[FaultOffer]:
         """Return the available faults."""
@@ -320,8 +323,8 @@ class Inspection:
 
 @runtime_checkable
 class SupportsInventory(Protocol):
-    """A driver of machines that already exist: the engine keeps one ready node registered per machine slot, hands those
-    out, and registers the slot anew after use. No instance is created or deleted in a cloud."""
+    """A driver of machines that already exist. The engine keeps one ready node registered for each machine slot, hands
+    these nodes out, and registers the slot again after use. No instance is created or deleted in a cloud."""
 
     def machines(self) -> Sequence[Machine]:
         """Return all machine slots that the configuration names."""

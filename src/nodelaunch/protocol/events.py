@@ -15,7 +15,7 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.verdicts import Reason
 
 Stage = tuple[str, float]
-"""Name of a stage of a launch, and its duration in seconds."""
+"""The name of a stage of a launch, and its duration in seconds."""
 
 
 class Event(Struct, frozen=True):
@@ -44,9 +44,9 @@ class RequestChanged(Event, frozen=True):
     NAME: ClassVar[str] = "request_changed"
     request_id: RequestId
     old_state: str | None
-    """None: it is new."""
+    """The previous state; None for a new request."""
     state: str | None
-    """None: it is gone."""
+    """The new state; None for a deleted request."""
     labels: tuple[str, ...]
     requestor: str | None
 
@@ -106,15 +106,15 @@ class NodeChanged(Event, frozen=True):
     pool: str | None
     labels: tuple[str, ...]
     old_state: str | None
-    """None: it is new."""
+    """The previous state; None for a new node."""
     state: str | None
-    """None: it is gone."""
+    """The new state; None for a deleted node."""
     request_id: str | None
     """The request that the node is allocated to."""
 
 
 class LaunchEnded(Event, frozen=True):
-    """One attempt to launch a node ended.
+    """An attempt to launch a node ended.
 
     ``result``: ``ready``; ``failed``; ``aborted`` if the cloud had no capacity; ``cancelled`` if the node is not wanted
     any more. ``stages`` are in order: ``queue`` from the request until the attempt, ``quota`` the wait for capacity,
@@ -124,7 +124,7 @@ class LaunchEnded(Event, frozen=True):
     NAME: ClassVar[str] = "launch_ended"
     request_id: RequestId
     node_id: NodeId | None
-    """None: the node had no record yet."""
+    """The node's id; None if it had no record yet."""
     provider: str
     pool: str
     label: str
@@ -133,7 +133,7 @@ class LaunchEnded(Event, frozen=True):
     attempt: int
     result: str
     error: str | None
-    """Class of the error."""
+    """The class of the error; None if there was none."""
     detail: str | None
     took_s: float
     so_far_s: float
@@ -148,7 +148,7 @@ class DriverCalled(Event, frozen=True):
     provider: str
     call: str
     error: str | None
-    """Class of the error; None: the call succeeded."""
+    """The class of the error; None if the call succeeded."""
     took_s: float
 
 
@@ -180,7 +180,7 @@ class BreakerChanged(Event, frozen=True):
 
 
 class ConfigurationRead(Event, frozen=True):
-    """The configuration was read again. ``is_in_force``: whether it had no errors."""
+    """The configuration was read again. ``is_in_force`` is true if it had no errors."""
 
     NAME: ClassVar[str] = "configuration_read"
     is_in_force: bool
@@ -188,7 +188,7 @@ class ConfigurationRead(Event, frozen=True):
 
 
 class SessionChanged(Event, frozen=True):
-    """The session with the store is in another state: ``connected``, ``suspended``, ``doubtful`` or ``lost``."""
+    """The state of the session with the store changed: ``connected``, ``suspended``, ``doubtful`` or ``lost``."""
 
     NAME: ClassVar[str] = "session_changed"
     state: str

@@ -1,8 +1,8 @@
-"""A driver's errors as data, for the way across a process border, and as the exception on either side.
+"""A driver's errors as data, which can pass between processes, and as exceptions.
 
-An error has a kind (what is wrong), a scope (what else it concerns), and says which instance may have been left behind.
-The engine acts on classes; each class is what the engine does next. Kind and scope decide the class here, once. What
-does *not* belong here: the encoding (driverhost/wire).
+An error has a kind (what is wrong), a scope (what else it concerns), and the instance that may have been left behind.
+The engine reacts to the class of an exception; this module derives the class from kind and scope. driverhost/wire
+encodes the data.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _FOR_ALL: Final[Mapping[ErrorKind, type[DriverError]]] = {
     ErrorKind.PERMANENT: ProviderUnavailableError,
     ErrorKind.UNSUPPORTED: ProviderUnavailableError,
 }
-"""Classes of errors that every other launch would meet as well."""
+"""Classes of errors that every other launch would get, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One error as data."""
+    """An error as data."""
 
     kind: ErrorKind
     message: str
@@ -94,7 +94,7 @@ def error_of(fault: Fault, *, provider: str | None = None) -> DriverError:
 def fault_of(error: DriverError) -> Fault:
     """Return *error* as data; `error_of` gives an exception of the same class for it."""
     kind, scope = error.kind, error.scope
-    if class_of(kind, scope) is not _known(type(error)):  # distinguished by its class alone
+    if class_of(kind, scope) is not _known(type(error)):  # the class alone distinguishes the error
         kind, scope = error.default_kind, error.default_scope
     return Fault(kind, str(error), scope, error.retry_after_s, error.external_id, error.may_exist)
 

@@ -19,9 +19,9 @@ class Assurance(StrEnum):
     """How far the host keys in a node's record can be trusted, if the machine was given them."""
 
     VERIFIED = "verified"
-    """They were found on the machine."""
+    """The keys were found on the machine."""
     UNSEEN = "unseen"
-    """They were not checked: host key checking is off."""
+    """The keys were not checked: host key checking is off."""
 
 
 def without_comment(key: str) -> str:

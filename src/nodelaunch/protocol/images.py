@@ -12,7 +12,7 @@ from nodelaunch.protocol.states import ImageState
 
 
 class ImageBuild(Record, frozen=True):
-    """One build of a diskimage, written by a builder; launchers only read it."""
+    """A build of a diskimage, written by a builder; launchers only read it."""
 
     path: str
     image: str
@@ -20,9 +20,9 @@ class ImageBuild(Record, frozen=True):
     state: Annotated[ImageState, ImageState] = ImageState.BUILDING
     state_time: Number = 0.0
     builder: Text = None
-    """Host name."""
+    """Host name of the builder."""
     formats: Text = None
-    """Separated by commas."""
+    """Names of the formats, separated by commas."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, parts: tuple[str, str], modified_at: float = 0.0) -> Self:
@@ -32,7 +32,7 @@ class ImageBuild(Record, frozen=True):
 
 
 class ImageUpload(Record, frozen=True):
-    """One upload of a built image to one provider, written by a builder; launchers only read it."""
+    """An upload of a built image to one provider, written by a builder; launchers only read it."""
 
     path: str
     image: str

@@ -1,6 +1,6 @@
-"""Znode paths below the chroot, built and parsed; and the shape of the names in them.
+"""Znode paths below the chroot, built and parsed, and the form of the names in them.
 
-What does *not* belong here: the data of the znodes (records.py). Source: Nodepool 11, its ZooKeeper layer.
+Source: Nodepool 11, its ZooKeeper layer.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Final, NewType
 from urllib.parse import quote, unquote
 
 RequestId = NewType("RequestId", str)
-"""``PPP-SSSSSSSSSS``: a priority of three characters, a dash, ten digits."""
+"""A request's id, ``PPP-SSSSSSSSSS``: a priority of three characters, a dash, ten digits."""
 NodeId = NewType("NodeId", str)
-"""Ten digits."""
+"""A node's id: ten digits."""
 
 ROOT: Final = "/nodepool"
 REQUESTS: Final = f"{ROOT}/requests"
@@ -50,7 +50,7 @@ ALWAYS_THERE: Final = (
 """Paths that a launcher creates at start if they are missing, as each Nodepool process does."""
 
 NODE_NAME_PREFIX: Final = "np"
-"""A node's instance is called this plus the node id: at most 15 characters, for Windows."""
+"""Prefix of an instance's name, which ends with the node id: 15 characters at most, for Windows."""
 
 MIN_READY_PRIORITY: Final = "900"
 CLIENT_PRIORITY: Final = "200"

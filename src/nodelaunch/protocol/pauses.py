@@ -1,8 +1,8 @@
-"""Pauses: an operator's order to launchers to leave a target alone, kept in the store until it is removed.
+"""Pauses: an operator's order to launchers not to use a target, kept in the store until it is removed.
 
-A pause is of a provider, of one of its pools, or of a launcher. A paused target takes no new request and makes no node
-for one; with `Pause.drains` it also discards its idle nodes. What does *not* belong here: writing a pause
-(operations/pauses.py), and its effect on a request (triage.py).
+The target is a provider, one of its pools, or a launcher. A paused target takes no new request and launches no node;
+with `Pause.drains` it also discards its idle nodes. operations/pauses.py writes pauses, and decisions/triage.py applies
+them to requests.
 """
 
 from __future__ import annotations

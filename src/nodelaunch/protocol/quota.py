@@ -1,6 +1,6 @@
 """Quota arithmetic over named resources: ``cores``, ``instances``, ``ram`` (MiB) and any other that a driver names.
 
-`Limits` and `Usage` are two types, so that a limit (missing: endless) can't be mixed with a usage (missing: none).
+`Limits` and `Usage` are two types, so that a limit (missing: unlimited) can't be mixed with a usage (missing: none).
 Amounts are finite, and a usage is never negative.
 """
 
@@ -109,7 +109,7 @@ class Limits:
         return f"Limits({self.amounts!r})"
 
     def minus(self, used: Usage) -> Limits:
-        """Return what is left; negative if more is used than allowed."""
+        """Return the limits that are left; negative if more is used than allowed."""
         if not used.amounts or not self.amounts:
             return self
         left = dict(self.amounts)

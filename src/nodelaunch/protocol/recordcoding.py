@@ -1,8 +1,9 @@
 """The coding of all records: one list of fields per class, a tolerant reader and writer, and a fast path on msgspec.
 
 A field whose annotation names a reader is a key of the JSON object; the caller of the reader gives the other fields.
-The fast path handles what both codecs treat alike and leaves the rest to Python's ``json``: a text as label, unknown
-keys, NaN, lone surrogates, UTF-16. msgspec reports an error for input that it does not handle, so both paths agree.
+The fast path handles input that both codecs treat alike and leaves the rest to Python's ``json``: a text as label,
+unknown keys, NaN, lone surrogates, UTF-16. msgspec reports an error for input that it does not handle, so both paths
+agree.
 
 Source: Nodepool 11, its record classes; msgspec 0.19 and later.
 """
@@ -27,7 +28,7 @@ JsonObject = dict[str, Any]
 Reader = Callable[[Any], Any]
 NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
 REQUIRED: Final = msgspec.NODEFAULT
-"""Given to `Record._read` for a field whose key must be present."""
+"""Argument of `Record._read` for a field whose key must be present."""
 NOT_HANDLED: Final = (msgspec.DecodeError, ValueError, RecursionError)
 """Errors of the fast decoder on input that needs the tolerant reader."""
 
@@ -281,7 +282,7 @@ def _write_unread(value: Any) -> msgspec.Raw:
 
 
 class Wire:
-    """The keys of one record class as a struct of their own, which msgspec reads and writes without loss.
+    """The keys of one record class as a separate struct, which msgspec reads and writes without loss.
 
     The record class has its id first, then the keys in their order, then nothing but ``extra``.
     """

@@ -1,10 +1,9 @@
-"""The records in znodes, to and from JSON bytes.
+"""The records in znodes, converted from and to JSON bytes.
 
-Every known key is always written, null included, because Zuul repeats just the keys it has read; unknown keys are kept
-on rewriting. ``requestor_data`` carries 128-bit integers, which most fast codecs lose; msgspec keeps them. What does
-*not* belong here: locks, tasks, versions (those are the store's), and when a record may be written.
+Every known key is always written, null included, because Zuul writes only the keys that it has read; unknown keys are
+kept. ``requestor_data`` has 128-bit integers, which most fast codecs lose; msgspec keeps them.
 
-Source: Nodepool 11, its record classes; Zuul 11.3 to 14.3, the readers of them.
+Source: Nodepool 11, its record classes; Zuul 11.3 to 14.3, which read them.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ RequestOrder = tuple[str, int, str]
 
 
 class NodeRequest(Record, frozen=True):
-    """An ordered list of labels wanted, one node each. Times are seconds since 1970."""
+    """A request for nodes: an ordered list of labels, with one node for each. Times are seconds since 1970."""
 
     id: RequestId
     state: Annotated[RequestState, RequestState] = RequestState.REQUESTED
@@ -123,7 +122,7 @@ class NodeRequest(Record, frozen=True):
 
     @property
     def is_short(self) -> bool:
-        """True if it takes little memory, as requests usually do; a badly written one may take a megabyte."""
+        """True if the request takes little memory. Most do; a malformed one may take a megabyte."""
         data = _requestor_data.__get__(self)
         if self.extra or not (data is None or (type(data) is Unread and len(data.data) <= Unread.SHORT)):
             return False
@@ -161,7 +160,7 @@ _REQUEST = Wire(
     state=REQUIRED, state_time=UNSET, requestor_data=msgspec.Raw(b"null"),
 )  # fmt: skip
 _requestor_data = NodeRequest.requestor_data
-"""The field itself, as the codec sees it: a decoded value stays `Unread` there."""
+"""The field itself, for the codec: here, a decoded value stays `Unread`."""
 
 
 def _read_requestor_data(request: NodeRequest) -> Any:
@@ -176,7 +175,7 @@ NodeRequest.requestor_data = property(_read_requestor_data)
 
 
 class Node(Record, frozen=True):
-    """One machine that is offered or being launched. Times are seconds since 1970; ``resources`` as in quota.py."""
+    """A machine that is offered or being launched. Times are seconds since 1970; ``resources`` as in quota.py."""
 
     id: NodeId
     state: Annotated[NodeState, NodeState] = NodeState.INIT
@@ -297,11 +296,11 @@ class Lease(Record, frozen=True):
     label: Word = ""
     slots: Whole = 1
     is_failed: Flag = msgspec.field(default=False, name="failed")
-    """True if it takes no more claims, and is released when it is empty."""
+    """True if the node takes no more claims, and is released when it is empty."""
     launched_at: Number = msgspec.field(default=0.0, name="launched")
-    """When the node was taken over."""
+    """The time when the node was leased."""
     used_at: Number = msgspec.field(default=0.0, name="used")
-    """When one of its slots was last given back; until then, when it was taken over."""
+    """The time when a slot of the node was last given back; until then, the time when the node was leased."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes, *, node_id: NodeId) -> Self:
@@ -329,7 +328,7 @@ class Lease(Record, frozen=True):
 
 
 class Claim(Record, frozen=True):
-    """A metastatic provider's record of a node of its own, with its slot if it has one yet."""
+    """A metastatic provider's record of one of its own nodes, with its slot if it has one yet."""
 
     node_id: Annotated[NodeId, word] = msgspec.field(name="node")
     label: Word = ""

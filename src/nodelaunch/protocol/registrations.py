@@ -58,19 +58,19 @@ class Presence(Record, frozen=True):
     """The record of one nodelaunch process for the others; ephemeral."""
 
     id: Word = ""
-    """Different for each process."""
+    """An id that is different for each process."""
     hostname: Word = ""
     version: Text = None
     state: Annotated[ComponentState, ComponentState] = ComponentState.RUNNING
     min_ready: Amounts = None
-    """Label → number of nodes that it would keep ready; labels without any are left out."""
+    """Label → number of nodes that the process would keep ready; labels without such nodes are left out."""
     pools: Texts = ()
-    """Ids of its pools, about which it answers questions."""
+    """Ids of the pools that the process runs."""
     knows: Texts = ()
-    """Ids of the other processes that it knows to have pools, or work at providers."""
+    """Ids of the other processes that this one knows to have pools, or to work at providers."""
     providers: Texts = ()
-    """Providers at which it may create nodes: of its pools, including those that drain and are not registered
-    any more."""
+    """Providers at which the process may create nodes: those of its pools, including pools that drain and are not
+    registered any more."""
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes) -> Self:
@@ -132,8 +132,8 @@ class RegisteredPool:
     is_paused: bool
     labels: frozenset[str]
     pool: str = ""
-    """Its name."""
+    """The pool's name."""
     launcher: str = ""
-    """Id of the nodelaunch process that runs it; empty for pools of other programs."""
+    """Id of the nodelaunch process that runs the pool; empty for pools of other programs."""
     is_stopped: bool = False
     """True if an operator has paused it; ``is_paused`` is then True, too."""

@@ -1,8 +1,7 @@
-"""Checks of the values that a driver returns, for every driver, however it runs.
+"""Checks of the values that a driver returns, for every driver, in any process.
 
 The values go into records that others read, count as quota, and are shown to people. Each function returns its value,
-or raises a DriverError of kind ``internal`` that names the field; docs/driver-contract.md has the same limits. What
-does *not* belong here: the form of messages (driverhost/wire), and what follows from a refusal (engine).
+or raises a DriverError of kind ``internal`` that names the field; docs/driver-contract.md has the same limits.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff
 
 
 def _wrong(call: str, field: str, fault: str) -> DriverError:
-    return DriverError(f"the driver answered {call} with what is wrong at {field}: {fault}")
+    return DriverError(f"the driver's answer to {call} is invalid at {field}: {fault}")
 
 
 # -- single values ---------------------------------------------------------------------------------------------------
@@ -176,9 +175,9 @@ def sound_instance(instance: Instance, asked_for: str, call: str = "wait_until_a
     """Return *instance*, the answer to a wait for the instance *asked_for*. Raises: DriverError."""
     sound_listed(instance, call)
     if instance.external_id != asked_for:
-        raise _wrong(call, "external_id", "that is another instance")
+        raise _wrong(call, "external_id", "it names another instance")
     if instance.is_active is not True:
-        raise _wrong(call, "is_active", "it is not active, which was waited for")
+        raise _wrong(call, "is_active", "the instance is not active")
     for value in _addresses_of(instance):
         if value is not None and (fault := address_fault(value)) is not None:
             raise _wrong(call, _named(instance, _ADDRESSES, value), fault)

@@ -1,6 +1,7 @@
-"""States of node requests and nodes, and the edges between them, each with its reason.
+"""States of node requests and nodes, and the transitions between them, each with its reason.
 
-Peers raise on any other state, so private progress is never put into one. Source: Nodepool 11, its state lists.
+Peers raise on any other state, so the launcher's own progress is never stored as a state. Source: Nodepool 11, its
+state lists.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class ImageState(StrEnum):
 
 
 REQUEST_FINAL: Final = frozenset({RequestState.FULFILLED, RequestState.FAILED})
-"""Only the requestor touches a request from here on."""
+"""Final states: from here on, only the requestor changes the request."""
 
 _N = NodeState
 ABANDONED_WHEN_UNLOCKED: Final = frozenset(
     {_N.BUILDING, _N.IN_USE, _N.USED, _N.FAILED, _N.ABORTED, _N.DELETING, _N.DELETED}
 )
-"""A node in one of these states belongs to its holder while it is locked, and is abandoned as soon as it is not. This
-is the only way in which a launcher learns that an executor or another launcher died. Abandoned nodes are deleted, but a
-launch that was interrupted may be resumed for a minute (engine/cleanup/abandoned.py)."""
+"""A node in one of these states belongs to the holder of its lock, and is abandoned when the lock is released or lost.
+This is the only way in which a launcher learns that an executor or another launcher died. Abandoned nodes are deleted,
+but a launch that was interrupted may be resumed for a minute (engine/cleanup/abandoned.py)."""

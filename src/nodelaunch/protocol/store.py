@@ -1,17 +1,17 @@
 """The port to the coordination store: a tree of small versioned documents with sessions, watches and locks.
 
-It is shaped after ZooKeeper, because peers share ZooKeeper with this project; the embedded store keeps the same
-promises on one SQLite file. ``tests/conformance/store_suite.py`` is the executable form of this text.
+Its model is ZooKeeper, because peers share ZooKeeper with this project; the embedded store gives the same guarantees on
+one SQLite file. ``tests/conformance/store_suite.py`` checks the guarantees.
 
 Paths are absolute, below the chroot, without a trailing slash, except that a sequential create may end in ``/``.
 
-Promises every store keeps:
+Guarantees of every store:
 
 * **Order.** Calls take effect, and tree listeners are notified, in one order: when a change is visible to a caller or
   listener, every earlier one has been reported.
 * **No doubt.** A call that returns had its effect, exactly once; a call that raises had none, except with
-  `OutcomeUnknownError`, or when its session was lost under way. A break of the connection is survived inside the call
-  as long as the session lives.
+  `OutcomeUnknownError`, or when its session was lost under way. If the connection breaks, the call continues on
+  the next connection as long as the session lives.
 * **Bounded.** No call outlives the end of its session: it then raises `SessionLostError`. So every call ends within
   the session timeout, and callers set shorter deadlines with ``asyncio.timeout``. A call made while there is no
   session raises `SessionLostError` at once; wait with ``session.connected()``.
@@ -19,7 +19,7 @@ Promises every store keeps:
 * **Fencing.** A write ``under`` locks is sent only while each of them is held, and only in the session that took
   them.
 
-What does *not* belong here: what the documents mean (records.py), and who may write them when (the engine).
+records.py has the meaning of the documents; the engine decides when they are written.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from typing import Protocol, Self, final
 from msgspec import Struct
 
 ANY_VERSION = -1
-"""Write or delete any version."""
+"""A version that matches any other: write or delete unconditionally."""
 
 LAG_S = 2.0
-"""Seconds by which a tree may be late with a change that may lag."""
+"""Seconds by which a tree may report a change late, if the change may lag."""
 
 Unsubscribe = Callable[[], None]
 
@@ -50,17 +50,18 @@ class Stat(Struct, frozen=True, gc=False):
     created_at: float
     modified_at: float
     owner: int = 0
-    """Session id an ephemeral znode lives and dies with; 0: persistent."""
+    """Id of the session that owns the znode: an ephemeral znode is deleted with its session. 0: the znode is
+    persistent."""
 
 
 class Entry(Struct, frozen=True, gc=False, eq=False):
-    """One znode: path, data, and stat."""
+    """A znode: path, data, and stat."""
 
     path: str
     data: bytes
     stat: Stat
     record: object = None
-    """The record that *data* encodes, if this process wrote it and gave the record: no reader here has to decode it
+    """The record that *data* encodes, if this process wrote it and gave the record: readers here need not decode it
     again."""
 
     def __eq__(self, other: object) -> bool:
@@ -134,7 +135,7 @@ class TakeLock(Struct, frozen=True, gc=False):
 @final
 class ReleaseLock(Struct, frozen=True, gc=False):
     """Release *lock* together with the rest of the transaction. Result: None. Only `Lock.release` ignores a contender
-    that is gone; in a transaction a vanished contender fails it with `LockLostError`."""
+    that no longer exists; a transaction fails with `LockLostError`."""
 
     lock: Lock
 
@@ -158,13 +159,13 @@ class Lock(Protocol):
 
     @property
     def fence(self) -> int:
-        """A number above 0, greater than that of every earlier holder of the lock at ``path``, even if the path was
-        deleted and made anew meanwhile; lower than that of every later one."""
+        """A number above 0 that is greater than for every earlier holder of the lock at ``path``, even if the path was
+        deleted and created again meanwhile, and lower than for every later holder."""
 
     @property
     def is_held(self) -> bool:
-        """False once released or lost. Turns false, without any call, when the session is lost *or in doubt for so long
-        that it may have been lost*."""
+        """True while the lock is held. Becomes false, without any call, when the session is lost *or in doubt for so
+        long that it may have been lost*."""
 
     def on_lost(self, listener: Callable[[], None]) -> Unsubscribe:
         """Call *listener* once, on the event loop, when the lock is lost (not when it is released). If the lock is lost
@@ -178,14 +179,14 @@ class SessionState(Enum):
     """The known state of the session with the store."""
 
     CONNECTING = "connecting"
-    """No session yet, or the last one was lost and a new one is being made."""
+    """There is no session yet, or the last one was lost and a new one is being made."""
     CONNECTED = "connected"
     SUSPENDED = "suspended"
     """The connection broke; the session, with its locks, probably lives."""
     DOUBTFUL = "doubtful"
-    """Unanswered for two thirds of the session timeout: locks count as lost from the full timeout on."""
+    """The store has not answered for two thirds of the session timeout: locks count as lost after the full timeout."""
     LOST = "lost"
-    """The session is over. Always reported before a new one begins."""
+    """The session has ended. Always reported before a new session begins."""
     CLOSED = "closed"
 
 
@@ -197,7 +198,8 @@ class Session(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Grows by one with each new session; locks and ephemeral znodes of one epoch are gone in the next."""
+        """The number of the session, one higher for each new session; a lock or ephemeral znode exists only in its own
+        epoch."""
 
     async def connected(self) -> int:
         """Wait until there is a connected session. Return its epoch. Raises StoreUnavailableError when the store is
@@ -209,7 +211,7 @@ class Session(Protocol):
 
 @final
 class Changed(Struct, frozen=True, gc=False):
-    """*entry* is new or has new data. ``old``: the tree's entry before."""
+    """An entry was added, or its data changed. ``old``: the tree's previous entry."""
 
     entry: Entry
     old: Entry | None
@@ -217,7 +219,7 @@ class Changed(Struct, frozen=True, gc=False):
 
 @final
 class Removed(Struct, frozen=True, gc=False):
-    """*entry*, in its last known form, is gone."""
+    """An entry was removed; *entry* is its last known form."""
 
     entry: Entry
 
@@ -257,7 +259,7 @@ class Tree(Protocol):
         """Return every entry, in no order; take a copy before awaiting."""
 
     def hurry(self) -> None:
-        """Have lagging changes read at once: they have been reported when the next read is answered."""
+        """Read lagging changes at once: they have been reported when the next read is answered."""
 
     def subscribe(self, listener: Callable[[TreeEvent], None]) -> Unsubscribe:
         """Call *listener* on the event loop with every event from now on. An own write is reported before the call that
@@ -311,7 +313,7 @@ class Store(Protocol):
         """Delete *path*. Raises: RecordGoneError, VersionConflictError, NotEmptyError, LockLostError."""
 
     async def delete_tree(self, path: str) -> None:
-        """Delete *path* and all below it; no error when it is gone already. Not atomic."""
+        """Delete *path* and all znodes below it; no error if they don't exist. Not atomic."""
 
     async def commit(self, ops: Sequence[Op], *, under: Collection[Lock] = ()) -> list[Entry | Lock | None]:
         """Perform all of *ops*, in their order, or none.
@@ -352,13 +354,13 @@ class Store(Protocol):
         Entries whose path *wants_data* refuses are known to exist, with empty data, without being read. If *may_lag* is
         true of a path at the time its data changes, the change may be reported up to `LAG_S` later, but is reported
         before any later event below the same path; several changes may then be reported as one. Without *keeps_data*
-        the entries of events carry their data, but those the tree keeps may be empty, as may ``Changed.old``.
+        the entries of events carry their data, but the tree's own entries may have none, and so may ``Changed.old``.
         """
 
     @property
     def operations(self) -> Mapping[str, int]:
-        """How often each kind of operation was sent to the store so far, by name: create, get, put, delete, children,
-        commit, watch, sync, ping."""
+        """The number of operations sent to the store so far, by kind: create, get, put, delete, children, commit,
+        watch, sync, ping."""
 
 
 __all__ = [

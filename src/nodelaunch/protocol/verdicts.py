@@ -17,14 +17,14 @@ from nodelaunch.protocol.quota import NOTHING, Usage
 
 
 def amount_of(count: float, resource: str) -> str:
-    """``1 instance``, ``3 instances``."""
+    """Return *count* with the resource, such as ``1 instance`` or ``3 instances``."""
     one = {"instances": "instance", "cores": "core", "volumes": "volume"}.get(resource, resource)
     return f"{count:.15g} {one if count == 1 else resource}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a request is declined or deferred. ``str()`` is one clause for people; the fields are for programs."""
+    """A reason to decline or defer a request. ``str()`` is one clause for people; the fields are for programs."""
 
     CLAUSE: ClassVar[str] = ""
     REMEDY: ClassVar[str] = ""
@@ -56,7 +56,7 @@ class TenantNotAllowed(Reason):
     """The pool, label or machines are for other tenants only."""
 
     tenant: str | None
-    """None: the request has no tenant, and may use only pools, labels and machines without allowed-tenants."""
+    """The request's tenant; None: the request may use only pools, labels and machines without allowed-tenants."""
     WHERE: ClassVar[str] = ""
 
     @property
@@ -384,12 +384,12 @@ class Defer:
 
     reasons: tuple[Reason, ...]
     need: Usage = NOTHING
-    """The quota the request waits for: that of the nodes to be launched where it waits for capacity, that of all its
-    nodes where it waits for its tenant's limit."""
+    """The quota that the request waits for: that of the nodes to be launched if it waits for capacity, that of all its
+    nodes if it waits for its tenant's limit."""
     waits_for_provider: bool = False
     """True if the request waits for the provider's capacity, which the provider's other pools share."""
     until: float | None = None
-    """When to decide again even if nothing changes, by the wall clock."""
+    """The time, by the wall clock, when to decide again even if nothing changes."""
     kept: tuple[NodeId, ...] = ()
     """Idle nodes that are kept for the request meanwhile."""
 

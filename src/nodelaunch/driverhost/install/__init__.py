@@ -1,1 +1,1 @@
-"""Installs drivers' packages, each into an environment of its own: folders, lock files, and the calls of pip."""
+"""Installs drivers' packages, each into a separate environment: folders, lock files, and the calls of pip."""

@@ -1,9 +1,9 @@
-"""Installs a driver's package into an environment of its own, so that its drivers run as processes; removes it again.
+"""Installs a driver's package into a separate environment, so that its drivers run as processes, and removes it.
 
-An installation is made beside the one in use, with a lock file of what is in it, and put in its place by one rename
-once its drivers have said who they are. Whatever fails before leaves what was there. nodelaunch, and what it needs,
-is not installed again for a package that asks for it: its environment sees the launcher's packages behind its own.
-What does *not* belong here: pip's ways (pip.py), and finding what is installed (layout.py).
+A new installation is made beside the current one, with a lock file of its content. When all its drivers have described
+themselves, one rename makes the installation current; a failure before that changes nothing. A package that requires
+nodelaunch does not get another copy of it: its environment falls back to the launcher's packages. pip.py calls pip;
+layout.py finds what is installed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ exec {python} -m nodelaunch.sdk {driver}
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """Works in one *home*."""
+    """Installs and removes packages in the folder *home*."""
 
     home: Path
     sources: Sources
@@ -61,7 +61,7 @@ class Installer:
     def install(self, target: str) -> Installation:
         """Install the package *target*: a name, ``NAME==VERSION``, or the path of a wheel, an archive or a project.
 
-        Raises: InstallError; nothing has changed then.
+        Raises: InstallError; then nothing has changed.
         """
         with self._alone(), self._workplace() as place:
             environment = Environment(place / "env")
@@ -70,9 +70,9 @@ class Installer:
             return self._finish(place, environment, wheels, target)
 
     def install_locked(self, target: str) -> Installation:
-        """Install once more exactly what was: *target* is an installed package, or the path of a lock file.
+        """Repeat an installation exactly: *target* is an installed package, or the path of a lock file.
 
-        Raises: InstallError; nothing has changed then.
+        Raises: InstallError; then nothing has changed.
         """
         before = None if _is_path(target) else self.installed(target)
         lock = Path(target) if before is None else before.lock
@@ -88,7 +88,7 @@ class Installer:
             return self._finish(place, environment, wheels, target if before is None else before.record.requested)
 
     def remove(self, name: str) -> Installation:
-        """Remove the package, or the driver's package, called *name*. Raises: InstallError."""
+        """Remove the package called *name*, or the package of the driver called *name*. Raises: InstallError."""
         with self._alone():
             installation = self.installed(name)
             folder = installation.folder.parent
@@ -98,7 +98,7 @@ class Installer:
             return installation
 
     def installed(self, name: str) -> Installation:
-        """Raises: InstallError when there is none of that name."""
+        """Return the installation of package or driver *name*. Raises: InstallError if there is none."""
         found = installation_of(name, self.home)
         if found is None:
             raise InstallError(f"nothing called {name!r} is installed in {self.home}")
@@ -108,7 +108,7 @@ class Installer:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """While nobody else changes the home. Raises: InstallError."""
+        """Hold the lock of the home, so that no other process changes it. Raises: InstallError."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -125,8 +125,9 @@ class Installer:
 
     @contextmanager
     def _workplace(self) -> Iterator[Path]:
-        """A new folder in the home; it is gone again if what is done in it fails. It is never moved, as scripts in an
-        environment name its path."""
+        """Make a new folder in the home, and delete it if the block fails. The folder is never moved, because scripts
+        in an environment name its path.
+        """
         place = Path(tempfile.mkdtemp(prefix=_VERSION, dir=self.home))
         try:
             yield place
@@ -135,7 +136,7 @@ class Installer:
             raise
 
     def _fetched(self, environment: Environment, requirement: str, folder: Path) -> list[Wheel]:
-        """The wheel of the driver's package and those of what it needs, in *folder*."""
+        """Put the wheels of the driver's package and of its dependencies into *folder*, and return them."""
         folder.mkdir()
         arguments = ("wheel", "--no-deps", "--wheel-dir", str(folder), *self.sources.arguments)
         if requirement.endswith(".whl"):
@@ -152,7 +153,7 @@ class Installer:
     def _fetched_locked(
         self, environment: Environment, locked: list[Locked], place: Path, sources: Sources
     ) -> list[Wheel]:
-        """The wheels of a lock, in the order of the lock, each as it was locked."""
+        """Return the wheels of a lock file in its order, each checked against its digest."""
         folder, wanted = place / "wheels", place / "wanted.lock"
         folder.mkdir()
         wanted.write_text("\n".join(map(str, locked)))
@@ -165,12 +166,12 @@ class Installer:
         return ordered
 
     def _finish(self, place: Path, environment: Environment, wheels: list[Wheel], requested: str) -> Installation:
-        """Install *wheels*, ask the drivers who they are, and put the installation in its place."""
+        """Install *wheels*, start each driver and check its description, and make the installation current."""
         own = wheels[0]
         lock = place / "drivers.lock"
         write_lock(lock, wheels, python=PYTHON)
         local = Sources(is_offline=True, folders=(place / "wheels",))
-        # A package that the launcher has as well is to be in the driver's environment all the same.
+        # Install a package even if the launcher has it too, so that the driver gets the locked version.
         environment.pip(
             "install",
             "--no-deps",
@@ -189,7 +190,7 @@ class Installer:
         return self._put_in_place(installation)
 
     def _put_in_place(self, installation: Installation) -> Installation:
-        """Have *installation* be the current one. The one before stays: processes may run from it still."""
+        """Make *installation* the current one. Keep its predecessor, because processes may still run from it."""
         folder = self.home / installation.record.package
         folder.mkdir(exist_ok=True)
         current = folder / CURRENT
@@ -201,14 +202,14 @@ class Installer:
         return Installation(current, installation.record)
 
     def _forget(self, package: str, *, besides: Container[Path | None] = ()) -> None:
-        """Delete installations of *package* that are of no use any more."""
+        """Delete the unused installations of *package*, except those in *besides*."""
         for folder in self.home.glob(f"{_VERSION}*"):
             made = installation_in(folder)
             if made is not None and made.record.package == package and folder not in besides:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _clear(self) -> None:
-        """Delete what somebody who was killed has left."""
+        """Delete the incomplete folders of installers that were killed."""
         for folder in self.home.glob(f"{_VERSION}*"):
             if installation_in(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -224,11 +225,11 @@ def _is_path(target: str) -> bool:
 
 
 def _requirement(target: str) -> str:
-    """What pip is asked for. Raises: InstallError."""
+    """Return *target* as an argument for pip. Raises: InstallError."""
     if _is_path(target):
         path = Path(target).expanduser().absolute()
         if not path.exists():
-            raise InstallError(f"there is no {path}")
+            raise InstallError(f"{path} does not exist")
         return str(path)
     if not _REQUIREMENT.fullmatch(target):
         raise InstallError(f"{target!r}: the name of a package, NAME==VERSION or a path is expected")
@@ -236,7 +237,9 @@ def _requirement(target: str) -> str:
 
 
 def _share(environment: Environment, own: Wheel) -> None:
-    """Let the environment see the launcher's packages behind its own, if the driver's package asks for nodelaunch."""
+    """Make the launcher's packages available in the environment, after its own, if the driver's package requires
+    nodelaunch.
+    """
     if OWN_PACKAGE in own.requires:
         home = Path(nodelaunch.__file__).parents[1]
         folders = dict.fromkeys([home, *(Path(each) for each in sys.path if each.endswith("-packages"))])
@@ -245,7 +248,7 @@ def _share(environment: Environment, own: Wheel) -> None:
 
 
 def _drivers_of(environment: Environment, own: Wheel) -> tuple[str, ...]:
-    """Names of the drivers that the package has; each has an executable then. Raises: InstallError."""
+    """Return the names of the package's drivers, after making an executable for each. Raises: InstallError."""
     programs = environment.folder / "bin"
     found = {path.name.removeprefix(EXECUTABLE_PREFIX) for path in programs.glob(f"{EXECUTABLE_PREFIX}*")}
     for driver in sorted(_entry_points_of(environment, own) - found):
@@ -277,7 +280,7 @@ def _entry_points_of(environment: Environment, own: Wheel) -> set[str]:
 
 
 def _ask(installation: Installation, driver: str) -> None:
-    """Raises: InstallError when the driver does not come up."""
+    """Start the driver and ask for its description. Raises: InstallError if this fails."""
     try:
         describe(Command(driver, (str(installation.executable(driver)),)))
     except DriverNotFoundError as error:
@@ -289,15 +292,15 @@ def _digests(locked: Iterable[Locked]) -> set[str]:
 
 
 def _files_in(folder: Path) -> set[str]:
-    """The SHA-256 of each wheel. Raises: InstallError."""
+    """Return the SHA-256 of each wheel. Raises: InstallError."""
     try:
         return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.whl")}
     except OSError as error:
-        raise InstallError(f"what is kept in {folder} can't be read: {error.strerror}") from None
+        raise InstallError(f"the files in {folder} can't be read: {error.strerror}") from None
 
 
 def installer(*, home: Path | None, is_offline: bool, index: Path | None) -> Installer:
-    """Raises: InstallError when there is no folder *index*."""
+    """Return an installer. Raises: InstallError if there is no folder *index*."""
     if index is not None and not index.is_dir():
         raise InstallError(f"there is no folder {index}")
     folders = () if index is None else (index.absolute(),)

@@ -1,12 +1,12 @@
-"""Where ``nodelaunch driver install`` keeps drivers: each installation in a folder of its own, never moved.
+"""The folders in which ``nodelaunch driver install`` keeps drivers: one for each installation, never moved.
 
     HOME/PACKAGE/current        leads to the installation in use
     HOME/.v-XXXX/env            a virtual environment; executables of drivers are in its bin, and name its path
-    HOME/.v-XXXX/wheels         what was installed into it
+    HOME/.v-XXXX/wheels         wheels that were installed into it
     HOME/.v-XXXX/drivers.lock   name, version and SHA-256 of each of these
     HOME/.v-XXXX/installed.json
 
-Looking here starts nothing and imports nothing. What does *not* belong here: installing (installer.py).
+The functions start nothing and import nothing. installer.py installs.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ EXECUTABLE_PREFIX: Final = "nodelaunch-driver-"
 
 
 def default_home() -> Path:
-    """What the variable names, else the folder of this user's data."""
+    """Return the folder that the environment variable names, else a folder in this user's data."""
     if named := os.environ.get(HOME_VARIABLE):
         return Path(named).absolute()
     data = os.environ.get("XDG_DATA_HOME", "")
     try:
         base = Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # the user has no home
         base = Path("/var/lib")
     return base / "nodelaunch" / "drivers"
 
 
 @contextmanager
 def using(home: Path | None) -> Iterator[None]:
-    """Inside the block *home* is the default, here and in processes that are started; None: it stays as it is."""
+    """Make *home* the default inside the block, for this process and for processes that it starts; None changes
+    nothing.
+    """
     before = os.environ.get(HOME_VARIABLE)
     if home is not None:
         os.environ[HOME_VARIABLE] = str(home.absolute())
@@ -53,26 +55,26 @@ def using(home: Path | None) -> Iterator[None]:
 
 
 def canonical(package: str) -> str:
-    """The one spelling of a Python package's name."""
+    """Return the canonical spelling of a Python package's name."""
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
 @dataclass(frozen=True, slots=True)
 class InstallationRecord:
-    """``installed.json``: what an installation is of."""
+    """The content of ``installed.json``: what was installed."""
 
     package: str
     version: str
     drivers: tuple[str, ...]
     requested: str
-    """As it was asked for."""
+    """The target as the operator gave it."""
     python: str
-    """Version of the interpreter, as ``3.11``."""
+    """Version of the interpreter, such as ``3.11``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """One package that is installed."""
+    """An installed package."""
 
     folder: Path
     record: InstallationRecord
@@ -99,21 +101,21 @@ class Installation:
 
 
 def installations(home: Path | None = None) -> list[Installation]:
-    """All in *home*, by package; what can't be read is passed over."""
+    """Return all installations in *home*, sorted by package; unreadable ones are skipped."""
     folder = default_home() if home is None else home
     found = (installation_in(path) for path in sorted(folder.glob(f"[!.]*/{CURRENT}")))
     return [each for each in found if each is not None]
 
 
 def installation_of(name: str, home: Path | None = None) -> Installation | None:
-    """That of the package, or of the driver, called *name*."""
+    """Return the installation of the package, or of the driver, called *name*."""
     every = installations(home)
     of_package = (each for each in every if each.record.package == canonical(name))
     return next(of_package, next((each for each in every if name in each.record.drivers), None))
 
 
 def installation_in(path: Path) -> Installation | None:
-    """That in one folder; None: there is none, or none that was finished."""
+    """Return the installation in one folder; None if there is none, or only an incomplete one."""
     try:
         said = json.loads((path / "installed.json").read_text(encoding="utf-8"))
         return Installation(path, InstallationRecord(**{**said, "drivers": tuple(said["drivers"])}))

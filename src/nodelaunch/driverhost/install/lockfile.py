@@ -1,6 +1,7 @@
-"""Lock files of installed drivers: which wheels, by name, version and SHA-256. pip reads them as requirements, too.
+"""Reads and writes lock files of installed drivers: name, version and SHA-256 of each wheel, as a requirements file for
+pip.
 
-What does *not* belong here: getting the wheels (installer.py).
+installer.py gets the wheels.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _HEAD: Final = """\
 
 
 class InstallError(NodelaunchError):
-    """A driver can't be installed or removed; the message says why, and what to do."""
+    """A driver can't be installed or removed; the message says why, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """One wheel."""
+    """A line of a lock file: the name, version and digest of a wheel."""
 
     name: str
     version: str
@@ -42,13 +43,13 @@ class Locked:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel that is there."""
+    """A wheel in a local folder."""
 
     path: Path
     name: str
     version: str
     requires: tuple[str, ...]
-    """Canonical names of the packages that it asks for, whatever the condition."""
+    """Canonical names of all required packages, including conditional ones."""
 
     @property
     def locked(self) -> Locked:
@@ -56,7 +57,7 @@ class Wheel:
 
 
 def read_wheel(path: Path) -> Wheel:
-    """Raises: InstallError."""
+    """Return name, version, digest and requirements of the wheel at *path*. Raises: InstallError."""
     said = _metadata(path)
     if "Name" not in said or "Version" not in said:
         raise InstallError(f"{path} is no wheel: it does not say which package it is")
@@ -77,13 +78,13 @@ def _metadata(path: Path) -> Message:
 
 
 def write_lock(path: Path, wheels: list[Wheel], *, python: str) -> None:
-    """*wheels*: the driver's package first. Raises: OSError."""
+    """Write a lock file of *wheels*, the driver's package first. Raises: OSError."""
     lines = [str(wheel.locked) for wheel in wheels]
     path.write_text(_HEAD.format(python=python) + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_lock(path: Path) -> list[Locked]:
-    """Raises: InstallError, when it can't be read, has nothing in it, or something else than names with digests."""
+    """Return the lines of a lock file. Raises: InstallError if it is unreadable, empty or malformed."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -94,8 +95,8 @@ def read_lock(path: Path) -> list[Locked]:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise InstallError(f"{path}:{number}:1: a line is NAME==VERSION --hash=sha256:DIGEST; install it anew")
+            raise InstallError(f"{path}:{number}:1: expected NAME==VERSION --hash=sha256:DIGEST; install it again")
         found.append(Locked(canonical(match["name"]), match["version"], match["digest"]))
     if not found:
-        raise InstallError(f"the lock file {path} names nothing; install it anew")
+        raise InstallError(f"the lock file {path} is empty; install the package again")
     return found

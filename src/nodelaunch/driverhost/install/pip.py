@@ -1,6 +1,6 @@
-"""The one place that calls pip, and reads what it says when it fails.
+"""Calls pip, and turns its errors into messages. No other module calls pip.
 
-What does *not* belong here: what is installed, and where (installer.py).
+installer.py decides what is installed, and where.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import Final
 from nodelaunch.driverhost.install.lockfile import InstallError
 
 TIMEOUT_S: Final = 900.0
-"""For one run of pip: a build may take long."""
+"""Timeout of one run of pip: a build may take long."""
 _UNREACHABLE: Final = (
     "Temporary failure in name resolution", "Name or service not known", "NewConnectionError", "ConnectTimeout",
     "ProxyError", "MaxRetryError", "Connection refused", "Network is unreachable",
 )  # fmt: skip
-"""What pip says, among much else, of an index that it doesn't reach."""
+"""Parts of pip's output when it can't reach an index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where packages may come from."""
+    """The sources of packages."""
 
     is_offline: bool = False
-    """Only from *folders*, whatever pip's own configuration says."""
+    """True if packages come only from *folders*, regardless of pip's own configuration."""
     folders: tuple[Path, ...] = ()
-    """Of wheels and source archives."""
+    """Folders of wheels and source archives."""
 
     @property
     def arguments(self) -> list[str]:
@@ -51,7 +51,7 @@ class Sources:
 
 
 class Environment:
-    """A virtual environment that pip works on: with our pip if we have one, so that it needs none of its own."""
+    """A virtual environment. Uses this interpreter's pip if there is one; else the environment gets its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class Environment:
         self._has_own_pip = find_spec("pip") is None
 
     def create(self) -> None:
-        """Raises: InstallError."""
+        """Make the environment. Raises: InstallError."""
         try:
             venv.EnvBuilder(symlinks=True, with_pip=self._has_own_pip).create(self.folder)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -68,12 +68,12 @@ class Environment:
 
     @property
     def packages(self) -> Path:
-        """Where its packages are."""
+        """The folder of the environment's packages."""
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return self.folder / "lib" / version / "site-packages"
 
     def pip(self, *arguments: str, sources: Sources) -> str:
-        """What pip prints. Raises: InstallError."""
+        """Run pip and return its output. Raises: InstallError."""
         python = [str(self.python), "-m", "pip"]
         if not self._has_own_pip:
             python = [sys.executable, "-m", "pip", "--python", str(self.python)]
@@ -84,13 +84,13 @@ class Environment:
                 command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment
             )
         except subprocess.TimeoutExpired:
-            raise InstallError(f"pip {arguments[0]} was not done within {TIMEOUT_S:g} s") from None
+            raise InstallError(f"pip {arguments[0]} did not finish within {TIMEOUT_S:g} s") from None
         if done.returncode != 0:
             raise InstallError(_why(done.stdout + done.stderr, sources))
         return done.stdout
 
     def needed(self, wheel: Path, sources: Sources) -> list[str]:
-        """What has to be installed besides *wheel*, each as ``name==version``; what is there already is not."""
+        """Return the packages to install besides *wheel*, each as ``name==version``, except installed ones."""
         report = self.pip(
             "install", "--dry-run", "--quiet", "--report", "-", *sources.arguments, str(wheel), sources=sources
         )
@@ -103,12 +103,12 @@ def _is_file(item: Mapping[str, Mapping[str, str]], path: Path) -> bool:
 
 
 def _why(output: str, sources: Sources) -> str:
-    """What an operator should know of pip's *output*."""
+    """Return the message for an operator about pip's *output*."""
     if "DO NOT MATCH THE HASHES" in output:
         which = ", ".join(re.findall(r"^\s+(\S+==\S+).*:$|^\s+(\S+) from .*:$", output, re.MULTILINE)[0]) or "a package"
         expected, got = re.search(r"Expected sha256 (\w+)", output), re.search(r"Got\s+(\w+)", output)
         digests = f": it has SHA-256 {got[1]}, the lock file says {expected[1]}" if expected and got else ""
-        return f"{which.strip(', ')} is not what was locked{digests}; nothing was changed"
+        return f"{which.strip(', ')} differs from the lock file{digests}; nothing was changed"
     missing = re.search(r"No matching distribution found for (.+)", output)
     if missing is not None and not any(sign in output for sign in _UNREACHABLE):
         return f"no package {missing[1].strip()} that this Python can use {_where(sources)}"

@@ -1,4 +1,4 @@
-"""One run of a driver's executable: starts it, connects to it, logs its output, and ends it with all its processes.
+"""Runs a driver's executable once: starts it, connects to it, logs its output, and ends it with all its processes.
 
 The launcher listens in a new private directory, and the driver connects. The launcher accepts only a descendant of the
 process that it started, of the same user, that proves to have the token of this run. supervisor.py restarts drivers.
@@ -127,7 +127,7 @@ class Tail:
 
 
 class Child:
-    """A running driver whose peer is connected. Made by `start`; `aclose` it."""
+    """A running driver with its connected peer. Made by `start`; call `aclose` at the end."""
 
     def __init__(
         self, command: Command, process: asyncio.subprocess.Process, lifeline: int, redact: Redactor = NOTHING
@@ -190,15 +190,15 @@ class Child:
             exited = asyncio.ensure_future(self.exited())
             await asyncio.wait({self._talking, exited}, return_when=asyncio.FIRST_COMPLETED)
             exited.cancel()
-            await asyncio.wait([self._talking], timeout=END_GRACE_S)  # what it said last is on its way
-            self.peer.end("its process ended")
+            await asyncio.wait([self._talking], timeout=END_GRACE_S)  # its last messages may still be on the way
+            self.peer.end("its process exited")
             await asyncio.wait([self._talking])
         if self.garbage is not None:
             return self.garbage
         with suppress(TimeoutError):
             async with asyncio.timeout(END_GRACE_S):
                 return _exit_in_words(await self._process.wait())
-        return "it closed the connection, and stayed"
+        return "it closed the connection and kept running"
 
     async def exited(self) -> int:
         return await self._process.wait()
@@ -305,12 +305,16 @@ async def _connected(child: Child, listening: socket.socket, notice: Notice, ans
                 if not accepting.done():
                     accepting.cancel()
             if not accepting.done():
-                raise ConnectionEndedError("it ended before it connected")
+                raise ConnectionEndedError("it exited before it connected")
             connection, _ = accepting.result()
             if _is_ours(connection, child.pid):
                 reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
                 return Peer(reader, writer, answer=answer, notice=notice, stray=child.stray, most_asked=MAX_ASKED)
-            log.warning("driver_connection_refused", driver=child.name, detail="it is not the process started for it")
+            log.warning(
+                "driver_connection_refused",
+                driver=child.name,
+                detail="the process that connected is not the driver",
+            )
             connection.close()
     finally:
         exited.cancel()
@@ -343,7 +347,7 @@ async def _shake_hands(child: Child, token: str, versions: VersionRange) -> None
     hello = HelloParams(protocol=versions, launcher=Program(name="nodelaunch", version=__version__), nonce=nonce)
     answer = HELLO.result.model_validate(await _ask(child, HELLO.name, hello.model_dump()))
     if not is_proof(answer.proof, token, "driver", (nonce, answer.nonce)):
-        raise PermissionError("it did not prove to have the token")
+        raise PermissionError("it did not prove that it has the token")
     child.contract = answer.protocol
     child.version = choose_version(versions, answer.protocol, driver=child.name)
     ours = AuthenticateParams(protocol=child.version, proof=proof(token, "launcher", nonce, answer.nonce))
@@ -372,7 +376,7 @@ _FAILURES = (
 def _in_words(
     command: Command, error: Exception, words: str, timeout_s: float, redact: Redactor
 ) -> ProviderUnavailableError:
-    """*error* of a start as what a caller may see."""
+    """Return the *error* of a start as an error for the caller."""
     match error:
         case VersionMismatchError():
             return ProviderUnavailableError(str(error), kind=ErrorKind.CONFIG)
@@ -381,9 +385,9 @@ def _in_words(
         case PermissionError() | RpcError():
             text = redact(f"the handshake failed: {error}")
         case ConnectionEndedError():
-            text = "it ended before it was ready"
+            text = "it exited before it was ready"
         case ValidationError():
-            text = f"the handshake failed: what it said is wrong at {places_in(error)}"
+            text = f"the handshake failed: it sent a message that is invalid at {places_in(error)}"
         case _:
             text = str(error)
     return ProviderUnavailableError(f"driver {command.name}: {text}" + (f": {words}" if words else ""))
@@ -391,5 +395,5 @@ def _in_words(
 
 def _exit_in_words(code: int) -> str:
     if code < 0:
-        return f"its keeper was killed by signal {-code}"
+        return f"its watchdog was killed by signal {-code}"
     return f"it was killed by signal {code - 128}" if code > 128 else f"it exited with code {code}"

@@ -72,7 +72,7 @@ class ClusterServer:
         except NodelaunchError as error:
             raise c.refusal(error) from None
         except TimeoutError:
-            raise c.refusal(StoreError(detail=f"{name} was not done in time")) from None
+            raise c.refusal(StoreError(detail=f"{name} did not finish in time")) from None
         except Exception as error:
             log.exception("cluster_call_failed", provider=self._provider, method=name)
             raise c.refusal(StoreError(detail=f"{type(error).__name__}: {error}")) from None
@@ -111,7 +111,7 @@ class ClusterServer:
         if params.cursor is not None:
             page = int(params.cursor) if params.cursor.isdecimal() else 0
             if not 0 < page < len(self._pages):
-                raise StoreError(detail="there is no such page; begin anew")
+                raise StoreError(detail="there is no such page; start again from the first page")
             return self._pages[page]
         await leases.warm()
         self._is_told = False

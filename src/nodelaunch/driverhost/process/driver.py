@@ -1,9 +1,8 @@
-"""The driver port, kept by calls to a driver's process.
+"""Implements the driver port by calls to a driver process.
 
-`ProcessDriver` has what every driver has; a driver with capabilities is of a class made of it and a part for each, so
-that the engine sees what it can do as with any other driver. All state is the launcher's: a process that ended is
-replaced, and the provider's configuration goes to the new one first.
-What does *not* belong here: processes (supervisor.py).
+`ProcessDriver` implements what every driver has. `class_with` adds a mixin for each capability, so that the engine
+finds the same methods as in a driver inside the launcher. All state is in the launcher: a new process gets the
+provider's configuration before any other call. supervisor.py starts and restarts processes.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ QUESTION_S: Final = 60.0
 """Deadline of calls that read from the cloud, and of `driver.open`."""
 DELETE_S: Final = 600.0
 FOREVER_S: Final = 1e8
-"""Deadline of calls without one, such as upkeep."""
+"""Deadline of calls that have no deadline, such as upkeep."""
 REMEMBERED: Final = 10_000
 """Most instances whose driver data is kept."""
 MAX_PAGES: Final = 10_000
@@ -107,7 +106,7 @@ class ProcessDriver:
         self._traits = traits
 
     async def _call(self, method: m.Method[ParamsT, ResultT], params: ParamsT) -> ResultT:
-        """Raises: DriverError."""
+        """Call *method* in the driver's process, and return the result. Raises: DriverError."""
         child = await self.supervisor.running()
         numbers: list[int] = []
         try:
@@ -121,7 +120,7 @@ class ProcessDriver:
 
     def _no_answer(self, method: m.Method[Any, Any], error: Exception, external_id: str | None) -> DriverError:
         is_late = isinstance(error, TimeoutError)
-        what = "did not answer in time" if is_late else f"is gone: {error}"
+        what = "did not answer in time" if is_late else f"disconnected: {error}"
         return ProviderUnavailableError(
             self._redact(f"driver {self._command.name} {what} ({method.name})"),
             provider=self._config.name,
@@ -148,7 +147,7 @@ class ProcessDriver:
         except RpcError as error:
             raise self._error(error) from None
         except ValidationError as error:
-            text = f"driver {child.name} answered {method.name} with a result that is wrong at: {m.places_in(error)}"
+            text = f"driver {child.name} answered {method.name} with a result that is invalid at: {m.places_in(error)}"
             raise DriverError(text, provider=self._config.name, may_exist=method.makes) from None
 
     def _given_up(self, method: m.Method[Any, Any]) -> Callable[[Outcome], None]:
@@ -190,7 +189,7 @@ class ProcessDriver:
             return
         if (fault := json_fault(data, m.MAX_DRIVER_DATA)) is not None:
             raise DriverError(
-                f"driver {self._command.name} gave what is wrong at driver_data: {fault}",
+                f"driver {self._command.name} gave invalid driver_data: {fault}",
                 provider=self._config.name,
                 external_id=external_id,
             )
@@ -202,7 +201,7 @@ class ProcessDriver:
     # -- the port ---------------------------------------------------------------------------------------------------
 
     def label_traits(self, pool: str, label: str) -> LabelTraits:
-        """Return the traits; defaults until the process has answered. The provider is unavailable until then."""
+        """Return the traits. Until the process has answered, they are defaults, and the provider is unavailable."""
         return self._traits.get((pool, label), LabelTraits())
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
@@ -236,10 +235,10 @@ class ProcessDriver:
             if cursor is None:
                 return
             if cursor in cursors:
-                raise self._endless(f"gave the same next_cursor twice: {cursor}")
+                raise self._endless(f"returned the same next_cursor twice: {cursor}")
             cursors.add(cursor)
             if len(cursors) >= MAX_PAGES or listed > MAX_LISTED:
-                raise self._endless(f"gave {len(cursors)} pages with {listed} instances, and had more")
+                raise self._endless(f"returned {len(cursors)} pages with {listed} instances, and has more")
             await asyncio.sleep(0)  # a long list must not block other tasks
 
     def _endless(self, what: str) -> DriverError:
@@ -300,7 +299,7 @@ class _Inventory(ProcessDriver):
     def machines(self) -> Sequence[Machine]:
         """Return the machines. Raises: ProviderUnavailableError until the process has answered."""
         if self._machines is None:
-            raise ProviderUnavailableError("the driver has not told its machines yet", provider=self._config.name)
+            raise ProviderUnavailableError("the driver has not reported its machines yet", provider=self._config.name)
         return self._machines
 
     async def inspect(self, machine: Machine) -> Inspection:

@@ -1,12 +1,11 @@
-"""Configuration models of drivers that say what their options are as JSON Schemas.
+"""Makes configuration models for drivers that describe their options by JSON Schemas.
 
-A schema becomes a pydantic model, so that a mistake in such an option is found, placed and worded as any other. Of JSON
-Schema 2020-12 that takes in: ``type``, ``properties``, ``required``, ``additionalProperties``, ``items``, ``enum``,
-``const``, ``anyOf``, ``oneOf``, ``$ref`` to ``$defs``, ``minimum``, ``maximum``, ``exclusiveMinimum``,
-``exclusiveMaximum``, ``multipleOf``, ``minLength``, ``maxLength``, ``pattern``, ``minItems``, ``maxItems``,
-``description``, ``default``. Whatever else a schema says of an option is shown to editors, and left to the driver,
-which checks all in any case.
-What does *not* belong here: options of drivers written in Python; they have models.
+A schema becomes a pydantic model, so that a mistake in such an option is found, located and worded like any other. The
+model covers these words of JSON Schema 2020-12: ``type``, ``properties``, ``required``, ``additionalProperties``,
+``items``, ``enum``, ``const``, ``anyOf``, ``oneOf``, ``$ref`` to ``$defs``, ``minimum``, ``maximum``,
+``exclusiveMinimum``, ``exclusiveMaximum``, ``multipleOf``, ``minLength``, ``maxLength``, ``pattern``, ``minItems``,
+``maxItems``, ``description``, ``default``. Other words of a schema are shown to editors, and left to the driver, which
+checks all options anyway. Drivers written in Python have models, and do not use this module.
 """
 
 from __future__ import annotations
@@ -36,33 +35,33 @@ from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
 ModelT = TypeVar("ModelT", bound=Model)
 Schema = Mapping[str, Any]
 MAX_DEPTH = 12
-"""Of schemas within schemas; what is deeper is left to the driver."""
+"""The deepest nesting of schemas that is translated; deeper options are left to the driver."""
 TRANSLATED = frozenset({
     "$ref", "$defs", "type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf",
     "oneOf", "allOf", "not", "if", "then", "else", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
     "multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems", "description", "default", "title",
 })  # fmt: skip
-"""Words of a schema that become part of a model, or that could refer to what is not there any more."""
+"""Words of a schema that become part of a model, or whose references would be broken outside of it."""
 
 
 PATTERNS = ConfigDict(regex_engine="python-re")
-"""Python's regular expressions are nearer to those of JSON Schema than pydantic's own."""
+"""Python's regular expressions are closer to those of JSON Schema than pydantic's own."""
 
 
 class Options(Model):
-    """A mapping among a driver's options."""
+    """A nested mapping in a driver's options."""
 
     model_config = PATTERNS
 
 
 class OpenLabel(PoolLabel):
-    """What every label of such a driver has."""
+    """The keys that every label of such a driver has."""
 
     model_config = PATTERNS
 
 
 class OpenPool(PoolConfig):
-    """What every pool of such a driver has."""
+    """The keys that every pool of such a driver has."""
 
     model_config = PATTERNS
 
@@ -80,7 +79,7 @@ class OpenPool(PoolConfig):
 
 
 class OpenProvider(LaunchingProviderConfig):
-    """What every provider of such a driver has."""
+    """The keys that every provider of such a driver has."""
 
     model_config = PATTERNS
 
@@ -91,20 +90,20 @@ class OpenProvider(LaunchingProviderConfig):
     must_exist: ClassVar[tuple[Reference, ...]] = (Reference("label", "pools[].labels[].name", TOP_LABELS),)
 
     made_by: ClassVar[Any] = None
-    """The plugin whose model it is: the driver is opened as it was when the configuration was read."""
+    """The plugin that made the model: the driver is started by the command that described it."""
 
     pools: tuple[OpenPool, ...] = ()
 
 
 def provider_model(schemas: Schemas) -> type[OpenProvider]:
-    """The model of a driver's providers."""
+    """Return the model of a driver's providers."""
     label = _model("Label", schemas.label, OpenLabel, {})
     pool = _model("Pool", schemas.pool, OpenPool, {"labels": (_tuple_of(label), ())})
     return _model("Provider", schemas.provider, OpenProvider, {"pools": (_tuple_of(pool), ())})
 
 
 def options_model(name: str, schema: Schema, base: type[ModelT], fields: dict[str, Any] | None = None) -> type[ModelT]:
-    """A model of the options that *schema* has, besides those of *base*; *fields* go over these."""
+    """Return a model of the options in *schema*, besides those of *base*; *fields* replace options of the schema."""
     return _model(name, schema, base, dict(fields or {}))
 
 
@@ -113,7 +112,7 @@ def _tuple_of(item: Any) -> Any:
 
 
 def _model(name: str, schema: Schema, base: type[ModelT], fields: dict[str, Any]) -> type[ModelT]:
-    """*base* with the properties of *schema*; a property that *base* has already stays as it is there."""
+    """Return *base* with the properties of *schema*, except those that *base* has already."""
     known = {info.alias or field for field, info in base.model_fields.items()}
     required = schema.get("required", ())
     for key, each in (schema.get("properties") or {}).items():
@@ -130,7 +129,7 @@ def _model(name: str, schema: Schema, base: type[ModelT], fields: dict[str, Any]
 
 
 def _attribute(key: str) -> str:
-    """A field's name for *key*: it is the alias that counts."""
+    """Return a unique field name for *key*; configurations use the alias."""
     return "option_" + "".join(letter if letter.isalnum() else "_" for letter in key)
 
 
@@ -200,7 +199,7 @@ def _bounds(schema: Schema) -> Any:
 
 
 def _pattern(schema: Schema) -> str | None:
-    """One that is no regular expression here is left to the driver."""
+    """Return the pattern of *schema*; None if Python can't compile it, so that only the driver checks it."""
     pattern = schema.get("pattern")
     try:
         re.compile(pattern or "")

@@ -39,7 +39,7 @@ def executable_plugin(command: Command, *, versions: VersionRange = CONTRACT) ->
 
 @lru_cache(maxsize=64)
 def _plugin(command: Command, versions: VersionRange, said: str, contract: tuple[int, int]) -> DriverPlugin:
-    """*said*: the driver's identity as JSON."""
+    """Return the plugin of the driver whose identity is the JSON text *said*."""
     identity = Identity.model_validate_json(said)
     try:
         model = provider_model(identity.schemas)

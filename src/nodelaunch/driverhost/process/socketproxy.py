@@ -1,12 +1,13 @@
-"""Stands in for a driver that somebody else started and that listens: started as the driver would be. Run as a script.
+"""Proxies between the launcher and a driver that was started separately and listens at a socket. Run as a script.
 
-    socketproxy.py PATH
+socketproxy.py PATH
 
-It takes the token from descriptor 3, connects to the socket PATH and to the launcher's, tells the driver the token in
-one line of JSON, and from then on hands on whatever either says. The launcher's end of file is handed on, too; the
-driver's own ends the relay. So a launcher, and the kit of checks, need to know nothing of such drivers.
+The launcher starts the proxy in place of the driver. The proxy takes the token from descriptor 3, connects to the
+socket PATH and to the launcher's socket, and sends the driver the token in one line of JSON. Then it copies the bytes
+in both directions. It also forwards the launcher's end of file; the driver's end of file ends the proxy. So the
+launcher and the conformance kit need no code for drivers that listen.
 
-It needs nothing but the standard library. What does *not* belong here: an import of nodelaunch.
+The proxy must not import nodelaunch: it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from contextlib import suppress
 TOKEN_FD = 3
 SOCKET_VARIABLE = "NODELAUNCH_DRIVER_SOCKET"
 CHUNK = 1 << 16
-"""Bytes that are handed on at once."""
+"""Most bytes that are copied at once."""
 
 
 def connected(path: str) -> socket.socket:
-    """Raises: OSError."""
+    """Connect to the socket at *path*. Raises: OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(path)
@@ -36,12 +37,12 @@ def connected(path: str) -> socket.socket:
 
 
 def hand_on(source: socket.socket, sink: socket.socket) -> tuple[int, bool]:
-    """Until either hangs up: how many bytes there were, and whether it was *source*."""
+    """Copy bytes until one end closes. Return the number of bytes, and True if *source* closed."""
     count = 0
     while chunk := _next(source):
         try:
             sink.sendall(chunk)
-        except OSError:  # gone, or closed here as the program ends
+        except OSError:  # closed by the peer, or by this program at its end
             return count, False
         count += len(chunk)
     return count, True
@@ -50,25 +51,27 @@ def hand_on(source: socket.socket, sink: socket.socket) -> tuple[int, bool]:
 def _next(source: socket.socket) -> bytes:
     try:
         return source.recv(CHUNK)
-    except OSError:  # gone, or closed here as the program ends
+    except OSError:  # closed by the peer, or by this program at its end
         return b""
 
 
 def relay(launcher: socket.socket, driver: socket.socket) -> str | None:
-    """Hand on what both say until the driver hangs up. What is wrong with that; None if the launcher did so first."""
+    """Copy bytes in both directions until the driver closes the connection. Return None if the launcher closed first,
+    else an error text.
+    """
     is_over = threading.Event()
 
     def listen_to_launcher() -> None:
         if hand_on(launcher, driver)[1]:
             is_over.set()
-        with suppress(OSError):  # the driver may have hung up meanwhile
+        with suppress(OSError):  # the driver may have closed the connection meanwhile
             driver.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=listen_to_launcher, daemon=True).start()
     count, is_hung_up = hand_on(driver, launcher)
     if is_over.is_set() or not is_hung_up:
         return None
-    return "hung up" if count else "hung up without a word"
+    return "closed the connection" if count else "closed the connection without sending anything"
 
 
 def main() -> int:
@@ -85,11 +88,11 @@ def main() -> int:
         sys.stderr.write(f"no driver listens at {path}: {error.strerror or error}\n")
         return 1
     with driver, connected(to_launcher) as launcher:
-        with suppress(ConnectionError):  # it hung up, which is found out below
+        with suppress(ConnectionError):  # the driver closed the connection; `relay` reports it
             driver.sendall(json.dumps({"token": token}).encode() + b"\n")
         fault = relay(launcher, driver)
         if fault is not None:
-            sys.stderr.write(f"the driver at {path} {fault}\n")  # while there is a launcher to hear of it
+            sys.stderr.write(f"the driver at {path} {fault}\n")  # while the launcher can still read it
             sys.stderr.flush()
     return 0 if fault is None else 1
 

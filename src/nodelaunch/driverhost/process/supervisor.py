@@ -65,7 +65,7 @@ class Pings:
 
 @dataclass(slots=True)
 class _Run:
-    """One process and the task that watches it."""
+    """A process and the task that watches it."""
 
     child: Child
     began: float
@@ -149,8 +149,8 @@ class Supervisor:
             await asyncio.sleep(left)
 
     def _why(self, left_s: float) -> str:
-        state = f"degraded: it ended {self._ends} times in a row" if self.is_degraded else "being restarted"
-        return f"driver {self._command.name} is {state}; {self._last_end}; tried again in {left_s:.0f} s"
+        state = f"degraded: it exited {self._ends} times in a row" if self.is_degraded else "being restarted"
+        return f"driver {self._command.name} is {state}; {self._last_end}; next start in {left_s:.0f} s"
 
     async def _start(self) -> Child:
         loop = asyncio.get_running_loop()

@@ -36,7 +36,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def become_driver(keeper: int, token: int, command: list[str]) -> None:
-    """In the child process: bind its life to *keeper*, then execute *command*."""
+    """Tie this child process to the life of its parent, then execute *command*."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:
         os._exit(1)
@@ -103,7 +103,9 @@ def kill_all(driver: int, *, spares_sessions: bool) -> None:
 
 
 def watch(driver: int, lifeline: int, wakeup: int, grace_s: float) -> tuple[int, bool]:
-    """Wait for the driver's end, or bring it about; its exit code, and whether sessions of their own are spared."""
+    """Wait for the driver's exit, or force it. Return its exit code, and True if processes in their own sessions are
+    spared.
+    """
     steps = [(grace_s, signal.SIGTERM), (TERMINATE_S, signal.SIGKILL)]
     timeout: float | None = None
     spares_sessions = False
@@ -140,7 +142,7 @@ def main() -> int:
     if driver == 0:
         become_driver(keeper, token, command)
     os.close(token)
-    with suppress(PermissionError, ProcessLookupError):  # it did so itself
+    with suppress(PermissionError, ProcessLookupError):  # the child may have done it, or exited
         os.setpgid(driver, driver)
     code, spares_sessions = watch(driver, lifeline, wakeup, grace_s)
     kill_all(driver, spares_sessions=spares_sessions)

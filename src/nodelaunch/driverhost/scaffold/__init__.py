@@ -56,7 +56,7 @@ def make_package(name: str, folder: Path) -> list[Path]:
             file.write_text(_filled((Path(__file__).parent / template).read_text("utf-8"), words), "utf-8")
             made.append(file)
     except FileExistsError:
-        raise ScaffoldError(f"{folder} is there already") from None
+        raise ScaffoldError(f"{folder} already exists") from None
     except OSError as error:
         raise ScaffoldError(f"{folder} can't be written: {error.strerror or error}") from None
     return made

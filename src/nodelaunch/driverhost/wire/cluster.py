@@ -127,7 +127,7 @@ OBTAIN = Method("cluster.obtain", ObtainParams, ObtainResult, "Request a node an
 FAIL = Method("cluster.fail", BackingParams, Empty, "Accept no more claims on a node.", CLUSTER, makes=True)
 RELEASE = Method("cluster.release", BackingParams, DoneResult, "Return an empty node.", CLUSTER, makes=True)
 FORGET = Method(
-    "cluster.forget", BackingParams, DoneResult, "Remove a lease of a node that is gone.", CLUSTER, makes=True
+    "cluster.forget", BackingParams, DoneResult, "Remove a lease of a node that no longer exists.", CLUSTER, makes=True
 )
 ADOPT = Method("cluster.adopt", Call, Empty, "Adopt the records of Nodepool's launcher.", CLUSTER, makes=True)
 

@@ -29,7 +29,7 @@ def _amounts(value: Any) -> Any:
 
 
 Amounts = Annotated[dict[str, int | float], BeforeValidator(_amounts)]
-"""By resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A resource that is not named has no limit."""
+"""Amounts by resource: ``instances``, ``cores``, ``ram`` (MiB), and others. A missing resource has no limit."""
 
 
 def _sound(fault_of: Callable[[Any], str | None]) -> AfterValidator:
@@ -416,7 +416,7 @@ CLUSTER: Final = "cluster"
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[ParamsT, ResultT]):
-    """One method that a driver or its launcher answers. *capability*: None for methods that every driver has."""
+    """A method that a driver or its launcher answers. *capability*: None for methods that every driver has."""
 
     name: str
     params: type[ParamsT]
@@ -441,12 +441,12 @@ CLOSE = Method("driver.close", Call, Empty, "Stop working; the connection ends a
 PING = Method("ping", Call, Empty, "Check that an idle driver answers.")
 CREATE = Method("instance.create", CreateParams, CreateResult, "Create an instance; return before it runs.", makes=True)
 WAIT = Method("instance.wait", InstanceParams, InstanceResult, "Wait until the instance runs and has its addresses.")
-DELETE = Method("instance.delete", DeleteParams, Empty, "Delete the instance and wait until it is gone.", makes=True)
+DELETE = Method("instance.delete", DeleteParams, Empty, "Delete the instance and wait for its end.", makes=True)
 LIST = Method("instance.list", ListParams, ListResult, "List all instances that the credentials can see, page by page.")
 LIMITS = Method("quota.limits", Call, AmountsResult, "Return the cloud's limits for these credentials.")
 LABEL_USAGE = Method("label.usage", LabelParams, AmountsResult, "Return the usage of one node of the label.")
 LABEL_READY = Method(
-    "label.ready", LabelParams, ReadyResult, "Return if the cloud has all resources of the label, such as its image."
+    "label.ready", LabelParams, ReadyResult, "Return true if the cloud has all resources of the label, such as images."
 )
 
 HOST_KEYS = Method("instance.host_keys", InstanceParams, KeysResult, "Return the SSH host keys.", "host_keys")
@@ -458,9 +458,9 @@ FENCE = Method("instance.fence", FenceParams, Empty, "Refuse calls with older fe
 RESOURCES = Method("resource.list", Call, ResourcesResult, "List resources that can leak.", "leftovers")
 DELETE_RESOURCE = Method("resource.delete", ResourceParams, Empty, "Delete one such resource.", "leftovers", makes=True)
 INSPECT = Method("machine.inspect", MachineParams, InspectResult, "Inspect an existing machine.", "inventory")
-IS_ALIVE = Method("machine.is_alive", MachineParams, AliveResult, "Return if the machine answers.", "inventory")
+IS_ALIVE = Method("machine.is_alive", MachineParams, AliveResult, "Return true if the machine answers.", "inventory")
 UPKEEP = Method("driver.upkeep", Call, Empty, "Do the driver's own work until cancelled.", "upkeep")
-EMPTIED = Method("driver.emptied", Call, Empty, "Wait until only the driver's own nodes are left.", "upkeep")
+EMPTIED = Method("driver.emptied", Call, Empty, "Wait until no resource is left that needs this driver.", "upkeep")
 FAULTS = Method("fault.list", Call, FaultsResult, "For the conformance kit: list the faults.", "faults")
 SET_FAULT = Method("fault.set", FaultParams, FaultSetResult, "Set a fault for all drivers of this cloud.", "faults")
 CLEAR_FAULT = Method("fault.clear", FaultParams, Empty, "Clear a fault.", "faults")

@@ -1,4 +1,5 @@
-"""One end of a connection: calls with deadlines, answers, notifications, cancellation. JSON-RPC 2.0, one per line.
+"""Implements both ends of a connection: calls with deadlines, answers, notifications, cancellation. JSON-RPC 2.0, one
+per line.
 
 The end of the connection ends the peer, and every call under way fails. A line that is too long or not a message has
 the same effect, because the messages after it could not be trusted.
@@ -26,10 +27,10 @@ MAX_GIVEN_UP: Final = 10_000
 
 Json = dict[str, Any]
 Answer = Callable[[str, Json, int], Awaitable[Json]]
-"""Answers a call of a method with parameters and id. Raises: RpcError."""
+"""Function that answers a call of a method, given its parameters and id. Raises: RpcError."""
 Notice = Callable[[str, Json], None]
 Stray = Callable[[str], None]
-"""Gets a text about an answer without a matching call."""
+"""Function that gets a text about an answer without a matching call."""
 
 
 class RpcError(Exception):
@@ -59,7 +60,7 @@ async def no_answer(method: str, _params: Json, _id: int) -> Json:
 
 
 class Peer:
-    """One end of a connection. *answer* gets calls, *notice* gets notifications. Run `run` beside the calls."""
+    """A peer of a connection. *answer* gets calls, *notice* gets notifications. Run `run` beside the calls."""
 
     def __init__(
         self,
@@ -253,7 +254,7 @@ class Peer:
 
     def _answered(self, number: int, task: asyncio.Task[None]) -> None:
         del self._answering[number]
-        if task.cancelled():  # before it began
+        if task.cancelled():  # cancelled before it started
             data = {"kind": "cancelled", "may_exist": False}
             self.send({"id": number, "error": {"code": DRIVER_ERROR, "message": "cancelled", "data": data}})
 

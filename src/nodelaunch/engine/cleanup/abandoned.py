@@ -28,7 +28,7 @@ log: Logger = get_logger(__name__)
 GRACE_S = {NodeState.DELETING: 1.0, NodeState.DELETED: 5.0, NodeState.BUILDING: 60.0}
 """Seconds for which an unlocked node in such a state is left to another process. ``DELETING``: left to the process that
 wrote it; an operator's command shows the node once more, a peer removes the record. Nodepool's reaper looks every 5
-seconds, and its programs count on that. ``BUILDING``: an interrupted launch is left to the next launcher that takes its
+seconds, and its programs rely on that. ``BUILDING``: an interrupted launch is left to the next launcher that takes its
 request."""
 
 
@@ -41,9 +41,9 @@ class AbandonedNodes:
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
         self.graces: Deadlines[NodeId] = Deadlines(ctx.wake)
-        """By the loop's clock: until when nodes are left to the process that wrote their state."""
+        """Times, by the loop's clock, until which nodes are left to the process that wrote their state."""
         self.left: dict[NodeId, tuple[NodeState, float]] = {}
-        """Nodes that are, or were, left to another process: the state, and until when."""
+        """Nodes that are, or were, left to another process: the state, and the time until which they are left."""
 
     def look(self, node_id: NodeId) -> None:
         """Act on a node if it is abandoned."""
@@ -90,7 +90,7 @@ class AbandonedNodes:
             self.graces.forget(node_id)
 
     def clear(self) -> None:
-        """Forget all notes: some may be out of date."""
+        """Forget all nodes left to others: some entries may be out of date."""
         gone = [node_id for node_id in self.left if node_id not in self._ctx.view.nodes]
         for node_id in gone:
             self._forget(node_id)
@@ -98,7 +98,8 @@ class AbandonedNodes:
     def _is_left_to_another(self, node: Node) -> bool:
         """True if the node has been in its state for so short a time that its writer may not be done with it.
 
-        Peers unlock before their last steps, which fail if a contender, or the deletion of the record, comes between.
+        Peers unlock a node before their last steps, which fail if another process contends for the lock or deletes the
+        record first.
         """
         grace_s = GRACE_S.get(node.state, 0.0)
         if not grace_s or node.id in self._ctx.view.discarded:
@@ -120,7 +121,7 @@ class AbandonedNodes:
         return is_open and self._ctx.providers[node.provider or ""].can_launch
 
     def is_orphaned(self, node: Node) -> bool:
-        """Return True if the node is ready for a request that seems to be gone. This is checked again under the
+        """Return True if the node is ready for a request that seems to be deleted. This is checked again under the
         lock."""
         if node.state is not NodeState.READY or not node.allocated_to:
             return False
@@ -138,14 +139,14 @@ class AbandonedNodes:
         return is_there and is_same and not self._ctx.view.is_node_locked(seen.record.id)
 
     async def delete(self, node_id: NodeId) -> None:
-        """Delete an abandoned node. If its cloud refuses, look again after a growing pause."""
+        """Delete an abandoned node. If its cloud refuses, look again after a growing back-off."""
         ctx = self._ctx
         seen = ctx.view.nodes.get(node_id)
         if seen is None or not await self._is_abandoned(seen):
             return
         node, provider = seen.record, ctx.providers.get(seen.record.provider or "")
         if provider is None:
-            return  # the node ended meanwhile
+            return  # another process deleted or changed the node
         log_ = log.bind(node_id=node_id, provider=provider.name, external_id=node.external_id)
         started = asyncio.get_running_loop().time()
         try:
@@ -170,7 +171,7 @@ class AbandonedNodes:
         provider.changed()
 
     async def remove_debris(self, node_id: NodeId) -> None:
-        """Remove a record that belongs to no provider: taking a lock made a deleted node's znode again."""
+        """Remove a record that belongs to no provider: taking a lock created a deleted node's znode again."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None or seen.record.provider:
             return  # another launcher was faster
@@ -183,7 +184,7 @@ class AbandonedNodes:
         await self._ctx.store.delete_tree(seen.path)
 
     async def deallocate(self, node_id: NodeId) -> None:
-        """Free a ready node whose request is gone, after asking the store itself about the request."""
+        """Free a ready node whose request was deleted, after asking the store itself about the request."""
         ctx = self._ctx
         seen = ctx.view.nodes.get(node_id)
         request_id = seen.record.allocated_to if seen is not None else None

@@ -1,6 +1,6 @@
 """Nodes that were ready, on hold or being created for too long, and idle nodes that no pool hands out any more.
 
-abandoned.py has nodes that their launcher left.
+abandoned.py has the nodes whose launcher died.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class AgeLimits:
 
 
 class OldNodes:
-    """Knows when each node is too old.
+    """The times when nodes become too old.
 
-    Invariant: a node of ours that is unlocked and will be too old is in ``deadlines``, unless it is being discarded. A
-    node in it may be locked, in another state or gone by its deadline; that is checked then.
+    Invariant: a node of this launcher that is unlocked and will be too old is in ``deadlines``, unless it is being
+    discarded. A node in it may be locked, in another state or deleted by its deadline; that is checked then.
     """
 
     def __init__(self, ctx: SweepContext, ages: AgeLimits, is_served: Callable[[Node], bool]) -> None:
@@ -79,7 +79,7 @@ class OldNodes:
             self.deadlines.set(node_id, when)
 
     def refill(self) -> None:
-        """Note the deadlines of all nodes anew, because limits or nodes have changed."""
+        """Compute the deadlines of all nodes again, because limits or nodes have changed."""
         self.deadlines.clear()
         for provider in list(self._ctx.providers):
             for seen in self._ctx.view.nodes_of(provider):
@@ -96,7 +96,7 @@ class OldNodes:
             self._discard_unserved(seen)
 
     def look_at_all_idle(self) -> None:
-        """After a change of pools: discard idle nodes that no pool hands out any more."""
+        """Discard idle nodes that no pool hands out any more, after a change of pools."""
         for provider in list(self._ctx.providers):
             for seen in self._ctx.view.nodes_of(provider):
                 if seen.record.is_idle:
@@ -128,7 +128,8 @@ class OldNodes:
         return ORPHAN_S if seen.record.state is NodeState.INIT else self.ages.of(seen.record)
 
     def _too_old_at(self, seen: Seen[Node]) -> float | None:
-        """Return seconds since 1970; None: never, or the node is another launcher's."""
+        """Return the time when the node will be too old, in seconds since 1970; None: never, or the node is another
+        launcher's."""
         node = seen.record
         state = node.state
         if state is NodeState.INIT:

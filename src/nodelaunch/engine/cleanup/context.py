@@ -29,14 +29,15 @@ class SweepContext:
     """This process's id among the launchers that repair the same things."""
 
     def is_our_turn(self, request_id: RequestId) -> bool:
-        """Return True if this process cleans up after a request; also if it can't tell."""
+        """Return True if this process cleans up after a request, or can't tell which process does."""
         launchers = self.view.launchers
         return self.own_id not in launchers or launchers[turn_of(request_id, len(launchers))] == self.own_id
 
     async def is_there(self, path: str) -> bool:
         """Return True if the store itself has a record at *path*. Raises: StoreError.
 
-        A record in the view may be newer than the events reported so far, so that the lock it was written under is not
-        known yet. The lock is known once the store has answered anything: answers and events arrive in one order.
+        A record in the view may be newer than the events reported so far, so that the lock under which it was written
+        is not known yet. The lock is known as soon as the store has answered any call: answers and events arrive in one
+        order.
         """
         return (await self.store.get_many([path]))[0] is not None

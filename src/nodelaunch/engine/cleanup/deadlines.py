@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 SLACK = 64
-"""Outdated entries that a heap may have, in addition to as many as there are valid ones."""
+"""Most outdated entries in a heap, in addition to the number of valid entries."""
 
 
 class Deadlines(Generic[K]):
-    """One deadline per key at most; a new deadline replaces the key's old one.
+    """Deadlines by key: a new deadline replaces the key's old one.
 
     Invariants: each key of ``_when`` is in the heap with its deadline; the heap has at most twice as many entries as
     there are keys, and `SLACK`. Times are seconds of any one clock.

@@ -1,6 +1,5 @@
-"""Leftovers without an owner: node znodes without data, unread questions, lock directories of requests long gone,
-pauses of processes that are gone.
-"""
+"""Leftovers without an owner: node znodes without data, unread questions, lock directories of requests deleted long
+ago, pauses of processes that no longer run."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ class Debris:
         await self._pauses_of_the_gone()
 
     async def _pauses_of_the_gone(self) -> None:
-        """Remove pauses that name a process by its id."""
+        """Remove pauses that name a process by its id, if the process is absent for long."""
         view, now = self._ctx.view, self._ctx.clock.now()
         present = {seen.record.id for seen in view.presences.values()}
         for (kind, name), seen in list(view.pauses.items()):
@@ -62,7 +61,7 @@ class Debris:
                 await self._ctx.store.delete_tree(paths.request_lock(request_id))
 
     async def _empty_nodes(self) -> None:
-        """Remove node znodes without data that had none at the last check either: taking a lock made them again."""
+        """Remove node znodes without data that had none at the last check either: taking a lock created them again."""
         view = self._ctx.view
         empty = {
             path

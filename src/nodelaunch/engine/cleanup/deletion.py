@@ -1,7 +1,7 @@
 """Deletes an instance, and a node whose record names the instance.
 
-The instance is deleted first, the record last: after a crash at any point a record names what is left. What does *not*
-belong here: which node is abandoned, and when to try again (sweeper.py).
+The instance is deleted first, the record last: after a crash at any point, a record names the remaining resources.
+sweeper.py decides which nodes are deleted, and when to try again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DELETE_TIMEOUT_S = 600.0
 
 
 async def delete_instance(provider: ProviderRuntime, external_id: ExternalId, fence: Fence) -> None:
-    """Delete one instance of the node that *fence* is of. The instance is gone when this returns.
+    """Delete one instance of the node that *fence* belongs to, and wait until it no longer exists.
 
     Raises: DriverError, also if the deletion takes longer than `DELETE_TIMEOUT_S`.
     """
@@ -46,8 +46,8 @@ async def delete_instance(provider: ProviderRuntime, external_id: ExternalId, fe
 async def delete_node(
     store: Store, view: ClusterView, clock: Clock, provider: ProviderRuntime, node_id: NodeId
 ) -> bool:
-    """Delete an abandoned node: its instance, then its record. Return False if the node is not ours to delete (any
-    more).
+    """Delete an abandoned node: its instance, then its record. Return False if this launcher may not delete the node,
+    or not any more.
 
     Raises: DriverError if the instance could not be deleted (the record stays ``deleting``); StoreError.
     """
@@ -71,7 +71,8 @@ async def delete_node(
 
 
 async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int, Lock] | None:
-    """Lock the node and write it ``deleting``, in one step. None if it is locked, changed or gone since it was seen.
+    """Lock the node and write it ``deleting``, in one step. None if it was locked, changed or deleted since it was
+    seen.
 
     On success its holder has released it, in the state in which it was seen.
     """
@@ -94,7 +95,7 @@ async def _delete_instances(provider: ProviderRuntime, node: Node, fence: Fence)
     if node.external_id:
         await delete_instance(provider, ExternalId(node.external_id), fence)
         return True
-    async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have gone unanswered
+    async with asyncio.timeout(DELETE_TIMEOUT_S):  # a create may have got no answer
         await raise_fence(provider, fence)  # and may still be under way
         leftovers = (await provider.instances_by_node()).get(node.id, [])
     for leftover in leftovers:
@@ -107,8 +108,7 @@ async def _remove_record(store: Store, clock: Clock, node: Node, version: int, l
     try:
         await store.commit([ReleaseLock(lock), Delete(lock.path), Delete(path, version)], under=(lock,))
     except NotEmptyError:
-        # A contender may wait for the lock. The state says that the node is deleted, whenever the contender gets the
-        # lock.
+        # A contender may wait for the lock. When it gets the lock, the state shows that the node is deleted.
         gone = node.into(NodeState.DELETED, clock.now())
         await store.commit([Put(path, gone.to_bytes(), version, record=gone)], under=(lock,))
         await store.delete_tree(path)

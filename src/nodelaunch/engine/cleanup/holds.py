@@ -1,4 +1,4 @@
-"""Logs once for each node that it is on hold: why, and for which job. ages.py limits the time on hold."""
+"""Logs once for each node on hold: the reason, and the job. ages.py limits the time on hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log: Logger = get_logger(__name__)
 
 
 class HeldNodes:
-    """Knows for which nodes the hold was logged: nodes put on hold, and nodes found on hold at the start."""
+    """The nodes whose hold was logged: nodes put on hold, and nodes found on hold at the start."""
 
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
@@ -32,7 +32,7 @@ class HeldNodes:
             )  # fmt: skip
 
     def forget(self, node_id: NodeId) -> None:
-        """Forget a node that is no longer on hold, or gone."""
+        """Forget a node that was deleted, or is no longer on hold."""
         self._told.discard(node_id)
 
     def forget_the_gone(self) -> None:

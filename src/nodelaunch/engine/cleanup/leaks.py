@@ -1,6 +1,6 @@
 """Finds resources in a cloud that carry a provider's name but belong to no node: instances, and their leftovers.
 
-What does *not* belong here: how often a leak has to be seen before it is deleted (leaksearch.py).
+leaksearch.py decides how often a leak has to be seen before it is deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INSTANCE = "instance"
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One resource without a node. ``resource`` None: an instance."""
+    """A resource without a node. ``resource`` None: an instance."""
 
     kind: str
     external_id: str

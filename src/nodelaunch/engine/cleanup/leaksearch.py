@@ -1,4 +1,4 @@
-"""The search for leaks, of each provider by itself. leaks.py says what a leak is."""
+"""The search for leaks, separately at each provider. leaks.py defines a leak."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log: Logger = get_logger(__name__)
 
 
 class LeakSearch:
-    """Deletes resources that carry a provider's name but a node id without a record, once two searches in a row find
-    them.
+    """Deletes resources that carry a provider's name but a node id without a record, when two searches in a row have
+    found them.
 
-    Each provider has a task of its own: a provider that does not answer delays no other.
+    Each provider has a separate task: a provider that does not answer delays no other.
     """
 
     def __init__(self, ctx: SweepContext, every_s: Callable[[], float]) -> None:
         """*every_s*: pause between two searches at one provider, in seconds."""
         self.suspects: dict[str, set[tuple[str, str]]] = {}
-        """By provider: keys of the leaks that the last search found."""
+        """Keys of the leaks that the last search found, by provider."""
         self._ctx = ctx
         self._every_s = every_s
         self._group: asyncio.TaskGroup | None = None

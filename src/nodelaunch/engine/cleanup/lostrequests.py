@@ -1,4 +1,5 @@
-"""Pending requests without a launcher, and the leftovers of deleted requests. abandoned.py has the latter's nodes."""
+"""Pending requests without a launcher, and the leftovers of deleted requests. abandoned.py has the nodes of deleted
+requests."""
 
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ class LostRequests:
         self._nodes = nodes
 
     def look_at_all(self) -> None:
-        """Check each request that may need an action."""
+        """Check each request that may need repair."""
         view = self._ctx.view
         pending = [r for r, seen in view.requests.items() if seen.record.state is RequestState.PENDING]
         for request_id in pending:
             self.look(request_id)
 
     def look(self, request_id: RequestId) -> None:
-        """Act on a request if that is needed."""
+        """Repair a request if it needs that."""
         view = self._ctx.view
         seen = view.requests.get(request_id)
         if seen is None:
@@ -56,11 +57,11 @@ class LostRequests:
             self._ctx.queue.start(RequestKey(request_id), STORE, self.reset, request_id)
 
     def removed(self, request_id: RequestId) -> None:
-        """Clean up after a request that is gone."""
+        """Clean up after a request that was deleted."""
         view = self._ctx.view
         self._look_at_nodes(request_id)
         if not self._ctx.is_our_turn(request_id):
-            return  # if the process whose turn it is does not do it, debris.py does
+            return  # if the process whose turn it is fails to do it, the periodic search does
         if request_id in view.stray_lock_dirs and not view.is_request_locked(request_id):
             self._ctx.queue.start(RequestKey(request_id), STORE, self.remove_lock_dir, request_id)
 
@@ -71,7 +72,7 @@ class LostRequests:
     # -- acting -----------------------------------------------------------------------------------------------------
 
     async def reset(self, request_id: RequestId) -> None:
-        """Write a pending request whose launcher is gone as requested, and free its unused nodes."""
+        """Write a pending request whose launcher died as requested, and free its unused nodes."""
         ctx = self._ctx
         is_there = await ctx.is_there(paths.request(request_id))
         if not is_there or ctx.view.is_request_locked(request_id):
@@ -111,7 +112,8 @@ class LostRequests:
         return await rewrite_node(self._ctx.store, seen, node.deallocated())
 
     async def remove_lock_dir(self, request_id: RequestId) -> None:
-        """Remove the lock directory of a deleted request; debris.py removes one with unexpected children."""
+        """Remove the lock directory of a deleted request. The periodic search removes a directory with unexpected
+        children."""
         try:
             await self._ctx.store.delete(paths.request_lock(request_id))
         except RecordGoneError:

@@ -31,7 +31,7 @@ class NodeKey(NamedTuple):
 
 
 class RequestKey(NamedTuple):
-    """All work on one request, and on what is left of it."""
+    """All work on one request, and on its leftovers."""
 
     request_id: RequestId
     kind: str = "request"
@@ -58,14 +58,14 @@ class _Lane:
 
 
 class WorkQueue:
-    """Work that runs, that waits for its turn, or that waits for a retry.
+    """Work that runs, waits for its turn, or waits for a retry.
 
     Invariants: a key has at most one piece of work; a known lane has work, and no more of it runs than ``limit``
     allows; work waits only in a lane that is full.
     """
 
     def __init__(self, is_able: Callable[[], bool]) -> None:
-        """*is_able*: returns True if work can be started now; work that is not started has to be found again."""
+        """*is_able*: returns True if work can be started now. The caller has to find work again that is not started."""
         self.limit = MAX_AT_ONCE
         self.again: Callable[[Key], None] = lambda _key: None
         """Called when work on a key ended, or may be retried: the object may have changed since it was seen."""

@@ -1,8 +1,8 @@
 """Repairs leftovers: abandoned nodes, lost requests, nodes kept too long, leaked instances, znodes without an owner.
 
-Events drive most of it: a node that is unlocked in a state that requires a holder, a pending request without a lock.
-Deadlines drive the rest: nothing is searched for among all records. Leaks and znodes without an owner make no event and
-have no deadline; they are searched for every `SWEEP_S`. An error in one step does not stop the others.
+Events drive most of the work: a node that is unlocked in a state that requires a holder, a pending request without a
+lock. Deadlines drive the rest, so that no search goes through all records. Leaks and znodes without an owner make no
+event and have no deadline; a search looks for them every `SWEEP_S`. An error in one step does not stop the others.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Sweeper:
         self.leaks.begin(name)
 
     def sweep_soon(self) -> None:
-        """Start the next round now: what counts as leftover may have changed."""
+        """Start the next round now: a change may have made new leftovers."""
         self._pools_changed = True
         self._next_round = 0.0
         self._wake.set()

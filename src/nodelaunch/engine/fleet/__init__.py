@@ -1,1 +1,1 @@
-"""What launchers publish for each other in the store: their presence, the labels of their pools, and pauses."""
+"""Records that launchers publish for each other in the store: their presence, the labels of their pools, and pauses."""

@@ -19,7 +19,7 @@ async def keep_registered(store: Store, component: LauncherComponent) -> None:
 
 
 async def _session_ended(session: Session, epoch: int) -> None:
-    """Wait until session *epoch* is over."""
+    """Wait until session *epoch* has ended."""
     changed = asyncio.Event()
     unsubscribe = session.subscribe(lambda _state: changed.set())
     try:

@@ -1,7 +1,7 @@
 """The configured pools of a launcher, and whether they are registered yet.
 
 Pools that start together wait for each other before they decline a request: a pool that does not offer a label can't
-know yet whether another one does.
+know yet if another pool does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REGISTER_GRACE_S = 10.0
 
 
 class Registered(Protocol):
-    """The part of a pool that is read here."""
+    """A running pool, as far as this module reads it."""
 
     @property
     def is_registered(self) -> bool: ...

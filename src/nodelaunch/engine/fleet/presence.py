@@ -1,8 +1,8 @@
-"""What this process publishes for other launchers and remembers of them, outside Nodepool's own tree.
+"""The records that this process publishes for other launchers and remembers of them, outside Nodepool's tree.
 
 *Presence*: an ephemeral record of each nodelaunch process, from which all processes compute the same owner of a label's
 min-ready nodes. *Known pools*: the labels of each pool, kept while the pool is away, so that a restart of any launcher
-fails no request that the pool would have served. What does *not* belong here: Nodepool's own components (pool.py).
+fails no request that the pool would have served. serve/pool.py writes Nodepool's own components.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AGAIN_S = 0.1
 """Seconds before the next try to publish the presence."""
 
 PoolName = tuple[str, str]
-"""Provider and pool."""
+"""The names of a provider and a pool."""
 
 
 class PresencePublisher:
@@ -56,7 +56,7 @@ class PresencePublisher:
         knows: Iterable[str] | None = None,
         state: ComponentState | None = None,
     ) -> None:
-        """Change the published values; those left out stay as they are."""
+        """Change the published values; omitted values stay as they are."""
         before = self._presence
         if min_ready is not None:
             self._presence = self._presence.changed(min_ready={k: v for k, v in min_ready.items() if v > 0})
@@ -76,7 +76,7 @@ class PresencePublisher:
         while True:
             with suppress(SessionLostError, RecordGoneError):
                 await self._tell_session()
-            await asyncio.sleep(AGAIN_S)  # a session may be over before its state shows it: then all calls fail at once
+            await asyncio.sleep(AGAIN_S)  # until its state shows that a session has ended, all calls fail at once
 
     async def _tell_session(self) -> None:
         """Publish during one session. Raises: SessionLostError; RecordGoneError if the presence was deleted;
@@ -125,7 +125,7 @@ class KnownPools:
 
     def __init__(self, store: Store, view: ClusterView, clock: Clock) -> None:
         self.listeners: list[Callable[[], None]] = []
-        """Called when the return of a pool is awaited no longer."""
+        """Called when the return of a pool is no longer awaited."""
         self._store = store
         self._view = view
         self._clock = clock
@@ -133,7 +133,7 @@ class KnownPools:
         self._has_looked = False
         self._absent: tuple[Absentee, ...] = ()
         self._absent_until = inf
-        """When the first of ``_absent`` is awaited no longer, by the wall clock."""
+        """The time, by the wall clock, when the return of the first of ``_absent`` is no longer awaited."""
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -144,7 +144,7 @@ class KnownPools:
         return self._absent
 
     def _look(self) -> None:
-        """Note since when each pool has been away."""
+        """Note the time since when each pool has been away."""
         if self._view.is_warm:
             registered, now = self._view.registered, self._clock.now()
             self._away_since = {
@@ -221,7 +221,7 @@ class KnownPools:
             self._wake.set()  # another process wrote it just now: read its version
 
     async def _forget_the_lost(self) -> None:
-        """Forget pools that did not return in time, and set the alarm for the next."""
+        """Forget pools that did not return in time, and set the alarm for the next pool."""
         now = self._clock.now()
         self._set_alarm(now)
         lost = [name for name, since in self._away_since.items() if now >= since + RETURN_GRACE_S]
@@ -232,7 +232,7 @@ class KnownPools:
                 listener()
 
     def _set_alarm(self, now: float) -> None:
-        """Set the alarm for the next pool whose return is awaited no longer."""
+        """Set the alarm for the next pool whose return will be given up."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -241,6 +241,6 @@ class KnownPools:
             self._alarm = asyncio.get_running_loop().call_later(min(ends) - now, self._wake.set)
 
     async def forget(self, provider: str, pool: str) -> None:
-        """Forget the pool, which is gone for good: its return is not awaited. Raises: StoreError."""
+        """Forget a pool that was removed on purpose: its return is not awaited. Raises: StoreError."""
         with suppress(RecordGoneError):
             await self._store.delete(paths.known_pool(provider, pool))

@@ -1,4 +1,4 @@
-"""Reports how attempts to launch the nodes of one request end, and how long their stages take."""
+"""Reports the results of attempts to launch the nodes of one request, and the durations of their stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS: Mapping[type[object], str] = {m.NodeReady: "ready", m.NodeFailed: "fail
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt at a launch, with its progress."""
+    """An attempt at a launch, with its progress."""
 
     queue_s: float
     quota_s: float

@@ -1,7 +1,7 @@
 """Decides how a machine is checked before its node is offered: host keys, reachability only, or not at all.
 
-A `HostScanner` knows how keys are fetched; the caller decides what follows from a failure. Source: Nodepool 11, node
-scanning. Waiting for keys to settle, and for a login, were requested by its users.
+A `HostScanner` fetches the keys; the caller handles failures. Source: Nodepool 11, node scanning. Waiting for keys to
+settle, and for a login, were requested by its users.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class HostKeys:
-    """Host keys for a record: ``<type> <base64>`` each, and how far they are assured."""
+    """Host keys for a record: ``<type> <base64>`` each, and their assurance."""
 
     keys: tuple[str, ...] = ()
     assurance: Assurance | None = None
@@ -35,10 +35,10 @@ def given_keys(traits: LabelTraits, expected: Sequence[str] | None) -> tuple[str
 async def scan_node(
     scanner: HostScanner, host: str, port: int, traits: LabelTraits, *, expected: Sequence[str] = (), timeout_s: float
 ) -> tuple[str, ...]:
-    """Wait until the machine can be used as *traits* say. Return its host keys, each ``<type> <base64>``, if it has
+    """Wait until the machine can be used as *traits* require. Return its host keys, each ``<type> <base64>``, if it has
     any. *expected*: keys that the machine has to have; only these are returned then.
 
-    Without host key checking the network is not touched. Raises: KeyScanError if the machine can't be used within
+    Without host key checking the network is not used. Raises: KeyScanError if the machine can't be used within
     *timeout_s*.
     """
     if not traits.host_key_checking:
@@ -62,8 +62,7 @@ async def scan_node(
 async def _settled_keys(
     scanner: HostScanner, host: str, port: int, settle_s: float, deadline: float
 ) -> tuple[str, ...]:
-    """Return the keys once they have stayed the same for *settle_s*: the keys in an image are often replaced at
-    boot."""
+    """Return the keys when they have not changed for *settle_s*: the keys in an image are often replaced at boot."""
     keys = await scanner.host_keys(host, port, timeout_s=_left_until(deadline))
     while settle_s > 0:
         if _left_until(deadline) <= settle_s:
@@ -78,7 +77,8 @@ async def _settled_keys(
 async def _expected_keys(
     scanner: HostScanner, host: str, port: int, expected: tuple[str, ...], deadline: float
 ) -> tuple[str, ...]:
-    """Return *expected* once the machine has them all: before it has installed them, it may have those of its image."""
+    """Return *expected* when the machine has them all: before it has installed them, it may have the keys of its
+    image."""
     pause = FIRST_PAUSE_S
     while True:
         fault = mismatch(expected, await scanner.host_keys(host, port, timeout_s=_left_until(deadline)))

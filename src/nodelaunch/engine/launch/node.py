@@ -2,8 +2,7 @@
 
 Write before act: a record is stored before the cloud call that creates the instance. The cloud's id for the instance is
 stored right after, or together with the ready node if the instance is active at once. After a crash at any point,
-either a record or a listed instance shows what exists. What does *not* belong here: which node for which request,
-retries, quota.
+either a record or a listed instance shows what exists. slots.py decides about retries and capacity.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ async def create_node(
     node_id = _id_of(created)
     held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building.changed(id=node_id))
     if held is None:
-        raise LockBusyError(created.path, "the new node was taken by somebody else")
+        raise LockBusyError(created.path, "another client took the new node")
     return held
 
 
@@ -107,7 +106,7 @@ def _id_of(entry: Entry) -> NodeId:
 
 
 def resumable(ctx: PoolContext, request: NodeRequest) -> list[Node]:
-    """Return the nodes that a launcher that is gone was launching here for *request*."""
+    """Return the nodes that a launcher, which has died since, was launching here for *request*."""
     here = (ctx.provider.name, ctx.pool.name, request.id)
     return [node for node in ctx.view.interrupted_nodes() if (node.provider, node.pool, node.allocated_to) == here]
 
@@ -163,7 +162,7 @@ async def launch_node(
     except StaleFenceError as error:
         held.is_overtaken = True
         log.warning("launch_overtaken", provider=ctx.provider.name, node_id=held.id, detail=str(error))
-        ctx.tell(request, f"launch of node {held.id} ended, another launcher has taken it over: {error}")
+        ctx.tell(request, f"launch of node {held.id} ended because another launcher has taken it over: {error}")
         raise LockLostError(held.lock.contender, str(error)) from error
 
 
@@ -290,7 +289,7 @@ async def _put_off(
     error: ProviderUnavailableError,
     backoff_s: float,
 ) -> None:
-    """After a call without an answer: wait until the next call may be made."""
+    """Wait, after a call without an answer, until the next call may be made."""
     gate = ctx.provider.breakers.launches
     if error.scope in (Scope.REQUEST, Scope.PROVIDER):
         gate.failed(cause_of(error), error.retry_after_s)
@@ -329,7 +328,7 @@ async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:
             waiting.cancel()
             await asyncio.wait([waiting])
         elif not waiting.cancelled():
-            waiting.exception()  # the await above raises it, if it is still waited for
+            waiting.exception()  # the await above raises it, if the caller still waits
 
 
 async def _made_before(ctx: PoolContext, held: HeldNode) -> ExternalId | None:
@@ -378,7 +377,7 @@ async def _given(ctx: PoolContext, instance: Instance, traits: LabelTraits, give
         return HostKeys(given, Assurance.UNSEEN)
     port = _port(instance, traits)
     if instance.interface_ip is None or port is None:
-        raise KeyScanError("the driver says neither where the machine is nor at which port, so nobody can see its key")
+        raise KeyScanError("the driver gives neither the machine's address nor its port, so its key can't be checked")
     timeout_s = float(ctx.launching.boot_timeout_s)
     await scan_node(ctx.scanner, instance.interface_ip, port, traits, expected=given, timeout_s=timeout_s)
     return HostKeys(given, Assurance.VERIFIED)
@@ -407,8 +406,8 @@ def _port(instance: Instance, traits: LabelTraits) -> int | None:
 
 
 def _ready(ctx: PoolContext, node: Node, instance: Instance, keys: HostKeys) -> Node:
-    """Return *node* as it is offered: ready, with the instance's addresses; the public address doubles as a private
-    one."""
+    """Return *node* as it is offered: ready, with the instance's addresses; the public address also serves as the
+    private one."""
     own = node.attributes or {}
     resources = instance.resources.to_resources() if instance.resources else node.resources
     properties = dict(instance.node_properties)
@@ -464,7 +463,8 @@ async def _console(ctx: PoolContext, held: HeldNode, label: str) -> None:
 
 
 async def _clean_up_attempt(ctx: PoolContext, held: HeldNode, error: DriverError) -> bool:
-    """Delete the leftovers of the failed attempt, so that the next one starts clean. Return True if nothing is left.
+    """Delete the leftovers of the failed attempt, so that the next attempt starts clean. Return True if nothing is
+    left.
 
     An instance that can't be deleted now stays in the node's record, for the sweeper. Raises: StoreError.
     """
@@ -493,4 +493,4 @@ async def _instances_by_node(ctx: PoolContext) -> dict[str, list[ExternalId]]:
         async with asyncio.timeout(DELETE_TIMEOUT_S):
             return await ctx.provider.instances_by_node()
     except TimeoutError:
-        raise LaunchTimeoutError("could not find out what a failed launch left") from None
+        raise LaunchTimeoutError("could not find the leftovers of a failed launch") from None

@@ -1,8 +1,8 @@
-"""The nodes of one request: each slot is claimed, created and launched by a task of its own.
+"""The nodes of one request: each slot is claimed, created and launched by a separate task.
 
 Each task ends with exactly one event of the request machine. If this process is alone, nodes are created while the
-request is still being locked: the store does both in the order in which they are sent. What does *not* belong here: the
-request's own record and lock (handler.py), and a node's launch (node.py).
+request is still being locked: the store does both in the order in which they are sent. serve/handler.py has the record
+and lock of the request; node.py has the launch of a node.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Slots:
         self._post = post
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._early: dict[int, asyncio.Task[None]] = {}
-        """Tasks of nodes that are created before their launch is ordered."""
+        """Tasks of nodes that are created before the request machine orders their launch."""
         self._attempts = Attempts(ctx, request, asked_at)
         self._refusals: dict[int, str] = {}
         """The cloud's message when it had no capacity, by the slot that waits since then."""
@@ -73,7 +73,7 @@ class Slots:
         self._zones = Zones(ctx.pool, ctx.provider, reused=reused_zone, resumed=resumed, may_probe=may_probe)
 
     def close(self) -> None:
-        """Drop the listener: it holds this object, and only the garbage collector could free the cycle."""
+        """Drop the listener: it refers to this object, and only the garbage collector could free the cycle."""
         self._post = _nobody
 
     @property
@@ -88,7 +88,7 @@ class Slots:
         return [by_id[node_id] for node_id in node_ids]
 
     def let_go(self, node_ids: Iterable[NodeId]) -> list[HeldNode]:
-        """Stop holding these nodes. Return those that were held until now."""
+        """Stop holding these nodes. Return those of them that were held."""
         return [self.held.pop(slot) for slot in [s for s, held in self.held.items() if held.id in node_ids]]
 
     # -- tasks ------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Slots:
     # -- making nodes early -------------------------------------------------------------------------------------------
 
     def make_early(self, plan: Accept) -> None:
-        """Start to create the nodes that *plan* launches. Operations sent to the store before are done first."""
+        """Start to create the nodes that *plan* launches. The store performs earlier operations first."""
         ctx = self._ctx
         if not ctx.is_alone or not ctx.provider.can_launch or resumable(ctx, self._request):
             return
@@ -146,7 +146,7 @@ class Slots:
             await self._give_up(slot, NodeState.ABORTED)
 
     def break_off(self) -> list[HeldNode]:
-        """Stop creating nodes. Return those held. The sweeper deletes the leftovers of the others."""
+        """Stop creating nodes. Return the held nodes. The sweeper deletes the leftovers of the other nodes."""
         for making in self._early.values():
             making.cancel()
         return list(self.held.values())
@@ -188,7 +188,7 @@ class Slots:
         return m.QuotaFreed(slot)
 
     async def _launch(self, slot: int, number: int, attempt: Attempt) -> m.Event:
-        """Run one attempt. A node that is given up loses its record; a failed one keeps it for the next attempt."""
+        """Run one attempt. A node that is given up loses its record; a failed node keeps it for the next attempt."""
         provider = self._ctx.provider
         provider.running_launches += 1
         try:
@@ -196,7 +196,7 @@ class Slots:
         except asyncio.CancelledError:
             held = self.held.get(slot)
             if held is not None and held.node.state is NodeState.READY:
-                return m.NodeReady(slot, held.id)  # the launch finished all the same
+                return m.NodeReady(slot, held.id)  # the launch finished although it was cancelled
             await self._give_up(slot, NodeState.ABORTED)
             raise
         except QuotaExceededError as error:
@@ -262,7 +262,7 @@ class Slots:
             "launch_aborted", provider=ctx.provider.name, pool=ctx.pool.name, request_id=self._request.id, slot=slot,
             detail=str(error),
         )  # fmt: skip
-        ctx.tell(self._request, f"launch of node {slot + 1} put off, the cloud has no room: {error}")
+        ctx.tell(self._request, f"launch of node {slot + 1} postponed because the cloud has no capacity: {error}")
         self._keep_share(slot)
         await self._give_up(slot, NodeState.ABORTED)
         ctx.provider.quota_refused()

@@ -1,7 +1,7 @@
 """Chooses the zone of each node of a request: one for all, one each, or none, as its pool is configured.
 
 Zones in which launches of any request failed repeatedly are left out while there are others; one launch in each pause
-probes them (breakers.py). Ready nodes are not chosen a zone: they have one.
+probes them (engine/provider/breakers.py). No zone is chosen for ready nodes, because they have one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Zones:
         self._reused = reused
         self._shared = reused or resumed
         self._start: str | None = None
-        """The zone of the first node, if each node has a zone of its own."""
+        """The zone of the first node, if each node has a separate zone."""
         self._over: Sequence[str] = ()
         """The zones over which the nodes are spread."""
         self._picked: dict[int, str | None] = {}
@@ -74,14 +74,14 @@ class Zones:
         return zones[(first + slot) % len(zones)]
 
     def _one_of(self, zones: Sequence[str]) -> str | None:
-        """Return any of *zones*, but first one whose probe is due."""
+        """Return one of *zones*, preferably a zone whose probe is due."""
         breakers = self._provider.breakers.zones
         due = [zone for zone in zones if breakers.is_open(zone)] if self._may_probe and not self._avoided else []
         return random.choice(due or zones) if zones else None  # noqa: S311
 
     def _usable(self) -> Sequence[str]:
-        """Zones that may be tried: among those that did not fail this request, preferably those without an open
-        breaker. A request that has lost an attempt probes none."""
+        """Zones that may be tried: zones that did not fail this request, preferably without an open breaker. A request
+        that has lost an attempt probes none."""
         breakers = self._provider.breakers.zones
         if not self._avoided and breakers.is_calm:
             return self._all

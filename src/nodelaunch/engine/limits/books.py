@@ -1,6 +1,6 @@
-"""What is left of each limit: capacity of pools and providers, shares of tenants, concurrent launches.
+"""The remaining amount of each limit: capacity of pools and providers, shares of tenants, concurrent launches.
 
-As of now: the limit, minus recorded usage, minus reservations. Idle nodes and registrations are in
+All values are as of now: the limit, minus recorded usage, minus reservations. Idle nodes and registrations are in
 engine/serve/facts.py; sharing.py keeps several launchers within one limit.
 """
 
@@ -37,13 +37,13 @@ class Books:
     # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_room(self, key: PoolKey) -> Limits:
-        """Return what the pool can give now, including the capacity that accepted requests wait for."""
+        """Return the capacity that the pool can give now, including capacity that accepted requests wait for."""
         limits = self._own_pools.views[key].limits
         return limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
 
     def provider_room(self, key: PoolKey) -> Limits:
-        """Return what the provider can give the pool now, including the capacity that accepted requests wait for;
-        nothing while it refuses."""
+        """Return the capacity that the provider can give the pool now, including capacity that accepted requests wait
+        for; nothing while it refuses."""
         provider = self._own_pools.pools[key].ctx.provider
         if provider.refusals.is_active:
             return NO_INSTANCES
@@ -96,7 +96,8 @@ class Books:
         return not running or running < limit
 
     def _is_launching_too_much(self, key: PoolKey) -> bool:
-        """A node set larger than the limit runs alone: if all launches are this process's, that was decided here."""
+        """Return True if too many launches run. If all launches are this process's, more than the limit is no excess: a
+        node set larger than the limit runs alone."""
         limit = self._own_pools.views[key].max_concurrency
         if limit < 0:
             return False

@@ -14,11 +14,11 @@ from nodelaunch.errors import RecordExistsError, RecordGoneError
 from nodelaunch.protocol.store import Put, Store
 
 MAX_READS = 20
-"""How often other launchers may be faster before the version read last is used all the same."""
+"""Number of times that other launchers may be faster before the version read last is used nevertheless."""
 
 
 class Ledger:
-    """One ledger record.
+    """A ledger record, with the version that this process has caught up with.
 
     Invariant: while ``version`` is set, the view has all usage up to that version.
     """
@@ -57,8 +57,9 @@ class Ledger:
             task.exception()
 
     async def _read(self) -> None:
-        """With one answer, all earlier changes have been reported and are being read; with the next answer, they have
-        been read: answers and events arrive in one order. Only changes of locked nodes may be read later than that."""
+        """Read the ledger twice. With the first answer, all earlier changes have been reported and are being read; with
+        the second answer, they have been read: answers and events arrive in one order. Only changes of locked nodes may
+        be read later."""
         await self._view.warm()
         version = await self._read_version()
         for _ in range(MAX_READS):

@@ -15,7 +15,7 @@ from nodelaunch.protocol.quota import NOTHING, Usage
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """What one request may still use, by slot."""
+    """The usage that one request may still add, by slot."""
 
     key: PoolKey
     tenant: str | None
@@ -28,7 +28,7 @@ class Reservation:
         return slot in self._room
 
     def add(self, slot: int, room: Usage) -> None:
-        """Reserve *room* for launching the slot's node."""
+        """Reserve capacity for launching the slot's node."""
         self._room[slot] = room
         self._book.room_taken(self.key, room)
 
@@ -49,15 +49,15 @@ class Reservation:
             self._book.on_given_back(self.key, self.tenant)
 
     def settle_room(self, slot: int) -> None:
-        """Release the slot's capacity: its node won't be created now. A kept share of the tenant stays for the next
-        one."""
+        """Release the slot's capacity: its node won't be created now. A kept share of the tenant stays for the slot's
+        next node."""
         room = self._room.pop(slot, None)
         if room is not None:
             self._book.room_given_back(self.key, room)
             self._book.on_given_back(self.key, None)
 
     def launch_ended(self) -> None:
-        """Report that fewer launches run, which others may wait for."""
+        """Report that fewer launches run, because others may wait for that."""
         self._book.on_given_back(self.key, None)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Reservations:
         """Sums by tenant name."""
 
     def open(self, key: PoolKey, tenant: str | None, room: dict[int, Usage], share: dict[int, Usage]) -> Reservation:
-        """Reserve, by slot, *room* for nodes to be launched and the tenant's *share* for all nodes."""
+        """Reserve, by slot, capacity for nodes to be launched, and the tenant's *share* for all nodes."""
         reservation = Reservation(key, tenant, self)
         for slot, usage in room.items():
             reservation.add(slot, usage)

@@ -7,8 +7,7 @@ tenant's limit spans providers: if there is any other nodelaunch process, the cr
 limit increases the version of the tenant's ledger as well, and so does the claim of an idle node. A process that is
 alone writes no ledger.
 
-What does *not* belong here: what capacity there is (engine/serve/facts.py), and what happens to a request whose tenant
-turns out to be full (waiting.py, room.py).
+engine/serve/facts.py computes the free capacity; waiting.py has the requests whose tenant turns out to be full.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ log: Logger = get_logger(__name__)
 ACKNOWLEDGED_S = 5.0
 """Seconds in which another launcher may acknowledge this one; a frozen launcher delays others no longer than that."""
 MAX_TRIES = 20
-"""How often other launchers may be faster before a waiting request is decided on again."""
+"""Number of times that other launchers may be faster before a waiting request is decided on again."""
 
 
 class OvertakenError(Exception):
@@ -39,7 +38,7 @@ class OvertakenError(Exception):
 
 
 class Accounts(Protocol):
-    """Limits, and whether they are used up as far as is known now."""
+    """Limits, and the present knowledge of their usage."""
 
     @property
     def tenants(self) -> Mapping[str, Limits]:
@@ -53,7 +52,7 @@ class Accounts(Protocol):
 
 
 class TenantLedgers:
-    """One ledger for each tenant that has a limit, for all providers of a process."""
+    """The ledgers of tenants with a limit, for all providers of a process."""
 
     def __init__(self, store: Store, view: ClusterView) -> None:
         self._store = store
@@ -74,7 +73,7 @@ class TenantLedgers:
 
 
 class SharedRoom:
-    """One provider's capacity, and tenants' shares, as far as several launchers share them."""
+    """The capacity of one provider, and shares of tenants, as far as several launchers share them."""
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ class SharedRoom:
         self._ledger.forget()
 
     def _on_node(self, note: Note) -> None:
-        """Drop versions that another launcher's new node makes stale. A write would notice that too, after one more
+        """Drop versions that another launcher's new node makes stale. A write would detect this too, after one more
         round trip."""
         if self._ledger.version is None or not isinstance(note, NodeSeen) or note.old is not None:
             return
@@ -185,7 +184,7 @@ class SharedRoom:
         tries, epoch = 0, self._store.session.epoch
         while tries < MAX_TRIES:
             if self._store.session.epoch != epoch:
-                raise SessionLostError(paths.NODES, "the session ended while it was waited for other launchers")
+                raise SessionLostError(paths.NODES, "the session ended during the wait for other launchers")
             is_shared, shares_tenant = key is not None and self.is_shared, self.shares_tenant(tenant)
             if await self._are_unacknowledged(self._all_others if shares_tenant else self._others):
                 continue

@@ -1,17 +1,17 @@
 """Slots of accepted requests that wait for capacity: a launch was refused, the leftovers of an attempt still use it, or
 another launcher was faster.
 
-They come before all requests that wait to be accepted, and get capacity in the order of their requests.
+They precede all requests that wait to be accepted, and get capacity in the order of their requests.
 
 Requests of one tenant may wait for its share in several launchers, each with nodes that count for the tenant. If each
-held half of what both need, they would wait for ever. So of all requests of a tenant that launchers work on, only the
+held half of what both need, they would wait forever. So of all requests of a tenant that launchers work on, only the
 first one, in the order of service, continues to wait while the tenant is full. Every other one is handed back, as if it
 had never been started: its nodes are then idle and count for no tenant (`out_of_turn`). The first one is never handed
 back for that reason. The tenant's other nodes belong to requests that are launching and end by themselves, to requests
-whose requestor has the nodes and gives them back, or to requests that are being handed back. So the share that the
-first one waits for becomes free. Another request may take it first, but then that request is served: at any time some
-request makes progress. All launchers see the same requests, if not at the same moment, and look again with each request
-that is accepted. A request that waits for `ROOM_WAIT_S`, for any other reason, is handed back too.
+whose requestor has the nodes and returns them, or to requests that are being handed back. So the share that the first
+one waits for becomes free. Another request may take it first, but then that request is served: at any time some request
+makes progress. All launchers see the same requests, if not at the same moment, and look again with each request that is
+accepted. A request that waits for `ROOM_WAIT_S`, for any other reason, is handed back too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Waiter:
 
 
 class Rooms(Protocol):
-    """The capacity to give, including what is waited for."""
+    """The capacity to give, including the capacity that slots wait for."""
 
     def pool_room(self, key: PoolKey) -> Limits: ...
 
@@ -64,8 +64,8 @@ class CapacityQueue:
     """All waiters of a launcher.
 
     *on_change* is called with the pool when a slot starts or stops waiting. *on_timeout* is called with a request that
-    has waited for `ROOM_WAIT_S`: two requests that have some of their nodes, and each wait for what the other has,
-    would wait for ever.
+    has waited for `ROOM_WAIT_S`: two requests that each have some of their nodes, and wait for the capacity that the
+    other uses, would wait forever.
     """
 
     def __init__(self, on_change: Callable[[PoolKey], None], on_timeout: Callable[[RequestId], None]) -> None:
@@ -74,15 +74,15 @@ class CapacityQueue:
         self._on_timeout = on_timeout
 
     def need(self, key: PoolKey) -> Usage:
-        """Return the capacity that is waited for in pool *key*."""
+        """Return the capacity that slots wait for in pool *key*."""
         return Usage.total(w.need for w in self.waiters if w.key == key) if self.waiters else NOTHING
 
     def need_of_provider(self, provider: str) -> Usage:
-        """Return the capacity that is waited for in all pools of *provider*."""
+        """Return the capacity that slots wait for in all pools of *provider*."""
         return Usage.total(w.need for w in self.waiters if w.key[0] == provider) if self.waiters else NOTHING
 
     def need_of_tenant(self, tenant: str) -> Usage:
-        """Return the capacity that is waited for, for a tenant, in all pools."""
+        """Return the capacity that slots wait for, for *tenant*, in all pools."""
         return Usage.total(w.need for w in self.waiters if w.request.tenant_name == tenant) if self.waiters else NOTHING
 
     def need_until(self, waiter: Waiter) -> Usage:
@@ -111,7 +111,7 @@ class CapacityQueue:
                 self._on_change(waiter.key)
 
     def grant(self, rooms: Rooms, tenant_allows: Callable[[Waiter], bool]) -> None:
-        """Give the capacity to waiters in turn. A waiter is not held up by another waiter's full tenant."""
+        """Give free capacity to waiters in turn. A waiter does not wait behind another waiter's full tenant."""
         full: set[object] = set()
         """Pools, by key, and providers, by name, where a waiter needs more than is free."""
         for waiter in sorted(self.waiters, key=lambda waiter: waiter.turn):
@@ -129,8 +129,8 @@ class CapacityQueue:
 
 
 def out_of_turn(waiter: Waiter, pending: Iterable[NodeRequest]) -> RequestId | None:
-    """Return an earlier request of the same tenant among the *pending* ones, which launchers work on. If there is one
-    and the tenant is full, the waiter's request is handed back. None: it continues to wait."""
+    """Return an earlier request of the same tenant among the *pending* requests, which launchers work on. If there is
+    one and the tenant is full, the waiter's request is handed back. None: it continues to wait."""
     request = waiter.request
     earlier = (each for each in pending if each.tenant_name == request.tenant_name and each.order < request.order)
     return next((each.id for each in earlier), None)

@@ -1,2 +1,1 @@
-"""One provider at run time: its driver, its cloud's facts and refusals, its circuit breakers, the health of its
-hosts."""
+"""A provider at run time: its driver, its cloud's facts and refusals, its circuit breakers, the health of its hosts."""

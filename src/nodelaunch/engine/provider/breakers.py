@@ -1,7 +1,7 @@
 """The circuit breakers of one provider: for its questions, its launches, its zones, and the labels of its pools.
 
 Each opens, is probed and closes by the same rules (decisions/breaker.py). They differ in what an open one prevents.
-What does *not* belong here: which error counts for which (engine/launch/node.py, engine/launch/slots.py).
+engine/launch/node.py and engine/launch/slots.py decide which error counts for which breaker.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 SHORTEST_BACKOFF_S = 0.1
 """Least pause in seconds, even if a driver asks for less."""
 CALLS_IN_A_ROW = 3
-"""Calls of launches without an answer, in a row, until only probes are made. A cloud of many servers loses one or two
-calls while one server restarts; if one in a hundred is lost at random, three in a row are one in a million."""
+"""Failed calls of launches, in a row, after which only probes are made. A cloud of many servers loses one or two calls
+while one server restarts; if one in a hundred is lost at random, three in a row are one in a million."""
 FIRST_AVOIDED_S, LAST_AVOIDED_S = 30.0, 600.0
 """Seconds of the pauses of breakers of zones and labels: a probe is the launch of a requested node, and may take
 minutes to fail."""
 LAUNCHES_IN_A_ROW = 3
-"""Failed launches in a zone, or of a label, in a row, until others are preferred. With the same, usual number of
+"""Failed launches in a zone, or of a label, in a row, after which others are preferred. With the same, usual number of
 attempts for each node, a full zone costs one or two nodes an attempt or two."""
 MOST_SPREAD = 1.25
 """Pauses are up to a quarter longer, at random, so that launchers do not probe together."""
 ZONES_DOUBTED_S = 30.0
-"""Least seconds between two questions that are asked because launches failed in the cloud's own zones."""
+"""Least seconds between two questions about the cloud's zones that follow failed launches."""
 LET_GO_AT_ONCE = 2
-"""Launches that each successful call releases: so a cloud that recovers is not overrun by all launches at once, and
-hundreds run after a few answers."""
+"""Number of launches that each successful call releases: so all launches together don't overload a cloud that recovers,
+and hundreds run after a few answers."""
 
 
 def cause_of(error: BaseException) -> FailureCause:
@@ -117,7 +117,7 @@ class Breakers(Generic[K]):
         return change is not None
 
     def probe(self, key: K) -> None:
-        """Note that a try is made: for an open breaker, the probe."""
+        """Note a try: for an open breaker, the probe."""
         breaker = self._known.get(key)
         if breaker is not None and breaker.is_open:
             breaker.probe(_now(), spread=random.uniform(1.0, MOST_SPREAD))  # noqa: S311
@@ -140,7 +140,7 @@ class Breakers(Generic[K]):
         return 0.0 if breaker is None else max(0.0, breaker.next_at - _now())
 
     def why(self, key: K) -> str | None:
-        """Return why the breaker is open; None: it is closed."""
+        """Return the reason why the breaker is open; None: it is closed."""
         breaker = self._known.get(key)
         return str(breaker.cause) if breaker is not None and breaker.is_open else None
 
@@ -156,7 +156,7 @@ class Breakers(Generic[K]):
         return found
 
     def forget(self, is_gone: Callable[[K], bool] = lambda _key: True) -> None:
-        """Close the breakers whose key *is_gone*, all by default: nothing is known of them any more."""
+        """Close the breakers whose key *is_gone*, all by default, and forget their failures."""
         for key in [key for key in self._known if is_gone(key)]:
             was_open = self._known[key].is_open
             self._drop(key)
@@ -198,11 +198,12 @@ class Breakers(Generic[K]):
 
 
 class LaunchGate:
-    """Lets launches call their provider: all while it answers; one in each pause while it does not.
+    """Lets launches call their provider: all while the provider answers, one in each pause while it does not.
 
-    A launch `enter`s before its calls and reports how they ended. When the provider answers again, waiting launches
+    A launch `enter`s before its calls and reports their results. When the provider answers again, waiting launches
     continue in the order in which they came, first those without an instance: `LET_GO_AT_ONCE` with each answer.
-    Invariant: while a launch waits, a timer runs that releases the next one, whatever the outcome of the one before.
+    Invariant: while a launch waits, a timer runs that releases the next one, regardless of the previous launch's
+    result.
     """
 
     def __init__(
@@ -235,7 +236,7 @@ class LaunchGate:
 
     @property
     def why(self) -> str | None:
-        """Why launches have to wait; None: they need not."""
+        """The reason why launches have to wait; None: they need not."""
         return self._breakers.why(self._provider)
 
     @property
@@ -260,8 +261,8 @@ class LaunchGate:
             line.pop(waiter, None)
 
     def failed(self, cause: FailureCause, after_s: float | None = None) -> None:
-        """Note a call without an answer, or with the answer that the provider is unavailable. *after_s*: when to ask
-        again, if the answer said so."""
+        """Note a call without an answer, or with the answer that the provider is unavailable. *after_s*: the time until
+        the next call, if the answer gave one."""
         self._breakers.failed(self._provider, cause, after_s=max(after_s, SHORTEST_BACKOFF_S) if after_s else 0.0)
 
     def answered(self, began: float) -> None:
@@ -337,8 +338,8 @@ class ProviderBreakers:
     def __init__(
         self, provider: str, *, on_change: Callable[[], None], ask: Callable[[], None], events: EventHub | None = None
     ) -> None:
-        """*on_change* is called when launches, or a label, have to be decided on again; *ask* has the provider asked
-        about itself soon."""
+        """*on_change* is called when launches, or a label, have to be decided on again; *ask* makes the provider's
+        facts be requested soon."""
         names = {"provider": provider, "calls": "questions"}
         asking = BreakerRule(1, FIRST_BACKOFF_S, LAST_BACKOFF_S)
         avoided = BreakerRule(LAUNCHES_IN_A_ROW, FIRST_AVOIDED_S, LAST_AVOIDED_S)
@@ -346,8 +347,8 @@ class ProviderBreakers:
         self.questions: Breakers[str] = Breakers(
             "provider {provider}, {calls}", asking, lambda _key: names, events=events
         )
-        """For questions to the provider about itself, by its name. One failure opens it: without answers nothing can be
-        decided."""
+        """Breaker for questions to the provider about itself, by its name. One failure opens it: without answers
+        nothing can be decided."""
         self.launches: LaunchGate = LaunchGate(provider, on_change=on_change, on_idle=ask, events=events)
         self.zones: Breakers[str] = Breakers(
             "zone {zone}", avoided, lambda zone: {"provider": provider, "zone": zone}, events=events
@@ -360,11 +361,11 @@ class ProviderBreakers:
             on_due=lambda _key: on_change(),
             events=events,
         )
-        """For labels, by pool and label."""
+        """Breakers for labels, by pool and label."""
         self.hosts: HostWatch | None = None
-        """Set if its machines exist already: failing ones are in quarantine."""
+        """The watch of the provider's machines, if they exist already: failing ones are in quarantine."""
         self.doubt_zones: BoundedCall = BoundedCall(ask, ZONES_DOUBTED_S)
-        """To be called after a launch failed in a zone of the cloud: its zones may have changed."""
+        """Called after a launch failed in a zone of the cloud: its zones may have changed."""
 
     def launched(self, pool: str, label: str, zone: str | None, began: float) -> None:
         """Note that a launch of *label* in *zone* that *began* then made a node ready."""
@@ -373,8 +374,8 @@ class ProviderBreakers:
             self.zones.succeeded(zone, began)
 
     def launch_failed(self, pool: str, label: str, zone: str | None, error: DriverError) -> None:
-        """Note a failed launch. The error's scope says whether it counts for the label or the zone. If it does not say,
-        it counts for both, except that a breaker that is open already is taken to be the only cause."""
+        """Note a failed launch. The error's scope says if it counts for the label or the zone. Without a scope it
+        counts for both, unless a breaker is open already: then that breaker's cause is taken for the only one."""
         is_away = isinstance(error, ProviderUnavailableError) and error.scope in (Scope.ZONE, Scope.LABEL)
         if not is_away and not isinstance(error, LaunchFailedError | InsufficientCapacityError):
             return  # it is reported in other ways

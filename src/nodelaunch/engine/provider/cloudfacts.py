@@ -30,13 +30,15 @@ UNKNOWN_LABEL = LabelView()
 
 @dataclass(frozen=True, slots=True)
 class CloudFacts:
-    """The answers to one round of questions. Before the first: no limits, and one instance for each label's node."""
+    """The answers to one round of questions. Before the first round: no limits, and one instance for each label's
+    node."""
 
     limits: Limits = NO_LIMITS
     unmanaged: Usage = NOTHING
     """Usage of instances without a record."""
     foreign: Usage = NOTHING
-    """The part of it that others use: it does not become free, while leaked instances of this system soon go."""
+    """The part of ``unmanaged`` that other owners use: it does not become free, while leaked instances of this system
+    are soon deleted."""
     zones: tuple[str, ...] = ()
     """Placement zones of the cloud, if its driver reports them; for pools that name none."""
     labels: Mapping[tuple[str, str], LabelView] = field(default_factory=dict)

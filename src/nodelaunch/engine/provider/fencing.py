@@ -18,7 +18,7 @@ def fence_of(node: Node, lock: Lock) -> Fence:
 
 
 async def raise_fence(provider: ProviderRuntime, fence: Fence) -> None:
-    """Have older calls for the node refused from now on, if the driver can. Raises: DriverError."""
+    """Make older calls for the node stale from now on, if the driver can. Raises: DriverError."""
     generation = provider.current
     if generation.fencing is not None:
         async with provider.using(generation):

@@ -1,4 +1,4 @@
-"""Which tenants may use which nodes of machines that exist already, by the machine that a record stands for.
+"""The tenants that may use each node of machines that exist already, by the machine that a record stands for.
 
 The configuration decides, not the record: a record may be from before the last change, or from another program.
 Restrictions of pools and labels are checked elsewhere, before any node is looked at.
@@ -24,8 +24,8 @@ class HostRule:
     machines: Mapping[Identity, Allowed]
 
     def allowed_on(self, node: Node) -> Allowed:
-        """Return the tenants that may use *node*: none if its machine is not in the pool, as its record is about to
-        change or to go."""
+        """Return the tenants that may use *node*: none if its machine is not in the pool, because its record will soon
+        be changed or deleted."""
         return self.machines.get(machine_of(node).identity, NOBODY)
 
 

@@ -1,9 +1,9 @@
 """Watches the hosts of one provider whose machines exist already: checks them, and withholds failing ones.
 
-Each process has one per provider. A host that fails a check, or does not answer when it is handed out, is not handed
-out by this process before a good check; `Quarantine` sets the pauses between checks. State is in memory: after a
-restart every host is checked once more. What does *not* belong here: the node records (inventory.py), and the rules
-(decisions/quarantine.py).
+Each process has one watch per provider. A host that fails a check, or does not answer when it is handed out, is not
+handed out by this process before a good check; `Quarantine` sets the pauses between checks. State is in memory: after a
+restart every host is checked once more. engine/supply/inventory.py has the node records, and decisions/quarantine.py
+the rules.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class HostWatch:
         self._look_at_nodes(failing)
 
     def _take_due(self) -> list[Host]:
-        """Remove and return the hosts to be checked now, each once. Wanted hosts wait until it is known whether they
-        are configured."""
+        """Remove and return the hosts to be checked now, each once. Wanted hosts wait until the configured hosts are
+        known."""
         wanted: dict[Host, None] = {}
         if not self._is_stale:
             wanted, self._wanted = self._wanted, {}
@@ -243,7 +243,7 @@ class HostWatch:
         )  # fmt: skip
 
     def _tell_of_guard(self) -> None:
-        """Report a change of the guard once, whichever guard it is."""
+        """Log a change of the guard, once for the guards of this provider and of all providers."""
         guarded = self._quarantine.guarded
         if (guarded is not None) is self._is_guarded:
             return
@@ -273,7 +273,8 @@ class HostWatch:
     # -- explaining -------------------------------------------------------------------------------------------------
 
     def reasons(self, pool: str, label: str) -> list[Reason]:
-        """Return why machines of *pool* with *label* are not handed out, the one that is away longest first."""
+        """Return the reasons why machines of *pool* with *label* are not handed out; the machine that is away longest
+        is first."""
         failing = self._quarantine.failing.items()
         away = sorted(
             ((known.since, host, known) for host, known in failing if self._has(host, pool, label)),

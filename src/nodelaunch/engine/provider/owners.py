@@ -1,6 +1,6 @@
 """The owner of each instance: if a driver names the same instance for two nodes, it is not deleted for the wrong one.
 
-leaks.py has instances without a node; protocol/soundness.py checks the form of an id.
+engine/cleanup/leaks.py has instances without a node; protocol/soundness.py checks the form of an id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Lock
 
 _GONE = (NodeState.DELETING, NodeState.DELETED)
-"""An id may be used again once its instance is gone, which is before its record is."""
+"""States in which a node does not own its instance's id: the instance is deleted before the record."""
 
 
 class Holder(Protocol):
@@ -38,13 +38,13 @@ class Owners:
         self._provider = provider
         self._view = view
         self._launching: WeakValueDictionary[ExternalId, Holder] = WeakValueDictionary()
-        """Holders whose instance the view may not have yet."""
+        """Nodes whose instance the view may not have yet, by the instance."""
 
     def take(self, external_id: ExternalId, holder: Holder) -> None:
         """Make *holder* the owner of the instance. Raises: DriverError if another node owns it."""
         owner = self._owner_but(holder, external_id)
         if owner is not None:
-            text = f"the driver gave an external_id that is node {owner}'s, too: {external_id}"
+            text = f"the driver gave an external_id that belongs to node {owner}: {external_id}"
             raise DriverError(text, provider=self._provider, may_exist=True)
         self._launching[external_id] = holder
 
@@ -56,7 +56,7 @@ class Owners:
         return external_id if self._owner_but(holder, external_id) is None else None
 
     def _owner_but(self, holder: Holder, external_id: ExternalId) -> NodeId | None:
-        """Return the owner of the instance, if it is not *holder*."""
+        """Return the owner of the instance, unless it is *holder*."""
         other = self._launching.get(external_id)
         if other is not None and other.id != holder.id and other.external_id == external_id and other.lock.is_held:
             return other.id

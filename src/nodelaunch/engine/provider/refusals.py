@@ -1,4 +1,4 @@
-"""When to use a cloud without capacity again, and when to ask a cloud again about doubtful facts."""
+"""Decides when to use a cloud without capacity again, and when to ask a cloud again about doubtful facts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
 AWAITED_REFRESH_S = 30.0
-"""Seconds after which limits and foreign usage are asked again while requests wait: others who share the account may
-have freed capacity."""
+"""Seconds after which limits and foreign usage are asked again while requests wait: other users of the account may have
+freed capacity."""
 
 
 class QuotaRefusals:
@@ -40,7 +40,7 @@ class QuotaRefusals:
         self.retry()
 
     def retry(self) -> None:
-        """End the pause, if there is one: its time is over, or capacity became free."""
+        """End the pause, if there is one: its time has passed, or capacity became free."""
         if self.is_active:
             self.close()
             self._on_retry()
@@ -93,8 +93,7 @@ class AwaitedRefresh:
 
 
 class BoundedCall:
-    """Calls a function when it is called itself, but not again before a pause is over: then once, however often it was
-    called meanwhile.
+    """Calls a function at once, but not again before a pause has passed: then once for all calls meanwhile.
 
     Invariant: during a pause, a timer runs that ends it.
     """

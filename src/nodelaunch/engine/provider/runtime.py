@@ -1,8 +1,7 @@
-"""One provider at run time: its driver, the facts of its cloud, and the number of its launches.
+"""A provider at run time: its driver, the facts of its cloud, and the number of its launches.
 
 The facts are asked beforehand and refreshed in the background, so that a decision on a request never waits for a cloud.
-cloudfacts.py asks the questions, refusals.py handles a cloud without capacity. What does *not* belong here: deciding,
-launching, records.
+cloudfacts.py asks the questions, refusals.py handles a cloud without capacity.
 """
 
 from __future__ import annotations
@@ -54,11 +53,11 @@ class Generation:
     driver: Driver
     users: int = 0
     upkeep: asyncio.Task[None] | None = None
-    """The driver's own work, which runs as long as the driver is used."""
+    """The task of the driver's own work, which runs as long as the driver is used."""
     launching: Launching = field(init=False)
-    """How nodes are launched. Read several times a launch, and slow to compute from the configuration."""
+    """The settings for launches. Read several times a launch, and slow to compute from the configuration."""
     inventory: SupportsInventory | None = field(init=False)
-    """The driver, if its machines exist already. This and the next are computed once: the check is slow."""
+    """The driver, if its machines exist already. This and the next attribute are computed once: the check is slow."""
     key_scanner: ScansHostKeys | None = field(init=False)
     console: SupportsConsoleLog | None = field(init=False)
     fencing: SupportsFencing | None = field(init=False)
@@ -85,7 +84,7 @@ class ProviderRuntime:
         self.cloud: CloudFacts = CloudFacts()
         """The answers of the last successful `refresh`."""
         self.down: str | None = "it has not answered yet"
-        """Why the cloud can't be asked; None while it can."""
+        """The reason why the cloud can't be asked; None while it can."""
         self.is_failing: bool = False
         """True if the provider was asked, and failed."""
         self.is_ending = False
@@ -104,7 +103,7 @@ class ProviderRuntime:
         self._stale = asyncio.Event()
 
     def tell(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
-        """Emit an event that says what the cloud did to a request in one of the provider's pools."""
+        """Emit an event about a cloud's effect on a request in one of the provider's pools."""
         if pool is not None and request_id is not None:
             self.events.emit(RequestNoted(self.events.now(), RequestId(request_id), self.name, pool, what))
 
@@ -127,7 +126,7 @@ class ProviderRuntime:
         return self.current.inventory is None
 
     async def renew(self, config: ProviderConfig, driver: Driver) -> None:
-        """Use *config* and *driver* from now on; the old driver is closed once its last user is done."""
+        """Use *config* and *driver* from now on; the old driver is closed when no work uses it any more."""
         old, self.current = self.current, Generation(config, driver)
         self.down = "its configuration changed and it has not answered since"
         self.breakers.forget()
@@ -192,7 +191,7 @@ class ProviderRuntime:
             self.refusals.granted()
 
     def capacity_freed(self) -> None:
-        """Note that an instance of ours is gone. Without a refusal, the records show the free capacity."""
+        """Note that an instance of this launcher was deleted. Without a refusal, the records show the free capacity."""
         if self.refusals.is_active:
             self.refusals.retry()
 
@@ -246,8 +245,8 @@ class ProviderRuntime:
         self._set_down(None)
 
     async def _sleep(self, delay_s: float, generation: Generation) -> None:
-        """Sleep until the next question is due, or facts are doubtful. A provider that is unavailable is not asked
-        sooner for a doubt, only for another configuration."""
+        """Sleep until the next question is due, or facts are doubtful. An unavailable provider is not asked earlier
+        because of doubtful facts, only because of another configuration."""
         if self.is_ending:
             return
         try:

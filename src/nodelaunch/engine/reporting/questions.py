@@ -1,8 +1,8 @@
 """Questions to all launchers about the standing of a request, or about the launchers themselves: a question is a znode,
 and each process adds its answer below it.
 
-It needs only the store, costs nothing without questions, and reaches every launcher on every machine. explaining.py and
-report.py make the answers.
+This needs only the store, costs nothing without questions, and reaches every launcher on every machine.
+serve/explaining.py and report.py make the answers.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ async def _ask(store: Store, question: bytes, processes: list[str]) -> dict[str,
 
 
 async def why(store: Store, request_id: RequestId) -> tuple[str, ...]:
-    """Return why a request is in its present state: a line for each pool with an answer, with its launcher if several
-    serve it. Empty if no launcher answers, or the store does not."""
+    """Return the reasons for a request's present state: a line for each pool with an answer, with its launcher if
+    several serve it. Empty if no launcher answers, or the store does not."""
     try:
         names = await store.children(paths.PRESENCES)
         entries = await store.get_many([f"{paths.PRESENCES}/{name}" for name in names])
@@ -165,13 +165,13 @@ def _presence(entry: Entry | None) -> Presence | None:
 
 
 def shared_pools(pools: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Return provider and pool of those of *pools* that several launchers serve."""
+    """Return provider and pool of the *pools* that several launchers serve."""
     counts = Counter((pool["provider"], pool["pool"]) for pool in pools)
     return {key for key, count in counts.items() if count > 1}
 
 
 def in_a_line(pool: dict[str, Any], *, of: str = "") -> str:
-    """Return a pool's answer now, or else the request's last event there, with its reasons. *of*: its launcher."""
+    """Return a pool's present answer, or else the request's last event there, with its reasons. *of*: its launcher."""
     told: list[list[dict[str, Any]]] = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
     reasons: list[dict[str, Any]] = next((each for each in told if each), [])
     because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
@@ -182,7 +182,8 @@ def in_a_line(pool: dict[str, Any], *, of: str = "") -> str:
 
 
 def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
-    """Return the pools in an answer, with defaults for what another version leaves out; None if it is no answer."""
+    """Return the pools in an answer, with defaults for fields that another version leaves out; None if it is no
+    answer."""
     try:
         pools = json.loads(data)["pools"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -192,7 +193,8 @@ def _pools_in(data: bytes) -> list[dict[str, Any]] | None:
 
 
 def _whole(pool: dict[str, Any]) -> dict[str, Any]:
-    """Return *pool* with every key of `RequestStanding.to_json`, each of its kind; unknown keys are kept."""
+    """Return *pool* with every key of `RequestStanding.to_json`, each value with the right type; unknown keys are
+    kept."""
     texts = {key: _text(pool.get(key)) for key in ("pool_id", "provider", "pool", "status")}
     return {
         **pool,

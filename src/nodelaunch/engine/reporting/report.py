@@ -1,7 +1,7 @@
 """The report of one launcher: its pools with limits and faults, the requests that wait and why, its last troubles.
 
-It is made for a question (questions.py), or to be shown in this process; only the last troubles are kept for it. What
-does *not* belong here: the state of the whole cluster (status.py above).
+A report is made for a question (questions.py), or to be shown in this process; only the last troubles are recorded for
+it in advance. nodelaunch/status.py has the state of the whole cluster.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class PoolReport:
     pool: str
     pool_id: str
     limits: Mapping[str, float] = field(default_factory=dict)
-    """By resource, the tighter of the pool's and its provider's limit; resources without a limit are left out."""
+    """The tighter of the pool's and its provider's limit, by resource; resources without a limit are left out."""
     free: Mapping[str, float] = field(default_factory=dict)
-    """By resource, the capacity left for the next request."""
+    """The capacity left for the next request, by resource."""
     working: int = 0
     """Requests in work."""
     down: str | None = None
-    """Why its provider can't be asked; None while it can."""
+    """The reason why the pool's provider can't be asked; None while it can."""
     breakers: tuple[OpenBreaker, ...] = ()
     """Open breakers."""
     takes_requests: bool = True
@@ -65,15 +65,15 @@ class ConfigInForce:
     """The configuration that a launcher has in force."""
 
     digest: str
-    """The same for equal configurations; secrets are left out of it."""
+    """A digest that is the same for equal configurations; secrets are left out of it."""
     loaded_at: float
     """Seconds since 1970."""
     path: str | None = None
-    """None: it is not from a file, or the launcher is part of another program."""
+    """The path of the file; None: it is not from a file, or the launcher is part of another program."""
     restart_needed: tuple[str, ...] = ()
     """Keys that take effect at the next start: the process started with other values."""
     refused_at: float | None = None
-    """When files with errors were read, which are not in force; None: the files are in force."""
+    """The time when files with errors were read, which are not in force; None: the files are in force."""
     problems: tuple[str, ...] = ()
     """The first of these errors, each with file, line and column."""
 
@@ -86,17 +86,17 @@ class LauncherReport:
     started_at: float = 0.0
     """Seconds since 1970."""
     pid: int | None = None
-    """Its process id on its host."""
+    """The launcher's process id on its host."""
     config: ConfigInForce | None = None
     pools: tuple[PoolReport, ...] = ()
     providers: tuple[str, ...] = ()
-    """Providers whose nodes it deletes, including removed ones that have nodes left."""
+    """Providers whose nodes the launcher deletes, including removed ones that have nodes left."""
     waiting: tuple[WaitingRequest, ...] = ()
     """The first `MOST_WAITING` requests that wait."""
     troubles: tuple[Trouble, ...] = ()
     """The last troubles, the latest first."""
     min_ready: tuple[ReadyShortfall, ...] = ()
-    """Labels with fewer ready nodes than it has to keep."""
+    """Labels with fewer ready nodes than the launcher has to keep."""
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self)
@@ -124,7 +124,7 @@ class Reporter:
         standing: ConfigStanding,
         shortfalls: Callable[[], Iterable[ReadyShortfall]] = tuple,
     ) -> None:
-        """*pools* and *providers*: read anew for each report."""
+        """*pools* and *providers*: read again for each report."""
         self.config: ConfigInForce | None = None
         self.config_path: str | None = None
         """The file of the configuration, if the caller sets it."""

@@ -1,4 +1,4 @@
-"""Hands decisions to the pools that carry them out, and records how their work on requests ends."""
+"""Hands decisions to the pools that carry them out, and records the results of their work on requests."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Dispatcher:
         self._marks.room_changed(work.key)
 
     def removed(self, request_id: RequestId, request: NodeRequest | None = None) -> None:
-        """Stop the work on a request that is gone. *request*: the last version seen, if known."""
+        """Stop the work on a request that was deleted. *request*: the last version seen, if known."""
         work = self.requests.work.get(request_id)
         if work is not None:
             work.gone = request
@@ -108,7 +108,7 @@ class Dispatcher:
         self.requests.drop(request_id)
 
     def _remember(self, request: NodeRequest | None) -> None:
-        """Record the outcome of a request that is gone."""
+        """Record the outcome of a request that was deleted."""
         if request is None:
             return
         nodes = [self._view.node(node_id) for node_id in request.nodes]

@@ -42,8 +42,8 @@ MAX_LOOKED_AT = 256
 class OwnPools:
     """The pools of this process, as the schedule sees them.
 
-    Invariants: ``views`` has the view of every pool; ``registered`` has those that may be given requests; the idle
-    nodes of a pool are split in the view by its rule in ``_rules``.
+    Invariants: ``views`` has the view of every pool; ``registered`` has the views of pools that may be given requests;
+    the idle nodes of a pool are split in the view by its rule in ``_rules``.
     """
 
     def __init__(self, view: ClusterView) -> None:

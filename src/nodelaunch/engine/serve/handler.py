@@ -1,6 +1,6 @@
 """Carries one node request through the request machine: performs the machine's effects, and feeds it events.
 
-The only module that touches both the machine and the outside. Consecutive store effects are sent as one transaction.
+No other module touches both the machine and the outside. Consecutive store effects are sent as one transaction.
 decisions/machine.py decides what follows from an event; engine/launch/slots.py has the request's nodes.
 """
 
@@ -40,13 +40,13 @@ log: Logger = get_logger(__name__)
 CLOSING_TIMEOUT_S = 30.0
 """Seconds within which locks have to be released when a handler is interrupted."""
 MAX_CONFLICTS = 5
-"""How often a request that others change under this launcher's lock is read again before it is given up."""
+"""Number of times that a request which others change under this launcher's lock is read again before it is given up."""
 _WRITTEN = frozenset({m.LockRequest, m.Save, m.HandOver, m.ReleaseNodes, m.UnlockRequest})
 """Effects that are written to the store."""
 
 
 class RequestHandler:
-    """One accepted or declined request. Create it, `run` it, and `post` events about the request meanwhile."""
+    """Handles an accepted or declined request. Create it, `run` it, and `post` events about the request meanwhile."""
 
     def __init__(
         self,
@@ -105,7 +105,8 @@ class RequestHandler:
             self._awaited.set_result(None)
 
     async def run(self) -> m.Outcome:
-        """Work until the request is finished or given up. Return the outcome. No lock of ours is ever left behind."""
+        """Work until the request is finished or given up. Return the outcome. No lock of this launcher is ever left
+        behind."""
         started = asyncio.get_running_loop().time()
         state, effects = m.start(self.request, self._verdict)
         try:
@@ -179,7 +180,7 @@ class RequestHandler:
         self._slots.close()
 
     async def _break_off(self) -> None:
-        """Release every lock and write nothing more: the sweeper repairs what that leaves."""
+        """Release every lock and write nothing more: the sweeper repairs the remains."""
         await self._release_locks(self._slots.break_off())
 
     async def _release_locks(self, nodes: Iterable[HeldNode]) -> None:
@@ -257,7 +258,7 @@ class RequestHandler:
                 if not under or error.path != path:
                     raise
                 await self._read_again(before)
-        raise VersionConflictError(path, "it changes all the time")
+        raise VersionConflictError(path, "other clients change it all the time")
 
     async def _read_again(self, before: NodeRequest) -> None:
         """Read the request as another process wrote it, and keep the state that was last written here. Raises:
@@ -292,7 +293,7 @@ class RequestHandler:
                 raise AssertionError(effect)
 
     def _leaves_no_contender(self) -> bool:
-        """True if the lock's directory is deleted with the lock: a contending Nodepool would log an error."""
+        """True if the lock's directory is deleted with the lock: a contending Nodepool launcher would log an error."""
         return self.request.state in REQUEST_FINAL and self._ctx.is_alone
 
     def _as_saved(self, save: m.Save) -> NodeRequest:

@@ -23,7 +23,7 @@ from nodelaunch.protocol.states import RequestState
 from nodelaunch.protocol.verdicts import Accept, Decline, Defer, ProviderDown, Reason, Verdict
 
 REMEMBERED = 2000
-"""Requests that a launcher remembers; the one with the oldest news is forgotten first."""
+"""Requests that a launcher remembers; the one whose last event is oldest is forgotten first."""
 TROUBLES_KEPT = 20
 """Troubles, of all requests together, that a launcher remembers."""
 EVENTS_KEPT = 20
@@ -36,7 +36,7 @@ WITHDRAWN = "withdrawn while it waited: its requestor deleted it, or ended"
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One event of a request. ``at``: wall clock, seconds since 1970."""
+    """An event of a request. ``at``: wall clock, seconds since 1970."""
 
     at: float
     what: str
@@ -69,7 +69,7 @@ class _Remembered:
 
     pools: dict[PoolKey, _Record] = field(default_factory=dict)
     gone: NodeRequest | dict[str, Any] | None = None
-    """Once it has gone: its last version, or, if that is long, its summary by `asked`."""
+    """The last version of a deleted request, or its summary by `asked` if that version is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,12 @@ class RequestStanding:
     status: str
     reasons: tuple[Reason, ...] = ()
     nodes: tuple[str, ...] = ()
-    """One line for each node being obtained."""
+    """A line for each node being obtained."""
     history: tuple[HistoryEvent, ...] = ()
     breakers: tuple[OpenBreaker, ...] = ()
     """Open breakers that concern the request."""
     asked: dict[str, Any] | None = None
-    """For a request that has gone: requestor and labels, as `asking.asked` returns them."""
+    """Requestor and labels of a deleted request, as `asking.asked` returns them."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -143,13 +143,14 @@ class History:
             self.troubles.append(Trouble(self._clock.now(), *key, event.request_id, event.what))
 
     def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
-        """Note how the work on the request ended. A decline without work was noted as decided."""
+        """Note the outcome of the work on the request. A decline without work was noted as decided."""
         if outcome is m.Outcome.REFUSED or (state is not None and isinstance(state.plan, Decline)):
             return
         self._add(self._record(request_id, key), _OUTCOMES[outcome], state.reasons if state else ())
 
     def removed(self, request: NodeRequest, *, is_taken: bool) -> None:
-        """Note that *request* has gone, as it was last seen. *is_taken*: the requestor has its nodes, if it had any."""
+        """Note that *request* was deleted, as it was last seen. *is_taken*: the requestor has its nodes, if it had
+        any."""
         remembered = self._requests.get(request.id)
         if remembered is None:
             return
@@ -167,7 +168,7 @@ class History:
                 self._add(record, TAKEN if key in servers else "served by another pool")
 
     def asked(self, request_id: RequestId) -> dict[str, Any] | None:
-        """Return requestor and labels of a request that has gone; None: it has not gone, or is forgotten."""
+        """Return requestor and labels of a deleted request; None: it was not deleted, or is forgotten."""
         gone = self._known(request_id).gone
         return asked(gone) if isinstance(gone, NodeRequest) else gone
 
@@ -230,8 +231,8 @@ def nodes_of(state: m.State, waits: Mapping[int, str]) -> list[str]:
 
 
 def _gist(verdict: Verdict) -> tuple[object, ...]:
-    """Return the part of a verdict that makes it news: not the changing figures in its reasons, but a cloud's
-    messages."""
+    """Return the part of a verdict that makes it worth an entry: the messages of clouds, but not the changing figures
+    in its reasons."""
     reasons = getattr(verdict, "reasons", ())
     return (type(verdict), *(reason if isinstance(reason, ProviderDown) else type(reason) for reason in reasons))
 

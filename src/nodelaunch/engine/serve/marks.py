@@ -1,4 +1,4 @@
-"""Marks what a change can affect: lines to be decided on, and pools to be looked at after the next pass."""
+"""Marks the effects of a change: lines to be decided on, and pools to be looked at after the next pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Marks:
         self.touched: dict[PoolKey, None] = {}
         """Pools to be looked at after the next pass, in the order in which they were touched."""
         self.room_listeners: list[Callable[[PoolKey], None]] = []
-        """Called with each pool that may have more capacity; often, so each must return at once."""
+        """Called, often, with each pool that may have more capacity; each listener must return at once."""
         self._schedule = schedule
         self._own = own
         self._facts = facts
@@ -55,7 +55,7 @@ class Marks:
             self.tenant_changed(tenant)
 
     def node_changed(self, old: Node | None, new: Node) -> None:
-        """Mark what a changed node can affect: a request can be served now only if the node is idle, or uses less than
+        """Mark the effects of a changed node: a request can be served now only if the node is idle, or uses less than
         before."""
         if new.is_idle:
             self.room_changed((new.provider or "", new.pool or ""))

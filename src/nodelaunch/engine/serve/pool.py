@@ -1,5 +1,4 @@
-"""One pool of a provider: keeps itself registered, and runs the handlers of the requests that the scheduler
-gives it."""
+"""A pool of a provider: keeps itself registered, and runs the handlers of the requests that the scheduler gives it."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ OnEnded = Callable[[RequestId, m.Outcome | None, m.State | None, object], None]
 
 @dataclass(frozen=True, slots=True)
 class PoolIdentity:
-    """What the pool reports to its peers about its process."""
+    """The data about its process that the pool reports to its peers."""
 
     hostname: str
     version: str
@@ -178,7 +177,7 @@ class Pool:
         await self._unregister()
 
     async def drain(self, grace_s: float) -> None:
-        """Accept no more requests, let running ones finish for *grace_s*, then hand the rest back. Return when the pool
+        """Accept no more requests, let running ones finish for *grace_s*, then hand back the rest. Return when the pool
         holds no locks and is not registered any more."""
         self._draining = True
         self._wake.set()
@@ -210,7 +209,7 @@ class Pool:
 
     def set_paused(self, is_paused: bool) -> None:
         """Set whether requests wait here for capacity, or for a failing provider. Peers of lower priority are notified
-        that they may step in."""
+        that they may serve requests."""
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             self._wake.set()

@@ -22,16 +22,16 @@ class Work:
     planned: tuple[NodeId, ...]
     """Idle nodes that are to be claimed for the request."""
     changes: int = 0
-    """How often the request was seen to change, or to be unlocked, since the work started."""
+    """Number of times that the request was seen to change, or to be unlocked, since the work started."""
     gone: NodeRequest | None = None
-    """The request as it was last seen, once it has gone."""
+    """The last version of the request, if it was deleted."""
 
 
 class Requests:
     """The requests of one launcher.
 
-    Invariants: a request in work does not wait in the schedule; nothing is remembered of a request that is gone, once
-    the work on it has ended.
+    Invariants: a request in work does not wait in the schedule; of a deleted request nothing is remembered after the
+    work on it has ended.
 
     *decline_failed* is called for a request that pools decline because its handling failed there.
     """
@@ -75,14 +75,14 @@ class Requests:
         self._failed.setdefault(request_id, {})[key] = failure
 
     def drop(self, request_id: RequestId) -> None:
-        """Forget the request, which is gone."""
+        """Forget a request that was deleted."""
         self._schedule.withdraw(request_id)
         self.refused.discard(request_id)
         self._failed.pop(request_id, None)
 
     def look_at_all(self) -> list[RequestId]:
-        """Find all changes that were missed while the view was not current. Return the requests in work that
-        are gone."""
+        """Find all changes that were missed while the view was not current. Return the requests in work that were
+        deleted."""
         there = self._view.requests
         self._schedule.keep_only(self._view.open_requests)
         for request_id in [each for each in (*self.refused, *self._failed) if each not in there]:

@@ -1,4 +1,4 @@
-"""Capacity for accepted requests that wait, and for the first request that waits to be accepted.
+"""Gives capacity to accepted requests that wait, and to the first request that waits to be accepted.
 
 Waiters get free capacity in the order of their requests. Idle nodes that use the needed capacity are deleted, no more
 of them than needed.
@@ -49,7 +49,7 @@ class RoomMaker:
         self._evicting: dict[NodeId, PoolKey] = {}
 
     def serve_waiters(self) -> None:
-        """Give capacity to accepted requests that wait for it; fail those that can never get it."""
+        """Give capacity to accepted requests that wait for it; fail the requests that can never get it."""
         facts = self._facts
         self._queue.grant(facts.books, self._tenant_allows)
         self._hand_back_out_of_turn()
@@ -65,7 +65,7 @@ class RoomMaker:
 
     def _tenant_allows(self, waiter: Waiter, leaving: Usage = NOTHING) -> bool:
         """Return True if the tenant has free capacity by now: the leftovers of a refused launch count until they are
-        gone. *leaving*: usage that does not count."""
+        deleted. *leaving*: usage that does not count."""
         name = waiter.request.tenant_name
         limits = self._facts.books.tenants.get(name) if name is not None else None
         if name is None or limits is None:

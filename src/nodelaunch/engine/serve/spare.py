@@ -1,6 +1,6 @@
-"""Spare capacity for min-ready nodes: whether a label has some, and why a request for one was declined.
+"""The spare capacity for min-ready nodes, by label, and the reasons why a request for one was declined.
 
-minready.py and retries.py decide when it is requested again.
+supply/minready.py and supply/retries.py decide when it is requested again.
 """
 
 from __future__ import annotations

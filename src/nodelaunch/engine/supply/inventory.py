@@ -1,9 +1,8 @@
 """Keeps one ready node registered for each slot of machines that exist without being launched.
 
-One writer per slot: this coroutine. It registers missing nodes, updates free records in place, deregisters slots that
-are not configured any more, in quarantine or being drained, and registers a slot anew right after its used record was
-deleted. What does *not* belong here: what a machine is (its driver knows), and whether it is alive (hostwatch.py).
-Source: Nodepool 11, static driver, for the records; the order of work is our own.
+Each slot has one writer: this coroutine. It registers missing nodes, updates free records in place, deregisters slots
+that are not configured any more, in quarantine or being drained, and registers a slot again right after its used record
+was deleted. engine/provider/hostwatch.py checks the machines. Source: Nodepool 11, static driver, for the records.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Withheld:
 
     def __init__(self, view: ClusterView, provider: ProviderRuntime) -> None:
         self.is_all = False
-        """True if no machine may be, because the provider is not configured any more."""
+        """True if no machine may be registered, because the provider is not configured any more."""
         self.pools: frozenset[str] = frozenset()
         """Pools that an operator drains, as of the last `look`."""
         self._view = view
@@ -88,7 +87,7 @@ class Inventory:
         self._withheld = Withheld(view, provider)
         self._wake = asyncio.Event()
         self._machines: dict[Identity, Machine] | None = None
-        """As configured; None: to be read, and all slots compared."""
+        """The machines as configured; None: they have to be read, and all slots compared."""
         self._found: dict[Host, Inspection] = {}
         """Results of good checks that are not used yet."""
         self._recorded: dict[Identity, set[NodeId]] = {}
@@ -98,8 +97,8 @@ class Inventory:
         """Slots that are being registered or updated, and records of slots that are being deregistered."""
         self._backoff: Backoff[tuple[Identity, NodeId | None]] = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         self._looked_at: dict[NodeId, int] = {}
-        """Versions of records compared with their machine; each is compared once, so that restarts see changed host
-        keys."""
+        """Versions of records that were compared with their machine; each is compared once, so that restarts detect
+        changed host keys."""
         self._log = log.bind(provider=provider.name)
 
     @property
@@ -121,8 +120,8 @@ class Inventory:
         self._withheld.is_all = True
 
     async def run(self) -> None:
-        """Keep the records in sync with the machines until cancelled. Of several launchers with the same machines, one
-        does. Raises: LockLostError, to be run again; StoreError."""
+        """Keep the records in sync with the machines until cancelled. Of several launchers with the same machines, only
+        one does this. Raises: LockLostError, to be run again; StoreError."""
         try:
             lock = await turn_at(self._store, self._view, self._clock, self._provider.name, self._hosts)
             self._hosts.on_found, self._hosts.on_out = self._on_found, self._on_out
@@ -213,7 +212,7 @@ class Inventory:
         self._wake.set()
 
     def _learn(self) -> dict[Identity, Machine]:
-        """Return the machines, read anew if needed; then all slots are doubtful. Raises: DriverError."""
+        """Return the machines; if they have to be read again, all slots become doubtful. Raises: DriverError."""
         if self._machines is None:
             self._machines = {each.identity: each for each in map(sound_machine, self._driver.machines())}
             self._recorded.clear()
@@ -262,7 +261,7 @@ class Inventory:
 
     @staticmethod
     def _kept(records: list[Seen[Node]]) -> Seen[Node]:
-        """Return the record to keep of several for one slot: the one in use, else the oldest."""
+        """Return the record to keep if one slot has several: the one in use, else the oldest."""
         return min(records, key=lambda seen: (seen.record.is_idle, seen.record.id))
 
     def _begin(
@@ -336,7 +335,7 @@ class Inventory:
         node = _described(seen.record.changed(pool=machine.pool), machine, found)
         node = node.changed(attributes=self._attributes(machine))
         if node == seen.record or not await rewrite_node(self._store, seen, node):
-            return  # nothing to change, or taken just now: then it is registered anew after use
+            return  # nothing to change, or taken just now: then it is registered again after use
         self._log.info("machine_updated", node_id=node.id, hostname=machine.name, slot=machine.slot)
 
 

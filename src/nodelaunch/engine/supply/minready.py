@@ -1,9 +1,9 @@
 """Keeps ``min-ready`` nodes of each label by writing node requests, as any other client would.
 
-The requests are ephemeral: they vanish with this process. Of all launchers that would keep a label's nodes ready, one
-does, and all agree on the owner of the label from their presences (`keeper_of`). Outstanding requests of any launcher
-count, so that a change of owner makes none twice. What does *not* belong here: how the requests are served. Source:
-Nodepool 11, which counts ready nodes over all providers.
+The requests are ephemeral: they vanish with this process. Of all launchers that would keep a label's nodes ready, only
+the label's owner does, and all compute the same owner from their presences (`keeper_of`). Outstanding requests of any
+launcher count, so that a change of owner duplicates none. Source: Nodepool 11, which counts ready nodes over all
+providers.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from nodelaunch.protocol.store import SessionState, Store
 log: Logger = get_logger(__name__)
 
 SETTLE_S = 1.0
-"""Seconds between a process's becoming owner of a label and its first request. Meanwhile launchers that start together
-see each other, and the last owner's requests; and nodes that are left of requests that have gone become idle."""
+"""Seconds from the moment when a process becomes the owner of a label to its first request. Meanwhile launchers that
+start together see each other and the last owner's requests, and nodes of deleted requests become idle."""
 
 REQUEST_KEPT_S = 1.0
 """Seconds that an answered request stays. Zuul up to 12.1 caches requests with kazoo's TreeCache, which keeps a request
-for ever if it is deleted while the cache reads the change before; Nodepool looks at its answered requests once a
-second."""
+forever if it is deleted while the cache reads the change before; Nodepool looks at its answered requests once a second.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class ReadyShortfall:
     why: tuple[str, ...] = ()
     """The pools' reasons: ``PROVIDER/POOL: reason``."""
     retry_at: float | None = None
-    """When the missing nodes are requested again, in seconds since 1970."""
+    """The time when the missing nodes are requested again, in seconds since 1970."""
     lacks_room: bool = False
-    """True if lack of capacity is the only reason: the missing nodes are requested as soon as there is some."""
+    """True if lack of capacity is the only reason: the missing nodes are requested as soon as capacity becomes free."""
 
 
 class MinReady:
@@ -95,9 +95,9 @@ class MinReady:
         self._pools = 0
         """How many pools are registered."""
         self._ours: dict[str, bool] = {}
-        """True by label if this process keeps its nodes ready, as computed since a process last came or went."""
+        """True by label if this process keeps its nodes ready, as computed since a process last started or ended."""
         self._settles_at: dict[str, float] = {}
-        """By label: when this process starts to request its nodes, by the loop's clock."""
+        """The time, by label and by the loop's clock, when this process starts to request its nodes."""
 
     def want(self, wanted: Mapping[str, int]) -> None:
         """Set the counts of nodes to keep ready. *wanted*: label → number of ready, unallocated nodes.
@@ -140,7 +140,7 @@ class MinReady:
             self._wake.set()
 
     def _on_pools(self, _note: Note) -> None:
-        """Retry declined labels, because a new pool may serve what all others declined."""
+        """Retry declined labels, because a new pool may serve requests that all others declined."""
         known, self._pools = self._pools, len(self._view.pools)
         if self._pools > known:
             self.retries.clear()
@@ -226,7 +226,7 @@ class MinReady:
         tell("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
-        """Check whether one of our requests has an answer; if so, free its nodes and delete it a moment later.
+        """Check if one of this process's requests has an answer; if so, free its nodes and delete it a moment later.
 
         If it were deleted before, its nodes would count neither as requested nor as idle, and one more would be made.
         """
@@ -256,7 +256,7 @@ class MinReady:
         self._wake.set()
 
     async def _take_off(self, request_id: RequestId) -> None:
-        """Delete one of our requests that has had its answer for long enough."""
+        """Delete one of this process's requests that has had its answer for long enough."""
         with suppress(RecordGoneError):
             await self._store.delete(paths.request(request_id))
         self._mine.discard(request_id)
@@ -266,8 +266,8 @@ class MinReady:
     async def _free_nodes(self, request: NodeRequest) -> bool:
         """Untie the request's nodes from it, so that any request may get them. Return True if that is done for all.
 
-        It is not done if the request is seen fulfilled before its node is seen ready, or if another process has the
-        node. Then a change of the node, or of its lock, is reported; the report may come before the refusal.
+        This fails if the request is seen fulfilled before its node is seen ready, or if another process has the node.
+        Then a change of the node, or of its lock, is reported; the report may come before the refusal.
         """
         for node_id in request.nodes:
             seen = self._view.nodes.get(node_id)
@@ -284,7 +284,7 @@ class MinReady:
     def _declined(self, label: str, request_id: RequestId) -> None:
         tell = log.debug if label in self.retries else log.info
         delay = self.retries.declined(label, request_id)
-        tell("min_ready_declined", label=label, retry_in_s=delay, detail="no line for each try until there is room")
+        tell("min_ready_declined", label=label, retry_in_s=delay, detail="further tries are logged at debug level")
 
     # -- reports ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
-"""When labels whose nodes could not be kept ready are requested again: after growing pauses, and when capacity becomes
-free.
-"""
+"""Decides when labels whose nodes could not be kept ready are requested again: after growing pauses, and when capacity
+becomes free."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
 """Seconds of pause after a failed request; the pause doubles each time."""
 
 LOOK_EVERY_S = 1.0
-"""Least seconds between two checks for free capacity, however much becomes free."""
+"""Least seconds between two checks for free capacity, even if capacity becomes free more often."""
 
 
 class Retries:
@@ -71,7 +70,7 @@ class Retries:
         loop.call_at(self._looks_at, self._wake)
 
     def begin(self) -> None:
-        """Mark the start of a look at all labels."""
+        """Mark the start of a check of all labels."""
         self._is_looking = self._looks_at is not None and asyncio.get_running_loop().time() >= self._looks_at
         if self._is_looking:
             self._looks_at = None

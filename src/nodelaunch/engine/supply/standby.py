@@ -1,6 +1,6 @@
 """Waits for the inventory of a provider, which one of the launchers with its machines keeps.
 
-A launcher that waits hands nodes out nevertheless.
+A launcher hands nodes out while it waits.
 """
 
 from __future__ import annotations

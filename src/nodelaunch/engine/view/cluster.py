@@ -49,13 +49,13 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
             await self._warmed.wait()
 
     def hurry(self) -> None:
-        """Have paths that `may_lag` read now: they are up to date with the answer to the next read of the store."""
+        """Read paths that `may_lag` now: they are up to date with the answer to the next read of the store."""
         for tree in self._trees:
             tree.hurry()
 
     def attach(self, tree: Tree, on_changed: OnChanged, on_removed: OnRemoved) -> None:
         """Feed the view from *tree*: *on_changed* is called with each present entry, *on_removed* with each path that
-        is gone."""
+        was removed."""
 
         def on_event(event: TreeEvent) -> None:
             if type(event) is Changed:
@@ -71,7 +71,7 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
             on_changed(entry)
 
     def attached(self) -> None:
-        """Note that there are no more trees to `attach`."""
+        """Note that all trees are attached."""
         self._is_attached = True
         self._see_warmth()
 

@@ -30,7 +30,7 @@ class ImageView(Teller):
         self.paused_images: set[str] = set()
         """Images that are not built for now."""
         self.build_requests: dict[str, float] = {}
-        """By image: when a build of it was requested, in seconds since 1970."""
+        """The time when a build was requested, in seconds since 1970, by image."""
         self._build_locks: dict[str, float] = {}
         self._build_contenders: dict[str, set[str]] = {}
 
@@ -45,8 +45,8 @@ class ImageView(Teller):
         return self._newest[key]
 
     def image_begun_at(self, image: str, provider: str) -> float | None:
-        """Return when a builder last started what may become the first usable upload of *image*, by the wall clock, in
-        seconds; None if no build or upload is under way."""
+        """Return when a builder last started a build or upload that may become the first usable upload of *image*, by
+        the wall clock, in seconds; None if no build or upload is under way."""
         key = (image, provider)
         if key not in self._begun:
             self._begun[key] = self._find_begun(key)

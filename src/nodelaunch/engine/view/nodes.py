@@ -27,8 +27,8 @@ _BEING_MADE = frozenset({NodeState.INIT, NodeState.BUILDING})
 class NodeView(Teller):
     """The part of the view about nodes.
 
-    Invariants: every index lists exactly the nodes of ``nodes`` that belong in it, in their present version; a node
-    that is gone is in none of them, nor in ``discarded`` or ``interrupted``; no container of an index is empty.
+    Invariants: every index lists exactly the nodes of ``nodes`` that belong in it, in their present version; a removed
+    node is in none of them, nor in ``discarded`` or ``interrupted``; no container of an index is empty.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class NodeView(Teller):
         self._instances = InstanceIndex()
         self._sums = NodeSums()
         self.idle: IdleIndex = IdleIndex()
-        """To be hidden and shown; otherwise read through this class."""
+        """Idle nodes. Other modules may hide and show nodes in it, and read it only through this class."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,8 @@ class NodeView(Teller):
         return seen.record if seen is not None else None
 
     def nodes_of(self, provider: str | None) -> list[Seen[Node]]:
-        """Return the nodes of *provider*, those without any for None; in the order in which they were first seen."""
+        """Return the nodes of *provider*, or without a provider for None, in the order in which they were first
+        seen."""
         return list(self._of_provider.get(provider, _NO_NODES).values())
 
     def nodes_allocated_to(self, request_id: RequestId) -> list[Seen[Node]]:
@@ -66,7 +67,7 @@ class NodeView(Teller):
         return list(nodes.values()) if nodes is not None else []
 
     def idle_nodes(self, provider: str, pool: str, label: str | None = None) -> Sequence[Seen[Node]]:
-        """Return the ready, unallocated nodes of a pool, those with *label* if one is given; the longest ready first.
+        """Return the ready, unallocated nodes of a pool, only with *label* if given; the longest ready first.
 
         The sequence is the live one: take a copy before awaiting, or before changing anything. A node among them may be
         locked.
@@ -86,7 +87,7 @@ class NodeView(Teller):
 
     @property
     def idle_by_label(self) -> Mapping[str, int]:
-        """How many idle nodes of each label there are, over all providers; live."""
+        """Number of idle nodes of each label, over all providers; live."""
         return self.idle.by_label
 
     def interrupted_nodes(self) -> list[Node]:
@@ -133,7 +134,7 @@ class NodeView(Teller):
         return self._sums.of_tenant.of(tenant)
 
     def leaving(self, provider: str, pool: str) -> Usage:
-        """Return the usage of a pool's nodes that soon go: used, failed, aborted, deleting or deleted ones."""
+        """Return the usage of a pool's nodes that are soon deleted: used, failed, aborted, deleting or deleted ones."""
         return self._sums.leaving.of((provider, pool))
 
     def may_lag(self, path: str) -> bool:

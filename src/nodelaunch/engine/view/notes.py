@@ -57,7 +57,7 @@ class RequestSeen:
 
     id: RequestId
     old: NodeRequest | None
-    """The version before; None when it is new."""
+    """The version before; None for a new request."""
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class RequestRemoved:
 
 @dataclass(slots=True)
 class RequestUnlocked:
-    """The last contender for a request's lock is gone."""
+    """The last contender for a request's lock was removed."""
 
     id: RequestId
 
@@ -79,7 +79,7 @@ class NodeSeen:
 
     id: NodeId
     old: Node | None
-    """The version before; None when it is new."""
+    """The version before; None for a new node."""
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class NodeRemoved:
 
 @dataclass(slots=True)
 class NodeUnlocked:
-    """The last contender for a node's lock is gone."""
+    """The last contender for a node's lock was removed."""
 
     id: NodeId
 
@@ -104,7 +104,7 @@ class IdleNodeSeen:
 
 @dataclass(slots=True)
 class IdleNodeGone:
-    """An idle node is not idle any more, or is gone. Sent after `NodeSeen` or `NodeRemoved`."""
+    """An idle node is not idle any more, or was removed. Sent after `NodeSeen` or `NodeRemoved`."""
 
     id: NodeId
     node: Node
@@ -224,7 +224,7 @@ class Teller:
                     listener(note)
 
     def _readable(self, path: str) -> None:
-        """Note that *path* has a readable record, or is gone."""
+        """Note that *path* has a readable record, or was removed."""
         self.unreadable.pop(path, None)
 
     def _refuse(self, entry: Entry, error: RecordInvalidError) -> None:

@@ -28,7 +28,8 @@ class _Peers:
     sharers_at: Mapping[str, frozenset[str]]
     """The sharers of each provider."""
     alone: frozenset[str]
-    """The ids of all registered pools if they are of one process, and no other may create nodes; else none."""
+    """The ids of all registered pools if they belong to one process, and no other process may create nodes; else
+    empty."""
     draining: frozenset[tuple[str, str]]
     """Provider and pool of the pools that every process that runs them has to drain."""
 
@@ -54,7 +55,7 @@ class PoolsView(Teller):
         self._processes: dict[str, int] = {}
         """The session that each presence ends with, by path."""
         self._peers: _Peers | None = None
-        """None: the registrations, the pauses, or the processes changed since it was computed."""
+        """Derived data; None: the registrations, the pauses, or the processes changed since it was computed."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -155,7 +156,8 @@ class PoolsView(Teller):
         return self._peers
 
     def _pauses_of(self, record: PoolRegistration, launcher: str) -> tuple[Pause, ...]:
-        """Return the pauses of a registered pool: none if another program runs it, which does not know of pauses."""
+        """Return the pauses of a registered pool: none if another program runs it, because that program knows no
+        pauses."""
         if not launcher:
             return ()
         return self.pauses_of(record.provider_name or "", record.name or "", record.hostname, launcher)
@@ -210,7 +212,7 @@ class PoolsView(Teller):
             self._tell(PresencesChanged())
 
     def _process_changed(self, path: str, session: int | None, *, has_moved: bool = False) -> None:
-        """Note that the presence at *path* ends with *session*; None: it is gone. *has_moved*: its providers
+        """Note that the presence at *path* ends with *session*; None: it was removed. *has_moved*: its providers
         changed."""
         if self._processes.get(path) == session and not has_moved:
             return

@@ -29,7 +29,7 @@ _NONE: Final[Amounts] = {}
 class Sums(Generic[K]):
     """Sums of amounts by key.
 
-    Invariants: the sum of a key is that of all amounts added under it and not taken off; no entry is left for a key
+    Invariants: the sum of a key is that of all amounts added under it and not subtracted; no entry is left for a key
     without amounts.
     """
 
@@ -75,18 +75,18 @@ class Sums(Generic[K]):
 
 
 class NodeSums:
-    """The usage of recorded nodes: by provider, by pool, by tenant (idle nodes count for none), and of nodes that soon
-    go. Touched only by changes that count."""
+    """The usage of recorded nodes: by provider, by pool, by tenant (idle nodes count for none), and of nodes that are
+    soon deleted. Touched only by changes that count."""
 
     def __init__(self) -> None:
         self.of_provider: Sums[str] = Sums()
         self.of_pool: Sums[tuple[str, str]] = Sums()
         self.of_tenant: Sums[str] = Sums()
         self.leaving: Sums[tuple[str, str]] = Sums()
-        """By pool; a record without its usage counts as nothing here."""
+        """Usage of nodes that are soon deleted, by pool; a record without its usage counts as nothing here."""
 
     def change(self, old: Node | None, new: Node | None) -> None:
-        """Replace *old* by *new*; None: the node did not exist, or is gone."""
+        """Replace *old* by *new*; None: the node did not exist, or was removed."""
         if (
             old is not None
             and new is not None
@@ -177,7 +177,7 @@ class SortedIdleNodes:
 
 
 Place = tuple[str | None, str | None, str | None]
-"""Provider, pool and label; label None: all of the pool's."""
+"""A provider, a pool and a label; label None: all labels of the pool."""
 
 
 AllowedOn = Callable[[Node], Allowed]
@@ -202,9 +202,9 @@ class IdleIndex:
         """Counts over all providers."""
         self._places: dict[Place, SortedIdleNodes] = {}
         self._splits: dict[Place, AllowedOn] = {}
-        """How pools are split; by provider and pool, with label None."""
+        """Functions that split pools, by provider and pool, with label None."""
         self._shares: dict[tuple[Place, str | None], SortedIdleNodes] = {}
-        """By place and tenant; tenant None: the list for every tenant."""
+        """Nodes of split pools, by place and tenant; tenant None: nodes for every tenant."""
         self._hiding: dict[str | None, IsHidden] = {}
         """Rules by provider."""
         self._hidden: set[NodeId] = set()

@@ -1,7 +1,6 @@
 """Listeners for changes in the embedded store: trees by their roots, waiters for a lock by its directory.
 
-The cost of a change depends on the depth of its path and on the listeners there, not on those elsewhere. What does
-*not* belong here: when a change may be reported (journal.py), what a tree keeps (shared.py).
+The cost of a change depends on the depth of its path and on the listeners there, not on listeners elsewhere.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Audience:
         for change in changes:
             old, new, path = change.old, change.new, change.path
             if old is not None and new is not None and old.entry is new.entry:
-                continue  # a parent that got a child
+                continue  # the entry of a parent that got a child is unchanged
             end = path.find("/", 1)
             while end > 0:
                 if listeners := below.get(path[:end]):

@@ -1,18 +1,17 @@
-"""Writes the embedded store's transactions to disk, many at a time, and makes them visible once they are there.
+"""Writes the embedded store's transactions to disk in groups, and makes them visible when they are on disk.
 
-Each transaction is applied in memory at once, on top of those before it. All transactions up to the end of the loop's
+Each transaction is applied in memory at once, on top of its predecessors. All transactions up to the end of the loop's
 turn, or of the write of the last group, go to disk as one SQLite transaction with one fsync. Only then are they
-visible, reported and answered, so that no visible change is lost when the process is killed or the power goes. There
-are two trees of znodes: `newest`, with transactions that are being written, and `visible`. They are one if there is no
-file.
+visible, reported and answered, so that no visible change is lost when the process is killed or the power fails. There
+are two trees of znodes: `newest`, with transactions that are being written, and `visible`. Without a file, both are the
+same tree.
 
-A disk whose fsync takes less than `LOOP_CAP_S` is written to on the event loop: entering a thread costs more, and each
-statement in a thread waits for the interpreter lock that a busy loop holds. A slower disk is written to in a thread,
-while the loop runs and the next group gathers.
+If the disk's fsync takes less than `LOOP_CAP_S`, groups are written on the event loop: entering a thread costs more,
+and each statement in a thread waits for the interpreter lock that a busy loop holds. On a slower disk, groups are
+written in a thread, while the loop runs and the next group gathers.
 
-A failed write fails every transaction that was not on disk, and `newest` goes back to `visible`. Until a write succeeds
-again, `trouble` says what is wrong; a probe with growing pauses detects when the disk can be written again. What does
-*not* belong here: sessions and locks (store.py), SQL (sqlite.py).
+A failed write fails every transaction that was not on disk, and `newest` returns to `visible`. Until a write succeeds
+again, `trouble` has the reason; a probe with a growing back-off detects when the disk can be written again.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ LOOP_CAP_S = 1e-3
 SAMPLES = 9
 """Number of writes for the median."""
 RETRY_EVERY = 64
-"""One in this many groups is written on the loop nevertheless, to detect that a slow disk has become quick."""
+"""Number of groups of which one is written on the loop nevertheless, to detect that a slow disk has become quick."""
 FIRST_PROBE_S, LAST_PROBE_S = 0.1, 5.0
-"""Seconds between probes of a disk that can't be written; each pause is twice the one before."""
+"""Seconds between probes of a disk that can't be written; each pause is twice as long as the previous one."""
 
 Outcome = list[Entry | None] | StoreError
 Settle = Callable[[Outcome], None]
@@ -91,7 +90,7 @@ class Journal:
         self.audience: Audience = Audience()
         self.next_session: int = 1
         self.trouble: str | None = None
-        """Why no write is possible, and what to do; None while writes work."""
+        """The reason why no write is possible, and what to do; None while writes work."""
         self.trouble_listeners: list[Callable[[], None]] = []
         self._clock = clock
         self._disk: _Disk | None = None
@@ -130,7 +129,7 @@ class Journal:
     # -- submitting -------------------------------------------------------------------------------------------------
 
     def submit(self, ops: Sequence[PlainOp], *, owner: int, settle: Settle | None = None) -> Answer:
-        """Apply *ops* as one transaction of session *owner*, after those submitted before it.
+        """Apply *ops* as one transaction of session *owner*, after the transactions submitted before it.
 
         The future is done when the transaction is visible. *settle* is called just before that with the outcome, also
         when the future was cancelled. Raises in the future: the error of the first operation that can't be done;
@@ -147,7 +146,7 @@ class Journal:
         return self._enter(error, (), None)
 
     def discard(self, paths: Collection[str]) -> Answer:
-        """Delete those of *paths* that exist; if no write is possible now, as soon as one is."""
+        """Delete the existing znodes among *paths*, now or as soon as a write is possible."""
         found = [entry for path in sorted(paths, reverse=True) if (entry := self.newest.find(path)) is not None]
         zxids = {entry.path: entry.stat.created_zxid for entry in found}
 
@@ -277,10 +276,10 @@ class Journal:
 def _remedy(error: Exception) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return "free space on its disk, or mend the disk; it goes on by itself"
+        return "free space on its disk, or repair the disk; writing resumes by itself"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return "the file is damaged: stop, and put back a copy or move it away"
-    return "it is tried again"
+        return "the file is damaged: stop the launcher, and restore a copy or move the file away"
+    return "the write is tried again"
 
 
 class _Disk:

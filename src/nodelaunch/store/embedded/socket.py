@@ -1,9 +1,9 @@
 """The embedded store for other processes of this machine, through a unix socket next to its file.
 
-`StoreServer` gives each connection a session of its own on the served store; its locks and ephemerals end with the
-connection. `SocketStore` is the other end and keeps the port's promises; a broken connection is a lost session, for
-good. One JSON object a line; binary data as base64. The socket is not for networks. A process that may open the
-socket's directory may do everything.
+`StoreServer` gives each connection a separate session on the served store; its locks and ephemerals end with the
+connection. `SocketStore` is the other end and gives the port's guarantees; when the connection breaks, its session is
+lost, and the store can't be used any more. A message is one line with a JSON object; binary data is base64. The socket
+is not for networks. A process that may open the socket's directory may do everything.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ log: Logger = get_logger(__name__)
 VERSION = 1
 """Version of the socket's messages; both ends must agree."""
 MAX_LINE = 4 << 20
-"""Bytes; a znode may hold 1 MiB."""
+"""Most bytes of a message; a znode may have 1 MiB."""
 MAX_UNREAD = 32 << 20
-"""Bytes that may wait for a client that does not read; with one more, it is disconnected."""
+"""Most bytes that may wait for a client that does not read; a client with more is disconnected."""
 Message = dict[str, Any]
 
 
@@ -102,7 +102,7 @@ def _text(message: Message, key: str) -> str:
 def _path(message: Message) -> str:
     path = _text(message, "path")
     if not path.startswith("/"):
-        raise ValueError("path: it has to begin with a slash")
+        raise ValueError("path: it must begin with a slash")
     return path
 
 
@@ -140,7 +140,7 @@ def _error_in(message: Message) -> StoreError:
 
 
 class StoreServer:
-    """Serves *store* at *path* inside the ``async with`` block. Raises: StoreUnavailableError when it can't."""
+    """Serves *store* at *path* inside the ``async with`` block. Raises: StoreUnavailableError if it can't listen."""
 
     def __init__(self, store: EmbeddedStore, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
@@ -163,7 +163,7 @@ class StoreServer:
         mode = self.path.parent.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise StoreUnavailableError(
-                str(self.path.parent), "anybody may write to this directory; refusing to listen"
+                str(self.path.parent), "every user may write to this directory; refusing to listen"
             )
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -360,7 +360,7 @@ class _Connection:
         self._trees.callback(tree.subscribe(tell))
         for known in tree.entries():
             await self._writer.drain()
-            entry = tree.get(known.path)  # as of now: later changes were reported
+            entry = tree.get(known.path)  # the present entry: later changes were reported
             if entry is not None:
                 self._send({"tree": number, "changed": _entry_out(entry)})
         return []
@@ -384,7 +384,7 @@ class _RemoteLock(EmbeddedLock):
                 await asyncio.shield(self._remote.call("release", lock=self.number))
 
 
-_MOVED = " If embedded-store was changed while it runs, it serves the store that it began with until it is restarted"
+_MOVED = " If embedded-store was changed while the launcher runs, it serves the old store until it is restarted"
 
 
 class SocketStore:

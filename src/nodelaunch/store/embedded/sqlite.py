@@ -1,7 +1,6 @@
-"""The SQLite file under the embedded store: znodes as rows, written a group of changes at a time, owned by one process.
+"""The SQLite file of the embedded store: znodes as rows, written in groups of changes, owned by one process.
 
-What does *not* belong here: the effect of a transaction (znodes.py), and waiting for it (journal.py). All methods
-block. They may be called from any thread, one at a time.
+All methods block. They may be called from any thread, but only one at a time.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from nodelaunch.protocol.store import Entry, Stat
 from nodelaunch.store.embedded.znodes import Change, Znode
 
 MODE = 0o600
-"""Mode of the file and those beside it: records contain data of the nodes' users."""
+"""Mode of the file and of the files beside it: records contain data of the nodes' users."""
 FORMAT = 1
-"""Format of the file, in SQLite's ``user_version``; files from before there was a number have 0."""
+"""Format of the file, in SQLite's ``user_version``; files without a format number have 0."""
 PROBE_BYTES = 1 << 16
 """Bytes that a probe writes before the file counts as writable again: enough for some transactions."""
 CHUNK = 64
@@ -36,11 +35,11 @@ _Row = tuple[object, ...]
 class SqliteFile:
     """The store's file at *path*, locked against every other process.
 
-    Raises: StoreUnavailableError when it can't be opened, is in use, or holds something else; OSError.
+    Raises: StoreUnavailableError if the file can't be opened, is in use, or has other content; OSError.
     """
 
     def __init__(self, path: Path) -> None:
-        # Symbolic links to one file must meet one lock
+        # Two symbolic links to one file have to lead to one lock
         path = path.resolve()
         self.path: Path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,20 +86,19 @@ class SqliteFile:
         if found != _COLUMNS:
             raise StoreUnavailableError(
                 str(self.path),
-                f"is a database of something else, or of another version: its table znodes has the columns"
+                f"is a database of another program, or of another version: its table znodes has the columns"
                 f" {', '.join(found)}; name another file in embedded-store",
             )
 
     @contextmanager
     def _edge(self) -> Iterator[None]:
-        """Translates SQLite's errors while the file is opened and read."""
+        """Translate SQLite's errors while the file is opened and read."""
         try:
             yield
         except sqlite3.Error as error:
             raise StoreUnavailableError(
                 str(self.path),
-                f"can't be used as a store: {error}; if it is damaged, put back a copy or move it away, a new one is"
-                " made",
+                f"can't be used as a store: {error}; if it is damaged, restore a copy, or move it away for a new file",
             ) from None
 
     def load(self) -> tuple[list[Znode], int]:
@@ -170,7 +168,7 @@ def _make_private(path: Path) -> None:
             if each.stat().st_mode & 0o077:
                 each.chmod(MODE)
         except (FileNotFoundError, PermissionError):
-            continue  # missing, or owned by another user, who decides
+            continue  # missing, or owned by another user
 
 
 def _own(path: Path) -> IO[str]:

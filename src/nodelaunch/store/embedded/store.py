@@ -1,14 +1,14 @@
-"""The store in one SQLite file, or in memory, for a single process; the default if no ZooKeeper is named.
+"""The store in one SQLite file, or in memory, for a single process; the default if no ZooKeeper servers are given.
 
-All data is held in memory. A change is visible, also to its own caller, only once it is on disk, so that no
-acknowledged change is lost when the process is killed or the power goes (journal.py). Sessions end with the process:
-ephemerals and locks found at opening are removed. Without a file there is no thread, no timer, and every call is done
-within the turn of the loop that makes it.
+All data is held in memory. A change is visible, also to its own caller, only when it is on disk, so that no
+acknowledged change is lost when the process is killed or the power fails (journal.py). Sessions end with the process:
+ephemerals and locks found at opening are removed. Without a file there is no thread and no timer, and every call is
+done within the turn of the loop that makes it.
 
-`EmbeddedStore` owns the data and is itself one session on it; `EmbeddedStore.connect` gives further ones, for other
+`EmbeddedStore` owns the data and is itself one session on it; `EmbeddedStore.connect` gives further sessions, for other
 clients in this process (a server of the socket, a second launcher in a simulation). While the file can't be written,
-writes raise StoreUnavailableError, sessions are SUSPENDED and `EmbeddedStore.trouble` says why; reads continue. What
-does *not* belong here: access from other processes (socket.py).
+writes raise StoreUnavailableError, sessions are SUSPENDED and `EmbeddedStore.trouble` has the reason; reads continue.
+socket.py gives access to other processes.
 """
 
 from __future__ import annotations
@@ -106,8 +106,7 @@ class EmbeddedLock(LossListeners):
 
 @dataclass(frozen=True, slots=True)
 class _Contend:
-    """Contend for the lock whose directory is *path*; its directory is made if it is missing. Result:
-    `EmbeddedLock`."""
+    """Contend for the lock with directory *path*, which is made if it is missing. Result: `EmbeddedLock`."""
 
     path: str
     identifier: bytes
@@ -117,8 +116,8 @@ class _Contend:
 
 
 class _Exchange:
-    """The locks that one transaction takes and releases. It learns how the transaction ends, also if its caller has
-    stopped waiting."""
+    """The locks that one transaction takes and releases. It also follows a transaction whose caller has stopped
+    waiting."""
 
     def __init__(self, store: EmbeddedStore, znodes: ZnodeTree, ops: Sequence[Op | _Contend]) -> None:
         """Raises: LockBusyError, LockLostError, by *znodes*."""
@@ -243,11 +242,12 @@ class EmbeddedStore:
 
     @property
     def trouble(self) -> str | None:
-        """Why no write is possible, and what to do; None while writes work."""
+        """The reason why no write is possible, and what to do; None while writes work."""
         return self._journal.trouble
 
     async def __aenter__(self) -> Self:
-        """Raises: StoreUnavailableError when the file can't be used; RuntimeError when it is open already."""
+        """Open the file. Raises: StoreUnavailableError if the file can't be used; RuntimeError if the store is open
+        already."""
         if self._is_entered:
             raise RuntimeError("this store is open already; connect() gives another session on the same data")
         self._is_entered = True
@@ -285,7 +285,7 @@ class EmbeddedStore:
             tree.set_warm(True)
 
     def _on_trouble(self) -> None:
-        """Handle that the file can't be written, or can be again."""
+        """Update the states of all sessions when the file can't be written, or can be written again."""
         before, after = SessionState.CONNECTED, SessionState.SUSPENDED
         if self._journal.trouble is None:
             before, after = after, before
@@ -472,7 +472,8 @@ def _is_first(znodes: ZnodeTree, lock: EmbeddedLock) -> bool:
 
 
 async def _let_others_run() -> None:
-    """Give other tasks a turn: in memory no call waits, and a caller may take locks in a row."""
+    """Give other tasks a turn: in memory no call waits, so a caller that takes many locks in a row would block the
+    loop."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 

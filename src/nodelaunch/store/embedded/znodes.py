@@ -1,7 +1,7 @@
 """A tree of znodes in memory, with ZooKeeper's rules for versions, sequence numbers and ephemerals.
 
-Pure bookkeeping: a transaction is applied whole or not at all, and returns its changes. What does *not* belong here:
-sessions, locks' holders, watching, persistence (store.py, journal.py).
+A transaction is applied as a whole or not at all, and returns its changes. store.py has sessions and locks, and
+journal.py stores the changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nodelaunch.errors import NotEmptyError, RecordExistsError, RecordGoneError,
 from nodelaunch.protocol.store import ANY_VERSION, CheckVersion, Create, Delete, Entry, Put, Stat
 
 MAX_DATA = 1 << 20
-"""Bytes in one znode; ZooKeeper's own default limit, so that no write works here that fails there."""
+"""Most bytes in one znode: about ZooKeeper's default limit."""
 
 PlainOp = Create | Put | Delete | CheckVersion
 _K = TypeVar("_K")
@@ -22,7 +22,7 @@ _K = TypeVar("_K")
 
 @dataclass(slots=True)
 class Znode:
-    """One znode as it is stored; replaced, never changed. ``cversion`` counts all children ever created below it."""
+    """A znode as it is stored; replaced, never changed. ``cversion`` counts all children ever created below it."""
 
     entry: Entry
     cversion: int = 0
@@ -93,8 +93,8 @@ class ZnodeTree:
         return f"{path}{above.cversion:010d}" if above is not None else None
 
     def apply(self, ops: Sequence[PlainOp], *, owner: int, now: float) -> tuple[list[Entry | None], list[Change]]:
-        """Perform *ops* in order. Return their results, and the changes. Raises the first one's error, with no change
-        made."""
+        """Perform *ops* in order. Return their results, and the changes. Raises the error of the first operation that
+        fails; then nothing is changed."""
         changes: list[Change] = []
         self.zxid += 1
         try:
@@ -210,7 +210,7 @@ def _check_text(path: str) -> None:
 
 
 def _too_large(path: str, data: bytes) -> StoreError:
-    return StoreError(path, f"{len(data)} bytes are more than a znode may hold ({MAX_DATA})")
+    return StoreError(path, f"{len(data)} bytes are too many for a znode; the limit is {MAX_DATA}")
 
 
 def join(parent: str, name: str) -> str:

@@ -1,8 +1,8 @@
-"""One connection to a ZooKeeper server: frames out, replies and events in, in the order of the stream.
+"""A connection to a ZooKeeper server: sends requests, and passes on replies and events in the order of the stream.
 
-The requests of one turn of the loop are sent in one write. Replies are matched in order. Each is passed to the callback
-of its request, before any later reply or event. The end of the connection is reported at once. What does *not* belong
-here: sessions and retries (session.py), the content of frames (wire.py).
+The requests of one turn of the loop are sent in one write. Replies are matched in order. Each reply is passed to the
+callback of its request, before any later reply or event. The end of the connection is reported at once. wire.py encodes
+and decodes frames.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class AuthRefusedError(ConnectionBrokenError):
 
 
 class WireConnection(asyncio.BufferedProtocol):
-    """One connection. All callbacks are in the order of the stream.
+    """A connection to a server. All callbacks are in the order of the stream.
 
     *on_event*: called with kind and path. *on_heard*: called, after a batch of replies and events, with the time at
     which the last answered request was sent (0: none was), and the highest zxid. *on_broken*: called at the end, before
@@ -102,7 +102,7 @@ class WireConnection(asyncio.BufferedProtocol):
     async def authenticate(self, scheme: str, secret: bytes) -> None:
         """Send this client's identity, after the greeting. Raises: AuthRefusedError, ConnectionBrokenError."""
         if self._transport is None:
-            raise ConnectionBrokenError("the server ended the connection before it took our identity")
+            raise ConnectionBrokenError("the server ended the connection before it accepted our identity")
         auth = self._auth = self._loop.create_future()
         body = encode_auth(scheme, secret)
         self._write(_REQUEST.pack(len(body) + 8, XID_AUTH, OP_AUTH), body)
@@ -165,7 +165,7 @@ class WireConnection(asyncio.BufferedProtocol):
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_exception(ConnectionBrokenError(_why(error)))
             self._greeting.exception()  # the waiter gets the error, if there is one
-        self._be_known(ConnectionBrokenError("the server ended the connection before it took our identity"))
+        self._be_known(ConnectionBrokenError("the server ended the connection before it accepted our identity"))
         waiting, self._waiting = self._waiting, deque()
         self._on_broken()
         for _, _, on_reply, context in waiting:
@@ -249,8 +249,8 @@ class WireConnection(asyncio.BufferedProtocol):
 
 
 def _frame_size(begun: bytearray) -> int:
-    """Return the size in bytes of the frame that *begun* starts, with its length field; the least possible size if the
-    length field is incomplete."""
+    """Return the size in bytes of the frame that the given bytes start, with its length field; the least possible size
+    if the length field is incomplete."""
     return _LENGTH.unpack_from(begun)[0] + 4 if len(begun) >= 4 else SMALLEST_FRAME
 
 

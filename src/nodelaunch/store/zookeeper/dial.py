@@ -1,6 +1,6 @@
-"""Finds a ZooKeeper server that accepts the session: which servers, in which order, at which addresses.
+"""Finds a ZooKeeper server that accepts the session: tries the servers in random order, at each of their addresses.
 
-Every address of a host name is tried, each with its share of the time. The server that fell silent is tried last.
+Every address of a host name is tried, each with its share of the time. A server that stopped answering is tried last.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ClientIdentity:
             await connection.authenticate(self.scheme, self.secret)
         except AuthRefusedError as error:
             raise AuthRefusedError(
-                f"the server refuses our {self.scheme} identity ({error}): look at zookeeper-auth, and whether the"
+                f"the server refuses our {self.scheme} identity ({error}): check zookeeper-auth, and that the"
                 f" server has an authentication provider for {self.scheme}"
             ) from None
 
@@ -61,10 +61,10 @@ class Dialer:
         self._told: set[tuple[Server, str]] = set()
         """Reasons logged since a server last accepted the session."""
         self.trouble: str | None = None
-        """Why the server that was tried last could not be used; None: it could."""
+        """The reason why the server that was tried last could not be used; None if it could."""
 
     def order(self) -> list[Server]:
-        """Return all servers in random order, the one that fell silent at the end."""
+        """Return all servers in random order; the server that stopped answering is last."""
         servers = random.sample(self.servers, len(self.servers))
         if self._silent in servers:
             servers.remove(self._silent)
@@ -80,8 +80,8 @@ class Dialer:
     ) -> bool:
         """Try every server once, at each of its addresses, until *greet* accepts a connection. Return True if it did.
 
-        A server has *timeout_s* for all its addresses together, but each address has one second at least. The reason
-        why a server could not be used is logged, each reason once until one could.
+        A server has *timeout_s* for all its addresses together, but each address has one second at least. A reason why
+        a server could not be used is logged only once, until a server could be used again.
         """
         for server in self.order():
             try:
@@ -104,8 +104,8 @@ class Dialer:
         return False
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        """Return the addresses of *host*, in the order of the resolver. Raises: OSError, ValueError (no name at
-        all)."""
+        """Return the addresses of *host*, in the order of the resolver. Raises: OSError, ValueError (the text can't be
+        a name)."""
         found = await self._resolver.addresses(host, port)
         return list(dict.fromkeys(str(address[4][0]) for address in found))
 
@@ -124,7 +124,7 @@ class Dialer:
         detail = str(error) or type(error).__name__
         if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OTHER_NAME:
             detail = (
-                f"the server's certificate does not name {server[0]} ({error.verify_message}): have one made that does,"
+                f"the server's certificate does not name {server[0]} ({error.verify_message}): use one that does,"
                 " or set check-host-name of zookeeper-tls to false"
             )
         elif (
@@ -132,7 +132,7 @@ class Dialer:
             and isinstance(error, ConnectionBrokenError | ConnectionResetError)
             and not isinstance(error, AuthRefusedError)
         ):
-            detail += "; over TLS the server may be refusing our certificate: look whether it expired, and at its CA"
+            detail += "; the server may have refused our certificate: check its expiry date and its CA"
         self.trouble = f"{server[0]}:{server[1]}: {detail}"
         if (server, detail) not in self._told:
             self._told.add((server, detail))

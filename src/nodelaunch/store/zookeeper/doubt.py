@@ -1,6 +1,6 @@
-"""Decides whether a write was done whose reply was lost, from the znodes found once the connection is back.
+"""Decides whether a write whose reply was lost was done, from the znodes found after reconnecting.
 
-Pure functions. What does *not* belong here: reading the znodes, and repeating a write that was not done (recovery.py).
+Pure functions. recovery.py reads the znodes, and repeats the writes that were not done.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def numbered_in(doubts: Iterable[Doubt]) -> dict[str, int]:
 
 
 def candidates(prefix: str, names: Iterable[str]) -> list[str]:
-    """Return the paths among the children *names* that a sequential create at *prefix* can have made, the
-    latest first."""
+    """Return the paths among the children *names* that a sequential create at *prefix* can have made, the latest
+    first."""
     parent, _, start = prefix.rpartition("/")
     size = len(start)
     numbers = [name for name in names if name.startswith(start) and len(name) == size + 10 and name[size:].isdigit()]
@@ -80,7 +80,7 @@ def candidates(prefix: str, names: Iterable[str]) -> list[str]:
 def judge(doubts: Sequence[Doubt], found: FoundState) -> list[Outcome]:
     """Return the outcome of each of *doubts*, in the order in which they were sent.
 
-    Equal sequential creates each get their own: the server made them in the order in which they were sent.
+    Equal sequential creates get different znodes: the server made them in the order in which they were sent.
     """
     claimed: set[str] = set()
     return [_judge(doubt, found, claimed) for doubt in doubts]
@@ -109,7 +109,7 @@ def _weakness(op: PlainOp) -> int:
 
 
 def _witness(op: PlainOp, since: int, found: FoundState, claimed: set[str]) -> int | None:
-    """Return the zxid if *op* shows that its transaction was done; False: not done; None: inconclusive."""
+    """Return the zxid if *op* shows that its transaction was done; False if it was not done; None: inconclusive."""
     if isinstance(op, Create) and op.sequence:
         made = _claimable(op, since, found, claimed)
         return made[0].stat.created_zxid if made else False
@@ -176,7 +176,7 @@ def _results(ops: Sequence[PlainOp], zxid: int, found: FoundState, claimed: set[
 
 
 def _as_written(op: Create | Put, entry: Entry | None, version: int | None) -> Entry:
-    """Return the entry as *op* wrote it, though a peer may have changed or deleted it since: never a peer's version."""
+    """Return the entry as *op* wrote it, even if a peer has changed or deleted it since."""
     if entry is None:
         return Entry(op.path, op.data, Stat(version or 0, 0, 0, 0.0, 0.0), op.record)
     stat = entry.stat

@@ -1,7 +1,7 @@
 """Reports changes to the open trees, in the order in which they happen.
 
-An event is followed by a read, except where the event reports a write of this process (`OwnWrite`): then the trees get
-what was written when the reply arrives. A read, and an own write without a reply yet, keep their place in a line until
+An event is followed by a read, unless the event reports a write of this process (`OwnWrite`): then the trees get the
+written data when the reply arrives. A read, and an own write without a reply yet, keep their place in a line until
 their result is known; later events wait behind them. So a lock is never reported free before the data that was written
 under it. A path whose changes may lag is read once, later, or just before a path below it is reported.
 """
@@ -78,7 +78,7 @@ class EncodedWrite:
 
 
 class OwnWrite:
-    """One own write that is under way, and its place in the line.
+    """A write of this process that is under way, and its place in the line.
 
     Each change makes one event, which arrives before the reply. So at most one event for each written path is ours. If
     a peer writes the same path meanwhile, there is one more event, and that event is followed by a read.
@@ -113,15 +113,14 @@ class OwnWrite:
         self.error: StoreError | None = None
 
     def reset(self) -> None:
-        """Start over because the write is sent again: none of its steps is in the line, none of its events has
-        arrived."""
+        """Reset because the write is sent again: none of its steps is in the line, none of its events has arrived."""
         self.keys, self.swallowed, self.numbered, self.extra = [], [], [], []
         self.pending = 0
         self.in_line = self.ready = False
 
     @property
     def replaced(self) -> PlainOp | None:
-        """The deletion of a path that the same transaction creates anew, if any: the path exists all the time."""
+        """The deletion of a path that the same transaction creates again, if any: the path exists all the time."""
         ops = self.order.ops
         return ops[0] if len(ops) > 1 and ops[0].path == ops[1].path else None
 
@@ -140,7 +139,7 @@ class ReadStep:
 
 
 class TellStep:
-    """A place in the line for a known fact: a path is gone or exists, or a walk has ended."""
+    """A place in the line for a known fact: a path exists or does not exist, or a walk has ended."""
 
     __slots__ = ("is_gone", "path", "ready", "walk")
 
@@ -168,8 +167,8 @@ class Laggards:
             self._timer = asyncio.get_running_loop().call_later(LAG_S, self._time_is_up)
 
     def hurry(self, kind: int, path: str) -> None:
-        """Read the lagging paths above *path*, before a change of *path* is reported. A path that is gone is
-        not read."""
+        """Read the lagging paths above *path*, before a change of *path* is reported. A path that does not exist is not
+        read."""
         at = path.rfind("/")
         while at > 0:
             above = path[:at]
@@ -232,7 +231,7 @@ class Forest:
     # -- connections --------------------------------------------------------------------------------------------------
 
     def on_connected(self) -> None:
-        """Read everything anew on a new connection."""
+        """Read everything again on a new connection."""
         for tree in self.grove.trees:
             self._walker.begin(tree)
 
@@ -271,7 +270,7 @@ class Forest:
             tree.complete(walk.met)
 
     def _retry(self, tree: ZkTree, why: str) -> None:
-        """Walk again later. Until then the tree is incomplete and says so."""
+        """Walk again later. Until then the tree is marked as incomplete."""
         if tree.retry is not None:
             return
         tree.retry_s = min(max(FIRST_RETRY_S, tree.retry_s * 2), LAST_RETRY_S)
@@ -380,7 +379,7 @@ class Forest:
     def _refused(self, path: str, error: int) -> None:
         for tree in self.grove.covering(path):
             tree.cool()
-            self._retry(tree, f"{path} refuses to be read: {store_error(error, path).detail}")
+            self._retry(tree, f"{path} can't be read: {store_error(error, path).detail}")
 
     # -- own writes ---------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """A lock with kazoo's znode names, bound to its session.
 
-A contender is ``<32 hex>__lock__`` plus a sequence number; the lowest holds the lock. The random part identifies our
-own contender when the reply to its creation was lost. A lock is held only while its session is alive for all that is
-known: no write is sent under it after that. What does *not* belong here: how locks are taken (locks.py). Source: kazoo,
-its lock recipe.
+A contender is ``<32 hex>__lock__`` plus a sequence number; the lowest number holds the lock. The random part identifies
+our own contender if the reply to its creation was lost. A lock is held only while its session is known to be alive: no
+write is sent under it after that. locks.py takes locks. Source: kazoo, its lock recipe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Takes locks: by contending for them, or together with a transaction.
 
-In a transaction the lock's directory is created, or deleted and created anew, with our contender in it. The deletion
-fails if there is a contender. So the lock is ours, because no peer can contend before the transaction is done; and no
-peer ever sees the directory missing. Source: kazoo, its lock recipe.
+In a transaction the lock's directory is created, or deleted and created again, with our contender in it. The deletion
+fails if there is a contender. So a transaction that succeeds holds the lock: no peer can contend before the transaction
+is done, and no peer ever sees the directory missing. Source: kazoo, its lock recipe.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from nodelaunch.store.zookeeper.writes import Writer
 
 Result = Entry | Lock | None
 MAX_TRIES = 4
-"""Tries of a transaction while the lock's directory is created and deleted meanwhile."""
+"""Tries of a transaction while other clients create and delete the lock's directory."""
 
 
 class Locks:
-    """The locks of one store: the held ones, and the ways to take more."""
+    """The locks of one store: the held ones, and the methods that take more."""
 
     def __init__(self, session: ZkSession, forest: Forest, reader: Reader, writer: Writer) -> None:
         self._session = session
@@ -50,8 +50,8 @@ class Locks:
                 lock.lose()
 
     def _locked(self, path: str, contender: Entry, epoch: int) -> ZkLock:
-        """Return the lock that was taken in session *epoch*; lost already if that session has ended since the answer
-        came."""
+        """Return the lock that was taken in session *epoch*; it is lost already if that session ended after the
+        answer."""
         fence = contender.stat.created_zxid
         lock = ZkLock(path, contender.path, fence, self._session, self._held, self.drop)
         if self._session.epoch != epoch or not self._session.may_hold:
@@ -111,12 +111,12 @@ class Locks:
             except NotEmptyError as error:
                 if error.path != path:
                     raise
-                raise LockBusyError(path, "somebody contends for it") from None
+                raise LockBusyError(path, "there is a contender") from None
             else:
                 contender = results[len(contend) - 1]
                 assert contender is not None  # noqa: S101
                 return [self._locked(path, contender, epoch), *results[len(contend) :]]
-        raise LockBusyError(path, "its directory comes and goes")
+        raise LockBusyError(path, "its directory is created and deleted repeatedly")
 
     async def create(self, path: str, data: bytes, record: object) -> tuple[Entry, Lock] | None:
         """Create a numbered znode with its lock taken, as the port defines."""
@@ -161,7 +161,7 @@ class Locks:
             results = await self._writer.write([op], contender=prefix)
         except RecordGoneError:
             with suppress(RecordExistsError):
-                await self._writer.write([Create(path)])  # fails if the parent is gone: it is not created again
+                await self._writer.write([Create(path)])  # fails if the parent does not exist: it is not created again
             results = await self._writer.write([op], contender=prefix)
         (entry,) = results
         assert entry is not None  # noqa: S101
@@ -182,7 +182,7 @@ class Locks:
             await self._until_changed(order[at - 1])
 
     async def _until_changed(self, path: str) -> None:
-        """Wait until *path* changes, or the connection or session changes; return at once when it is gone."""
+        """Wait until *path* changes, or the connection or session changes; return at once if *path* does not exist."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forest.waiters.setdefault(path, []).append(changed)
         try:

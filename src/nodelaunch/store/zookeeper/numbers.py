@@ -1,10 +1,10 @@
 """Predicts the sequence numbers that a server gives, so that a znode can be created and locked in one transaction.
 
-A server numbers the children of a directory by how many were ever created in it, which the directory's own stat shows.
-While this process alone creates there, the next number follows from the requests that it has sent. A creation by a
-peer, an error, or a new connection makes the number unknown. A listing of the directory, or the reply to a sequential
-create, makes it known again. Callers know who else may create there. Source: ZooKeeper 3.8, PrepRequestProcessor, the
-names of sequential znodes.
+A server numbers the children of a directory by the number of children ever created in it, which the directory's own
+stat shows. While this process alone creates there, the next number follows from the requests that it has sent. A
+creation by a peer, an error, or a new connection makes the number unknown. A listing of the directory, or the reply to
+a sequential create, makes it known again. Callers use predictions only for directories in which no peer creates.
+Source: ZooKeeper 3.8, PrepRequestProcessor, the names of sequential znodes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Numbers:
         self._next.pop(path, None)
 
     def reset(self) -> None:
-        """Forget all numbers: the connection is gone."""
+        """Forget all numbers: the connection has ended."""
         self._next.clear()
         self._under_way.clear()
         self._foreign.clear()

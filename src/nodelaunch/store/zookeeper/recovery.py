@@ -1,8 +1,8 @@
-"""Settles the writes whose replies were lost, all those of one broken connection together.
+"""Settles the writes whose replies were lost, all writes of one broken connection together.
 
-The znodes are read in batches once the connection is back, and judged (doubt.py). Writes that were done are answered;
-the others are sent again, in their first order. A write under which the connection breaks repeatedly is sent alone, and
-given up if the connection still breaks. What does *not* belong here: writes with replies (writes.py).
+After reconnecting, the znodes are read in batches, and doubt.py decides which writes were done. These are answered; the
+others are sent again, in their first order. A write under which the connection breaks repeatedly is sent alone, and
+given up if the connection breaks once more. writes.py handles writes with replies.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log: Logger = get_logger(__name__)
 SUSPECT_AFTER: Final = 2
 """Breaks of the connection under one write after which it is sent alone; after one more, it is given up."""
 LATEST_BATCH: Final = 100
-"""Reads at a time, from the highest number down to one that is older than the break."""
+"""Number of entries that are read at a time, from the highest number down to an entry that is older than the break."""
 
 
 class Recovery:
@@ -122,11 +122,11 @@ class Recovery:
             error = lost
         except Exception as failure:
             log.exception("zookeeper_recovery_failed")
-            error = OutcomeUnknownError(detail=f"what became of it can't be found out: {failure}")
+            error = OutcomeUnknownError(detail=f"its outcome can't be determined: {failure}")
         self._end(error)
 
     async def _settle(self) -> None:
-        """One round: read, judge, answer, send again. Raises: ConnectionBrokenError."""
+        """Make one round: read, judge, answer, send again. Raises: ConnectionBrokenError."""
         writes = tuple(self.doubts)
         doubts = [Doubt(write.order.ops, write.since) for write in writes]
         outcomes = judge(doubts, await self._look(doubts))
@@ -161,7 +161,7 @@ class Recovery:
         elif outcome is WriteOutcome.UNKNOWN:
             _fail(write, OutcomeUnknownError(write.order.path, "the connection broke before the answer"))
         elif write.order.is_foreseen:
-            _fail(write, RecordExistsError(write.order.path, "not made before the connection broke, nor since"))
+            _fail(write, RecordExistsError(write.order.path, "this creation was not done before the connection broke"))
         elif write.breaks > SUSPECT_AFTER:
             detail = f"the connection broke {write.breaks} times under this write; the server seems to refuse it"
             _fail(write, StoreUnavailableError(write.order.path, detail))

@@ -1,11 +1,11 @@
-"""One ZooKeeper session over successive connections, with the states of the port.
+"""A ZooKeeper session over successive connections, with the states of the port.
 
-It keeps a connection, pings, notices silence, and reports only what is known: a broken connection is suspended, two
-thirds of the timeout without an answer are doubtful, and the whole timeout is the end of the session, even if the
-server still has it. A new session never begins before the loss of the old one was reported, and takes nothing over from
-it. Locks depend on when an answered request was *sent*, so a process that was frozen knows on waking that its session
-may be over. The connection depends on when an answer *arrived*, so a long queue of requests is not taken for silence.
-What does *not* belong here: what requests mean, and what to do with one whose answer was lost (writes.py).
+The session keeps a connection, pings and detects silence. It reports only what this process knows: a broken connection
+is suspended, two thirds of the timeout without an answer are doubtful, and after the whole timeout the session has
+ended, even if the server still has it. A new session never begins before the loss of the old one was reported, and
+inherits nothing from it. Locks depend on when an answered request was *sent*, so a process that was frozen knows on
+waking that its session may have ended. The connection depends on when an answer *arrived*, so a long queue of requests
+does not count as silence. writes.py handles writes whose answer was lost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ConnectionListener:
     on_connected: Callable[[], None]
     """Called with a new connection, before its first use."""
     on_suspended: Callable[[], None]
-    """Called when the connection is gone; requests without a reply get BROKEN next."""
+    """Called when the connection has ended; requests without a reply get BROKEN next."""
 
 
 class ZkSession(SessionStates):
@@ -120,7 +120,7 @@ class ZkSession(SessionStates):
         await asyncio.sleep(0)  # lets the transport report its end
 
     async def _run(self) -> None:
-        """Keep a connection, and open another after each end."""
+        """Keep a connection, and open another after each one ends."""
         pause = 0.0
         while True:
             held_s = 0.0
@@ -166,7 +166,7 @@ class ZkSession(SessionStates):
             connection.abort()
             raise
         if asked_for is not self._granted:
-            # The session was given up for lost while the server resumed it: end it, so that its locks don't linger.
+            # The session was given up as lost while the server resumed it: end it, so that its locks don't linger.
             connection.send(OP_CLOSE, b"", lambda *_: None, None)
             connection.close()
             raise ConnectionBrokenError("the session timed out meanwhile")
@@ -247,12 +247,12 @@ class ZkSession(SessionStates):
     def _schedule(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        # At the end of the timeout exactly, not at the next look after it: by then the session may be over.
+        # Conclude at the end of the timeout exactly, not at the next look after it: by then the session may have ended.
         until_lost = max(0.0, self.timeout_s - (uptime() - self._heard_at)) if self.session_id else self.timeout_s
         self._timer = asyncio.get_running_loop().call_later(min(self.timeout_s / 6, until_lost), self._tick)
 
     def _tick(self) -> None:
-        """Ping when the connection is quiet, and draw the conclusions of silence."""
+        """Ping when the connection is quiet, and change the state when the server is silent."""
         try:
             self._conclude()
         finally:
@@ -295,7 +295,7 @@ class ZkSession(SessionStates):
         self.check(epoch)
 
     def check(self, epoch: int) -> None:
-        """Raise SessionLostError unless session *epoch* is still alive, for all that is known."""
+        """Raise SessionLostError unless session *epoch* is known to be alive."""
         if self.epoch != epoch or not self.may_hold:
             raise SessionLostError(detail="the session ended" if self.epoch else "there is no session yet")
 

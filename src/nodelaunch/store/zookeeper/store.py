@@ -1,8 +1,8 @@
 """The store on ZooKeeper 3.6 or newer, for Zuul and for more than one machine.
 
-Keeps the port's promises; paths are the port's, and the chroot is prepended only where bytes are made. Its parts:
+Gives the port's guarantees. Paths are the port's; the chroot is prepended only where bytes are made. Its parts:
 connections (dial.py, connection.py), the session (session.py), reads (reads.py), writes (writes.py, and recovery.py for
-those whose reply was lost), locks (locks.py), trees (tree.py, forest.py), the bytes (wire.py).
+writes whose reply was lost), locks (locks.py), trees (tree.py, forest.py), the bytes (wire.py).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class TlsFiles:
     checks_host_name: bool = False
 
     def context(self) -> ssl.SSLContext:
-        """Return the TLS context for connections. The server's chain is checked; the name in its certificate if that is
-        configured.
+        """Return the TLS context for connections. The server's chain is checked; the name in its certificate is checked
+        if that is configured.
 
-        Raises: ValueError that names the file and what is wrong with it.
+        Raises: ValueError that names the file and its fault.
         """
         for name, path in (("cert", self.cert), ("key", self.key), ("ca", self.ca)):
             try:
@@ -63,7 +63,7 @@ class TlsFiles:
         try:
             context.load_verify_locations(cafile=self.ca)
         except ssl.SSLError:
-            raise ValueError(f"ca: {self.ca} holds no PEM certificate") from None
+            raise ValueError(f"ca: {self.ca} has no PEM certificate") from None
         try:
             context.load_cert_chain(self.cert, self.key, password=self._refuse_passphrase)
         except ssl.SSLError as error:
@@ -80,8 +80,8 @@ class TlsFiles:
 class ZooKeeperStore:
     """The port's store. *servers*: host and port of each; one *chroot* for all, with or without a leading slash.
 
-    The chroot is created if it is missing, at each new session, so that a launcher outlives a wiped ZooKeeper. If
-    *makes_chroot* is false, a missing chroot is an error: the name is wrong, or no launcher has worked there.
+    The chroot is created if it is missing, at each new session, so that a launcher survives the loss of all data in
+    ZooKeeper. If *makes_chroot* is false, a missing chroot is an error: the name is wrong, or no launcher has used it.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ZooKeeperStore:
         session_timeout_s: float = 10.0,
         makes_chroot: bool = True,
     ) -> None:
-        """*acls*: for every created znode; none: open to all, as Zuul and Nodepool create it."""
+        """*acls*: for every created znode; empty: open to all, as Zuul and Nodepool create znodes."""
         self._makes_chroot = makes_chroot
         self._acls = encode_acls(acls) if acls else OPEN_TO_ALL
         self._chroot = f"/{chroot.strip('/')}" if chroot.strip("/") else ""
@@ -126,7 +126,7 @@ class ZooKeeperStore:
             await self._see_chroot()
         except RecordGoneError:
             await self.session.stop()
-            why = "and can't be created" if self._makes_chroot else "so no launcher has worked there: check 'chroot'"
+            why = "and can't be created" if self._makes_chroot else "so no launcher has used it: check 'chroot'"
             raise StoreError(self._chroot, f"the chroot is missing, {why}") from None
         except BaseException:
             await self.session.stop()
@@ -158,13 +158,13 @@ class ZooKeeperStore:
             # The server may not have received it: the next connection of this session sends it again.
             self._rooted_epoch = 0
         elif not error and path == self._chroot:
-            log.warning("zookeeper_chroot_made", chroot=path, detail="nobody had worked there; is it the one of Zuul?")
+            log.warning("zookeeper_chroot_made", chroot=path, detail="no launcher had used it; does Zuul use the same?")
         elif error and error != NODE_EXISTS:
             log.error("zookeeper_chroot_refused", path=path, detail=store_error(error, path).detail)
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection; None: there is one."""
+        """The reason why there is no connection; None if there is one."""
         return None if self.session.is_connected else self.session.dialer.trouble
 
     @property
@@ -216,7 +216,7 @@ class ZooKeeperStore:
     async def _ensure(self, path: str) -> None:
         if not path:
             # The missing parent is the chroot.
-            log.error("zookeeper_chroot_missing", chroot=self._chroot, detail="somebody deleted it; it is made again")
+            log.error("zookeeper_chroot_missing", chroot=self._chroot, detail="it was deleted; it is created again")
             self._make_chroot()
             return
         try:
@@ -237,7 +237,7 @@ class ZooKeeperStore:
         await self._writer.write([Delete(path, version)], under)
 
     async def delete_tree(self, path: str) -> None:
-        for _ in range(10):  # a peer may create children while it is emptied
+        for _ in range(10):  # a peer may create children meanwhile
             with suppress(RecordGoneError):
                 for name in await self.children(path):
                     await self.delete_tree(f"{path}/{name}")

@@ -1,9 +1,8 @@
-"""One cached tree, and the walk that fills it.
+"""A cached tree, and the walk that fills it.
 
-With each connection everything is walked anew; an entry that the walk did not meet is gone. A znode is listed only if
-it may have children: its own stat says how many. All trees share one window of requests, so that other calls and pings
-get through. A tree whose watch or reads are refused stays stale, and is walked again later. What does *not* belong
-here: what events mean for a tree (forest.py), what the entries mean.
+On each new connection everything is walked again; an entry that the walk did not meet no longer exists. A znode is
+listed only if it may have children: its own stat has their number. All trees share one window of requests, so that
+other calls and pings are not delayed. A tree whose watch or reads are refused stays stale, and is walked again later.
 """
 
 from __future__ import annotations
@@ -189,14 +188,14 @@ def unread(path: str) -> Entry:
 
 @dataclass(slots=True, eq=False)
 class Walk:
-    """One walk through one tree."""
+    """A walk through one tree."""
 
     tree: ZkTree
     met: set[str] = field(default_factory=set)
     """Paths that exist."""
     outstanding: int = 0
     refusal: str = ""
-    """The request that the server refused, if any."""
+    """The request that the server refused, if any, as a text."""
 
     @property
     def is_current(self) -> bool:
@@ -232,7 +231,7 @@ class Walker:
         self._pump()
 
     def stop(self) -> None:
-        """Stop all walks: the connection is gone."""
+        """Stop all walks: the connection has ended."""
         self._lists.clear()
         self._reads.clear()
         self._in_flight = 0
@@ -250,7 +249,7 @@ class Walker:
 
     def _on_watched(self, walk: Walk, error: int, _zxid: int, _data: bytes, _at: int) -> None:
         if error != BROKEN:
-            self._answered(walk, error, walk.tree.root, "to be watched")
+            self._answered(walk, error, walk.tree.root, "be watched")
 
     def _on_read(self, step: tuple[Walk, str], error: int, _zxid: int, data: bytes, at: int) -> None:
         if error == BROKEN:
@@ -262,7 +261,7 @@ class Walker:
             if read_child_count(data, at):
                 walk.outstanding += 1
                 self._lists.append(step)
-        self._answered(walk, error, path, "to be read")
+        self._answered(walk, error, path, "be read")
         self._pump()
 
     def _on_listed(self, step: tuple[Walk, str], error: int, _zxid: int, data: bytes, at: int) -> None:
@@ -277,7 +276,7 @@ class Walker:
             if path == walk.tree.root:
                 self._on_counted(f"{path}/", created)
             self._visit(walk, path.rstrip("/"), names)
-        self._answered(walk, error, path, "to be listed")
+        self._answered(walk, error, path, "be listed")
         self._pump()
 
     def _visit(self, walk: Walk, parent: str, names: Iterable[str]) -> None:
@@ -297,7 +296,7 @@ class Walker:
         """Count the answer to one request of the walk; after the last one the tree is complete, unless a request was
         refused."""
         if error and error != NO_NODE:
-            walk.refusal = walk.refusal or f"{path} refuses {what}: {store_error(error, path).detail}"
+            walk.refusal = walk.refusal or f"{path} can't {what}: {store_error(error, path).detail}"
         walk.outstanding -= 1
         if not walk.outstanding and walk.is_current:
             self._on_end(walk)

@@ -1,9 +1,8 @@
 """ZooKeeper's bytes: requests encoded, replies decoded, error codes named.
 
 Decoders take the received bytes and an offset; they copy only what they return. The opcodes and error classes are
-aiozk's; the rest is here because aiozk 0.32 encodes field by field and lacks AddWatch. What does *not* belong here:
-connections (connection.py), sessions (session.py), meaning (store.py). Source: ZooKeeper 3.8, zookeeper.jute, and its
-server's behaviour.
+aiozk's; the rest is here because aiozk 0.32 encodes field by field and lacks AddWatch. Source: ZooKeeper 3.8,
+zookeeper.jute, and its server's behaviour.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ BROKEN: Final[int] = exc.ConnectionLoss.error_code
 """Error code of a request whose connection ended before a reply came. No server sends it."""
 
 MAX_PACKET: Final = 0xFFFFF
-"""Bytes of a request without its length field; a server disconnects if there are more. Source: jute.maxbuffer, its
+"""Most bytes of a request without its length field; a server disconnects if there are more. Source: jute.maxbuffer, its
 default."""
 HEADER_SIZE: Final = 8
 """Bytes of a request before its body."""
@@ -165,7 +164,7 @@ def encode_connect(*, session_id: int, password: bytes, last_zxid: int, timeout_
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """The server's answer to a connect request; session 0: the requested session is over."""
+    """The server's answer to a connect request; session 0: the requested session has ended."""
 
     session_id: int
     password: bytes
@@ -201,7 +200,8 @@ def read_child_count(data: bytes, at: int) -> int:
 def read_children(data: bytes, at: int) -> tuple[list[str], Stat, int]:
     """Return the reply to getChildren2: names in no order, the parent's own stat, and how many children it ever had.
 
-    A server sends twice the number of those created, minus the present children. Source: ZooKeeper 3.8, DataNode.
+    A server sends twice the number of children ever created, minus the present children. Source: ZooKeeper 3.8,
+    DataNode.
     """
     (count,) = _INT.unpack_from(data, at)
     at += 4
@@ -292,8 +292,8 @@ _ERRORS: Final[dict[int, type[StoreError]]] = {
 _ADVICE: Final = {
     exc.NoAuth.error_code: "its access control list, or its parent's, does not name us: compare what getAcl shows with"
     " zookeeper-auth, the subject of zookeeper-tls's certificate, and zookeeper-acl",
-    exc.InvalidACL.error_code: "the server does not take our access control list: look whether it has all schemes of"
-    " zookeeper-acl, and whether it knows us where that says auth",
+    exc.InvalidACL.error_code: "the server does not accept our access control list: check that it supports all schemes"
+    " of zookeeper-acl and, for scheme auth, that it knows our identity",
 }
 
 

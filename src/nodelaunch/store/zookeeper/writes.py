@@ -1,7 +1,7 @@
 """Writes, each performed exactly once: sent, matched with their events, and answered when the trees are up to date.
 
-A write whose reply was lost is handed to `Recovery`; until all of those are settled no new write is sent. What does
-*not* belong here: which lock a write is under (lock.py), the reports to the trees (forest.py).
+A write whose reply was lost is handed to `Recovery`; until all such writes are settled no new write is sent. lock.py
+says under which lock a write is, and forest.py reports writes to the trees.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Writer:
             self._give_back(write)
 
     def _give_back(self, write: OwnWrite) -> None:
-        """Delete the contender that *write* made, if it is done and made one: its caller does not."""
+        """Delete the contender that *write* made, if it is done and made one: its cancelled caller does not."""
         if not write.order.contender:
             return
         for entry in write.results:
@@ -167,7 +167,7 @@ def _retrieved(future: asyncio.Future[list[Entry | None]]) -> None:
 
 
 def _of_released(write: OwnWrite, error: StoreError) -> StoreError:
-    """Return the error for a lost lock, if a contender to be released is gone."""
+    """Return the error for a lost lock, if a contender to be released no longer exists."""
     if isinstance(error, RecordGoneError) and any(lock.contender == error.path for lock in write.order.released):
         return LockLostError(error.path)
     return error
@@ -176,5 +176,5 @@ def _of_released(write: OwnWrite, error: StoreError) -> StoreError:
 def _too_large(ops: Sequence[PlainOp], size: int) -> StoreError:
     return StoreError(
         ops[0].path,
-        f"{size} bytes are more than a znode may hold, or one transaction: the limit is {MAX_PACKET} (jute.maxbuffer)",
+        f"{size} bytes are too many for a znode or a transaction: the limit is {MAX_PACKET} (jute.maxbuffer)",
     )
