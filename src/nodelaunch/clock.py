@@ -7,15 +7,16 @@ or are compared with them.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def uptime() -> float:
-    """Return seconds since the start of the machine; on Linux, they include the time while the machine sleeps, because
-    timeouts of servers continue to run then."""
-    return time.clock_gettime(_BOOT_TIME)
+uptime: Callable[[], float] = partial(time.clock_gettime, _BOOT_TIME)
+"""Returns seconds since the start of the machine; on Linux, they include the time while the machine sleeps, because the
+timeouts of servers continue to run then."""
 
 
 class Clock(Protocol):
@@ -26,5 +27,4 @@ class Clock(Protocol):
 class WallClock:
     """The time of day."""
 
-    def now(self) -> float:
-        return time.time()
+    now = staticmethod(time.time)

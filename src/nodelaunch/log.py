@@ -82,7 +82,8 @@ class Logger:
             _log_plainly(logging.getLogger(self._name), method, event, self._context | facts)
             return
         if (direct := _SET_UP.direct) is not None and direct.serves(config):
-            direct.write(method, event, {**self._context, **facts} if self._context else facts)
+            if _NUMBERS[method] >= direct.least:
+                direct.write(method, event, {**self._context, **facts} if self._context else facts)
             return
         made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
         if made_of != self._made_of:
@@ -161,7 +162,8 @@ class _Direct:
         self._wrapper_class: object = config["wrapper_class"]
         self._logger_factory: object = config["logger_factory"]
         self._processors = list(config["processors"])
-        self._least = least
+        self.least: int = least
+        """The level of the least important line that is written."""
         self._write = write
 
     def serves(self, config: dict[str, Any]) -> bool:
@@ -173,10 +175,9 @@ class _Direct:
         )
 
     def write(self, method: str, event: str, facts: dict[str, Any]) -> None:
-        if _NUMBERS[method] >= self._least:
-            if method == "exception":
-                facts.setdefault("exc_info", True)
-            self._write(_text(method, event, facts))
+        if method == "exception":
+            facts.setdefault("exc_info", True)
+        self._write(_text(method, event, facts))
 
 
 _SET_UP: Final = _SetUp()

@@ -58,14 +58,12 @@ class PoolContext:
     pool: PoolConfig
     pool_id: str
     shared: SharedRoom
+    driver: Driver = field(init=False)
+    launching: Launching = field(init=False)
 
-    @property
-    def driver(self) -> Driver:
-        return self.generation.driver
-
-    @property
-    def launching(self) -> Launching:
-        return self.generation.launching
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "driver", self.generation.driver)
+        object.__setattr__(self, "launching", self.generation.launching)
 
     @property
     def is_alone(self) -> bool:

@@ -21,7 +21,7 @@ class HeldNodes:
         """Log that an unlocked node is on hold, unless that was logged."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None or seen.record.state is not NodeState.HOLD:
-            self.forget(node_id)
+            self._told.discard(node_id)
             return
         node = seen.record
         if node_id not in self._told and node.provider in self._ctx.providers:

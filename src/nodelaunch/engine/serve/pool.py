@@ -182,7 +182,7 @@ class Pool:
         self._draining = True
         self._wake.set()
         self._scheduler.pools_changed()
-        self.withdraw_waiting()
+        self.withdraw_waiting(is_stopped=True)
         try:
             async with asyncio.timeout(grace_s):
                 await self._until_idle()
@@ -193,9 +193,10 @@ class Pool:
             await self._until_idle()
         await self._ended.wait()
 
-    def withdraw_waiting(self) -> None:
-        """While draining, or paused by an operator, hand back at once the requests that only wait for capacity."""
-        if self._draining or self.pauses:
+    def withdraw_waiting(self, *, is_stopped: bool) -> None:
+        """While draining, or paused by an operator (*is_stopped*), hand back at once the requests that only wait for
+        capacity."""
+        if is_stopped or self._draining:
             for handler in self.handlers.values():
                 if handler.only_waits:
                     handler.post(m.Withdrawn())

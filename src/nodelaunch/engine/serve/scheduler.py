@@ -31,7 +31,6 @@ from nodelaunch.engine.view import (
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
-    Note,
     PausesChanged,
     PoolsChanged,
     RequestRemoved,
@@ -44,7 +43,7 @@ from nodelaunch.protocol.events import RequestNoted
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.quota import Limits
 from nodelaunch.protocol.records import NodeRequest
-from nodelaunch.protocol.store import Store
+from nodelaunch.protocol.store import Store, Unsubscribe
 from nodelaunch.protocol.verdicts import Defer, Verdict
 
 log: Logger = get_logger(__name__)
@@ -104,17 +103,13 @@ class Scheduler:
 
     def open(self) -> Callable[[], None]:
         """Follow the view from now on. Return a function that ends that."""
-        stop = self._view.subscribe(
-            self._on_note, RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked,
-            PoolsChanged, PausesChanged, ImagesChanged, ViewWarmed,
-        )  # fmt: skip
-        stop_listening = self._events.subscribe(self.history.noted, RequestNoted)
+        stops = [*self._follow(), self._events.subscribe(self.history.noted, RequestNoted)]
         if self._view.is_warm:
             self._look_at_everything()
 
         def close() -> None:
-            stop()
-            stop_listening()
+            for stop in stops:
+                stop()
             for timer in self._timers.values():
                 timer.cancel()
 
@@ -165,28 +160,36 @@ class Scheduler:
 
     # -- what changed -----------------------------------------------------------------------------------------------
 
-    def _on_note(self, note: Note) -> None:
-        match note:
-            case RequestSeen(request_id, _) | RequestUnlocked(request_id):
-                if self.dispatcher.requests.changed(request_id) or self.queue.waiters:
-                    self._wake()  # an earlier request that is served may matter to requests that wait
-            case NodeSeen(node_id, old):
-                self.marks.node_changed(old, self._view.nodes[node_id].record)
-            case NodeUnlocked(node_id):
-                self.marks.node_unlocked(self._view.node(node_id))
-            case NodeRemoved(_, node):
-                self.marks.node_freed(node)
-            case RequestRemoved(request_id, request):
-                self.dispatcher.removed(request_id, request)
-                self._wake()
-            case PoolsChanged():
-                self._are_pools_new = True
-                self._wake()
-            case ImagesChanged() | PausesChanged():
-                for key in list(self.own.pools):
-                    self.provider_changed(key)
-            case ViewWarmed():
-                self._look_at_everything()
+    def _follow(self) -> list[Unsubscribe]:
+        """Mark, from now on, what each change of the view can affect."""
+        subscribe, view, marks = self._view.subscribe, self._view, self.marks
+
+        def request_changed(event: RequestSeen | RequestUnlocked) -> None:
+            if self.dispatcher.requests.changed(event.id) or self.queue.waiters:
+                self._wake()  # an earlier request that is served may matter to requests that wait
+
+        def request_removed(event: RequestRemoved) -> None:
+            self.dispatcher.removed(event.id, event.request)
+            self._wake()
+
+        def pools_changed(_event: PoolsChanged) -> None:
+            self._are_pools_new = True
+            self._wake()
+
+        def offers_changed(_event: PausesChanged | ImagesChanged) -> None:
+            for key in list(self.own.pools):
+                self.provider_changed(key)
+
+        return [
+            subscribe(request_changed, RequestSeen, RequestUnlocked),
+            subscribe(request_removed, RequestRemoved),
+            subscribe(lambda event: marks.node_changed(event.old, view.nodes[event.id].record), NodeSeen),
+            subscribe(lambda event: marks.node_unlocked(view.node(event.id)), NodeUnlocked),
+            subscribe(lambda event: marks.node_freed(event.node), NodeRemoved),
+            subscribe(pools_changed, PoolsChanged),
+            subscribe(offers_changed, PausesChanged, ImagesChanged),
+            subscribe(lambda _event: self._look_at_everything(), ViewWarmed),
+        ]
 
     def _look_at_everything(self) -> None:
         for request_id in self.dispatcher.requests.look_at_all():
@@ -260,11 +263,12 @@ class Scheduler:
 
     def _tell_pool(self, pool: Pool) -> None:
         """Report a full pool to peers, a shortage to its provider, and have idle nodes deleted to free capacity."""
-        pool.withdraw_waiting()
+        is_stopped = bool(pool.pauses)
+        pool.withdraw_waiting(is_stopped=is_stopped)
         key, kept, provider = pool.key, self.schedule.kept, pool.ctx.provider
         has_waiters = bool(self.queue.waiters) and self.queue.first(key) is not None
         is_full = has_waiters or kept.is_full(key)
-        pool.set_paused(is_full or provider.is_away or bool(pool.pauses))
+        pool.set_paused(is_full or provider.is_away or is_stopped)
         provider.awaited.set(key[1], is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
             self._room_maker.make_room(pool, kept.first_need(key))

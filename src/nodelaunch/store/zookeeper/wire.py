@@ -63,9 +63,9 @@ _CHANGES = struct.Struct("!36xi")
 _CHILD_COUNT = struct.Struct("!56xi")
 _MULTI_HEADER = struct.Struct("!i?i")
 _MULTI_END = _MULTI_HEADER.pack(-1, True, -1)
-_MULTI_ITEM: Final = {
-    code: _MULTI_HEADER.pack(code, False, -1) for code in (OP_CREATE2, OP_DELETE, OP_SET, OP_CHECK)
-}  # fmt: skip
+_CREATE_ITEM, _SET_ITEM, _DELETE_ITEM, _CHECK_ITEM = (
+    _MULTI_HEADER.pack(code, False, -1) for code in (OP_CREATE2, OP_SET, OP_DELETE, OP_CHECK)
+)  # fmt: skip
 PERMISSIONS: Final = {"r": 1, "w": 2, "c": 4, "d": 8, "a": 16}
 _FLAGS: Final = [_INT.pack(flags) for flags in range(4)]
 LENGTHS: Final = 4096
@@ -133,19 +133,24 @@ def encode_write(prefix: bytes, ops: Sequence[PlainOp], acls: bytes = OPEN_TO_AL
     code = OP_MULTI
     for op in ops:
         raw = prefix + op.path.encode()
-        size = _LENGTHS[len(raw)] if len(raw) < LENGTHS else _INT.pack(len(raw))
-        if type(op) is Create or type(op) is Put:
-            data = op.data
-            data_size = _LENGTHS[len(data)] if len(data) < LENGTHS else _INT.pack(len(data))
-            if type(op) is Create:
-                code = OP_CREATE2
-                parts += (_MULTI_ITEM[code], size, raw, data_size, data, acls, _FLAGS[op.ephemeral | op.sequence << 1])
-            else:
-                code = OP_SET
-                parts += (_MULTI_ITEM[code], size, raw, data_size, data, _INT.pack(op.version))
+        length = len(raw)
+        size = _LENGTHS[length] if length < LENGTHS else _INT.pack(length)
+        if type(op) is Create:
+            length = len(data := op.data)
+            data_size = _LENGTHS[length] if length < LENGTHS else _INT.pack(length)
+            code = OP_CREATE2
+            parts += (_CREATE_ITEM, size, raw, data_size, data, acls, _FLAGS[op.ephemeral | op.sequence << 1])
+        elif type(op) is Put:
+            length = len(data := op.data)
+            data_size = _LENGTHS[length] if length < LENGTHS else _INT.pack(length)
+            code = OP_SET
+            parts += (_SET_ITEM, size, raw, data_size, data, _INT.pack(op.version))
+        elif type(op) is Delete:
+            code = OP_DELETE
+            parts += (_DELETE_ITEM, size, raw, _INT.pack(op.version))
         else:
-            code = OP_DELETE if type(op) is Delete else OP_CHECK
-            parts += (_MULTI_ITEM[code], size, raw, _INT.pack(op.version))
+            code = OP_CHECK
+            parts += (_CHECK_ITEM, size, raw, _INT.pack(op.version))
     if len(ops) == 1:
         return code, b"".join(parts[1:])
     parts.append(_MULTI_END)

@@ -73,7 +73,7 @@ class Writer:
         code, body = encode_write(self._prefix, ops, self._acls)
         if len(body) > MAX_PACKET - HEADER_SIZE:
             raise _too_large(ops, len(body) + HEADER_SIZE)
-        if not self.sends_at_once:
+        if session.connection is None or self.recovery.is_on:
             await self.recovery.over(epoch)
         elif not session.may_hold:
             session.check(epoch)
@@ -95,7 +95,7 @@ class Writer:
     @property
     def sends_at_once(self) -> bool:
         """Return True if a write that starts now is sent before anything else happens."""
-        return self._session.is_connected and not self.recovery.is_on
+        return self._session.connection is not None and not self.recovery.is_on
 
     def _send(self, write: OwnWrite) -> None:
         self._forest.expect(write)
