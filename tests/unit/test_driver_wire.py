@@ -15,14 +15,13 @@ import pytest
 from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.driverhost.wire import peer as peers
 from nodelaunch.driverhost.wire.handshake import (
-    VersionMismatchError,
-    choose_version,
     is_proof,
     new_nonce,
     new_token,
     proof,
 )
 from nodelaunch.driverhost.wire.peer import ConnectionEndedError, GarbageError, Json, Outcome, Peer, RpcError
+from nodelaunch.driverhost.wire.versions import VersionMismatchError, choose_version
 from nodelaunch.errors import ErrorKind, Scope
 from nodelaunch.protocol.driver import ExternalId, Instance, InstanceSpec, LabelTraits, Login, Machine, Resource
 from nodelaunch.protocol.quota import Limits, Usage

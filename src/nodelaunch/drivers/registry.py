@@ -8,6 +8,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from nodelaunch.config.models import ProviderConfig
+from nodelaunch.driverhost.packaged import completed
+from nodelaunch.driverhost.wire import SPOKEN
+from nodelaunch.driverhost.wire.versions import Spoken, VersionMismatchError, choose_version
 from nodelaunch.drivers.plugin import ENTRY_POINT_GROUP, OWN_PACKAGE, DriverNotFoundError, DriverPlugin
 from nodelaunch.protocol.driver import Driver, DriverContext
 
@@ -106,8 +109,6 @@ def _imported(point: EntryPoint) -> DriverPlugin:
         raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
     if point.dist is None or point.dist.name == OWN_PACKAGE:
         return plugin
-    from nodelaunch.driverhost.packaged import completed
-
     return completed(plugin, point.dist)
 
 
@@ -121,16 +122,8 @@ def _remedy(point: EntryPoint, missing: str) -> str:
 
 def _check_contract(plugin: DriverPlugin) -> None:
     """Raise DriverNotFoundError if the driver keeps no version of the contract that nodelaunch speaks."""
-    from nodelaunch.driverhost.wire import SPOKEN
-
-    first, last = plugin.contract
-    if first <= SPOKEN[1] and last >= SPOKEN[0]:
-        return
-    from nodelaunch.driverhost.wire.handshake import CONTRACT, VersionMismatchError, choose_version
-    from nodelaunch.driverhost.wire.messages import VersionRange
-
     try:
-        choose_version(CONTRACT, VersionRange(min=first, max=last), driver=plugin.name)
+        choose_version(Spoken(*SPOKEN), Spoken(*plugin.contract), driver=plugin.name)
     except VersionMismatchError as error:
         raise DriverNotFoundError(str(error)) from None
 

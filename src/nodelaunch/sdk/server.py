@@ -22,13 +22,13 @@ from nodelaunch.driverhost.wire.peer import DRIVER_ERROR, INVALID_PARAMS, METHOD
 from nodelaunch.drivers.plugin import DriverPlugin
 from nodelaunch.errors import DriverError, ErrorKind, LabelUnusableError, Scope
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import (
     Driver,
     DriverContext,
     ExternalId,
     Fence,
-    HostScanner,
     LabelTraits,
     Machine,
     ReportsZones,
@@ -49,26 +49,6 @@ PAGE_BYTES: Final = 256 << 10
 """A page of a list is ended when its instances take that much, as JSON."""
 LISTS_KEPT: Final = 16
 """Lists whose further pages may still be asked for; the oldest is forgotten first."""
-
-
-class LazyScanner:
-    """The launcher's own `HostScanner`, imported when a driver first uses it: most never do, and it takes a while."""
-
-    def __init__(self) -> None:
-        self._scanner: HostScanner | None = None
-
-    def _real(self) -> HostScanner:
-        if self._scanner is None:
-            from nodelaunch.network.sshscan import SshScanner
-
-            self._scanner = SshScanner()
-        return self._scanner
-
-    async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
-        return await self._real().host_keys(host, port, timeout_s=timeout_s)
-
-    async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
-        await self._real().reach(host, port, timeout_s=timeout_s)
 
 
 class DriverServer:
@@ -195,7 +175,7 @@ class DriverServer:
             raise _refused(ErrorKind.CONFIG, _complaint(error), scope=Scope.PROVIDER) from None
         images = {name: DiskImageLogin(**m.plain(login)) for name, login in params.diskimages.items()}
         cluster = self.cluster if self._plugin.needs_cluster else None
-        driver = self._plugin.open(config, DriverContext(scanner=LazyScanner(), diskimages=images, cluster=cluster))
+        driver = self._plugin.open(config, DriverContext(scanner=SshScanner(), diskimages=images, cluster=cluster))
         self._driver = driver
         machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
         labels = [
