@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ LATE_IMPORTS = {
     "__init__.py": "`import nodelaunch` gives an error class without a launcher; each public name comes on first use",
     "cli/serve.py": "traces need OpenTelemetry, which is in an extra",
     "connecting.py": "a command imports the one store that its configuration names: a tenth of its start",
-    "drivers/registry.py": "few launchers have a driver in a process: its machinery is nearly half of the import",
+    "drivers/registry.py": "few launchers run drivers in processes: that is nearly half of the import, and needs `drivers`",
     "network/sshscan.py": "asyncssh takes 15 MiB and a fifth of a second, in a thread; few commands scan",
     "pytest_plugin.py": "pytest imports the plugin in each run; the rest takes three times as long as pytest itself",
 }
@@ -105,6 +106,44 @@ def test_own_modules_are_imported_at_the_top() -> None:
     }
     assert {name: lines for name, lines in found.items() if name not in LATE_IMPORTS} == {}
     assert LATE_IMPORTS.keys() - found.keys() == set(), "entries that are not needed any more"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def packages_above(name: str) -> list[str]:
+    return [name[:end] for end, letter in enumerate(name) if letter == "."]
+
+
+def imported_first(body: list[ast.stmt], modules: Collection[str]) -> Iterator[str]:
+    """The modules of nodelaunch that a module with this *body* imports before it is complete."""
+    for node in body:
+        match node:
+            case ast.ImportFrom(module=str(module), names=names) if module in modules:
+                yield from ({f"{module}.{each.name}" for each in names} & set(modules)) or {module}
+            case ast.Import(names=names):
+                yield from (each.name for each in names if each.name in modules)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                pass
+            case ast.If() | ast.Try() | ast.With():
+                yield from imported_first(node.body, modules)
+
+
+def test_each_module_can_be_imported_first() -> None:
+    """A module below a package needs the package too. Which module comes first differs by command and program."""
+    bodies = {module_name(path): ast.parse(path.read_text()).body for path in sorted(SOURCE.rglob("*.py"))}
+    graph = {
+        name: {
+            each
+            for target in imported_first(body, bodies.keys())
+            for each in (target, *packages_above(target))
+            if each not in (name, *packages_above(name))
+        }
+        for name, body in bodies.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize(

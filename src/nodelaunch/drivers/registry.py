@@ -8,7 +8,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from nodelaunch.config.models import ProviderConfig
-from nodelaunch.driverhost.packaged import completed
 from nodelaunch.driverhost.wire import SPOKEN
 from nodelaunch.driverhost.wire.versions import Spoken, VersionMismatchError, choose_version
 from nodelaunch.drivers.plugin import ENTRY_POINT_GROUP, OWN_PACKAGE, DriverNotFoundError, DriverPlugin
@@ -109,6 +108,8 @@ def _imported(point: EntryPoint) -> DriverPlugin:
         raise DriverNotFoundError(f"driver {name!r}: entry point {point.value} is no DriverPlugin")
     if point.dist is None or point.dist.name == OWN_PACKAGE:
         return plugin
+    from nodelaunch.driverhost.packaged import completed
+
     return completed(plugin, point.dist)
 
 
