@@ -6,6 +6,8 @@ Schema 2020-12 that takes in: ``type``, ``properties``, ``required``, ``addition
 ``exclusiveMaximum``, ``multipleOf``, ``minLength``, ``maxLength``, ``pattern``, ``minItems``, ``maxItems``,
 ``description``, ``default``. Whatever else a schema says of an option is shown to editors, and left to the driver,
 which checks all in any case.
+The package jsonschema would not do: its errors have the place of the mapping for an unknown key, it stops at schemas
+that make no sense, and secrets, hints and the schema for editors come from models.
 What does *not* belong here: options of drivers written in Python; they have models.
 """
 
