@@ -11,10 +11,11 @@ import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from nodelaunch.config.file import ALL_FILES, STORE_FILES, load_store_config, position_of
 from nodelaunch.config.file import check_files as find_unreadable
+from nodelaunch.config.localfiles import store_problem
 from nodelaunch.config.models import Config, StoreConfig, ZooKeeperAuth
 from nodelaunch.errors import ConfigError, ConfigProblem, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Store
@@ -37,11 +38,8 @@ def check_files(
         keys = ALL_FILES if isinstance(config, Config) else STORE_FILES
         if unreadable := find_unreadable(path, secure=secure, keys=keys):
             return unreadable
-    if isinstance(config, Config):
-        from nodelaunch.config.localfiles import store_problem
-
-        if (problem := store_problem(config, path)) is not None:
-            return [problem]
+    if isinstance(config, Config) and (problem := store_problem(config, path)) is not None:
+        return [problem]
     if config.zookeeper_tls is None:
         return []
     from nodelaunch.store.zookeeper.store import TlsFiles
@@ -119,11 +117,15 @@ def server_addresses(config: StoreConfig) -> list[tuple[str, int]]:
     return [(server.host, server.port) for server in config.zookeeper_servers]
 
 
+@runtime_checkable
+class _SaysTrouble(Protocol):
+    @property
+    def trouble(self) -> str | None: ...
+
+
 def trouble_of(store: Store) -> str | None:
     """Return the reason why *store* can't be reached now, if it is known."""
-    from nodelaunch.store.zookeeper.store import ZooKeeperStore
-
-    return store.trouble if isinstance(store, ZooKeeperStore) else None
+    return store.trouble if isinstance(store, _SaysTrouble) else None
 
 
 def no_session(store: Store, after_s: float) -> StoreUnavailableError:

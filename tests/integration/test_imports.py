@@ -44,7 +44,7 @@ HEAVY = (
 """Libraries, and parts of them, with all below them."""
 OWN = (
     "nodelaunch.network.sshclient", "nodelaunch.cli.demo", "nodelaunch.cli.driver", "nodelaunch.cli.lists",
-    "nodelaunch.cli.fakecloud", "nodelaunch.config.schema", "nodelaunch.drivers.openstack", "nodelaunch.drivers.garm",
+    "nodelaunch.cli.fakecloud", "nodelaunch.drivers.openstack", "nodelaunch.drivers.garm",
     "nodelaunch.drivers.metastatic", "nodelaunch.driverhost.process", "nodelaunch.conformance",
     "nodelaunch.sdk", "nodelaunch.driverhost.wire.messages", "nodelaunch.driverhost.install.installer",
 )  # fmt: skip
@@ -53,7 +53,7 @@ OWN = (
 UNREAD = (
     *HEAVY, *OWN, "structlog", "rich", "pygments", "starlette", "uvicorn", "httpx", "prometheus_client", "prettytable",
     "statsd", "nodelaunch.launcher", "nodelaunch.web", "nodelaunch.drivers", "nodelaunch.engine.serve.scheduler",
-    "nodelaunch.protocol.verdicts", "nodelaunch.cli.live",
+    "nodelaunch.protocol.verdicts",
 )  # fmt: skip
 """What a command that only looks at records does without: `nodelaunch list` is called often, and by scripts."""
 ZOOKEEPER, EMBEDDED = ("aiozk", "nodelaunch.store.zookeeper.store"), ("sqlite3", "nodelaunch.store.embedded.store")

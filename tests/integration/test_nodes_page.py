@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from nodelaunch.web import desk
-from nodelaunch.web.api import LONGEST_WAIT_S, OPERATIONS, PREFIX
 from nodelaunch.web.bodies import MOST_BYTES
 from nodelaunch.web.client import TTL_S
 from nodelaunch.web.messages import MOST_LABELS
 from nodelaunch.web.messages import TTL_S as SERVED_TTL_S
+from nodelaunch.web.operations import LONGEST_WAIT_S, OPERATIONS, PREFIX
 from support.process import Serve
 from support.zookeeper import free_port
 

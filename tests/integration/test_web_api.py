@@ -14,7 +14,7 @@ import pytest
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.store.embedded.store import EmbeddedStore
 from nodelaunch.web import bodies, desk
-from nodelaunch.web.api import OPERATIONS
+from nodelaunch.web.operations import OPERATIONS
 from support.httpapi import TOKEN, Site, make_store, site
 
 STORES = ["embedded", pytest.param("zookeeper", marks=pytest.mark.zookeeper)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -15,16 +16,15 @@ import pytest
 from nodelaunch.driverhost.wire import messages as m
 from nodelaunch.driverhost.wire import peer as peers
 from nodelaunch.driverhost.wire.handshake import (
-    VersionMismatchError,
-    choose_version,
     is_proof,
     new_nonce,
     new_token,
     proof,
 )
 from nodelaunch.driverhost.wire.peer import ConnectionEndedError, GarbageError, Json, Outcome, Peer, RpcError
+from nodelaunch.driverhost.wire.versions import VersionMismatchError, choose_version
 from nodelaunch.errors import ErrorKind, Scope
-from nodelaunch.protocol.driver import ExternalId, Instance, InstanceSpec, LabelTraits, Login, Machine, Resource
+from nodelaunch.protocol.driver import Driver, ExternalId, Instance, InstanceSpec, LabelTraits, Login, Machine, Resource
 from nodelaunch.protocol.quota import Limits, Usage
 
 DEADLINE_S = 20.0
@@ -384,3 +384,21 @@ def test_traits_come_out_as_they_went_in() -> None:
     traits = LabelTraits(username="zuul", settle_s=3.5, probe_key="/etc/key", host_key_checking=False)
     sent = m.Traits.model_validate(traits).model_dump_json()
     assert LabelTraits(**m.plain(m.Traits.model_validate_json(sent))) == traits
+
+
+BY_HAND = {"delete_fenced", "machines"}
+"""Methods of capabilities that both ends have code for: a deletion with a fence, and what `driver.open` tells."""
+
+
+@pytest.mark.parametrize("capability", [None, *m.CAPABILITIES])
+def test_table_has_the_methods_of_the_port(capability: str | None) -> None:
+    """Both ends make calls from the table: a row has the port's parameters, and a capability has all its methods."""
+    kind = m.CAPABILITIES[capability] if capability is not None else Driver
+    rows = {row.calls: row for row in m.METHODS.values() if row.calls and row.capability == capability}
+    for name, row in rows.items():
+        taken = list(inspect.signature(getattr(kind, name)).parameters)[1:]
+        assert taken == [each for each in row.params.model_fields if each not in ("deadline_s", "driver_data")]
+        assert (row.returns is None) == (row.result in (m.Empty, m.InspectResult))
+    if capability is not None:
+        methods = {name for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")}
+        assert methods - BY_HAND == rows.keys()

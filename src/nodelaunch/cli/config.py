@@ -1,11 +1,9 @@
-"""``nodelaunch config check`` and ``config schema``: checks a configuration, prints the schema of configurations."""
+"""``nodelaunch config check``, and the places of the other commands below ``nodelaunch config``."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -16,13 +14,8 @@ from nodelaunch.config.certificates import certificate_warnings
 from nodelaunch.config.file import load_config
 from nodelaunch.config.localfiles import file_warnings
 from nodelaunch.connecting import check_files
-from nodelaunch.drivers.plugin import DriverNotFoundError
 from nodelaunch.drivers.registry import DriverRegistry
-from nodelaunch.errors import ConfigError, NodelaunchError
-
-if TYPE_CHECKING:
-    from nodelaunch.config.schema import DriverOptions
-
+from nodelaunch.errors import ConfigError
 
 app: App = App(name="config", group_parameters=OPTIONS, help="Check, compare and migrate configurations.")
 
@@ -59,39 +52,6 @@ app.command("nodelaunch.cli.plan:command", name="plan", help="Show what a reload
 app.command("nodelaunch.cli.migrate:command", name="migrate", help="Convert a Nodepool configuration to nodelaunch.")
 
 
-@app.command
-def schema(
-    *,
-    driver: Annotated[list[str] | None, Parameter(help="Include only this driver; repeatable.", metavar="NAME")] = None,
-    output: Annotated[Path | None, Parameter(help="Write to FILE instead of standard output.", metavar="FILE")] = None,
-) -> None:
-    """Print the JSON Schema of a configuration, for editors."""
-    from nodelaunch.config.schema import config_schema
-
-    text = json.dumps(config_schema(_options(driver or [])), indent=2)
-    if output is None:
-        say(text)
-        return
-    try:
-        output.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise NodelaunchError(f"{output} can't be written: {error.strerror or error}") from None
-
-
-def _options(names: list[str]) -> list[DriverOptions]:
-    """Return the options of the drivers called *names*, which have to be usable; without names, of all usable drivers.
-
-    Raises: DriverNotFoundError.
-    """
-    from nodelaunch.driverhost.catalogue import DriverCatalog
-
-    catalogue = DriverCatalog()
-    found = []
-    for facts in catalogue.facts([catalogue.find(name) for name in names] or None):
-        if facts.options is not None:
-            found.append(facts.options)
-        elif names:
-            raise DriverNotFoundError(facts.problem)
-        else:
-            print(f"nodelaunch: left out: {facts.problem}", file=sys.stderr)  # noqa: T201
-    return found
+app.command(
+    "nodelaunch.cli.configschema:command", name="schema", help="Print the JSON Schema of a configuration, for editors."
+)

@@ -13,17 +13,18 @@ import signal
 import statistics
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from nodelaunch.cli.demossh import demo_ssh_server
+from nodelaunch.cli.tables import aligned
 from nodelaunch.client.nodes import NodeClient
 from nodelaunch.errors import RequestFailedError
 from nodelaunch.launcher import Launcher, load_config
@@ -46,6 +47,14 @@ JOBS: tuple[tuple[str, ...], ...] = (
     ("debian-12-large",),
 )
 """The labels of each request; there is one arm-lab machine, so its three requests are served one after another."""
+
+STYLES = {
+    "green": (RequestState.FULFILLED,),
+    "red": (RequestState.FAILED,),
+    "yellow": (RequestState.PENDING,),
+    "cyan": (RequestState.REQUESTED,),
+}
+"""The colours of states."""
 
 
 def demo(*, keep: Annotated[bool, Parameter(help="Continue to serve afterwards, until Ctrl-C.")] = False) -> int:
@@ -112,7 +121,7 @@ async def _demo(*, keep: bool) -> int:
             await _settle(launcher, board)
         if not console.is_terminal:
             console.print()  # the last frame of the table has no line break at its end
-        console.print(board.summary())
+        console.print(f"\n{board.summary()}", highlight=False)
         leaks = await _leaks(launcher)
         board.problems += leaks
         for problem in board.problems:
@@ -204,39 +213,38 @@ class _Board:
         self.problems: list[str] = []
         self._launcher = launcher
 
-    def __rich__(self) -> Group:
-        return Group(self._request_table(), self._node_table())
+    def __rich__(self) -> Text:
+        text = Text(f"{self._request_table()}\n\n{self._node_table()}")
+        for style, states in STYLES.items():
+            text.highlight_words([state.value for state in states], style)
+        return text
 
-    def _request_table(self) -> Table:
-        table = Table(title="node requests", title_justify="left")
-        for name in ("request", "labels", "state", "nodes"):
-            table.add_column(name)
-        styles = {RequestState.FULFILLED: "green", RequestState.FAILED: "red", RequestState.PENDING: "yellow"}
-        for request_id, request in sorted(self.requests.items()):
-            style = styles.get(request.state, "cyan")
-            table.add_row(
-                request_id, " ".join(request.node_types), f"[{style}]{request.state.value}[/]", " ".join(request.nodes)
-            )
-        return table
+    def _request_table(self) -> str:
+        rows = (
+            (request_id, " ".join(request.node_types), request.state.value, " ".join(request.nodes))
+            for request_id, request in sorted(self.requests.items())
+        )
+        return _table("node requests", ("request", "labels", "state", "nodes"), rows)
 
-    def _node_table(self) -> Table:
+    def _node_table(self) -> str:
         counts: defaultdict[tuple[str, str], Counter[NodeState]] = defaultdict(Counter)
         for seen in self._launcher.view.nodes.values():
             counts[seen.record.provider or "", seen.record.pool or ""][seen.record.state] += 1
         shown = [NodeState.BUILDING, NodeState.READY, NodeState.IN_USE, NodeState.USED, NodeState.DELETING]
-        table = Table(title="nodes", title_justify="left")
-        for name in ("pool", *(state.value for state in shown)):
-            table.add_column(name, justify="left" if name == "pool" else "right")
-        for provider in self._launcher.config.providers:
-            for pool in provider.pools:
-                counter = counts[provider.name, pool.name]
-                table.add_row(f"{provider.name}/{pool.name}", *(str(counter[state] or "") for state in shown))
-        return table
+        rows = (
+            (f"{provider.name}/{pool.name}", *(str(counts[provider.name, pool.name][state] or "") for state in shown))
+            for provider in self._launcher.config.providers
+            for pool in provider.pools
+        )
+        return _table("nodes", ("pool", *(state.value for state in shown)), rows)
 
-    def summary(self) -> Table:
-        table = Table(title="time to ready", title_justify="left")
-        for name in ("labels", "requests", "median s", "longest s"):
-            table.add_column(name, justify="left" if name == "labels" else "right")
-        for labels, seconds in sorted(self.ready_after.items()):
-            table.add_row(labels, str(len(seconds)), f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}")
-        return table
+    def summary(self) -> str:
+        rows = (
+            (labels, str(len(seconds)), f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}")
+            for labels, seconds in sorted(self.ready_after.items())
+        )
+        return _table("time to ready", ("labels", "requests", "median s", "longest s"), rows)
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return f"{title}\n{aligned([head, *rows])}"

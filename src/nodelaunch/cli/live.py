@@ -10,10 +10,12 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
 QUIT_KEYS = frozenset(b"qQ\x03")
 
@@ -44,6 +46,8 @@ class Screen:
 
     def draw_text(self, text: str) -> None:
         """Do as `draw` does, without colours."""
+        from rich.text import Text
+
         self.draw(Text(text))
 
     async def wait(self, seconds: float) -> bool:
@@ -66,6 +70,9 @@ def is_terminal() -> bool:
 @contextmanager
 def opened() -> Iterator[Screen]:
     """Take over the terminal and restore it afterwards. Call it while the event loop runs."""
+    from rich.console import Console  # takes long to import, and no command needs it without a terminal
+    from rich.live import Live
+
     console = Console()
     loop = asyncio.get_running_loop()
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:

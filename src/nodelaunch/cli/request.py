@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -23,11 +23,9 @@ from nodelaunch.errors import NodelaunchError, NodesNotThereError, RequestFailed
 from nodelaunch.protocol.paths import CLIENT_PRIORITY
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import RequestState
+from nodelaunch.web.client import HttpNodeClient, HttpRequestHandle
 
-if TYPE_CHECKING:
-    from nodelaunch.web.client import HttpNodeClient, HttpRequestHandle
-
-    Handle = RequestHandle | HttpRequestHandle
+Handle = RequestHandle | HttpRequestHandle
 
 
 def _no_blank(_type: object, labels: Sequence[str]) -> None:
@@ -91,8 +89,6 @@ async def _client(session: CliSession, over_http: OverHttp, wait: Wait) -> Async
         return
     if over_http.token_file is None:
         raise NodelaunchError("--url needs --token-file FILE, or NODELAUNCH_TOKEN_FILE in the environment")
-    from nodelaunch.web.client import HttpNodeClient  # imports httpx, so only where it is used
-
     async with HttpNodeClient(over_http.url, token_file=over_http.token_file) as by_http:
         yield by_http
 

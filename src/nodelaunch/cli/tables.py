@@ -1,4 +1,7 @@
-"""Tables on a terminal: columns as wide as their content, each row on one line, so that ``grep`` finds rows."""
+"""Tables on a terminal: columns as wide as their content, each row on one line, so that ``grep`` finds rows.
+
+All tables of commands are made here. web/lists.py prints Nodepool's format with PrettyTable, as Nodepool does.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from nodelaunch.cli import live
 from nodelaunch.cli.common import client_store, warm_view
 from nodelaunch.cli.session import CliSession
 from nodelaunch.engine.view import ClusterView
@@ -50,8 +51,6 @@ async def watch(
 
     With *as_json*, each list of *rows* is printed as one JSON array on a line.
     """
-    from nodelaunch.cli import live  # only where it is used: rich takes long to import
-
     every_s = max(0.1, seconds[0] if seconds else EVERY_S)
     async with client_store(session) as store, warm_view(store) as view:
         if as_json or not live.is_terminal():

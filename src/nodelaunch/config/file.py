@@ -27,6 +27,8 @@ from nodelaunch.config.models import (
     StoreConfig,
 )
 from nodelaunch.config.positions import Source, read_source
+from nodelaunch.config.schema import schema_of
+from nodelaunch.config.secrets import secret_places
 from nodelaunch.config.spans import Remedy
 from nodelaunch.errors import ConfigError, ConfigProblem, NodelaunchError
 
@@ -403,9 +405,6 @@ class _Checker:
 
 def _secrets_in(model: type[BaseModel], data: Any) -> Iterator[Place]:
     """Yield the places of secrets in *data*."""
-    from nodelaunch.config.schema import schema_of  # only after an error: the import takes memory
-    from nodelaunch.config.secrets import secret_places
-
     yield from secret_places(schema_of(model), data)
 
 

@@ -168,6 +168,9 @@ def _behind(option: Schema, defs: Schema, *, is_list: bool) -> Schema:
 
 # -- docstrings of options ------------------------------------------------------------------------------------------
 
+# pydantic's use_attribute_docstrings parses the source whenever a model is imported. That would make the start of each
+# command slower by a twentieth, and only this schema has use for the docstrings.
+
 
 def _docstring_of(model: type[BaseModel], field: str) -> str | None:
     """Return the docstring below *field* where it is defined, on one line."""

@@ -8,6 +8,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from nodelaunch.config.models import ProviderConfig
+from nodelaunch.driverhost.wire import SPOKEN
+from nodelaunch.driverhost.wire.versions import Spoken, VersionMismatchError, choose_version
 from nodelaunch.drivers.plugin import ENTRY_POINT_GROUP, OWN_PACKAGE, DriverNotFoundError, DriverPlugin
 from nodelaunch.protocol.driver import Driver, DriverContext
 
@@ -121,16 +123,8 @@ def _remedy(point: EntryPoint, missing: str) -> str:
 
 def _check_contract(plugin: DriverPlugin) -> None:
     """Raise DriverNotFoundError if the driver supports no version of the contract that nodelaunch supports."""
-    from nodelaunch.driverhost.wire import SPOKEN
-
-    first, last = plugin.contract
-    if first <= SPOKEN[1] and last >= SPOKEN[0]:
-        return
-    from nodelaunch.driverhost.wire.handshake import CONTRACT, VersionMismatchError, choose_version
-    from nodelaunch.driverhost.wire.messages import VersionRange
-
     try:
-        choose_version(CONTRACT, VersionRange(min=first, max=last), driver=plugin.name)
+        choose_version(Spoken(*SPOKEN), Spoken(*plugin.contract), driver=plugin.name)
     except VersionMismatchError as error:
         raise DriverNotFoundError(str(error)) from None
 

@@ -14,9 +14,10 @@ from typing import Any
 import structlog
 
 from nodelaunch.driverhost.packaged import completed
-from nodelaunch.driverhost.wire.handshake import CONTRACT, SOCKET_VARIABLE, TOKEN_FD, VersionMismatchError, spoken_with
+from nodelaunch.driverhost.wire.handshake import CONTRACT, SOCKET_VARIABLE, TOKEN_FD, spoken_with
 from nodelaunch.driverhost.wire.messages import LOG, MAX_LINE, VersionRange
 from nodelaunch.driverhost.wire.peer import GarbageError, Peer
+from nodelaunch.driverhost.wire.versions import VersionMismatchError
 from nodelaunch.drivers.plugin import DriverPlugin
 from nodelaunch.sdk.cluster import RemoteCluster
 from nodelaunch.sdk.listening import ListenError, listen

@@ -22,24 +22,15 @@ from nodelaunch.driverhost.wire.peer import DRIVER_ERROR, INVALID_PARAMS, METHOD
 from nodelaunch.drivers.plugin import DriverPlugin
 from nodelaunch.errors import DriverError, ErrorKind, LabelUnusableError, Scope
 from nodelaunch.log import Logger, get_logger
+from nodelaunch.network.sshscan import SshScanner
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.driver import (
     Driver,
     DriverContext,
     ExternalId,
-    Fence,
-    HostScanner,
     LabelTraits,
-    Machine,
-    ReportsZones,
-    Resource,
-    ScansHostKeys,
-    SupportsConsoleLog,
-    SupportsFaults,
     SupportsFencing,
     SupportsInventory,
-    SupportsLeftovers,
-    SupportsUpkeep,
 )
 from nodelaunch.protocol.faults import fault_of
 
@@ -49,26 +40,6 @@ PAGE_BYTES: Final = 256 << 10
 """Size of the instances in a page of a list, as JSON, at which the page ends."""
 LISTS_KEPT: Final = 16
 """Number of lists whose further pages are kept; the oldest list is forgotten first."""
-
-
-class LazyScanner:
-    """The launcher's own `HostScanner`, imported when a driver first uses it, because the import takes a while."""
-
-    def __init__(self) -> None:
-        self._scanner: HostScanner | None = None
-
-    def _real(self) -> HostScanner:
-        if self._scanner is None:
-            from nodelaunch.network.sshscan import SshScanner
-
-            self._scanner = SshScanner()
-        return self._scanner
-
-    async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
-        return await self._real().host_keys(host, port, timeout_s=timeout_s)
-
-    async def reach(self, host: str, port: int, *, timeout_s: float) -> None:
-        await self._real().reach(host, port, timeout_s=timeout_s)
 
 
 class DriverServer:
@@ -98,23 +69,6 @@ class DriverServer:
             m.WAIT.name: self._wait,
             m.DELETE.name: self._delete,
             m.LIST.name: self._list,
-            m.LIMITS.name: self._limits,
-            m.LABEL_USAGE.name: self._label_usage,
-            m.LABEL_READY.name: self._label_ready,
-            m.HOST_KEYS.name: self._host_keys,
-            m.CONSOLE_LOG.name: self._console_log,
-            m.ZONES.name: self._zones,
-            m.FENCE.name: self._fence,
-            m.RESOURCES.name: self._resources,
-            m.DELETE_RESOURCE.name: self._delete_resource,
-            m.INSPECT.name: self._inspect,
-            m.IS_ALIVE.name: self._is_alive,
-            m.UPKEEP.name: self._upkeep,
-            m.EMPTIED.name: self._emptied,
-            m.FAULTS.name: self._faults,
-            m.SET_FAULT.name: self._set_fault,
-            m.CLEAR_FAULT.name: self._clear_fault,
-            m.CLOUD_RESOURCES.name: self._cloud_resources,
         }
 
     async def answer(self, name: str, params: Json, number: int) -> Json:
@@ -145,7 +99,11 @@ class DriverServer:
     async def _perform(self, method: m.Method[Any, Any], params: Json) -> m.Message:
         asked = method.params.model_validate(params)
         async with asyncio.timeout(getattr(asked, "deadline_s", None)):
-            return await self._answers[method.name](asked)
+            if method.calls is None:
+                return await self._answers[method.name](asked)
+            returned = await getattr(self._open_driver, method.calls)(*method.arguments_of(asked))
+            result: m.Message = method.result_of(returned)
+            return result
 
     async def aclose(self) -> None:
         """Close the driver."""
@@ -195,7 +153,7 @@ class DriverServer:
             raise _refused(ErrorKind.CONFIG, _complaint(error), scope=Scope.PROVIDER) from None
         images = {name: DiskImageLogin(**m.plain(login)) for name, login in params.diskimages.items()}
         cluster = self.cluster if self._plugin.needs_cluster else None
-        driver = self._plugin.open(config, DriverContext(scanner=LazyScanner(), diskimages=images, cluster=cluster))
+        driver = self._plugin.open(config, DriverContext(scanner=SshScanner(), diskimages=images, cluster=cluster))
         self._driver = driver
         machines = driver.machines() if isinstance(driver, SupportsInventory) else ()
         labels = [
@@ -252,76 +210,6 @@ class DriverServer:
         if len(self._lists) > LISTS_KEPT:
             self._lists.popitem(last=False)
         return cursor
-
-    # -- quota and labels -------------------------------------------------------------------------------------------
-
-    async def _limits(self, _params: m.Call) -> m.AmountsResult:
-        return m.AmountsResult.model_validate({"amounts": await self._open_driver.quota_limits()})
-
-    async def _label_usage(self, params: m.LabelParams) -> m.AmountsResult:
-        usage = await self._open_driver.quota_for_label(params.pool, params.label)
-        return m.AmountsResult.model_validate({"amounts": usage})
-
-    async def _label_ready(self, params: m.LabelParams) -> m.ReadyResult:
-        return m.ReadyResult(is_ready=await self._open_driver.label_ready(params.pool, params.label))
-
-    # -- capabilities, which `answer` has checked -------------------------------------------------------------------
-
-    async def _host_keys(self, params: m.InstanceParams) -> m.KeysResult:
-        driver = cast("ScansHostKeys", self._open_driver)
-        return m.KeysResult(host_keys=tuple(await driver.host_keys(ExternalId(params.external_id))))
-
-    async def _console_log(self, params: m.InstanceParams) -> m.TextResult:
-        driver = cast("SupportsConsoleLog", self._open_driver)
-        return m.TextResult(text=await driver.console_log(ExternalId(params.external_id)))
-
-    async def _zones(self, _params: m.Call) -> m.ZonesResult:
-        return m.ZonesResult(zones=tuple(await cast("ReportsZones", self._open_driver).zones()))
-
-    async def _fence(self, params: m.FenceParams) -> m.Empty:
-        fence = Fence(params.fence.node, params.fence.number)
-        await cast("SupportsFencing", self._open_driver).raise_fence(fence)
-        return m.Empty()
-
-    async def _resources(self, _params: m.Call) -> m.ResourcesResult:
-        found = await cast("SupportsLeftovers", self._open_driver).resources()
-        return m.ResourcesResult.model_validate({"resources": tuple(found)})
-
-    async def _delete_resource(self, params: m.ResourceParams) -> m.Empty:
-        await cast("SupportsLeftovers", self._open_driver).delete_resource(Resource(**m.plain(params.resource)))
-        return m.Empty()
-
-    async def _inspect(self, params: m.MachineParams) -> m.InspectResult:
-        found = await cast("SupportsInventory", self._open_driver).inspect(Machine(**m.plain(params.machine)))
-        return m.InspectResult.model_validate(found)
-
-    async def _is_alive(self, params: m.MachineParams) -> m.AliveResult:
-        driver = cast("SupportsInventory", self._open_driver)
-        return m.AliveResult(is_alive=await driver.is_alive(Machine(**m.plain(params.machine))))
-
-    async def _upkeep(self, _params: m.Call) -> m.Empty:
-        await cast("SupportsUpkeep", self._open_driver).upkeep()
-        return m.Empty()
-
-    async def _emptied(self, _params: m.Call) -> m.Empty:
-        await cast("SupportsUpkeep", self._open_driver).emptied()
-        return m.Empty()
-
-    async def _faults(self, _params: m.Call) -> m.FaultsResult:
-        offers = await cast("SupportsFaults", self._open_driver).faults()
-        return m.FaultsResult(faults=tuple(map(m.offer_to, offers)))
-
-    async def _set_fault(self, params: m.FaultParams) -> m.FaultSetResult:
-        driver = cast("SupportsFaults", self._open_driver)
-        return m.FaultSetResult(external_id=await driver.set_fault(params.name))
-
-    async def _clear_fault(self, params: m.FaultParams) -> m.Empty:
-        await cast("SupportsFaults", self._open_driver).clear_fault(params.name)
-        return m.Empty()
-
-    async def _cloud_resources(self, _params: m.Call) -> m.CloudResourcesResult:
-        found = await cast("SupportsFaults", self._open_driver).cloud_resources()
-        return m.CloudResourcesResult(resources=dict(found))
 
 
 def _traits(driver: Driver, pool: str, label: str) -> LabelTraits:

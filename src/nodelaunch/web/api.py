@@ -16,9 +16,8 @@ messages.py has the bodies, desk.py serves the requests, operations/nodes.py cha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -47,7 +46,6 @@ from nodelaunch.web.desk import Desk, Rental, ReusedKeyError, TooManyError
 from nodelaunch.web.messages import (
     Hold,
     NewRequest,
-    NodeShown,
     Renewal,
     RequestExplained,
     RequestList,
@@ -55,11 +53,11 @@ from nodelaunch.web.messages import (
     Unhold,
     shown_node,
 )
+from nodelaunch.web.openapi import description
+from nodelaunch.web.operations import LONGEST_WAIT_S, OPERATIONS, PREFIX, Operation
 from nodelaunch.web.problems import Problem, on_http_exception, on_problem
 from nodelaunch.web.tokens import TokenFile
 
-PREFIX: Final = "/api/v1"
-LONGEST_WAIT_S: Final = 60.0
 ACTION_S: Final = 30.0
 """Time that the store may take for one action."""
 LONGEST_KEY: Final = 255
@@ -74,46 +72,6 @@ STORE_AWAY: Final = (
 Answer = tuple[int, Any]
 """Status and body."""
 Handler = Callable[[Request], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An operation of the API. Routes and their description are made from it."""
-
-    method: str
-    path: str
-    name: str
-    about: str
-    status: int
-    answer: type[Any] | None
-    body: type[Any] | None = None
-    query: Sequence[tuple[str, str]] = ()
-    """Numeric parameters of the query: name and description."""
-    headers: Sequence[tuple[str, str]] = ()
-
-
-WAITING: Final = (
-    ("wait_s", f"Seconds to wait, {LONGEST_WAIT_S:g} at most; without it, the answer comes at once."),
-    ("version", "Wait until the version differs; without it, until the request is fulfilled or ends."),
-)
-KEY: Final = (("Idempotency-Key", "The same key returns the same request instead of a new one."),)
-OPERATIONS: Final = (
-    Operation("POST", "/requests", "make_request", "Request nodes.", 201, RequestShown, NewRequest, headers=KEY),
-    Operation("GET", "/requests", "list_requests", "List the requests that have not ended.", 200, RequestList),
-    Operation(
-        "GET", "/requests/{request_id}", "show_request", "Show a request, its reasons and its nodes.", 200,
-        RequestExplained, query=WAITING,
-    ),
-    Operation(
-        "POST", "/requests/{request_id}/renew", "renew_request", "Extend a request and its nodes.", 200,
-        RequestShown, Renewal,
-    ),
-    Operation("DELETE", "/requests/{request_id}", "release_request", "Return the nodes.", 200, RequestShown),
-    Operation("GET", "/nodes/{node_id}", "show_node", "Show a node.", 200, NodeShown),
-    Operation("POST", "/nodes/{node_id}/hold", "hold_node", "Hold a node.", 200, NodeShown, Hold),
-    Operation("POST", "/nodes/{node_id}/unhold", "unhold_node", "End a hold.", 200, NodeShown, Unhold),
-    Operation("DELETE", "/nodes/{node_id}", "delete_node", "Mark a node for deletion by its launcher.", 202, NodeShown),
-)  # fmt: skip
 
 
 class Hosting(Protocol):
@@ -183,8 +141,6 @@ class Api:
         return Route(operation.path, respond, methods=[operation.method], name=operation.name)
 
     async def _describe(self, _request: Request) -> Response:
-        from nodelaunch.web.openapi import description  # made once, at the first request
-
         if not self._description:
             self._description = msgspec.json.encode(description())
         return Response(self._description, media_type="application/json")

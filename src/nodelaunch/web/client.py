@@ -15,9 +15,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-import httpx
 import msgspec
 
 from nodelaunch.client.nodes import CancelWhenLost, Progress, RequestOptions, in_time
@@ -28,6 +27,9 @@ from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import REQUEST_FINAL, NodeState, RequestState
 from nodelaunch.web.messages import NodeShown, RequestExplained, RequestShown
+
+if TYPE_CHECKING:
+    import httpx
 
 PREFIX = "/api/v1"
 TTL_S = 60.0
@@ -191,6 +193,8 @@ class HttpNodeClient:
 
         Raises: NodelaunchError if the file can't be read, or *url* is not an HTTP address.
         """
+        import httpx  # takes long to import, and most programs use the store
+
         self.requestor: str = requestor or f"nodelaunch-client:{uuid.uuid4().hex}"
         """The name in requests and nodes that identifies this client."""
         if (token is None) == (token_file is None):
@@ -284,6 +288,8 @@ class HttpNodeClient:
 
         Raises: HttpError.
         """
+        import httpx
+
         loop = asyncio.get_running_loop()
         until, pause_s = loop.time() + (ANSWER_S if within_s is None else within_s), PAUSE_S
         wait_s = float((query or {}).get("wait_s", 0))

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from nodelaunch import __version__
-from nodelaunch.web.api import OPERATIONS, PREFIX, Operation
+from nodelaunch.web.operations import OPERATIONS, PREFIX, Operation
 from nodelaunch.web.problems import MEDIA_TYPE
 
 PROBLEMS: Final = {

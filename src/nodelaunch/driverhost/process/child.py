@@ -28,8 +28,6 @@ from nodelaunch.driverhost.process.redaction import NOTHING, Redactor
 from nodelaunch.driverhost.wire.handshake import (
     CONTRACT,
     SOCKET_VARIABLE,
-    VersionMismatchError,
-    choose_version,
     is_proof,
     new_nonce,
     new_token,
@@ -56,6 +54,7 @@ from nodelaunch.driverhost.wire.peer import (
     RpcError,
     no_answer,
 )
+from nodelaunch.driverhost.wire.versions import VersionMismatchError, choose_version
 from nodelaunch.errors import ErrorKind, ProviderUnavailableError, legible
 from nodelaunch.log import Logger, get_logger
 

@@ -8,7 +8,7 @@ provider's configuration before any other call. supervisor.py starts and restart
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -26,14 +26,11 @@ from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import (
     DriverContext,
     ExternalId,
-    FaultOffer,
     Fence,
-    Inspection,
     Instance,
     InstanceSpec,
     LabelTraits,
     Machine,
-    Resource,
 )
 from nodelaunch.protocol.faults import error_of
 from nodelaunch.protocol.quota import Limits, Usage
@@ -117,6 +114,13 @@ class ProcessDriver:
         finally:
             for number in numbers:
                 self.supervisor.progress_of(child, number)
+
+    async def _pass_on(self, method: m.Method[Any, Any], *arguments: Any) -> Any:
+        """Call *method* for the port's method that it stands for. Raises: DriverError."""
+        deadline_s = {"short": QUESTION_S, "long": DELETE_S, "endless": FOREVER_S}[method.lasts]
+        known = {"driver_data": self._data.get(arguments[0])} if method.params is m.InstanceParams else {}
+        params = method.params_of(arguments, deadline_s=deadline_s, **known)
+        return method.returned_in(await self._call(method, params))
 
     def _no_answer(self, method: m.Method[Any, Any], error: Exception, external_id: str | None) -> DriverError:
         is_late = isinstance(error, TimeoutError)
@@ -245,15 +249,13 @@ class ProcessDriver:
         return DriverError(f"driver {self._command.name} {what} ({m.LIST.name})", provider=self._config.name)
 
     async def quota_limits(self) -> Limits:
-        return Limits((await self._call(m.LIMITS, m.Call(deadline_s=QUESTION_S))).amounts)
+        return Limits(await self._pass_on(m.LIMITS))
 
     async def quota_for_label(self, pool: str, label: str) -> Usage:
-        params = m.LabelParams(pool=pool, label=label, deadline_s=QUESTION_S)
-        return Usage((await self._call(m.LABEL_USAGE, params)).amounts)
+        return Usage(await self._pass_on(m.LABEL_USAGE, pool, label))
 
     async def label_ready(self, pool: str, label: str) -> bool:
-        params = m.LabelParams(pool=pool, label=label, deadline_s=QUESTION_S)
-        return (await self._call(m.LABEL_READY, params)).is_ready
+        return bool(await self._pass_on(m.LABEL_READY, pool, label))
 
     async def aclose(self) -> None:
         await self.supervisor.aclose()
@@ -262,37 +264,9 @@ class ProcessDriver:
 # -- capabilities ---------------------------------------------------------------------------------------------------
 
 
-class _HostKeys(ProcessDriver):
-    async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
-        return (await self._call(m.HOST_KEYS, self._instance_params(external_id, QUESTION_S))).host_keys
-
-
-class _ConsoleLog(ProcessDriver):
-    async def console_log(self, external_id: ExternalId) -> str | None:
-        return (await self._call(m.CONSOLE_LOG, self._instance_params(external_id, QUESTION_S))).text
-
-
-class _Zones(ProcessDriver):
-    async def zones(self) -> Sequence[str]:
-        return (await self._call(m.ZONES, m.Call(deadline_s=QUESTION_S))).zones
-
-
 class _Fencing(ProcessDriver):
-    async def raise_fence(self, fence: Fence) -> None:
-        await self._call(m.FENCE, m.FenceParams(fence=m.fence_to(fence), deadline_s=QUESTION_S))
-
     async def delete_fenced(self, external_id: ExternalId, fence: Fence) -> None:
         await self._delete(external_id, m.fence_to(fence))
-
-
-class _Leftovers(ProcessDriver):
-    async def resources(self) -> Sequence[Resource]:
-        found = await self._call(m.RESOURCES, m.Call(deadline_s=QUESTION_S))
-        return [Resource(**m.plain(each)) for each in found.resources]
-
-    async def delete_resource(self, resource: Resource) -> None:
-        info = m.ResourceInfo.model_validate(resource)
-        await self._call(m.DELETE_RESOURCE, m.ResourceParams(resource=info, deadline_s=DELETE_S))
 
 
 class _Inventory(ProcessDriver):
@@ -302,50 +276,24 @@ class _Inventory(ProcessDriver):
             raise ProviderUnavailableError("the driver has not reported its machines yet", provider=self._config.name)
         return self._machines
 
-    async def inspect(self, machine: Machine) -> Inspection:
-        found = await self._call(m.INSPECT, self._machine(machine))
-        return Inspection(**m.plain(found))
 
-    async def is_alive(self, machine: Machine) -> bool:
-        return (await self._call(m.IS_ALIVE, self._machine(machine))).is_alive
+def _calling(method: m.Method[Any, Any]) -> Callable[..., Awaitable[Any]]:
+    """Return the method of the port that *method* stands for."""
 
-    def _machine(self, machine: Machine) -> m.MachineParams:
-        return m.MachineParams(machine=m.MachineInfo.model_validate(machine), deadline_s=QUESTION_S)
+    async def call(self: ProcessDriver, *arguments: Any) -> Any:
+        return await self._pass_on(method, *arguments)
 
-
-class _Upkeep(ProcessDriver):
-    async def upkeep(self) -> None:
-        await self._call(m.UPKEEP, m.Call(deadline_s=FOREVER_S))
-
-    async def emptied(self) -> None:
-        await self._call(m.EMPTIED, m.Call(deadline_s=FOREVER_S))
+    return call
 
 
-class _Faults(ProcessDriver):
-    async def faults(self) -> Sequence[FaultOffer]:
-        return [m.offer_from(each) for each in (await self._call(m.FAULTS, m.Call(deadline_s=QUESTION_S))).faults]
-
-    async def set_fault(self, name: str) -> ExternalId | None:
-        found = await self._call(m.SET_FAULT, m.FaultParams(name=name, deadline_s=QUESTION_S))
-        return None if found.external_id is None else ExternalId(found.external_id)
-
-    async def clear_fault(self, name: str) -> None:
-        await self._call(m.CLEAR_FAULT, m.FaultParams(name=name, deadline_s=QUESTION_S))
-
-    async def cloud_resources(self) -> Mapping[str, str | None]:
-        return (await self._call(m.CLOUD_RESOURCES, m.Call(deadline_s=QUESTION_S))).resources
+def _part(capability: str, base: type[ProcessDriver] = ProcessDriver) -> type[ProcessDriver]:
+    """Return *base* with the methods of *capability* in the table."""
+    asked = (method for method in m.METHODS.values() if method.capability == capability)
+    return type(f"With{capability}", (base,), {method.calls: _calling(method) for method in asked if method.calls})
 
 
-_PARTS: Final[Mapping[str, type[ProcessDriver]]] = {
-    "host_keys": _HostKeys,
-    "console_log": _ConsoleLog,
-    "zones": _Zones,
-    "fencing": _Fencing,
-    "leftovers": _Leftovers,
-    "inventory": _Inventory,
-    "upkeep": _Upkeep,
-    "faults": _Faults,
-}
+_BY_HAND: Final[Mapping[str, type[ProcessDriver]]] = {"fencing": _Fencing, "inventory": _Inventory}
+_PARTS: Final = {name: _part(name, _BY_HAND.get(name, ProcessDriver)) for name in m.CAPABILITIES}
 
 
 def class_with(capabilities: Collection[str]) -> type[ProcessDriver]:

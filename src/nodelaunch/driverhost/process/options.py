@@ -6,6 +6,9 @@ model covers these words of JSON Schema 2020-12: ``type``, ``properties``, ``req
 ``exclusiveMinimum``, ``exclusiveMaximum``, ``multipleOf``, ``minLength``, ``maxLength``, ``pattern``, ``minItems``,
 ``maxItems``, ``description``, ``default``. Other words of a schema are shown to editors, and left to the driver, which
 checks all options anyway. Drivers written in Python have models, and do not use this module.
+
+The package jsonschema does not fit: its errors have the place of the mapping for an unknown key, it stops at invalid
+schemas, and secrets, hints and the schema for editors come from models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The proof that both ends have the token, and the choice of the contract's version. Pure except for random nonces.
+"""The proof that both ends have the token, and the versions that an SDK offers. Pure except for random nonces.
 
 Each end sends a nonce and an HMAC-SHA256 over its role and both nonces, with the token (64 ASCII characters) as the
 key. So the wire carries neither the token nor a message that an attacker could replay.
@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from nodelaunch.driverhost.wire import SPOKEN
 from nodelaunch.driverhost.wire.messages import VersionRange
+from nodelaunch.driverhost.wire.versions import choose_version
 
 CONTRACT: Final = VersionRange(min=SPOKEN[0], max=SPOKEN[1])
 """Major versions of the contract that this package speaks, as a launcher and in `nodelaunch.sdk`."""
@@ -21,10 +22,6 @@ TOKEN_FD: Final = 3
 """Descriptor of the token in a driver's process; the driver reads it to its end and closes it."""
 SOCKET_VARIABLE: Final = "NODELAUNCH_DRIVER_SOCKET"
 """Environment variable with the path of the socket to which the driver connects."""
-
-
-class VersionMismatchError(Exception):
-    """There is no common version; the message says which side to upgrade."""
 
 
 def new_token() -> str:
@@ -46,17 +43,6 @@ def is_proof(given: str, token: str, role: Literal["launcher", "driver"], nonces
     return hmac.compare_digest(given.encode(errors="replace"), proof(token, role, *nonces).encode())
 
 
-def choose_version(ours: VersionRange, theirs: VersionRange, *, driver: str) -> int:
-    """Return the highest version that a launcher (*ours*) and *driver* both speak. Raises: VersionMismatchError."""
-    best = min(ours.max, theirs.max)
-    if best >= max(ours.min, theirs.min):
-        return best
-    who = "upgrade the driver" if theirs.max < ours.min else "upgrade nodelaunch"
-    raise VersionMismatchError(
-        f"driver {driver} speaks {_in_words(theirs)} of the driver contract, this nodelaunch {_in_words(ours)}: {who}"
-    )
-
-
 def spoken_with(ours: VersionRange, kept: VersionRange, *, driver: str) -> VersionRange:
     """Return the versions that an SDK of range *ours* speaks for *driver*, which keeps the range *kept*.
 
@@ -64,7 +50,3 @@ def spoken_with(ours: VersionRange, kept: VersionRange, *, driver: str) -> Versi
     """
     choose_version(ours, kept, driver=driver)
     return VersionRange(min=max(ours.min, kept.min), max=min(ours.max, kept.max))
-
-
-def _in_words(versions: VersionRange) -> str:
-    return f"version {versions.min}" if versions.min == versions.max else f"versions {versions.min} to {versions.max}"

@@ -6,7 +6,7 @@ them. Unknown fields are ignored, and a field with a default may be omitted, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, TypeVar
 
@@ -425,6 +425,43 @@ class Method(Generic[ParamsT, ResultT]):
     capability: str | None = None
     makes: bool = False
     """True if a failed or cancelled call may have changed something."""
+    calls: str | None = None
+    """The method of the port that does the same, with the parameters as its arguments in this order. Both ends make
+    such calls from this table alone. None: both ends have code for this method."""
+    returns: str | None = None
+    """The field of the result that has what the port's method returns; None: the whole result has it."""
+    lasts: Literal["short", "long", "endless"] = "short"
+    """How long the launcher waits for the answer."""
+
+    def arguments_of(self, params: ParamsT) -> list[Any]:
+        """Return the arguments of the port's method."""
+        return [_to_port(getattr(params, name)) for name in self._names]
+
+    def params_of(self, arguments: Sequence[Any], **others: Any) -> ParamsT:
+        """Return the parameters for *arguments* of the port's method; *others*: those that the port does not have."""
+        return self.params.model_validate({**dict(zip(self._names, arguments, strict=True)), **others})
+
+    def result_of(self, returned: Any) -> ResultT:
+        """Return the result that has what the port's method *returned*. Raises: ValidationError."""
+        if self.result is Empty:
+            return self.result()
+        wired = tuple(map(_to_wire, returned)) if isinstance(returned, (list, tuple)) else returned
+        return self.result.model_validate(wired if self.returns is None else {self.returns: wired})
+
+    def returned_in(self, result: ResultT) -> Any:
+        """Return what the port's method returned, from the result."""
+        if self.result is Empty:
+            return None
+        value = result if self.returns is None else getattr(result, self.returns)
+        return tuple(map(_to_port, value)) if isinstance(value, tuple) else _to_port(value)
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name in self.params.model_fields if name not in _BESIDES_ARGUMENTS]
+
+
+_BESIDES_ARGUMENTS: Final = ("deadline_s", "driver_data")
+"""Parameters that the methods of the port do not have."""
 
 
 HELLO = Method(
@@ -443,28 +480,68 @@ CREATE = Method("instance.create", CreateParams, CreateResult, "Create an instan
 WAIT = Method("instance.wait", InstanceParams, InstanceResult, "Wait until the instance runs and has its addresses.")
 DELETE = Method("instance.delete", DeleteParams, Empty, "Delete the instance and wait for its end.", makes=True)
 LIST = Method("instance.list", ListParams, ListResult, "List all instances that the credentials can see, page by page.")
-LIMITS = Method("quota.limits", Call, AmountsResult, "Return the cloud's limits for these credentials.")
-LABEL_USAGE = Method("label.usage", LabelParams, AmountsResult, "Return the usage of one node of the label.")
+LIMITS = Method(
+    "quota.limits", Call, AmountsResult, "Return the cloud's limits for these credentials.",
+    calls="quota_limits", returns="amounts",
+)  # fmt: skip
+LABEL_USAGE = Method(
+    "label.usage", LabelParams, AmountsResult, "Return the usage of one node of the label.",
+    calls="quota_for_label", returns="amounts",
+)  # fmt: skip
 LABEL_READY = Method(
-    "label.ready", LabelParams, ReadyResult, "Return true if the cloud has all resources of the label, such as images."
-)
+    "label.ready", LabelParams, ReadyResult, "Return true if the cloud has all resources of the label, such as images.",
+    calls="label_ready", returns="is_ready",
+)  # fmt: skip
 
-HOST_KEYS = Method("instance.host_keys", InstanceParams, KeysResult, "Return the SSH host keys.", "host_keys")
+HOST_KEYS = Method(
+    "instance.host_keys", InstanceParams, KeysResult, "Return the SSH host keys.", "host_keys",
+    calls="host_keys", returns="host_keys",
+)  # fmt: skip
 CONSOLE_LOG = Method(
-    "instance.console_log", InstanceParams, TextResult, "Return the end of the console.", "console_log"
+    "instance.console_log", InstanceParams, TextResult, "Return the end of the console.", "console_log",
+    calls="console_log", returns="text",
+)  # fmt: skip
+ZONES = Method(
+    "cloud.zones", Call, ZonesResult, "Return the names of the zones.", "zones", calls="zones", returns="zones"
 )
-ZONES = Method("cloud.zones", Call, ZonesResult, "Return the names of the zones.", "zones")
-FENCE = Method("instance.fence", FenceParams, Empty, "Refuse calls with older fences.", "fencing", makes=True)
-RESOURCES = Method("resource.list", Call, ResourcesResult, "List resources that can leak.", "leftovers")
-DELETE_RESOURCE = Method("resource.delete", ResourceParams, Empty, "Delete one such resource.", "leftovers", makes=True)
-INSPECT = Method("machine.inspect", MachineParams, InspectResult, "Inspect an existing machine.", "inventory")
-IS_ALIVE = Method("machine.is_alive", MachineParams, AliveResult, "Return true if the machine answers.", "inventory")
-UPKEEP = Method("driver.upkeep", Call, Empty, "Do the driver's own work until cancelled.", "upkeep")
-EMPTIED = Method("driver.emptied", Call, Empty, "Wait until no resource is left that needs this driver.", "upkeep")
-FAULTS = Method("fault.list", Call, FaultsResult, "For the conformance kit: list the faults.", "faults")
-SET_FAULT = Method("fault.set", FaultParams, FaultSetResult, "Set a fault for all drivers of this cloud.", "faults")
-CLEAR_FAULT = Method("fault.clear", FaultParams, Empty, "Clear a fault.", "faults")
-CLOUD_RESOURCES = Method("cloud.resources", Call, CloudResourcesResult, "List the cloud's resources.", "faults")
+FENCE = Method(
+    "instance.fence", FenceParams, Empty, "Refuse calls with older fences.", "fencing", makes=True, calls="raise_fence"
+)
+RESOURCES = Method(
+    "resource.list", Call, ResourcesResult, "List resources that can leak.", "leftovers",
+    calls="resources", returns="resources",
+)  # fmt: skip
+DELETE_RESOURCE = Method(
+    "resource.delete", ResourceParams, Empty, "Delete one such resource.", "leftovers", makes=True,
+    calls="delete_resource", lasts="long",
+)  # fmt: skip
+INSPECT = Method(
+    "machine.inspect", MachineParams, InspectResult, "Inspect an existing machine.", "inventory", calls="inspect"
+)
+IS_ALIVE = Method(
+    "machine.is_alive", MachineParams, AliveResult, "Return true if the machine answers.", "inventory",
+    calls="is_alive", returns="is_alive",
+)  # fmt: skip
+UPKEEP = Method(
+    "driver.upkeep", Call, Empty, "Do the driver's own work until cancelled.", "upkeep", calls="upkeep", lasts="endless"
+)
+EMPTIED = Method(
+    "driver.emptied", Call, Empty, "Wait until no resource is left that needs this driver.", "upkeep",
+    calls="emptied", lasts="endless",
+)  # fmt: skip
+FAULTS = Method(
+    "fault.list", Call, FaultsResult, "For the conformance kit: list the faults.", "faults",
+    calls="faults", returns="faults",
+)  # fmt: skip
+SET_FAULT = Method(
+    "fault.set", FaultParams, FaultSetResult, "Set a fault for all drivers of this cloud.", "faults",
+    calls="set_fault", returns="external_id",
+)  # fmt: skip
+CLEAR_FAULT = Method("fault.clear", FaultParams, Empty, "Clear a fault.", "faults", calls="clear_fault")
+CLOUD_RESOURCES = Method(
+    "cloud.resources", Call, CloudResourcesResult, "List the cloud's resources.", "faults",
+    calls="cloud_resources", returns="resources",
+)  # fmt: skip
 
 METHODS: Final[Mapping[str, Method[Any, Any]]] = {
     method.name: method
@@ -550,6 +627,28 @@ def offer_from(info: FaultOfferInfo) -> port.FaultOffer:
     """Return the offer; an unknown call becomes None."""
     calls = {method: call for call, method in FAULTY_CALLS.items()}
     return port.FaultOffer(info.name, calls.get(info.call or ""), info.kind, info.retry_after_s)
+
+
+def _to_wire(value: Any) -> Any:
+    """Return what stands for *value* of the port; most values stand for themselves."""
+    return offer_to(value) if isinstance(value, port.FaultOffer) else value
+
+
+def _to_port(value: Any) -> Any:
+    """Return the value of the port that *value* stands for."""
+    match value:
+        case FenceInfo():
+            return fence_from(value)
+        case ResourceInfo():
+            return port.Resource(**plain(value))
+        case MachineInfo():
+            return port.Machine(**plain(value))
+        case InspectResult():
+            return port.Inspection(**plain(value))
+        case FaultOfferInfo():
+            return offer_from(value)
+        case _:
+            return value
 
 
 MAX_PLACES: Final = 5

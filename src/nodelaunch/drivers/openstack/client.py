@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from nodelaunch import __version__
 from nodelaunch.drivers.openstack.bridge import Bridge, Lane
 from nodelaunch.drivers.openstack.errors import NO_ROUTE_CODE, Refusal, begins, refusal_of, translated, without
 from nodelaunch.drivers.openstack.model import (
@@ -96,8 +97,6 @@ class Client:
     def _connect(self) -> Any:
         from openstack.config import OpenStackConfig
         from openstack.connection import Connection
-
-        from nodelaunch import __version__
 
         loader = OpenStackConfig(app_name=APP_NAME, app_version=__version__)
         region = loader.get_one(cloud=self._cloud, region_name=self._region or "")
