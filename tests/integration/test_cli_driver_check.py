@@ -12,7 +12,7 @@ import pytest
 
 from conformance.mutants import process
 from nodelaunch.cli.main import main
-from nodelaunch.conformance.targets import CheckRequest, subject_of
+from nodelaunch.conformance.targets import CheckRequest, driver_under_test
 from support.commands import parsed
 from support.fakeclouds import NoScanner
 
@@ -102,11 +102,11 @@ def test_secrets_of_its_configuration_are_known(tmp_path: Path, monkeypatch: pyt
         "provider:\n  state-dir: /nowhere\n  password: hunter2-hunter2\n  pass-environment: [TOKEN_OF_MINE]\n"
         "  pools:\n    - name: main\n      labels:\n        - name: small\n"
     )
-    subject = subject_of(CheckRequest(target=target, config=str(config)), tmp_path, NoScanner())
-    assert subject.secrets == ("hunter2-hunter2", "from-the-environment")
-    assert (subject.pool, subject.label) == ("main", "small")
-    assert subject.program is not None
-    assert subject.program.command.environment == ("TOKEN_OF_MINE",)
+    under_test = driver_under_test(CheckRequest(target=target, config=str(config)), tmp_path, NoScanner())
+    assert under_test.secrets == ("hunter2-hunter2", "from-the-environment")
+    assert (under_test.pool, under_test.label) == ("main", "small")
+    assert under_test.program is not None
+    assert under_test.program.command.environment == ("TOKEN_OF_MINE",)
 
 
 @pytest.mark.parametrize(
