@@ -16,7 +16,7 @@ from nodelaunch.conformance.targets import CheckRequest, driver_under_test
 from support.commands import parsed
 from support.fakeclouds import NoScanner
 
-PAGE = Path(__file__).parents[2] / "docs" / "driver-policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "checking-a-driver.md"
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_executable_can_not_run_inline(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is an executable; it can't run inline" in capsys.readouterr().err
 
 
-def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
+def test_commands_and_code_of_the_page_can_be_read() -> None:
     lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
@@ -163,7 +163,7 @@ def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
         compile(block, str(PAGE), "exec")
 
 
-def test_configuration_of_the_policy_page_will_do(tmp_path: Path) -> None:
+def test_configuration_of_the_page_works(tmp_path: Path) -> None:
     content = PAGE.read_text().partition("```yaml\nprovider:")[2].partition("```")[0]
     config = tmp_path / "check.yaml"
     config.write_text("provider:" + content.replace("/tmp/nodes-of-mine", str(tmp_path / "nodes")))

@@ -13,7 +13,7 @@ from nodelaunch.errors import ConfigError
 
 TODAY = dt.date(2027, 3, 1)
 CHECK = "ours_are_listed_once"
-PAGE = Path(__file__).parents[2] / "docs" / "driver-policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "checking-a-driver.md"
 
 
 def report(verdict: Verdict = Verdict.FAILED) -> Report:
@@ -51,7 +51,7 @@ def test_leftovers_keep_from_silver() -> None:
     assert Report("mine", passed.results, leftovers=("i-1",)).level is Level.BRONZE  # type: ignore[arg-type]
 
 
-def test_waivers_of_the_policy_page_can_be_read(tmp_path: Path) -> None:
+def test_waivers_of_the_page_can_be_read(tmp_path: Path) -> None:
     content = PAGE.read_text().partition("```yaml\nwaivers:")[2].partition("```")[0]
     (tmp_path / "waivers.yaml").write_text("waivers:" + content)
     (waiver,) = read_waivers(str(tmp_path / "waivers.yaml"))

@@ -1,4 +1,4 @@
-"""Reports for programs: JSON in the form of docs/driver-policy.md, and JUnit XML for CI systems."""
+"""Reports for programs: JSON in the form of docs/checking-a-driver.md, and JUnit XML for CI systems."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Waivers, which accept failures until a date: a YAML list of ``check``, ``reason`` and ``expires``, a date.
 
-From that date on a waiver has no effect, so that a failure is not forgotten. docs/driver-policy.md has the rules.
+From that date on a waiver has no effect, so that a failure is not forgotten. docs/checking-a-driver.md has the rules.
 """
 
 from __future__ import annotations
