@@ -8,7 +8,6 @@ Source of names, defaults and units: Nodepool 11.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -35,6 +34,7 @@ from pydantic_core import PydanticCustomError
 
 from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.quota import CORES, INSTANCES, RAM, Limits
+from nodelaunch.userfolders import STATE, user_folder
 
 VOLUMES, VOLUME_GB = "volumes", "volume-gb"
 DEFAULT_DRIVER = "openstack"
@@ -253,12 +253,7 @@ class ZooKeeperAcl(Model):
 
 def default_store_path() -> Path:
     """Return the default path of the embedded store; for a user without a home, a path in /var/lib."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    try:
-        folder = Path(state).expanduser()
-    except RuntimeError:
-        folder = Path("/var/lib")
-    return folder / "nodelaunch" / "store.sqlite"
+    return user_folder(STATE) / "store.sqlite"
 
 
 def _listening(address: str) -> str:

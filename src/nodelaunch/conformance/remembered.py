@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from nodelaunch.conformance.levels import Level
+from nodelaunch.userfolders import STATE, user_folder
 
 FORMAT = 2
 
 
-def folder(environment: Mapping[str, str] = os.environ) -> Path:
+def folder() -> Path:
     """Return the folder of the results, which may not exist yet."""
-    state = environment.get("XDG_STATE_HOME")
-    base = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
-    return base / "nodelaunch" / "driver-reports"
+    return user_folder(STATE) / "driver-reports"
 
 
 def remember(name: str, digest: str, isolation: str, level: Level, *, waived: int = 0) -> Path:

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from nodelaunch.userfolders import DATA, user_folder
+
 HOME_VARIABLE: Final = "NODELAUNCH_DRIVER_HOME"
 CURRENT: Final = "current"
 EXECUTABLE_PREFIX: Final = "nodelaunch-driver-"
@@ -29,12 +31,7 @@ def default_home() -> Path:
     """What the variable names, else the folder of this user's data."""
     if named := os.environ.get(HOME_VARIABLE):
         return Path(named).absolute()
-    data = os.environ.get("XDG_DATA_HOME", "")
-    try:
-        base = Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share"
-    except RuntimeError:  # a user without a home
-        base = Path("/var/lib")
-    return base / "nodelaunch" / "drivers"
+    return user_folder(DATA) / "drivers"
 
 
 @contextmanager
