@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from nodelaunch.config.messages import explain, unknown_key
 from nodelaunch.config.models import DiskImageLogin, Place, ProviderConfig
 from nodelaunch.config.positions import Source, read_source
 from nodelaunch.config.secrets import secret_texts
+from nodelaunch.conformance.complaints import refuse
 from nodelaunch.conformance.harness import DriverUnderTest
 from nodelaunch.conformance.probe import DriverProgram
 from nodelaunch.driverhost.executables import find_executable, socket_of
@@ -226,20 +226,7 @@ def _validated(plugin: DriverPlugin, source: Source, place: Place, content: Mapp
     try:
         return plugin.config_model.model_validate(content, by_alias=True, by_name=False)
     except ValidationError as error:
-        for complaint in error.errors(include_url=False):
-            _complain(source, place, complaint)
-    raise ConfigError(source.problems)
-
-
-def _complain(source: Source, place: Place, complaint: Any) -> None:
-    at: Place = (*place, *complaint["loc"])
-    if complaint["type"] == "extra_forbidden":
-        source.complain(at, unknown_key(str(at[-1]), (), home=None, is_hidden=False).partition(";")[0], of_key=True)
-    elif complaint["type"] == "missing":
-        source.complain(at[:-1], f"the key {at[-1]!r} is missing")
-    else:
-        key = next((str(step) for step in reversed(at) if isinstance(step, str)), None)
-        source.complain(at, explain(complaint, key, is_hidden=source.is_hidden(at)))
+        refuse(source, place, error)
 
 
 def _pool_and_label(config: ProviderConfig, wanted: CheckRequest) -> tuple[str, str]:
