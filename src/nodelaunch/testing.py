@@ -1,23 +1,25 @@
 """Tests of drivers with pytest: the class `DriverConformance` with a test for each check, and `temporary_launcher`.
 
-    from nodelaunch.testing import DriverConformance, CloudFaults, Level, Subject
+    from nodelaunch.testing import DriverConformance, CloudFaults, DriverUnderTest, Level
 
     class TestMyCloud(DriverConformance):
         level = Level.SILVER
 
-        def subject(self) -> Subject:
-            return Subject(name="mycloud", open=make_driver, pool="main", label="small", faults=CloudFaults(...))
+        def under_test(self) -> DriverUnderTest:
+            faults = CloudFaults(...)
+            return DriverUnderTest(name="mycloud", open=make_driver, pool="main", label="small", faults=faults)
 
-`subject` may also be a fixture, which can then use other fixtures. Checks that only a higher level requires run, too,
-and pytest shows their failures as expected failures. A check that could not be made fails if ``level`` requires it,
-and otherwise counts as an expected failure. This module needs pytest, and no other module of the package imports it.
+`under_test` may also be a fixture, which can then use other fixtures. Checks that only a higher level requires run,
+too, and pytest shows their failures as expected failures. A check that could not be made fails if ``level`` requires
+it, and otherwise counts as an expected failure. This module needs pytest; no other module of the package imports it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
@@ -26,16 +28,17 @@ from nodelaunch.conformance import (
     Check,
     CloudFaults,
     DriverProgram,
+    DriverUnderTest,
     Level,
     Program,
     Report,
     Resources,
     Result,
-    Subject,
     Verdict,
     faults_of,
     run,
 )
+from nodelaunch.conformance.oldnames import renamed
 from nodelaunch.temporary import TemporaryLauncher, temporary_launcher
 
 __all__ = [
@@ -43,17 +46,22 @@ __all__ = [
     "CloudFaults",
     "DriverConformance",
     "DriverProgram",
+    "DriverUnderTest",
     "Level",
     "Program",
     "Report",
     "Resources",
     "Result",
-    "Subject",
     "TemporaryLauncher",
     "Verdict",
     "faults_of",
     "temporary_launcher",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name, {"Subject": DriverUnderTest})
 
 
 class DriverConformance:
@@ -67,27 +75,30 @@ class DriverConformance:
     """Deadline of each check."""
 
     @pytest.fixture
-    def subject(self) -> Subject:
-        """The subject of the checks; override it as a method or as a fixture."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its subject")
+    def under_test(self) -> DriverUnderTest:
+        """The driver to check; override it as a method or as a fixture."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its driver, under_test")
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        given = cls.__dict__.get("subject")
-        if given is not None and hasattr(given, "__code__"):  # a plain method; pytest wraps its fixtures
-            cls.subject = pytest.fixture(given)  # type: ignore[method-assign]
+        given = cls.__dict__.get("under_test")
+        if "subject" in cls.__dict__:
+            given = cls.__dict__["subject"]
+            warnings.warn(f"{cls.__name__}.subject is now under_test", DeprecationWarning, stacklevel=2)
+        if given is not None:  # a plain method, or one that pytest has wrapped as a fixture
+            cls.under_test = pytest.fixture(given) if hasattr(given, "__code__") else given  # type: ignore[method-assign]
 
     @pytest.mark.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
-    def test_conformance(self, check: Check, subject: Subject) -> None:
+    def test_conformance(self, check: Check, under_test: DriverUnderTest) -> None:
         """The driver keeps the promise of the check."""
-        if check.of_processes and subject.program is None:
+        if check.of_processes and under_test.program is None:
             pytest.skip("the check is for drivers in separate processes")
-        (result,) = asyncio.run(self._made(subject, check)).results
+        (result,) = asyncio.run(self._made(under_test, check)).results
         self._judge(check, result)
 
-    async def _made(self, subject: Subject, check: Check) -> Report:
+    async def _made(self, under_test: DriverUnderTest, check: Check) -> Report:
         async with asyncio.timeout(self.deadline_s):
-            return await run(subject, [check])
+            return await run(under_test, [check])
 
     def _judge(self, check: Check, result: Result) -> None:
         if result.verdict in (Verdict.PASSED, Verdict.WAIVED):

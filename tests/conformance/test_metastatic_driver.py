@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nodelaunch.conformance import CloudFaults, Level, Report, Resources, Subject, Verdict, run
+from nodelaunch.conformance import CloudFaults, DriverUnderTest, Level, Report, Resources, Verdict, run
 from nodelaunch.driverhost.process.plugin import isolated
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.drivers.metastatic import PLUGIN, MetastaticProvider
@@ -147,7 +147,7 @@ async def graded(store: EmbeddedStore, cluster: Rough, plugin: DriverPlugin) -> 
     """What the checks say of *plugin*'s driver, which has to pass all of them; it leaves nothing."""
     config = MetastaticProvider.model_validate(META)
     context = DriverContext(NoScanner(), cluster=cluster)
-    subject = Subject(
+    subject = DriverUnderTest(
         name="metastatic", open=lambda: plugin.open(config, context), pool="main", label="slot",
         faults=faults(store, cluster), deadline_s=300,
     )  # fmt: skip

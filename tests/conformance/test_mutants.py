@@ -11,7 +11,7 @@ import pytest
 
 from conformance.mutants.inline import MUTANTS, Mutant
 from conformance.mutants.process import MUTANTS as PROCESS_MUTANTS
-from nodelaunch.conformance import CHECKS, Report, Subject, run
+from nodelaunch.conformance import CHECKS, DriverUnderTest, Report, run
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.driver import FakeDriver
 from nodelaunch.drivers.static import PLUGIN
@@ -60,7 +60,7 @@ async def test_inventory_that_names_its_machines_wrongly_is_caught(fault: str) -
     node = {"name": "127.0.0.1", "labels": ["small"], "connection-port": 1, "timeout": 1}
     content = {"name": "racks", "driver": "static", "pools": [{"name": "main", "nodes": [node]}]}
     config = PLUGIN.config_model.model_validate(content)
-    subject = Subject(
+    subject = DriverUnderTest(
         name="static", open=lambda: Forgetful(config, DriverContext(SshScanner())), pool="main", label="small",
         deadline_s=30.0,
     )  # fmt: skip

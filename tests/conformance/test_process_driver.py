@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.conformance import CHECKS, Subject, run
+from nodelaunch.conformance import CHECKS, DriverUnderTest, run
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.driverhost.process.plugin import executable_plugin, isolated
 from nodelaunch.drivers import DriverRegistry
@@ -31,7 +31,7 @@ def cloud(tmp_path: Path) -> Iterator[FakeCloud]:
     cloud.close()
 
 
-def isolated_subject(cloud: FakeCloud) -> Subject:
+def isolated_subject(cloud: FakeCloud) -> DriverUnderTest:
     """As `fake_subject`, each driver in a process."""
     plugin = isolated(DriverRegistry().get("fake"))
     config = fake_provider(cloud_file=str(cloud.path))
@@ -57,7 +57,7 @@ async def test_inventory_is_the_same_inline_and_as_process() -> None:
     for plugin in (inline, isolated(inline)):
         driver = plugin.open(config, DriverContext(SshScanner()))
         assert isinstance(driver, SupportsInventory)
-        subject = Subject(
+        subject = DriverUnderTest(
             name="static", open=lambda plugin=plugin: plugin.open(config, DriverContext(SshScanner())),
             pool="main", label="small", deadline_s=60.0,
         )  # fmt: skip
@@ -90,7 +90,7 @@ async def test_exception_of_a_driver_elsewhere_breaks_the_rule_it_breaks_here(tm
     label = {"name": "small", "kind": "a"}
     content = {"name": "cloud", "driver": "mischief", "pools": [{"name": "main", "labels": [label]}]}
     config = plugin.config_model.model_validate(content)
-    subject = Subject(
+    subject = DriverUnderTest(
         name="mischief", open=lambda: plugin.open(config, DriverContext(NoScanner())), pool="main", label="small"
     )
     async with asyncio.timeout(DEADLINE_S):

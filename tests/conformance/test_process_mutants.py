@@ -10,7 +10,7 @@ import pytest
 
 from conformance.mutants import process
 from conformance.mutants.process import MUTANTS, Healthy
-from nodelaunch.conformance import DriverProgram, Level, Report, Subject, Verdict, run
+from nodelaunch.conformance import DriverProgram, DriverUnderTest, Level, Report, Verdict, run
 from nodelaunch.conformance.targets import filled_in
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.driverhost.process.driver import ProcessDriver, class_with
@@ -32,12 +32,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
-def subject(name: str, folder: Path) -> Subject:
+def subject(name: str, folder: Path) -> DriverUnderTest:
     content = {"name": "cloud", "driver": name, **filled_in(Healthy.example, folder)}
     config = provider_model(Schemas.model_validate(Healthy.schemas)).model_validate(content)
     command = Command("healthy", (sys.executable, process.__file__, name))
     kind: type[ProcessDriver] = class_with(Healthy.capabilities)
-    return Subject(
+    return DriverUnderTest(
         name=name, open=lambda: kind(command, config, DriverContext(NoScanner())), pool="main", label="small",
         program=DriverProgram(command, content), secrets=(process.PASSWORD,), deadline_s=CALL_S,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nodelaunch.conformance import CloudFaults, Level, Resources, Subject, Verdict, run
+from nodelaunch.conformance import CloudFaults, DriverUnderTest, Level, Resources, Verdict, run
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.driver import TestCloud, TestDriver
 from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ScansHostKeys
@@ -36,7 +36,7 @@ async def test_test_driver_keeps_every_rule() -> None:
         del cloud.instances[external_id]
 
     faults = CloudFaults(resources=resources, foreign_instance=foreign_instance)
-    subject = Subject(
+    subject = DriverUnderTest(
         name="test", open=lambda: driver(cloud), pool="main", label="small", faults=faults, deadline_s=DEADLINE_S / 2
     )
     async with asyncio.timeout(DEADLINE_S):

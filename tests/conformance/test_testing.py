@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nodelaunch
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.driver import TestCloud, TestDriver
 from nodelaunch.protocol.driver import DriverContext
-from nodelaunch.testing import CloudFaults, DriverConformance, Level, Resources, Subject
+from nodelaunch.testing import CloudFaults, DriverConformance, DriverUnderTest, Level, Resources
 from support.fakeclouds import NoScanner
 
 CONFIG = PLUGIN.config_model.model_validate(
@@ -18,7 +19,7 @@ CONFIG = PLUGIN.config_model.model_validate(
 )
 BROKEN = """
 from dataclasses import replace
-from nodelaunch.testing import DriverConformance, Level, Subject
+from nodelaunch.testing import DriverConformance, DriverUnderTest, Level
 from support.fakeclouds import fake_subject
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from conformance.mutants.inline import ListsTwice
@@ -27,7 +28,7 @@ class TestBroken(DriverConformance):
     level = Level.{level}
     waived = {waived}
 
-    def subject(self) -> Subject:
+    def {method}(self) -> DriverUnderTest:
         return fake_subject(FakeCloud(), lambda config, context, cloud: ListsTwice(config, context, cloud=cloud))
 """
 
@@ -35,21 +36,23 @@ class TestBroken(DriverConformance):
 class TestTestDriver(DriverConformance):
     level = Level.BRONZE
 
-    def subject(self) -> Subject:
+    def under_test(self) -> DriverUnderTest:
         cloud = TestCloud()
 
         async def resources() -> Resources:
             return {external_id: external_id for external_id in cloud.instances}
 
-        return Subject(
+        return DriverUnderTest(
             name="test", open=lambda: TestDriver(CONFIG, DriverContext(NoScanner()), cloud=cloud), pool="main",
             label="small", faults=CloudFaults(resources=resources), deadline_s=30.0,
         )  # fmt: skip
 
 
-def outcome(folder: Path, *, level: str = "BRONZE", waived: str = "()") -> subprocess.CompletedProcess[str]:
+def outcome(
+    folder: Path, *, level: str = "BRONZE", waived: str = "()", method: str = "under_test"
+) -> subprocess.CompletedProcess[str]:
     module = folder / "test_broken.py"
-    module.write_text(BROKEN.format(level=level, waived=waived))
+    module.write_text(BROKEN.format(level=level, waived=waived, method=method))
     command = [
         sys.executable,
         "-m",
@@ -63,7 +66,8 @@ def outcome(folder: Path, *, level: str = "BRONZE", waived: str = "()") -> subpr
         "/dev/null",
         module,
     ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    folders = (Path(__file__).parents[1], Path(nodelaunch.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=folder, env=environment, check=False
     )
@@ -81,6 +85,12 @@ def test_waived_check_may_fail(tmp_path: Path) -> None:
     done = outcome(tmp_path, waived="('ours_are_listed_once',)")
     assert done.returncode == 0, done.stdout
     assert "1 xfailed" in done.stdout
+
+
+def test_old_name_of_the_method_works_and_warns(tmp_path: Path) -> None:
+    done = outcome(tmp_path, method="subject")
+    assert "is listed 2 times" in done.stdout
+    assert "DeprecationWarning: TestBroken.subject is now under_test" in done.stdout
 
 
 def test_nothing_else_imports_pytest() -> None:

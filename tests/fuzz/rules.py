@@ -120,9 +120,6 @@ class Rules:
     def node(self, node_id: NodeId) -> Node | None:
         return self.nodes.get(node_id)
 
-    def servers_of(self, node_id: NodeId) -> list[str]:
-        return [server_id for server_id, server in self.servers.items() if server.node_id == node_id]
-
     @property
     def lag(self) -> float:
         """How much later than it happened a launcher in good connection may at most know of something, seconds."""

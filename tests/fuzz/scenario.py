@@ -116,9 +116,6 @@ class Scenario:
     """Of one message, one way: usually."""
     tenant_servers: int | None = None
 
-    def launchers_of(self, provider: str) -> list[LauncherPlan]:
-        return [plan for plan in self.launchers if any(p.name == provider for p in plan.providers)]
-
     def cloud(self, name: str) -> CloudPlan:
         return next(plan for plan in self.clouds if plan.name == name)
 

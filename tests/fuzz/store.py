@@ -170,6 +170,9 @@ class SimTree(TreeCopy):
     is_watching = False
     """Whether the server tells the client of changes below it."""
 
+    def covers(self, path: str) -> bool:
+        return path.startswith(self.root + "/")
+
     def take_in(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if not self.covers(change.path):

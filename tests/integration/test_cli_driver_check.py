@@ -12,11 +12,11 @@ import pytest
 
 from conformance.mutants import process
 from nodelaunch.cli.main import main
-from nodelaunch.conformance.targets import CheckRequest, subject_of
+from nodelaunch.conformance.targets import CheckRequest, driver_under_test
 from support.commands import parsed
 from support.fakeclouds import NoScanner
 
-PAGE = Path(__file__).parents[2] / "docs" / "driver-policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "checking-a-driver.md"
 
 
 @pytest.fixture(autouse=True)
@@ -102,11 +102,11 @@ def test_secrets_of_its_configuration_are_known(tmp_path: Path, monkeypatch: pyt
         "provider:\n  state-dir: /nowhere\n  password: hunter2-hunter2\n  pass-environment: [TOKEN_OF_MINE]\n"
         "  pools:\n    - name: main\n      labels:\n        - name: small\n"
     )
-    subject = subject_of(CheckRequest(target=target, config=str(config)), tmp_path, NoScanner())
-    assert subject.secrets == ("hunter2-hunter2", "from-the-environment")
-    assert (subject.pool, subject.label) == ("main", "small")
-    assert subject.program is not None
-    assert subject.program.command.environment == ("TOKEN_OF_MINE",)
+    under_test = driver_under_test(CheckRequest(target=target, config=str(config)), tmp_path, NoScanner())
+    assert under_test.secrets == ("hunter2-hunter2", "from-the-environment")
+    assert (under_test.pool, under_test.label) == ("main", "small")
+    assert under_test.program is not None
+    assert under_test.program.command.environment == ("TOKEN_OF_MINE",)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_executable_can_not_run_inline(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is an executable; it can't run inline" in capsys.readouterr().err
 
 
-def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
+def test_commands_and_code_of_the_page_can_be_read() -> None:
     lines = re.findall(r"^\$ (nodelaunch .*)$", PAGE.read_text(), re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
@@ -163,7 +163,7 @@ def test_commands_and_code_of_the_policy_page_can_be_read() -> None:
         compile(block, str(PAGE), "exec")
 
 
-def test_configuration_of_the_policy_page_will_do(tmp_path: Path) -> None:
+def test_configuration_of_the_page_works(tmp_path: Path) -> None:
     content = PAGE.read_text().partition("```yaml\nprovider:")[2].partition("```")[0]
     config = tmp_path / "check.yaml"
     config.write_text("provider:" + content.replace("/tmp/nodes-of-mine", str(tmp_path / "nodes")))

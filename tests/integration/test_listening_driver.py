@@ -290,7 +290,7 @@ async def test_what_is_logged_goes_to_its_session(tmp_path: Path) -> None:
                 await probe.open()
             for probe in probes:
                 await probe.ask(m.PING.name)
-                said = [params["fields"]["provider"] for method, params in probe.heard.notes if method == m.LOG]
+                said = [params["fields"]["provider"] for method, params in probe.received.notes if method == m.LOG]
                 assert said == [probe.program.provider["name"]]
         finally:
             for probe in probes:

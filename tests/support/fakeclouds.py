@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.conformance import Subject
+from nodelaunch.conformance import DriverUnderTest
 from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.drivers.fake.config import FakeProvider
 from nodelaunch.drivers.fake.driver import FakeDriver
@@ -43,7 +43,7 @@ def fake_subject(
     cloud: FakeCloud,
     kind: Callable[[FakeProvider, DriverContext, FakeCloud | None], FakeDriver] | None = None,
     **more: Any,
-) -> Subject:
+) -> DriverUnderTest:
     """Drivers on *cloud*, each opening its file by itself if it has one. *kind*: another driver, a broken one maybe."""
     path: Path | None = cloud.path
     config = fake_provider(**({"cloud_file": str(path)} if path else {}))
@@ -63,4 +63,4 @@ def fake_subject(
     }.items():
         cloud.set(name, value)
     settings = {"deadline_s": 20.0, **more}
-    return Subject(name="fake", open=open_driver, pool=POOL, label=LABEL, **settings)
+    return DriverUnderTest(name="fake", open=open_driver, pool=POOL, label=LABEL, **settings)

@@ -57,12 +57,12 @@ def break_with(home: Path, fault: str | None) -> None:
 
 def subject(home: Path, open_driver: Any) -> Any:
     """*open_driver*'s drivers, on the provider in *home*."""
-    from nodelaunch.conformance import CloudFaults, Subject
+    from nodelaunch.conformance import CloudFaults, DriverUnderTest
 
     state = home / "state"
     named = {name: partial(_fault, home, name) for name in ("exits 1", "garbage", "killed in a create", "no id")}
     faults = CloudFaults(resources=partial(_resources, state), boot_held=partial(_held, state), named=named)
-    return Subject(name="garm", open=open_driver, pool="main", label="small", faults=faults, deadline_s=60.0)
+    return DriverUnderTest(name="garm", open=open_driver, pool="main", label="small", faults=faults, deadline_s=60.0)
 
 
 async def _resources(state: Path) -> dict[str, str | None]:

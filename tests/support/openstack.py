@@ -203,7 +203,6 @@ class Lab:
         return Calls(self.state / "log", self.cloud().current_user_id)
 
 
-SERVICES = ("nova", "neutron", "glance", "cinder", "keystone")
 _LINE = re.compile(r'"(\S+) (\S+?)(?:\?\S*)? HTTP/\S+" (\d+)')
 _ID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 _NOVA_LINE = re.compile(r'requestlog \[\S+ \S+ (\S+) .*"(\S+) (\S+?)(?:\?\S*)?" status: (\d+)')

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from nodelaunch.conformance import CloudFaults, Resources, Subject
+from nodelaunch.conformance import CloudFaults, DriverUnderTest, Resources
 from nodelaunch.drivers.openstack.config import OpenStackProvider
 from nodelaunch.drivers.openstack.driver import OpenStackDriver
 from nodelaunch.errors import ErrorKind
@@ -46,7 +46,7 @@ KNOBS: Final = {
 }
 
 
-def subject_of(lab: Lab, label: str, proxy: Proxy | None = None) -> Subject:
+def subject_of(lab: Lab, label: str, proxy: Proxy | None = None) -> DriverUnderTest:
     """*proxy*: before Nova, and the way by which the driver goes there; without one nothing can be made to fail."""
     config = OpenStackProvider.model_validate(provider(pool([label])))
 
@@ -112,7 +112,7 @@ def subject_of(lab: Lab, label: str, proxy: Proxy | None = None) -> Subject:
         named |= {offer.name: partial(knob, setting) for offer, setting in KNOBS.items()}
         offers = {offer.name: offer for offer in (*ANSWERS, *KNOBS)}
         faults = replace(faults, named=named, offers=offers, list_lags=partial(list_lags, proxy))
-    return Subject(
+    return DriverUnderTest(
         name="openstack",
         open=lambda: OpenStackDriver(config, DriverContext(NoScanner())),
         pool="main",

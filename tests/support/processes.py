@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from nodelaunch.conformance import CloudFaults, DriverProgram, Resources, Subject
+from nodelaunch.conformance import CloudFaults, DriverProgram, DriverUnderTest, Resources
 from nodelaunch.driverhost.process.child import Command
 from nodelaunch.drivers import DriverPlugin
 from nodelaunch.protocol.driver import DriverContext, ExternalId
@@ -96,10 +96,10 @@ def descendants_of(parent: int) -> set[int]:
     return found
 
 
-def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> Subject:
+def example_subject(plugin: DriverPlugin, driver: str, state: Path) -> DriverUnderTest:
     """An example's driver as a subject of the conformance checks, with its nodes in *state*."""
     config = plugin.config_model.model_validate(provider_content(driver, state))
-    return Subject(
+    return DriverUnderTest(
         name=plugin.name,
         open=lambda: plugin.open(config, DriverContext(NoScanner())),
         pool="main",

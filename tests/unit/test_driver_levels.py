@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pwd
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -66,5 +68,19 @@ def test_any_digest_stays_in_the_folder(digest: str) -> None:
     assert remembered(digest) == {"inline": Level.BRONZE}
 
 
-def test_state_folder_that_is_no_absolute_path_is_ignored() -> None:
-    assert folder({"XDG_STATE_HOME": "relative"}) == Path.home() / ".local/state/nodelaunch/driver-reports"
+def test_state_folder_that_is_no_absolute_path_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert folder() == Path.home() / ".local/state/nodelaunch/driver-reports"
+
+
+def test_user_without_a_home_has_no_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``nodelaunch driver list`` works for such a user, too."""
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", _no_such_user)
+    assert folder() == Path("/var/lib/nodelaunch/driver-reports")
+    assert remembered("aa") == {}
+
+
+def _no_such_user(uid: int) -> NoReturn:
+    raise KeyError(uid)

@@ -1,4 +1,4 @@
-"""Reports for programs have what the policy page says; schemas that are none are found."""
+"""Reports for programs have what docs/checking-a-driver.md says; schemas that are none are found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nodelaunch.conformance.schemacheck import faults_of_schema
 from nodelaunch.driverhost.schemas import schemas_of
 from nodelaunch.drivers import DriverRegistry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "driver-policy.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "checking-a-driver.md").read_text()
 REPORT = Report(
     "mine",
     (

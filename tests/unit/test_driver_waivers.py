@@ -13,7 +13,7 @@ from nodelaunch.errors import ConfigError
 
 TODAY = dt.date(2027, 3, 1)
 CHECK = "ours_are_listed_once"
-PAGE = Path(__file__).parents[2] / "docs" / "driver-policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "checking-a-driver.md"
 
 
 def report(verdict: Verdict = Verdict.FAILED) -> Report:
@@ -28,21 +28,23 @@ def report(verdict: Verdict = Verdict.FAILED) -> Report:
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.SKIPPED])
 def test_waived_check_is_not_in_the_way_and_is_told(verdict: Verdict) -> None:
     assert report(verdict).level is Level.NONE
-    after = waived(report(verdict), [Waiver(CHECK, "the cloud does so", dt.date(2027, 3, 2))], TODAY)
+    after = waived(
+        report(verdict), [Waiver(check=CHECK, reason="the cloud does so", expires=dt.date(2027, 3, 2))], TODAY
+    )
     assert after.level is Level.BRONZE
     assert after.level_in_words == "bronze (1 waived)"
     assert "waived until 2027-03-02: the cloud does so (i-1 is listed 2 times)" in str(after)
 
 
 def test_expired_waiver_counts_for_nothing_and_says_so() -> None:
-    after = waived(report(), [Waiver(CHECK, "the cloud does so", TODAY)], TODAY)
+    after = waived(report(), [Waiver(check=CHECK, reason="the cloud does so", expires=TODAY)], TODAY)
     assert after.level is Level.NONE
     assert "waiver expired on 2027-03-01: the cloud does so" in str(after)
 
 
 def test_check_that_passes_needs_no_waiver() -> None:
     before = report(Verdict.PASSED)
-    assert waived(before, [Waiver(CHECK, "once", dt.date(2030, 1, 1))], TODAY) == before
+    assert waived(before, [Waiver(check=CHECK, reason="once", expires=dt.date(2030, 1, 1))], TODAY) == before
 
 
 def test_leftovers_keep_from_silver() -> None:
@@ -51,7 +53,7 @@ def test_leftovers_keep_from_silver() -> None:
     assert Report("mine", passed.results, leftovers=("i-1",)).level is Level.BRONZE  # type: ignore[arg-type]
 
 
-def test_waivers_of_the_policy_page_can_be_read(tmp_path: Path) -> None:
+def test_waivers_of_the_page_can_be_read(tmp_path: Path) -> None:
     content = PAGE.read_text().partition("```yaml\nwaivers:")[2].partition("```")[0]
     (tmp_path / "waivers.yaml").write_text("waivers:" + content)
     (waiver,) = read_waivers(str(tmp_path / "waivers.yaml"))
@@ -63,16 +65,20 @@ def test_waivers_of_the_policy_page_can_be_read(tmp_path: Path) -> None:
     [
         (
             "waivers:\n  - check: no_such\n    reason: x\n    expires: 2027-01-01\n",
-            ["2:12: there is no check 'no_such'"],
+            ["2:12: check: there is no check 'no_such'"],
         ),
         (f"waivers:\n  - check: {CHECK}\n    reason: x\n", ["2:5: the key 'expires' is missing"]),
         (
-            f"waivers:\n  - check: {CHECK}\n    reason: ''\n    expires: soon\n    who: me\n",
-            ["3:13: a text with the reason is expected", "4:14: a date is expected", "5:5: unknown key 'who'"],
+            f"waivers:\n  - check: {CHECK}\n    reason: ' '\n    expires: soon\n    who: me\n",
+            [
+                "3:13: reason: must not be empty",
+                "4:14: expires: a date, as in 2027-03-31, is expected",
+                "5:5: unknown key 'who'",
+            ],
         ),
         ("- check: x\n", ["1:1: "]),
-        ("waivers: none\n", ["1:1: the only key has to be 'waivers'"]),
-        ("waivers:\n  - x\n", ["2:5: a waiver is a mapping"]),
+        ("waivers: none\n", ["1:10: waivers: a list is expected, found text 'none'"]),
+        ("waivers:\n  - x\n", ["2:5: waivers: a mapping of keys and values is expected"]),
         ("waivers: [\n", ["2:1: "]),
     ],
 )

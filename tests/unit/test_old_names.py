@@ -42,6 +42,29 @@ def test_program_has_its_old_name() -> None:
     assert conformance.Program is conformance.DriverProgram is testing.Program
 
 
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (conformance, "Bench", "Harness"),
+        (conformance, "Subject", "DriverUnderTest"),
+        (testing, "Subject", "DriverUnderTest"),
+    ],
+)
+def test_old_class_name_warns(module: ModuleType, old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"^{module.__name__}.{old} is now {new}$"):
+        assert getattr(module, old) is getattr(module, new)
+
+
+def test_other_names_are_missing() -> None:
+    assert not hasattr(conformance, "Subjects")
+    assert not hasattr(testing, "Bench")
+
+
+def test_report_has_its_driver_under_the_old_name() -> None:
+    with pytest.warns(DeprecationWarning, match=r"^Report.subject is now Report.driver$"):
+        assert conformance.Report("fake", ()).subject == "fake"
+
+
 def test_old_command_runs_a_driver() -> None:
     command = [sys.executable, "-m", "nodelaunch.drivers.sdk", "fake", "one", "too", "many"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

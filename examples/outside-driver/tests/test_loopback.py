@@ -11,7 +11,7 @@ from nodelaunch.drivers import DriverRegistry
 from nodelaunch.errors import ConfigError, QuotaExceededError
 from nodelaunch.protocol.driver import METADATA_NODE_ID, DriverContext, InstanceSpec
 from nodelaunch.network.sshscan import SshScanner
-from nodelaunch.testing import DriverConformance, Level, Subject
+from nodelaunch.testing import DriverConformance, DriverUnderTest, Level
 
 from nodelaunch_loopback.config import LoopbackProvider
 from nodelaunch_loopback.driver import LoopbackDriver
@@ -32,9 +32,9 @@ class TestContract(DriverConformance):
     level = Level.SILVER
 
     @pytest.fixture
-    def subject(self, tmp_path: Path) -> Subject:
+    def under_test(self, tmp_path: Path) -> DriverUnderTest:
         made = config(tmp_path)
-        return Subject(name="loopback", open=lambda: LoopbackDriver(made, CONTEXT), pool="main", label="small")
+        return DriverUnderTest(name="loopback", open=lambda: LoopbackDriver(made, CONTEXT), pool="main", label="small")
 
 
 def test_its_machines_speak_ssh_with_the_keys_it_tells_of(tmp_path: Path) -> None:

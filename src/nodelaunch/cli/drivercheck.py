@@ -20,11 +20,11 @@ from cyclopts.validators import Number
 from nodelaunch.cli.common import say
 from nodelaunch.cli.driverinstall import Home
 from nodelaunch.cli.session import Given
-from nodelaunch.conformance import LEVELS, Level, Report, Result, Subject, Verdict, checks_for, run
+from nodelaunch.conformance import LEVELS, DriverUnderTest, Level, Report, Result, Verdict, checks_for, run
 from nodelaunch.conformance.allchecks import BY_NAME
 from nodelaunch.conformance.formats import as_json, as_junit
 from nodelaunch.conformance.remembered import remember
-from nodelaunch.conformance.targets import CheckRequest, TargetError, subject_of
+from nodelaunch.conformance.targets import CheckRequest, TargetError, driver_under_test
 from nodelaunch.conformance.waivers import read_waivers, waived
 from nodelaunch.driverhost.catalogue import DriverCatalog, digest_of
 from nodelaunch.driverhost.install.layout import using
@@ -111,16 +111,16 @@ def _checked(wanted: CheckRequest, level: Level, outcome: ReportOptions) -> int:
     try:
         waivers = read_waivers(str(outcome.waivers)) if outcome.waivers else ()
         with tempfile.TemporaryDirectory(prefix="nodelaunch-check-") as folder:
-            subject = subject_of(wanted, Path(folder), SshScanner())
+            under_test = driver_under_test(wanted, Path(folder), SshScanner())
             show = (lambda _: None) if outcome.report == "-" else _show
-            report = asyncio.run(run(subject, on_result=show))
+            report = asyncio.run(run(under_test, on_result=show))
     except (TargetError, DriverNotFoundError) as error:
         print(f"nodelaunch: {error}", file=sys.stderr)  # noqa: T201
         return 2
     report = waived(report, waivers, dt.datetime.now(tz=dt.UTC).date())
-    _keep(wanted.target, outcome, subject, report)
+    _keep(wanted.target, outcome, under_test, report)
     if outcome.report != "-":
-        say(summary(report, level, is_process=subject.program is not None))
+        say(summary(report, level, is_process=under_test.program is not None))
     return 0 if report.level >= level else 1
 
 
@@ -141,7 +141,7 @@ def _show(result: Result) -> None:
 
 def summary(report: Report, wanted: Level, *, is_process: bool) -> str:
     """Return text with the level that the driver reaches, and the failures that prevent the next level."""
-    lines = ["", f"driver {report.subject}: {report.level_in_words}"]
+    lines = ["", f"driver {report.driver}: {report.level_in_words}"]
     if report.leftovers:
         lines.append(f"  could not be deleted, please delete by hand: {', '.join(report.leftovers)}")
     lines += [f"  waived: {each.check}: {each.detail}" for each in report.waived]
@@ -178,9 +178,9 @@ def _more_checks() -> int:
 # -- for programs ------------------------------------------------------------------------------------------------------
 
 
-def _keep(target: str, outcome: ReportOptions, subject: Subject, report: Report) -> None:
+def _keep(target: str, outcome: ReportOptions, under_test: DriverUnderTest, report: Report) -> None:
     """Write the requested reports, and store the level for ``nodelaunch driver list``."""
-    isolation = _isolation(subject)
+    isolation = _isolation(under_test)
     digest = ""
     try:
         found = DriverCatalog().find(target)
@@ -198,7 +198,7 @@ def _keep(target: str, outcome: ReportOptions, subject: Subject, report: Report)
         outcome.junit.write_text(as_junit(report), encoding="utf-8")
 
 
-def _isolation(subject: Subject) -> str:
-    if subject.program is None:
+def _isolation(under_test: DriverUnderTest) -> str:
+    if under_test.program is None:
         return "inline"
-    return "socket" if subject.program.is_remote else "process"
+    return "socket" if under_test.program.is_remote else "process"

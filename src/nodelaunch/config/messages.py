@@ -33,6 +33,9 @@ _EXPECTED: Final = {
     "model_type": "a mapping of keys and values",
     "model_attributes_type": "a mapping of keys and values",
     "path_type": "a path",
+    "date_type": "a date, as in 2027-03-31,",
+    "date_from_datetime_parsing": "a date, as in 2027-03-31,",
+    "date_from_datetime_inexact": "a date, as in 2027-03-31,",
     "none_required": "nothing",
 }
 _BOUNDS: Final = {

@@ -1,6 +1,6 @@
 """The checks, in the order of the rules. To add one, write a coroutine under its rule and decorate it.
 
-Each check makes its instances through a bench that cleans up afterwards, and reports only violations of its own rule.
+Each check makes its instances through a harness that cleans up afterwards, and reports only violations of its own rule.
 The exception is D7: every check reports an exception that no driver may raise.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from nodelaunch.conformance.bench import Bench, Inapplicable, Skipped, Violation, require
+from nodelaunch.conformance.harness import Harness, Inapplicable, Skipped, Violation, require
 from nodelaunch.conformance.levels import Level
 from nodelaunch.conformance.loopwatch import LoopWatch
 from nodelaunch.conformance.registry import Check, check
@@ -35,37 +35,37 @@ _check = partial(check, CHECKS)
 
 
 @_check("D1", Level.SILVER)
-async def create_does_not_wait_for_boot(bench: Bench) -> None:
+async def create_does_not_wait_for_boot(harness: Harness) -> None:
     """The create call returns the id of an instance even while instances don't boot."""
-    _makes_instances(bench)
-    if bench.faults.boot_held is None:
+    _makes_instances(harness)
+    if harness.faults.boot_held is None:
         raise Skipped("needs the fault 'boot-held'")
-    async with bench.faults.boot_held():
-        external_id = await bench.create()
-    await bench.active(external_id)
+    async with harness.faults.boot_held():
+        external_id = await harness.create()
+    await harness.active(external_id)
 
 
 # -- D2: metadata ------------------------------------------------------------------------------------------------------
 
 
 @_check("D2.1", Level.BRONZE)
-async def metadata_is_listed_unchanged(bench: Bench) -> None:
+async def metadata_is_listed_unchanged(harness: Harness) -> None:
     """The list shows the metadata given to create, both while the instance boots and when it runs."""
-    spec = bench.spec()
-    external_id = await bench.create(spec)
-    _require_metadata(await bench.listed(), external_id, spec)
-    await bench.active(external_id)
-    _require_metadata(await bench.listed(), external_id, spec)
+    spec = harness.spec()
+    external_id = await harness.create(spec)
+    _require_metadata(await harness.listed(), external_id, spec)
+    await harness.active(external_id)
+    _require_metadata(await harness.listed(), external_id, spec)
 
 
 @_check("D2.1", Level.SILVER)
-async def metadata_is_there_from_the_start(bench: Bench) -> None:
+async def metadata_is_there_from_the_start(harness: Harness) -> None:
     """During a create the list never shows the instance without its metadata."""
-    spec = bench.spec()
+    spec = harness.spec()
     seen: list[dict[ExternalId, Instance]] = []
-    async with _beside(bench.create(spec)) as creating:
+    async with _beside(harness.create(spec)) as creating:
         while not creating.done():
-            seen.append(await bench.listed())
+            seen.append(await harness.listed())
             await asyncio.sleep(0)
         external_id = await creating
     for listing in seen:
@@ -74,14 +74,14 @@ async def metadata_is_there_from_the_start(bench: Bench) -> None:
 
 
 @_check("D2.2", Level.SILVER)
-async def what_a_failed_create_leaves_has_metadata(bench: Bench) -> None:
+async def what_a_failed_create_leaves_has_metadata(harness: Harness) -> None:
     """An instance that a failed create leaves has the metadata of that create."""
-    for name, fault in _faults(bench).items():
-        before = await bench.listed()
-        spec = bench.spec()
+    for name, fault in _faults(harness).items():
+        before = await harness.listed()
+        spec = harness.spec()
         async with fault():
-            await bench.attempt("create_instance", bench.create(spec))
-        listing = await bench.listed()
+            await harness.attempt("create_instance", harness.create(spec))
+        listing = await harness.listed()
         for external_id in listing.keys() - before.keys():
             _require_metadata(listing, external_id, spec, f" after '{name}'")
 
@@ -100,29 +100,29 @@ def _require_metadata(
 
 
 @_check("D3.1", Level.SILVER)
-async def a_failed_create_leaves_nothing_hidden(bench: Bench) -> None:
+async def a_failed_create_leaves_nothing_hidden(harness: Harness) -> None:
     """The list shows all resources that a failed create leaves in the cloud."""
-    faults = _faults(bench)
-    known = set(await bench.unaccounted())
+    faults = _faults(harness)
+    known = set(await harness.unaccounted())
     for name, fault in faults.items():
         async with fault():
-            await bench.attempt("create_instance", bench.create())
-        hidden = [each for each in await bench.unaccounted() if each not in known]
+            await harness.attempt("create_instance", harness.create())
+        hidden = [each for each in await harness.unaccounted() if each not in known]
         require(not hidden, f"a create that failed by '{name}' left resources that are not listed: {', '.join(hidden)}")
 
 
 @_check("D3.2", Level.SILVER)
-async def a_cancelled_create_leaves_nothing_hidden(bench: Bench) -> None:
+async def a_cancelled_create_leaves_nothing_hidden(harness: Harness) -> None:
     """The list shows all resources that a create leaves when it is cancelled at any moment."""
-    _makes_instances(bench)
-    known = set(await bench.unaccounted())
+    _makes_instances(harness)
+    known = set(await harness.unaccounted())
     for turns in range(CANCEL_POINTS):
-        await _cancelled_after(turns, bench.create())
-        hidden = [each for each in await bench.unaccounted() if each not in known]
+        await _cancelled_after(turns, harness.create())
+        hidden = [each for each in await harness.unaccounted() if each not in known]
         left = f"a create cancelled after {turns} turns left resources that are not listed"
         require(not hidden, f"{left}: {', '.join(hidden)}")
-        for external_id in await bench.ours(bench.driver):
-            await bench.delete(external_id)
+        for external_id in await harness.ours(harness.driver):
+            await harness.delete(external_id)
 
 
 async def _cancelled_after(turns: int, call: Awaitable[object]) -> None:
@@ -143,44 +143,46 @@ async def _cancelled_after(turns: int, call: Awaitable[object]) -> None:
 
 
 @_check("D4.1", Level.BRONZE)
-async def anybody_may_wait_again(bench: Bench) -> None:
+async def anybody_may_wait_again(harness: Harness) -> None:
     """Waits for one instance work twice, at once and through another driver; all return the same running instance."""
-    external_id = await bench.create()
-    other = bench.open()
-    together = await _together(bench.active(external_id, driver=d) for d in (bench.driver, bench.driver, other))
-    again = await bench.active(external_id)
+    external_id = await harness.create()
+    other = harness.open()
+    together = await _together(harness.active(external_id, driver=d) for d in (harness.driver, harness.driver, other))
+    again = await harness.active(external_id)
     for instance in (*together, again):
         require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")
         require(instance.is_active, f"wait_until_active gave {external_id} while it was not active")
 
 
 @_check("D4.1", Level.SILVER)
-async def a_cancelled_wait_can_be_taken_up(bench: Bench) -> None:
+async def a_cancelled_wait_can_be_taken_up(harness: Harness) -> None:
     """A cancelled wait does not affect the instance; a later wait for it succeeds."""
-    async with _held(bench):
-        external_id = await _create_held(bench)
-        await _cancelled_after(3, bench.active(external_id))
-    instance = await bench.active(external_id)
+    async with _held(harness):
+        external_id = await _create_held(harness)
+        await _cancelled_after(3, harness.active(external_id))
+    instance = await harness.active(external_id)
     require(instance.is_active, f"wait_until_active gave {external_id} while it was not active")
 
 
 @_check("D4.2", Level.BRONZE)
-async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
+async def waiting_for_a_deleted_instance_ends(harness: Harness) -> None:
     """A wait for a deleted instance ends with InstanceNotFoundError; a delete during a wait ends the wait."""
-    external_id = await bench.create()
-    await bench.active(external_id)
-    await bench.delete(external_id)
-    outcome = await bench.attempt("wait_until_active", bench.driver.wait_until_active(external_id))
+    external_id = await harness.create()
+    await harness.active(external_id)
+    await harness.delete(external_id)
+    outcome = await harness.attempt("wait_until_active", harness.driver.wait_until_active(external_id))
     require(
         isinstance(outcome, InstanceNotFoundError), f"wait_until_active for a deleted instance gave {_brief(outcome)}"
     )
-    async with _held(bench):
-        external_id = await _create_held(bench)
-        async with _beside(bench.attempt("wait_until_active", bench.driver.wait_until_active(external_id))) as waiting:
+    async with _held(harness):
+        external_id = await _create_held(harness)
+        async with _beside(
+            harness.attempt("wait_until_active", harness.driver.wait_until_active(external_id))
+        ) as waiting:
             await asyncio.sleep(0)
-            await bench.delete(external_id)
+            await harness.delete(external_id)
             outcome = await waiting
-    was_faster = isinstance(outcome, Instance) and bench.faults.boot_held is None
+    was_faster = isinstance(outcome, Instance) and harness.faults.boot_held is None
     require(was_faster or isinstance(outcome, DriverError), f"a wait during a delete ended with {_brief(outcome)}")
 
 
@@ -188,49 +190,49 @@ async def waiting_for_a_deleted_instance_ends(bench: Bench) -> None:
 
 
 @_check("D5.1", Level.BRONZE)
-async def gone_when_delete_returns(bench: Bench) -> None:
+async def gone_when_delete_returns(harness: Harness) -> None:
     """When delete returns, neither the list nor the cloud has the instance, even if it was still booting."""
-    running, booting = await bench.create(), await bench.create()
-    await bench.active(running)
+    running, booting = await harness.create(), await harness.create()
+    await harness.active(running)
     for external_id in (running, booting):
-        await bench.delete(external_id)
-        await _require_gone(bench, external_id)
+        await harness.delete(external_id)
+        await _require_gone(harness, external_id)
 
 
 @_check("D5.2", Level.BRONZE)
-async def deleting_twice_is_fine(bench: Bench) -> None:
+async def deleting_twice_is_fine(harness: Harness) -> None:
     """A second delete of an instance succeeds: later, through another driver, and at the same time."""
-    external_id = await bench.create()
-    await bench.delete(external_id)
-    await _fine(bench, "a second delete_instance", bench.delete(external_id))
-    await _fine(bench, "delete_instance by another driver", bench.delete(external_id, driver=bench.open()))
-    external_id = await bench.create()
-    other = bench.open()
-    both = (bench.driver, other)
+    external_id = await harness.create()
+    await harness.delete(external_id)
+    await _fine(harness, "a second delete_instance", harness.delete(external_id))
+    await _fine(harness, "delete_instance by another driver", harness.delete(external_id, driver=harness.open()))
+    external_id = await harness.create()
+    other = harness.open()
+    both = (harness.driver, other)
     await _together(
-        _fine(bench, "one of two delete_instance at once", bench.delete(external_id, driver=d)) for d in both
+        _fine(harness, "one of two delete_instance at once", harness.delete(external_id, driver=d)) for d in both
     )
-    await _require_gone(bench, external_id)
+    await _require_gone(harness, external_id)
 
 
 @_check("D5.2", Level.SILVER)
-async def a_cancelled_delete_can_be_taken_up(bench: Bench) -> None:
+async def a_cancelled_delete_can_be_taken_up(harness: Harness) -> None:
     """A second delete finishes a cancelled one."""
-    external_id = await bench.create()
-    await _cancelled_after(2, bench.delete(external_id))
-    await _fine(bench, "delete_instance after a cancelled one", bench.delete(external_id))
-    await _require_gone(bench, external_id)
+    external_id = await harness.create()
+    await _cancelled_after(2, harness.delete(external_id))
+    await _fine(harness, "delete_instance after a cancelled one", harness.delete(external_id))
+    await _require_gone(harness, external_id)
 
 
-async def _fine(bench: Bench, what: str, call: Awaitable[None]) -> None:
-    outcome = await bench.attempt(what, call)
+async def _fine(harness: Harness, what: str, call: Awaitable[None]) -> None:
+    outcome = await harness.attempt(what, call)
     require(outcome is None, f"{what} raised {_brief(outcome)}")
 
 
-async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
-    require(external_id not in await bench.listed(), f"{external_id} is still listed when delete_instance returned")
-    if bench.faults.resources is not None:
-        owned = [name for name, owner in (await bench.faults.resources()).items() if external_id in (name, owner)]
+async def _require_gone(harness: Harness, external_id: ExternalId) -> None:
+    require(external_id not in await harness.listed(), f"{external_id} is still listed when delete_instance returned")
+    if harness.faults.resources is not None:
+        owned = [name for name, owner in (await harness.faults.resources()).items() if external_id in (name, owner)]
         require(not owned, f"when delete_instance of {external_id} returned, the cloud still had {', '.join(owned)}")
 
 
@@ -238,15 +240,15 @@ async def _require_gone(bench: Bench, external_id: ExternalId) -> None:
 
 
 @_check("D6.1", Level.BRONZE)
-async def ours_are_listed_once(bench: Bench) -> None:
+async def ours_are_listed_once(harness: Harness) -> None:
     """Each instance is listed once from the return of create, with resources equal to the usage of its label."""
-    spec = bench.spec()
-    external_id = await bench.create(spec)
-    instances = [i for i in await bench.all_listed() if i.external_id == external_id]
+    spec = harness.spec()
+    external_id = await harness.create(spec)
+    instances = [i for i in await harness.all_listed() if i.external_id == external_id]
     require(len(instances) == 1, f"{external_id} is listed {len(instances)} times")
     listed = instances[0].resources
     if listed is not None:
-        need = await bench.call("quota_for_label", bench.driver.quota_for_label(spec.pool, spec.label))
+        need = await harness.call("quota_for_label", harness.driver.quota_for_label(spec.pool, spec.label))
         wrong = [name for name in (INSTANCES, CORES, RAM) if listed[name] != need[name]]
         require(
             not wrong, f"{external_id} is listed with {listed!r}, but the usage of its label is {need!r}", rule="D11"
@@ -254,143 +256,143 @@ async def ours_are_listed_once(bench: Bench) -> None:
 
 
 @_check("D6.2", Level.SILVER)
-async def other_peoples_are_listed(bench: Bench) -> None:
+async def other_peoples_are_listed(harness: Harness) -> None:
     """The list shows instances of other users, because they use quota, too."""
-    _makes_instances(bench)
-    if bench.faults.foreign_instance is None:
+    _makes_instances(harness)
+    if harness.faults.foreign_instance is None:
         raise Skipped("needs the fault 'foreign-instance'")
-    async with bench.faults.foreign_instance() as external_id:
-        require(external_id in await bench.listed(), f"{external_id}, which another user made, is not listed")
+    async with harness.faults.foreign_instance() as external_id:
+        require(external_id in await harness.listed(), f"{external_id}, which another user made, is not listed")
 
 
 # -- D7: errors --------------------------------------------------------------------------------------------------------
 
 
 @_check("D7.1", Level.BRONZE)
-async def nonsense_gives_driver_errors(bench: Bench) -> None:
+async def nonsense_gives_driver_errors(harness: Harness) -> None:
     """Calls for unknown labels and instances raise only DriverError, or succeed."""
     nowhere = ExternalId("00000000-0000-4000-8000-000000000000")
-    driver, pool = bench.driver, bench.subject.pool
-    await bench.attempt("wait_until_active of an unknown id", driver.wait_until_active(nowhere))
-    await bench.attempt("delete_instance of an unknown id", driver.delete_instance(nowhere))
-    await bench.attempt("quota_for_label of an unknown label", driver.quota_for_label(pool, "no-such-label"))
-    await bench.attempt("label_ready of an unknown label", driver.label_ready(pool, "no-such-label"))
-    if bench.makes_instances:
-        spec = replace(bench.spec(), label="no-such-label")
-        await bench.attempt("create_instance of an unknown label", bench.create(spec))
+    driver, pool = harness.driver, harness.under_test.pool
+    await harness.attempt("wait_until_active of an unknown id", driver.wait_until_active(nowhere))
+    await harness.attempt("delete_instance of an unknown id", driver.delete_instance(nowhere))
+    await harness.attempt("quota_for_label of an unknown label", driver.quota_for_label(pool, "no-such-label"))
+    await harness.attempt("label_ready of an unknown label", driver.label_ready(pool, "no-such-label"))
+    if harness.makes_instances:
+        spec = replace(harness.spec(), label="no-such-label")
+        await harness.attempt("create_instance of an unknown label", harness.create(spec))
 
 
 @_check("D7.1", Level.SILVER)
-async def a_failing_cloud_gives_driver_errors(bench: Bench) -> None:
+async def a_failing_cloud_gives_driver_errors(harness: Harness) -> None:
     """While a fault is set, every call ends and raises only DriverError; afterwards the calls work again."""
-    driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
-    for name, fault in _faults(bench).items():
-        running, doomed = await bench.create(), await bench.create()
+    driver, pool, label = harness.driver, harness.under_test.pool, harness.under_test.label
+    for name, fault in _faults(harness).items():
+        running, doomed = await harness.create(), await harness.create()
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "create_instance": bench.create,
-            "wait_until_active": partial(bench.active, running),
-            "delete_instance": partial(bench.delete, doomed),
-            "list_instances": bench.listed,
+            "create_instance": harness.create,
+            "wait_until_active": partial(harness.active, running),
+            "delete_instance": partial(harness.delete, doomed),
+            "list_instances": harness.listed,
             "quota_limits": driver.quota_limits,
             "quota_for_label": partial(driver.quota_for_label, pool, label),
             "label_ready": partial(driver.label_ready, pool, label),
         }
         async with fault():
             for what, call in calls.items():
-                await bench.attempt(f"{what} during '{name}'", call())
-        for external_id in await bench.ours(driver):
-            await bench.attempt("delete_instance", bench.delete(external_id))
+                await harness.attempt(f"{what} during '{name}'", call())
+        for external_id in await harness.ours(driver):
+            await harness.attempt("delete_instance", harness.delete(external_id))
 
 
 # -- D8: rebuilding ----------------------------------------------------------------------------------------------------
 
 
 @_check("D8.1", Level.SILVER)
-async def another_driver_takes_over(bench: Bench) -> None:
+async def another_driver_takes_over(harness: Harness) -> None:
     """Closing a driver keeps its instances; the next driver lists them unchanged, waits for them and deletes them."""
-    first, second = bench.open(), bench.open()
-    external_id = await bench.create(driver=first)
-    before = (await bench.listed(first)).get(external_id)
-    await bench.close(first)
-    after = (await bench.listed(second)).get(external_id)
+    first, second = harness.open(), harness.open()
+    external_id = await harness.create(driver=first)
+    before = (await harness.listed(first)).get(external_id)
+    await harness.close(first)
+    after = (await harness.listed(second)).get(external_id)
     if before is not None:
         require(after is not None, f"{external_id} is not listed by a new driver object")
         require(
             after is None or dict(before.metadata) == dict(after.metadata),
             f"a new driver object lists {external_id} with other metadata",
         )
-    instance = await bench.active(external_id, driver=second)
+    instance = await harness.active(external_id, driver=second)
     require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")
-    await bench.delete(external_id, driver=bench.open())
-    require(external_id not in await bench.listed(second), f"{external_id} is listed after another driver deleted it")
+    await harness.delete(external_id, driver=harness.open())
+    require(external_id not in await harness.listed(second), f"{external_id} is listed after another driver deleted it")
 
 
 # -- D9: concurrency ---------------------------------------------------------------------------------------------------
 
 
 @_check("D9.1", Level.SILVER)
-async def calls_run_side_by_side(bench: Bench) -> None:
+async def calls_run_side_by_side(harness: Harness) -> None:
     """Concurrent creates, waits, lists and deletes don't interfere with each other."""
-    specs = [bench.spec() for _ in range(bench.subject.concurrency)]
-    created = await _together(bench.create(spec) for spec in specs)
+    specs = [harness.spec() for _ in range(harness.under_test.concurrency)]
+    created = await _together(harness.create(spec) for spec in specs)
     require(len(set(created)) == len(specs), f"{len(specs)} creates at once gave the ids {', '.join(created)}")
-    async with _beside(bench.listed()) as listing_:
-        instances = await _together(bench.active(external_id) for external_id in created)
+    async with _beside(harness.listed()) as listing_:
+        instances = await _together(harness.active(external_id) for external_id in created)
         listing = await listing_
     for external_id, instance, spec in zip(created, instances, specs, strict=True):
         require(instance.external_id == external_id, f"waiting for {external_id} gave {instance.external_id}")
         if external_id in listing:
             node_id = listing[external_id].metadata.get(METADATA_NODE_ID, spec.node_id)
             require(node_id == spec.node_id, f"{external_id} is listed with the metadata of another create")
-    await _together(bench.delete(external_id) for external_id in created)
+    await _together(harness.delete(external_id) for external_id in created)
 
 
 @_check("D9.2", Level.SILVER)
-async def the_loop_is_never_held_up(bench: Bench) -> None:
+async def the_loop_is_never_held_up(harness: Harness) -> None:
     """No call blocks the event loop."""
-    driver, pool, label = bench.driver, bench.subject.pool, bench.subject.label
-    async with LoopWatch(bench.subject.max_block_s) as watch:
-        await bench.attempt("list_instances", bench.listed())
-        await bench.attempt("quota_limits", driver.quota_limits())
-        await bench.attempt("quota_for_label", driver.quota_for_label(pool, label))
-        await bench.attempt("label_ready", driver.label_ready(pool, label))
-        if bench.makes_instances:
+    driver, pool, label = harness.driver, harness.under_test.pool, harness.under_test.label
+    async with LoopWatch(harness.under_test.max_block_s) as watch:
+        await harness.attempt("list_instances", harness.listed())
+        await harness.attempt("quota_limits", driver.quota_limits())
+        await harness.attempt("quota_for_label", driver.quota_for_label(pool, label))
+        await harness.attempt("label_ready", driver.label_ready(pool, label))
+        if harness.makes_instances:
             with suppress(DriverError):  # other checks report it
-                external_id = await bench.create()
-                await bench.active(external_id)
-                await bench.delete(external_id)
+                external_id = await harness.create()
+                await harness.active(external_id)
+                await harness.delete(external_id)
     require(watch.held_up_by is None, f"a call blocked the event loop at {watch.held_up_by}")
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------
 
 
-def _faults(bench: Bench) -> Mapping[str, Callable[[], AbstractAsyncContextManager[None]]]:
-    _makes_instances(bench)
-    if not bench.faults.named:
+def _faults(harness: Harness) -> Mapping[str, Callable[[], AbstractAsyncContextManager[None]]]:
+    _makes_instances(harness)
+    if not harness.faults.named:
         raise Skipped("needs faults: ways in which the cloud fails")
-    return bench.faults.named
+    return harness.faults.named
 
 
-def _makes_instances(bench: Bench) -> None:
-    if not bench.makes_instances:
+def _makes_instances(harness: Harness) -> None:
+    if not harness.makes_instances:
         raise Inapplicable("the driver makes no instances")
 
 
 @asynccontextmanager
-async def _held(bench: Bench) -> AsyncIterator[None]:
-    """Hold the boot of instances in the block if the subject can."""
-    if bench.faults.boot_held is None:
+async def _held(harness: Harness) -> AsyncIterator[None]:
+    """Hold the boot of instances in the block if the faults can."""
+    if harness.faults.boot_held is None:
         yield
     else:
-        async with bench.faults.boot_held():
+        async with harness.faults.boot_held():
             yield
 
 
-async def _create_held(bench: Bench) -> ExternalId:
+async def _create_held(harness: Harness) -> ExternalId:
     """Create an instance while its boot may be held. Raises: Skipped if create waits for the boot, which breaks D1."""
     try:
-        return await bench.create()
+        return await harness.create()
     except Violation as violation:
         if violation.rule is None:
             raise Skipped("create_instance does not return while boot is held") from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from nodelaunch.conformance.bench import Bench, Skipped, Violation, require
+from nodelaunch.conformance.harness import Harness, Skipped, Violation, require
 from nodelaunch.conformance.levels import Level
 from nodelaunch.conformance.probe import Json, Probe, ProbeError, RefusedCall
 from nodelaunch.conformance.registry import Check, check
@@ -31,53 +31,53 @@ CHECKS: list[Check] = []
 _check = partial(check, CHECKS)
 
 
-def _needs(bench: Bench) -> None:
-    bench.spec()  # raises Inapplicable if the driver makes no instances
-    if bench.subject.program is None:
+def _needs(harness: Harness) -> None:
+    harness.spec()  # raises Inapplicable if the driver makes no instances
+    if harness.under_test.program is None:
         raise Skipped("needs a process to kill: check the driver with isolation 'process'")
-    if bench.subject.program.is_remote:
+    if harness.under_test.program.is_remote:
         raise Skipped("needs a process to kill: check the driver's executable")
-    if bench.faults.resources is None:
+    if harness.faults.resources is None:
         raise Skipped("needs a view of the cloud, 'cloud.resources'")
 
 
 @_check("D8.2", Level.GOLD)
-async def a_killed_create_leaves_nothing_hidden(bench: Bench) -> None:
+async def a_killed_create_leaves_nothing_hidden(harness: Harness) -> None:
     """The next driver process lists, with metadata, all resources of a driver that was killed during a create."""
-    _needs(bench)
-    known = set(await bench.unaccounted())
+    _needs(harness)
+    known = set(await harness.unaccounted())
     for moment in _moments():
-        spec = bench.spec()
-        probe = await _opened(bench)
+        spec = harness.spec()
+        probe = await _opened(harness)
         asked = probe.request(m.CREATE.name, {"deadline_s": 60.0, "spec": _wire(spec)})[1]
         came_so_far = await _reach(probe, asked, moment)
         probe.kill()
         await probe.ended(5.0)
-        hidden = await _hidden(bench, known)
+        hidden = await _hidden(harness, known)
         require(
             not hidden, f"killed {moment} a create, the driver left resources that are not listed: {', '.join(hidden)}"
         )
-        await _require_told(bench, spec, asked, moment)
+        await _require_told(harness, spec, asked, moment)
         await probe.aclose()
         if not came_so_far:
             return
 
 
-async def _hidden(bench: Bench, known: set[str]) -> list[str]:
+async def _hidden(harness: Harness, known: set[str]) -> list[str]:
     """Return resources that are not listed, except those *known* before and those that end by themselves."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ENDS_WITHIN_S
-    while hidden := [each for each in await bench.unaccounted() if each not in known]:
+    while hidden := [each for each in await harness.unaccounted() if each not in known]:
         if loop.time() > deadline:
             break
         await asyncio.sleep(0.02)
     return hidden
 
 
-async def _require_told(bench: Bench, spec: InstanceSpec, asked: asyncio.Future[Json], moment: object) -> None:
+async def _require_told(harness: Harness, spec: InstanceSpec, asked: asyncio.Future[Json], moment: object) -> None:
     """Raise Violation if an instance lacks its metadata or an answered create left none. Deletes the instances."""
-    listing = await bench.listed()
-    for external_id in await bench.ours(bench.driver):
+    listing = await harness.listed()
+    for external_id in await harness.ours(harness.driver):
         metadata = listing[external_id].metadata if external_id in listing else spec.metadata
         wrong = [key for key in spec.metadata if metadata.get(key) != spec.metadata[key]]
         require(not wrong, f"killed {moment} a create, the driver left {external_id} without {', '.join(wrong)}")
@@ -86,33 +86,33 @@ async def _require_told(bench: Bench, spec: InstanceSpec, asked: asyncio.Future[
         require(
             external_id in listing, f"{external_id} is gone with the driver's process, although its create was answered"
         )
-    for external_id in await bench.ours(bench.driver):
-        await bench.delete(external_id)
+    for external_id in await harness.ours(harness.driver):
+        await harness.delete(external_id)
 
 
 @_check("D8.3", Level.GOLD)
-async def what_was_begun_is_gone_on_with(bench: Bench) -> None:
+async def what_was_begun_is_gone_on_with(harness: Harness) -> None:
     """The next driver process resumes a wait or a delete during which a driver was killed."""
-    _needs(bench)
+    _needs(harness)
     for moment in MOMENTS_S[::2]:
-        probe = await _opened(bench)
-        external_id = await _made(bench, probe)
+        probe = await _opened(harness)
+        external_id = await _made(harness, probe)
         await _killed_in(probe, m.WAIT, external_id, moment)
-        outcome = await bench.attempt("wait_until_active", bench.active(external_id))
+        outcome = await harness.attempt("wait_until_active", harness.active(external_id))
         require(not isinstance(outcome, DriverError), f"after a killed wait, the next wait failed: {outcome}")
-        probe = await _opened(bench)
+        probe = await _opened(harness)
         await _killed_in(probe, m.DELETE, external_id, moment)
-        outcome_ = await bench.attempt("delete_instance", bench.delete(external_id))
+        outcome_ = await harness.attempt("delete_instance", harness.delete(external_id))
         require(outcome_ is None, f"after a killed delete, the next delete failed: {outcome_}")
         require(
-            external_id not in await bench.listed(), f"{external_id} is listed after a killed delete and a second one"
+            external_id not in await harness.listed(), f"{external_id} is listed after a killed delete and a second one"
         )
-        left = [name for name, owner in (await _resources(bench)).items() if external_id in (name, owner)]
+        left = [name for name, owner in (await _resources(harness)).items() if external_id in (name, owner)]
         require(not left, f"after a killed delete and a second one the cloud still has {', '.join(left)}")
 
 
-async def _resources(bench: Bench) -> Any:
-    return {} if bench.faults.resources is None else await bench.faults.resources()
+async def _resources(harness: Harness) -> Any:
+    return {} if harness.faults.resources is None else await harness.faults.resources()
 
 
 async def _killed_in(probe: Probe, method: m.Method[Any, Any], external_id: str, moment: float) -> None:
@@ -123,8 +123,8 @@ async def _killed_in(probe: Probe, method: m.Method[Any, Any], external_id: str,
     await probe.aclose()
 
 
-async def _opened(bench: Bench) -> Probe:
-    probe = await bench.probe()
+async def _opened(harness: Harness) -> Probe:
+    probe = await harness.probe()
     try:
         await probe.open()
     except (ProbeError, RefusedCall) as error:
@@ -132,9 +132,9 @@ async def _opened(bench: Bench) -> Probe:
     return probe
 
 
-async def _made(bench: Bench, probe: Probe) -> ExternalId:
+async def _made(harness: Harness, probe: Probe) -> ExternalId:
     try:
-        answer = await probe.ask(m.CREATE.name, spec=_wire(bench.spec()))
+        answer = await probe.ask(m.CREATE.name, spec=_wire(harness.spec()))
     except (ProbeError, RefusedCall) as error:
         raise Violation(f"a create failed: {error}") from None
     return ExternalId(answer["external_id"])

@@ -1,4 +1,4 @@
-"""Reports for programs: JSON in the form of docs/driver-policy.md, and JUnit XML for CI systems."""
+"""Reports for programs: JSON in the form of docs/checking-a-driver.md, and JUnit XML for CI systems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_json(report: Report, *, isolation: str, digest: str = "") -> dict[str, An
     """Return *report* as JSON. *isolation*: ``inline``, ``process`` or ``socket``; *digest*: the driver's, if known."""
     return {
         "format": FORMAT,
-        "driver": report.subject,
+        "driver": report.driver,
         "isolation": isolation,
         "digest": digest or None,
         "nodelaunch": __version__,
@@ -43,7 +43,7 @@ def as_junit(report: Report) -> str:
     counts = {verdict: sum(each.verdict is verdict for each in report.results) for verdict in Verdict}
     passed_over = len(report.results) - counts[Verdict.PASSED] - counts[Verdict.FAILED]
     suite = ET.Element(
-        "testsuite", name=f"nodelaunch driver {report.subject}", tests=str(len(report.results)),
+        "testsuite", name=f"nodelaunch driver {report.driver}", tests=str(len(report.results)),
         failures=str(counts[Verdict.FAILED]), skipped=str(passed_over), errors="0",
         time=f"{sum(each.took_s for each in report.results):.3f}",
     )  # fmt: skip
@@ -54,7 +54,7 @@ def as_junit(report: Report) -> str:
             suite,
             "testcase",
             name=result.check,
-            classname=f"{report.subject}.{result.rule}",
+            classname=f"{report.driver}.{result.rule}",
             time=f"{result.took_s:.3f}",
         )
         if result.verdict is Verdict.FAILED:

@@ -72,7 +72,7 @@ class RefusedCall(Exception):  # noqa: N818  it is an answer
 
 
 @dataclass(slots=True)
-class Heard:
+class Received:
     """All messages and output of a process."""
 
     faults: list[tuple[str, str]] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Probe:
         self, program: DriverProgram, *, answer_s: float = 20.0, environment: Mapping[str, str] | None = None
     ) -> None:
         self.program = program
-        self.heard: Heard = Heard()
+        self.received: Received = Received()
         self.token: str = new_token()
         self.identity: m.Identity = m.Identity(name="")
         self._answer_s = answer_s
@@ -192,7 +192,7 @@ class Probe:
             raise ProbeError(f"{otherwise} {why}{self._last_words()}")
 
     def _last_words(self) -> str:
-        lines = bytes(self.heard.output[-2000:]).decode(errors="replace").strip().splitlines()
+        lines = bytes(self.received.output[-2000:]).decode(errors="replace").strip().splitlines()
         return f"; its last output: {' | '.join(lines[-3:])}" if lines else ""
 
     # -- hearing ----------------------------------------------------------------------------------------------------
@@ -200,11 +200,11 @@ class Probe:
     async def _read_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101  it was asked for
         while chunk := await process.stdout.read(1 << 16):
-            self.heard.output += chunk
+            self.received.output += chunk
         self._ended.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.heard.connections += 1
+        self.received.connections += 1
         if self._writer is not None:
             writer.close()
             return
@@ -251,14 +251,14 @@ class Probe:
         elif not isinstance(params, dict):
             self._fault("P4", f"the driver sent a notification, {message['method']}, without named parameters")
         else:
-            self.heard.notes.append((str(message["method"]), params))
+            self.received.notes.append((str(message["method"]), params))
             self._noted.set()
 
     def _settle(self, message: Json) -> None:
         future = self._asked.get(message["id"]) if isinstance(message.get("id"), int) else None
         has_result, error = isinstance(message.get("result"), dict), message.get("error")
         if error is not None:
-            self.heard.errors.append(json.dumps(error))
+            self.received.errors.append(json.dumps(error))
         if future is None:
             self._fault("P8", f"the driver answered an unknown request, with id {message.get('id')!r}")
         elif future.done():
@@ -269,11 +269,11 @@ class Probe:
             future.set_result(message)
 
     def _fault(self, rule: str, what: str) -> None:
-        self.heard.faults.append((rule, what))
+        self.received.faults.append((rule, what))
 
     async def noted(self, count: int, beside: asyncio.Future[Json]) -> bool:
         """Wait for *count* notifications or the answer *beside*. Return True if there were enough notifications."""
-        while len(self.heard.notes) < count and not beside.done():
+        while len(self.received.notes) < count and not beside.done():
             self._noted.clear()
             waiting = asyncio.ensure_future(self._noted.wait())
             both: set[asyncio.Future[Any]] = {waiting, beside}
@@ -281,7 +281,7 @@ class Probe:
             if not waiting.done():
                 waiting.cancel()
                 break
-        return len(self.heard.notes) >= count
+        return len(self.received.notes) >= count
 
     # -- speaking ---------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from nodelaunch.conformance.bench import Bench
+from nodelaunch.conformance.harness import Harness
 from nodelaunch.conformance.levels import Level
 
-Run = Callable[[Bench], Awaitable[None]]
+Run = Callable[[Harness], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,7 +72,7 @@ class Latency:
 class Report:
     """All results, in the order of the checks; its text is one line for each."""
 
-    subject: str
+    driver: str
     results: tuple[Result, ...]
     leftovers: tuple[ExternalId, ...] = ()
     """Instances of this run that could not be deleted."""
@@ -115,6 +116,12 @@ class Report:
         """Return the results that keep the driver from *level*."""
         return tuple(result for result in self.results if result.level <= level and result.is_in_the_way)
 
+    @property
+    def subject(self) -> str:
+        """The former name of `driver`."""
+        warnings.warn("Report.subject is now Report.driver", DeprecationWarning, stacklevel=2)
+        return self.driver
+
     def __str__(self) -> str:
         left = (f"left over: {', '.join(self.leftovers)}",) if self.leftovers else ()
-        return "\n".join((f"driver {self.subject}", *map(str, self.results), *left))
+        return "\n".join((f"driver {self.driver}", *map(str, self.results), *left))

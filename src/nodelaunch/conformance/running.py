@@ -1,4 +1,4 @@
-"""Runs checks, each on its own bench, and cleans up after each check."""
+"""Runs checks, each on its own harness, and cleans up after each check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from nodelaunch.conformance.allchecks import checks_for, promise_of
-from nodelaunch.conformance.bench import Bench, Inapplicable, Round, Skipped, Subject, Violation
 from nodelaunch.conformance.faults import CloudFaults, faults_of
+from nodelaunch.conformance.harness import DriverUnderTest, Harness, Inapplicable, RunState, Skipped, Violation
 from nodelaunch.conformance.probe import ProbeError, RefusedCall
 from nodelaunch.conformance.registry import Check
 from nodelaunch.conformance.report import Latency, Report, Result, Verdict
@@ -19,35 +19,38 @@ from nodelaunch.protocol.driver import ExternalId, SupportsFaults
 
 
 async def run(
-    subject: Subject, checks: Iterable[Check] | None = None, *, on_result: Callable[[Result], None] = lambda _: None
+    under_test: DriverUnderTest,
+    checks: Iterable[Check] | None = None,
+    *,
+    on_result: Callable[[Result], None] = lambda _: None,
 ) -> Report:
     """Run *checks* in order, by default all checks for such a driver; calls *on_result* after each check.
 
-    If the subject has no faults, the checks use the driver's own. The function raises only exceptions of the subject's
-    ``open`` and faults, none because of a driver's behaviour.
+    If *under_test* has no faults, the checks use the driver's own. The function raises only exceptions of
+    ``under_test.open`` and of the faults, none because of a driver's behaviour.
     """
-    chosen = checks_for(is_process=subject.program is not None) if checks is None else tuple(checks)
-    async with _faults(subject) as faults:
-        this = Round(f"conformance-{uuid.uuid4().hex[:12]}", faults)
+    chosen = checks_for(is_process=under_test.program is not None) if checks is None else tuple(checks)
+    async with _faults(under_test) as faults:
+        state = RunState(f"conformance-{uuid.uuid4().hex[:12]}", faults)
         results: list[Result] = []
         broken: Check | None = None
         for check in chosen:
-            result = await _perform(check, subject, this) if broken is None else _pointless(check, broken)
+            result = await _perform(check, under_test, state) if broken is None else _pointless(check, broken)
             if check.is_basic and result.verdict is Verdict.FAILED and broken is None:
                 broken = check
             results.append(result)
             on_result(result)
-        leftovers = await _leftovers(Bench(subject, this)) if broken is None else ()
-    latencies = {call: Latency.of(took_s) for call, took_s in sorted(this.took_s.items())}
-    return Report(subject.name, tuple(results), leftovers, latencies)
+        leftovers = await _leftovers(Harness(under_test, state)) if broken is None else ()
+    latencies = {call: Latency.of(took_s) for call, took_s in sorted(state.took_s.items())}
+    return Report(under_test.name, tuple(results), leftovers, latencies)
 
 
 @asynccontextmanager
-async def _faults(subject: Subject) -> AsyncIterator[CloudFaults]:
-    """The faults of the subject or of the driver itself; none if the driver fails to list them."""
-    driver = subject.open()
+async def _faults(under_test: DriverUnderTest) -> AsyncIterator[CloudFaults]:
+    """The faults of *under_test* or of the driver itself; none if the driver fails to list them."""
+    driver = under_test.open()
     try:
-        faults = subject.faults
+        faults = under_test.faults
         if faults == CloudFaults() and isinstance(driver, SupportsFaults):
             with suppress(DriverError):  # the checks report the fault
                 faults = await faults_of(driver)
@@ -57,12 +60,12 @@ async def _faults(subject: Subject) -> AsyncIterator[CloudFaults]:
             await driver.aclose()
 
 
-async def _perform(check: Check, subject: Subject, this: Round) -> Result:
+async def _perform(check: Check, under_test: DriverUnderTest, state: RunState) -> Result:
     began = asyncio.get_running_loop().time()
-    bench = Bench(subject, this)
+    harness = Harness(under_test, state)
     outcome = Result(check.rule, check.name, Verdict.PASSED, level=check.level, promise=check.promise)
     try:
-        await check.run(bench)
+        await check.run(harness)
     except Skipped as skipped:
         outcome = replace(outcome, verdict=Verdict.SKIPPED, detail=str(skipped))
     except Inapplicable as reason:
@@ -76,7 +79,7 @@ async def _perform(check: Check, subject: Subject, this: Round) -> Result:
     except (ProbeError, RefusedCall) as error:
         outcome = replace(outcome, verdict=Verdict.FAILED, detail=str(error))
     finally:
-        await bench.clean_up(is_last=outcome.verdict is Verdict.FAILED)
+        await harness.clean_up(is_last=outcome.verdict is Verdict.FAILED)
     return replace(outcome, took_s=round(asyncio.get_running_loop().time() - began, 3))
 
 
@@ -85,10 +88,10 @@ def _pointless(check: Check, broken: Check) -> Result:
     return Result(check.rule, check.name, Verdict.SKIPPED, detail, check.level, check.promise, is_pointless=True)
 
 
-async def _leftovers(bench: Bench) -> tuple[ExternalId, ...]:
+async def _leftovers(harness: Harness) -> tuple[ExternalId, ...]:
     try:
-        return tuple(await bench.ours(bench.driver))
+        return tuple(await harness.ours(harness.driver))
     except (DriverError, Violation):
         return ()
     finally:
-        await bench.clean_up()
+        await harness.clean_up()

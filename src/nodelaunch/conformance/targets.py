@@ -1,4 +1,4 @@
-"""Makes a subject of the target of ``nodelaunch driver check``: the name of a driver, an executable, or a socket.
+"""Finds the driver that ``nodelaunch driver check TARGET`` names: the name of a driver, an executable, or a socket.
 
 The configuration of its provider comes from a YAML file, or is the example that comes with the driver.
 """
@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from nodelaunch.config.messages import explain, unknown_key
 from nodelaunch.config.models import DiskImageLogin, Place, ProviderConfig
 from nodelaunch.config.positions import Source, read_source
 from nodelaunch.config.secrets import secret_texts
-from nodelaunch.conformance.bench import Subject
+from nodelaunch.conformance.complaints import refuse
+from nodelaunch.conformance.harness import DriverUnderTest
 from nodelaunch.conformance.probe import DriverProgram
 from nodelaunch.driverhost.executables import find_executable, socket_of
 from nodelaunch.driverhost.process.child import Command
@@ -37,7 +37,7 @@ from nodelaunch.protocol.driver import DriverContext, HostScanner
 PROVIDER: Final = "conformance"
 """Name of a provider whose configuration has no name."""
 FOLDER: Final = "{folder}"
-SPEECHLESS_S: Final = 20.0
+UNDESCRIBED_S: Final = 20.0
 """Deadline of calls to a driver that failed to describe itself, and may never answer."""
 SHORTEST_SECRET: Final = 6
 """Characters of the shortest secret to look for: a shorter one may occur in any text by chance."""
@@ -73,8 +73,8 @@ class _Driver:
     has_local_processes: bool = False
 
 
-def subject_of(wanted: CheckRequest, folder: Path, scanner: HostScanner) -> Subject:
-    """Return the subject; with the driver's own example its nodes are in *folder*. Starts executables; blocks.
+def driver_under_test(wanted: CheckRequest, folder: Path, scanner: HostScanner) -> DriverUnderTest:
+    """Return the driver to check; with its own example its nodes are in *folder*. Starts executables; blocks.
 
     Raises: TargetError, DriverNotFoundError, ConfigError with every problem of the configuration.
     """
@@ -85,7 +85,7 @@ def subject_of(wanted: CheckRequest, folder: Path, scanner: HostScanner) -> Subj
         command = find_executable(wanted.target)
         if command is None or wanted.target in DriverRegistry().names:
             raise
-        return _speechless(command, wanted, DriverContext(scanner))
+        return _undescribed(command, wanted, DriverContext(scanner))
     source = _source(wanted, driver.plugin, folder)
     place, content = _section(source, wanted)
     content = {**content, "name": content.get("name") or PROVIDER, "driver": wanted.target}
@@ -100,7 +100,7 @@ def subject_of(wanted: CheckRequest, folder: Path, scanner: HostScanner) -> Subj
         program = DriverProgram(
             command, content, has_local_processes=driver.has_local_processes, is_remote=_is_remote(wanted)
         )
-    return Subject(
+    return DriverUnderTest(
         name=driver.plugin.name, open=partial(plugin.open, config, context), pool=pool, label=label,
         concurrency=wanted.concurrency, deadline_s=wanted.deadline_s, program=program,
         secrets=tuple(_secrets(driver.schemas, content)),
@@ -153,8 +153,8 @@ def _driver(wanted: CheckRequest) -> _Driver:
     return _Driver(plugin, command, schemas_of(plugin.config_model), LOCAL_PROCESSES in capabilities_of(plugin))
 
 
-def _speechless(command: Command, wanted: CheckRequest, context: DriverContext) -> Subject:
-    """Return a subject for an executable that failed to describe itself: the first checks report the fault.
+def _undescribed(command: Command, wanted: CheckRequest, context: DriverContext) -> DriverUnderTest:
+    """Return the driver of an executable that failed to describe itself: the first checks report the fault.
 
     Its configuration, if any, is not validated.
     """
@@ -165,9 +165,9 @@ def _speechless(command: Command, wanted: CheckRequest, context: DriverContext) 
             raise ConfigError(source.problems)
         _, content = _section(source, wanted)
     config = OpenProvider(name=PROVIDER, driver=wanted.target)
-    return Subject(
+    return DriverUnderTest(
         name=command.name, open=partial(ProcessDriver, command, config, context), pool=wanted.pool or "none",
-        label=wanted.label or "none", deadline_s=min(wanted.deadline_s, SPEECHLESS_S),
+        label=wanted.label or "none", deadline_s=min(wanted.deadline_s, UNDESCRIBED_S),
         program=DriverProgram(
             command, {**content, "name": PROVIDER, "driver": wanted.target}, is_remote=_is_remote(wanted)
         ),
@@ -227,20 +227,7 @@ def _validated(plugin: DriverPlugin, source: Source, place: Place, content: Mapp
     try:
         return plugin.config_model.model_validate(content, by_alias=True, by_name=False)
     except ValidationError as error:
-        for complaint in error.errors(include_url=False):
-            _complain(source, place, complaint)
-    raise ConfigError(source.problems)
-
-
-def _complain(source: Source, place: Place, complaint: Any) -> None:
-    at: Place = (*place, *complaint["loc"])
-    if complaint["type"] == "extra_forbidden":
-        source.complain(at, unknown_key(str(at[-1]), (), home=None, is_hidden=False).partition(";")[0], of_key=True)
-    elif complaint["type"] == "missing":
-        source.complain(at[:-1], f"the key {at[-1]!r} is missing")
-    else:
-        key = next((str(step) for step in reversed(at) if isinstance(step, str)), None)
-        source.complain(at, explain(complaint, key, is_hidden=source.is_hidden(at)))
+        refuse(source, place, error)
 
 
 def _pool_and_label(config: ProviderConfig, wanted: CheckRequest) -> tuple[str, str]:

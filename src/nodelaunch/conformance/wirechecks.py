@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from nodelaunch.conformance.bench import Bench, Skipped, Violation, require
+from nodelaunch.conformance.harness import Harness, Skipped, Violation, require
 from nodelaunch.conformance.levels import Level
 from nodelaunch.conformance.probe import Json, Probe, ProbeError, RefusedCall, descendants, environment_of
 from nodelaunch.conformance.registry import Check, check
@@ -45,9 +45,9 @@ _check = partial(check, CHECKS, of_processes=True)
 
 
 @asynccontextmanager
-async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> AsyncIterator[Probe]:
+async def _speaking(harness: Harness, what: str = "the handshake", **how: Any) -> AsyncIterator[Probe]:
     """Start a process; in the block, its failures to answer become violations."""
-    probe = await bench.probe(**how)
+    probe = await harness.probe(**how)
     try:
         yield probe
     except ProbeError as error:
@@ -62,20 +62,20 @@ async def _speaking(bench: Bench, what: str = "the handshake", **how: Any) -> As
 
 
 @_check("P1", Level.BRONZE, is_basic=True)
-async def it_connects_once(bench: Bench) -> None:
+async def it_connects_once(harness: Harness) -> None:
     """The driver connects exactly once to the given socket and reads its token from descriptor 3."""
-    bench.require_process()
-    async with _speaking(bench) as probe:
+    harness.require_process()
+    async with _speaking(harness) as probe:
         await probe.connected()
         await probe.hello()
-        connections = probe.heard.connections
+        connections = probe.received.connections
         require(connections == 1, f"the driver connected {connections} times")
 
 
 @_check("P2", Level.BRONZE, is_basic=True)
-async def it_proves_to_have_the_token(bench: Bench) -> None:
+async def it_proves_to_have_the_token(harness: Harness) -> None:
     """The driver's proof is computed from the token, its role and both nonces, at each handshake."""
-    async with _speaking(bench) as probe:
+    async with _speaking(harness) as probe:
         await probe.connected()
         for _ in range(2):
             answer = m.HelloResult.model_validate(await probe.hello())
@@ -84,9 +84,9 @@ async def it_proves_to_have_the_token(bench: Bench) -> None:
 
 
 @_check("P2", Level.BRONZE)
-async def strangers_are_refused(bench: Bench) -> None:
+async def strangers_are_refused(harness: Harness) -> None:
     """The driver refuses a launcher with a wrong proof, and all its calls."""
-    async with _speaking(bench) as probe:
+    async with _speaking(harness) as probe:
         await probe.connected()
         await probe.hello()
         try:
@@ -103,11 +103,11 @@ async def strangers_are_refused(bench: Bench) -> None:
 
 
 @_check("P18", Level.BRONZE, is_basic=True)
-async def its_versions_are_its_own(bench: Bench) -> None:
+async def its_versions_are_its_own(harness: Harness) -> None:
     """The driver reports the same range of versions for every range of the launcher, with a version of this kit."""
     seen = []
     ranges = [(CONTRACT.min, CONTRACT.max), (0, 0), (CONTRACT.min, CONTRACT.max + 8), (90, 99), (10**9, 10**9)]
-    async with _speaking(bench) as probe:
+    async with _speaking(harness) as probe:
         await probe.connected()
         for low, high in ranges:
             answer = m.HelloResult.model_validate(await probe.hello(protocol={"min": low, "max": high}))
@@ -125,23 +125,23 @@ async def its_versions_are_its_own(bench: Bench) -> None:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-async def _live(bench: Bench, probe: Probe, **more: Any) -> None:
+async def _live(harness: Harness, probe: Probe, **more: Any) -> None:
     """Make the calls for the life of one instance, each with the parameters *more*."""
     await probe.open(**more)
-    pool, label = bench.subject.pool, bench.subject.label
+    pool, label = harness.under_test.pool, harness.under_test.label
     await probe.ask(m.LIMITS.name, **more)
     await probe.ask(m.LABEL_USAGE.name, pool=pool, label=label, **more)
     await probe.ask(m.LABEL_READY.name, pool=pool, label=label, **more)
-    if bench.makes_instances:
-        external_id = await _create(bench, probe, **more)
+    if harness.makes_instances:
+        external_id = await _create(harness, probe, **more)
         await probe.ask(m.WAIT.name, external_id=external_id, **more)
         await probe.ask(m.LIST.name, **more)
         await probe.ask(m.DELETE.name, external_id=external_id, **more)
     await probe.ask(m.PING.name, **more)
 
 
-async def _create(bench: Bench, probe: Probe, **more: Any) -> str:
-    spec = m.Spec.model_validate(bench.spec()).model_dump(mode="json")
+async def _create(harness: Harness, probe: Probe, **more: Any) -> str:
+    spec = m.Spec.model_validate(harness.spec()).model_dump(mode="json")
     made = await probe.ask(m.CREATE.name, spec={**spec, **more}, **more)
     return str(made.get("external_id"))
 
@@ -151,37 +151,37 @@ _RULE_OF: Final = {m.CREATE.name: "D1", m.WAIT.name: "D4.1", m.LIST.name: "D6.1"
 
 
 @_check("P4", Level.BRONZE, is_basic=True)
-async def its_lines_are_messages(bench: Bench) -> None:
+async def its_lines_are_messages(harness: Harness) -> None:
     """Each line is one JSON-RPC 2.0 object of at most 1 MiB, during the whole life of an instance."""
-    probe = await bench.probe()
+    probe = await harness.probe()
     trouble, rule = "", ""
     try:
-        await _live(bench, probe)
+        await _live(harness, probe)
     except ProbeError as error:
         trouble, rule = str(error), "P8"
     except RefusedCall as refusal:
         trouble = f"{probe.asked} was refused as {refusal.kind or refusal.code}: {refusal}"
         rule = _RULE_OF.get(probe.asked, "P19")
-    wrong = probe.heard.against("P4")
+    wrong = probe.received.against("P4")
     require(not wrong, "; ".join(dict.fromkeys(wrong)))
     require(not trouble, f"the calls for one instance failed: {trouble}", rule=rule)
 
 
 @_check("P19", Level.BRONZE, is_basic=True)
-async def its_answers_have_their_form(bench: Bench) -> None:
+async def its_answers_have_their_form(harness: Harness) -> None:
     """Answers have the form of the OpenRPC document, and driver data has at most 16 KiB."""
-    async with _speaking(bench, "the life of an instance") as probe:
+    async with _speaking(harness, "the life of an instance") as probe:
         said: list[tuple[m.Method[Any, Any], Json]] = []
         await probe.open()
-        pool, label = bench.subject.pool, bench.subject.label
+        pool, label = harness.under_test.pool, harness.under_test.label
         for method, params in (
             (m.LIMITS, {}),
             (m.LABEL_USAGE, {"pool": pool, "label": label}),
             (m.LABEL_READY, {"pool": pool, "label": label}),
         ):
             said.append((method, await probe.ask(method.name, **params)))
-        if bench.makes_instances:
-            spec = m.Spec.model_validate(bench.spec()).model_dump(mode="json")
+        if harness.makes_instances:
+            spec = m.Spec.model_validate(harness.spec()).model_dump(mode="json")
             made = await probe.ask(m.CREATE.name, spec=spec)
             external_id = m.CREATE.result.model_validate(made).external_id
             require(bool(external_id), "the id of an instance is empty")
@@ -210,35 +210,35 @@ def _require_form(method: m.Method[Any, Any], answer: Json) -> None:
 
 
 @_check("P8", Level.BRONZE)
-async def each_request_is_answered_once(bench: Bench) -> None:
+async def each_request_is_answered_once(harness: Harness) -> None:
     """Each of several concurrent requests gets exactly one answer."""
-    async with _speaking(bench, "one of several concurrent calls") as probe:
-        await _live(bench, probe)
+    async with _speaking(harness, "one of several concurrent calls") as probe:
+        await _live(harness, probe)
         asked = [probe.request(m.PING.name, {"deadline_s": 10.0})[1] for _ in range(8)]
         asked += [probe.request(m.LIMITS.name, {"deadline_s": 10.0})[1] for _ in range(8)]
         for each in asked:
             await probe.answer(each, "one of 16 concurrent requests")
         await probe.ask(m.PING.name)  # its answer comes after all earlier messages
-        wrong = probe.heard.against("P8")
+        wrong = probe.received.against("P8")
         require(not wrong, "; ".join(dict.fromkeys(wrong)))
 
 
 @_check("P6", Level.BRONZE)
-async def what_it_does_not_know_is_passed_over(bench: Bench) -> None:
+async def what_it_does_not_know_is_passed_over(harness: Harness) -> None:
     """Unknown fields and notifications, as later versions may add them, have no effect."""
-    async with _speaking(bench, "a call with an unknown field") as probe:
+    async with _speaking(harness, "a call with an unknown field") as probe:
         await probe.connected()
         probe.note("$/invented-later", {"a": [1, {"b": None}]})
-        await _live(bench, probe, **{"invented-later": {"x": [1, 2]}})
+        await _live(harness, probe, **{"invented-later": {"x": [1, 2]}})
         probe.note("invented.later", {})
         probe.note(m.CANCEL, {"id": 10**6})
         await probe.ask(m.PING.name)
 
 
 @_check("P7", Level.BRONZE)
-async def unknown_methods_are_refused(bench: Bench) -> None:
+async def unknown_methods_are_refused(harness: Harness) -> None:
     """An unknown method is answered with code -32601, or with kind unsupported, and has no effect."""
-    async with _speaking(bench) as probe:
+    async with _speaking(harness) as probe:
         await probe.open()
         for method in ("cloud.weather", "instance.create.all", ""):
             try:
@@ -252,9 +252,9 @@ async def unknown_methods_are_refused(bench: Bench) -> None:
 
 
 @_check("P15", Level.BRONZE)
-async def its_schemas_are_schemas(bench: Bench) -> None:
+async def its_schemas_are_schemas(harness: Harness) -> None:
     """The schemas of the driver's options are JSON Schemas (2020-12)."""
-    async with _speaking(bench) as probe:
+    async with _speaking(harness) as probe:
         await probe.shake_hands()
         for name, schema in m.plain(probe.identity.schemas).items():
             wrong = faults_of_schema(schema)
@@ -265,27 +265,27 @@ async def its_schemas_are_schemas(bench: Bench) -> None:
 
 
 @asynccontextmanager
-async def _held_back(bench: Bench) -> AsyncIterator[None]:
+async def _held_back(harness: Harness) -> AsyncIterator[None]:
     """Hold the boot of instances in the block, so that waits take long."""
-    bench.spec()  # raises Inapplicable if the driver makes no instances
-    if bench.faults.boot_held is None:
+    harness.spec()  # raises Inapplicable if the driver makes no instances
+    if harness.faults.boot_held is None:
         raise Skipped("needs the fault 'boot-held'")
-    async with bench.faults.boot_held():
+    async with harness.faults.boot_held():
         yield
 
 
 @_check("P9", Level.SILVER)
-async def a_cancelled_request_is_answered(bench: Bench) -> None:
+async def a_cancelled_request_is_answered(harness: Harness) -> None:
     """A cancelled request is answered soon: with its result, or as cancelled with ``may_exist``."""
-    async with _speaking(bench) as probe, _held_back(bench):
+    async with _speaking(harness) as probe, _held_back(harness):
         await probe.open()
-        external_id = await _create(bench, probe)
-        spec = m.Spec.model_validate(bench.spec()).model_dump(mode="json")
+        external_id = await _create(harness, probe)
+        spec = m.Spec.model_validate(harness.spec()).model_dump(mode="json")
         for method, params in ((m.WAIT, {"external_id": external_id}), (m.CREATE, {"spec": spec})):
             number, future = probe.request(method.name, {"deadline_s": 600.0, **params})
             probe.note(m.CANCEL, {"id": number})
             try:
-                await probe.answer(future, f"a cancelled {method.name}", min(10.0, bench.subject.deadline_s))
+                await probe.answer(future, f"a cancelled {method.name}", min(10.0, harness.under_test.deadline_s))
                 require(method is m.CREATE, "a cancelled wait was answered with a result")
             except RefusedCall as refusal:
                 kind = refusal.kind
@@ -298,11 +298,11 @@ async def a_cancelled_request_is_answered(bench: Bench) -> None:
 
 
 @_check("P10", Level.GOLD)
-async def a_deadline_is_kept(bench: Bench) -> None:
+async def a_deadline_is_kept(harness: Harness) -> None:
     """The driver gives up a call at its deadline."""
-    async with _speaking(bench) as probe, _held_back(bench):
+    async with _speaking(harness) as probe, _held_back(harness):
         await probe.open()
-        external_id = await _create(bench, probe)
+        external_id = await _create(harness, probe)
         _, future = probe.request(m.WAIT.name, {"deadline_s": DEADLINE_S, "external_id": external_id})
         try:
             await probe.answer(future, f"a wait with a deadline of {DEADLINE_S:g} s", LATE_S)
@@ -315,9 +315,9 @@ async def a_deadline_is_kept(bench: Bench) -> None:
 
 
 @_check("P5", Level.BRONZE)
-async def it_ends_with_the_connection(bench: Bench) -> None:
+async def it_ends_with_the_connection(harness: Harness) -> None:
     """The process exits within two seconds after the end of its connection, even during a call."""
-    async with _speaking(bench) as probe:
+    async with _speaking(harness) as probe:
         await probe.open()
         await probe.ask(m.LIMITS.name)
         if m.UPKEEP.capability in probe.identity.capabilities:
@@ -327,11 +327,11 @@ async def it_ends_with_the_connection(bench: Bench) -> None:
 
 
 @_check("P13", Level.SILVER)
-async def it_leaves_no_process_behind(bench: Bench) -> None:
+async def it_leaves_no_process_behind(harness: Harness) -> None:
     """After the driver's exit no process that it started remains, except instances in their own sessions."""
-    bench.require_process()
-    async with _speaking(bench, "the life of an instance") as probe:
-        await _live(bench, probe)
+    harness.require_process()
+    async with _speaking(harness, "the life of an instance") as probe:
+        await _live(harness, probe)
         probe.hang_up()
         await probe.ended(END_S)
         left = await _still_there(probe)
@@ -356,15 +356,15 @@ def _command(pid: int) -> str:
 
 
 @_check("P20", Level.SILVER)
-async def it_leaves_no_files_behind(bench: Bench) -> None:
+async def it_leaves_no_files_behind(harness: Harness) -> None:
     """The driver leaves no files in TMPDIR, nor in HOME outside of .cache, .config and .local."""
-    bench.require_process()
+    harness.require_process()
     with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as home:
         with tempfile.TemporaryDirectory(prefix="nodelaunch-kit-") as scratch:
-            async with _speaking(bench, environment={"HOME": home, "TMPDIR": scratch}) as probe:
+            async with _speaking(harness, environment={"HOME": home, "TMPDIR": scratch}) as probe:
                 await probe.open()
                 with suppress(RefusedCall):  # the driver may need files of the real home
-                    await _live_on(bench, probe)
+                    await _live_on(harness, probe)
                 probe.hang_up()
                 await probe.ended(END_S)
             left = _names_in(scratch)
@@ -376,27 +376,27 @@ def _names_in(folder: str) -> list[str]:
     return [path.name for path in Path(folder).iterdir()]
 
 
-async def _live_on(bench: Bench, probe: Probe) -> None:
+async def _live_on(harness: Harness, probe: Probe) -> None:
     await probe.ask(m.LIST.name)
-    if bench.makes_instances:
-        await probe.ask(m.DELETE.name, external_id=await _create(bench, probe))
+    if harness.makes_instances:
+        await probe.ask(m.DELETE.name, external_id=await _create(harness, probe))
 
 
 @_check("P21", Level.SILVER)
-async def it_does_not_flood(bench: Bench) -> None:
+async def it_does_not_flood(harness: Harness) -> None:
     """During the life of an instance the driver prints and sends at most 1,000 lines and notifications."""
-    async with _speaking(bench, "the life of an instance") as probe:
-        await _live(bench, probe)
+    async with _speaking(harness, "the life of an instance") as probe:
+        await _live(harness, probe)
         await probe.ask(m.PING.name)
-        said = probe.heard.output.count(b"\n") + len(probe.heard.notes)
+        said = probe.received.output.count(b"\n") + len(probe.received.notes)
         require(said <= FLOOD, f"for one instance the driver sent {said} lines and notifications")
 
 
 @_check("P14", Level.BRONZE)
-async def by_hand_it_says_what_it_is(bench: Bench) -> None:
+async def by_hand_it_says_what_it_is(harness: Harness) -> None:
     """Started without a launcher, the driver prints its name and exits with code 0."""
-    bench.require_process()
-    command = bench.program.command
+    harness.require_process()
+    command = harness.program.command
     process = await asyncio.create_subprocess_exec(
         *command.argv, env=environment_of(command), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,

@@ -1,7 +1,7 @@
 """Listens at a socket for sessions with a driver, for processes that a launcher can't start: ``--listen PATH``.
 
 Each connection begins with one line of JSON with the ``token``; both ends then prove to have this token, as in
-docs/drivers/process.md. The permissions of the socket and its directory keep other users out.
+docs/drivers/listening.md. The permissions of the socket and its directory keep other users out.
 """
 
 from __future__ import annotations

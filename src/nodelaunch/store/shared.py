@@ -103,9 +103,6 @@ class TreeCopy:
     def hurry(self) -> None:
         """Do nothing: no change lags here."""
 
-    def covers(self, path: str) -> bool:
-        return path.startswith(self.root + "/")
-
     def put_entry(self, entry: Entry) -> None:
         """Put an entry that is new or has new data; unwanted data is left out."""
         kept = entry if self._wants_data(entry.path) else Entry(entry.path, b"", entry.stat)

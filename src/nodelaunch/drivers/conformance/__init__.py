@@ -5,10 +5,11 @@ import warnings
 from nodelaunch.conformance import (
     CHECKS,
     LEVELS,
-    Bench,
     Check,
     CloudFaults,
     DriverProgram,
+    DriverUnderTest,
+    Harness,
     Inapplicable,
     Latency,
     Level,
@@ -17,7 +18,6 @@ from nodelaunch.conformance import (
     Resources,
     Result,
     Skipped,
-    Subject,
     Verdict,
     Violation,
     checks_for,
@@ -26,8 +26,12 @@ from nodelaunch.conformance import (
 )
 
 __all__ = [
-    "CHECKS", "LEVELS", "Bench", "Check", "CloudFaults", "DriverProgram", "Inapplicable", "Latency", "Level", "Program",
-    "Report", "Resources", "Result", "Skipped", "Subject", "Verdict", "Violation", "checks_for", "faults_of", "run",
+    "CHECKS", "LEVELS", "Check", "CloudFaults", "DriverProgram", "DriverUnderTest", "Harness", "Inapplicable",
+    "Latency", "Level", "Program", "Report", "Resources", "Result", "Skipped", "Verdict", "Violation", "checks_for",
+    "faults_of", "run",
 ]  # fmt: skip
+
+Bench, Subject = Harness, DriverUnderTest
+"""The former names."""
 
 warnings.warn("nodelaunch.drivers.conformance is now nodelaunch.conformance", DeprecationWarning, stacklevel=2)

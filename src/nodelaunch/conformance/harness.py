@@ -1,4 +1,4 @@
-"""The bench of a check: the driver under test, calls with deadlines, and a registry of instances to clean up."""
+"""The harness of a check: the driver under test, calls with deadlines, and a registry of instances to clean up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TIMED: Final = ("create_instance", "wait_until_active", "delete_instance", "list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class DriverUnderTest:
     """A driver to check, on a cloud with capacity for ``concurrency`` instances."""
 
     name: str
@@ -80,7 +80,7 @@ def require(holds: bool, fault: str, *, rule: str | None = None) -> None:
 
 
 @dataclass(slots=True)
-class Round:
+class RunState:
     """State that all checks of one run share."""
 
     run_id: str
@@ -93,19 +93,19 @@ class Round:
     """Duration of each successful call, by the call."""
 
 
-class Bench:
-    """The bench of one check. `clean_up` deletes the instances and closes the drivers that the check made with it."""
+class Harness:
+    """The harness of one check. `clean_up` deletes the instances and closes the drivers that the check made with it."""
 
-    def __init__(self, subject: Subject, this: Round) -> None:
-        self.subject = subject
-        self.faults: CloudFaults = this.faults
-        self.run_id: str = this.run_id
-        self._round = this
+    def __init__(self, under_test: DriverUnderTest, run: RunState) -> None:
+        self.under_test = under_test
+        self.faults: CloudFaults = run.faults
+        self.run_id: str = run.run_id
+        self._run = run
         self._drivers: list[Driver] = []
         self._probes: list[Probe] = []
         self._upkeep: dict[Driver, asyncio.Task[None]] = {}
         self._made: dict[ExternalId, None] = {}
-        self.driver: Driver = self.open() if subject.program is None else self._shared()
+        self.driver: Driver = self.open() if under_test.program is None else self._shared()
 
     @property
     def makes_instances(self) -> bool:
@@ -115,7 +115,7 @@ class Bench:
 
     def open(self) -> Driver:
         """Return a new driver on the same cloud, with its upkeep running as in the engine."""
-        driver = self.subject.open()
+        driver = self.under_test.open()
         self._drivers.append(driver)
         if isinstance(driver, SupportsUpkeep):
             self._upkeep[driver] = asyncio.create_task(driver.upkeep())
@@ -124,9 +124,9 @@ class Bench:
     @property
     def program(self) -> DriverProgram:
         """How to start the driver. Raises: Inapplicable for a driver in this process."""
-        if self.subject.program is None:
+        if self.under_test.program is None:
             raise Inapplicable("the driver is in this process")
-        return self.subject.program
+        return self.under_test.program
 
     def require_process(self) -> None:
         """Raise Inapplicable if the kit did not start the driver's process."""
@@ -135,31 +135,33 @@ class Bench:
 
     async def probe(self, **how: Any) -> Probe:
         """Start a process of the driver for raw messages; *how*: as for a `Probe`."""
-        probe = Probe(self.program, answer_s=min(PROBE_S, self.subject.deadline_s), **how)
+        probe = Probe(self.program, answer_s=min(PROBE_S, self.under_test.deadline_s), **how)
         self._probes.append(probe)
         await probe.start()
         return probe
 
     def _shared(self) -> Driver:
         """Return the driver that the checks share until a check fails."""
-        if self._round.shared is None:
-            self._round.shared = self.open()
-            self._drivers.remove(self._round.shared)
-            self._round.shared_upkeep = self._upkeep.pop(self._round.shared, None)
-        return self._round.shared
+        if self._run.shared is None:
+            self._run.shared = self.open()
+            self._drivers.remove(self._run.shared)
+            self._run.shared_upkeep = self._upkeep.pop(self._run.shared, None)
+        return self._run.shared
 
     def spec(self) -> InstanceSpec:
         """Return a spec as the engine makes it for a new node. Raises: Inapplicable for an inventory."""
         if not self.makes_instances:
             raise Inapplicable("the driver makes no instances")
-        node_id = f"{next(self._round.numbers):010d}"
+        node_id = f"{next(self._run.numbers):010d}"
         metadata = {
             METADATA_NODE_ID: node_id,
-            METADATA_POOL: self.subject.pool,
+            METADATA_POOL: self.under_test.pool,
             METADATA_PROVIDER: self.run_id,
         }
-        spec = InstanceSpec(node_id, f"np{node_id}", self.subject.pool, self.subject.label, metadata)
-        return self.subject.complete(replace(spec, request={"id": f"100-{node_id}", "labels": [self.subject.label]}))
+        spec = InstanceSpec(node_id, f"np{node_id}", self.under_test.pool, self.under_test.label, metadata)
+        return self.under_test.complete(
+            replace(spec, request={"id": f"100-{node_id}", "labels": [self.under_test.label]})
+        )
 
     async def create(self, spec: InstanceSpec | None = None, *, driver: Driver | None = None) -> ExternalId:
         asked = (driver or self.driver).create_instance(spec or self.spec())
@@ -193,10 +195,10 @@ class Bench:
         """Return the result of a call. Raises: Violation if it hangs or raises a forbidden exception; DriverError."""
         began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self.subject.deadline_s) as deadline:
+            async with asyncio.timeout(self.under_test.deadline_s) as deadline:
                 outcome = await asked
             if what in TIMED:
-                self._round.took_s[what].append(asyncio.get_running_loop().time() - began)
+                self._run.took_s[what].append(asyncio.get_running_loop().time() - began)
             return outcome
         except (Violation, Skipped, Inapplicable):
             raise
@@ -206,7 +208,7 @@ class Bench:
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
-                raise Violation(f"{what} did not return within {self.subject.deadline_s:g} s") from None
+                raise Violation(f"{what} did not return within {self.under_test.deadline_s:g} s") from None
             raise Violation(f"{what} raised {type(error).__name__}: {error}", rule="D7.1") from error
 
     async def attempt(self, what: str, asked: Awaitable[T]) -> T | DriverError:
@@ -241,7 +243,7 @@ class Bench:
 
         Unless *is_last*, the shared driver stays open for the next check.
         """
-        cleaner = self.open() if self._round.shared is None else self._round.shared
+        cleaner = self.open() if self._run.shared is None else self._run.shared
         try:
             for external_id in await self.ours(cleaner):
                 await self.attempt("delete_instance", self.delete(external_id, driver=cleaner))
@@ -253,12 +255,12 @@ class Bench:
             for driver in tuple(self._drivers):
                 with suppress(DriverError, Violation):  # as above
                     await self.close(driver)
-            if is_last and self._round.shared is not None:
+            if is_last and self._run.shared is not None:
                 with suppress(DriverError, Violation):  # as above
-                    await self._close_shared(self._round.shared)
+                    await self._close_shared(self._run.shared)
 
     async def _close_shared(self, driver: Driver) -> None:
-        upkeep, self._round.shared, self._round.shared_upkeep = self._round.shared_upkeep, None, None
+        upkeep, self._run.shared, self._run.shared_upkeep = self._run.shared_upkeep, None, None
         await self._finish(driver, upkeep)
 
     async def close(self, driver: Driver) -> None:
