@@ -112,11 +112,11 @@ def test_default_store_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_default_store_path_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def home() -> Path:
+    def expanduser(_path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(Path, "expanduser", expanduser)
     assert default_store_path() == Path("/var/lib/nodelaunch/store.sqlite")
 
 
