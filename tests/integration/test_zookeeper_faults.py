@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException, LockTimeout
 
 from conformance.store_suite import until
+from nodelaunch.clock import uptime
 from nodelaunch.errors import LockBusyError, SessionLostError, StoreError, StoreUnavailableError
 from nodelaunch.protocol.store import Create, Entry, Lock, Put, SessionState, TakeLock
 from nodelaunch.store.zookeeper.store import TlsFiles, ZooKeeperStore
@@ -256,6 +256,7 @@ async def test_short_break_keeps_session_lock_and_tree(store: ZooKeeperStore, pr
 FROZEN = """
 import asyncio, structlog, sys
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+from nodelaunch.clock import uptime
 from nodelaunch.errors import SessionLostError
 from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
@@ -414,8 +415,10 @@ async def test_lock_is_lost_while_the_machine_sleeps(
         await store.ensure("/n")
         lock = await store.lock("/n/lock")
         slept_s = 0.0
-        boot_time = time.clock_gettime
-        monkeypatch.setattr(time, "clock_gettime", lambda clock: boot_time(clock) + slept_s)
+        def later() -> float:
+            return uptime() + slept_s
+
+        monkeypatch.setattr("nodelaunch.store.zookeeper.session.uptime", later)
         assert lock.is_held
         slept_s = 7.0
         assert not lock.is_held
