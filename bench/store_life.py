@@ -191,7 +191,7 @@ async def play_launcher(store: Store, lives: int, *, profiled: bool) -> dict[str
                 options["may_lag"] = launcher.may_lag
             tree = await stack.enter_async_context(store.tree(root, **options))  # type: ignore[arg-type]
             launcher.watch(tree)
-            await tree.warm()
+            await tree.synced()
         launcher.wanted = 20
         print("ready", flush=True)
         await launcher.finish()  # warm-up
@@ -229,7 +229,7 @@ async def play_zuul(store: Store, lives: int, at_once: int) -> None:
                 waiting.set_result(event.entry.data.rpartition(b"}")[2].decode())
 
     async with store.tree(paths.REQUESTS) as tree:
-        await tree.warm()
+        await tree.synced()
         tree.subscribe(on_event)
         numbers = iter(range(lives))
 

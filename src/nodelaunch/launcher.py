@@ -35,7 +35,7 @@ from nodelaunch.decisions.quarantine import Guard
 from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.drivers.registry import DriverRegistry
 from nodelaunch.engine.cleanup.sweeper import AgeLimits, Sweeper
-from nodelaunch.engine.events import EventHub, tell_of_records, tell_of_session
+from nodelaunch.engine.events import EventHub, emit_record_events, tell_of_session
 from nodelaunch.engine.fleet.component import keep_registered
 from nodelaunch.engine.fleet.expected import ExpectedPools
 from nodelaunch.engine.fleet.offers import OfferedLabels
@@ -44,7 +44,7 @@ from nodelaunch.engine.fleet.presence import KnownPools, PresencePublisher
 from nodelaunch.engine.limits.sharing import TenantLedgers
 from nodelaunch.engine.provider.runtime import ProviderRuntime
 from nodelaunch.engine.providers import Providers
-from nodelaunch.engine.reporting.questions import Answerer
+from nodelaunch.engine.reporting.explainrpc import ExplainResponder
 from nodelaunch.engine.reporting.report import Reporter
 from nodelaunch.engine.serve.pool import Pool, PoolIdentity
 from nodelaunch.engine.serve.scheduler import Scheduler
@@ -125,10 +125,10 @@ class _Parts:
     """The parts of an open launcher, besides its providers."""
 
     site: SharedServices
-    herald: PresencePublisher
+    presence_publisher: PresencePublisher
     sweeper: Sweeper
     min_ready: MinReady
-    answerer: Answerer
+    responder: ExplainResponder
     offered: OfferedLabels
     expected: ExpectedPools
     reporter: Reporter
@@ -235,7 +235,7 @@ class Launcher:
     @property
     def id(self) -> str:
         """The id of this process in the store. Raises: RuntimeError before the launcher is entered."""
-        return self._open_parts().herald.id
+        return self._open_parts().presence_publisher.id
 
     @property
     def is_open(self) -> bool:
@@ -270,7 +270,7 @@ class Launcher:
             stack.callback(self.store.session.subscribe(self._parts.expected.on_session))
             stack.callback(tell_of_session(self.store.session, self.events))
             stack.callback(self.scheduler.open())
-            stack.callback(tell_of_records(view, self.events))
+            stack.callback(emit_record_events(view, self.events))
             stack.callback(PauseWatch(view, self._is_ours, self._parts.sweeper.sweep_soon).open())
             self._stack = stack.pop_all()
         return self
@@ -279,17 +279,18 @@ class Launcher:
         await self._stack.aclose()
 
     def _make_parts(self, view: ClusterView) -> _Parts:
-        presence = Presence(id=uuid.uuid4().hex, hostname=self.hostname, version=__version__)
-        herald = PresencePublisher(self.store, presence, view)
+        launcher_id = uuid.uuid4().hex
+        presence = Presence(id=launcher_id, hostname=self.hostname, version=__version__)
+        presence_publisher = PresencePublisher(self.store, presence, view)
         expected = ExpectedPools(self._providers.pools, self._wake_pools)
         expected.expect(self.config.providers)
         expected.begin_grace()
-        site = self._make_site(view, herald.id, expected.may_decline)
-        min_ready = MinReady(self.store, view, self._clock, herald.id, site.scheduler.spare())
-        site.scheduler.marks.room_listeners.append(min_ready.retries.room_changed)
+        site = self._make_site(view, launcher_id, expected.may_decline)
+        min_ready = MinReady(self.store, view, self._clock, launcher_id, site.scheduler.spare())
+        site.scheduler.marks.capacity_listeners.append(min_ready.retries.capacity_changed)
         offered = OfferedLabels(self.config.providers, view, site.memory)
         reporter = Reporter(
-            herald.id,
+            launcher_id,
             view,
             self._clock,
             site.scheduler,
@@ -302,10 +303,10 @@ class Launcher:
         ages = AgeLimits.configured(self.config)
         return _Parts(
             site=site,
-            herald=herald,
-            sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served, herald.id),
+            presence_publisher=presence_publisher,
+            sweeper=Sweeper(self.store, view, self._clock, self.providers, ages, offered.is_served, launcher_id),
             min_ready=min_ready,
-            answerer=Answerer(self.store, herald.id, site.scheduler.explainer.explain, reporter.report),
+            responder=ExplainResponder(self.store, launcher_id, site.scheduler.explainer.explain, reporter.report),
             offered=offered,
             expected=expected,
             reporter=reporter,
@@ -344,14 +345,14 @@ class Launcher:
         """Notify the other launchers of added or removed providers and pools, and clean up for *started* ones."""
         parts = self._open_parts()
         pools = tuple(pool.ctx.pool_id for pool in self.pools.values())
-        parts.herald.tell(pools=pools, providers=self._providers.at_work)
+        parts.presence_publisher.publish(pools=pools, providers=self._providers.at_work)
         for name in started:
             parts.sweeper.provider_started(name)
 
     def _is_ours(self, target: Target) -> bool:
         """Return True if this launcher runs *target*, or is it."""
         if target.kind is TargetKind.LAUNCHER:
-            return target.name in (self.hostname, self._open_parts().herald.id)
+            return target.name in (self.hostname, self._open_parts().presence_publisher.id)
         return target.name.partition("/")[0] in {provider.name for provider in self.config.providers}
 
     def _wake_pools(self) -> None:
@@ -368,7 +369,7 @@ class Launcher:
             reasons.append(f"store: {trouble or self.store.session.state.value}")
         if self._parts is None:
             return reasons or ["not connected to the store yet"]
-        if not self.view.is_warm:
+        if not self.view.is_synced:
             reasons.append("view of the cluster not in sync yet")
         return reasons + self._parts.expected.shortcomings()
 
@@ -378,17 +379,17 @@ class Launcher:
         """Serve until cancelled, or until `drain` has finished."""
         parts = self._open_parts()
         component = LauncherComponent(hostname=self.hostname, state=ComponentState.RUNNING, version=__version__)
-        self._tell_labels()
+        self._publish_labels()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(supervise(name, run), name=name)
                 for name, run in (
                     ("component", partial(keep_registered, self.store, component)),
-                    ("presence", parts.herald.run),
+                    ("presence", parts.presence_publisher.run),
                     ("memory", parts.site.memory.run),
                     ("sweeper", parts.sweeper.run),
                     ("min-ready", parts.min_ready.run),
-                    ("answers", parts.answerer.run),
+                    ("answers", parts.responder.run),
                 )
             ]
             with self._providers.serving(group, self.config.providers):
@@ -396,11 +397,11 @@ class Launcher:
             for task in tasks:
                 task.cancel()
 
-    def _tell_labels(self) -> None:
+    def _publish_labels(self) -> None:
         """Publish the min-ready of the labels, to this launcher's parts and to the other launchers."""
         parts = self._open_parts()
         wanted = {label.name: label.min_ready for label in self.config.labels}
-        parts.herald.tell(min_ready=wanted)
+        parts.presence_publisher.publish(min_ready=wanted)
         parts.min_ready.want(wanted)
 
     async def drain(self, grace_s: float = DRAIN_GRACE_S) -> None:
@@ -413,7 +414,7 @@ class Launcher:
         try:
             async with asyncio.timeout(grace_s + DRAIN_LIMIT_S):
                 if self._parts is not None:
-                    self._parts.herald.tell(state=ComponentState.STOPPED)
+                    self._parts.presence_publisher.publish(state=ComponentState.STOPPED)
                 await self._providers.drain(grace_s)
                 if self._parts is not None:
                     await self._parts.sweeper.settled()
@@ -468,4 +469,4 @@ class Launcher:
         parts.offered.providers = config.providers
         parts.expected.expect(config.providers)
         self.scheduler.configure(_tenants(config))
-        self._tell_labels()
+        self._publish_labels()

@@ -101,14 +101,14 @@ class ConfigReloader:
         except ConfigError as error:
             self.problems = error.problems
             self._complain()
-            self._tell()
+            self._notify()
             return False
         self.problems = ()
-        self._tell()
+        self._notify()
         await self._launcher.reload(config, touched=touched, grace_s=self._grace_s)
         return True
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         events, problems = self._launcher.events, tuple(map(str, self.problems))
         self._launcher.config_standing.read(self.problems, events.now())
         events.emit(ConfigurationRead(events.now(), not problems, problems))

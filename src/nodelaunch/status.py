@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from nodelaunch.decisions.breaker import OpenBreaker
-from nodelaunch.engine.reporting.questions import ask_reports
+from nodelaunch.engine.reporting.explainrpc import ask_reports
 from nodelaunch.engine.reporting.report import MOST_WAITING, ConfigInForce, LauncherReport, PoolReport
 from nodelaunch.engine.serve.history import Trouble
 from nodelaunch.engine.supply.minready import ReadyShortfall
@@ -152,17 +152,19 @@ async def ask_status(store: Store, view: ClusterView, now: float) -> Status:
 
 def collect(view: ClusterView, reports: Iterable[LauncherReport], now: float) -> Status:
     """Return the state of the cluster at *now*, from the records in *view* and the launchers' *reports*."""
-    told = {report.id: report for report in reports}
+    reports_by_id = {report.id: report for report in reports}
     why: dict[str, dict[str, None]] = {}
-    for report in told.values():
+    for report in reports_by_id.values():
         for request in report.waiting:
             why.setdefault(request.id, {}).update(dict.fromkeys(request.why))
-    shortfalls = {each.label: each for report in told.values() for each in report.min_ready}
-    troubles = sorted((t for report in told.values() for t in report.troubles), key=lambda trouble: -trouble.at)
+    shortfalls = {each.label: each for report in reports_by_id.values() for each in report.min_ready}
+    troubles = sorted(
+        (t for report in reports_by_id.values() for t in report.troubles), key=lambda trouble: -trouble.at
+    )
     return Status(
         at=now,
-        launchers=tuple(sorted(_launchers(view, told), key=lambda launcher: (launcher.hostname, launcher.id))),
-        pools=tuple(_pools(view, told)),
+        launchers=tuple(sorted(_launchers(view, reports_by_id), key=lambda launcher: (launcher.hostname, launcher.id))),
+        pools=tuple(_pools(view, reports_by_id)),
         pauses=tuple(PauseStatus.of(seen.record) for _, seen in sorted(view.pauses.items(), key=_by_name)),
         requests=dict(Counter(seen.record.state.value for seen in view.requests.values())),
         waiting=tuple(_waiting(view, why)),
@@ -178,12 +180,12 @@ def _by_name(item: tuple[Any, object]) -> tuple[str, str]:
 # -- launchers ------------------------------------------------------------------------------------------------------
 
 
-def _launchers(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[LauncherStatus]:
+def _launchers(view: ClusterView, reports_by_id: Mapping[str, LauncherReport]) -> Iterable[LauncherStatus]:
     pools: dict[str, list[str]] = {}
     for peer in view.peers:
         pools.setdefault(peer.launcher, []).append(f"{peer.provider}/{peer.pool}")
     for seen in view.presences.values():
-        record, report = seen.record, told.get(seen.record.id)
+        record, report = seen.record, reports_by_id.get(seen.record.id)
         pauses = view.pauses_of_launcher(record.hostname, record.id)
         yield LauncherStatus(
             id=record.id,
@@ -215,14 +217,14 @@ def _word(pauses: Iterable[Pause]) -> str:
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
-def _pools(view: ClusterView, told: Mapping[str, LauncherReport]) -> Iterable[PoolStatus]:
+def _pools(view: ClusterView, reports_by_id: Mapping[str, LauncherReport]) -> Iterable[PoolStatus]:
     registered: dict[tuple[str, str], list[int]] = {}
     peers, records = view.peers, [seen.record for seen in view.pools.values()]
     for number, peer in enumerate(peers):
         registered.setdefault((peer.provider, peer.pool), []).append(number)
     names = process_names(seen.record for seen in view.presences.values())
     reports: dict[tuple[str, str], list[PoolReport]] = {}
-    for report in told.values():
+    for report in reports_by_id.values():
         for pool in report.pools:
             reports.setdefault((pool.provider, pool.pool), []).append(pool)
     states: dict[tuple[str, str], Counter[str]] = {}

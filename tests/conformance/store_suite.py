@@ -142,7 +142,7 @@ class StoreContract:
         await store.ensure("/alive")
         moved = await other.create("/alive/e", ephemeral=True)
         async with store.tree("/alive") as tree:
-            await tree.warm()
+            await tree.synced()
             assert tree.get(moved.path) is not None
             await other.__aexit__(None, None, None)
             await until(tree, lambda: tree.get(moved.path) is None)
@@ -219,7 +219,7 @@ class StoreContract:
 
         tasks = []
         async with store.tree("/l") as tree:
-            await tree.warm()
+            await tree.synced()
             for number, by in enumerate((other, store, other), start=1):
                 tasks.append(asyncio.create_task(take(number, by)))
                 await until(tree, lambda: len(tree.children("/l/lock")) == len(tasks) + 1)
@@ -238,7 +238,7 @@ class StoreContract:
             assert not isinstance(taken, Entry)
             waiting = asyncio.create_task(store.lock("/n/lock", timeout_s=DEADLINE_S))
             async with store.tree("/n") as tree:
-                await tree.warm()
+                await tree.synced()
                 await until(tree, lambda: len(tree.children("/n/lock")) == 2)
             await taken.release()
             async with asyncio.timeout(DEADLINE_S):
@@ -256,7 +256,7 @@ class StoreContract:
         """Known from the answer to the call that made it, without another one."""
         await store.ensure("/n")
         async with store.tree("/n") as tree:
-            await tree.warm()
+            await tree.synced()
             for n in range(3):
                 made = await store.create_locked("/n/", b"%d" % n)
                 if made is not None:
@@ -281,7 +281,7 @@ class StoreContract:
         await store.ensure("/l")
         held = await store.lock("/l/lock")
         async with store.tree("/l") as tree:
-            await tree.warm()
+            await tree.synced()
             waiter = asyncio.create_task(other.lock("/l/lock", timeout_s=DEADLINE_S))
             await until(tree, lambda: len(tree.children("/l/lock")) == 2)
             waiter.cancel()
@@ -328,7 +328,7 @@ class StoreContract:
     ) -> None:
         await store.ensure("/n")
         async with store.tree("/n") as tree:
-            await tree.warm()
+            await tree.synced()
             numbers = []
             for n in range(6):
                 made = await store.create_locked("/n/", b"%d" % n)
@@ -402,7 +402,7 @@ class StoreContract:
         for path in ("/t/a/b", "/t/c", "/u"):
             await store.create(path, path.encode(), parents=True)
         async with store.tree("/t") as tree:
-            await tree.warm()
+            await tree.synced()
             assert {entry.path for entry in tree.entries()} == {"/t/a", "/t/a/b", "/t/c"}
             assert set(tree.children("/t")) == {"a", "c"}
             found = tree.get("/t/a/b")
@@ -412,7 +412,7 @@ class StoreContract:
 
     async def test_tree_may_be_opened_before_its_root_exists(self, store: Store, other: Store) -> None:
         async with store.tree("/later") as tree:
-            await tree.warm()
+            await tree.synced()
             assert list(tree.entries()) == []
             await other.create("/later/x", b"1", parents=True)
             await until(tree, lambda: tree.get("/later/x") is not None)
@@ -420,7 +420,7 @@ class StoreContract:
     async def test_own_write_is_in_the_tree_when_the_call_returns(self, store: Store) -> None:
         await store.ensure("/t")
         async with store.tree("/t") as tree:
-            await tree.warm()
+            await tree.synced()
             made = await store.create("/t/", b"0", sequence=True)
             assert tree.get(made.path) == made
             put = await store.put(made.path, b"1")
@@ -442,7 +442,7 @@ class StoreContract:
                     seen.append((entry.path, None))
 
         async with store.tree("/t") as tree:
-            await tree.warm()
+            await tree.synced()
             tree.subscribe(note)
             for number in range(20):
                 await other.create(f"/t/{number}", b"new")
@@ -457,7 +457,7 @@ class StoreContract:
     async def test_deleted_and_recreated_znode_is_the_new_one(self, store: Store, other: Store) -> None:
         await store.create("/t/a", b"1", parents=True)
         async with store.tree("/t") as tree:
-            await tree.warm()
+            await tree.synced()
             await other.put("/t/a", b"2")
             await other.delete("/t/a")
             made = await other.create("/t/a", b"3")
@@ -467,7 +467,7 @@ class StoreContract:
     async def test_unwanted_data_is_not_read(self, store: Store, other: Store) -> None:
         await store.create("/t/lock", b"secret", parents=True)
         async with store.tree("/t", wants_data=lambda path: "lock" not in path) as tree:
-            await tree.warm()
+            await tree.synced()
             before = store.operations.get("get", 0)
             await other.create("/t/lock/a", b"secret")
             await until(tree, lambda: "a" in tree.children("/t/lock"))
@@ -479,8 +479,8 @@ class StoreContract:
     async def test_interleaved_writers_agree_in_the_end(self, store: Store, other: Store) -> None:
         await store.create("/t/a", b"", parents=True)
         async with store.tree("/t") as mine, other.tree("/t") as theirs:
-            await mine.warm()
-            await theirs.warm()
+            await mine.synced()
+            await theirs.synced()
             calls = [each.put("/t/a", f"{number}".encode()) for number in range(50) for each in (store, other)]
             await asyncio.gather(*calls)
             final = await store.get("/t/a")
@@ -491,7 +491,7 @@ class StoreContract:
         await store.ensure("/t")
         told: list[TreeEvent] = []
         async with store.tree("/t") as tree:
-            await tree.warm()
+            await tree.synced()
             stop = tree.subscribe(told.append)
             await store.create("/t/a")
             stop()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from nodelaunch.conformance import CloudFaults, DriverUnderTest, Level, Resources, Verdict, run
 from nodelaunch.drivers.test import PLUGIN
 from nodelaunch.drivers.test.driver import TestCloud, TestDriver
-from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ScansHostKeys
+from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, SupportsHostKeyScan
 from nodelaunch.protocol.quota import NO_LIMITS
 from support.fakeclouds import NoScanner
 
@@ -61,7 +61,7 @@ async def test_node_is_ready_at_once_without_address_keys_or_quota() -> None:
     assert instance.is_active
     assert (instance.interface_ip, instance.public_ipv4, instance.private_ipv4, instance.public_ipv6) == (None,) * 4
     assert not made.label_traits("main", "small").host_key_checking
-    assert not isinstance(made, ScansHostKeys)
+    assert not isinstance(made, SupportsHostKeyScan)
 
 
 async def test_second_launch_of_a_node_has_another_id() -> None:

@@ -25,7 +25,7 @@ from nodelaunch.engine.launch import node as launch
 from nodelaunch.engine.launch.attempts import Attempt
 from nodelaunch.engine.launch.slots import Slots
 from nodelaunch.engine.limits.reservations import Reservations
-from nodelaunch.engine.limits.sharing import SharedRoom
+from nodelaunch.engine.limits.sharing import SharedCapacity
 from nodelaunch.engine.nodelocks import HeldNode
 from nodelaunch.engine.serve import handler
 from nodelaunch.engine.serve.handler import RequestHandler
@@ -83,12 +83,12 @@ def _unlock_late() -> AbstractContextManager[Any]:
 
 @_bug("launchers that share a provider do not heed each other", "capacity is never exceeded")
 def _unshared() -> AbstractContextManager[Any]:
-    return mock.patch.object(SharedRoom, "is_shared", False)
+    return mock.patch.object(SharedCapacity, "is_shared", False)
 
 
 @_bug("launchers that share a tenant do not heed each other", "tenants get what they may have", first_seed=190)
 def _unshared_tenant() -> AbstractContextManager[Any]:
-    return mock.patch.object(SharedRoom, "shares_tenant", return_value=False)
+    return mock.patch.object(SharedCapacity, "shares_tenant", return_value=False)
 
 
 @_bug("reserved room counts as free", "capacity is never exceeded", "tenants get what they may have")

@@ -462,7 +462,7 @@ class Rules:
         if event.what == "create" and event.id is not None:
             where = (event.metadata.get("nodepool_provider_name", ""), event.metadata.get("nodepool_pool_name", ""))
             self.servers[event.id] = Server(event.cloud, node_id, *where)
-            self._check_room(self.servers[event.id], event.by or "")
+            self._check_capacity(self.servers[event.id], event.by or "")
             self._count_foreign()
         elif event.what == "deleting" and event.id is not None:
             self._check_unused(event.id, event.by)
@@ -473,7 +473,7 @@ class Rules:
         users = [n.id for n in self.nodes.values() if n.external_id == server_id and n.state in KEPT]
         self.must(not users, "no server in use is deleted", f"{server_id} of {users} by {by}")
 
-    def _check_room(self, server: Server, by: str) -> None:
+    def _check_capacity(self, server: Server, by: str) -> None:
         may_have_twin = self.unruly or not self.is_calm(by)  # it may be cut off, and not know that another goes on
         if server.node_id not in self.nodes:
             return
@@ -537,12 +537,12 @@ class Rules:
             most = sum(plan.min_ready.get(label, 0) for plan in self.scenario.launchers)
             if count > most:
                 yield f"{count} nodes of {label} are idle, {most} are to be kept"
-        if self._has_room_for(wanted):
+        if self._has_capacity_for(wanted):
             yield from (
                 f"{idle[label]} of {label} are ready, not {n}" for label, n in wanted.items() if idle[label] < n
             )
 
-    def _has_room_for(self, wanted: Counter[str]) -> bool:
+    def _has_capacity_for(self, wanted: Counter[str]) -> bool:
         """Whether it is plain that all that is to be kept ready fits: one pool has room for it alone."""
         total = list(wanted.elements())
         return len(self.scenario.launchers) == 1 and any(

@@ -192,7 +192,7 @@ class SimTree(TreeCopy):
             known = self.get(entry.path)
             if known is None or known.stat != entry.stat:
                 self.put_entry(entry)
-        self.set_warm(True)
+        self.set_synced(True)
 
 
 class SimStore:
@@ -257,7 +257,7 @@ class SimStore:
             return
         self._cut()
         self.session.enter(SessionState.SUSPENDED)
-        self._cool()
+        self._mark_stale()
         asyncio.get_running_loop().call_later(away_s, self._resume)
 
     def _cut(self) -> None:
@@ -267,9 +267,9 @@ class SimStore:
         for tree in self._trees:
             tree.is_watching = False
 
-    def _cool(self) -> None:
+    def _mark_stale(self) -> None:
         for tree in self._trees:
-            tree.set_warm(False)
+            tree.set_synced(False)
 
     def _resume(self) -> None:
         if self.is_dead or not self._is_cut or self.session.state is not SessionState.SUSPENDED:
@@ -289,7 +289,7 @@ class SimStore:
         if self.is_dead or self.session.state is SessionState.CLOSED:
             return
         self.session.enter(SessionState.LOST)
-        self._cool()
+        self._mark_stale()
         self._drop_all()
         asyncio.get_running_loop().call_later(away_s, self._begin_again)
 

@@ -123,5 +123,5 @@ async def test_tree_larger_than_a_line_is_handed_over(owner: EmbeddedStore, path
     for _ in range(12):
         await owner.create("/n/x", b"d" * 500_000, sequence=True)
     async with SocketStore(path) as client, client.tree("/n") as tree:
-        await tree.warm()
+        await tree.synced()
         assert len(tree.children("/n")) == 12

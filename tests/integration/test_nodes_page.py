@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.web import desk
+from nodelaunch.web import rentals
 from nodelaunch.web.bodies import MOST_BYTES
 from nodelaunch.web.client import TTL_S
 from nodelaunch.web.messages import MOST_LABELS
@@ -99,13 +99,13 @@ def test_paths_and_figures_of_the_page_are_those_of_the_code() -> None:
     told = set(re.findall(r"^\| `([A-Z]+) (/api/v1\S*)` \|", PAGE, re.MULTILINE))
     made = {(each.method, re.sub(r"\{\w+\}", "ID", PREFIX + each.path)) for each in OPERATIONS}
     assert told == made | {("GET", f"{PREFIX}/openapi.json")}
-    for state in desk.RentalState:
+    for state in rentals.RentalState:
         assert f"`{state.value}`" in PAGE
     text = " ".join(PAGE.split())
     for said in (
-        f"{MOST_BYTES // 1024} KiB a body, {MOST_LABELS} labels, {desk.MOST_OPEN} requests that have not ended",
-        f"{desk.PER_SECOND:g} new ones a second, {desk.MOST_WAITING} waits",
-        f"the last {desk.MOST_ENDED} requests",
+        f"{MOST_BYTES // 1024} KiB a body, {MOST_LABELS} labels, {rentals.MOST_OPEN} requests that have not ended",
+        f"{rentals.PER_SECOND:g} new ones a second, {rentals.MOST_WAITING} waits",
+        f"the last {rentals.MOST_ENDED} requests",
         f"{LONGEST_WAIT_S:g} s at most",
         f"after {TTL_S:g} s, or `ttl_s`",
         f"`ttl_s` (default {SERVED_TTL_S:g})",

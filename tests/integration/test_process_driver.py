@@ -24,7 +24,7 @@ from nodelaunch.driverhost.wire.handshake import SOCKET_VARIABLE
 from nodelaunch.driverhost.wire.messages import Schemas, VersionRange
 from nodelaunch.drivers import DriverNotFoundError
 from nodelaunch.errors import TEXT_LIMIT, DriverError, ErrorKind, LaunchFailedError, ProviderUnavailableError, Scope
-from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, ReportsZones, SupportsConsoleLog
+from nodelaunch.protocol.driver import DriverContext, ExternalId, InstanceSpec, SupportsConsoleLog, SupportsZones
 from nodelaunch.protocol.quota import Limits
 from support import mischief
 from support.fakeclouds import NoScanner
@@ -121,7 +121,7 @@ async def test_environment_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_capabilities_are_parts_of_the_class(tmp_path: Path) -> None:
     kind = class_with(describe_in(tmp_path, "has zones").capabilities)
     async with driver("has zones", tmp_path, kind) as made:
-        assert isinstance(made, ReportsZones)
+        assert isinstance(made, SupportsZones)
         assert not isinstance(made, SupportsConsoleLog)
         assert await made.zones() == ("a", "b")
 

@@ -13,7 +13,7 @@ import pytest
 
 from nodelaunch.protocol.states import NodeState
 from nodelaunch.store.embedded.store import EmbeddedStore
-from nodelaunch.web import bodies, desk
+from nodelaunch.web import bodies, rentals
 from nodelaunch.web.operations import OPERATIONS
 from support.httpapi import TOKEN, Site, make_store, site
 
@@ -233,8 +233,8 @@ async def test_body_that_never_comes(small: Site, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_there_are_only_so_many_requests_and_waits(small: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "MOST_OPEN", 1)
-    monkeypatch.setattr(desk, "MOST_WAITING", 0)
+    monkeypatch.setattr(rentals, "MOST_OPEN", 1)
+    monkeypatch.setattr(rentals, "MOST_WAITING", 0)
     made = await small.make("small")
     reply = await small.http.post("/api/v1/requests", json={"labels": ["small"]})
     assert problem(reply) == (429, "too-many")
@@ -245,7 +245,7 @@ async def test_there_are_only_so_many_requests_and_waits(small: Site, monkeypatc
 
 def test_allowance() -> None:
     now = 0.0
-    allowance = desk.Allowance(2.0, 3.0, now=lambda: now)
+    allowance = rentals.Allowance(2.0, 3.0, now=lambda: now)
     assert [allowance.take() for _ in range(4)] == [True, True, True, False]
     now = 0.5
     assert [allowance.take() for _ in range(2)] == [True, False]
@@ -260,7 +260,7 @@ async def test_waits_are_bounded(small: Site) -> None:
 
 
 async def test_ended_requests_are_forgotten_in_time(small: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "MOST_ENDED", 1)
+    monkeypatch.setattr(rentals, "MOST_ENDED", 1)
     first, second = [await small.make("small") for _ in range(2)]
     for each in (first, second):
         assert (await small.http.delete(f"/api/v1/requests/{each['id']}")).status_code == 200

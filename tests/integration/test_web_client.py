@@ -62,7 +62,7 @@ async def test_request_that_nobody_can_serve(here: Site) -> None:
 
 async def test_nodes_are_renewed_while_they_are_used(small: Site) -> None:
     async with client_of(small, ttl_s=1.0) as client, client.nodes(["small"]) as (node,):
-        (rental,) = small.api._desk.rentals  # type: ignore[union-attr]
+        (rental,) = small.api._rentals.rentals  # type: ignore[union-attr]
         renewed, extend = asyncio.Event(), rental.last_until
 
         def last_until(deadline: float) -> None:
@@ -81,8 +81,8 @@ async def test_block_is_cancelled_when_the_launcher_takes_the_nodes_back(small: 
     async with client_of(small, ttl_s=1.0) as client:
         with pytest.raises(NodesLostError):  # noqa: PT012
             async with client.nodes(["small"]):
-                (rental,) = small.api._desk.rentals  # type: ignore[union-attr]
-                await small.api._desk.release(rental)  # type: ignore[union-attr]
+                (rental,) = small.api._rentals.rentals  # type: ignore[union-attr]
+                await small.api._rentals.release(rental)  # type: ignore[union-attr]
                 await asyncio.Event().wait()
 
 
@@ -122,7 +122,7 @@ async def test_answers_that_get_lost_are_asked_for_again_and_make_nothing_twice(
     transport = Lossy()
     async with client_of(small, transport=transport) as client, client.nodes(["small"]):
         assert transport.lost == 2
-        assert len(small.api._desk.rentals) == 1  # type: ignore[union-attr]
+        assert len(small.api._rentals.rentals) == 1  # type: ignore[union-attr]
 
 
 async def test_request_that_was_lost_is_told(small: Site) -> None:

@@ -62,7 +62,7 @@ async def test_record_is_handed_on_in_results_and_to_trees(store: ZooKeeperStore
             records.append(event.entry.record)
 
     async with store.tree("/t") as tree:
-        await tree.warm()
+        await tree.synced()
         tree.subscribe(note)
         (entry,) = await store.commit([Create("/t/n", b"1", sequence=True, record=made)])
         assert isinstance(entry, Entry)
@@ -79,7 +79,7 @@ async def test_tree_that_keeps_no_data_tells_it_in_events(store: ZooKeeperStore,
     events: list[TreeEvent] = []
     async with store.tree("/t", keeps_data=False) as tree:
         tree.subscribe(events.append)
-        await tree.warm()
+        await tree.synced()
         record = object()
         await store.commit([Put("/t/a", b"2", record=record)])
         await other.put("/t/a", b"3")
@@ -103,7 +103,7 @@ async def test_lagging_changes_are_told_as_one_before_what_comes_below(
     await store.create("/t/n", b"0", parents=True)
     events: list[TreeEvent] = []
     async with store.tree("/t", wants_data=is_node, may_lag=lambda _path: True) as tree:
-        await tree.warm()
+        await tree.synced()
         lock = await other.lock("/t/n/lock")
         await until(tree, lambda: len(tree.children("/t/n/lock")) == 1)
         tree.subscribe(events.append)
@@ -121,7 +121,7 @@ async def test_lagging_change_is_told_in_time_though_nothing_follows(
 ) -> None:
     await store.create("/t/n", b"0", parents=True)
     async with store.tree("/t", may_lag=lambda _path: True) as tree:
-        await tree.warm()
+        await tree.synced()
         before = store.operations["get"]
         await other.put("/t/n", b"1")
         await other.put("/t/n", b"2")
@@ -135,7 +135,7 @@ async def test_lagging_change_is_told_with_the_next_answer_when_it_is_hurried(
     await store.create("/t/n", b"0", parents=True)
     await store.create("/elsewhere")
     async with store.tree("/t", wants_data=is_node, may_lag=lambda _path: True) as tree:
-        await tree.warm()
+        await tree.synced()
         await other.commit([TakeLock("/t/n/lock"), Put("/t/n", b"1")])
         await store.get("/elsewhere")
         found = tree.get("/t/n")
@@ -151,7 +151,7 @@ async def test_lagging_change_is_told_with_the_next_answer_when_it_is_hurried(
 async def test_lagging_change_of_a_deleted_znode_is_not_read(store: ZooKeeperStore, other: ZooKeeperStore) -> None:
     await store.create("/t/n", b"0", parents=True)
     async with store.tree("/t", may_lag=lambda _path: True) as tree:
-        await tree.warm()
+        await tree.synced()
         before = store.operations["get"]
         await other.put("/t/n", b"1")
         await other.delete("/t/n")
@@ -169,7 +169,7 @@ async def test_lagging_change_of_a_deleted_znode_is_not_read(store: ZooKeeperSto
 async def test_lock_is_taken_in_one_operation_whether_its_directory_exists_or_not(store: ZooKeeperStore) -> None:
     await store.create("/t/n", b"0", parents=True)
     async with store.tree("/t", wants_data=is_node) as tree:
-        await tree.warm()
+        await tree.synced()
         for version in range(4):
             before = sum(store.operations.values())
             lock, _ = await store.commit([TakeLock("/t/n/lock"), Put("/t/n", b"x", version)])
@@ -201,7 +201,7 @@ async def test_lock_and_its_directory_go_with_what_they_protect(store: ZooKeeper
 async def test_cancelled_transaction_leaves_no_contender(store: ZooKeeperStore) -> None:
     await store.create("/t/n", b"0", parents=True)
     async with store.tree("/t") as tree:
-        await tree.warm()
+        await tree.synced()
         task = asyncio.ensure_future(store.commit([TakeLock("/t/n/lock"), Put("/t/n", b"1")]))
         await asyncio.sleep(0)
         task.cancel()
@@ -232,7 +232,7 @@ async def test_walk_reads_each_znode_once_in_a_window_and_lists_no_leaves(
     before = store.operations
     async with store.tree("/t", wants_data=is_node) as tree:
         async with asyncio.timeout(DEADLINE_S):
-            await tree.warm()
+            await tree.synced()
         sent = {kind: number - before.get(kind, 0) for kind, number in store.operations.items()}
         assert len(list(tree.entries())) == count + 2
     assert (sent["get"], sent["children"], sent["watch"]) == (count, 4, 1)
@@ -242,7 +242,7 @@ async def test_walk_reads_each_znode_once_in_a_window_and_lists_no_leaves(
 async def test_tree_keeps_nothing_of_what_is_gone(store: ZooKeeperStore) -> None:
     await store.ensure("/t")
     async with store.tree("/t", wants_data=is_node) as tree:
-        await tree.warm()
+        await tree.synced()
         for _ in range(20):
             node = await store.create("/t/", b"x", sequence=True)
             lock, _ = await store.commit([TakeLock(f"{node.path}/lock"), Put(node.path, b"y")])

@@ -81,7 +81,7 @@ async def test_exchanged_directory_excludes_kazoo_and_breaks_none(
         for thread in threads:
             thread.start()
         async with asyncio.timeout(DEADLINE_S), store.tree("/n", wants_data=lambda _path: False) as tree:
-            await tree.warm()
+            await tree.synced()
             while record.taken["ours"] < ROUNDS:
                 await take_and_release(store, record)
     finally:

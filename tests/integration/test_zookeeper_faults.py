@@ -73,7 +73,7 @@ async def test_kazoo_is_kept_out_by_our_lock_and_we_by_its(store: ZooKeeperStore
         await asyncio.to_thread(theirs.acquire, timeout=0.2)
     waiting = asyncio.create_task(asyncio.to_thread(theirs.acquire, timeout=DEADLINE_S))
     async with store.tree("/l") as tree:
-        await tree.warm()
+        await tree.synced()
         await until(tree, lambda: len(tree.children("/l/lock")) == 2)
     await ours.release()
     assert await waiting
@@ -237,17 +237,17 @@ async def test_lost_lock_is_told_before_anybody_else_gets_it_and_nothing_is_writ
 async def test_short_break_keeps_session_lock_and_tree(store: ZooKeeperStore, proxy: Proxy, kazoo: KazooClient) -> None:
     lock = await store.lock("/l/lock")
     async with store.tree("/l") as tree:
-        await tree.warm()
+        await tree.synced()
         proxy.is_open = False
         proxy.cut()
         await state(store, SessionState.SUSPENDED)
-        assert not tree.is_warm
+        assert not tree.is_synced
         kazoo.create("/l/meanwhile", b"x")
         kazoo.delete("/l/lock/" + lock.contender.rpartition("/")[2])
         proxy.is_open = True
         async with asyncio.timeout(DEADLINE_S):
             await store.session.connected()
-            await tree.warm()
+            await tree.synced()
         assert (tree.get("/l/meanwhile") or Entry).data == b"x"  # type: ignore[union-attr]
         assert not tree.children("/l/lock")
     assert store.session.epoch == 1
@@ -323,7 +323,7 @@ async def test_tree_equals_the_server_after_churn_and_cuts(
                 pass
 
     async with store.tree("/l") as tree:
-        await tree.warm()
+        await tree.synced()
         churning = asyncio.create_task(asyncio.to_thread(churn))
         cuts = 0
         while not churning.done():
@@ -333,7 +333,7 @@ async def test_tree_equals_the_server_after_churn_and_cuts(
         async with asyncio.timeout(DEADLINE_S):
             await store.session.connected()
             marker = await store.create("/l/marker", b"end")
-            await tree.warm()
+            await tree.synced()
             await until(tree, lambda: tree.get(marker.path) is not None)
         there = {path: kazoo.get(path)[0] for path in [*paths, "/l/marker"] if kazoo.exists(path)}
         assert {entry.path: entry.data for entry in tree.entries()} == there
@@ -415,6 +415,7 @@ async def test_lock_is_lost_while_the_machine_sleeps(
         await store.ensure("/n")
         lock = await store.lock("/n/lock")
         slept_s = 0.0
+
         def later() -> float:
             return uptime() + slept_s
 

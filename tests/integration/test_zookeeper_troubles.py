@@ -181,7 +181,7 @@ async def test_wiped_zookeeper_gets_a_new_session_and_its_chroot(certificates: C
             for _ in range(50):
                 await store.create("/t/", b"before", sequence=True)
             async with store.tree("/t") as tree:
-                await tree.warm()
+                await tree.synced()
                 server.kill()
                 shutil.rmtree(server.data_folder)
                 await asyncio.to_thread(server.start)
@@ -189,7 +189,7 @@ async def test_wiped_zookeeper_gets_a_new_session_and_its_chroot(certificates: C
                     while store.session.epoch == 1:
                         await store.session.changed()
                     assert (await store.create("/t/0000000000", b"after", parents=True)).path == "/t/0000000000"
-                    await until(tree, lambda: tree.is_warm)
+                    await until(tree, lambda: tree.is_synced)
                 assert [(entry.path, entry.data) for entry in tree.entries()] == [("/t/0000000000", b"after")]
     finally:
         server.kill()
@@ -235,10 +235,10 @@ async def test_tree_that_may_not_read_all_is_not_warm_until_it_may(store: ZooKee
         await until(tree, lambda: tree.get("/t/open") is not None)
         while tree.retry is None:  # type: ignore[attr-defined]
             await store.get("/t")
-        assert not tree.is_warm
+        assert not tree.is_synced
         kazoo.set_acls("/t/closed", OPEN_ACL_UNSAFE)
         async with asyncio.timeout(DEADLINE_S):
-            await tree.warm()
+            await tree.synced()
         found = tree.get("/t/closed")
         assert found is not None
         assert found.data == b"2"
@@ -252,7 +252,7 @@ async def test_listener_that_fails_harms_nobody_else(store: ZooKeeperStore) -> N
         raise RuntimeError("a bug of the listener's")
 
     async with store.tree("/t") as tree:
-        await tree.warm()
+        await tree.synced()
         tree.subscribe(fail)
         tree.subscribe(told.append)
         await store.create("/t/a")
@@ -309,7 +309,7 @@ async def numbered(store: ZooKeeperStore) -> AsyncIterator[ZooKeeperStore]:
     await store.create("/n/", sequence=True)
     await store.delete((await store.create("/n/", sequence=True)).path)
     async with store.tree("/n") as tree:
-        await tree.warm()
+        await tree.synced()
         yield store
 
 

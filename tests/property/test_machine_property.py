@@ -177,7 +177,7 @@ class World:
         assert outcome is not None
         assert not self.tasks, "every task was answered for"
         assert not self.held, "no node stays locked"
-        if outcome not in (m.Outcome.LOST, m.Outcome.REFUSED):
+        if outcome not in (m.Outcome.LOST, m.Outcome.LOCK_REFUSED):
             assert not self.is_locked, "the request is unlocked"
         last = self.saved[-1] if self.saved else None
         if outcome is m.Outcome.FULFILLED:

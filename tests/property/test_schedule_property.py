@@ -21,12 +21,12 @@ from nodelaunch.decisions.backlog import shape_of
 from nodelaunch.decisions.scheduling import Accepted, Schedule
 from nodelaunch.decisions.triage import (
     Absentee,
+    FreeCapacity,
     IdleNode,
     LabelView,
     MachineView,
     PoolKey,
     PoolView,
-    Room,
     absentees,
     after_decline,
     judge,
@@ -58,20 +58,20 @@ class Holds:
         """Those of earlier requests than *request*, each request once."""
         return list({other.id: verdict for other, _, verdict in wanted if other.order < request.order}.values())
 
-    def room(self, request: NodeRequest, view: PoolView, facts: StaticFacts) -> Room:
+    def free_capacity(self, request: NodeRequest, view: PoolView, facts: StaticFacts) -> FreeCapacity:
         """What is free for *request* without what earlier ones wait for."""
         here = [each for each in self.verdicts if each[1] == view.key]
         there = [each for each in self.verdicts if each[1][0] == view.key[0]]
-        in_pool = self.of(request, [e for e in here if e[2].waits_for_room or e[2].kept])
+        in_pool = self.of(request, [e for e in here if e[2].waits_for_capacity or e[2].kept])
         at_provider = self.of(request, [each for each in there if each[2].waits_for_provider])
         launches = self.of(request, [each for each in there if _says(each[2], ConcurrencyReached)])
         shares = self.of(request, [e for e in self.verdicts if _says(e[2], TenantFull) and _same_tenant(e[0], request)])
         tenant = facts.tenant(request.tenant_name) if request.tenant_name is not None else None
         provider_left = facts.provider_left(view.key)
-        return Room(
+        return FreeCapacity(
             pool=_less(facts.pool_left(view.key), in_pool),
             provider=_less(provider_left, at_provider) if view.shares_provider_quota else provider_left,
-            tenant=_less(tenant.room, shares) if tenant else Limits(),
+            tenant=_less(tenant.free, shares) if tenant else Limits(),
             tenant_ceiling=tenant.ceiling if tenant else Limits(),
             launching=facts.launching(view.key[0]) if view.max_concurrency >= 0 else 0,
             is_overtaking=bool(launches),
@@ -140,7 +140,7 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
             break
         if turn is not None and view.priority >= turn and not _serves_out_of_turn(request, view, facts):
             break
-        verdict = judge(request, view, holds.room(request, view, facts))
+        verdict = judge(request, view, holds.free_capacity(request, view, facts))
         verdicts[view.key] = verdict
         if isinstance(verdict, Accept):
             break
@@ -195,18 +195,23 @@ class CheckedFacts(StaticFacts):
         holds = Holds()
         for other, before, _ in decide_anew(earlier, self):
             holds.verdicts += _kept(other, _ask_all(other, self, before), self).verdicts
-        again = judge(request, view, holds.room(request, view, self))
+        again = judge(request, view, holds.free_capacity(request, view, self))
         assert isinstance(again, Accept), f"{request} overtakes in {key}: {again}"
         turn = _turn_elsewhere(request, _candidates(request, self.peers), self)
         is_left = turn is not None and view.priority >= turn and not _serves_out_of_turn(request, view, self)
         assert not is_left, f"{request} is another launcher's"
         asker = asker_of(request)
-        assert all(map(asker.may_use, [view.allowed, *(view.labels[label].allowed for label in request.node_types)]))
+        assert all(
+            map(
+                asker.may_use,
+                [view.allowed_tenants, *(view.labels[label].allowed_tenants for label in request.node_types)],
+            )
+        )
         assert all(asker.may_use(self.allowed_on.get(node_id)) for node_id in verdict.reuse if node_id is not None)
         super().reserve(request, key, verdict)
         left = [self.pool_left(key), self.provider_left(key)]
         if (tenant := self.tenant(request.tenant_name or "")) is not None:
-            left.append(tenant.room)
+            left.append(tenant.free)
         assert all(amount >= 0 for limits in left for amount in limits.amounts.values()), left
         del self.waiting[request.id]
 
@@ -222,7 +227,7 @@ RACK = PoolView(
     ("rack", "r"), "rack-r", 100, {"small": LabelView(), "big": LabelView()}, can_launch=False,
     machines=(
         MachineView(frozenset({"small", "big"})),
-        MachineView(frozenset({"small"}), allowed=frozenset({"t"})),
+        MachineView(frozenset({"small"}), allowed_tenants=frozenset({"t"})),
         MachineView(frozenset({"small"})),
     ),
 )  # fmt: skip
@@ -278,7 +283,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
             self.facts.register(replace(RACK, priority=data.draw(PRIORITIES)))
             for machine in RACK.machines:
                 node = IdleNode(NodeId(f"m{next(self.numbers)}"), machine.labels)
-                self.facts.allowed_on[node.id] = machine.allowed
+                self.facts.allowed_on[node.id] = machine.allowed_tenants
                 self.facts.put_idle(RACK.key, node)
         self.facts.waiting = {}
         self.schedule.share_among(self.facts.launchers)
@@ -327,14 +332,14 @@ class IncrementalDecisions(RuleBasedStateMachine):
         grant = self.facts.free(data.draw(st.sampled_from(sorted(self.facts.grants))))
         for node in grant.reused if grant.key == RACK.key else ():
             self.facts.put_idle(grant.key, node)
-        self._room_changed(grant.key, grant.tenant)
+        self._capacity_changed(grant.key, grant.tenant)
 
     @precondition(lambda self: self.facts.grants)
     @rule(data=st.data())
     def launched(self, data: st.DataObject) -> None:
         grant = self.facts.grants[data.draw(st.sampled_from(sorted(self.facts.grants)))]
         grant.launching = 0
-        self._room_changed(grant.key, None)
+        self._capacity_changed(grant.key, None)
 
     @precondition(lambda self: self.facts.idle_nodes.get(RACK.key))
     @rule(data=st.data())
@@ -342,13 +347,13 @@ class IncrementalDecisions(RuleBasedStateMachine):
         """It goes into quarantine."""
         nodes = self.facts.idle_nodes[RACK.key]
         self.away.append(nodes.pop(data.draw(st.sampled_from(sorted(nodes)))))
-        self._room_changed(RACK.key, None)
+        self._capacity_changed(RACK.key, None)
 
     @precondition(lambda self: self.away)
     @rule()
     def machine_returns(self) -> None:
         self.facts.put_idle(RACK.key, self.away.pop())
-        self._room_changed(RACK.key, None)
+        self._capacity_changed(RACK.key, None)
 
     @precondition(lambda self: any(grant.key != RACK.key for grant in self.facts.grants.values()))
     @rule(data=st.data(), label=st.sampled_from(["small", "big"]), allowed=ALLOWED)
@@ -359,7 +364,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
         node = replace(an_idle_node(next(self.numbers), label), usage=NEEDS["small"])
         self.facts.allowed_on[node.id] = allowed
         self.facts.put_idle(grant.key, node)
-        self._room_changed(grant.key, grant.tenant)
+        self._capacity_changed(grant.key, grant.tenant)
 
     @precondition(lambda self: any(self.facts.idle_nodes.values()))
     @rule(data=st.data())
@@ -368,7 +373,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
         _, node = self.facts.idle_nodes[key].popitem()
         if key == RACK.key:
             self.away.append(node)
-        self._room_changed(key, None)
+        self._capacity_changed(key, None)
 
     @rule(pool_id=st.sampled_from(["elsewhere", "elsewhere", "one-a"]), is_paused=st.booleans())
     def pause(self, pool_id: str, is_paused: bool) -> None:
@@ -483,13 +488,14 @@ class IncrementalDecisions(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.facts.views)))
         view = self.facts.views[key]
         labels = {
-            name: replace(known, allowed=of_label if name == "small" else None) for name, known in view.labels.items()
+            name: replace(known, allowed_tenants=of_label if name == "small" else None)
+            for name, known in view.labels.items()
         }
-        self.facts.change(replace(view, allowed=of_pool, labels=labels))
+        self.facts.change(replace(view, allowed_tenants=of_pool, labels=labels))
         self._tell(key)
         self._decide()
 
-    def _room_changed(self, key: PoolKey, tenant: str | None) -> None:
+    def _capacity_changed(self, key: PoolKey, tenant: str | None) -> None:
         self._tell(key)
         if tenant in self.facts.tenants:
             self.schedule.tenant_changed(tenant or "")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodelaunch.engine.view import ClusterView, NodeSeen, Note
+from nodelaunch.engine.view import ClusterView, NodeSeen, ViewEvent
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.access import LAUNCHER, Allowed, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
@@ -155,8 +155,8 @@ EVENTS = st.one_of(
 @given(st.lists(EVENTS, max_size=25))
 def test_indexes_say_what_the_records_say(events: list[Event]) -> None:
     view = ClusterView()
-    view.is_warm = True
-    told: list[Note] = []
+    view.is_synced = True
+    told: list[ViewEvent] = []
     view.subscribe(told.append)
     for change, tell in enumerate(events, start=1):
         tell(view, change)
@@ -177,7 +177,7 @@ SPLITS = st.builds(lambda rule: lambda view, _: view.split_idle("here", "main", 
 @given(st.lists(SPLITS | st.builds(node_seen, idle_nodes, st.booleans()), max_size=15), st.sampled_from("ab"))
 def test_idle_nodes_are_told_apart_by_who_may_use_them(events: list[Event], tenant: str) -> None:
     view = ClusterView()
-    view.is_warm = True
+    view.is_synced = True
     for change, tell in enumerate(events, start=1):
         tell(view, change)
         check_invariants(view)
@@ -208,7 +208,7 @@ HIDINGS = st.sets(st.sampled_from([None, "one", "two"])).map(hidden_anew)
 @given(st.lists(SPLITS | HIDINGS | st.builds(node_seen, idle_nodes, st.booleans()), max_size=15))
 def test_hidden_nodes_are_given_to_nobody(events: list[Event]) -> None:
     view = ClusterView()
-    view.is_warm = True
+    view.is_synced = True
     for change, tell in enumerate(events, start=1):
         tell(view, change)
         check_invariants(view)
@@ -223,13 +223,13 @@ def test_hidden_nodes_are_given_to_nobody(events: list[Event]) -> None:
 @given(st.lists(st.builds(node_seen, nodes, st.booleans()), max_size=10))
 def test_a_change_carries_what_was_there_before(events: list[Event]) -> None:
     view = ClusterView()
-    view.is_warm = True
+    view.is_synced = True
     before: dict[NodeId, Node] = {}
 
-    def compare(note: Note) -> None:
-        assert isinstance(note, NodeSeen)
-        assert note.old == before.get(note.id)
-        before[note.id] = view.nodes[note.id].record
+    def compare(event: ViewEvent) -> None:
+        assert isinstance(event, NodeSeen)
+        assert event.old == before.get(event.id)
+        before[event.id] = view.nodes[event.id].record
 
     view.subscribe(compare, NodeSeen)
     for change, tell in enumerate(events, start=1):

@@ -20,7 +20,7 @@ from nodelaunch.engine.provider.breakers import (
     MOST_SPREAD,
     ZONES_DOUBTED_S,
 )
-from nodelaunch.engine.reporting.questions import ask
+from nodelaunch.engine.reporting.explainrpc import ask
 from nodelaunch.errors import InsufficientCapacityError, LaunchFailedError, ProviderUnavailableError, Scope
 from nodelaunch.protocol.driver import InstanceSpec
 from nodelaunch.protocol.states import NodeState, RequestState

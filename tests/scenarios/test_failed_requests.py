@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nodelaunch.engine.reporting.questions import ANSWER_TIMEOUT_S, why
+from nodelaunch.engine.reporting.explainrpc import ANSWER_TIMEOUT_S, why
 from nodelaunch.errors import RequestFailedError
 from support.launchers import CONFIG, LoopClock, running
 

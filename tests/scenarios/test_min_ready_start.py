@@ -35,7 +35,7 @@ async def keeping(processes: Sequence[Presence]) -> AsyncIterator[tuple[Embedded
         for presence in processes:
             await store.create(f"{paths.PRESENCES}/", presence.to_bytes(), ephemeral=True, sequence=True)
         async with open_view(store) as view:
-            await view.warm()
+            await view.synced()
             min_ready = MinReady(store, view, WallClock(), KEEPER.id)
             min_ready.want(WANTED)
             task = asyncio.create_task(min_ready.run())

@@ -13,8 +13,8 @@ from nodelaunch.client.nodes import NodeClient
 from nodelaunch.decisions.answers import TURN_S
 from nodelaunch.engine.fleet.presence import RETURN_GRACE_S
 from nodelaunch.engine.limits import waiting
-from nodelaunch.engine.limits.sharing import ACKNOWLEDGED_S, SharedRoom
-from nodelaunch.engine.reporting.questions import ask
+from nodelaunch.engine.limits.sharing import ACKNOWLEDGED_S, SharedCapacity
+from nodelaunch.engine.reporting.explainrpc import ask
 from nodelaunch.engine.serve.scheduler import Scheduler
 from nodelaunch.engine.view import NodeSeen, PresencesChanged
 from nodelaunch.protocol import paths
@@ -365,13 +365,13 @@ async def test_node_sets_of_a_tenant_get_on_though_each_launcher_has_half(
 ) -> None:
     """Two sets of two have one node each, and the tenant may have no third one: the later set lets go of its node."""
     monkeypatch.setattr(waiting, "ROOM_WAIT_S", 1e6)
-    create = SharedRoom.create
+    create = SharedCapacity.create
     began: set[str] = set()
     busy: set[str] = set()
     created: set[str] = set()
     changed = asyncio.Condition()
 
-    async def in_step(self: SharedRoom, pool: str, tenant: str | None, op: Create) -> Entry:
+    async def in_step(self: SharedCapacity, pool: str, tenant: str | None, op: Create) -> Entry:
         """One by one; whoever has one node waits until the other has one, too."""
         name = self._provider
         async with changed:
@@ -390,7 +390,7 @@ async def test_node_sets_of_a_tenant_get_on_though_each_launcher_has_half(
                 changed.notify_all()
         return entry
 
-    monkeypatch.setattr(SharedRoom, "create", in_step)
+    monkeypatch.setattr(SharedCapacity, "create", in_step)
     async with two_clouds(tmp_path, limit=2) as site, asyncio.timeout(600):
         peak = Peak(site)
         jobs = [site.job("small", "small", tenant=TENANT, provider=name) for name in ("cloud", "other")]

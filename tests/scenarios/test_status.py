@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from nodelaunch.cli.status import in_words
-from nodelaunch.engine.reporting.questions import REPORT, ask_reports
+from nodelaunch.engine.reporting.explainrpc import REPORT, ask_reports
 from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.operations.pauses import Pauser
 from nodelaunch.protocol import paths

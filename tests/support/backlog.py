@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodelaunch.engine.view import Note, RequestSeen
+from nodelaunch.engine.view import RequestSeen, ViewEvent
 from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.states import RequestState
 from support.launchers import Running, running
@@ -45,8 +45,8 @@ class Witness:
         self._open_then: list[tuple[RequestId, RequestId]] = []
         self.last_taken_at = 0.0
 
-    def __call__(self, note: Note) -> None:
-        request = self._site.view.request(note.id) if isinstance(note, RequestSeen) else None
+    def __call__(self, event: ViewEvent) -> None:
+        request = self._site.view.request(event.id) if isinstance(event, RequestSeen) else None
         if request is None or request.id in self._taken or request.state is not RequestState.PENDING:
             return
         self._taken[request.id] = self.last_taken_at = asyncio.get_running_loop().time()

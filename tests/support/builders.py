@@ -32,8 +32,8 @@ def an_idle_node(number: int = 1, *labels: str, **fields: Any) -> IdleNode:
     return IdleNode(NodeId(f"{number:010d}"), frozenset(labels or ("small",)), Usage(instances=1), **fields)
 
 
-def a_machine(*labels: str, allowed: Allowed = None) -> MachineView:
-    return MachineView(frozenset(labels or ("small",)), allowed)
+def a_machine(*labels: str, allowed_tenants: Allowed = None) -> MachineView:
+    return MachineView(frozenset(labels or ("small",)), allowed_tenants)
 
 
 def a_peer(name: str = "other", *labels: str, **fields: Any) -> RegisteredPool:

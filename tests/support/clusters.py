@@ -162,9 +162,9 @@ ANSWERS = {c.OBTAIN.name: 2}
 async def record() -> list[str]:
     """The transcript as it is with this tree: ``< `` the driver's, ``> `` the launcher's."""
     ours, theirs = socket.socketpair()
-    desk = ClusterServer("meta", OneNodeCluster())
-    peer = Peer(*await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE), answer=desk.answer)
-    desk.open(peer.note)
+    server = ClusterServer("meta", OneNodeCluster())
+    peer = Peer(*await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE), answer=server.answer)
+    server.open(peer.note)
     running = asyncio.ensure_future(peer.run())
     reader, writer = await asyncio.open_unix_connection(sock=theirs, limit=MAX_LINE)
     lines = []

@@ -22,18 +22,18 @@ from nodelaunch.protocol.driver import (
     Instance,
     InstanceSpec,
     Machine,
-    ReportsZones,
-    ScansHostKeys,
     SupportsConsoleLog,
+    SupportsHostKeyScan,
     SupportsInventory,
     SupportsLeftovers,
     SupportsUpkeep,
+    SupportsZones,
 )
 from nodelaunch.protocol.faults import fault_of
 
 NOWHERE = ExternalId("00000000-0000-4000-8000-000000000000")
 _OPTIONAL: Sequence[type] = (
-    ReportsZones, ScansHostKeys, SupportsConsoleLog, SupportsInventory, SupportsLeftovers, SupportsUpkeep,
+    SupportsZones, SupportsHostKeyScan, SupportsConsoleLog, SupportsInventory, SupportsLeftovers, SupportsUpkeep,
 )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ async def trace_of(
         if isinstance(driver, SupportsInventory):
             await _look_at(driver, trace)
         else:
-            zones = await driver.zones() if isinstance(driver, ReportsZones) else ()
+            zones = await driver.zones() if isinstance(driver, SupportsZones) else ()
             spec = replace(spec_for(pool, label, provider), zone=zones[0] if zones else None)  # else it may be drawn
             await _live(driver, trace, complete(spec))
     finally:
@@ -119,9 +119,9 @@ async def _live(driver: Driver, trace: Trace, spec: InstanceSpec) -> None:
     assert external_id is not None, trace.lines
     await trace.call("wait", driver.wait_until_active(external_id))
     await trace.call("list", _listed(driver))
-    if isinstance(driver, ScansHostKeys):
+    if isinstance(driver, SupportsHostKeyScan):
         await trace.call("host keys", driver.host_keys(external_id))
-    if isinstance(driver, ReportsZones):
+    if isinstance(driver, SupportsZones):
         await trace.call("zones", driver.zones())
     for _ in range(2):
         await trace.call("delete", driver.delete_instance(external_id))

@@ -36,7 +36,7 @@ async def said(
             await launcher.create(f"{paths.POOLS}/here", registered.to_bytes(), ephemeral=True, parents=True)
         for path, record in ((paths.node(node.id), node), *more):
             await store.create(path, record.to_bytes(), parents=True)
-        await view.warm()
+        await view.synced()
         yield "\n".join(what_next(view, view.nodes[node.id].record, reports))
 
 

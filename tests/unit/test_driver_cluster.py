@@ -33,10 +33,10 @@ DEADLINE_S = 30.0
 async def connected(cluster: Cluster | None, *, is_open: bool = True) -> AsyncIterator[tuple[RemoteCluster, Peer]]:
     """*cluster* from the other end of a connection; the launcher's end of which comes with it."""
     ours, theirs = socket.socketpair()
-    desk, remote = ClusterServer("meta", cluster), RemoteCluster()
-    launcher = Peer(*await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE), answer=desk.answer)
+    server, remote = ClusterServer("meta", cluster), RemoteCluster()
+    launcher = Peer(*await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE), answer=server.answer)
     if is_open:
-        desk.open(launcher.note)
+        server.open(launcher.note)
     reader, writer = await asyncio.open_unix_connection(sock=theirs, limit=MAX_LINE)
     remote.peer = driver = Peer(reader, writer, notice=remote.on_note)
     running = [asyncio.ensure_future(peer.run()) for peer in (launcher, driver)]

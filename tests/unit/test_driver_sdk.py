@@ -9,7 +9,7 @@ from nodelaunch.driverhost.process.options import provider_model
 from nodelaunch.driverhost.schemas import capabilities_of, schemas_of
 from nodelaunch.driverhost.wire.messages import CAPABILITIES, Schemas
 from nodelaunch.drivers import DriverPlugin, DriverRegistry
-from nodelaunch.protocol.driver import ScansHostKeys, SupportsInventory, SupportsUpkeep
+from nodelaunch.protocol.driver import SupportsHostKeyScan, SupportsInventory, SupportsUpkeep
 
 REGISTRY = DriverRegistry()
 
@@ -34,7 +34,7 @@ def test_capabilities_are_those_of_the_class(name: str, capabilities: set[str]) 
 def test_every_capability_is_a_part_of_the_class() -> None:
     made = class_with(CAPABILITIES)
     assert all(issubclass(made, protocol) for protocol in CAPABILITIES.values())
-    assert not issubclass(class_with(()), ScansHostKeys)
+    assert not issubclass(class_with(()), SupportsHostKeyScan)
     assert class_with(["zones"]) is class_with(["zones", "telepathy"])
 
 

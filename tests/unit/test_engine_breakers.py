@@ -220,7 +220,7 @@ def failed(breakers: ProviderBreakers, zone: str | None, *errors: DriverError, l
 
 
 def open_ones(breakers: ProviderBreakers) -> list[str]:
-    return [breaker.what for breaker in breakers.told("main", ("small", "big"))]
+    return [breaker.what for breaker in breakers.list_open("main", ("small", "big"))]
 
 
 async def test_launches_that_fail_in_a_row_open_what_their_scope_tells(breakers: ProviderBreakers) -> None:
@@ -329,7 +329,7 @@ async def test_open_ones_are_told_with_times(breakers: ProviderBreakers, gate: L
     breakers.questions.failed("cloud", AWAY)
     away(gate)
     await asyncio.sleep(0.5)
-    questions, launches = breakers.told("main", ())
+    questions, launches = breakers.list_open("main", ())
     assert (questions.what, questions.failures) == ("provider cloud, questions", 1)
     assert (launches.what, launches.failures, launches.reason) == ("provider cloud, launches", 3, "HTTP 503")
     assert launches.open_for_s == pytest.approx(0.5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.cli.explain import _about_node, _lines, explanation
-from nodelaunch.engine.reporting.questions import Answers, why
+from nodelaunch.engine.reporting.explainrpc import Answers, why
 from nodelaunch.engine.view import open_view
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
@@ -43,7 +43,7 @@ async def said(*events: str, has_node: bool) -> tuple[list[str], list[str]]:
         if has_node:
             await store.create(paths.NEW_NODE, NODE.to_bytes(), sequence=True)
         async with open_view(store) as view:
-            await view.warm()
+            await view.synced()
             found = explanation(REQUEST, view, Answers([a_pool(*events)]))
             node = view.node("0000000000")
             return _lines(found, []), _about_node(view, node, [])[1] if node is not None else []
@@ -78,7 +78,7 @@ async def test_launchers_of_one_host_are_told_apart() -> None:
         await store.ensure(*paths.ALWAYS_THERE)
         await store.create(paths.new_request("200"), request.to_bytes(), sequence=True)
         async with open_view(store) as view:
-            await view.warm()
+            await view.synced()
             found = explanation(RequestId("200-0000000000"), view, Answers([first, second]))
             found["launchers"] = {"aaaaaaaa11": "ci (aaaaaaaa)", "bbbbbbbb22": "ci (bbbbbbbb)"}
             lines = _lines(found, [])

@@ -24,8 +24,8 @@ from nodelaunch.protocol.driver import (
     Instance,
     InstanceSpec,
     LabelTraits,
-    ScansHostKeys,
     SupportsConsoleLog,
+    SupportsHostKeyScan,
     SupportsInventory,
 )
 from nodelaunch.protocol.quota import Limits, Usage
@@ -76,7 +76,7 @@ async def launched(driver: FakeDriver, **more: Any) -> tuple[Instance, FakeServe
 
 def test_it_scans_keys_and_shows_consoles_but_keeps_no_inventory(cloud: FakeCloud) -> None:
     driver = a_driver(cloud)
-    assert isinstance(driver, ScansHostKeys)
+    assert isinstance(driver, SupportsHostKeyScan)
     assert isinstance(driver, SupportsConsoleLog)
     assert not isinstance(driver, SupportsInventory)
     assert PLUGIN.open is FakeDriver

@@ -115,7 +115,7 @@ def test_end_of_work_is_news_unless_it_was_refused_or_only_declined() -> None:
     history = History(WallClock(), EventHub())
     state, _ = m.start(a_request(), Decline((NobodyLeft(),)))
     history.ended(REQUEST, KEY, m.Outcome.DECLINED, state)
-    history.ended(REQUEST, KEY, m.Outcome.REFUSED, None)
+    history.ended(REQUEST, KEY, m.Outcome.LOCK_REFUSED, None)
     assert remembered(history) == []
     history.ended(REQUEST, KEY, m.Outcome.FULFILLED, None)
     assert remembered(history) == ["fulfilled"]

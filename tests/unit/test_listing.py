@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.operations.listing import Snapshot, node_facts, request_facts
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
@@ -15,9 +15,9 @@ ENTRY = Entry("/", b"", Stat(0, 0, 0, 0.0, 0.0, 0))
 
 def snapshot(*records: Node | NodeRequest) -> Snapshot:
     return Snapshot(
-        nodes={each.id: Seen(each, ENTRY) for each in records if isinstance(each, Node)},
+        nodes={each.id: Versioned(each, ENTRY) for each in records if isinstance(each, Node)},
         locked_nodes=frozenset({NodeId("1")}),
-        requests={each.id: Seen(each, ENTRY) for each in records if isinstance(each, NodeRequest)},
+        requests={each.id: Versioned(each, ENTRY) for each in records if isinstance(each, NodeRequest)},
         locked_requests=frozenset(),
         pools=[], uploads={}, builds={}, paused_images=frozenset(), images={}, at=100.0,
     )  # fmt: skip

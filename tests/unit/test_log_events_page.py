@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "log-events.md").read_text()
 LOGGERS = {"log", "_log", "log_"}
 LEVELS = {level: {level} for level in ("debug", "info", "warning", "error", "critical")} | {"exception": {"traceback"}}
 OTHER_METHODS = {"log", "msg", "warn", "err", "fatal", "failure"}
-NOT_HERE = {Outcome.REFUSED}
+NOT_HERE = {Outcome.LOCK_REFUSED}
 """Outcomes that `_report` in engine/serve/handler.py logs by a name of their own."""
 NEVER_ROUTINE = {f"request_{outcome.name.lower()}" for outcome in Outcome if outcome is not Outcome.DECLINED} - {
     "request_refused"

@@ -108,7 +108,7 @@ def test_decline_is_saved_with_the_lock_and_then_unlocked() -> None:
 def test_refused_lock_ends_it_without_a_trace() -> None:
     talk = Dialogue(None)
     assert talk.on(LockRefused()) == ()
-    assert (talk.state.is_done, talk.state.outcome) == (True, Outcome.REFUSED)
+    assert (talk.state.is_done, talk.state.outcome) == (True, Outcome.LOCK_REFUSED)
 
 
 # -- failures, retries, quota ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import nodelaunch
 from nodelaunch import conformance, sdk, testing
 from nodelaunch.client.nodes import NodeClient
+from nodelaunch.protocol import driver
 from nodelaunch.sdk.faults import FileFaults
 from nodelaunch.store.embedded.store import EmbeddedStore
 
@@ -74,3 +75,21 @@ def test_old_command_runs_a_driver() -> None:
 def test_what_became_a_package_is_imported_as_before() -> None:
     assert vars(import_module("nodelaunch.client"))["NodeClient"] is NodeClient is nodelaunch.NodeClient
     assert vars(import_module("nodelaunch.store.embedded"))["EmbeddedStore"] is EmbeddedStore
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ScansHostKeys", driver.SupportsHostKeyScan),
+        ("ReportsZones", driver.SupportsZones),
+        ("TriesLogin", driver.SupportsLoginTrial),
+    ],
+)
+def test_old_name_of_a_capability_warns(old: str, new: type) -> None:
+    with pytest.warns(DeprecationWarning, match=f"^{driver.__name__}.{old} is now {driver.__name__}.{new.__name__}$"):
+        assert getattr(driver, old) is new
+
+
+def test_module_of_old_names_has_no_others() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'nodelaunch.protocol.driver' has no attribute 'Unknown'$"):
+        _ = driver.Unknown

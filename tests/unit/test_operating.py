@@ -69,7 +69,7 @@ async def opened() -> AsyncIterator[Site]:
     async with EmbeddedStore(None) as store:
         await store.ensure(*paths.ALWAYS_THERE)
         async with open_view(store) as view:
-            await view.warm()
+            await view.synced()
             async with AsyncExitStack() as sessions:
                 yield Site(store, view, sessions)
 

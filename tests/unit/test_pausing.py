@@ -65,7 +65,7 @@ async def test_targets_are_found_by_name(text: str, target: Target) -> None:
         await store.create(paths.NEW_NODE, b'{"state": "ready", "provider": "gone"}', sequence=True)
         await Pauser(store).pause(Target.provider("odd"), by="ann")
         async with open_view(store) as view:
-            await view.warm()
+            await view.synced()
             assert find_target(text, view) == target
             with pytest.raises(TargetAmbiguousError, match="provider:both or launcher:both"):
                 find_target("both", view)
@@ -77,7 +77,7 @@ async def test_targets_are_found_by_name(text: str, target: Target) -> None:
 async def test_launcher_is_named_by_the_beginning_of_its_id() -> None:
     async with EmbeddedStore(None) as store, store.connect() as other, open_view(store) as view:
         await store.ensure(*paths.ALWAYS_THERE)
-        await view.warm()
+        await view.synced()
         await be_present(store, "host", "abcdef0123")
         await be_present(other, "host", "abcdff4567")
         for text in ("launcher:abcdef", "abcdef", "launcher:abcdef0123"):
@@ -92,7 +92,7 @@ async def test_id_that_no_launcher_has_is_an_error_that_names_those_that_run(tex
     """A process that is yet to come has no id; a host name may be of one."""
     async with EmbeddedStore(None) as store, open_view(store) as view:
         await store.ensure(*paths.ALWAYS_THERE)
-        await view.warm()
+        await view.synced()
         await be_present(store, "host", "abcdef0123")
         with pytest.raises(TargetUnknownError, match=r"running are: host \(abcdef0123\)"):
             find_target(text, view)
@@ -103,7 +103,7 @@ async def test_id_that_no_launcher_has_is_an_error_that_names_those_that_run(tex
 async def test_what_is_paused_is_from_then_on_what_was_asked_last() -> None:
     async with EmbeddedStore(None) as store, open_view(store) as view:
         pauser, cloud = Pauser(store), Target.provider("cloud")
-        await view.warm()
+        await view.synced()
         await pauser.pause(cloud, by="ann", reason="disks", drains=True)
         await pauser.pause(cloud, by="bob", reason="")
         assert [(p.record.by, p.record.reason, p.record.drains) for p in view.pauses.values()] == [("bob", None, False)]
@@ -115,7 +115,7 @@ async def test_what_is_paused_is_from_then_on_what_was_asked_last() -> None:
 async def test_drained_launcher_waits_for_its_launches_and_for_what_nobody_else_serves() -> None:
     async with EmbeddedStore(None) as store, store.connect() as other, open_view(store) as view:
         await store.ensure(*paths.ALWAYS_THERE)
-        await view.warm()
+        await view.synced()
         await register(store, "cloud", "main", "one", "p-one")
         await be_present(store, "one", "1")
         await register(other, "cloud", "main", "two", "p-two")
@@ -135,7 +135,7 @@ async def test_pools_of_other_programs_are_not_drained() -> None:
     """Nodepool's launcher keeps nodes ready whatever we do: they would be deleted and made again for ever."""
     async with EmbeddedStore(None) as store, store.connect() as other, open_view(store) as view:
         await store.ensure(*paths.ALWAYS_THERE)
-        await view.warm()
+        await view.synced()
         await register(store, "cloud", "main", "one", "p-one")
         await be_present(store, "one", "1")
         await Pauser(store).pause(Target.provider("cloud"), by="ann", drains=True)
@@ -153,7 +153,7 @@ async def test_pools_of_other_programs_are_not_drained() -> None:
 async def test_what_is_no_pause_does_no_harm() -> None:
     names = ("provider:cloud", "label:small", "nonsense")
     async with EmbeddedStore(None) as store, open_view(store) as view:
-        await view.warm()
+        await view.synced()
         for name in names:
             await store.create(f"{paths.PAUSES}/{name}", b"[]", parents=True)
         assert view.pauses == {}

@@ -16,8 +16,8 @@ def test_what_is_reserved_counts_until_its_slot_is_settled() -> None:
     reservation = book.open(KEY, "t", {0: ONE}, {0: ONE, 1: ONE})
     assert (book.of_pool(KEY), book.of_provider("cloud"), book.of_tenant("t")) == (ONE, ONE, ONE + ONE)
     assert book.launches_of("cloud") == 1
-    assert reservation.has_room_for(0)
-    assert not reservation.has_room_for(1)
+    assert reservation.has_capacity_for(0)
+    assert not reservation.has_capacity_for(1)
     reservation.settle(0)
     reservation.settle(0)
     assert (book.of_pool(KEY), book.launches_of("cloud"), book.of_tenant("t")) == (NOTHING, 0, ONE)

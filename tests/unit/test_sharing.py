@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from nodelaunch.decisions.triage import PoolKey
-from nodelaunch.engine.limits.sharing import SharedRoom, TenantLedgers
+from nodelaunch.engine.limits.sharing import SharedCapacity, TenantLedgers
 from nodelaunch.engine.view import open_view
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol import paths
@@ -39,9 +39,9 @@ async def test_node_is_not_created_for_a_request_whose_lock_went_with_the_sessio
         await other.create(presence, Presence(id="other", pools=("p",)).to_bytes(), ephemeral=True)
         await other.create(pool, registration.to_bytes(), ephemeral=True)
         async with open_view(store) as view:
-            await view.warm()
-            room = SharedRoom(store, view, "cloud", "own", TenantLedgers(store, view), Books())
-            creating = asyncio.ensure_future(room.create("main", None, Create(paths.NEW_NODE, b"{}", sequence=True)))
+            await view.synced()
+            free = SharedCapacity(store, view, "cloud", "own", TenantLedgers(store, view), Books())
+            creating = asyncio.ensure_future(free.create("main", None, Create(paths.NEW_NODE, b"{}", sequence=True)))
             await asyncio.sleep(0)
             assert not creating.done()
             await store.expire_session()

@@ -128,14 +128,14 @@ async def test_of_one_thing_one_work_is_done_at_a_time(queue: WorkQueue) -> None
 async def test_work_that_hangs_at_one_provider_stops_no_other(queue: WorkQueue) -> None:
     done: list[int] = []
 
-    async def note(number: int) -> None:
+    async def event(number: int) -> None:
         done.append(number)
 
     async with opened(queue):
         for number in range(2 * queue.limit):
             assert queue.start(key(number), "hangs", asyncio.Event().wait)
         for number in range(1000, 1003):
-            assert queue.start(key(number), "works", note, number)
+            assert queue.start(key(number), "works", event, number)
         await asyncio.sleep(1)
         assert done == [1000, 1001, 1002]
         assert queue._lanes["hangs"].running == queue.limit
@@ -145,13 +145,13 @@ async def test_work_waits_for_its_turn_in_order(queue: WorkQueue) -> None:
     queue.limit = 1
     done: list[int] = []
 
-    async def note(number: int) -> None:
+    async def event(number: int) -> None:
         await asyncio.sleep(1)
         done.append(number)
 
     async with opened(queue):
         for number in range(3):
-            queue.start(key(number), "cloud", note, number)
+            queue.start(key(number), "cloud", event, number)
         await queue.settled()
         assert done == [0, 1, 2]
         assert not queue._lanes
@@ -218,7 +218,7 @@ class World:
 
     def __init__(self, *, max_ready_age: float = 0.0, max_hold_age: float = 0.0, own_id: str = "") -> None:
         self.view = ClusterView()
-        self.view.is_warm = True
+        self.view.is_synced = True
         self.now = NOW
         self.queue = Recorded()
         self.served = True

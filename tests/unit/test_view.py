@@ -11,11 +11,11 @@ from nodelaunch.engine.view import (
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
-    Note,
     PoolsChanged,
     RequestSeen,
-    ViewCooled,
-    ViewWarmed,
+    ViewEvent,
+    ViewStale,
+    ViewSynced,
     open_view,
 )
 from nodelaunch.protocol import paths
@@ -45,13 +45,13 @@ def put(view: ClusterView, record: Node, version: int = 0) -> None:
 @pytest.fixture
 def view() -> ClusterView:
     view = ClusterView()
-    view.is_warm = True
+    view.is_synced = True
     return view
 
 
 def test_listeners_are_told_of_the_kinds_they_asked_for(view: ClusterView) -> None:
-    some: list[Note] = []
-    every: list[Note] = []
+    some: list[ViewEvent] = []
+    every: list[ViewEvent] = []
     stop = view.subscribe(some.append, NodeRemoved, RequestSeen)
     view.subscribe(every.append)
     put(view, node())
@@ -65,8 +65,8 @@ def test_listeners_are_told_of_the_kinds_they_asked_for(view: ClusterView) -> No
 
 
 def test_a_provider_is_told_of_its_own_nodes_and_of_those_it_loses(view: ClusterView) -> None:
-    here: list[Note] = []
-    there: list[Note] = []
+    here: list[ViewEvent] = []
+    there: list[ViewEvent] = []
     stop = view.subscribe_to_provider("here", here.append)
     view.subscribe_to_provider("there", there.append)
     put(view, node())
@@ -82,10 +82,10 @@ def test_a_provider_is_told_of_its_own_nodes_and_of_those_it_loses(view: Cluster
 
 
 def test_a_listener_may_end_while_it_is_told(view: ClusterView) -> None:
-    told: list[Note] = []
+    told: list[ViewEvent] = []
 
-    def once(note: Note) -> None:
-        told.append(note)
+    def once(event: ViewEvent) -> None:
+        told.append(event)
         stop()
 
     stop = view.subscribe(once)
@@ -152,13 +152,13 @@ async def test_nothing_is_told_before_all_is_known() -> None:
     async with EmbeddedStore(None) as store:
         await store.create(paths.NEW_NODE, node().to_bytes(), sequence=True, parents=True)
         async with open_view(store) as view:
-            told: list[Note] = []
+            told: list[ViewEvent] = []
             view.subscribe(told.append)
-            assert view.is_warm
+            assert view.is_synced
             assert len(view.nodes) == 1
             await store.expire_session()
-            assert view.is_warm
-            assert told == [ViewCooled(), ViewWarmed()]
+            assert view.is_synced
+            assert told == [ViewStale(), ViewSynced()]
             (seen,) = view.nodes.values()
             await store.commit([Put(seen.path, seen.record.into(NodeState.USED, 5.0).to_bytes(), seen.version)])
             assert told[2:] == [NodeSeen(seen.record.id, seen.record), IdleNodeGone(seen.record.id, seen.record)]
@@ -167,7 +167,7 @@ async def test_nothing_is_told_before_all_is_known() -> None:
 
 def test_a_cold_view_takes_in_what_it_does_not_tell() -> None:
     view = ClusterView()
-    told: list[Note] = []
+    told: list[ViewEvent] = []
     view.subscribe(told.append)
     put(view, node())
     view.request_entry_changed(entry(paths.request(REQUEST), NodeRequest(id=REQUEST).to_bytes()))
@@ -178,8 +178,8 @@ def test_a_cold_view_takes_in_what_it_does_not_tell() -> None:
 
 def test_launchers_are_the_processes_with_pools_that_are_present() -> None:
     view = ClusterView()
-    view.is_warm = True
-    changes: list[Note] = []
+    view.is_synced = True
+    changes: list[ViewEvent] = []
     view.subscribe(changes.append, PoolsChanged)
 
     def put(name: str, record: PoolRegistration | Presence, root: str, session: int) -> None:

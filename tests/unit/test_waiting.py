@@ -48,10 +48,10 @@ class Free:
     provider: Limits
     launches: int
 
-    def pool_room(self, key: PoolKey) -> Limits:
+    def pool_free(self, key: PoolKey) -> Limits:
         return self.pools.get(key, NO_LIMITS).minus(self.book.of_pool(key))
 
-    def provider_room(self, key: PoolKey) -> Limits:
+    def provider_free(self, key: PoolKey) -> Limits:
         return self.provider.minus(self.book.of_provider(key[0]))
 
     def may_launch_another(self, key: PoolKey) -> bool:
@@ -80,7 +80,7 @@ async def test_no_more_is_given_than_may_be_launched_at_once() -> None:
     hall.grant({}, launches=1)
     await first
     assert not second.done()
-    hall.book.room_given_back(MAIN, ONE)
+    hall.book.capacity_released(MAIN, ONE)
     hall.grant({}, launches=1)
     await second
 

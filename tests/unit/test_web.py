@@ -66,7 +66,7 @@ async def filled() -> AsyncIterator[httpx.AsyncClient]:
         await store.create(f"{paths.IMAGES}/debian/builds/0000000001", BUILD, parents=True)
         await store.create(f"{paths.IMAGES}/debian/pause")
         async with open_view(store) as view:
-            await view.warm()
+            await view.synced()
             async with client_of(Launcher(view)) as client:
                 yield client
 

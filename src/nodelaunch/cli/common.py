@@ -26,12 +26,12 @@ def client_store(session: CliSession, *, timeout_s: float = CONNECT_TIMEOUT_S) -
 
 
 @asynccontextmanager
-async def warm_view(store: Store) -> AsyncIterator[ClusterView]:
+async def synced_view(store: Store) -> AsyncIterator[ClusterView]:
     """Return the view of *store* once it is in sync. Raises: StoreUnavailableError."""
     async with open_view(store) as view:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await view.warm()
+                await view.synced()
         except TimeoutError:
             raise StoreUnavailableError(detail=f"records not read within {CONNECT_TIMEOUT_S:g} s") from None
         yield view

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.status import shortfall
 from nodelaunch.cli.whatnext import pauses_of, what_next
 from nodelaunch.engine.asking import zuul_facts
-from nodelaunch.engine.reporting.questions import Answers, ask, ask_reports, shared_pools
+from nodelaunch.engine.reporting.explainrpc import Answers, ask, ask_reports, shared_pools
 from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.engine.serve.history import FULFILLED
 from nodelaunch.engine.view import ClusterView
@@ -41,7 +41,7 @@ async def explain(
 
     For a request: its status in each pool, the reasons, and what would change it. Exit code: 1 the target is unknown.
     """
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         request_id, had = RequestId(target), None
         if not is_request_id(target):
             node = view.node(target)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.clock import WallClock
@@ -42,7 +42,7 @@ async def leaks(
     providers = _chosen(config, provider)
     rows: list[dict[str, Any]] = []
     failures = []
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         for each in providers:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from cyclopts import CycloptsError, Parameter
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.cli.watching import Watch, watch
@@ -204,7 +204,7 @@ async def _show_or_watch(
 
 
 async def _snapshot(session: CliSession) -> Snapshot:
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         return take_snapshot(view, time.time())
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.errors import NodelaunchError
@@ -22,7 +22,7 @@ ProviderName = Annotated[str, Parameter(help="Name of the provider.", metavar="P
 
 @asynccontextmanager
 async def _operator(session: CliSession) -> AsyncIterator[Operator]:
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         yield Operator(store, view)
 
 

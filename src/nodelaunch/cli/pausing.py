@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError
@@ -47,7 +47,7 @@ async def pause(target: TargetName, /, *, reason: Reason = None, as_json: AsJson
     a drained target ends the drain and keeps the pause. If a provider and a launcher have the same name, write
     provider:NAME or launcher:NAME.
     """
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         where = find_target(target, view)
         is_known = where in known_targets(view)
         made = await Pauser(store).pause(where, by=operator_name(), reason=reason)
@@ -72,7 +72,7 @@ async def drain(
     Nodes in use are deleted when they are returned; held nodes stay. Exit code: 1 with --wait, the drain takes longer
     than --timeout.
     """
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         where = find_target(target, view)
         is_known = where in known_targets(view)
         made = await Pauser(store).pause(where, by=operator_name(), reason=reason, drains=True)
@@ -81,7 +81,7 @@ async def drain(
             return
         try:
             async with asyncio.timeout(timeout):
-                await drained(store, view, where, tell=lambda left: None if as_json else say(str(left)))
+                await drained(store, view, where, report=lambda left: None if as_json else say(str(left)))
         except TimeoutError:
             raise NodelaunchError(f"{where} is not empty after {timeout:g} s: {remaining(view, where)}") from None
         if not as_json:
@@ -93,7 +93,7 @@ async def resume(target: TargetName, /, *, session: Given) -> None:
 
     Each pause ends separately: a pool stays paused while its provider is paused, even after its own pause ends.
     """
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         where = find_target(target, view)
         was_paused = await Pauser(store).resume(where)
         say(f"{where} is resumed" if was_paused else f"{where} was not paused")

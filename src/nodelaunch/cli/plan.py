@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, CliSession, Given
 from nodelaunch.config.file import Loaded, load_with_places
 from nodelaunch.config.values import Difference, Value
@@ -64,7 +64,7 @@ async def command(
 async def _with_nodes(made: Plan, old: Loaded, new: Loaded, session: CliSession) -> Plan:
     """Return *made* with the effects on nodes, or with the reason why they are not known."""
     try:
-        async with client_store(session) as store, warm_view(store) as view:
+        async with client_store(session) as store, synced_view(store) as view:
             return replace(made, nodes=node_changes(made, old.config, new.config, view, time.time()))
     except (StoreError, ConfigError) as error:  # for example, the certificate is on another machine
         return replace(made, nodes_unknown=str(error))

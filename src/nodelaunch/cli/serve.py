@@ -220,7 +220,7 @@ async def _calm_collector(launcher: Launcher) -> None:
 
     A launcher makes few reference cycles; a repeated search for them in all its objects takes a tenth of its CPU time.
     """
-    await launcher.view.warm()
+    await launcher.view.synced()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)

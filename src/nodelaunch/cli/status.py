@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from nodelaunch.cli.common import client_store, say, say_json, warm_view
+from nodelaunch.cli.common import client_store, say, say_json, synced_view
 from nodelaunch.cli.session import AsJson, Given
 from nodelaunch.cli.tables import aligned
 from nodelaunch.config.standing import remarks
@@ -18,7 +18,7 @@ async def status(*, as_json: AsJson = False, session: Given) -> None:
 
     The command asks the launchers, and leaves out the data of a launcher that does not answer within five seconds.
     """
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         found = await ask_status(store, view, time.time())
     if as_json:
         say_json(found.to_json())

@@ -16,11 +16,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.text import Text
 
-from nodelaunch.cli.common import client_store, warm_view
+from nodelaunch.cli.common import client_store, synced_view
 from nodelaunch.cli.live import is_terminal, opened
 from nodelaunch.cli.session import Given
 from nodelaunch.cli.tables import counted
-from nodelaunch.engine.reporting.questions import ask_reports
+from nodelaunch.engine.reporting.explainrpc import ask_reports
 from nodelaunch.engine.reporting.report import LauncherReport
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import NodelaunchError, StoreError, legible
@@ -55,7 +55,7 @@ async def top(
     """
     if not is_terminal():
         raise NodelaunchError("top needs a terminal; use 'status' or 'status --json' elsewhere")
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         asking = _Asking(store, view, interval)
         task = asyncio.ensure_future(asking.run())
         try:
@@ -69,7 +69,7 @@ async def top(
                     found = collect(view, asking.reports, time.time())
                     made = launches(view, found)
                     trouble = asking.trouble or (
-                        "" if view.is_warm else "the connection is lost, this data may be stale"
+                        "" if view.is_synced else "the connection is lost, this data may be stale"
                     )
                     screen.draw(frame(found, made, *screen.size, trouble=trouble, has_blocks=screen.has_blocks))
                     is_over = not await screen.wait(1.0)

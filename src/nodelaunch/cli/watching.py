@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from nodelaunch.cli import live
-from nodelaunch.cli.common import client_store, warm_view
+from nodelaunch.cli.common import client_store, synced_view
 from nodelaunch.cli.session import CliSession
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.operations.listing import Snapshot, take_snapshot
@@ -52,7 +52,7 @@ async def watch(
     With *as_json*, each list of *rows* is printed as one JSON array on a line.
     """
     every_s = max(0.1, seconds[0] if seconds else EVERY_S)
-    async with client_store(session) as store, warm_view(store) as view:
+    async with client_store(session) as store, synced_view(store) as view:
         if as_json or not live.is_terminal():
             await _print_changes(view, every_s, rows, lines, as_json=as_json)
         else:
@@ -65,14 +65,14 @@ async def watch(
 
 def _page(view: ClusterView, every_s: float, what: str, lines: Lines) -> str:
     now = time.time()
-    state = "" if view.is_warm else "; the connection is lost, this data may be stale"
+    state = "" if view.is_synced else "; the connection is lost, this data may be stale"
     clock = time.strftime("%H:%M:%S", time.localtime(now))
     return f"{what} every {every_s:g} s at {clock}{state}; q quits\n\n{lines(take_snapshot(view, now))}"
 
 
 async def _print_changes(view: ClusterView, every_s: float, rows: Rows, lines: Lines, *, as_json: bool) -> None:
     changed = asyncio.Event()
-    stop = view.subscribe(lambda _note: changed.set())
+    stop = view.subscribe(lambda _event: changed.set())
     shown: object = None
     try:
         while True:

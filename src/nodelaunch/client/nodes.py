@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
 
 from nodelaunch.clock import Clock, WallClock
-from nodelaunch.engine.reporting.questions import why
+from nodelaunch.engine.reporting.explainrpc import why
 from nodelaunch.errors import (
     NodelaunchError,
     NodesLostError,
@@ -302,7 +302,7 @@ class NodeClient:
                         entry = await self.store.get(path)
                     version = entry.stat.version
                     yield NodeRequest.from_bytes(path, entry.data, request_id=request_id)
-                elif entry is None and self._tree.is_warm:
+                elif entry is None and self._tree.is_synced:
                     raise RecordGoneError(path, "the request was deleted")
                 await changed.wait()
         finally:

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Self, TypeVar
 
 from nodelaunch.client.nodes import NodeClient, RequestOptions
-from nodelaunch.engine.reporting.questions import why
+from nodelaunch.engine.reporting.explainrpc import why
 from nodelaunch.errors import RequestFailedError, StoreError
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import RequestState

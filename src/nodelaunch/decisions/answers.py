@@ -10,9 +10,9 @@ from heapq import heappop, heappush
 from nodelaunch.decisions.backlog import Line, Offer
 from nodelaunch.decisions.facts import Facts
 from nodelaunch.decisions.triage import (
+    FreeCapacity,
     PoolKey,
     PoolView,
-    Room,
     judge,
     need_of,
     wait_for_absentee,
@@ -87,7 +87,7 @@ class PoolAnswers:
         if key not in self.exhausted:
             return False
         verdict = line.deferred.get(key)
-        return verdict is not None and verdict.waits_for_room and not verdict.kept
+        return verdict is not None and verdict.waits_for_capacity and not verdict.kept
 
     def activate(self, line: Line) -> None:
         """Note that requests wait in *line* from now on."""
@@ -204,7 +204,7 @@ class PoolAnswers:
             self.waits.remove(line, key, verdict)
         line.declined.pop(key, None)
 
-    def refuse(self, line: Line, key: PoolKey, verdict: Defer | Decline) -> None:
+    def record_verdict(self, line: Line, key: PoolKey, verdict: Defer | Decline) -> None:
         """Keep the verdict of a pool that can't serve the head."""
         line.stamps.pop(key, None)
         if isinstance(verdict, Decline):
@@ -234,7 +234,7 @@ class PoolAnswers:
             if isinstance(verdict, Accept):
                 return offer.key, verdict
             heappop(line.offers)
-            self.refuse(line, offer.key, verdict)
+            self.record_verdict(line, offer.key, verdict)
             facts.decided(line.head, offer.key, verdict)
         return None
 
@@ -257,12 +257,14 @@ class PoolAnswers:
         line.pools.setdefault(view.key, view.priority)
         verdict = wait_for_absentee(line.head, facts.absent, facts.now) or Decline((NobodyLeft(),))
         self._unblock(line, view.key)
-        self.refuse(line, view.key, verdict)
+        self.record_verdict(line, view.key, verdict)
 
     def _judge(self, line: Line, key: PoolKey, facts: Facts) -> Verdict:
         self._counters.heads_judged += 1
         view = facts.view(key)
-        verdict = judge(line.head, view, self._room(line, view, facts), is_possible=line.possible.get(key) is view)
+        verdict = judge(
+            line.head, view, self._free_capacity(line, view, facts), is_possible=line.possible.get(key) is view
+        )
         if isinstance(verdict, Accept) or (isinstance(verdict, Defer) and verdict.until is None):
             line.possible[key] = view
         if not isinstance(verdict, Accept):
@@ -277,7 +279,7 @@ class PoolAnswers:
             return False
         return not view.can_launch or min(facts.pool_left(key)[INSTANCES], facts.provider_left(key)[INSTANCES]) < 1
 
-    def _room(self, line: Line, view: PoolView, facts: Facts) -> Room:
+    def _free_capacity(self, line: Line, view: PoolView, facts: Facts) -> FreeCapacity:
         """Return the free capacity in the pool for the head, after reservations for earlier heads."""
         key, provider = view.key, view.key[0]
         pool_left, provider_left = facts.pool_left(key), facts.provider_left(key)
@@ -289,7 +291,7 @@ class PoolAnswers:
             for verdict in earlier(self.waits.at_provider.get(provider), line):
                 provider_left = provider_left.minus(verdict.need)
         ceiling, tenant_left = self._tenant(line, facts)
-        return Room(
+        return FreeCapacity(
             pool=pool_left,
             provider=provider_left,
             tenant=tenant_left,
@@ -308,7 +310,7 @@ class PoolAnswers:
         tenant = facts.tenant(name) if name is not None else None
         if tenant is None or name is None:
             return NO_LIMITS, NO_LIMITS
-        left = tenant.room
+        left = tenant.free
         for verdict in earlier(self.waits.of_tenant.get(name), line):
             left = left.minus(verdict.need)
         return tenant.ceiling, left

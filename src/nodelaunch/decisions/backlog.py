@@ -63,7 +63,7 @@ class Offer(NamedTuple):
     """True if the nodes to launch have failed repeatedly in the pool."""
     reusable: int
     """The negated number of idle nodes that the pool has for the request."""
-    room: float
+    capacity: float
     """The negated number of such requests for which the pool has capacity."""
     used: float
     """The number of instances that the pool has, if its capacity has no limit."""

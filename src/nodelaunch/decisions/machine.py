@@ -49,7 +49,7 @@ class Outcome(Enum):
     """The requestor deleted it."""
     LOST = "lost"
     """This launcher's lock is lost: nothing may be written."""
-    REFUSED = "refused"
+    LOCK_REFUSED = "refused"
     """This launcher never got the lock, or the request had changed by then."""
 
 
@@ -310,7 +310,7 @@ def _locking(state: State, event: Event) -> Step:
         case LockGranted() if isinstance(state.plan, Accept):
             return _begin(state, state.plan)
         case LockRefused():
-            return replace(state, phase=Phase.DONE, outcome=Outcome.REFUSED), ()
+            return replace(state, phase=Phase.DONE, outcome=Outcome.LOCK_REFUSED), ()
         case LockLost():
             return replace(state, phase=Phase.DONE, outcome=Outcome.LOST), (Abandon(),)
         case RequestGone():

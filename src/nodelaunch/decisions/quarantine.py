@@ -205,7 +205,9 @@ class Quarantine:
         """Note a failed check of *host*. *chance*: from 0 to 1, for the random part of the pause."""
         if host not in self._hosts:
             return []
-        changes: list[Change] = [change for guard in self._guards for change in self._tell(guard, host, cause, now)]
+        changes: list[Change] = [
+            change for guard in self._guards for change in self._update_guard(guard, host, cause, now)
+        ]
         known = self.failing.get(host)
         if known is None:
             known = self.failing[host] = Failing(now, cause, detail)
@@ -244,7 +246,7 @@ class Quarantine:
         """Note that *host* answered when it was to be handed out."""
         self._strikes.pop(host, None)
 
-    def _tell(self, guard: Guard, host: Host, cause: Cause, now: float) -> list[GuardChanged]:
+    def _update_guard(self, guard: Guard, host: Host, cause: Cause, now: float) -> list[GuardChanged]:
         if cause is Cause.UNREACHABLE:
             return guard.unreachable(self._group, host[0], now)
         return guard.reached(self._group, host[0])

@@ -209,7 +209,7 @@ class Schedule:
             key, verdict = accepted
             if line.is_busy:
                 kept = tuple(node_id for node_id in verdict.reuse if node_id)
-                self._answers.refuse(line, key, Defer((), verdict.need, waits_for_provider=True, kept=kept))
+                self._answers.record_verdict(line, key, Defer((), verdict.need, waits_for_provider=True, kept=kept))
                 return
             facts.reserve(request, key, verdict)
             if line.shape.tenant in self.kept.with_tenant:
@@ -283,7 +283,7 @@ class Schedule:
         for (line, key), verdict in list(self.kept.with_tenant[name].items()):
             if line.is_busy or line.peers.generation != facts.generation:
                 continue
-            if not tenant.room.allows(need_of(line.shape.labels, facts.view(key))):
+            if not tenant.free.allows(need_of(line.shape.labels, facts.view(key))):
                 self._answers.reopen(line, key, facts)
                 self._woken[line] = None
                 self._give_way(line, {key: verdict}, line.order, None)

@@ -64,7 +64,7 @@ class LabelView:
     """The reason why the label can't be launched until its configuration or image changes."""
     arrives_by: float | None = None
     """The time, by the wall clock, until which the first image of a label that is not ready is awaited."""
-    allowed: Allowed = None
+    allowed_tenants: Allowed = None
     """Tenants that may use the label here, among the tenants that may use the pool."""
 
 
@@ -73,7 +73,7 @@ class MachineView:
     """A machine that exists without being launched."""
 
     labels: frozenset[str]
-    allowed: Allowed = None
+    allowed_tenants: Allowed = None
     """Tenants that may use the machine, among the tenants that may use the pool."""
 
 
@@ -103,7 +103,7 @@ class Absentee:
 @dataclass(frozen=True, slots=True)
 class Tenant:
     ceiling: Limits = NO_LIMITS
-    room: Limits = NO_LIMITS
+    free: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class PoolView:
     """The reason why the provider can't be called at the moment."""
     launches_down: str | None = None
     """The reason why nothing can be launched at the moment."""
-    allowed: Allowed = None
+    allowed_tenants: Allowed = None
     """Tenants that may use the pool."""
     pauses: tuple[Pause, ...] = ()
     """The pauses by which an operator has paused the pool."""
@@ -156,7 +156,7 @@ class NoIdleNodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FreeCapacity:
     """The capacity for one request in one pool, after reservations for earlier requests."""
 
     pool: Limits = NO_LIMITS
@@ -179,14 +179,14 @@ class Room:
 # -- judging --------------------------------------------------------------------------------------------------------
 
 
-def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool = False) -> Verdict:
+def judge(request: NodeRequest, pool: PoolView, free: FreeCapacity, *, is_possible: bool = False) -> Verdict:
     """Return the verdict of *pool* on *request*, if no other pool goes first.
 
     *is_possible*: an earlier verdict of the same *pool* on an equal request was neither a decline nor about images.
     """
     if not is_possible:
-        if impossible := reasons_to_decline(request, pool, room.tenant_ceiling, room.now):
-            return wait_for_absentee(request, room.absent, room.now) or Decline(impossible)
+        if impossible := reasons_to_decline(request, pool, free.tenant_ceiling, free.now):
+            return wait_for_absentee(request, free.absent, free.now) or Decline(impossible)
         if not pool.pauses and (awaited := images_on_the_way(request, pool)):
             return Defer(awaited, until=min(reason.until for reason in awaited))
     if pool.pauses:
@@ -194,44 +194,44 @@ def judge(request: NodeRequest, pool: PoolView, room: Room, *, is_possible: bool
     if pool.down is not None:
         return Defer((ProviderDown(pool.down),))
     total = need_of(request.node_types, pool)
-    if room.begun:
-        total = total - need_of(room.begun, pool)
-    if full := _tenant_shortage(request, total, room.tenant):
+    if free.begun:
+        total = total - need_of(free.begun, pool)
+    if full := _tenant_shortage(request, total, free.tenant):
         return Defer(full, total)
-    reuse, zone = _match(request, pool, room.idle)
-    resumed = _resumed(request.node_types, reuse, room.begun) if room.begun else frozenset()
+    reuse, zone = _match(request, pool, free.idle)
+    resumed = _resumed(request.node_types, reuse, free.begun) if free.begun else frozenset()
     to_launch = [label for i, label in enumerate(request.node_types) if reuse[i] is None and i not in resumed]
     need = total if len(to_launch) == len(request.node_types) else need_of(to_launch, pool)
     if to_launch and pool.launches_down is not None:
         return Defer((ProviderDown(pool.launches_down),))
-    if to_launch and (missing := _missing(to_launch, need, pool, room)):
-        return _refuse(request, missing, reuse, need, room)
+    if to_launch and (missing := _missing(to_launch, need, pool, free)):
+        return _defer_or_decline(request, missing, reuse, need, free)
     return Accept(tuple(reuse), need, zone, resumed)
 
 
-def _missing(to_launch: Sequence[str], need: Usage, pool: PoolView, room: Room) -> tuple[Reason, ...]:
+def _missing(to_launch: Sequence[str], need: Usage, pool: PoolView, free: FreeCapacity) -> tuple[Reason, ...]:
     """Return the reasons why the missing nodes can't be launched."""
     if not pool.can_launch:
         return tuple(NoFreeMachine(label) for label in sorted(set(to_launch)))
-    short = {*room.pool.shortages(need), *room.provider.shortages(need)}
+    short = {*free.pool.shortages(need), *free.provider.shortages(need)}
     if short:
-        left = {name: max(0.0, min(room.pool[name], room.provider[name])) for name in sorted(short)}
+        left = {name: max(0.0, min(free.pool[name], free.provider[name])) for name in sorted(short)}
         return tuple(NoRoom(name, need[name], left[name]) for name in left)
     limit = pool.max_concurrency
-    is_too_much = limit >= 0 and room.launching > 0 and room.launching + len(to_launch) > limit
-    if is_too_much or room.is_overtaking:  # a node set larger than the limit has to be launched alone
+    is_too_much = limit >= 0 and free.launching > 0 and free.launching + len(to_launch) > limit
+    if is_too_much or free.is_overtaking:  # a node set larger than the limit has to be launched alone
         return (ConcurrencyReached(limit),)
     return ()
 
 
-def _refuse(
-    request: NodeRequest, missing: tuple[Reason, ...], reuse: Sequence[NodeId | None], need: Usage, room: Room
+def _defer_or_decline(
+    request: NodeRequest, missing: tuple[Reason, ...], reuse: Sequence[NodeId | None], need: Usage, free: FreeCapacity
 ) -> Verdict:
     """Return a deferral with the capacity to reserve meanwhile; requests for min-ready nodes don't wait."""
     if request.requestor == MIN_READY_REQUESTOR:
         return Decline(tuple(AtCapacity(getattr(reason, "resource", "room")) for reason in missing))
     kept = tuple(node_id for node_id in reuse if node_id is not None)
-    return Defer(missing, need, waits_for_provider=bool(room.provider.shortages(need)), kept=kept)
+    return Defer(missing, need, waits_for_provider=bool(free.provider.shortages(need)), kept=kept)
 
 
 def _tenant_shortage(request: NodeRequest, total: Usage, left: Limits) -> tuple[Reason, ...]:
@@ -330,9 +330,9 @@ def reasons_to_decline(request: NodeRequest, pool: PoolView, tenant_ceiling: Lim
 
 def _barred(wanted: Iterable[str], pool: PoolView, asker: Asker) -> tuple[Reason, ...]:
     """Return the reasons why the *asker* may not use the pool, or some of its labels."""
-    if not asker.may_use(pool.allowed):
+    if not asker.may_use(pool.allowed_tenants):
         return (PoolNotAllowed(asker.tenant),)
-    barred = [label for label in wanted if not asker.may_use(pool.labels[label].allowed)]
+    barred = [label for label in wanted if not asker.may_use(pool.labels[label].allowed_tenants)]
     return tuple(LabelNotAllowed(asker.tenant, label) for label in barred)
 
 
@@ -340,7 +340,9 @@ def _too_few_machines(request: NodeRequest, machines: Sequence[MachineView], ask
     """Return a reason for each label with too few machines, or too few that the *asker* may use."""
     if lacking := _lacking(request.node_types, [machine.labels for machine in machines]):
         return tuple(TooFewMachines(label) for label in lacking)
-    lacking = _lacking(request.node_types, [machine.labels for machine in machines if asker.may_use(machine.allowed)])
+    lacking = _lacking(
+        request.node_types, [machine.labels for machine in machines if asker.may_use(machine.allowed_tenants)]
+    )
     return tuple(MachinesNotAllowed(asker.tenant, label) for label in lacking)
 
 
@@ -415,7 +417,7 @@ def after_decline(
     return request.into(state, now, declined_by=declined_by, nodes=())
 
 
-def make_room(need: Usage, room: Limits, freeing: Usage, idle: Iterable[IdleNode]) -> tuple[NodeId, ...]:
+def nodes_to_evict(need: Usage, free: Limits, freeing: Usage, idle: Iterable[IdleNode]) -> tuple[NodeId, ...]:
     """Return the idle nodes to delete so that *need* fits, the longest ready first; none if that would not be enough.
 
     *freeing* is the quota that nodes being deleted will free: no more is deleted while that is enough.
@@ -423,11 +425,11 @@ def make_room(need: Usage, room: Limits, freeing: Usage, idle: Iterable[IdleNode
     chosen: list[NodeId] = []
     freed = freeing
     for node in sorted(idle, key=lambda node: (node.ready_at, node.id)):
-        short = [name for name in room.shortages(need) if need[name] > room[name] + freed[name]]
+        short = [name for name in free.shortages(need) if need[name] > free[name] + freed[name]]
         if not short:
             break
         if any(node.usage[name] for name in short):
             chosen.append(node.id)
             freed = freed + node.usage
-    enough = all(need[name] <= room[name] + freed[name] for name in room.shortages(need))
+    enough = all(need[name] <= free[name] + freed[name] for name in free.shortages(need))
     return tuple(chosen) if enough else ()

@@ -53,7 +53,7 @@ class Waits:
 
     def is_full(self, key: PoolKey) -> bool:
         """Return True if requests wait for capacity in the pool."""
-        return any(verdict.waits_for_room for verdict in self.in_pool.get(key, {}).values())
+        return any(verdict.waits_for_capacity for verdict in self.in_pool.get(key, {}).values())
 
     def awaits_provider(self, key: PoolKey) -> bool:
         """Return True if a request waits in the pool for capacity that its provider does not have."""
@@ -62,7 +62,7 @@ class Waits:
     def first_need(self, key: PoolKey) -> Usage | None:
         """Return the need of the earliest request that waits for capacity in the pool."""
         waiting = self.in_pool.get(key, {})
-        full = [(line.order, n) for n, ((line, _), v) in enumerate(waiting.items()) if v.waits_for_room]
+        full = [(line.order, n) for n, ((line, _), v) in enumerate(waiting.items()) if v.waits_for_capacity]
         return list(waiting.values())[min(full)[1]].need if full else None
 
     def _groups(self, line: Line, key: PoolKey, verdict: Defer) -> list[tuple[dict[Any, Waiting], Any]]:

@@ -17,9 +17,9 @@ from nodelaunch.engine.view import (
     ClusterView,
     NodeRemoved,
     NodeSeen,
-    Note,
     RequestRemoved,
     RequestSeen,
+    ViewEvent,
 )
 from nodelaunch.errors import EventsMissedError
 from nodelaunch.log import Logger, get_logger
@@ -197,12 +197,12 @@ class _Reader(AsyncIterator[E]):
         return self._waiting.popleft()
 
 
-def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
+def emit_record_events(view: ClusterView, hub: EventHub) -> Unsubscribe:
     """Emit events from *hub* for nodes and requests that are created, changed or deleted in *view*. Without listeners,
     the view has no extra listener either."""
 
-    def tell(note: Note) -> None:
-        match note:
+    def on_event(event: ViewEvent) -> None:
+        match event:
             case NodeSeen(node_id, old):
                 _node_changed(hub, old, view.nodes[node_id].record)
             case NodeRemoved(_, node):
@@ -213,7 +213,7 @@ def tell_of_records(view: ClusterView, hub: EventHub) -> Unsubscribe:
                 _request_changed(hub, request, None)
 
     def open_source() -> Unsubscribe:
-        return view.subscribe(tell, NodeSeen, NodeRemoved, RequestSeen, RequestRemoved)
+        return view.subscribe(on_event, NodeSeen, NodeRemoved, RequestSeen, RequestRemoved)
 
     return hub.add_source(open_source, NodeChanged, RequestChanged)
 

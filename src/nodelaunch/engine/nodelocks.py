@@ -13,11 +13,11 @@ from typing import Any
 
 from nodelaunch.clock import Clock
 from nodelaunch.config.models import Launching, PoolConfig
-from nodelaunch.engine.limits.sharing import SharedRoom
+from nodelaunch.engine.limits.sharing import SharedCapacity
 from nodelaunch.engine.provider.fencing import fence_of
 from nodelaunch.engine.provider.hostwatch import NOT_ANSWERED, machine_of
 from nodelaunch.engine.provider.runtime import Generation, ProviderRuntime
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.errors import (
     DriverError,
     LockBusyError,
@@ -57,7 +57,7 @@ class PoolContext:
     """The parts of the provider that may change in a reload, as of the creation of this context."""
     pool: PoolConfig
     pool_id: str
-    shared: SharedRoom
+    shared: SharedCapacity
     driver: Driver = field(init=False)
     launching: Launching = field(init=False)
 
@@ -70,9 +70,9 @@ class PoolContext:
         """True if no other process has pools registered: no other process creates nodes or contends for requests."""
         return self.view.is_alone(self.pool_id)
 
-    def tell(self, request: NodeRequest, what: str) -> None:
+    def report(self, request: NodeRequest, what: str) -> None:
         """Emit an event that says what happened to *request* in this pool."""
-        self.provider.tell(self.pool.name, request.id, what)
+        self.provider.report(self.pool.name, request.id, what)
 
 
 class StageClock:
@@ -219,7 +219,7 @@ async def claim_node(ctx: PoolContext, node_id: NodeId, request: NodeRequest) ->
     return HeldNode(node, entry.stat.version, lock)
 
 
-async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
+async def _is_alive(ctx: PoolContext, seen: Versioned[Node]) -> bool:
     """Return True if the node's machine answers. A machine that does not answer is checked again before it is handed
     out; a node whose machine is no longer watched is given up."""
     inventory, hosts = ctx.generation.inventory, ctx.provider.breakers.hosts
@@ -237,11 +237,11 @@ async def _is_alive(ctx: PoolContext, seen: Seen[Node]) -> bool:
     return False
 
 
-def _taking_ops(seen: Seen[Node], node: Node) -> tuple[TakeLock, Put]:
+def _taking_ops(seen: Versioned[Node], node: Node) -> tuple[TakeLock, Put]:
     return TakeLock(paths.node_lock(node.id)), Put(seen.path, node.to_bytes(), seen.version, node)
 
 
-async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | None:
+async def take_node(store: Store, seen: Versioned[Node], node: Node) -> HeldNode | None:
     """Lock the node *seen* and write it as *node*; None if it was locked, changed or deleted since it was seen.
 
     Raises: StoreError.
@@ -254,7 +254,7 @@ async def take_node(store: Store, seen: Seen[Node], node: Node) -> HeldNode | No
     return HeldNode(node, entry.stat.version, lock)
 
 
-async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
+async def rewrite_node(store: Store, seen: Versioned[Node], node: Node) -> bool:
     """Write the unlocked node *seen* as *node*. Return True if that was still possible. Raises: StoreError."""
     held = await take_node(store, seen, node)
     if held is not None:
@@ -262,7 +262,7 @@ async def rewrite_node(store: Store, seen: Seen[Node], node: Node) -> bool:
     return held is not None
 
 
-async def discard_node(store: Store, view: ClusterView, seen: Seen[Node], clock: Clock) -> bool:
+async def discard_node(store: Store, view: ClusterView, seen: Versioned[Node], clock: Clock) -> bool:
     """Mark an unlocked node for deletion. Return True if that was still possible. Raises: StoreError."""
     node = seen.record.into(NodeState.DELETING, clock.now())
     view.discarded.add(node.id)  # the change may be seen before the write is answered

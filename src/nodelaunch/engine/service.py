@@ -16,7 +16,7 @@ from nodelaunch.config.models import PoolConfig, ProviderConfig
 from nodelaunch.decisions.quarantine import Guard
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.fleet.presence import KnownPools
-from nodelaunch.engine.limits.sharing import SharedRoom, TenantLedgers
+from nodelaunch.engine.limits.sharing import SharedCapacity, TenantLedgers
 from nodelaunch.engine.nodelocks import PoolContext
 from nodelaunch.engine.provider.hostwatch import HostWatch
 from nodelaunch.engine.provider.runtime import Generation, ProviderRuntime
@@ -24,7 +24,7 @@ from nodelaunch.engine.serve.pool import Pool, PoolIdentity
 from nodelaunch.engine.serve.scheduler import Scheduler
 from nodelaunch.engine.supervision import supervise
 from nodelaunch.engine.supply.inventory import Inventory
-from nodelaunch.engine.view import ClusterView, ViewWarmed
+from nodelaunch.engine.view import ClusterView, ViewSynced
 from nodelaunch.errors import DriverError, StoreError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.driver import Driver, HostScanner, SupportsInventory, SupportsUpkeep
@@ -69,7 +69,7 @@ class ProviderService:
         self.runtime: ProviderRuntime | None = None
         self.pools: dict[str, Pool] = {}
         self._site = site
-        self._shared = SharedRoom(
+        self._shared = SharedCapacity(
             site.store, site.view, config.name, site.own_id, site.tenants, site.scheduler.facts.books
         )
         self._inventory: Inventory | None = None
@@ -262,11 +262,11 @@ class ProviderService:
         changed = asyncio.Event()
         view = self._site.view
         stops = [
-            view.subscribe_to_provider(self.name, lambda _note: changed.set()),
-            view.subscribe(lambda _note: changed.set(), ViewWarmed),
+            view.subscribe_to_provider(self.name, lambda _event: changed.set()),
+            view.subscribe(lambda _event: changed.set(), ViewSynced),
         ]
         try:
-            while view.nodes_of(self.name) or not view.is_warm:
+            while view.nodes_of(self.name) or not view.is_synced:
                 changed.clear()
                 await changed.wait()
         finally:

@@ -5,7 +5,7 @@ Source: Nodepool 11, metastatic driver.
 
 from __future__ import annotations
 
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.leases.table import LeaseTable, contender_of, try_commit
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -45,7 +45,7 @@ class LeaseAdoption:
             if claim is not None and known is None and seen.record.state in IN_SOMEBODYS_HANDS:
                 await self._adopt_claim(seen, claim)
 
-    async def _adopt_claim(self, seen: Seen[Node], claim: Claim) -> None:
+    async def _adopt_claim(self, seen: Versioned[Node], claim: Claim) -> None:
         """Adopt a node that Nodepool's launcher placed on a leased node."""
         if claim.backing is None or claim.slot is None:
             return
@@ -61,7 +61,7 @@ class LeaseAdoption:
             Create(paths.claim(self._table.provider, claim.node_id), claim.to_bytes()),
         ]
 
-    async def _adopt_node(self, seen: Seen[Node], lease: Lease) -> None:
+    async def _adopt_node(self, seen: Versioned[Node], lease: Lease) -> None:
         contender = await contender_of(self._store, self._table.owner, lease.node_id)
         if contender is None:
             return

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 from nodelaunch.client.nodes import NodeClient
 from nodelaunch.clock import Clock
-from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, ViewWarmed
+from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, ViewSynced
 from nodelaunch.errors import (
     RecordExistsError,
     RequestFailedError,
@@ -55,7 +55,7 @@ class StoreCluster:
         async with client, self._store.tree(paths.metastatic(provider)) as tree:
             table = LeaseTable(provider, self._view, tree)
             stop = (
-                self._view.subscribe(table.on_note, NodeSeen, NodeRemoved, ViewWarmed),
+                self._view.subscribe(table.on_view_event, NodeSeen, NodeRemoved, ViewSynced),
                 tree.subscribe(table.on_event),
             )
             try:
@@ -81,7 +81,7 @@ class StoreLeases:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     async def warm(self) -> None:
-        await self._table.warm()
+        await self._table.synced()
 
     def now(self) -> float:
         return self._clock.now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, Note, ViewWarmed
+from nodelaunch.engine.view import ClusterView, NodeRemoved, NodeSeen, ViewEvent, ViewSynced
 from nodelaunch.errors import (
     NotEmptyError,
     RecordExistsError,
@@ -43,11 +43,11 @@ class LeaseTable:
         """Lease entries with the version at which they were decoded."""
         self._log = log.bind(provider=provider)
 
-    async def warm(self) -> None:
+    async def synced(self) -> None:
         """Wait until table and view are complete and in sync."""
-        while not (self._tree.is_warm and self._view.is_warm):
-            await self._tree.warm()
-            await self._view.warm()
+        while not (self._tree.is_synced and self._view.is_synced):
+            await self._tree.synced()
+            await self._view.synced()
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call *listener* when a lease, a claim or a leased node changes, until the returned function is called."""
@@ -58,20 +58,20 @@ class LeaseTable:
         """Process a change of the tree."""
         if isinstance(event, Removed):
             self._decoded.pop(event.entry.path, None)
-        self._tell()
+        self._notify()
 
-    def on_note(self, note: Note) -> None:
+    def on_view_event(self, event: ViewEvent) -> None:
         """Process a change of the view."""
-        match note:
+        match event:
             case NodeSeen(node_id, _) | NodeRemoved(node_id, _):
                 if self._tree.get(paths.lease(self.provider, node_id)) is not None:
-                    self._tell()
-            case ViewWarmed():
-                self._tell()
+                    self._notify()
+            case ViewSynced():
+                self._notify()
             case _:
                 pass
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in tuple(self._listeners):
             listener()
 

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from nodelaunch import __version__
 from nodelaunch.decisions.breaker import OpenBreaker
 from nodelaunch.engine.provider.runtime import ProviderRuntime
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.launcher import Launcher
 from nodelaunch.monitoring.tallies import Histogram, Tally
 from nodelaunch.protocol.events import (
@@ -218,12 +218,12 @@ class _Facts:
     at: float
     turn_s: float
     is_connected: bool
-    is_warm: bool
+    is_synced: bool
     is_ready: bool
     operations: Mapping[str, int]
     needs_restart: bool = False
-    nodes: Sequence[Seen[Node]] = ()
-    requests: Sequence[Seen[NodeRequest]] = ()
+    nodes: Sequence[Versioned[Node]] = ()
+    requests: Sequence[Versioned[NodeRequest]] = ()
     launchers: int = 0
     providers_up: Mapping[str, bool] = field(default_factory=dict)
     running: Mapping[str, int] = field(default_factory=dict)
@@ -242,7 +242,7 @@ def _take(launcher: Launcher, turn_s: float) -> _Facts:
         at=launcher.events.now(),
         turn_s=turn_s,
         is_connected=session.state is SessionState.CONNECTED,
-        is_warm=launcher.is_open and launcher.view.is_warm,
+        is_synced=launcher.is_open and launcher.view.is_synced,
         is_ready=not launcher.readiness(),
         operations=dict(launcher.store.operations),
         needs_restart=bool(launcher.config_standing.restart_needed),
@@ -279,7 +279,12 @@ def _of_provider(runtime: ProviderRuntime, view: ClusterView) -> _Amounts:
 
 def _open_breakers(runtime: ProviderRuntime) -> Iterable[OpenBreaker]:
     breakers = runtime.breakers
-    return [*breakers.questions.told(), *breakers.launches.told(), *breakers.zones.told(), *breakers.labels.told()]
+    return [
+        *breakers.questions.list_open(),
+        *breakers.launches.list_open(),
+        *breakers.zones.list_open(),
+        *breakers.labels.list_open(),
+    ]
 
 
 class _Standing(Collector):
@@ -300,7 +305,7 @@ class _Standing(Collector):
             "nodelaunch_restart_needed", "1 if changes of the configuration wait for a restart.", facts.needs_restart
         )
         yield _gauge("nodelaunch_store_connected", "1 if there is a session with the store.", facts.is_connected)
-        yield _gauge("nodelaunch_view_complete", "1 if all records of the cluster are known.", facts.is_warm)
+        yield _gauge("nodelaunch_view_complete", "1 if all records of the cluster are known.", facts.is_synced)
         yield _gauge(
             "nodelaunch_event_loop_turn_seconds", "Duration of the latest turn of the event loop.", facts.turn_s
         )

@@ -20,7 +20,7 @@ from nodelaunch.config.standing import remarks
 from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.engine.asking import zuul_facts
 from nodelaunch.engine.provider.runtime import ProviderRuntime
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.launcher import Launcher
 from nodelaunch.protocol.events import ConfigurationRead, LaunchEnded, LeaksSeen
 from nodelaunch.protocol.paths import RequestId
@@ -157,8 +157,8 @@ class Overview:
             if runtime.down is not None:
                 yield "warning", f"provider {name} does not answer: {runtime.down}"
             breakers = runtime.breakers
-            told = [*breakers.launches.told(), *breakers.zones.told(), *breakers.labels.told()]
-            yield from (("warning", f"{name}: {breaker}") for breaker in told)
+            open_breakers = [*breakers.launches.list_open(), *breakers.zones.list_open(), *breakers.labels.list_open()]
+            yield from (("warning", f"{name}: {breaker}") for breaker in open_breakers)
             for kind, count in self._leaks.get(name, ()):
                 yield "warning", f"{name}: {count} of kind {kind} belong to no node, and will be deleted soon"
 
@@ -190,7 +190,7 @@ def _meters(limits: Limits, used: Usage) -> list[Meter]:
     return [Meter(resource, used[resource], limit) for resource, limit in amounts if isfinite(limit)]
 
 
-def _waiting(launcher: Launcher, seen: Seen[NodeRequest], now: float) -> dict[str, Any]:
+def _waiting(launcher: Launcher, seen: Versioned[NodeRequest], now: float) -> dict[str, Any]:
     request = seen.record
     zuul = zuul_facts(request.requestor_data)
     return {
@@ -265,8 +265,8 @@ class Glance:
     """Level (``error`` or ``warning``) and text of each notice."""
     launches: Mapping[str, LaunchTimes]
     providers: list[dict[str, Any]] = field(default_factory=list)
-    nodes: Sequence[Seen[Node]] = ()
-    requests: Sequence[Seen[NodeRequest]] = ()
+    nodes: Sequence[Versioned[Node]] = ()
+    requests: Sequence[Versioned[NodeRequest]] = ()
     launching: int = 0
     waiting_count: int = 0
     waiting: list[dict[str, Any]] = field(default_factory=list)

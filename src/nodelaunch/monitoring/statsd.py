@@ -24,7 +24,7 @@ import statsd
 
 from nodelaunch.engine.cleanup.leaks import INSTANCE
 from nodelaunch.engine.supervision import supervise
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.errors import (
     InsufficientCapacityError,
     KeyScanError,
@@ -132,7 +132,7 @@ class Statsd:
             self._is_changed.clear()
             gauges = dict(own_gauges(self._launcher))
             view = self._launcher.view
-            if view.is_warm and view.launchers[:1] == (self._launcher.id,):
+            if view.is_synced and view.launchers[:1] == (self._launcher.id,):
                 seen = list(view.nodes.values()), list(view.requests.values())
                 pools = [each.record for each in view.pools.values()]
                 gauges |= await asyncio.to_thread(common_gauges, *seen, pools)
@@ -188,7 +188,7 @@ def own_gauges(launcher: Launcher) -> Iterator[tuple[str, float]]:
 
 
 def common_gauges(
-    nodes: Sequence[Seen[Node]], requests: Sequence[Seen[NodeRequest]], pools: Sequence[PoolRegistration]
+    nodes: Sequence[Versioned[Node]], requests: Sequence[Versioned[NodeRequest]], pools: Sequence[PoolRegistration]
 ) -> dict[str, float]:
     """Return gauges by name: nodes of each state, label and provider, and the requests that each pool could serve.
     Registered names always have all their gauges, even if the value is 0."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nodelaunch.engine.asking import zuul_facts
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.protocol.hostkeys import ASSURANCE
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import ImageBuild, ImageUpload, Node, NodeRequest, PoolRegistration
@@ -66,13 +66,13 @@ IMAGES: Final = {
 class Snapshot:
     """The cluster at one moment. It is cheap to take, and another thread can make rows of it."""
 
-    nodes: Mapping[NodeId, Seen[Node]]
+    nodes: Mapping[NodeId, Versioned[Node]]
     locked_nodes: Collection[NodeId]
-    requests: Mapping[RequestId, Seen[NodeRequest]]
+    requests: Mapping[RequestId, Versioned[NodeRequest]]
     locked_requests: Collection[RequestId]
-    pools: Sequence[Seen[PoolRegistration]]
-    uploads: Mapping[str, Seen[ImageUpload]]
-    builds: Mapping[str, Seen[ImageBuild]]
+    pools: Sequence[Versioned[PoolRegistration]]
+    uploads: Mapping[str, Versioned[ImageUpload]]
+    builds: Mapping[str, Versioned[ImageBuild]]
     paused_images: Collection[str]
     images: Mapping[str, tuple[float | None, bool]]
     """Images by name: time of the build request in seconds since 1970, and True if the build has started."""

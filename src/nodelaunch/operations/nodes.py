@@ -113,7 +113,7 @@ class Operator:
     async def gone(self, node_id: str, *, timeout_s: float = GONE_TIMEOUT_S) -> None:
         """Wait until the node does not exist any more. Raises: TimeoutError."""
         removed = asyncio.Event()
-        stop = self._view.subscribe(lambda _note: removed.set(), NodeRemoved)
+        stop = self._view.subscribe(lambda _event: removed.set(), NodeRemoved)
         try:
             async with asyncio.timeout(timeout_s):
                 while NodeId(node_id) in self._view.nodes:

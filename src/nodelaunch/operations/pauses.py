@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from nodelaunch.clock import Clock, WallClock
-from nodelaunch.engine.reporting.questions import ask_reports
+from nodelaunch.engine.reporting.explainrpc import ask_reports
 from nodelaunch.engine.view import ClusterView
 from nodelaunch.errors import (
     NodelaunchError,
@@ -247,25 +247,25 @@ def others_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
     return [peer for peer in peers if pool in ("", peer.pool)]
 
 
-async def drained(store: Store, view: ClusterView, target: Target, *, tell: Callable[[Remaining], None]) -> None:
+async def drained(store: Store, view: ClusterView, target: Target, *, report: Callable[[Remaining], None]) -> None:
     """Wait until *target* has no nodes in the store and its launchers report no more work.
 
     *tell* is called with the remaining work whenever that changes. Raises: StoreError.
     """
     changed = asyncio.Event()
-    stop = view.subscribe(lambda _note: changed.set())
-    told = ""
+    stop = view.subscribe(lambda _event: changed.set())
+    reported = ""
     try:
         while True:
             changed.clear()
             left = remaining(view, target)
-            if not left.nodes and view.is_warm:
+            if not left.nodes and view.is_synced:
                 left = await _work(store, view, target)
-            if not left and view.is_warm:
+            if not left and view.is_synced:
                 return
-            if str(left) != told:
-                told = str(left)
-                tell(left)
+            if str(left) != reported:
+                reported = str(left)
+                report(left)
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if left.nodes else LOOK_AGAIN_S):
                     await changed.wait()

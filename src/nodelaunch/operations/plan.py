@@ -19,7 +19,7 @@ from nodelaunch.engine.view import ClusterView
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.states import NodeState
 
-SETTING_NOTHING: Final = frozenset({
+NODES_KEPT: Final = frozenset({
     "name", "labels", "nodes", "priority", "allowed-tenants", "ignore-provider-quota",
     "max-servers", "max-cores", "max-ram", "max-volumes", "max-volume-gb",
 })  # fmt: skip
@@ -174,7 +174,7 @@ class _Fate:
         for each in self._plan.of(*provider, "pools", pool):
             key = each.steps[4] if len(each.steps) > 4 else ""
             of_label = key == "labels" and each.steps[5:6] and each.steps[5] in node.type
-            if (of_label and each.steps[-1] != "allowed-tenants") or key not in SETTING_NOTHING:
+            if (of_label and each.steps[-1] != "allowed-tenants") or key not in NODES_KEPT:
                 yield each.path
         for key, name in self._images(node):
             yield from (each.path for each in self._plan.of(*provider, f"{key}s", name))

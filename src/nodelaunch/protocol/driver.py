@@ -20,6 +20,7 @@ D14  A driver with `SupportsFencing` refuses the calls of a launcher after anoth
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NewType, Protocol, runtime_checkable
@@ -177,7 +178,7 @@ class Driver(Protocol):
 
 
 @runtime_checkable
-class ScansHostKeys(Protocol):
+class SupportsHostKeyScan(Protocol):
     """A driver that knows its instances' SSH host keys without the network."""
 
     async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
@@ -205,7 +206,7 @@ class SupportsFencing(Protocol):
 
 
 @runtime_checkable
-class ReportsZones(Protocol):
+class SupportsZones(Protocol):
     """A driver whose cloud has placement zones. The nodes of a request that are launched share one of them."""
 
     async def zones(self) -> Sequence[str]:
@@ -354,7 +355,7 @@ class HostScanner(Protocol):
 
 
 @runtime_checkable
-class TriesLogin(Protocol):
+class SupportsLoginTrial(Protocol):
     """A scanner that can also check that a user can log in."""
 
     async def log_in(
@@ -378,7 +379,21 @@ class DriverContext:
 __all__ = [
     "BOOT_HELD", "FOREIGN_INSTANCE", "LIST_LAGS", "METADATA_NODE_ID", "METADATA_POOL", "METADATA_PROVIDER", "NO_LIMITS",
     "Driver", "DriverContext", "ExternalId", "FaultOffer", "Fence", "HostScanner", "Inspection", "Instance",
-    "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine", "ReportsZones", "Resource", "ScansHostKeys",
-    "SupportsConsoleLog", "SupportsFaults", "SupportsFencing", "SupportsInventory", "SupportsLeftovers",
-    "SupportsUpkeep", "TriesLogin", "Usage",
+    "InstanceSpec", "LabelTraits", "Limits", "Login", "Machine", "Resource", "SupportsConsoleLog", "SupportsFaults",
+    "SupportsFencing", "SupportsHostKeyScan", "SupportsInventory", "SupportsLeftovers", "SupportsLoginTrial",
+    "SupportsUpkeep", "SupportsZones", "Usage",
 ]  # fmt: skip
+
+
+_OLD_NAMES = {
+    "ReportsZones": "SupportsZones", "ScansHostKeys": "SupportsHostKeyScan", "TriesLogin": "SupportsLoginTrial",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Return what has a new name by its old name, with a warning."""
+    if name not in _OLD_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = _OLD_NAMES[name]
+    warnings.warn(f"{__name__}.{name} is now {__name__}.{new}", DeprecationWarning, stacklevel=2)
+    return globals()[new]

@@ -225,16 +225,16 @@ class Removed(Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Warmed:
+class Synced:
     """The tree is in sync: first after opening, then after each reconnect."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cooled:
+class Stale:
     """The connection broke: the tree may be stale; don't conclude anything from a missing entry."""
 
 
-TreeEvent = Changed | Removed | Warmed | Cooled
+TreeEvent = Changed | Removed | Synced | Stale
 
 
 class Tree(Protocol):
@@ -244,10 +244,10 @@ class Tree(Protocol):
     def root(self) -> str: ...
 
     @property
-    def is_warm(self) -> bool:
+    def is_synced(self) -> bool:
         """True if in sync, that is complete and current. While false, a missing entry means nothing."""
 
-    async def warm(self) -> None:
+    async def synced(self) -> None:
         """Wait until the tree is in sync."""
 
     def get(self, path: str) -> Entry | None: ...
@@ -349,7 +349,8 @@ class Store(Protocol):
         may_lag: Callable[[str], bool] = lambda _path: False,
         keeps_data: bool = True,
     ) -> AbstractAsyncContextManager[Tree]:
-        """Open a live copy of everything below *root*, which need not exist yet. Entering doesn't wait for `Tree.warm`.
+        """Open a live copy of everything below *root*, which need not exist yet. Entering doesn't wait for
+        `Tree.synced`.
 
         Entries whose path *wants_data* refuses are known to exist, with empty data, without being read. If *may_lag* is
         true of a path at the time its data changes, the change may be reported up to `LAG_S` later, but is reported
@@ -364,7 +365,7 @@ class Store(Protocol):
 
 
 __all__ = [
-    "ANY_VERSION", "LAG_S", "Changed", "CheckVersion", "Cooled", "Create", "Delete", "Entry", "Lock", "Op", "Put",
-    "ReleaseLock",
-    "Removed", "Session", "SessionState", "Stat", "Store", "TakeLock", "Tree", "TreeEvent", "Unsubscribe", "Warmed",
+    "ANY_VERSION", "LAG_S", "Changed", "CheckVersion", "Create", "Delete", "Entry", "Lock", "Op", "Put", "ReleaseLock",
+    "Removed", "Session", "SessionState", "Stale", "Stat", "Store", "Synced", "TakeLock", "Tree", "TreeEvent",
+    "Unsubscribe",
 ]  # fmt: skip

@@ -394,7 +394,7 @@ class Defer:
     """Idle nodes that are kept for the request meanwhile."""
 
     @property
-    def waits_for_room(self) -> bool:
+    def waits_for_capacity(self) -> bool:
         return any(isinstance(reason, NoRoom) for reason in self.reasons)
 
     @property

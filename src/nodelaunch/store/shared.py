@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from nodelaunch.errors import StoreUnavailableError
 from nodelaunch.protocol.paths import contender_sequence
-from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, SessionState, TreeEvent, Unsubscribe, Warmed
+from nodelaunch.protocol.store import Changed, Entry, Removed, SessionState, Stale, Synced, TreeEvent, Unsubscribe
 
 
 class SessionStates:
@@ -76,16 +76,16 @@ class TreeCopy:
 
     def __init__(self, root: str, wants_data: Callable[[str], bool]) -> None:
         self.root = root
-        self.is_warm: bool = False
+        self.is_synced: bool = False
         self._wants_data = wants_data
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
         self._listeners: list[Callable[[TreeEvent], None]] = []
-        self._warmed = asyncio.Event()
+        self._synced = asyncio.Event()
 
-    async def warm(self) -> None:
-        while not self.is_warm:
-            await self._warmed.wait()
+    async def synced(self) -> None:
+        while not self.is_synced:
+            await self._synced.wait()
 
     def get(self, path: str) -> Entry | None:
         return self._entries.get(path)
@@ -110,7 +110,7 @@ class TreeCopy:
         self._entries[entry.path] = kept
         parent, _, name = entry.path.rpartition("/")
         self._children.setdefault(parent, set()).add(name)
-        self._tell(Changed(kept, old))
+        self._notify(Changed(kept, old))
 
     def drop_entry(self, path: str) -> None:
         """Remove the entry, if it exists."""
@@ -121,19 +121,19 @@ class TreeCopy:
             children.discard(name)
             if not children:
                 del self._children[parent]
-            self._tell(Removed(old))
+            self._notify(Removed(old))
 
-    def set_warm(self, is_warm: bool) -> None:
+    def set_synced(self, is_synced: bool) -> None:
         """Set whether the tree is in sync."""
-        if is_warm == self.is_warm:
+        if is_synced == self.is_synced:
             return
-        self.is_warm = is_warm
-        if is_warm:
-            self._warmed.set()
-            self._warmed = asyncio.Event()
-        self._tell(Warmed() if is_warm else Cooled())
+        self.is_synced = is_synced
+        if is_synced:
+            self._synced.set()
+            self._synced = asyncio.Event()
+        self._notify(Synced() if is_synced else Stale())
 
-    def _tell(self, event: TreeEvent) -> None:
+    def _notify(self, event: TreeEvent) -> None:
         for listener in tuple(self._listeners):
             listener(event)
 

@@ -10,7 +10,7 @@
     DELETE /api/v1/nodes/ID              delete a node
     GET    /api/v1/openapi.json          show the description of this API; needs no token
 
-messages.py has the bodies, desk.py serves the requests, operations/nodes.py changes nodes.
+messages.py has the bodies, rentals.py serves the requests, operations/nodes.py changes nodes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from nodelaunch.protocol.paths import RequestId
 from nodelaunch.protocol.records import Node
 from nodelaunch.protocol.store import Store
 from nodelaunch.web.bodies import number_in_query, read_body
-from nodelaunch.web.desk import Desk, Rental, ReusedKeyError, TooManyError
 from nodelaunch.web.messages import (
     Hold,
     NewRequest,
@@ -56,6 +55,7 @@ from nodelaunch.web.messages import (
 from nodelaunch.web.openapi import description
 from nodelaunch.web.operations import LONGEST_WAIT_S, OPERATIONS, PREFIX, Operation
 from nodelaunch.web.problems import Problem, on_http_exception, on_problem
+from nodelaunch.web.rentals import Rental, RentalService, ReusedKeyError, TooManyError
 from nodelaunch.web.tokens import TokenFile
 
 ACTION_S: Final = 30.0
@@ -98,7 +98,7 @@ class Api:
     def __init__(self, launcher: Hosting, *, token_file: str | None) -> None:
         self._launcher = launcher
         self._tokens = TokenFile(token_file)
-        self._desk: Desk | None = None
+        self._rentals: RentalService | None = None
         self._description = b""
 
     @asynccontextmanager
@@ -110,11 +110,11 @@ class Api:
         if not self._tokens.are_given:
             yield
             return
-        async with Desk(self._launcher.store, self._explain) as self._desk:
+        async with RentalService(self._launcher.store, self._explain) as self._rentals:
             try:
                 yield
             finally:
-                self._desk = None
+                self._rentals = None
 
     def route(self) -> Mount:
         routes = [self._routed(operation) for operation in OPERATIONS]
@@ -150,10 +150,10 @@ class Api:
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def _at_work(self) -> Desk:
-        if self._desk is None:
+    def _at_work(self) -> RentalService:
+        if self._rentals is None:
             raise Problem(503, "not-ready", "the launcher is not connected to its store", STORE_AWAY, headers=_LATER)
-        return self._desk
+        return self._rentals
 
     def _rental(self, request: Request) -> Rental:
         request_id = request.path_params["request_id"]
@@ -170,11 +170,11 @@ class Api:
         if key is not None and not 0 < len(key) <= LONGEST_KEY:
             raise Problem(400, "bad-key", f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
         wanted = await read_body(request, NewRequest)
-        desk = self._at_work()
+        rentals = self._at_work()
         if "draining" in self._launcher.readiness():
             raise Problem(503, "draining", "the launcher is stopping and takes no more requests", headers=_LATER)
         async with asyncio.timeout(ACTION_S):
-            rental = await desk.submit(wanted, key)
+            rental = await rentals.submit(wanted, key)
         return 201, _shown(rental)
 
     async def list_requests(self, _request: Request) -> Answer:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import msgspec
 
 from nodelaunch.client.nodes import CancelWhenLost, Progress, RequestOptions, in_time
-from nodelaunch.engine.reporting.questions import in_a_line
+from nodelaunch.engine.reporting.explainrpc import in_a_line
 from nodelaunch.errors import NodelaunchError, RecordGoneError, RequestFailedError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId

@@ -19,7 +19,7 @@ from nodelaunch.protocol.driver import (
     Driver,
     HostScanner,
     Instance,
-    ScansHostKeys,
+    SupportsHostKeyScan,
     SupportsInventory,
     SupportsUpkeep,
 )
@@ -84,7 +84,7 @@ def client_of(cluster: StoreCluster, metastatic: MetastaticDriver) -> tuple[Clus
     return cluster, metastatic
 
 
-def extras(fake: FakeDriver, static: StaticDriver) -> tuple[ScansHostKeys, SupportsInventory, HostScanner]:
+def extras(fake: FakeDriver, static: StaticDriver) -> tuple[SupportsHostKeyScan, SupportsInventory, HostScanner]:
     return fake, static, SshScanner()
 
 

@@ -155,17 +155,17 @@ class Supervisor:
     async def _start(self) -> Child:
         loop = asyncio.get_running_loop()
         runs: list[_Run] = []
-        desk = ClusterServer(self._provider, self._cluster)
+        server = ClusterServer(self._provider, self._cluster)
         try:
             child = await start(
-                self._command, lambda method, params: self._on_note(runs, method, params), answer=desk.answer,
+                self._command, lambda method, params: self._on_note(runs, method, params), answer=server.answer,
                 versions=self._versions, redact=self._redact,
             )  # fmt: skip
         except DriverError as error:
             self._count_end(str(error))
             raise
         if CLUSTER in child.identity.capabilities:
-            desk.open(child.peer.note)
+            server.open(child.peer.note)
         run = _Run(child, loop.time())
         runs.append(run)
         try:

@@ -560,9 +560,9 @@ NOTES: Final[Mapping[str, tuple[type[Message], str]]] = {
 }
 
 CAPABILITIES: Final[Mapping[str, type]] = {
-    "host_keys": port.ScansHostKeys,
+    "host_keys": port.SupportsHostKeyScan,
     "console_log": port.SupportsConsoleLog,
-    "zones": port.ReportsZones,
+    "zones": port.SupportsZones,
     "fencing": port.SupportsFencing,
     "leftovers": port.SupportsLeftovers,
     "inventory": port.SupportsInventory,

@@ -14,7 +14,7 @@ from nodelaunch.engine.cleanup.context import SweepContext
 from nodelaunch.engine.cleanup.deadlines import Deadlines
 from nodelaunch.engine.cleanup.deletion import delete_node
 from nodelaunch.engine.cleanup.queue import STORE, NodeKey
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.errors import DriverError, LockBusyError, RecordGoneError, VersionConflictError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -59,12 +59,12 @@ class AbandonedNodes:
         else:
             self._look(seen)
 
-    def _look_at_building(self, seen: Seen[Node]) -> None:
+    def _look_at_building(self, seen: Versioned[Node]) -> None:
         view, node_id = self._ctx.view, seen.record.id
-        if view.is_warm and view.nodes.get(node_id) is seen and not view.is_node_locked(node_id):
+        if view.is_synced and view.nodes.get(node_id) is seen and not view.is_node_locked(node_id):
             self._look(seen)
 
-    def _look(self, seen: Seen[Node]) -> None:
+    def _look(self, seen: Versioned[Node]) -> None:
         """Act on an unlocked node."""
         node, node_id = seen.record, seen.record.id
         provider = node.provider
@@ -129,7 +129,7 @@ class AbandonedNodes:
 
     # -- acting -----------------------------------------------------------------------------------------------------
 
-    async def _is_abandoned(self, seen: Seen[Node]) -> bool:
+    async def _is_abandoned(self, seen: Versioned[Node]) -> bool:
         """Return True if the node is really abandoned. Only for a node that was just created, the lock may not be known
         yet."""
         if seen.record.state is not NodeState.BUILDING:
@@ -154,7 +154,7 @@ class AbandonedNodes:
                 return
         except (DriverError, TimeoutError) as error:
             log_.warning("delete_failed", detail=str(error), retry_in_s=ctx.queue.failed(NodeKey(node_id)))
-            provider.tell(node.pool, node.allocated_to, f"deletion of node {node_id} failed: {error}")
+            provider.report(node.pool, node.allocated_to, f"deletion of node {node_id} failed: {error}")
             return
         log_.info("node_deleted", was=node.state.value, took_s=round(asyncio.get_running_loop().time() - started, 3))
 

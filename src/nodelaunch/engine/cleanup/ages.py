@@ -14,7 +14,7 @@ from nodelaunch.engine.cleanup.context import SweepContext
 from nodelaunch.engine.cleanup.deadlines import Deadlines
 from nodelaunch.engine.cleanup.queue import STORE, NodeKey
 from nodelaunch.engine.nodelocks import discard_node
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.records import Node
@@ -124,10 +124,10 @@ class OldNodes:
     def _is_unserved(self, node: Node) -> bool:
         return node.is_idle and node.provider in self._ctx.providers and not self._is_served(node)
 
-    def _limit(self, seen: Seen[Node]) -> float:
+    def _limit(self, seen: Versioned[Node]) -> float:
         return ORPHAN_S if seen.record.state is NodeState.INIT else self.ages.of(seen.record)
 
-    def _too_old_at(self, seen: Seen[Node]) -> float | None:
+    def _too_old_at(self, seen: Versioned[Node]) -> float | None:
         """Return the time when the node will be too old, in seconds since 1970; None: never, or the node is another
         launcher's."""
         node = seen.record
@@ -143,16 +143,16 @@ class OldNodes:
             return None
         return when if node.provider in self._ctx.providers else None
 
-    def _discard_unserved(self, seen: Seen[Node]) -> None:
+    def _discard_unserved(self, seen: Versioned[Node]) -> None:
         node = seen.record
         log.info("unserved_node_found", node_id=node.id, pool=node.pool, labels=list(node.type))
         self._discard(seen)
 
-    def _discard(self, seen: Seen[Node]) -> None:
+    def _discard(self, seen: Versioned[Node]) -> None:
         if not self._ctx.queue.start(NodeKey(seen.record.id), STORE, self._mark, seen):
             self._try_again(seen.record.id)
 
-    async def _mark(self, seen: Seen[Node]) -> None:
+    async def _mark(self, seen: Versioned[Node]) -> None:
         """Mark a node for deletion."""
         self._try_again(seen.record.id)  # dropped if the node is discarded, as it is not too old then
         await discard_node(self._ctx.store, self._ctx.view, seen, self._ctx.clock)

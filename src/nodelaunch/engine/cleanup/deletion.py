@@ -12,7 +12,7 @@ from typing import cast
 from nodelaunch.clock import Clock
 from nodelaunch.engine.provider.fencing import fence_of, raise_fence
 from nodelaunch.engine.provider.runtime import ProviderRuntime
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.errors import LaunchFailedError, LockBusyError, NotEmptyError, RecordGoneError, VersionConflictError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import ExternalId, Fence
@@ -70,7 +70,7 @@ async def delete_node(
     return True
 
 
-async def _take(store: Store, seen: Seen[Node], clock: Clock) -> tuple[Node, int, Lock] | None:
+async def _take(store: Store, seen: Versioned[Node], clock: Clock) -> tuple[Node, int, Lock] | None:
     """Lock the node and write it ``deleting``, in one step. None if it was locked, changed or deleted since it was
     seen.
 

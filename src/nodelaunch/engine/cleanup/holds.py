@@ -15,17 +15,17 @@ class HeldNodes:
 
     def __init__(self, ctx: SweepContext) -> None:
         self._ctx = ctx
-        self._told: set[NodeId] = set()
+        self._reported: set[NodeId] = set()
 
     def look(self, node_id: NodeId) -> None:
         """Log that an unlocked node is on hold, unless that was logged."""
         seen = self._ctx.view.nodes.get(node_id)
         if seen is None or seen.record.state is not NodeState.HOLD:
-            self._told.discard(node_id)
+            self._reported.discard(node_id)
             return
         node = seen.record
-        if node_id not in self._told and node.provider in self._ctx.providers:
-            self._told.add(node_id)
+        if node_id not in self._reported and node.provider in self._ctx.providers:
+            self._reported.add(node_id)
             log.info(
                 "node_held", node_id=node_id, provider=node.provider, label=",".join(node.type),
                 hold_job=node.hold_job, comment=node.comment,
@@ -33,8 +33,8 @@ class HeldNodes:
 
     def forget(self, node_id: NodeId) -> None:
         """Forget a node that was deleted, or is no longer on hold."""
-        self._told.discard(node_id)
+        self._reported.discard(node_id)
 
     def forget_the_gone(self) -> None:
         """Forget nodes whose removal was not seen."""
-        self._told = {node_id for node_id in self._told if node_id in self._ctx.view.nodes}
+        self._reported = {node_id for node_id in self._reported if node_id in self._ctx.view.nodes}

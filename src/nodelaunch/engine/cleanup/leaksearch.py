@@ -57,7 +57,7 @@ class LeakSearch:
             await asyncio.sleep(self._every_s())
             if self._ctx.providers.get(provider.name) is not provider:
                 break
-            await self._ctx.view.warm()
+            await self._ctx.view.synced()
             await self._guarded(provider)
         if self._searching.get(provider.name) is provider:
             del self._searching[provider.name]
@@ -78,7 +78,7 @@ class LeakSearch:
         async with provider.using() as driver, asyncio.timeout(DELETE_TIMEOUT_S):
             with events.calling(provider.name, "list"):
                 leaks = await find_leaks(driver, provider.name, self._ctx.view.node)
-        if not self._ctx.view.is_warm:
+        if not self._ctx.view.is_synced:
             return
         before = self.suspects.get(provider.name, set())
         self.suspects[provider.name] = {leak.key for leak in leaks}

@@ -9,7 +9,7 @@ from nodelaunch.engine.cleanup.abandoned import AbandonedNodes
 from nodelaunch.engine.cleanup.context import SweepContext
 from nodelaunch.engine.cleanup.queue import FIRST_BACKOFF_S, STORE, RequestKey
 from nodelaunch.engine.nodelocks import rewrite_node
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.errors import LockBusyError, NotEmptyError, RecordGoneError, VersionConflictError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -53,7 +53,7 @@ class LostRequests:
         view = self._ctx.view
         seen = view.requests.get(request_id)
         is_pending = seen is not None and seen.record.state is RequestState.PENDING
-        if is_pending and view.is_warm and not view.is_request_locked(request_id):
+        if is_pending and view.is_synced and not view.is_request_locked(request_id):
             self._ctx.queue.start(RequestKey(request_id), STORE, self.reset, request_id)
 
     def removed(self, request_id: RequestId) -> None:
@@ -99,7 +99,7 @@ class LostRequests:
         finally:
             await lock.release()
 
-    async def _take_back(self, seen: Seen[Node]) -> bool:
+    async def _take_back(self, seen: Versioned[Node]) -> bool:
         """Free one node of a lost request, unless another process has it.
 
         A node that is still building stays: a launcher resumes its launch, or abandoned.py deletes it after a minute.

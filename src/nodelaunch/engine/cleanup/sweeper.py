@@ -35,12 +35,12 @@ from nodelaunch.engine.view import (
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
-    Note,
     PoolsChanged,
     RequestRemoved,
     RequestSeen,
     RequestUnlocked,
-    ViewWarmed,
+    ViewEvent,
+    ViewSynced,
 )
 from nodelaunch.errors import StoreError
 from nodelaunch.log import Logger, get_logger
@@ -117,7 +117,7 @@ class Sweeper:
 
     def provider_started(self, name: str) -> None:
         """Note that nodes of provider *name* can be deleted from now on, and look for its leftovers."""
-        if self._view.is_warm:
+        if self._view.is_synced:
             for seen in self._view.nodes_of(name):
                 self._look_at_node(seen.record.id)
         self._pools_changed = True
@@ -140,19 +140,19 @@ class Sweeper:
         return [
             subscribe(self._on_node, NodeSeen, NodeUnlocked),
             subscribe(self._on_request, RequestSeen, RequestUnlocked),
-            subscribe(self._on_rare_note, NodeRemoved, RequestRemoved, IdleNodeSeen, PoolsChanged, ViewWarmed),
+            subscribe(self._on_rare_event, NodeRemoved, RequestRemoved, IdleNodeSeen, PoolsChanged, ViewSynced),
         ]
 
-    def _on_node(self, note: NodeSeen | NodeUnlocked) -> None:
-        if self._view.is_node_locked(note.id) and not self.nodes.left:
+    def _on_node(self, event: NodeSeen | NodeUnlocked) -> None:
+        if self._view.is_node_locked(event.id) and not self.nodes.left:
             return  # another process holds the lock
-        self._look_at_node(note.id)
+        self._look_at_node(event.id)
 
-    def _on_request(self, note: RequestSeen | RequestUnlocked) -> None:
-        self.requests.look(note.id)
+    def _on_request(self, event: RequestSeen | RequestUnlocked) -> None:
+        self.requests.look(event.id)
 
-    def _on_rare_note(self, note: Note) -> None:
-        match note:
+    def _on_rare_event(self, event: ViewEvent) -> None:
+        match event:
             case NodeRemoved(node_id, _):
                 self.nodes.gone(node_id)
                 self.old.deadlines.forget(node_id)
@@ -163,7 +163,7 @@ class Sweeper:
                 self.old.look_at_idle(node_id)
             case PoolsChanged():
                 self._pools_changed = True
-            case ViewWarmed():
+            case ViewSynced():
                 self._look_at_everything()
             case _:
                 pass
@@ -187,7 +187,7 @@ class Sweeper:
 
     def _look_again(self, key: Key) -> None:
         """Look again at *key*: events were ignored during the work, and the known record may have been old."""
-        if not self._view.is_warm:
+        if not self._view.is_synced:
             return
         if isinstance(key, NodeKey):
             self.nodes.look(key.node_id)
@@ -198,10 +198,10 @@ class Sweeper:
 
     async def _keep_sweeping(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._view.warm()
+        await self._view.synced()
         self._look_at_everything()
         while True:
-            await self._view.warm()
+            await self._view.synced()
             self._wake.clear()
             for node_id in self.nodes.graces.due(loop.time()):
                 self.nodes.look(node_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nodelaunch.engine.view import ClusterView, PausesChanged, ViewWarmed
+from nodelaunch.engine.view import ClusterView, PausesChanged, ViewSynced
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.pauses import Pause, Target
 from nodelaunch.protocol.store import Unsubscribe
@@ -28,9 +28,9 @@ class PauseWatch:
 
     def open(self) -> Unsubscribe:
         """Watch from now on. Return a function that ends that."""
-        if self._view.is_warm:
+        if self._view.is_synced:
             self._look()
-        return self._view.subscribe(lambda _note: self._look(), PausesChanged, ViewWarmed)
+        return self._view.subscribe(lambda _event: self._look(), PausesChanged, ViewSynced)
 
     def _look(self) -> None:
         now = {target: seen.record for target, seen in self._view.pauses.items() if self._is_ours(target)}

@@ -14,7 +14,7 @@ from math import inf
 
 from nodelaunch.clock import Clock
 from nodelaunch.decisions.triage import Absentee
-from nodelaunch.engine.view import ClusterView, PoolsChanged, ViewWarmed
+from nodelaunch.engine.view import ClusterView, PoolsChanged, ViewSynced
 from nodelaunch.errors import RecordExistsError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -47,7 +47,7 @@ class PresencePublisher:
     def id(self) -> str:
         return self._presence.id
 
-    def tell(
+    def publish(
         self,
         *,
         min_ready: Mapping[str, int] | None = None,
@@ -75,18 +75,18 @@ class PresencePublisher:
         """Publish, session after session, until cancelled. Raises: StoreError."""
         while True:
             with suppress(SessionLostError, RecordGoneError):
-                await self._tell_session()
+                await self._publish_session()
             await asyncio.sleep(AGAIN_S)  # until its state shows that a session has ended, all calls fail at once
 
-    async def _tell_session(self) -> None:
+    async def _publish_session(self) -> None:
         """Publish during one session. Raises: SessionLostError; RecordGoneError if the presence was deleted;
         StoreError."""
         epoch = await self._store.session.connected()
         stops = [
             self._store.session.subscribe(lambda _state: self._changed.set()),
-            self._view.subscribe(self._on_pools, PoolsChanged, ViewWarmed),
+            self._view.subscribe(self._on_pools, PoolsChanged, ViewSynced),
         ]
-        self.tell(knows=self._view.sharers)
+        self.publish(knows=self._view.sharers)
         try:
             path = f"{paths.PRESENCES}/{self._presence.hostname}"
             entry = await self._store.create(
@@ -99,7 +99,7 @@ class PresencePublisher:
                 if self._store.session.epoch != epoch or self._store.session.state is SessionState.LOST:
                     raise SessionLostError
                 is_seen = entry.path in self._view.presences
-                if was_seen and not is_seen and self._view.is_warm:
+                if was_seen and not is_seen and self._view.is_synced:
                     raise RecordGoneError(entry.path)
                 was_seen = was_seen or is_seen
                 entry = await self._publish(entry)
@@ -107,9 +107,9 @@ class PresencePublisher:
             for stop in stops:
                 stop()
 
-    def _on_pools(self, _note: PoolsChanged | ViewWarmed) -> None:
+    def _on_pools(self, _event: PoolsChanged | ViewSynced) -> None:
         self._changed.set()
-        self.tell(knows=self._view.sharers)
+        self.publish(knows=self._view.sharers)
 
     async def _publish(self, entry: Entry) -> Entry:
         data = self._presence.to_bytes()
@@ -145,7 +145,7 @@ class KnownPools:
 
     def _look(self) -> None:
         """Note the time since when each pool has been away."""
-        if self._view.is_warm:
+        if self._view.is_synced:
             registered, now = self._view.registered, self._clock.now()
             self._away_since = {
                 name: self._away_since.get(name, now) for name in self._view.known_pools if name not in registered
@@ -168,21 +168,21 @@ class KnownPools:
 
     async def run(self) -> None:
         """Remember and forget until cancelled."""
-        unsubscribe = self._view.subscribe(self._on_change, PoolsChanged, ViewWarmed)
+        unsubscribe = self._view.subscribe(self._on_change, PoolsChanged, ViewSynced)
         self._has_looked = False
         self._wake.set()
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                if self._view.is_warm and self._store.session.state is SessionState.CONNECTED:
+                if self._view.is_synced and self._store.session.state is SessionState.CONNECTED:
                     await self._update()
         finally:
             unsubscribe()
             if self._alarm is not None:
                 self._alarm.cancel()
 
-    def _on_change(self, _note: PoolsChanged | ViewWarmed) -> None:
+    def _on_change(self, _event: PoolsChanged | ViewSynced) -> None:
         self._has_looked = False
         self._wake.set()
 

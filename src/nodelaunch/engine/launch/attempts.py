@@ -71,9 +71,9 @@ class Attempts:
             return attempt.event
         finally:
             if self._ctx.provider.events.wants(LaunchEnded):
-                self._tell(slot, number, attempt, began)
+                self._report(slot, number, attempt, began)
 
-    def _tell(self, slot: int, number: int, attempt: Attempt, began: float) -> None:
+    def _report(self, slot: int, number: int, attempt: Attempt, began: float) -> None:
         now = asyncio.get_running_loop().time()
         ctx, request, held, error = self._ctx, self._request, attempt.held, attempt.error
         events = ctx.provider.events

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nodelaunch.errors import KeyScanError
-from nodelaunch.protocol.driver import HostScanner, LabelTraits, TriesLogin
+from nodelaunch.protocol.driver import HostScanner, LabelTraits, SupportsLoginTrial
 from nodelaunch.protocol.hostkeys import SSH_CONNECTION_TYPES, Assurance, mismatch
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 8.0
@@ -51,7 +51,7 @@ async def scan_node(
         keys = await _expected_keys(scanner, host, port, tuple(expected), deadline)
     else:
         keys = await _settled_keys(scanner, host, port, traits.settle_s, deadline)
-    if traits.probe_key is not None and traits.username is not None and isinstance(scanner, TriesLogin):
+    if traits.probe_key is not None and traits.username is not None and isinstance(scanner, SupportsLoginTrial):
         await scanner.log_in(
             host, port, username=traits.username, key_file=traits.probe_key, host_keys=keys,
             timeout_s=_left_until(deadline),

@@ -15,7 +15,7 @@ from nodelaunch.engine.cleanup.deletion import DELETE_TIMEOUT_S, delete_instance
 from nodelaunch.engine.launch.keyscan import HostKeys, given_keys, scan_node
 from nodelaunch.engine.nodelocks import GIVE_UP_TIMEOUT_S, HeldNode, PoolContext, save, take_node
 from nodelaunch.engine.provider.breakers import SHORTEST_BACKOFF_S, cause_of
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.errors import (
     DriverError,
     InstanceNotFoundError,
@@ -95,7 +95,7 @@ async def create_node(
     created = await ctx.shared.create(ctx.pool.name, request.tenant_name, op)
     recorded()
     node_id = _id_of(created)
-    held = await take_node(ctx.store, Seen(blank.changed(id=node_id), created), building.changed(id=node_id))
+    held = await take_node(ctx.store, Versioned(blank.changed(id=node_id), created), building.changed(id=node_id))
     if held is None:
         raise LockBusyError(created.path, "another client took the new node")
     return held
@@ -162,7 +162,7 @@ async def launch_node(
     except StaleFenceError as error:
         held.is_overtaken = True
         log.warning("launch_overtaken", provider=ctx.provider.name, node_id=held.id, detail=str(error))
-        ctx.tell(request, f"launch of node {held.id} ended because another launcher has taken it over: {error}")
+        ctx.report(request, f"launch of node {held.id} ended because another launcher has taken it over: {error}")
         raise LockLostError(held.lock.contender, str(error)) from error
 
 
@@ -295,7 +295,7 @@ async def _put_off(
         gate.failed(cause_of(error), error.retry_after_s)
     else:
         ctx.provider.breakers.launch_failed(ctx.pool.name, label, held.node.az, error)
-    ctx.tell(request, f"node {held.id} waits for the provider: {error}")
+    ctx.report(request, f"node {held.id} waits for the provider: {error}")
     if gate.is_open:
         await _enter(ctx, held)
         return

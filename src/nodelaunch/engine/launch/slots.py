@@ -34,7 +34,7 @@ from nodelaunch.protocol.verdicts import Accept
 
 log: Logger = get_logger(__name__)
 
-RoomWaiter = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
+CapacityWait = Callable[[NodeRequest, int, str, Reservation], Awaitable[None]]
 """Waits until the pool has capacity for one more node (request, slot, label) and has put it into the reservation."""
 
 
@@ -47,7 +47,7 @@ class Slots:
         ctx: PoolContext,
         request: NodeRequest,
         reservation: Reservation,
-        await_room: RoomWaiter,
+        await_capacity: CapacityWait,
         post: Callable[[m.Event], None],
         *,
         reused_zone: str | None = None,
@@ -60,7 +60,7 @@ class Slots:
         self._ctx = ctx
         self._request = request
         self._reservation = reservation
-        self._await_room = await_room
+        self._await_capacity = await_capacity
         self._post = post
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._early: dict[int, asyncio.Task[None]] = {}
@@ -101,9 +101,9 @@ class Slots:
         """Start the task that ends with `NodeReady`, `NodeFailed` or `NodeAborted`."""
         self._start(group, slot, partial(self._attempts.run, slot, attempt, self._launch))
 
-    def await_room(self, group: asyncio.TaskGroup, slot: int) -> None:
+    def await_capacity(self, group: asyncio.TaskGroup, slot: int) -> None:
         """Start the task that ends with `QuotaFreed`."""
-        self._start(group, slot, partial(self._wait_for_room, slot))
+        self._start(group, slot, partial(self._wait_for_capacity, slot))
 
     async def cancel(self) -> None:
         """Cancel all tasks; each one still posts its event."""
@@ -130,7 +130,7 @@ class Slots:
         if not ctx.is_alone or not ctx.provider.can_launch or resumable(ctx, self._request):
             return
         for slot, node_id in enumerate(plan.reuse):
-            if node_id is None and self._reservation.has_room_for(slot):
+            if node_id is None and self._reservation.has_capacity_for(slot):
                 self._early[slot] = asyncio.ensure_future(self._make(slot))
 
     async def give_up_early(self) -> None:
@@ -159,7 +159,7 @@ class Slots:
                 self._ctx, self._request, label, zone, partial(self._reservation.settle, slot)
             )
         except OvertakenError:
-            self._reservation.settle_room(slot)
+            self._reservation.settle_capacity(slot)
 
     # -- claiming and launching ---------------------------------------------------------------------------------------
 
@@ -182,9 +182,9 @@ class Slots:
             self._reservation.settle(slot)
         return m.NodeClaimed(slot, node_id) if slot in self.held else m.ClaimLost(slot)
 
-    async def _wait_for_room(self, slot: int) -> m.Event:
+    async def _wait_for_capacity(self, slot: int) -> m.Event:
         with self._attempts.waiting(slot):
-            await self._await_room(self._request, slot, self._request.node_types[slot], self._reservation)
+            await self._await_capacity(self._request, slot, self._request.node_types[slot], self._reservation)
         return m.QuotaFreed(slot)
 
     async def _launch(self, slot: int, number: int, attempt: Attempt) -> m.Event:
@@ -212,7 +212,7 @@ class Slots:
             return m.NodeFailed(slot, str(error))
         finally:
             provider.running_launches -= 1
-            self._reservation.settle_room(slot)
+            self._reservation.settle_capacity(slot)
             if provider.config.max_concurrency >= 0:
                 self._reservation.launch_ended()
 
@@ -237,9 +237,9 @@ class Slots:
 
     async def _make_in_turn(self, slot: int, label: str) -> None:
         """Create the slot's node if there is capacity as of now, and no other launcher takes it meanwhile."""
-        if not self._reservation.has_room_for(slot):
+        if not self._reservation.has_capacity_for(slot):
             with self._attempts.waiting(slot):
-                await self._await_room(self._request, slot, label, self._reservation)
+                await self._await_capacity(self._request, slot, label, self._reservation)
         await to_the_end(self._make(slot))
 
     async def _resume(self, slot: int) -> None:
@@ -262,14 +262,14 @@ class Slots:
             "launch_aborted", provider=ctx.provider.name, pool=ctx.pool.name, request_id=self._request.id, slot=slot,
             detail=str(error),
         )  # fmt: skip
-        ctx.tell(self._request, f"launch of node {slot + 1} postponed because the cloud has no capacity: {error}")
+        ctx.report(self._request, f"launch of node {slot + 1} postponed because the cloud has no capacity: {error}")
         self._keep_share(slot)
         await self._give_up(slot, NodeState.ABORTED)
         ctx.provider.quota_refused()
         return m.NodeAborted(slot)
 
     async def _failed(self, slot: int, number: int, error: DriverError) -> m.Event:
-        self._ctx.tell(self._request, f"launch of node {slot + 1} failed, attempt {number}: {error}")
+        self._ctx.report(self._request, f"launch of node {slot + 1} failed, attempt {number}: {error}")
         label, zone = self._request.node_types[slot], self._zones.picked(slot)
         self._ctx.provider.breakers.launch_failed(self._ctx.pool.name, label, zone, error)
         has_alternative = self._zones.leave(slot, is_alone=not self.held.keys() - {slot})

@@ -36,12 +36,12 @@ class Books:
 
     # -- capacity ---------------------------------------------------------------------------------------------------
 
-    def pool_room(self, key: PoolKey) -> Limits:
+    def pool_free(self, key: PoolKey) -> Limits:
         """Return the capacity that the pool can give now, including capacity that accepted requests wait for."""
         limits = self._own_pools.views[key].limits
         return limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
 
-    def provider_room(self, key: PoolKey) -> Limits:
+    def provider_free(self, key: PoolKey) -> Limits:
         """Return the capacity that the provider can give the pool now, including capacity that accepted requests wait
         for; nothing while it refuses."""
         provider = self._own_pools.pools[key].ctx.provider
@@ -57,7 +57,7 @@ class Books:
     def is_overbooked(self, key: PoolKey) -> bool:
         """Return True if more is in use or reserved in the pool, or at its provider, than its limit; or if more
         launches run, including other launchers', than may run at once."""
-        amounts = (*self.pool_room(key).amounts.values(), *self.provider_room(key).amounts.values())
+        amounts = (*self.pool_free(key).amounts.values(), *self.provider_free(key).amounts.values())
         return min(amounts, default=0.0) < 0 or self._is_launching_too_much(key)
 
     # -- tenants ----------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class Books:
         """Return how much more the tenant may use."""
         return limits.minus(self._view.used_by_tenant(tenant)).minus(self._reservations.of_tenant(tenant))
 
-    def tenant_room(self, tenant: str, limits: Limits) -> Limits:
+    def tenant_free(self, tenant: str, limits: Limits) -> Limits:
         """Return how much more the tenant may use, including the share that accepted requests wait for."""
         left, waiting = self.tenant_left(tenant, limits), self._queue.need_of_tenant(tenant)
         return Limits({name: left[name] + waiting[name] for name in left}) if waiting.amounts else left
@@ -74,7 +74,7 @@ class Books:
     def is_tenant_overbooked(self, tenant: str) -> bool:
         """Return True if the tenant's usage and reservations exceed its limit; waiting requests do not count."""
         limits = self.tenants.get(tenant)
-        return limits is not None and min(self.tenant_room(tenant, limits).amounts.values(), default=0.0) < 0
+        return limits is not None and min(self.tenant_free(tenant, limits).amounts.values(), default=0.0) < 0
 
     # -- launches ---------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Ledger:
         """Read the ledger twice. With the first answer, all earlier changes have been reported and are being read; with
         the second answer, they have been read: answers and events arrive in one order. Only changes of locked nodes may
         be read later."""
-        await self._view.warm()
+        await self._view.synced()
         version = await self._read_version()
         for _ in range(MAX_READS):
             if self._counts_claims:
@@ -68,7 +68,7 @@ class Ledger:
             before, version = version, await self._read_version()
             if version == before:
                 break
-        if self._view.is_warm:
+        if self._view.is_synced:
             self.version = before
 
     async def _read_version(self) -> int:

@@ -20,17 +20,17 @@ class Reservation:
     key: PoolKey
     tenant: str | None
     _book: Reservations
-    _room: dict[int, Usage] = field(default_factory=dict)
+    _capacity: dict[int, Usage] = field(default_factory=dict)
     _share: dict[int, Usage] = field(default_factory=dict)
 
-    def has_room_for(self, slot: int) -> bool:
+    def has_capacity_for(self, slot: int) -> bool:
         """Return True if capacity is reserved for launching the slot's node."""
-        return slot in self._room
+        return slot in self._capacity
 
-    def add(self, slot: int, room: Usage) -> None:
+    def add(self, slot: int, capacity: Usage) -> None:
         """Reserve capacity for launching the slot's node."""
-        self._room[slot] = room
-        self._book.room_taken(self.key, room)
+        self._capacity[slot] = capacity
+        self._book.capacity_reserved(self.key, capacity)
 
     def keep_share(self, slot: int, need: Usage) -> None:
         """Keep the tenant's share for the slot's next node, which waits for capacity."""
@@ -40,20 +40,20 @@ class Reservation:
 
     def settle(self, slot: int) -> None:
         """Close the slot's reservation: its node has a record, which counts from now on, or won't be created."""
-        room, share = self._room.pop(slot, None), self._share.pop(slot, None)
-        if room is not None:
-            self._book.room_given_back(self.key, room)
+        capacity, share = self._capacity.pop(slot, None), self._share.pop(slot, None)
+        if capacity is not None:
+            self._book.capacity_released(self.key, capacity)
         if share is not None:
             self._book.share_given_back(self.tenant, share)
-        if room is not None or share is not None:
+        if capacity is not None or share is not None:
             self._book.on_given_back(self.key, self.tenant)
 
-    def settle_room(self, slot: int) -> None:
+    def settle_capacity(self, slot: int) -> None:
         """Release the slot's capacity: its node won't be created now. A kept share of the tenant stays for the slot's
         next node."""
-        room = self._room.pop(slot, None)
-        if room is not None:
-            self._book.room_given_back(self.key, room)
+        capacity = self._capacity.pop(slot, None)
+        if capacity is not None:
+            self._book.capacity_released(self.key, capacity)
             self._book.on_given_back(self.key, None)
 
     def launch_ended(self) -> None:
@@ -62,7 +62,7 @@ class Reservation:
 
     def close(self) -> None:
         """Release all reservations of the request."""
-        for slot in {*self._room, *self._share}:
+        for slot in {*self._capacity, *self._share}:
             self.settle(slot)
 
 
@@ -98,27 +98,29 @@ class Reservations:
 
     def __init__(self, on_given_back: Callable[[PoolKey, str | None], None]) -> None:
         self.on_given_back = on_given_back
-        self._room = _Sums()
+        self._capacity = _Sums()
         """Sums by pool key, and by provider name."""
         self._shares = _Sums()
         """Sums by tenant name."""
 
-    def open(self, key: PoolKey, tenant: str | None, room: dict[int, Usage], share: dict[int, Usage]) -> Reservation:
+    def open(
+        self, key: PoolKey, tenant: str | None, capacity: dict[int, Usage], share: dict[int, Usage]
+    ) -> Reservation:
         """Reserve, by slot, capacity for nodes to be launched, and the tenant's *share* for all nodes."""
         reservation = Reservation(key, tenant, self)
-        for slot, usage in room.items():
+        for slot, usage in capacity.items():
             reservation.add(slot, usage)
         for slot, usage in share.items() if tenant is not None else ():
             reservation.keep_share(slot, usage)
         return reservation
 
-    def room_taken(self, key: PoolKey, usage: Usage) -> None:
-        self._room.add(key, usage)
-        self._room.add(key[0], usage)
+    def capacity_reserved(self, key: PoolKey, usage: Usage) -> None:
+        self._capacity.add(key, usage)
+        self._capacity.add(key[0], usage)
 
-    def room_given_back(self, key: PoolKey, usage: Usage) -> None:
-        self._room.subtract(key, usage)
-        self._room.subtract(key[0], usage)
+    def capacity_released(self, key: PoolKey, usage: Usage) -> None:
+        self._capacity.subtract(key, usage)
+        self._capacity.subtract(key[0], usage)
 
     def share_taken(self, tenant: str | None, usage: Usage) -> None:
         self._shares.add(tenant, usage)
@@ -128,13 +130,13 @@ class Reservations:
 
     def launches_of(self, provider: str) -> int:
         """Return how many launches are reserved but have no record yet."""
-        return self._room.count(provider)
+        return self._capacity.count(provider)
 
     def of_provider(self, provider: str) -> Usage:
-        return self._room.total(provider)
+        return self._capacity.total(provider)
 
     def of_pool(self, key: PoolKey) -> Usage:
-        return self._room.total(key)
+        return self._capacity.total(key)
 
     def of_tenant(self, tenant: str) -> Usage:
         return self._shares.total(tenant)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.engine.limits.ledger import Ledger
-from nodelaunch.engine.view import ClusterView, NodeSeen, Note, PoolsChanged, PresencesChanged, ViewCooled
+from nodelaunch.engine.view import ClusterView, NodeSeen, PoolsChanged, PresencesChanged, ViewEvent, ViewStale
 from nodelaunch.errors import RecordGoneError, SessionLostError, VersionConflictError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -72,7 +72,7 @@ class TenantLedgers:
             self._ledgers[tenant].forget()
 
 
-class SharedRoom:
+class SharedCapacity:
     """The capacity of one provider, and shares of tenants, as far as several launchers share them."""
 
     def __init__(
@@ -103,7 +103,7 @@ class SharedRoom:
         """Follow the nodes that others create from now on. Return a function that ends that."""
         stops = [
             self._view.subscribe_to_provider(self._provider, self._on_node),
-            self._view.subscribe(self._on_cooled, ViewCooled),
+            self._view.subscribe(self._on_stale, ViewStale),
         ]
 
         def close() -> None:
@@ -137,15 +137,15 @@ class SharedRoom:
         self._find_others()
         return bool(self._all_others)
 
-    def _on_cooled(self, _note: Note) -> None:
+    def _on_stale(self, _event: ViewEvent) -> None:
         self._ledger.forget()
 
-    def _on_node(self, note: Note) -> None:
+    def _on_node(self, event: ViewEvent) -> None:
         """Drop versions that another launcher's new node makes stale. A write would detect this too, after one more
         round trip."""
-        if self._ledger.version is None or not isinstance(note, NodeSeen) or note.old is not None:
+        if self._ledger.version is None or not isinstance(event, NodeSeen) or event.old is not None:
             return
-        seen = self._view.nodes.get(note.id)
+        seen = self._view.nodes.get(event.id)
         if seen is not None and seen.record.launcher not in self._own_pools:
             self._ledger.forget()
             self._tenants.forget(seen.record.tenant_name or "")
@@ -218,7 +218,7 @@ class SharedRoom:
         if not missing:
             return False
         changed = asyncio.Event()
-        stop = self._view.subscribe(lambda _note: changed.set(), PresencesChanged, PoolsChanged)
+        stop = self._view.subscribe(lambda _event: changed.set(), PresencesChanged, PoolsChanged)
         try:
             async with asyncio.timeout(ACKNOWLEDGED_S):
                 while missing:

@@ -50,12 +50,12 @@ class Waiter:
         return (self.request.order, self.slot)
 
 
-class Rooms(Protocol):
+class CapacityBooks(Protocol):
     """The capacity to give, including the capacity that slots wait for."""
 
-    def pool_room(self, key: PoolKey) -> Limits: ...
+    def pool_free(self, key: PoolKey) -> Limits: ...
 
-    def provider_room(self, key: PoolKey) -> Limits: ...
+    def provider_free(self, key: PoolKey) -> Limits: ...
 
     def may_launch_another(self, key: PoolKey) -> bool: ...
 
@@ -110,7 +110,7 @@ class CapacityQueue:
             if self.waiters.pop(waiter, waiter) is None:
                 self._on_change(waiter.key)
 
-    def grant(self, rooms: Rooms, tenant_allows: Callable[[Waiter], bool]) -> None:
+    def grant(self, books: CapacityBooks, tenant_allows: Callable[[Waiter], bool]) -> None:
         """Give free capacity to waiters in turn. A waiter does not wait behind another waiter's full tenant."""
         full: set[object] = set()
         """Pools, by key, and providers, by name, where a waiter needs more than is free."""
@@ -118,9 +118,9 @@ class CapacityQueue:
             key = waiter.key
             if key in full or key[0] in full:
                 continue
-            if not rooms.may_launch_another(key) or not rooms.provider_room(key).allows(waiter.need):
+            if not books.may_launch_another(key) or not books.provider_free(key).allows(waiter.need):
                 full.add(key[0])
-            elif not rooms.pool_room(key).allows(waiter.need):
+            elif not books.pool_free(key).allows(waiter.need):
                 full.add(key)
             elif not waiter.granted.done() and tenant_allows(waiter):
                 waiter.reservation.add(waiter.slot, waiter.need)

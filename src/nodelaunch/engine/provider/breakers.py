@@ -97,7 +97,7 @@ class Breakers(Generic[K]):
                 self._opened_event, **self._names(key), detail=str(cause), failures=breaker.failures,
                 next_try_in_s=round(breaker.next_at - _now(), 3),
             )  # fmt: skip
-            self._tell(key, cause)
+            self._report(key, cause)
             if self._on_change is not None:
                 self._on_change()
 
@@ -111,7 +111,7 @@ class Breakers(Generic[K]):
             self._drop(key)
         if change is not None:
             log.info(self._closed_event, **self._names(key))
-            self._tell(key, None)
+            self._report(key, None)
             if self._on_change is not None:
                 self._on_change()
         return change is not None
@@ -144,7 +144,7 @@ class Breakers(Generic[K]):
         breaker = self._known.get(key)
         return str(breaker.cause) if breaker is not None and breaker.is_open else None
 
-    def told(self, keys: Iterable[K] | None = None) -> list[OpenBreaker]:
+    def list_open(self, keys: Iterable[K] | None = None) -> list[OpenBreaker]:
         """Return the open breakers, of *keys* or of all."""
         now = _now()
         found = []
@@ -163,7 +163,7 @@ class Breakers(Generic[K]):
             if was_open:
                 detail = "the configuration, or the cloud, changed"
                 log.info(self._closed_event, **self._names(key), detail=detail)
-                self._tell(key, None)
+                self._report(key, None)
 
     def close(self) -> None:
         """Stop all timers."""
@@ -171,7 +171,7 @@ class Breakers(Generic[K]):
             timer.cancel()
         self._timers.clear()
 
-    def _tell(self, key: K, cause: FailureCause | None) -> None:
+    def _report(self, key: K, cause: FailureCause | None) -> None:
         if self._events is not None:
             names, detail = self._names(key), None if cause is None else str(cause)
             what = self._title.format(**names)
@@ -291,8 +291,8 @@ class LaunchGate:
         self._let_go()
         self._go_on()
 
-    def told(self) -> list[OpenBreaker]:
-        return self._breakers.told()
+    def list_open(self) -> list[OpenBreaker]:
+        return self._breakers.list_open()
 
     def close(self) -> None:
         self._breakers.close()
@@ -397,10 +397,15 @@ class ProviderBreakers:
             if self.labels.may_try((pool, label)):
                 self.labels.probe((pool, label))
 
-    def told(self, pool: str, labels: Iterable[str]) -> list[OpenBreaker]:
+    def list_open(self, pool: str, labels: Iterable[str]) -> list[OpenBreaker]:
         """Return the open breakers that concern a request for *labels* in *pool*."""
         wanted = sorted({(pool, label) for label in labels})
-        return [*self.questions.told(), *self.launches.told(), *self.zones.told(), *self.labels.told(wanted)]
+        return [
+            *self.questions.list_open(),
+            *self.launches.list_open(),
+            *self.zones.list_open(),
+            *self.labels.list_open(wanted),
+        ]
 
     def forget(self) -> None:
         """Close all: the provider has another configuration."""

@@ -15,8 +15,8 @@ from nodelaunch.protocol.driver import (
     METADATA_PROVIDER,
     Driver,
     Instance,
-    ReportsZones,
     SupportsInventory,
+    SupportsZones,
 )
 from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits, Usage
 from nodelaunch.protocol.soundness import sound_limits, sound_listed, sound_usage, sound_zones
@@ -62,7 +62,7 @@ async def ask_cloud(driver: Driver, config: ProviderConfig, recorded: Container[
     """
     limits = sound_limits(await _answered(driver.quota_limits()))
     unmanaged, foreign = await _answered(_unrecorded_usage(driver, config.name, recorded))
-    zones = sound_zones(await _answered(driver.zones())) if isinstance(driver, ReportsZones) else ()
+    zones = sound_zones(await _answered(driver.zones())) if isinstance(driver, SupportsZones) else ()
     labels = {
         (pool.name, label): await _answered(_ask_label(driver, pool.name, label))
         for pool in config.pools

@@ -216,9 +216,9 @@ class HostWatch:
                 case Doubted(host):
                     self._look_at_nodes([host])
                     if not self.is_out(host):
-                        self._tell("machine_unusable", host)
+                        self._report("machine_unusable", host)
                 case Quarantined(host, is_other_cause):
-                    self._tell("machine_quarantine_changed" if is_other_cause else "machine_quarantined", host)
+                    self._report("machine_quarantine_changed" if is_other_cause else "machine_quarantined", host)
                     if self.on_out is not None:
                         self.on_out(host)
                 case Returned(host, was_out, after_s):
@@ -231,10 +231,10 @@ class HostWatch:
                 case GuardChanged():
                     pass
         if changes:
-            self._tell_of_guard()
+            self._report_guard()
             self._wake.set()
 
-    def _tell(self, event: str, host: Host) -> None:
+    def _report(self, event: str, host: Host) -> None:
         known = self._quarantine.failing[host]
         name, username, port = host
         self._log.warning(
@@ -242,7 +242,7 @@ class HostWatch:
             retry_in_s=round(known.next_look - self._now(), 1),
         )  # fmt: skip
 
-    def _tell_of_guard(self) -> None:
+    def _report_guard(self) -> None:
         """Log a change of the guard, once for the guards of this provider and of all providers."""
         guarded = self._quarantine.guarded
         if (guarded is not None) is self._is_guarded:

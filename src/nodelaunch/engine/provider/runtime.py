@@ -28,9 +28,9 @@ from nodelaunch.protocol.driver import (
     METADATA_PROVIDER,
     Driver,
     ExternalId,
-    ScansHostKeys,
     SupportsConsoleLog,
     SupportsFencing,
+    SupportsHostKeyScan,
     SupportsInventory,
 )
 from nodelaunch.protocol.events import RequestNoted
@@ -58,7 +58,7 @@ class Generation:
     """The settings for launches. Read several times a launch, and slow to compute from the configuration."""
     inventory: SupportsInventory | None = field(init=False)
     """The driver, if its machines exist already. This and the next attribute are computed once: the check is slow."""
-    key_scanner: ScansHostKeys | None = field(init=False)
+    key_scanner: SupportsHostKeyScan | None = field(init=False)
     console: SupportsConsoleLog | None = field(init=False)
     fencing: SupportsFencing | None = field(init=False)
 
@@ -66,7 +66,7 @@ class Generation:
         driver = self.driver
         self.launching = self.config.launching
         self.inventory = driver if isinstance(driver, SupportsInventory) else None
-        self.key_scanner = driver if isinstance(driver, ScansHostKeys) else None
+        self.key_scanner = driver if isinstance(driver, SupportsHostKeyScan) else None
         self.fencing = driver if isinstance(driver, SupportsFencing) else None
         self.console = driver if isinstance(driver, SupportsConsoleLog) else None
 
@@ -102,7 +102,7 @@ class ProviderRuntime:
         self._view = view
         self._stale = asyncio.Event()
 
-    def tell(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
+    def report(self, pool: str | None, request_id: RequestId | str | None, what: str) -> None:
         """Emit an event about a cloud's effect on a request in one of the provider's pools."""
         if pool is not None and request_id is not None:
             self.events.emit(RequestNoted(self.events.now(), RequestId(request_id), self.name, pool, what))
@@ -169,8 +169,8 @@ class ProviderRuntime:
                 begun_at = self._view.image_begun_at(image, self.name)
                 arrives_by = None if begun_at is None else begun_at + IMAGE_WAIT_S
                 known = LabelView(known.need, is_ready=False, broken=known.broken, arrives_by=arrives_by)
-            if (allowed := pool.tenants_of(label)) is not None:
-                known = replace(known, allowed=allowed)
+            if (allowed_tenants := pool.tenants_of(label)) is not None:
+                known = replace(known, allowed_tenants=allowed_tenants)
             views[label] = known
         return views
 
@@ -209,7 +209,7 @@ class ProviderRuntime:
     async def run(self) -> None:
         """Keep the facts fresh. Ends when it is cancelled, or `is_ending`: a driver may swallow the cancellation."""
         while not self.is_ending:
-            await self._view.warm()
+            await self._view.synced()
             self._stale.clear()
             generation, began = self.current, asyncio.get_running_loop().time()
             try:

@@ -1,6 +1,6 @@
 """The report of one launcher: its pools with limits and faults, the requests that wait and why, its last troubles.
 
-A report is made for a question (questions.py), or to be shown in this process; only the last troubles are recorded for
+A report is made for a question (explainrpc.py), or to be shown in this process; only the last troubles are recorded for
 it in advance. nodelaunch/status.py has the state of the whole cluster.
 """
 
@@ -174,7 +174,7 @@ class Reporter:
         if is_known:
             view, books = self._scheduler.own.views[key], self._scheduler.facts.books
             limits = view.limits.tightest(provider.cloud.limits) if view.shares_provider_quota else view.limits
-            free = books.pool_room(key).tightest(books.provider_room(key))
+            free = books.pool_free(key).tightest(books.provider_free(key))
         return PoolReport(
             provider=key[0],
             pool=key[1],
@@ -183,7 +183,7 @@ class Reporter:
             free={name: max(0.0, free[name]) for name in limits.amounts} if is_known else {},
             working=len(pool.handlers),
             down=provider.down,
-            breakers=tuple(provider.breakers.told(key[1], pool.ctx.pool.label_names)),
+            breakers=tuple(provider.breakers.list_open(key[1], pool.ctx.pool.label_names)),
             takes_requests=provider.config.max_concurrency != 0,
             is_stopped=is_known and bool(self._scheduler.own.views[key].pauses),
         )

@@ -87,15 +87,15 @@ class Dispatcher:
         self._facts.taken.difference_update(work.planned)
         if outcome is not None:
             self._history.ended(request_id, work.key, outcome, state)
-            if outcome is m.Outcome.REFUSED and not work.changes:
-                requests.refused.add(request_id)  # look again when the request changes
+            if outcome is m.Outcome.LOCK_REFUSED and not work.changes:
+                requests.lock_refused.add(request_id)  # look again when the request changes
         elif isinstance(error, HandlerFailed):
             requests.failed(request_id, work.key, error)
         if request_id not in self._view.requests:
             self._remember(work.gone or (state.request if state is not None else None))
             requests.drop(request_id)
         requests.put(request_id)
-        self._marks.room_changed(work.key)
+        self._marks.capacity_changed(work.key)
 
     def removed(self, request_id: RequestId, request: NodeRequest | None = None) -> None:
         """Stop the work on a request that was deleted. *request*: the last version seen, if known."""

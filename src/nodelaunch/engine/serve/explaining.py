@@ -52,7 +52,7 @@ class Explainer:
             reasons=(*reasons, *_machines_away(pool, reasons), *_pauses(pool, reasons)),
             nodes=tuple(nodes_of(state, waits)) if state else (),
             history=tuple(events),
-            breakers=tuple(pool.ctx.provider.breakers.told(pool.key[1], labels)),
+            breakers=tuple(pool.ctx.provider.breakers.list_open(pool.key[1], labels)),
             asked=self._history.asked(request_id),
         )
 

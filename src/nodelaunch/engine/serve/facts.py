@@ -24,7 +24,7 @@ from nodelaunch.engine.limits.books import Books
 from nodelaunch.engine.limits.reservations import Reservation, Reservations
 from nodelaunch.engine.limits.waiting import CapacityQueue
 from nodelaunch.engine.provider.hosts import HostRule, host_rule
-from nodelaunch.engine.view import ClusterView, Seen
+from nodelaunch.engine.view import ClusterView, Versioned
 from nodelaunch.protocol.access import LAUNCHER, Asker
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Limits
@@ -147,7 +147,7 @@ def pool_view(pool: Pool) -> PoolView:
         max_concurrency=provider.config.max_concurrency,
         down=provider.down,
         launches_down=provider.breakers.launches.why,
-        allowed=config.tenants,
+        allowed_tenants=config.tenants,
         pauses=pool.pauses,
     )
 
@@ -214,11 +214,11 @@ class EngineFacts:
     # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_left(self, key: PoolKey) -> Limits:
-        left = self.books.pool_room(key)
+        left = self.books.pool_free(key)
         return left.minus(self._queue.need(key)) if self._queue.waiters else left
 
     def provider_left(self, key: PoolKey) -> Limits:
-        left = self.books.provider_room(key)
+        left = self.books.provider_free(key)
         return left.minus(self._queue.need_of_provider(key[0])) if self._queue.waiters else left
 
     def is_doubtful(self, key: PoolKey, labels: Sequence[str]) -> bool:
@@ -306,11 +306,11 @@ class PoolIdleNodes:
         return [idle_node(seen, None) for seen in nodes if self._can_be_had(seen.record.id)]
 
 
-def _ready_order(seen: Seen[Node]) -> tuple[float, NodeId]:
+def _ready_order(seen: Versioned[Node]) -> tuple[float, NodeId]:
     return (seen.record.state_time, seen.record.id)
 
 
-def idle_node(seen: Seen[Node], zone: str | None, *, has_machine: bool = False) -> IdleNode:
+def idle_node(seen: Versioned[Node], zone: str | None, *, has_machine: bool = False) -> IdleNode:
     node = seen.record
     machine = (node.hostname or node.interface_ip) if has_machine else None
     return IdleNode(node.id, frozenset(node.type), node.usage or NOTHING, node.state_time, zone, machine)

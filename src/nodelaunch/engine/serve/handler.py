@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from nodelaunch.decisions import machine as m
 from nodelaunch.decisions.triage import Absentee, after_decline
-from nodelaunch.engine.launch.slots import RoomWaiter, Slots
+from nodelaunch.engine.launch.slots import CapacityWait, Slots
 from nodelaunch.engine.limits.reservations import Reservation
 from nodelaunch.engine.nodelocks import HeldNode, PoolContext
 from nodelaunch.engine.provider.runtime import Generation
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.errors import (
     InvalidTransitionError,
     LockBusyError,
@@ -51,10 +51,10 @@ class RequestHandler:
     def __init__(
         self,
         ctx: PoolContext,
-        seen: Seen[NodeRequest],
+        seen: Versioned[NodeRequest],
         verdict: Accept | Decline,
         reservation: Reservation,
-        await_room: RoomWaiter,
+        await_capacity: CapacityWait,
         absent: Callable[[], Sequence[Absentee]],
         declining: Sequence[str] = (),
     ) -> None:
@@ -76,7 +76,7 @@ class RequestHandler:
         """Set while the handler waits for an event."""
         zone = verdict.zone if isinstance(verdict, Accept) else None
         self._slots = Slots(
-            ctx, seen.record, reservation, await_room, self.post, reused_zone=zone, asked_at=seen.created_at
+            ctx, seen.record, reservation, await_capacity, self.post, reused_zone=zone, asked_at=seen.created_at
         )
         self._log = log.bind(
             provider=ctx.provider.name, pool=ctx.pool.name, request_id=seen.record.id, event_id=seen.record.event_id
@@ -128,7 +128,7 @@ class RequestHandler:
             raise
         finally:
             self._forget()
-        outcome = state.outcome or m.Outcome.REFUSED
+        outcome = state.outcome or m.Outcome.LOCK_REFUSED
         self._report(outcome, state, asyncio.get_running_loop().time() - started)
         return outcome
 
@@ -145,21 +145,21 @@ class RequestHandler:
         return m.step(state, event, retries=retries, can_launch=self._ctx.provider.can_launch)
 
     def _report(self, outcome: m.Outcome, state: m.State, took_s: float) -> None:
-        if outcome is m.Outcome.REFUSED:
+        if outcome is m.Outcome.LOCK_REFUSED:
             self._log.debug("request_refused")
             return
         is_routine = outcome is m.Outcome.DECLINED and self.request.requestor == paths.MIN_READY_REQUESTOR
-        tell = self._log.debug if is_routine else self._log.info  # minready.py logs it, once
-        tell(
+        write = self._log.debug if is_routine else self._log.info  # minready.py logs it, once
+        write(
             "request_" + outcome.name.lower(),
             labels=list(self.request.node_types),
             nodes=list(state.held),
             reasons=[str(reason) for reason in (state.reasons or getattr(self._verdict, "reasons", ()))] or None,
             took_s=round(took_s, 3),
         )
-        self._tell(outcome, state, took_s)
+        self._log_outcome(outcome, state, took_s)
 
-    def _tell(self, outcome: m.Outcome, state: m.State, took_s: float) -> None:
+    def _log_outcome(self, outcome: m.Outcome, state: m.State, took_s: float) -> None:
         events, request = self._ctx.provider.events, self.request
         if events.wants(RequestEnded):
             reasons = state.reasons or getattr(self._verdict, "reasons", ())
@@ -211,7 +211,7 @@ class RequestHandler:
                 case m.ClaimNode(slot, node_id):
                     self._slots.claim(group, slot, node_id)
                 case m.AwaitQuota(slot):
-                    self._slots.await_room(group, slot)
+                    self._slots.await_capacity(group, slot)
                 case m.CancelLaunches():
                     await self._slots.cancel()
                 case m.Abandon():

@@ -127,10 +127,10 @@ class History:
             return
         if record.verdict is None or _gist(record.verdict) != _gist(verdict):
             self._add(record, _named(verdict), getattr(verdict, "reasons", ()))
-            self._tell(request_id, key, verdict)
+            self._report(request_id, key, verdict)
         record.verdict = verdict
 
-    def _tell(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
+    def _report(self, request_id: RequestId, key: PoolKey, verdict: Verdict) -> None:
         reasons = getattr(verdict, "reasons", ())
         self._events.emit(RequestDecided(self._clock.now(), request_id, *key, _named(verdict), tuple(reasons)))
 
@@ -144,7 +144,7 @@ class History:
 
     def ended(self, request_id: RequestId, key: PoolKey, outcome: m.Outcome, state: m.State | None) -> None:
         """Note the outcome of the work on the request. A decline without work was noted as decided."""
-        if outcome is m.Outcome.REFUSED or (state is not None and isinstance(state.plan, Decline)):
+        if outcome is m.Outcome.LOCK_REFUSED or (state is not None and isinstance(state.plan, Decline)):
             return
         self._add(self._record(request_id, key), _OUTCOMES[outcome], state.reasons if state else ())
 

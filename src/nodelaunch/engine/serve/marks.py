@@ -20,7 +20,7 @@ class Marks:
     def __init__(self, schedule: Schedule, own: OwnPools, facts: EngineFacts, wake: Callable[[], None]) -> None:
         self.touched: dict[PoolKey, None] = {}
         """Pools to be looked at after the next pass, in the order in which they were touched."""
-        self.room_listeners: list[Callable[[PoolKey], None]] = []
+        self.capacity_listeners: list[Callable[[PoolKey], None]] = []
         """Called, often, with each pool that may have more capacity; each listener must return at once."""
         self._schedule = schedule
         self._own = own
@@ -32,14 +32,14 @@ class Marks:
         touched, self.touched = self.touched, {}
         return touched
 
-    def room_changed(self, key: PoolKey) -> None:
+    def capacity_changed(self, key: PoolKey) -> None:
         """Note that the pool, or its provider, may have more capacity."""
         self.touched[key] = None
         if key in self._own.pools:
             self._schedule.pool_changed(key)
         self._schedule.provider_changed(key[0])
         self._wake()
-        for listener in self.room_listeners:
+        for listener in self.capacity_listeners:
             listener(key)
 
     def tenant_changed(self, name: str) -> None:
@@ -50,7 +50,7 @@ class Marks:
 
     def given_back(self, key: PoolKey, tenant: str | None) -> None:
         """Note that a reservation in the pool, and for the tenant, was released."""
-        self.room_changed(key)
+        self.capacity_changed(key)
         if tenant is not None:
             self.tenant_changed(tenant)
 
@@ -58,10 +58,10 @@ class Marks:
         """Mark the effects of a changed node: a request can be served now only if the node is idle, or uses less than
         before."""
         if new.is_idle:
-            self.room_changed((new.provider or "", new.pool or ""))
+            self.capacity_changed((new.provider or "", new.pool or ""))
             if old is not None and old.tenant_name:
                 self.tenant_changed(old.tenant_name)
-        elif old is not None and _takes_other_room(old, new):
+        elif old is not None and _takes_other_capacity(old, new):
             self.node_freed(old)
         if old is not None and old.state in LAUNCHING and new.state not in LAUNCHING:
             self._launch_ended(old)
@@ -69,7 +69,7 @@ class Marks:
     def node_unlocked(self, node: Node | None) -> None:
         """Note that an idle node can be taken again, or a launch was interrupted."""
         if node is not None and node.is_idle:
-            self.room_changed((node.provider or "", node.pool or ""))
+            self.capacity_changed((node.provider or "", node.pool or ""))
         elif node is not None and node.state in LAUNCHING:
             self._launch_ended(node)
 
@@ -78,13 +78,13 @@ class Marks:
         if self._facts.launchers > 1:
             for key, view in self._own.views.items():
                 if key[0] == node.provider and view.max_concurrency >= 0:
-                    self.room_changed(key)
+                    self.capacity_changed(key)
 
     def node_freed(self, node: Node) -> None:
         """Note that the usage of *node* is free."""
         if node.state in LAUNCHING:
             self._launch_ended(node)
-        self.room_changed((node.provider or "", node.pool or ""))
+        self.capacity_changed((node.provider or "", node.pool or ""))
         if node.tenant_name:
             self.tenant_changed(node.tenant_name)
 
@@ -96,7 +96,7 @@ class Marks:
         self._wake()
 
 
-def _takes_other_room(old: Node, new: Node) -> bool:
+def _takes_other_capacity(old: Node, new: Node) -> bool:
     return (
         old.resources != new.resources
         or old.tenant_name != new.tenant_name

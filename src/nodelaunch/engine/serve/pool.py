@@ -14,7 +14,7 @@ from nodelaunch.decisions.triage import Absentee, PoolKey
 from nodelaunch.engine.limits.reservations import Reservation
 from nodelaunch.engine.nodelocks import PoolContext
 from nodelaunch.engine.serve.handler import RequestHandler, handler_failed
-from nodelaunch.engine.view import Seen
+from nodelaunch.engine.view import Versioned
 from nodelaunch.errors import LockLostError, RecordGoneError, SessionLostError, StoreError, VersionConflictError
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
@@ -233,7 +233,7 @@ class Pool:
         """Check that the registration still exists: an operator may have deleted it."""
         if self.is_registered:
             self._was_seen = True
-        elif self._was_seen and self._registration is not None and self.ctx.view.is_warm:
+        elif self._was_seen and self._registration is not None and self.ctx.view.is_synced:
             self._was_seen = False
             self._log.warning("registration_lost", path=self._registration.path)
             self._registration = None
@@ -275,7 +275,7 @@ class Pool:
 
     def start(
         self,
-        seen: Seen[NodeRequest],
+        seen: Versioned[NodeRequest],
         verdict: Accept | Decline,
         reservation: Reservation,
         declining: Sequence[str],
@@ -283,8 +283,8 @@ class Pool:
     ) -> None:
         """Work on a request as *verdict* says. *declining*: ids of the pools that decline it together."""
         assert self._group is not None  # noqa: S101
-        await_room = self._scheduler.await_room
-        handler = RequestHandler(self.ctx, seen, verdict, reservation, await_room, self._absent, declining)
+        await_capacity = self._scheduler.await_capacity
+        handler = RequestHandler(self.ctx, seen, verdict, reservation, await_capacity, self._absent, declining)
         self.handlers[seen.record.id] = handler
         self._group.create_task(self._handle(handler, on_ended), name=f"request {seen.record.id}")
 
@@ -322,4 +322,4 @@ class Pool:
 
     def _nodes_shown(self, pool: str) -> None:
         if pool == self.ctx.pool.name:
-            self._scheduler.marks.room_changed(self.key)
+            self._scheduler.marks.capacity_changed(self.key)

@@ -40,7 +40,7 @@ class Requests:
         self, schedule: Schedule, view: ClusterView, own: OwnPools, decline_failed: Callable[[Declined], None]
     ) -> None:
         self.work: dict[RequestId, Work] = {}
-        self.refused: set[RequestId] = set()
+        self.lock_refused: set[RequestId] = set()
         """Requests that others had locked or changed; looked at again when they change."""
         self._failed: dict[RequestId, dict[PoolKey, HandlerFailed]] = {}
         """Requests whose handling failed in a pool, which declines them."""
@@ -55,13 +55,13 @@ class Requests:
         if work is not None:
             work.changes += 1
             return False
-        self.refused.discard(request_id)
+        self.lock_refused.discard(request_id)
         return self.put(request_id)
 
     def put(self, request_id: RequestId) -> bool:
         """Let the request wait, if it is open and not in work here. Return True if a decision may be needed."""
         seen = self._view.open_requests.get(request_id)
-        if seen is None or request_id in self.work or request_id in self.refused:
+        if seen is None or request_id in self.work or request_id in self.lock_refused:
             self._schedule.withdraw(request_id)
             return not self._schedule.is_idle
         if request_id in self._failed and self._is_declined_as_failed(seen.record):
@@ -77,7 +77,7 @@ class Requests:
     def drop(self, request_id: RequestId) -> None:
         """Forget a request that was deleted."""
         self._schedule.withdraw(request_id)
-        self.refused.discard(request_id)
+        self.lock_refused.discard(request_id)
         self._failed.pop(request_id, None)
 
     def look_at_all(self) -> list[RequestId]:
@@ -85,7 +85,7 @@ class Requests:
         deleted."""
         there = self._view.requests
         self._schedule.keep_only(self._view.open_requests)
-        for request_id in [each for each in (*self.refused, *self._failed) if each not in there]:
+        for request_id in [each for each in (*self.lock_refused, *self._failed) if each not in there]:
             self.drop(request_id)
         for request_id in self._view.open_requests:
             self.put(request_id)

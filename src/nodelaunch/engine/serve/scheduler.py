@@ -17,14 +17,14 @@ from nodelaunch.decisions.triage import Absentee, PoolKey
 from nodelaunch.engine.events import EventHub
 from nodelaunch.engine.limits.reservations import Reservation, Reservations
 from nodelaunch.engine.limits.waiting import CapacityQueue
+from nodelaunch.engine.serve.allocator import CapacityAllocator
 from nodelaunch.engine.serve.dispatch import Dispatcher
 from nodelaunch.engine.serve.explaining import Explainer
 from nodelaunch.engine.serve.facts import EngineFacts, OwnPools
 from nodelaunch.engine.serve.history import History
 from nodelaunch.engine.serve.marks import Marks
 from nodelaunch.engine.serve.pool import Pool
-from nodelaunch.engine.serve.room import RoomMaker
-from nodelaunch.engine.serve.spare import SpareRoom
+from nodelaunch.engine.serve.spare import SpareCapacity
 from nodelaunch.engine.view import (
     ClusterView,
     ImagesChanged,
@@ -36,7 +36,7 @@ from nodelaunch.engine.view import (
     RequestRemoved,
     RequestSeen,
     RequestUnlocked,
-    ViewWarmed,
+    ViewSynced,
 )
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.events import RequestNoted
@@ -74,7 +74,7 @@ class Scheduler:
         self.schedule: Schedule = Schedule()
         self.own: OwnPools = OwnPools(view)
         self.history: History = History(clock, self._events)
-        self.queue: CapacityQueue = CapacityQueue(self._room_changed, self._waited_too_long)
+        self.queue: CapacityQueue = CapacityQueue(self._capacity_changed, self._waited_too_long)
         reservations = Reservations(self._given_back)
         self.facts: EngineFacts = EngineFacts(view, clock, self.own, reservations, self.queue, self._note_verdict)
         self.marks: Marks = Marks(self.schedule, self.own, self.facts, self._wake)
@@ -85,7 +85,9 @@ class Scheduler:
         self._view = view
         self._may_decline = may_decline
         self._absent = absent
-        self._room_maker = RoomMaker(store, view, clock, self.own, self.facts, self.queue, self._room_changed)
+        self._allocator = CapacityAllocator(
+            store, view, clock, self.own, self.facts, self.queue, self._capacity_changed
+        )
         self._are_pools_new = False
         """True if registrations changed since the last look at them."""
         self._timers: dict[str, asyncio.Handle] = {}
@@ -95,16 +97,16 @@ class Scheduler:
         """Counters of the schedule, for measurements."""
         return self.schedule.counters
 
-    def spare(self) -> SpareRoom:
+    def spare(self) -> SpareCapacity:
         """The capacity that the pools have for min-ready nodes."""
-        return SpareRoom(self.schedule, self.own, self.facts, self.queue, self.explainer)
+        return SpareCapacity(self.schedule, self.own, self.facts, self.queue, self.explainer)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     def open(self) -> Callable[[], None]:
         """Follow the view from now on. Return a function that ends that."""
         stops = [*self._follow(), self._events.subscribe(self.history.noted, RequestNoted)]
-        if self._view.is_warm:
+        if self._view.is_synced:
             self._look_at_everything()
 
         def close() -> None:
@@ -142,7 +144,7 @@ class Scheduler:
         if key not in self.own.pools:
             return
         self.own.renew(key)
-        self.marks.room_changed(key)
+        self.marks.capacity_changed(key)
         for node in self._view.interrupted_nodes():
             if node.provider == key[0] and node.allocated_to:
                 self.dispatcher.requests.put(RequestId(node.allocated_to))
@@ -188,7 +190,7 @@ class Scheduler:
             subscribe(lambda event: marks.node_freed(event.node), NodeRemoved),
             subscribe(pools_changed, PoolsChanged),
             subscribe(offers_changed, PausesChanged, ImagesChanged),
-            subscribe(lambda _event: self._look_at_everything(), ViewWarmed),
+            subscribe(lambda _event: self._look_at_everything(), ViewSynced),
         ]
 
     def _look_at_everything(self) -> None:
@@ -199,7 +201,7 @@ class Scheduler:
         self.schedule.share_among(len(self._view.launchers))
         for key in self.own.pools:
             self.own.renew(key)
-            self.marks.room_changed(key)
+            self.marks.capacity_changed(key)
         self.wake_all()
 
     def _pools_changed(self) -> None:
@@ -219,8 +221,8 @@ class Scheduler:
     def _waited_too_long(self, request_id: RequestId) -> None:
         self.dispatcher.withdraw(request_id)
 
-    def _room_changed(self, key: PoolKey) -> None:
-        self.marks.room_changed(key)
+    def _capacity_changed(self, key: PoolKey) -> None:
+        self.marks.capacity_changed(key)
 
     def _given_back(self, key: PoolKey, tenant: str | None) -> None:
         self.marks.given_back(key, tenant)
@@ -234,7 +236,7 @@ class Scheduler:
     def _pass(self) -> None:
         """Decide on all that may have changed, without waiting for anything."""
         del self._timers["pass"]
-        if not self._view.is_warm:
+        if not self._view.is_synced:
             return
         try:
             self._decide()
@@ -247,7 +249,7 @@ class Scheduler:
             self._pools_changed()
         if self.queue.waiters:
             self.facts.look(self._absent(), may_decline=self._may_decline())
-            self._room_maker.serve_waiters()
+            self._allocator.serve_waiters()
         if not self.schedule.is_idle:
             self.facts.look(self._absent(), may_decline=self._may_decline())
             decisions = self.schedule.decide(self.facts)
@@ -259,9 +261,9 @@ class Scheduler:
         for key in self.marks.take_touched():
             pool = self.own.pools.get(key)
             if pool is not None:
-                self._tell_pool(pool)
+                self._report_pool(pool)
 
-    def _tell_pool(self, pool: Pool) -> None:
+    def _report_pool(self, pool: Pool) -> None:
         """Report a full pool to peers, a shortage to its provider, and have idle nodes deleted to free capacity."""
         is_stopped = bool(pool.pauses)
         pool.withdraw_waiting(is_stopped=is_stopped)
@@ -271,7 +273,7 @@ class Scheduler:
         pool.set_paused(is_full or provider.is_away or is_stopped)
         provider.awaited.set(key[1], is_awaited=has_waiters or kept.awaits_provider(key))
         if is_full and self.facts.has_idle(key):
-            self._room_maker.make_room(pool, kept.first_need(key))
+            self._allocator.evict_idle_nodes(pool, kept.first_need(key))
 
     def _set_alarm(self) -> None:
         """Look again when the first deadline of a deferred request passes."""
@@ -291,7 +293,7 @@ class Scheduler:
         if isinstance(verdict, Defer):
             self.marks.touched[key] = None
 
-    async def await_room(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
+    async def await_capacity(self, request: NodeRequest, slot: int, label: str, reservation: Reservation) -> None:
         """Wait until there is capacity for one more node with *label*, and it is in the *reservation*."""
         need = self.own.pools[reservation.key].ctx.provider.need(reservation.key[1], label)
         await self.queue.wait(request, slot, need, reservation)

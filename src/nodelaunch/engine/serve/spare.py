@@ -6,7 +6,7 @@ supply/minready.py and supply/retries.py decide when it is requested again.
 from __future__ import annotations
 
 from nodelaunch.decisions.scheduling import Schedule
-from nodelaunch.decisions.triage import PoolKey, PoolView, Room, judge
+from nodelaunch.decisions.triage import FreeCapacity, PoolKey, PoolView, judge
 from nodelaunch.engine.limits.waiting import CapacityQueue
 from nodelaunch.engine.serve.explaining import Explainer
 from nodelaunch.engine.serve.facts import EngineFacts, OwnPools
@@ -16,7 +16,7 @@ from nodelaunch.protocol.records import NodeRequest
 from nodelaunch.protocol.verdicts import Accept, AtCapacity
 
 
-class SpareRoom:
+class SpareCapacity:
     """The spare capacity of the pools of one process, as of now."""
 
     def __init__(
@@ -28,7 +28,7 @@ class SpareRoom:
         self._queue = queue
         self._explainer = explainer
 
-    def has_room(self, label: str) -> bool:
+    def has_capacity(self, label: str) -> bool:
         """Return True if a pool could launch one node with *label* now, and no request waits for that capacity."""
         request = NodeRequest(id=RequestId(""), node_types=(label,), reuse=False, requestor=MIN_READY_REQUESTOR)
         own = self._own.registered.values()
@@ -38,13 +38,13 @@ class SpareRoom:
         key, facts = view.key, self._facts
         if self._is_waited_for(key):
             return False
-        room = Room(
+        free = FreeCapacity(
             pool=facts.pool_left(key),
             provider=facts.provider_left(key),
             launching=facts.launching(key[0]) if view.max_concurrency >= 0 else 0,
             now=facts.now,
         )
-        return isinstance(judge(request, view, room), Accept)
+        return isinstance(judge(request, view, free), Accept)
 
     def _is_waited_for(self, key: PoolKey) -> bool:
         """Return True if requests wait for capacity in the pool, or at its provider."""
@@ -58,7 +58,7 @@ class SpareRoom:
             return ("no pool of this launcher offers it",)
         return tuple(f"{each.provider}/{each.pool}: {reason}" for each in standings for reason in each.reasons[:1])
 
-    def lacked_room(self, request_id: RequestId, label: str) -> bool:
+    def lacked_capacity(self, request_id: RequestId, label: str) -> bool:
         """Return True if lack of capacity was every pool's only reason to decline a request."""
         reasons = [reason for each in self._standings(request_id, label) for reason in each.reasons]
         return bool(reasons) and all(isinstance(reason, AtCapacity) for reason in reasons)

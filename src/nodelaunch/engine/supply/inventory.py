@@ -23,11 +23,11 @@ from nodelaunch.engine.view import (
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
-    Note,
     PausesChanged,
     PoolsChanged,
-    Seen,
-    ViewWarmed,
+    Versioned,
+    ViewEvent,
+    ViewSynced,
 )
 from nodelaunch.errors import LockLostError, StoreError
 from nodelaunch.log import Logger, get_logger
@@ -133,13 +133,13 @@ class Inventory:
             self._hosts.on_found = self._hosts.on_out = None
 
     async def _keep(self, lock: Lock) -> None:
-        def on_rare_note(note: Note) -> None:
-            if self._withheld.look() or isinstance(note, ViewWarmed):
+        def on_rare_event(event: ViewEvent) -> None:
+            if self._withheld.look() or isinstance(event, ViewSynced):
                 self._look_at_all()
 
         stops = [
             self._view.subscribe_to_provider(self._provider.name, self._on_node),
-            self._view.subscribe(on_rare_note, ViewWarmed, PausesChanged, PoolsChanged),
+            self._view.subscribe(on_rare_event, ViewSynced, PausesChanged, PoolsChanged),
             lock.on_lost(self._wake.set),
         ]
         self._withheld.look()
@@ -151,7 +151,7 @@ class Inventory:
                     self._wake.clear()
                     if not lock.is_held:
                         raise LockLostError(lock.path)
-                    is_able = self._view.is_warm and self._store.session.state is SessionState.CONNECTED
+                    is_able = self._view.is_synced and self._store.session.state is SessionState.CONNECTED
                     if is_able and not self._withheld.is_all:
                         self._compare(group)
         finally:
@@ -170,18 +170,18 @@ class Inventory:
         self._found.clear()
         self._wake.set()
 
-    def _on_node(self, note: NodeSeen | NodeRemoved | NodeUnlocked) -> None:
+    def _on_node(self, event: NodeSeen | NodeRemoved | NodeUnlocked) -> None:
         if self._machines is None:
             return  # all are compared anyway
-        if isinstance(note, NodeRemoved):
-            self._looked_at.pop(note.id, None)
-            self._unlist(note.id, note.node)
-        elif isinstance(note, NodeSeen):
-            if note.old is not None and note.old.provider == self._provider.name:
-                self._unlist(note.id, note.old)
-            self._list(note.id)
+        if isinstance(event, NodeRemoved):
+            self._looked_at.pop(event.id, None)
+            self._unlist(event.id, event.node)
+        elif isinstance(event, NodeSeen):
+            if event.old is not None and event.old.provider == self._provider.name:
+                self._unlist(event.id, event.old)
+            self._list(event.id)
         else:
-            self._doubt(identity_of(self._view.nodes[note.id].record))
+            self._doubt(identity_of(self._view.nodes[event.id].record))
 
     def _on_found(self, host: Host, found: Inspection) -> None:
         self._found[host] = found
@@ -260,7 +260,7 @@ class Inventory:
                 self._begin(group, (identity, seen.record.id), self._deregister, seen)
 
     @staticmethod
-    def _kept(records: list[Seen[Node]]) -> Seen[Node]:
+    def _kept(records: list[Versioned[Node]]) -> Versioned[Node]:
         """Return the record to keep if one slot has several: the one in use, else the oldest."""
         return min(records, key=lambda seen: (seen.record.is_idle, seen.record.id))
 
@@ -316,22 +316,22 @@ class Inventory:
             "machine_registered", node_id=paths.node_id_at(entry.path), hostname=machine.name, slot=machine.slot
         )
 
-    async def _deregister(self, seen: Seen[Node]) -> None:
+    async def _deregister(self, seen: Versioned[Node]) -> None:
         """Delete a free record of an unwanted slot; a record in use is deleted after its use."""
         if await discard_node(self._store, self._view, seen, self._clock):
             self._log.info("machine_deregistered", node_id=seen.record.id, hostname=seen.record.hostname)
 
     # -- updating in place ------------------------------------------------------------------------------------------
 
-    def _was_looked_at(self, seen: Seen[Node]) -> bool:
+    def _was_looked_at(self, seen: Versioned[Node]) -> bool:
         """Return True if this version of the record was compared with its machine."""
         return self._looked_at.get(seen.record.id) == seen.version
 
-    def _is_free(self, seen: Seen[Node]) -> bool:
+    def _is_free(self, seen: Versioned[Node]) -> bool:
         """Return True if the record is unlocked and unallocated; one in use is compared again when it is free."""
         return seen.record.is_idle and not self._view.is_node_locked(seen.record.id)
 
-    async def _update(self, seen: Seen[Node], machine: Machine, found: Inspection) -> None:
+    async def _update(self, seen: Versioned[Node], machine: Machine, found: Inspection) -> None:
         node = _described(seen.record.changed(pool=machine.pool), machine, found)
         node = node.changed(attributes=self._attributes(machine))
         if node == seen.record or not await rewrite_node(self._store, seen, node):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from nodelaunch.clock import Clock
 from nodelaunch.engine.nodelocks import rewrite_node
-from nodelaunch.engine.serve.spare import SpareRoom
+from nodelaunch.engine.serve.spare import SpareCapacity
 from nodelaunch.engine.supply.retries import FIRST_BACKOFF_S, Retries
 from nodelaunch.engine.view import (
     ClusterView,
@@ -26,10 +26,10 @@ from nodelaunch.engine.view import (
     NodeRemoved,
     NodeSeen,
     NodeUnlocked,
-    Note,
     PoolsChanged,
     PresencesChanged,
-    ViewWarmed,
+    ViewEvent,
+    ViewSynced,
 )
 from nodelaunch.errors import RecordGoneError, StoreError
 from nodelaunch.log import Logger, get_logger
@@ -72,7 +72,7 @@ class MinReady:
     """Keeps min-ready nodes, once per launcher. Set the counts with `want` and `run` it."""
 
     def __init__(
-        self, store: Store, view: ClusterView, clock: Clock, own_id: str, spare: SpareRoom | None = None
+        self, store: Store, view: ClusterView, clock: Clock, own_id: str, spare: SpareCapacity | None = None
     ) -> None:
         """*own_id*: the id under which this process is present. *spare*: the spare capacity of its pools."""
         self._store = store
@@ -113,7 +113,7 @@ class MinReady:
         stops = [
             self._view.subscribe(self._on_news, IdleNodeSeen, IdleNodeGone, MinReadyRequestChanged),
             self._view.subscribe(self._on_node, NodeSeen, NodeUnlocked, NodeRemoved),
-            self._view.subscribe(self._on_processes, PresencesChanged, ViewWarmed),
+            self._view.subscribe(self._on_processes, PresencesChanged, ViewSynced),
             self._view.subscribe(self._on_pools, PoolsChanged),
         ]
         self._ours.clear()
@@ -128,25 +128,25 @@ class MinReady:
             for stop in stops:
                 stop()
 
-    def _on_news(self, note: Note) -> None:
-        if isinstance(note, MinReadyRequestChanged) and note.id in self._mine:
-            self._changed.add(note.id)
+    def _on_news(self, event: ViewEvent) -> None:
+        if isinstance(event, MinReadyRequestChanged) and event.id in self._mine:
+            self._changed.add(event.id)
         if self._wanted or self._mine:
             self._wake.set()
 
-    def _on_node(self, note: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
-        if note.id in self._freeing:
-            self._changed.add(self._freeing[note.id])
+    def _on_node(self, event: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
+        if event.id in self._freeing:
+            self._changed.add(self._freeing[event.id])
             self._wake.set()
 
-    def _on_pools(self, _note: Note) -> None:
+    def _on_pools(self, _event: ViewEvent) -> None:
         """Retry declined labels, because a new pool may serve requests that all others declined."""
         known, self._pools = self._pools, len(self._view.pools)
         if self._pools > known:
             self.retries.clear()
             self._wake.set()
 
-    def _on_processes(self, _note: Note) -> None:
+    def _on_processes(self, _event: ViewEvent) -> None:
         self._ours.clear()
         self._look_at_all()
 
@@ -155,7 +155,7 @@ class MinReady:
         self._wake.set()
 
     async def _pass(self) -> None:
-        if not self._view.is_warm or self._store.session.state is not SessionState.CONNECTED:
+        if not self._view.is_synced or self._store.session.state is not SessionState.CONNECTED:
             return
         try:
             for request_id in sorted(self._changed):
@@ -222,8 +222,8 @@ class MinReady:
         self._mine.add(request_id)
         self._changed.add(request_id)  # its earlier changes were reported as another launcher's
         self._wake.set()
-        tell = log.debug if label in self.retries else log.info
-        tell("min_ready_requested", label=label, request_id=request_id)
+        write = log.debug if label in self.retries else log.info
+        write("min_ready_requested", label=label, request_id=request_id)
 
     async def _collect(self, request_id: RequestId) -> None:
         """Check if one of this process's requests has an answer; if so, free its nodes and delete it a moment later.
@@ -282,15 +282,15 @@ class MinReady:
         return not any(node_id in self._freeing for node_id in request.nodes)
 
     def _declined(self, label: str, request_id: RequestId) -> None:
-        tell = log.debug if label in self.retries else log.info
+        write = log.debug if label in self.retries else log.info
         delay = self.retries.declined(label, request_id)
-        tell("min_ready_declined", label=label, retry_in_s=delay, detail="further tries are logged at debug level")
+        write("min_ready_declined", label=label, retry_in_s=delay, detail="further tries are logged at debug level")
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
     def shortfalls(self) -> list[ReadyShortfall]:
         """Return the labels with fewer ready nodes than this process has to keep, and why."""
-        if not self._view.is_warm:
+        if not self._view.is_synced:
             return []
         ours = [each for each in self._wanted.items() if self._ours.get(each[0])]
         return [self._shortfall(label, wanted) for label, wanted in ours if self._ready(label) < wanted]
@@ -311,5 +311,5 @@ class MinReady:
             len(waiting),
             why,
             retry_at,
-            not waiting and self.retries.lacks_room(label),
+            not waiting and self.retries.lacks_capacity(label),
         )

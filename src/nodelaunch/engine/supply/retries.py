@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from nodelaunch.backoff import Backoff
-from nodelaunch.engine.serve.spare import SpareRoom
+from nodelaunch.engine.serve.spare import SpareCapacity
 from nodelaunch.protocol.paths import RequestId
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 1.0, 60.0
@@ -20,7 +20,7 @@ LOOK_EVERY_S = 1.0
 class Retries:
     """Retries for the labels of one process. *wake* is called when a label may be requested again."""
 
-    def __init__(self, spare: SpareRoom | None, wake: Callable[[], None]) -> None:
+    def __init__(self, spare: SpareCapacity | None, wake: Callable[[], None]) -> None:
         """*spare*: None if pools are unknown; then only the pauses count."""
         self._spare = spare
         self._wake = wake
@@ -30,7 +30,7 @@ class Retries:
         self._looks_at: float | None = None
         """The next check for free capacity, by the loop's clock; None: none became free."""
         self._is_looking = False
-        self._lack_room: set[str] = set()
+        self._lack_capacity: set[str] = set()
         """Labels that were declined only for lack of capacity."""
 
     def __contains__(self, label: str) -> bool:
@@ -41,29 +41,29 @@ class Retries:
         """Allow all labels at once: the reasons of their declines do not hold any more."""
         self._backoff.clear()
         self._why.clear()
-        self._lack_room.clear()
+        self._lack_capacity.clear()
         self._looks_at = None
 
     def kept(self, label: str) -> None:
         """Note that a request for *label* was fulfilled."""
         self._backoff.succeeded(label)
         self._why.pop(label, None)
-        self._lack_room.discard(label)
+        self._lack_capacity.discard(label)
 
     def declined(self, label: str, request_id: RequestId) -> float:
         """Note that a request for *label* was declined. Return the pause until the next one, in seconds."""
         self._why[label] = self.why_waits(request_id, label)
-        self._lack_room.discard(label)
-        if self._spare is not None and self._spare.lacked_room(request_id, label):
-            self._lack_room.add(label)
+        self._lack_capacity.discard(label)
+        if self._spare is not None and self._spare.lacked_capacity(request_id, label):
+            self._lack_capacity.add(label)
         loop = asyncio.get_running_loop()
         delay = self._backoff.failed(label, loop.time())
         loop.call_later(delay, self._wake)
         return delay
 
-    def room_changed(self, _key: object) -> None:
+    def capacity_changed(self, _key: object) -> None:
         """Note that a pool may have more capacity. Labels that failed for another reason are not retried for that."""
-        if not self._lack_room or self._looks_at is not None:
+        if not self._lack_capacity or self._looks_at is not None:
             return
         loop = asyncio.get_running_loop()
         self._looks_at = loop.time() + LOOK_EVERY_S
@@ -79,10 +79,10 @@ class Retries:
         """Return True if the label's pause is over, or capacity has become free."""
         if self._backoff.may_try(label, asyncio.get_running_loop().time()):
             return True
-        return self._is_looking and label in self._lack_room and self._has_room(label)
+        return self._is_looking and label in self._lack_capacity and self._has_capacity(label)
 
-    def _has_room(self, label: str) -> bool:
-        return self._spare is not None and self._spare.has_room(label)
+    def _has_capacity(self, label: str) -> bool:
+        return self._spare is not None and self._spare.has_capacity(label)
 
     def why_waits(self, request_id: RequestId, label: str) -> tuple[str, ...]:
         """Return the pools' reasons for a request for *label* that waits."""
@@ -92,9 +92,9 @@ class Retries:
         """Return the pools' reasons for the last request."""
         return self._why.get(label, ())
 
-    def lacks_room(self, label: str) -> bool:
+    def lacks_capacity(self, label: str) -> bool:
         """Return True if lack of capacity is the only reason."""
-        return label in self._lack_room
+        return label in self._lack_capacity
 
     def pause_left_s(self, label: str) -> float | None:
         """Return the seconds until *label* is requested again, regardless of capacity; None: it was not declined."""

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from nodelaunch.engine.view.events import ViewStale, ViewSynced
 from nodelaunch.engine.view.images import ImageView, wants_image
 from nodelaunch.engine.view.nodes import NodeView
-from nodelaunch.engine.view.notes import ViewCooled, ViewWarmed
 from nodelaunch.engine.view.pools import PoolsView
 from nodelaunch.engine.view.requests import RequestView
 from nodelaunch.protocol import paths
@@ -23,15 +23,15 @@ OnRemoved = Callable[[str], None]
 class ClusterView(NodeView, RequestView, PoolsView, ImageView):
     """The live copy. Open it with `open_view`.
 
-    Invariant: ``is_warm`` exactly while all trees are attached and current. The first note after a stale period is
-    `ViewWarmed`, the last before one is `ViewCooled`.
+    Invariant: ``is_synced`` exactly while all trees are attached and current. The first event after a stale period is
+    `ViewSynced`, the last before one is `ViewStale`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._trees: list[Tree] = []
         self._is_attached = False
-        self._warmed = asyncio.Event()
+        self._synced = asyncio.Event()
 
     @property
     def locked_nodes(self) -> Collection[NodeId]:
@@ -43,10 +43,10 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
         """The requests whose lock has a contender; live."""
         return self._request_contenders.keys()
 
-    async def warm(self) -> None:
+    async def synced(self) -> None:
         """Wait until the view is complete and current."""
-        while not self.is_warm:
-            await self._warmed.wait()
+        while not self.is_synced:
+            await self._synced.wait()
 
     def hurry(self) -> None:
         """Read paths that `may_lag` now: they are up to date with the answer to the next read of the store."""
@@ -63,7 +63,7 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
             elif type(event) is Removed:
                 on_removed(event.entry.path)
             else:
-                self._see_warmth()
+                self._update_synced()
 
         self._trees.append(tree)
         tree.subscribe(on_event)
@@ -73,20 +73,20 @@ class ClusterView(NodeView, RequestView, PoolsView, ImageView):
     def attached(self) -> None:
         """Note that all trees are attached."""
         self._is_attached = True
-        self._see_warmth()
+        self._update_synced()
 
-    def _see_warmth(self) -> None:
-        is_warm = self._is_attached and all(tree.is_warm for tree in self._trees)
-        if is_warm == self.is_warm:
+    def _update_synced(self) -> None:
+        is_synced = self._is_attached and all(tree.is_synced for tree in self._trees)
+        if is_synced == self.is_synced:
             return
-        self.is_warm = is_warm
-        if is_warm:
-            self._warmed.set()
+        self.is_synced = is_synced
+        if is_synced:
+            self._synced.set()
         else:
-            self._warmed.clear()
-        note = ViewWarmed() if is_warm else ViewCooled()
-        for listener in self._listeners[type(note)]:
-            listener(note)
+            self._synced.clear()
+        event = ViewSynced() if is_synced else ViewStale()
+        for listener in self._listeners[type(event)]:
+            listener(event)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodelaunch.engine.view.notes import ImagesChanged, Seen, Teller
+from nodelaunch.engine.view.events import ImagesChanged, Notifier, Versioned
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.records import ImageBuild, ImageUpload
@@ -10,7 +10,7 @@ from nodelaunch.protocol.states import ImageState
 from nodelaunch.protocol.store import Entry
 
 
-class ImageView(Teller):
+class ImageView(Notifier):
     """The part of the view about images.
 
     Invariant: cached answers equal those of a look at all builds and uploads.
@@ -18,9 +18,9 @@ class ImageView(Teller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.builds: dict[str, Seen[ImageBuild]] = {}
+        self.builds: dict[str, Versioned[ImageBuild]] = {}
         """Builds by path."""
-        self.uploads: dict[str, Seen[ImageUpload]] = {}
+        self.uploads: dict[str, Versioned[ImageUpload]] = {}
         """Uploads by path."""
         self._newest: dict[tuple[str, str], ImageUpload | None] = {}
         """Answers since the last change, by image and provider."""
@@ -83,26 +83,26 @@ class ImageView(Teller):
         if not wants_image(entry.path):
             self._note_flag(entry)
             return
-        self._readable(entry.path)
+        self._mark_readable(entry.path)
         try:
             self._keep(entry)
         except RecordInvalidError as error:
             self.builds.pop(entry.path, None)
             self.uploads.pop(entry.path, None)
-            self._refuse(entry, error)
+            self._mark_unreadable(entry, error)
         self._images_changed()
 
     def _keep(self, entry: Entry) -> None:
         path, data, at = entry.path, entry.data, entry.stat.modified_at
         build, upload = paths.build_at(path), paths.upload_at(path)
         if build is not None:
-            self.builds[path] = Seen(ImageBuild.from_bytes(path, data, parts=build, modified_at=at), entry)
+            self.builds[path] = Versioned(ImageBuild.from_bytes(path, data, parts=build, modified_at=at), entry)
         elif upload is not None:
-            self.uploads[path] = Seen(ImageUpload.from_bytes(path, data, parts=upload, modified_at=at), entry)
+            self.uploads[path] = Versioned(ImageUpload.from_bytes(path, data, parts=upload, modified_at=at), entry)
 
     def image_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.IMAGES`."""
-        self._readable(path)
+        self._mark_readable(path)
         self._forget_flag(path)
         if self.builds.pop(path, None) is not None or self.uploads.pop(path, None) is not None:
             self._images_changed()
@@ -139,7 +139,7 @@ class ImageView(Teller):
     def _images_changed(self) -> None:
         self._newest.clear()
         self._begun.clear()
-        self._tell(ImagesChanged())
+        self._notify(ImagesChanged())
 
 
 def wants_image(path: str) -> bool:

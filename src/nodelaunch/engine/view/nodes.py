@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from nodelaunch.engine.view.events import (
+    IdleNodeGone,
+    IdleNodeSeen,
+    NodeRemoved,
+    NodeSeen,
+    NodeUnlocked,
+    Notifier,
+    Versioned,
+)
 from nodelaunch.engine.view.instances import InstanceIndex
-from nodelaunch.engine.view.notes import IdleNodeGone, IdleNodeSeen, NodeRemoved, NodeSeen, NodeUnlocked, Seen, Teller
 from nodelaunch.engine.view.sums import AllowedOn, IdleIndex, NodeSums
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
@@ -20,11 +28,11 @@ from nodelaunch.protocol.store import Entry
 K = TypeVar("K")
 
 _BELOW = len(paths.NODES) + 1
-_NO_NODES: Mapping[NodeId, Seen[Node]] = {}
+_NO_NODES: Mapping[NodeId, Versioned[Node]] = {}
 _BEING_MADE = frozenset({NodeState.INIT, NodeState.BUILDING})
 
 
-class NodeView(Teller):
+class NodeView(Notifier):
     """The part of the view about nodes.
 
     Invariants: every index lists exactly the nodes of ``nodes`` that belong in it, in their present version; a removed
@@ -33,15 +41,15 @@ class NodeView(Teller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nodes: dict[NodeId, Seen[Node]] = {}
+        self.nodes: dict[NodeId, Versioned[Node]] = {}
         self.discarded: set[NodeId] = set()
         """Existing nodes that this process has marked for deletion."""
         self.interrupted: dict[NodeId, int] = {}
         """Nodes whose launch was interrupted when their launcher died, by their version since then. The next launcher
         to take their request resumes the launch. A node that changes is removed from here."""
-        self._of_provider: dict[str | None, dict[NodeId, Seen[Node]]] = {}
-        self._of_request: dict[RequestId, dict[NodeId, Seen[Node]]] = {}
-        self._being_made: dict[str | None, dict[NodeId, Seen[Node]]] = {}
+        self._of_provider: dict[str | None, dict[NodeId, Versioned[Node]]] = {}
+        self._of_request: dict[RequestId, dict[NodeId, Versioned[Node]]] = {}
+        self._being_made: dict[str | None, dict[NodeId, Versioned[Node]]] = {}
         """Nodes in state init or building, by provider."""
         self._node_contenders: dict[NodeId, dict[str, bool]] = {}
         """Paths of the contenders for a node's lock, and True for those of this process."""
@@ -56,17 +64,17 @@ class NodeView(Teller):
         seen = self.nodes.get(NodeId(node_id))
         return seen.record if seen is not None else None
 
-    def nodes_of(self, provider: str | None) -> list[Seen[Node]]:
+    def nodes_of(self, provider: str | None) -> list[Versioned[Node]]:
         """Return the nodes of *provider*, or without a provider for None, in the order in which they were first
         seen."""
         return list(self._of_provider.get(provider, _NO_NODES).values())
 
-    def nodes_allocated_to(self, request_id: RequestId) -> list[Seen[Node]]:
+    def nodes_allocated_to(self, request_id: RequestId) -> list[Versioned[Node]]:
         """Return the nodes of the request, in the order in which they were allocated."""
         nodes = self._of_request.get(request_id)
         return list(nodes.values()) if nodes is not None else []
 
-    def idle_nodes(self, provider: str, pool: str, label: str | None = None) -> Sequence[Seen[Node]]:
+    def idle_nodes(self, provider: str, pool: str, label: str | None = None) -> Sequence[Versioned[Node]]:
         """Return the ready, unallocated nodes of a pool, only with *label* if given; the longest ready first.
 
         The sequence is the live one: take a copy before awaiting, or before changing anything. A node among them may be
@@ -74,7 +82,7 @@ class NodeView(Teller):
         """
         return self.idle.of(provider, pool, label)
 
-    def idle_nodes_for(self, provider: str, pool: str, label: str, asker: Asker) -> Sequence[Sequence[Seen[Node]]]:
+    def idle_nodes_for(self, provider: str, pool: str, label: str, asker: Asker) -> Sequence[Sequence[Versioned[Node]]]:
         """Return the nodes with *label* that the *asker* may have, as `idle_nodes` does: one or two sequences, each in
         order, no node in both."""
         if asker.is_launcher:
@@ -96,7 +104,7 @@ class NodeView(Teller):
             return []
         return [self.nodes[node_id].record for node_id in self.interrupted if node_id in self.nodes]
 
-    def interrupted_for(self, request_id: RequestId) -> list[Seen[Node]]:
+    def interrupted_for(self, request_id: RequestId) -> list[Versioned[Node]]:
         """Return the nodes of a request whose launch was interrupted."""
         if not self.interrupted:
             return []
@@ -114,7 +122,7 @@ class NodeView(Teller):
             if seen.record.state is NodeState.INIT or node_id in self._node_contenders
         ]
 
-    def is_interrupted(self, seen: Seen[Node]) -> bool:
+    def is_interrupted(self, seen: Versioned[Node]) -> bool:
         return self.interrupted.get(seen.record.id) == seen.version
 
     def nodes_with(self, provider: str, external_id: str) -> tuple[NodeId, ...]:
@@ -157,28 +165,30 @@ class NodeView(Teller):
             return
         node_id = NodeId(name)
         if self.unreadable:
-            self._readable(entry.path)
+            self._mark_readable(entry.path)
         try:
             record = self._decode_node(node_id, entry)
         except RecordInvalidError as error:
-            self._refuse(entry, error)
+            self._mark_unreadable(entry, error)
             self._node_gone(node_id)
             return
         old = self.nodes.get(node_id)
-        seen = self.nodes[node_id] = Seen(record, entry)
+        seen = self.nodes[node_id] = Versioned(record, entry)
         before = old.record if old is not None else None
         self._index(before, seen)
         self._instances.change(before, record)
         self._sums.change(before, record)
         if self.interrupted and self.interrupted.get(node_id, seen.version) != seen.version:
             del self.interrupted[node_id]
-        if not self.is_warm:
+        if not self.is_synced:
             return
-        self._tell_of_node(NodeSeen(node_id, before), record.provider, before.provider if before is not None else None)
+        self._notify_of_node(
+            NodeSeen(node_id, before), record.provider, before.provider if before is not None else None
+        )
         if record.state is NodeState.READY and not record.allocated_to:
-            self._tell(IdleNodeSeen(node_id))
+            self._notify(IdleNodeSeen(node_id))
         elif before is not None and before.state is NodeState.READY and not before.allocated_to:
-            self._tell(IdleNodeGone(node_id, before))
+            self._notify(IdleNodeGone(node_id, before))
 
     def node_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.NODES`."""
@@ -186,7 +196,7 @@ class NodeView(Teller):
         if "/" in name:
             self._contender_left(name, path)
         else:
-            self._readable(path)
+            self._mark_readable(path)
             self._node_gone(NodeId(name))
 
     @staticmethod
@@ -214,11 +224,11 @@ class NodeView(Teller):
             self.idle.remove(record)
         self._instances.change(record, None)
         self._sums.change(record, None)
-        self._tell_of_node(NodeRemoved(node_id, record), record.provider, None)
+        self._notify_of_node(NodeRemoved(node_id, record), record.provider, None)
         if is_idle:
-            self._tell(IdleNodeGone(node_id, record))
+            self._notify(IdleNodeGone(node_id, record))
 
-    def _index(self, old: Node | None, seen: Seen[Node]) -> None:
+    def _index(self, old: Node | None, seen: Versioned[Node]) -> None:
         """Put the node into the indexes where it belongs, and no others."""
         new = seen.record
         if old is not None and old.provider == new.provider:
@@ -262,10 +272,10 @@ class NodeView(Teller):
             return
         del self._node_contenders[node_id]
         seen = self.nodes.get(node_id)
-        self._tell_of_node(NodeUnlocked(node_id), seen.record.provider if seen is not None else None, None)
+        self._notify_of_node(NodeUnlocked(node_id), seen.record.provider if seen is not None else None, None)
 
 
-def _put(index: dict[K, dict[NodeId, Seen[Node]]], key: K, seen: Seen[Node]) -> None:
+def _put(index: dict[K, dict[NodeId, Versioned[Node]]], key: K, seen: Versioned[Node]) -> None:
     nodes = index.get(key)
     if nodes is None:
         index[key] = {seen.record.id: seen}
@@ -273,7 +283,7 @@ def _put(index: dict[K, dict[NodeId, Seen[Node]]], key: K, seen: Seen[Node]) -> 
         nodes[seen.record.id] = seen
 
 
-def _drop(index: dict[K, dict[NodeId, Seen[Node]]], key: K, node_id: NodeId) -> None:
+def _drop(index: dict[K, dict[NodeId, Versioned[Node]]], key: K, node_id: NodeId) -> None:
     nodes = index[key]
     del nodes[node_id]
     if not nodes:

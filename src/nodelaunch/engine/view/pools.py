@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nodelaunch.engine.view.notes import PausesChanged, PoolsChanged, PresencesChanged, Seen, Teller
+from nodelaunch.engine.view.events import Notifier, PausesChanged, PoolsChanged, PresencesChanged, Versioned
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.pauses import Pause, Target, TargetKind
@@ -34,7 +34,7 @@ class _Peers:
     """Provider and pool of the pools that every process that runs them has to drain."""
 
 
-class PoolsView(Teller):
+class PoolsView(Notifier):
     """The part of the view about pools and launchers.
 
     Invariants: ``peers``, ``peers_by_label``, ``registered``, ``launchers`` and `is_alone` follow from ``pools``,
@@ -43,13 +43,13 @@ class PoolsView(Teller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools: dict[str, Seen[PoolRegistration]] = {}
+        self.pools: dict[str, Versioned[PoolRegistration]] = {}
         """Registrations by path."""
-        self.presences: dict[str, Seen[Presence]] = {}
+        self.presences: dict[str, Versioned[Presence]] = {}
         """Presences by path."""
-        self.known_pools: dict[tuple[str, str], Seen[KnownPool]] = {}
+        self.known_pools: dict[tuple[str, str], Versioned[KnownPool]] = {}
         """Known pools by provider and pool; registered or not."""
-        self.pauses: dict[Target, Seen[Pause]] = {}
+        self.pauses: dict[Target, Versioned[Pause]] = {}
         self._sessions: dict[str, int] = {}
         """The session that each registration ends with, by path."""
         self._processes: dict[str, int] = {}
@@ -94,7 +94,7 @@ class PoolsView(Teller):
 
     def is_alone(self, pool_id: str) -> bool:
         """Return True if the process of this registered pool is the only one that may create nodes."""
-        return self.is_warm and pool_id in (self._peers or self._find_peers()).alone
+        return self.is_synced and pool_id in (self._peers or self._find_peers()).alone
 
     def pauses_of(self, provider: str, pool: str, *launcher: str) -> tuple[Pause, ...]:
         """Return the pauses of a pool. *launcher*: host name and id of the process that runs it."""
@@ -168,48 +168,48 @@ class PoolsView(Teller):
         """Handle an entry below `paths.POOLS` that is new or has changed."""
         if not paths.is_child(entry.path, paths.POOLS):
             return
-        self._readable(entry.path)
+        self._mark_readable(entry.path)
         self._peers = None
         try:
             record = entry.record
             if not isinstance(record, PoolRegistration):
                 record = PoolRegistration.from_bytes(entry.path, entry.data)
-            self.pools[entry.path] = Seen(record, entry)
+            self.pools[entry.path] = Versioned(record, entry)
             self._sessions[entry.path] = entry.stat.owner
         except RecordInvalidError as error:
             self.pools.pop(entry.path, None)
             self._sessions.pop(entry.path, None)
-            self._refuse(entry, error)
-        self._tell(PoolsChanged())
+            self._mark_unreadable(entry, error)
+        self._notify(PoolsChanged())
 
     def pool_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.POOLS`."""
-        self._readable(path)
+        self._mark_readable(path)
         self._sessions.pop(path, None)
         if self.pools.pop(path, None) is not None:
             self._peers = None
-            self._tell(PoolsChanged())
+            self._notify(PoolsChanged())
 
     def presence_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.PRESENCES` that is new or has changed."""
-        self._readable(entry.path)
+        self._mark_readable(entry.path)
         before = self.presences.get(entry.path)
         try:
-            seen = self.presences[entry.path] = Seen(Presence.from_bytes(entry.path, entry.data), entry)
+            seen = self.presences[entry.path] = Versioned(Presence.from_bytes(entry.path, entry.data), entry)
             has_moved = before is not None and before.record.providers != seen.record.providers
             self._process_changed(entry.path, entry.stat.owner, has_moved=has_moved)
         except RecordInvalidError as error:
             self.presences.pop(entry.path, None)
             self._process_changed(entry.path, None)
-            self._refuse(entry, error)
-        self._tell(PresencesChanged())
+            self._mark_unreadable(entry, error)
+        self._notify(PresencesChanged())
 
     def presence_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.PRESENCES`."""
-        self._readable(path)
+        self._mark_readable(path)
         if self.presences.pop(path, None) is not None:
             self._process_changed(path, None)
-            self._tell(PresencesChanged())
+            self._notify(PresencesChanged())
 
     def _process_changed(self, path: str, session: int | None, *, has_moved: bool = False) -> None:
         """Note that the presence at *path* ends with *session*; None: it was removed. *has_moved*: its providers
@@ -221,52 +221,52 @@ class PoolsView(Teller):
         else:
             self._processes[path] = session
         self._peers = None
-        self._tell(PoolsChanged())
+        self._notify(PoolsChanged())
 
     def pause_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.PAUSES` that is new or has changed."""
         target = _target_at(entry.path)
         if target is None:
             return
-        self._readable(entry.path)
+        self._mark_readable(entry.path)
         try:
-            self.pauses[target] = Seen(Pause.from_bytes(entry.path, entry.data, target=target), entry)
+            self.pauses[target] = Versioned(Pause.from_bytes(entry.path, entry.data, target=target), entry)
         except RecordInvalidError as error:
             self.pauses.pop(target, None)
-            self._refuse(entry, error)
+            self._mark_unreadable(entry, error)
         self._pauses_changed()
 
     def pause_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.PAUSES`."""
         target = _target_at(path)
-        self._readable(path)
+        self._mark_readable(path)
         if target is not None and self.pauses.pop(target, None) is not None:
             self._pauses_changed()
 
     def _pauses_changed(self) -> None:
         self._peers = None
-        self._tell(PausesChanged())
-        self._tell(PoolsChanged())
+        self._notify(PausesChanged())
+        self._notify(PoolsChanged())
 
     def known_pool_entry_changed(self, entry: Entry) -> None:
         """Handle an entry below `paths.KNOWN_POOLS` that is new or has changed."""
         names = paths.known_pool_at(entry.path)
         if names is None:
             return
-        self._readable(entry.path)
+        self._mark_readable(entry.path)
         try:
-            self.known_pools[names] = Seen(KnownPool.from_bytes(entry.path, entry.data, names=names), entry)
+            self.known_pools[names] = Versioned(KnownPool.from_bytes(entry.path, entry.data, names=names), entry)
         except RecordInvalidError as error:
             self.known_pools.pop(names, None)
-            self._refuse(entry, error)
-        self._tell(PoolsChanged())
+            self._mark_unreadable(entry, error)
+        self._notify(PoolsChanged())
 
     def known_pool_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.KNOWN_POOLS`."""
         names = paths.known_pool_at(path)
-        self._readable(path)
+        self._mark_readable(path)
         if names is not None and self.known_pools.pop(names, None) is not None:
-            self._tell(PoolsChanged())
+            self._notify(PoolsChanged())
 
 
 def _registered(record: PoolRegistration, launcher: str, pauses: tuple[Pause, ...]) -> RegisteredPool:

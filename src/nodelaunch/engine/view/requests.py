@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nodelaunch.engine.view.notes import (
+from nodelaunch.engine.view.events import (
     MinReadyRequestChanged,
+    Notifier,
     RequestRemoved,
     RequestSeen,
     RequestUnlocked,
-    Seen,
-    Teller,
+    Versioned,
 )
 from nodelaunch.errors import RecordInvalidError
 from nodelaunch.protocol import paths
@@ -23,7 +23,7 @@ _BELOW = len(paths.REQUESTS) + 1
 _BELOW_LOCKS = len(paths.REQUEST_LOCKS) + 1
 
 
-class RequestView(Teller):
+class RequestView(Notifier):
     """The part of the view about requests.
 
     Invariants: ``open_requests`` has exactly the requests in state requested, ``pending_requests`` exactly the pending
@@ -34,10 +34,10 @@ class RequestView(Teller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.requests: dict[RequestId, Seen[NodeRequest]] = {}
-        self.open_requests: dict[RequestId, Seen[NodeRequest]] = {}
+        self.requests: dict[RequestId, Versioned[NodeRequest]] = {}
+        self.open_requests: dict[RequestId, Versioned[NodeRequest]] = {}
         """Requests in state requested, in the order in which they entered it."""
-        self.pending_requests: dict[RequestId, Seen[NodeRequest]] = {}
+        self.pending_requests: dict[RequestId, Versioned[NodeRequest]] = {}
         """Pending requests, of this launcher or another."""
         self.min_ready_asked: dict[str, set[RequestId]] = {}
         """Requests for a min-ready node of a label, from any launcher, that have not failed."""
@@ -69,11 +69,11 @@ class RequestView(Teller):
         if "/" in request_id:
             return
         if self.unreadable:
-            self._readable(entry.path)
+            self._mark_readable(entry.path)
         try:
             record = self._decode_request(request_id, entry)
         except RecordInvalidError as error:
-            self._refuse(entry, error)
+            self._mark_unreadable(entry, error)
             self._request_gone(request_id)
             return
         old = self.requests.get(request_id)
@@ -81,7 +81,7 @@ class RequestView(Teller):
             if not paths.is_request_id(request_id):
                 return
             self.stray_lock_dirs.pop(request_id, None)
-        seen = self.requests[request_id] = Seen(record, entry)
+        seen = self.requests[request_id] = Versioned(record, entry)
         before = old.record if old is not None else None
         if record.state is RequestState.REQUESTED:
             self.open_requests[request_id] = seen
@@ -91,7 +91,7 @@ class RequestView(Teller):
             self.pending_requests[request_id] = seen
         elif before is not None and before.state is RequestState.PENDING:
             del self.pending_requests[request_id]
-        self._tell(RequestSeen(request_id, before))
+        self._notify(RequestSeen(request_id, before))
         if record.requestor == paths.MIN_READY_REQUESTOR or (
             before is not None and before.requestor == paths.MIN_READY_REQUESTOR
         ):
@@ -99,7 +99,7 @@ class RequestView(Teller):
 
     def request_entry_removed(self, path: str) -> None:
         """Handle the removal of an entry below `paths.REQUESTS`."""
-        self._readable(path)
+        self._mark_readable(path)
         self._request_gone(RequestId(path[_BELOW:]))
 
     @staticmethod
@@ -117,7 +117,7 @@ class RequestView(Teller):
             self.pending_requests.pop(request_id, None)
             if request_id in self._request_lock_dirs:
                 self.stray_lock_dirs[request_id] = self._request_lock_dirs[request_id]
-            self._tell(RequestRemoved(request_id, old.record))
+            self._notify(RequestRemoved(request_id, old.record))
             if old.record.requestor == paths.MIN_READY_REQUESTOR:
                 self._count(request_id, old.record, None)
 
@@ -131,7 +131,7 @@ class RequestView(Teller):
                 del self.min_ready_asked[label]
         for label in now - was:
             self.min_ready_asked.setdefault(label, set()).add(request_id)
-        self._tell(MinReadyRequestChanged(request_id))
+        self._notify(MinReadyRequestChanged(request_id))
 
     def request_lock_entry_changed(self, entry: Entry) -> None:
         """Handle a new entry below `paths.REQUEST_LOCKS`."""
@@ -161,7 +161,7 @@ class RequestView(Teller):
             contenders.remove(path)
             if not contenders:
                 del self._request_contenders[request_id]
-                self._tell(RequestUnlocked(request_id))
+                self._notify(RequestUnlocked(request_id))
 
 
 def _min_ready_labels(request: NodeRequest | None) -> frozenset[str]:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
-from nodelaunch.engine.view.notes import Seen
+from nodelaunch.engine.view.events import Versioned
 from nodelaunch.protocol.access import Allowed
 from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import INSTANCES, NOTHING, Usage
@@ -163,9 +163,9 @@ class SortedIdleNodes:
 
     def __init__(self) -> None:
         self._keys: list[tuple[float, NodeId]] = []
-        self.nodes: list[Seen[Node]] = []
+        self.nodes: list[Versioned[Node]] = []
 
-    def add(self, seen: Seen[Node]) -> None:
+    def add(self, seen: Versioned[Node]) -> None:
         key = (seen.record.state_time, seen.record.id)
         index = bisect_left(self._keys, key)
         self._keys.insert(index, key)
@@ -217,7 +217,7 @@ class IdleIndex:
         else:
             self._hiding[provider] = is_hidden
 
-    def look_again(self, seen: Seen[Node]) -> bool:
+    def look_again(self, seen: Versioned[Node]) -> bool:
         """Check again whether an idle node is hidden. Return True if it is shown again."""
         was_hidden = seen.record.id in self._hidden
         self.remove(seen.record)
@@ -239,7 +239,7 @@ class IdleIndex:
 
     def of_tenant(
         self, provider: str, pool: str, label: str, tenant: str | None
-    ) -> tuple[Sequence[Seen[Node]], Sequence[Seen[Node]]]:
+    ) -> tuple[Sequence[Versioned[Node]], Sequence[Versioned[Node]]]:
         """Return the nodes that every tenant may use, and the others that *tenant* may use; None: no tenant."""
         place: Place = (provider, pool, label)
         if (provider, pool, None) not in self._splits:
@@ -248,7 +248,7 @@ class IdleIndex:
         everybodys = self._shares.get((place, None))
         return (everybodys.nodes if everybodys is not None else (), own.nodes if own is not None else ())
 
-    def _share(self, seen: Seen[Node]) -> None:
+    def _share(self, seen: Versioned[Node]) -> None:
         for share in self._shares_of(seen.record):
             nodes = self._shares.get(share)
             if nodes is None:
@@ -270,11 +270,11 @@ class IdleIndex:
         tenants = (None,) if allowed is None else allowed
         return [(place, tenant) for place in _places(node)[1:] for tenant in tenants]
 
-    def of(self, provider: str | None, pool: str | None, label: str | None) -> Sequence[Seen[Node]]:
+    def of(self, provider: str | None, pool: str | None, label: str | None) -> Sequence[Versioned[Node]]:
         nodes = self._places.get((provider, pool, label))
         return nodes.nodes if nodes is not None else ()
 
-    def add(self, seen: Seen[Node]) -> None:
+    def add(self, seen: Versioned[Node]) -> None:
         places = _places(seen.record)
         is_hidden = self._hiding.get(seen.record.provider) if self._hiding else None
         if is_hidden is not None and is_hidden(seen.record):

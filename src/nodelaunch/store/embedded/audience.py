@@ -39,7 +39,7 @@ class Audience:
         with _entered(self._vacant, directory, wake):
             yield
 
-    def tell(self, changes: Sequence[Change]) -> None:
+    def notify(self, changes: Sequence[Change]) -> None:
         """Report *changes*, which became visible together."""
         below = self._below
         for change in changes:

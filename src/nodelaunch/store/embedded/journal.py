@@ -175,7 +175,7 @@ class Journal:
         if changes:
             if self.visible is not self.newest:
                 self.visible.redo(changes)
-            self.audience.tell(changes)
+            self.audience.notify(changes)
         if transaction.settle is not None:
             transaction.settle(outcome)
         if answer.done():  # cancelled
@@ -235,7 +235,7 @@ class Journal:
         self.trouble = f"can't be written: {error}; {_remedy(error)}"
         if is_new:
             log.error("store_in_trouble", path=str(self.path), detail=self.trouble)
-            self._tell_trouble()
+            self._report_trouble()
         if self._probe is None and self._disk is not None:
             self._probe = asyncio.get_running_loop().call_later(self._pause_s, self._look)
             self._pause_s = min(LAST_PROBE_S, self._pause_s * 2)
@@ -266,9 +266,9 @@ class Journal:
         still = [path for path, zxid in owed.items() if (e := self.newest.find(path)) and e.stat.created_zxid == zxid]
         if still:
             self.discard(still).add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._tell_trouble()
+        self._report_trouble()
 
-    def _tell_trouble(self) -> None:
+    def _report_trouble(self) -> None:
         for listener in tuple(self.trouble_listeners):
             listener()
 

@@ -30,7 +30,6 @@ from nodelaunch.protocol.store import (
     ANY_VERSION,
     Changed,
     CheckVersion,
-    Cooled,
     Create,
     Delete,
     Entry,
@@ -40,11 +39,12 @@ from nodelaunch.protocol.store import (
     ReleaseLock,
     Removed,
     SessionState,
+    Stale,
     Stat,
+    Synced,
     TakeLock,
     Tree,
     TreeEvent,
-    Warmed,
 )
 from nodelaunch.store.embedded.store import EmbeddedLock, EmbeddedSession, EmbeddedStore, EmbeddedTree
 from nodelaunch.store.shared import contenders_in
@@ -348,16 +348,16 @@ class _Connection:
     async def _open_tree(self, number: int, root: str) -> Any:
         tree = await self._trees.enter_async_context(self._store.tree(root))
 
-        def tell(event: TreeEvent) -> None:
+        def on_event(event: TreeEvent) -> None:
             match event:
                 case Changed(entry, _):
                     self._send({"tree": number, "changed": _entry_out(entry)})
                 case Removed(entry):
                     self._send({"tree": number, "removed": entry.path})
-                case Warmed() | Cooled():
+                case Synced() | Stale():
                     pass  # the client's session ends with ours
 
-        self._trees.callback(tree.subscribe(tell))
+        self._trees.callback(tree.subscribe(on_event))
         for known in tree.entries():
             await self._writer.drain()
             entry = tree.get(known.path)  # the present entry: later changes were reported
@@ -446,7 +446,7 @@ class SocketStore:
         finally:
             self.session.enter(SessionState.LOST)
             for tree in self._trees.values():
-                tree.set_warm(False)
+                tree.set_synced(False)
             locks, self.session.locks = self.session.locks, set()
             for lock in locks:
                 lock.lose()

@@ -212,7 +212,7 @@ class EmbeddedTree(TreeCopy):
         super().__init__(root, wants_data)
         for entry in entries:
             self.put_entry(entry)
-        self.set_warm(True)
+        self.set_synced(True)
 
     def on_change(self, change: Change) -> None:
         if change.new is None:
@@ -278,11 +278,11 @@ class EmbeddedStore:
         """Lose the session, as a ZooKeeper client may at any time, and start a new one. For simulations and tests."""
         self.session.enter(SessionState.LOST)
         for tree in self._trees:
-            tree.set_warm(False)
+            tree.set_synced(False)
         await self._end_session()
         self.session.begin(self._journal)
         for tree in self._trees:
-            tree.set_warm(True)
+            tree.set_synced(True)
 
     def _on_trouble(self) -> None:
         """Update the states of all sessions when the file can't be written, or can be written again."""

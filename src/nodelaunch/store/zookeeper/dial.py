@@ -58,7 +58,7 @@ class Dialer:
         self._silent: Server | None = None
         self._tls = tls
         self._resolver = Resolver(LOOK_UPS)
-        self._told: set[tuple[Server, str]] = set()
+        self._reported: set[tuple[Server, str]] = set()
         """Reasons logged since a server last accepted the session."""
         self.trouble: str | None = None
         """The reason why the server that was tried last could not be used; None if it could."""
@@ -99,7 +99,7 @@ class Dialer:
                     self._complain(server, error)
                 else:
                     self.server, self.trouble = server, None
-                    self._told.clear()
+                    self._reported.clear()
                     return True
         return False
 
@@ -134,6 +134,6 @@ class Dialer:
         ):
             detail += "; the server may have refused our certificate: check its expiry date and its CA"
         self.trouble = f"{server[0]}:{server[1]}: {detail}"
-        if (server, detail) not in self._told:
-            self._told.add((server, detail))
+        if (server, detail) not in self._reported:
+            self._reported.add((server, detail))
             log.warning("zookeeper_unreachable", host=server[0], port=server[1], detail=detail)

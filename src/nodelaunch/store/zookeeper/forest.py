@@ -102,7 +102,7 @@ class OwnWrite:
         self.numbered: list[tuple[int, str]] = []
         """Kind and path of the events that were taken for ours because the path starts like a numbered path that the
         write creates. These events may be a peer's."""
-        self.extra: list[ReadStep | TellStep] = []
+        self.extra: list[ReadStep | NotifyStep] = []
         """Reads that follow because some of the events were not ours."""
         self.pending: int = 0
         self.in_line: bool = False
@@ -138,7 +138,7 @@ class ReadStep:
         self.ready: bool = False
 
 
-class TellStep:
+class NotifyStep:
     """A place in the line for a known fact: a path exists or does not exist, or a walk has ended."""
 
     __slots__ = ("is_gone", "path", "ready", "walk")
@@ -150,7 +150,7 @@ class TellStep:
         self.ready: bool = True
 
 
-Step = OwnWrite | ReadStep | TellStep
+Step = OwnWrite | ReadStep | NotifyStep
 
 
 class Laggards:
@@ -224,7 +224,7 @@ class Forest:
 
     def remove(self, tree: ZkTree) -> None:
         self.grove.remove(tree)
-        tree.cool()
+        tree.mark_stale()
         if tree.retry is not None:
             tree.retry.cancel()
 
@@ -246,7 +246,7 @@ class Forest:
             if isinstance(step, OwnWrite) and step.is_answered:
                 self._finish(step)
         for tree in tuple(self.grove.trees):
-            tree.cool()
+            tree.mark_stale()
         for path in tuple(self.waiters):
             self._wake(path)
 
@@ -256,7 +256,7 @@ class Forest:
                 waiter.set_result(None)
 
     def _on_walked(self, walk: Walk) -> None:
-        self._line.append(TellStep(walk.tree.root, is_gone=False, walk=walk))
+        self._line.append(NotifyStep(walk.tree.root, is_gone=False, walk=walk))
         self._advance()
 
     def _complete(self, walk: Walk) -> None:
@@ -264,7 +264,7 @@ class Forest:
         if not walk.is_current:
             return
         if walk.refusal:
-            tree.cool()
+            tree.mark_stale()
             self._retry(tree, walk.refusal)
         else:
             tree.complete(walk.met)
@@ -278,7 +278,7 @@ class Forest:
 
         def again() -> None:
             tree.retry = None
-            if tree in self.grove.trees and self._session.is_connected and not tree.is_warm and tree.walk is None:
+            if tree in self.grove.trees and self._session.is_connected and not tree.is_synced and tree.walk is None:
                 self._walker.begin(tree)
 
         tree.retry = asyncio.get_running_loop().call_later(tree.retry_s, again)
@@ -300,7 +300,7 @@ class Forest:
             return
         if kind == EVENT_DELETED:
             if self._line:
-                self._line.append(TellStep(path, is_gone=True))
+                self._line.append(NotifyStep(path, is_gone=True))
             else:
                 for tree in trees:
                     tree.drop(path)
@@ -317,7 +317,7 @@ class Forest:
                 self._lagging.paths.pop(path, None)
                 self._read(path)
         elif self._line:
-            self._line.append(TellStep(path, is_gone=False))
+            self._line.append(NotifyStep(path, is_gone=False))
             locked = path.rpartition(LOCK_DIRECTORY)[0]
             self._contended[locked] = self._contended.get(locked, 0) + 1
         else:
@@ -378,7 +378,7 @@ class Forest:
 
     def _refused(self, path: str, error: int) -> None:
         for tree in self.grove.covering(path):
-            tree.cool()
+            tree.mark_stale()
             self._retry(tree, f"{path} can't be read: {store_error(error, path).detail}")
 
     # -- own writes ---------------------------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ class Forest:
                 write.pending += 1
                 self._read(path, write)
             else:
-                write.extra.append(TellStep(path, is_gone=kind == EVENT_DELETED))
+                write.extra.append(NotifyStep(path, is_gone=kind == EVENT_DELETED))
 
     def _finish(self, write: OwnWrite) -> None:
         """Report *write* to the trees, then to the waiters for the write."""
@@ -456,7 +456,7 @@ class Forest:
                     elif type(op) is Delete and op is not replaced:
                         self.grove.drop(op.path)
             for step in write.extra:
-                self._tell(step)
+                self._notify(step)
         future = write.future
         if not future.done():
             if write.error is not None:
@@ -469,9 +469,9 @@ class Forest:
     def _advance(self) -> None:
         line = self._line
         while line and line[0].ready:
-            self._tell(line.popleft())
+            self._notify(line.popleft())
 
-    def _tell(self, step: Step) -> None:
+    def _notify(self, step: Step) -> None:
         if isinstance(step, OwnWrite):
             self._finish(step)
         elif isinstance(step, ReadStep):

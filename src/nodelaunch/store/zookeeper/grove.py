@@ -50,7 +50,7 @@ class Grove:
     def knows(self, path: str) -> bool | None:
         """Return True if *path* exists, as far as the trees know; None: no complete tree covers it."""
         for tree in self.covering(path):
-            if tree.is_warm:
+            if tree.is_synced:
                 return tree.get(path) is not None
         return None
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol.paths import contender_sequence
-from nodelaunch.protocol.store import Changed, Cooled, Entry, Removed, Stat, TreeEvent, Unsubscribe, Warmed
+from nodelaunch.protocol.store import Changed, Entry, Removed, Stale, Stat, Synced, TreeEvent, Unsubscribe
 from nodelaunch.store.zookeeper.session import ZkSession
 from nodelaunch.store.zookeeper.wire import (
     BROKEN,
@@ -58,7 +58,7 @@ class ZkTree:
         self.root = root
         self.prefix: str = root.rstrip("/") + "/"
         """The prefix of every path in the tree."""
-        self.is_warm: bool = False
+        self.is_synced: bool = False
         self.wants_data = wants_data
         self.may_lag = may_lag
         self.walk: Walk | None = None
@@ -72,13 +72,13 @@ class ZkTree:
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
         self._listeners: tuple[Callable[[TreeEvent], None], ...] = ()
-        self._warmed = asyncio.Event()
+        self._synced = asyncio.Event()
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
-    async def warm(self) -> None:
-        while not self.is_warm:
-            await self._warmed.wait()
+    async def synced(self) -> None:
+        while not self.is_synced:
+            await self._synced.wait()
 
     def get(self, path: str) -> Entry | None:
         return self._entries.get(path)
@@ -127,7 +127,7 @@ class ZkTree:
         if not is_wanted:
             entry = Entry(path, b"", entry.stat)
         entries[path] = entry if self._keeps_data else Entry(path, b"", entry.stat)
-        self._tell(Changed(entry, old))
+        self._notify(Changed(entry, old))
 
     def drop(self, path: str) -> None:
         """Remove the entry, if it exists."""
@@ -142,14 +142,14 @@ class ZkTree:
             children.discard(name)
             if not children:
                 del self._children[parent]
-        self._tell(Removed(old))
+        self._notify(Removed(old))
 
-    def cool(self) -> None:
+    def mark_stale(self) -> None:
         """Mark the tree as stale."""
         self.walk = None
-        if self.is_warm:
-            self.is_warm = False
-            self._tell(Cooled())
+        if self.is_synced:
+            self.is_synced = False
+            self._notify(Stale())
 
     def complete(self, met: set[str]) -> None:
         """End the walk: remove entries that it has not *met*, and mark the tree as in sync."""
@@ -157,12 +157,12 @@ class ZkTree:
         self.retry_s = 0.0
         for path in self._entries.keys() - met:
             self.drop(path)
-        self.is_warm = True
-        self._warmed.set()
-        self._warmed = asyncio.Event()
-        self._tell(Warmed())
+        self.is_synced = True
+        self._synced.set()
+        self._synced = asyncio.Event()
+        self._notify(Synced())
 
-    def _tell(self, event: TreeEvent) -> None:
+    def _notify(self, event: TreeEvent) -> None:
         """Notify the listeners. An error in one is logged, and does not affect the others."""
         for listener in self._listeners:
             try:
@@ -223,7 +223,7 @@ class Walker:
 
     def begin(self, tree: ZkTree) -> None:
         """Watch *tree*, then read everything."""
-        tree.cool()
+        tree.mark_stale()
         walk = tree.walk = Walk(tree, outstanding=2)
         body = encode_add_watch(self._prefix, tree.root)
         self._session.send("watch", OP_ADD_WATCH, body, self._on_watched, walk)

@@ -39,7 +39,7 @@ Explain = Callable[[RequestId], list[RequestStanding]]
 """Returns a request's standing with each pool of this process."""
 
 
-class Answerer:
+class ExplainResponder:
     """Answers questions for one process. `run` it."""
 
     def __init__(self, store: Store, own_id: str, explain: Explain, report: Callable[[], LauncherReport]) -> None:
@@ -172,8 +172,11 @@ def shared_pools(pools: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
 
 def in_a_line(pool: dict[str, Any], *, of: str = "") -> str:
     """Return a pool's present answer, or else the request's last event there, with its reasons. *of*: its launcher."""
-    told: list[list[dict[str, Any]]] = [pool["reasons"], *(event["reasons"] for event in reversed(pool["history"]))]
-    reasons: list[dict[str, Any]] = next((each for each in told if each), [])
+    all_reasons: list[list[dict[str, Any]]] = [
+        pool["reasons"],
+        *(event["reasons"] for event in reversed(pool["history"])),
+    ]
+    reasons: list[dict[str, Any]] = next((each for each in all_reasons if each), [])
     because = "; ".join(dict.fromkeys(reason["text"] for reason in reasons))
     if not because and pool["status"] in ("", "not known"):
         return ""

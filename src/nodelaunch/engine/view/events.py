@@ -1,4 +1,4 @@
-"""Records as of one version, and the notes that notify listeners of changes."""
+"""Records as of one version, and the events that notify listeners of changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log: Logger = get_logger(__name__)
 R = TypeVar("R", NodeRequest, Node, PoolRegistration, ImageBuild, ImageUpload, Presence, KnownPool, Pause)
 
 
-class Seen(Generic[R]):
+class Versioned(Generic[R]):
     """A record as of one version of its znode. Immutable by agreement; compared by identity.
 
     ``modified_zxid`` orders all changes of the store. ``created_at`` and ``modified_at`` are seconds since 1970.
@@ -45,10 +45,10 @@ class Seen(Generic[R]):
         self.modified_at: float = stat.modified_at
 
     def __repr__(self) -> str:
-        return f"Seen({self.record!r}, version={self.version})"
+        return f"Versioned({self.record!r}, version={self.version})"
 
 
-# -- notes for listeners --------------------------------------------------------------------------------------------
+# -- events for listeners -------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -139,47 +139,47 @@ class ImagesChanged:
 
 
 @dataclass(slots=True)
-class ViewWarmed:
+class ViewSynced:
     """The view is complete and current. A listener looks once at everything it follows."""
 
 
 @dataclass(slots=True)
-class ViewCooled:
-    """The view may be stale from here on. No other note is sent until `ViewWarmed`."""
+class ViewStale:
+    """The view may be stale from here on. No other event is sent until `ViewSynced`."""
 
 
-Note = (
+ViewEvent = (
     RequestSeen | RequestRemoved | RequestUnlocked | NodeSeen | NodeRemoved | NodeUnlocked | IdleNodeSeen
     | IdleNodeGone | MinReadyRequestChanged | PoolsChanged
-    | PresencesChanged | PausesChanged | ImagesChanged | ViewWarmed | ViewCooled
+    | PresencesChanged | PausesChanged | ImagesChanged | ViewSynced | ViewStale
 )  # fmt: skip
-KINDS: tuple[type[Note], ...] = (
+KINDS: tuple[type[ViewEvent], ...] = (
     RequestSeen, RequestRemoved, RequestUnlocked, NodeSeen, NodeRemoved, NodeUnlocked, IdleNodeSeen,
     IdleNodeGone, MinReadyRequestChanged, PoolsChanged,
-    PresencesChanged, PausesChanged, ImagesChanged, ViewWarmed, ViewCooled,
+    PresencesChanged, PausesChanged, ImagesChanged, ViewSynced, ViewStale,
 )  # fmt: skip
 Listener = Callable[[Any], None]
-"""Called with notes of the kinds it asked for."""
+"""Called with events of the kinds it asked for."""
 Listeners = tuple[Listener, ...]
 
 
-class Teller:
+class Notifier:
     """Notifies listeners of changes while the view is current; the base of all parts of the view.
 
     Invariants: no listener is called for a kind it did not ask for; no entry is left without a listener.
     """
 
     def __init__(self) -> None:
-        self.is_warm = False
+        self.is_synced = False
         """True if complete and current. While false, nothing may be concluded from a missing record."""
         self.unreadable: dict[str, bool] = {}
         """Paths of znodes whose data is no record, and True if there is no data at all."""
-        self._listeners: dict[type[Note], Listeners] = dict.fromkeys(KINDS, ())
+        self._listeners: dict[type[ViewEvent], Listeners] = dict.fromkeys(KINDS, ())
         self._by_provider: dict[str, Listeners] = {}
 
-    def subscribe(self, listener: Listener, *kinds: type[Note]) -> Unsubscribe:
-        """Call *listener* with each `Note` of these *kinds* from now on, of all kinds if none is named; it must not
-        block and must not raise."""
+    def subscribe(self, listener: Listener, *kinds: type[ViewEvent]) -> Unsubscribe:
+        """Call *listener* with each `ViewEvent` of these *kinds* from now on, of all kinds if none is named; it must
+        not block and must not raise."""
         wanted = kinds or KINDS
         for kind in wanted:
             self._listeners[kind] += (listener,)
@@ -204,30 +204,30 @@ class Teller:
 
         return stop
 
-    def _tell(self, note: Note) -> None:
-        if self.is_warm:
-            for listener in self._listeners[type(note)]:
-                listener(note)
+    def _notify(self, event: ViewEvent) -> None:
+        if self.is_synced:
+            for listener in self._listeners[type(event)]:
+                listener(event)
 
-    def _tell_of_node(self, note: Note, provider: str | None, before: str | None) -> None:
-        """Send a note about a node of *provider* that was *before*'s until now."""
-        if not self.is_warm:
+    def _notify_of_node(self, event: ViewEvent, provider: str | None, before: str | None) -> None:
+        """Send an event about a node of *provider* that was *before*'s until now."""
+        if not self.is_synced:
             return
-        for listener in self._listeners[type(note)]:
-            listener(note)
+        for listener in self._listeners[type(event)]:
+            listener(event)
         if self._by_provider:
             if provider is not None:
                 for listener in self._by_provider.get(provider, ()):
-                    listener(note)
+                    listener(event)
             if before != provider and before is not None:
                 for listener in self._by_provider.get(before, ()):
-                    listener(note)
+                    listener(event)
 
-    def _readable(self, path: str) -> None:
+    def _mark_readable(self, path: str) -> None:
         """Note that *path* has a readable record, or was removed."""
         self.unreadable.pop(path, None)
 
-    def _refuse(self, entry: Entry, error: RecordInvalidError) -> None:
+    def _mark_unreadable(self, entry: Entry, error: RecordInvalidError) -> None:
         """Leave an entry alone that is no record; it is logged once for each version."""
         self.unreadable[entry.path] = not entry.data
         log.warning("record_unreadable", path=error.path, detail=error.detail, version=entry.stat.version)

@@ -127,7 +127,7 @@ class Rental:
             self.lease.reschedule(deadline)
 
 
-class Desk:
+class RentalService:
     """Serves requests and holds their nodes. Use it as an async context manager, inside the launcher's."""
 
     def __init__(self, store: Store, explain: Explain, *, clock: Clock | None = None) -> None:

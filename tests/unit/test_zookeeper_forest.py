@@ -52,7 +52,7 @@ async def forest(connection: Connection) -> Forest:
 async def tree(forest: Forest) -> ZkTree:
     made = ZkTree("/t", wants_data=lambda path: "lock" not in path, may_lag=lambda _path: False, keeps_data=True)
     forest.add(made)
-    assert made.is_warm
+    assert made.is_synced
     return made
 
 
@@ -141,5 +141,5 @@ async def test_broken_connection_answers_what_was_done_and_leaves_nothing_in_lin
     assert not write.future.done()
     forest.on_suspended()
     assert write.future.done()
-    assert not tree.is_warm
+    assert not tree.is_synced
     assert not forest._line

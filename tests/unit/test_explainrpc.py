@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nodelaunch.cli.explain import _pool_lines
-from nodelaunch.engine.reporting.questions import Answers, ask
+from nodelaunch.engine.reporting.explainrpc import Answers, ask
 from nodelaunch.protocol import paths
 from nodelaunch.store.embedded.store import EmbeddedStore
 

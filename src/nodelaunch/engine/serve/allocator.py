@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from nodelaunch.clock import Clock
 from nodelaunch.decisions import machine as m
-from nodelaunch.decisions.triage import PoolKey, make_room, reasons_to_decline
+from nodelaunch.decisions.triage import PoolKey, nodes_to_evict, reasons_to_decline
 from nodelaunch.engine.limits.waiting import CapacityQueue, Waiter, out_of_turn
 from nodelaunch.engine.nodelocks import discard_node
 from nodelaunch.engine.serve.facts import EngineFacts, OwnPools
@@ -26,7 +26,7 @@ from nodelaunch.protocol.store import Store
 log: Logger = get_logger(__name__)
 
 
-class RoomMaker:
+class CapacityAllocator:
     """Gives capacity to waiters. *on_done* is called with the pool when an idle node was discarded, or could not be."""
 
     def __init__(
@@ -70,9 +70,9 @@ class RoomMaker:
         limits = self._facts.books.tenants.get(name) if name is not None else None
         if name is None or limits is None:
             return True
-        room = self._facts.books.tenant_room(name, limits)
+        free = self._facts.books.tenant_free(name, limits)
         wanted = self._queue.need_until(waiter)
-        return all(room[resource] + leaving[resource] >= wanted[resource] for resource in waiter.need)
+        return all(free[resource] + leaving[resource] >= wanted[resource] for resource in waiter.need)
 
     def _hand_back_out_of_turn(self) -> None:
         """If several launchers serve a full tenant, hand back all but its first request (waiting.py)."""
@@ -86,10 +86,10 @@ class RoomMaker:
             first = out_of_turn(waiter, (seen.record for seen in self._view.pending_requests.values()))
             if first is not None:
                 pool = self._own.pools[waiter.key]
-                pool.ctx.tell(waiter.request, f"handed back: its tenant is full, and request {first} comes first")
+                pool.ctx.report(waiter.request, f"handed back: its tenant is full, and request {first} comes first")
                 pool.post(waiter.request.id, m.Withdrawn())
 
-    def make_room(self, pool: Pool, need: Usage | None) -> None:
+    def evict_idle_nodes(self, pool: Pool, need: Usage | None) -> None:
         """Discard idle nodes of *pool* for the first accepted request that waits, else for *need*."""
         key = pool.key
         first = self._queue.first(key)
@@ -103,8 +103,8 @@ class RoomMaker:
             if of == key and (seen := self._view.nodes.get(node_id)) is not None and seen.record.is_idle
         )
         books = self._facts.books
-        room = books.pool_room(key).tightest(books.provider_room(key))
-        for node_id in make_room(need, room, freeing, self._facts.idle(key, frozenset()).all()):
+        free = books.pool_free(key).tightest(books.provider_free(key))
+        for node_id in nodes_to_evict(need, free, freeing, self._facts.idle(key, frozenset()).all()):
             self._evicting[node_id] = key
             self._facts.taken.add(node_id)
             pool.spawn(self._evict(node_id, key), f"evict {node_id}")
