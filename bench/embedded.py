@@ -1,4 +1,4 @@
-"""What a request costs on the embedded store: launcher, fake clouds and `NodeClient` in one process.
+"""Measures a request on the embedded store: launcher, fake clouds and `NodeClient` in one process.
 
     python bench/embedded.py [--providers 1 20] [--outstanding 50] [--seconds 5] [--memory] [--profile]
 
@@ -63,7 +63,7 @@ def fsync_ms(folder: Path) -> float:
 
 
 class ClosedLoop:
-    """Requests of one client, so many outstanding at any time."""
+    """Requests of one client, with a constant number outstanding."""
 
     def __init__(self, client: NodeClient) -> None:
         self.client = client
