@@ -241,7 +241,7 @@ class Floor:
         print(f"request_fulfilled request_id={request_id} nodes={[slot.id for slot in slots]} took_s={took_s:.3f}")
 
     async def _accept(self, pool: Pool, request_id: str, request: Request, version: int) -> tuple[str, list[Slot]]:
-        """Lock the request and make its nodes, locked, in one transaction. Raises: ZkError if another launcher has the lock."""
+        """Lock the request and make its nodes, locked, in one transaction. Raises: ZkError if it is locked."""
         lock = f"{self._locks}/{request_id}"
         for _ in range(GUESSES):
             slots = [self._slot(pool, request_id, request, label) for label in request.node_types]
@@ -300,7 +300,7 @@ class Floor:
     # -- a node -----------------------------------------------------------------------------------------------------
 
     async def _recycle(self, slot: Slot) -> None:
-        """Lock and delete a node that its user has unlocked; the lock is created again, so that this contender is first."""
+        """Lock and delete a node that its user has unlocked; a new lock makes this launcher the first contender."""
         path = f"{self._nodes}/{slot.id}"
         try:
             data, at = await self._client.ask(wire.get(path))

@@ -80,7 +80,7 @@ KINDS: Mapping[str, Callable[[], Kind]] = {
 
 
 def kind(text: str) -> Kind:
-    """Return the launcher that *text* names: one of KINDS, or ``name=command``. Raises: ValueError, PeerMissingError."""
+    """Return the launcher for *text*: one of KINDS, or ``name=command``. Raises: ValueError, PeerMissingError."""
     name, equals, command = text.partition("=")
     if equals:
         return Kind(name, tuple(shlex.split(command)), is_nodepool="nodepool-launcher" in command)
