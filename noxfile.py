@@ -1,4 +1,4 @@
-"""One session per check; a plain ``nox`` runs all sessions that need only packages.
+"""Sessions, one per check; a plain ``nox`` runs all sessions that need only packages.
 
 nox                 everything but openstack, container, crash, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
@@ -241,7 +241,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """One launcher at a constant rate for hours; fails if memory, tasks, descriptors or znodes grow."""
+    """Constant load on a launcher for hours; fails if memory, tasks, descriptors or znodes grow."""
     session.install("-e", ".[bench]")
     session.run("python", "-m", "bench", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
