@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs nodelaunch into a virtual environment (.venv-demo) and shows its main job; needs only Python 3.11 or newer,
-# which it installs on Debian where it is missing (as root, or with sudo).
+# which it installs on Debian if it is missing (as root, or with sudo).
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# The first of these that runs (a version manager's shim may stand for a Python that is not there) and is new enough.
+# Take the first of these that runs and is new enough (a version manager's shim may exist without its Python).
 find_python() {
     local name
     for name in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do

@@ -1,4 +1,4 @@
-"""One session per check; a plain ``nox`` runs all that need nothing but packages.
+"""Sessions, one per check; a plain ``nox`` runs all sessions that need only packages.
 
 nox                 everything but openstack, container, crash, soak, lives, bench and audit
 nox -s tests        unit and property tests with coverage, whole launchers on a virtual clock
@@ -32,7 +32,7 @@ from nox.command import CommandFailed
 
 nox.options.default_venv_backend = "uv|venv"
 WORKERS = ("--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
-"""For tests that wait for other processes more than they work."""
+"""Number of workers for tests that mostly wait for other processes."""
 nox.options.sessions = [
     "lint",
     "types",
@@ -62,7 +62,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict; and all that can be imported has a type that is known to the type checkers of others, too."""
+    """mypy --strict, and a check that all public names have types for other type checkers too."""
     session.install("-e", ".[dev]", "pyright[nodejs]>=1.1.414,<1.2")
     session.run("mypy")
     session.run("pyright", "--verifytypes", "nodelaunch", "--ignoreexternal")  # fails below 100 %
@@ -70,14 +70,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def layers(session: nox.Session) -> None:
-    """Who may import whom."""
+    """Rules for imports between packages."""
     session.install("-e", ".[dev]")
     session.run("lint-imports", "--no-cache")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that needs no server; decisions/ and protocol/ must be covered to the last branch by the unit tests.
+    """Tests that need no server; decisions/ and protocol/ must be covered to the last branch by the unit tests.
 
     In asyncio's debug mode. Warnings are errors in all sessions: that is in pyproject.toml.
     """
@@ -97,14 +97,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Every store and driver keeps its contract, in this process and in others; broken ones are found out."""
+    """Every store and driver keeps its contract, in this process and in others; broken drivers are detected."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/conformance", *WORKERS, *session.posargs)
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The status page in Debian's Chromium; skips where that is not installed."""
+    """The status page in Debian's Chromium; skips if it is not installed."""
     session.install("-e", ".[browser]")
     session.run("pytest", "tests/browser", *session.posargs)
 
@@ -119,28 +119,28 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def simulation(session: nox.Session) -> None:
-    """Whole launchers against a store and clouds that fail, and planted bugs that have to be found."""
+    """Whole launchers against a store and clouds that fail; planted bugs must be found."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/fuzz", *WORKERS, *session.posargs)
 
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """A launcher is killed at every point of every step, in virtual time; and real ones at some, by SIGKILL."""
+    """A launcher is killed at every point of every step, in virtual time; real launchers at some points, by SIGKILL."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/crash", *WORKERS, *session.posargs)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """Against real servers; skips with a reason what is not installed."""
+    """Tests against real servers; skips tests whose server is not installed, with a reason."""
     session.install("-e", ".[dev]", "kubernetes-validate>=1.31")
     session.run("pytest", "tests/integration", *WORKERS, *session.posargs)
 
 
 @nox.session
 def upstream(session: nox.Session) -> None:
-    """With unmodified Zuul on the other end of a real ZooKeeper; each release gets an environment of its own."""
+    """Tests with unmodified Zuul on a real ZooKeeper; each release gets its own environment."""
     session.install("-e", ".[dev]")
     home = Path(session.virtualenv.location).with_name("upstream-peers")
     session.run(
@@ -151,7 +151,7 @@ def upstream(session: nox.Session) -> None:
 
 @nox.session
 def drills(session: nox.Session) -> None:
-    """Three launchers on an ensemble of three servers, everything of which breaks by a schedule that is seeded.
+    """Three launchers on an ensemble of three servers; each part breaks by a seeded schedule.
 
     What it needs and can't have, such as Zuul from the package index or the right to mount, it says, and goes without.
     """
@@ -164,7 +164,7 @@ def drills(session: nox.Session) -> None:
 
 @nox.session
 def nodepool(session: nox.Session) -> None:
-    """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, where that can't be had."""
+    """Beside an unmodified Nodepool 11.0.0 on one ZooKeeper; fails, rather than skips, if it is not available."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "support.nodepool", env={"PYTHONPATH": "tests"})
     session.run("pytest", "tests/peers", "-m", "nodepool", *WORKERS, *session.posargs)
@@ -172,7 +172,7 @@ def nodepool(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of all that a user of the package gets with it; fails where they can't be looked up."""
+    """Known vulnerabilities of all dependencies of the package; fails if they can't be looked up."""
     session.install(".[openstack]")
     packages = Path(session.create_tmp(), "packages")
     scanner = Path(session.create_tmp(), "scanner")
@@ -199,7 +199,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def openstack(session: nox.Session) -> None:
-    """Against the control plane of a real OpenStack, which it starts; fails, rather than skips, where there is none.
+    """Tests on the control plane of a real OpenStack, which it starts; fails, rather than skips, if there is none.
 
     It takes half an hour; what is given instead of its tests, such as tests/real_openstack/test_life.py, takes less.
 
@@ -215,7 +215,7 @@ def openstack(session: nox.Session) -> None:
 
 @nox.session
 def container(session: nox.Session) -> None:
-    """The image is built and run as it is meant to be; fails, rather than skips, where that can't be done."""
+    """Build the image and run it; fails, rather than skips, if that is not possible."""
     session.install("-e", ".[dev]", "podman-compose>=1.5")
     session.run("python", "-m", "support.containers", env={"PYTHONPATH": "tests"})
     session.run("pytest", "tests/container", *session.posargs)
@@ -223,14 +223,14 @@ def container(session: nox.Session) -> None:
 
 @nox.session
 def gates(session: nox.Session) -> None:
-    """Bars for speed that hold on any machine: operations, calls, and how cost grows; under two minutes."""
+    """Limits for cost that hold on any machine: operations, calls, and growth of cost; under two minutes."""
     session.install("-e", ".[bench]")
     session.run("pytest", "tests/gates", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure launchers on a real ZooKeeper; arguments go to ``python -m bench``, say ``run latency closed``.
+    """Measure launchers on a real ZooKeeper; arguments go to ``python -m bench``, such as ``run latency closed``.
 
     It takes hours for all scenarios with five repetitions; by default it only sees that each of them works.
     """
@@ -241,7 +241,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """One launcher at a constant rate for long; fails where memory, tasks, descriptors or znodes grow."""
+    """Constant load on a launcher for hours; fails if memory, tasks, descriptors or znodes grow."""
     session.install("-e", ".[bench]")
     session.run("python", "-m", "bench", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs all tests and checks. Installs what is missing: Debian packages (as root, or with sudo), then a virtual
-# environment in .venv with nox, which makes one of its own for each session. Arguments go to nox.
+# environment in .venv with nox, which creates another environment for each session. Arguments go to nox.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,7 +17,7 @@ HELP
     exit ;;
 esac
 
-# The first of these that runs (a version manager's shim may stand for a Python that is not there) and is new enough.
+# Take the first of these that runs and is new enough (a version manager's shim may exist without its Python).
 find_python() {
     local name
     for name in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
@@ -55,7 +55,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # Tests of user data run a real cloud-init. It is unpacked, never installed: it would take over the machine at its next
-# boot. Where it can't be had, those tests are skipped, and say so.
+# boot. If it is not available, these tests are skipped with a message.
 unpack_cloud_init() {
     local packages=(cloud-init python3-attr python3-certifi python3-chardet python3-charset-normalizer
         python3-configobj python3-idna python3-jinja2 python3-json-pointer python3-jsonpatch python3-jsonschema

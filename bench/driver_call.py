@@ -1,4 +1,4 @@
-"""What a call of a driver costs in a process of its own, over the same call within the launcher.
+"""Measures a call of a driver in its own process against the same call within the launcher.
 
     python bench/driver_call.py [--calls 10000] [--at-once 1]
 
@@ -21,7 +21,7 @@ from nodelaunch.protocol.driver import Driver, DriverContext
 
 CONFIG = {"name": "cloud", "driver": "test", "pools": [{"name": "main", "labels": ["small"]}]}
 BATCH = 100
-"""Calls of one kind before it is the other's turn."""
+"""Calls of one kind before the next turn of the other kind."""
 
 
 async def timed(driver: Driver) -> float:

@@ -1,11 +1,11 @@
-"""What a request costs on the embedded store: launcher, fake clouds and `NodeClient` in one process.
+"""Measures a request on the embedded store: launcher, fake clouds and `NodeClient` in one process.
 
     python bench/embedded.py [--providers 1 20] [--outstanding 50] [--seconds 5] [--memory] [--profile]
 
 For each number of providers: p50 of request to fulfilled on an idle launcher, then a closed loop that keeps so many
-requests outstanding; each is submitted, awaited, held and given back. CPU is that of the process, so it includes the
+requests outstanding; each is submitted, awaited, held and returned. CPU is that of the process, so it includes the
 client. ``--profile`` runs the loop a second time under cProfile and prints the calls per request by owner; a builtin
-belongs to whoever calls it. ``fsync`` is what a 4 KiB append with fdatasync takes on the same disk.
+belongs to its caller. ``fsync`` is the time of a 4 KiB append with fdatasync on the same disk.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fsync_ms(folder: Path) -> float:
 
 
 class ClosedLoop:
-    """Requests of one client, so many outstanding at any time."""
+    """Requests of one client, with a constant number outstanding."""
 
     def __init__(self, client: NodeClient) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""The floor: the least that may be called a launcher, to measure others against.
+"""The floor: a minimal launcher, as the baseline for measurements of others.
 
     python -m bench.floor -c CONFIG
 
@@ -37,7 +37,7 @@ REQUESTS, LOCKS, NODES, POOLS = (
     f"/nodepool/{name}" for name in ("requests", "requests-lock", "nodes", "components/pool")
 )
 GUESSES = 9
-"""How often a node's number may be taken before a request is given up."""
+"""Attempts to create a node under a free number before a request is given up."""
 NODE: dict[str, Any] = {
     "state": "building", "state_time": 0.0, "cloud": None, "provider": None, "pool": None, "type": [],
     "allocated_to": None, "az": None, "region": None, "public_ipv4": None, "private_ipv4": None, "public_ipv6": None,
@@ -50,7 +50,7 @@ NODE: dict[str, Any] = {
 
 
 class Request(msgspec.Struct):
-    """A request's record; what the requestor gave along stays the bytes that it was."""
+    """A request's record; the requestor's data is kept as the original bytes."""
 
     state: str
     state_time: float = 0.0
@@ -87,7 +87,7 @@ class Pool:
 
 @dataclass
 class Slot:
-    """A node of ours: its record, its pool and the znode by which we hold its lock."""
+    """A node of this launcher: its record, its pool and the znode of its lock."""
 
     id: str
     record: dict[str, Any]
@@ -97,7 +97,7 @@ class Slot:
 
 @dataclass
 class Lines:
-    """Open requests by shape, in order; those that have gone meanwhile are passed over."""
+    """Open requests by shape, in order; requests that are gone by now are skipped."""
 
     by_shape: dict[Shape, list[Waiting]] = field(default_factory=dict)
     ids: set[str] = field(default_factory=set)
@@ -120,7 +120,7 @@ class Lines:
 
 
 class RejectedError(ZkError):
-    """A transaction failed at the operation that stands at *place* in it."""
+    """A transaction failed at the operation at index *place*."""
 
     def __init__(self, code: int, place: int) -> None:
         super().__init__(code)
@@ -198,7 +198,7 @@ class Floor:
             self._loop.call_soon(self._pass)
 
     def _pass(self) -> None:
-        """Serve the heads of the lines, oldest first, while some pool has room for them."""
+        """Serve the first request of each queue, oldest first, while a pool has capacity."""
         self._is_due = False
         heads = [(head, shape) for shape in self._lines.by_shape if (head := self._lines.head(shape))]
         order = [(head[0], shape) for head, shape in heads]
@@ -234,14 +234,14 @@ class Floor:
         except ZkError as error:
             pool.used -= len(request.node_types)
             self._wake()
-            self._look_at(request_id)  # nobody may have it
+            self._look_at(request_id)  # it may be unlocked
             print(f"request_lost request_id={request_id} error={error.code}")
             return
         took_s = time.monotonic() - began
         print(f"request_fulfilled request_id={request_id} nodes={[slot.id for slot in slots]} took_s={took_s:.3f}")
 
     async def _accept(self, pool: Pool, request_id: str, request: Request, version: int) -> tuple[str, list[Slot]]:
-        """Lock the request and make its nodes, locked, in one transaction. Raises: ZkError where somebody has it."""
+        """Lock the request and make its nodes, locked, in one transaction. Raises: ZkError if it is locked."""
         lock = f"{self._locks}/{request_id}"
         for _ in range(GUESSES):
             slots = [self._slot(pool, request_id, request, label) for label in request.node_types]
@@ -300,7 +300,7 @@ class Floor:
     # -- a node -----------------------------------------------------------------------------------------------------
 
     async def _recycle(self, slot: Slot) -> None:
-        """Lock and delete a node that its user has unlocked; the lock is made anew, so that ours is the first."""
+        """Lock and delete a node that its user has unlocked; a new lock makes this launcher the first contender."""
         path = f"{self._nodes}/{slot.id}"
         try:
             data, at = await self._client.ask(wire.get(path))
@@ -328,7 +328,7 @@ class Floor:
         print(f"node_deleted node_id={slot.id} was=used")
 
     async def _transact(self, ops: Sequence[wire.Op]) -> list[str]:
-        """The paths that *ops* created. Raises: RejectedError, ZkError."""
+        """Return the paths that *ops* created. Raises: RejectedError, ZkError."""
         created, errors = wire.read_multi(*await self._client.ask(wire.multi(ops)))
         if errors:
             place = next((at for at, code in enumerate(errors) if code not in (0, wire.ROLLED_BACK)), 0)

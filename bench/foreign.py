@@ -1,4 +1,4 @@
-"""Records of another launcher's, as a large site has them before the launcher under measurement starts."""
+"""Records of another launcher, as a large site has them before the measured launcher starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.zuul import NODES, REQUESTS
 
 
 async def populate(client: Client, root: str, nodes: int, requests: int) -> None:
-    """Create *nodes* nodes in use, of a provider that is served by nobody here, and *requests* fulfilled requests."""
+    """Create *nodes* nodes in use, of a provider that no launcher here serves, and *requests* fulfilled requests."""
     for path in (NODES, REQUESTS):
         await client.ensure(root + path)
     node, request = (json.dumps(body).encode() for body in (node_body(), request_body()))

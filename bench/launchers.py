@@ -1,6 +1,6 @@
 """Launchers as processes: how each is started, and the configuration they all read.
 
-What does *not* belong here: what is asked of them (zuul.py, loads.py) and what is measured (subject.py).
+What does *not* belong here: the load (zuul.py, loads.py) and the measurements (subject.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.nodepool import installed
 ROOT = Path(__file__).parents[1]
 STOP_TIMEOUT_S = 10.0
 NO_LIMIT = 100_000
-"""Servers a pool may have where its limit is not what is measured."""
+"""Limit of servers of a pool, for cases that do not measure the limit."""
 CLOUDS = """clouds:
   fake:
     auth: {username: fake, password: fake, project_id: fake, auth_url: fake}
@@ -39,13 +39,13 @@ class LauncherEndedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Kind:
-    """One launcher to measure. In *command* ``{config}`` stands for the path of the configuration."""
+    """A launcher to measure. In *command*, ``{config}`` stands for the path of the configuration."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     is_nodepool: bool = False
-    """Whether it knows only Nodepool's own keys."""
+    """True if the launcher supports only Nodepool's own keys."""
 
 
 def nodelaunch() -> Kind:
@@ -53,12 +53,12 @@ def nodelaunch() -> Kind:
 
 
 def with_metrics() -> Kind:
-    """nodelaunch as it runs by default, with its HTTP and what it counts for that. Its port is any free one."""
+    """Return nodelaunch with its defaults, including HTTP on a free port and the metrics for it."""
     return Kind("metrics", (sys.executable, "-m", "nodelaunch", *_SERVE_HTTP), _python_path())
 
 
 def profiled(output: Path) -> Kind:
-    """nodelaunch under cProfile, which is turned on and off by signals; see profiled.py."""
+    """Return nodelaunch under cProfile, which signals turn on and off; see profiled.py."""
     return Kind("profiled", (sys.executable, "-m", "bench.profiled", str(output), *_SERVE), _python_path())
 
 
@@ -67,7 +67,7 @@ def floor() -> Kind:
 
 
 def nodepool() -> Kind:
-    """Nodepool 11.0.0 in an environment of its own, made where it is not there yet. Raises: PeerMissingError."""
+    """Return Nodepool 11.0.0 in its own environment, created if missing. Raises: PeerMissingError."""
     command = (str(installed() / "nodepool-launcher"), "-f", "--no-webapp", "-c", "{config}")
     return Kind("nodepool", command, {"PYTHONPATH": ""}, is_nodepool=True)
 
@@ -80,7 +80,7 @@ KINDS: Mapping[str, Callable[[], Kind]] = {
 
 
 def kind(text: str) -> Kind:
-    """The launcher *text* names: one of KINDS, or ``name=command``. Raises: ValueError, PeerMissingError."""
+    """Return the launcher for *text*: one of KINDS, or ``name=command``. Raises: ValueError, PeerMissingError."""
     name, equals, command = text.partition("=")
     if equals:
         return Kind(name, tuple(shlex.split(command)), is_nodepool="nodepool-launcher" in command)
@@ -90,7 +90,7 @@ def kind(text: str) -> Kind:
 
 
 def _python_path() -> dict[str, str]:
-    """This project first, also where another checkout of it is installed."""
+    """Return the environment with this project first, even if another checkout of it is installed."""
     given = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), given]).strip(os.pathsep)}
 
@@ -100,31 +100,31 @@ def _python_path() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a launcher has to serve: so many providers with one pool each, all of which offer label ``label-0``."""
+    """The setup that a launcher serves: a number of providers with one pool each; all pools offer label ``label-0``."""
 
     pools: int = 1
     servers: int = NO_LIMIT
     """``max-servers`` of each pool."""
     driver: str = "test"
     boot_s: float = 0.0
-    """How long an instance of ``driver: fake`` boots."""
+    """Boot time of an instance of ``driver: fake``."""
     hosts: int = 0
     """Machines of ``driver: static``."""
     foreign_nodes: int = 0
-    """Nodes of another launcher's provider that are there before the launcher starts, in use."""
+    """Nodes in use of another launcher's provider, created before the launcher starts."""
     foreign_requests: int = 0
-    """Requests that are there before, fulfilled."""
+    """Fulfilled requests, created before the launcher starts."""
     launchers: int = 1
-    """Processes; each has providers of its own."""
+    """Number of processes; each has its own providers."""
     is_cloud_kept: bool = False
-    """Whether the cloud of ``driver: fake``, which remembers all that ever happened in it, does so in a file."""
+    """True if the cloud of ``driver: fake``, which records its whole history, keeps it in a file."""
 
 
 LABEL = "label-0"
 
 
 def config_of(setup: Setup, server: BenchServer, root: str, kind: Kind, number: int = 0) -> dict[str, Any]:
-    """The configuration of process *number*."""
+    """Return the configuration of process *number*."""
     files = server.zookeeper.certificates.client
     names = [f"provider-{number}-{count}" for count in range(setup.pools)]
     webapp = {} if kind.is_nodepool else {"webapp": {"port": 0, "listen_address": "127.0.0.1"}}
@@ -172,7 +172,7 @@ _PROVIDERS = {"test": _test_provider, "fake": _fake_provider, "static": _static_
 
 
 class Process:
-    """A launcher that runs; all it says goes to a log file beside its configuration."""
+    """A running launcher; its output goes to a log file in the folder of its configuration."""
 
     def __init__(self, kind: Kind, config: Mapping[str, Any], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class Process:
         return self._process.pid
 
     def check(self) -> None:
-        """Raises: LauncherEndedError."""
+        """Check that the launcher runs. Raises: LauncherEndedError."""
         if (code := self._process.poll()) is not None:
             raise LauncherEndedError(f"the launcher ended with {code}: {self.log.read_text(errors='replace')[-2000:]}")
 
@@ -201,7 +201,7 @@ class Process:
         self._process.send_signal(number)
 
     async def stop(self) -> None:
-        """Ask it to end, then kill it."""
+        """Ask the launcher to end, then kill it."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -218,7 +218,7 @@ class Process:
 
 
 def processes(kinds: Sequence[Kind], setup: Setup, server: BenchServer, root: str, folder: Path) -> list[Process]:
-    """Start one process for each of *kinds*, side by side."""
+    """Start one process for each of *kinds*, in parallel."""
     return [
         Process(each, config_of(setup, server, root, each, number), folder / f"{each.name}-{number}")
         for number, each in enumerate(kinds)

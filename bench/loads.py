@@ -1,4 +1,4 @@
-"""Loads: what is asked of a subject, and the figures that come of it. Each is bounded in count and time."""
+"""Loads: requests to a subject, and the resulting figures. Each load is bounded in count and time."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from bench.launchers import LABEL
 from bench.subject import Subject
 
 GONE_TIMEOUT_S = 60.0
-"""How long nodes may take to go, after the last one was given back."""
+"""Time until all nodes must be gone, after the last node was returned."""
 
 
 class Load(Protocol):
-    """Asks things of a subject."""
+    """A load on a subject."""
 
     @property
     def hold_s(self) -> float:
-        """How long each node is in use."""
+        """Time that each node is in use."""
         ...
 
     @property
     def watches_nodes(self) -> bool:
-        """Whether the generator has to watch nodes."""
+        """True if the generator has to watch nodes."""
         ...
 
     async def run(self, subject: Subject) -> dict[str, Any]:
-        """The figures, by name. Raises: LauncherEndedError."""
+        """Return the figures, by name. Raises: LauncherEndedError."""
         ...
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Of values in ascending order; the nearest rank."""
+    """Return the percentile of values in ascending order, by nearest rank."""
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
 def spread_ms(name: str, seconds: Sequence[float]) -> dict[str, float]:
-    """``{name}_p50_ms`` and its fellows; nothing where there are no values."""
+    """Return ``{name}_p50_ms`` and the other percentiles; empty if there are no values."""
     if not seconds:
         return {}
     ordered = sorted(1e3 * each for each in seconds)
@@ -58,7 +58,7 @@ def _has(values: Sequence[float], count: int) -> bool:
 
 
 def told(subject: Subject) -> dict[str, Any]:
-    """What every load tells."""
+    """Return the figures that every load has."""
     record = subject.zuul.record
     return {
         **spread_ms("latency", record.latencies_s), **spread_ms("recycle", record.recycles_s), **subject.memory(),
@@ -69,7 +69,7 @@ def told(subject: Subject) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Latency:
-    """One request at a time, at random moments, so that the launcher is idle when it comes."""
+    """Single requests at random moments, so that the launcher is idle when a request arrives."""
 
     count: int = 100
     pause_s: float = 0.2
@@ -92,7 +92,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Closed:
-    """So many requests outstanding all the time, until *count* are submitted or *seconds* are over."""
+    """A constant number of outstanding requests, until *count* are submitted or *seconds* are over."""
 
     window: int = 200
     count: int = 3000
@@ -100,10 +100,10 @@ class Closed:
     hold_s: float = 0.0
     watches_nodes: bool = False
     grace_s: float = GONE_TIMEOUT_S
-    """How long requests may take to be answered after that, and then nodes to go."""
+    """Time limit for the last requests to be answered, and then for the nodes to be gone."""
 
     async def run(self, subject: Subject) -> dict[str, Any]:
-        """CPU and operations are counted until the last node is gone: the requests' whole life."""
+        """Return the figures. CPU and operations are counted until the last node is gone: the requests' whole life."""
         record, zuul = subject.zuul.record, subject.zuul
         already = len(record.finished_at)
         before, stop_at, last = subject.sample(), time.monotonic() + self.seconds, record.submitted + self.count
@@ -127,7 +127,7 @@ class Closed:
 
 @dataclass(frozen=True)
 class Shared(Closed):
-    """The same, where several launchers want each request: also the writes that were rejected."""
+    """The same load with several launchers that compete for each request; also counts rejected writes."""
 
     async def run(self, subject: Subject) -> dict[str, Any]:
         server = subject.server
@@ -166,7 +166,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Backlog:
-    """A burst on pools that are far too small for it: how close to the ideal it is worked off, and in which order."""
+    """A burst on pools that are far too small for it; measures the time against the ideal, and the order."""
 
     count: int = 2000
     hold_s: float = 1.0
@@ -191,14 +191,14 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Start:
-    """The first request, which was there before the launcher; then what an idle launcher costs; then latency."""
+    """The first request, made before the launcher starts; then the cost of an idle launcher; then latency."""
 
     hold_s: float = 0.0
     watches_nodes: bool = False
     timeout_s: float = 300.0
     idle_s: float = 10.0
     after: int = 30
-    """Requests of the latency afterwards."""
+    """Number of requests for the latency."""
 
     async def run(self, subject: Subject) -> dict[str, Any]:
         record, process = subject.zuul.record, subject.processes[0]
@@ -218,7 +218,7 @@ class Start:
 
 
 async def idle_percent(subject: Subject, seconds: float) -> float:
-    """CPU of the launchers while nothing is asked, in per cent of a core."""
+    """CPU of the launchers while there are no requests, in per cent of a core."""
     await asyncio.sleep(seconds / 2)
     before = subject.sample()
     await asyncio.sleep(seconds)
@@ -228,7 +228,7 @@ async def idle_percent(subject: Subject, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Lives:
-    """Many requests, one after the other through a window: what memory they leave behind."""
+    """Many requests, with a constant number outstanding; measures the memory that remains in use."""
 
     count: int = 20_000
     warm_up: int = 2000

@@ -1,4 +1,4 @@
-"""How many API calls it takes to launch and delete servers on a real OpenStack: nodelaunch beside Nodepool 11.0.0.
+"""Counts the API calls to launch and delete servers on a real OpenStack: nodelaunch beside Nodepool 11.0.0.
 
     PYTHONPATH=tests NODELAUNCH_OPENSTACK_LAB=FOLDER python bench/openstack_calls.py [--count 100] [--at-once 30]
 
@@ -34,7 +34,7 @@ from support.zookeeper import ZooKeeperServer
 
 OTHERS = ("neutron", "glance", "cinder")
 SAMPLE = 6
-"""Servers made to find out what Nova asks of others."""
+"""Number of servers that are created to count Nova's own calls to other services."""
 CONFIG = """
 labels: [{{name: node}}]
 providers:
@@ -55,7 +55,7 @@ providers:
 
 
 def sampled(lab: Lab) -> dict[str, Counter[str]]:
-    """What Nova itself asks of other services for `SAMPLE` servers, by service."""
+    """Return the number of Nova's own calls to other services for `SAMPLE` servers, by service."""
     cloud = lab.cloud()
     (image,) = cloud.image.images(name="debian-12")
     network, flavor = cloud.network.find_network("loopnet"), cloud.compute.find_flavor("lab.tiny")

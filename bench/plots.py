@@ -24,7 +24,7 @@ INCHES = (5.0, 3.6)
 
 
 def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
-    """Write a file for each scenario that is measured; its path. Raises: LookupError without matplotlib."""
+    """Write a file for each measured scenario and return the paths. Raises: LookupError without matplotlib."""
     plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     found = results.medians(rows)
@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
 
 
 def draw_soak(samples: Sequence[soak.Sample], folder: Path) -> Path:
-    """Write a file with a curve for each figure that has to stay flat; its path. Raises: as `draw`."""
+    """Write a file with a curve for each figure that must stay flat and return its path. Raises: as `draw`."""
     plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(
@@ -72,7 +72,7 @@ def _pyplot() -> Any:
 
 
 def _bars(axis: Any, scenario: str, metric: str, found: Mapping[Key, Row]) -> None:
-    """One group of bars for each case; on a logarithmic scale where they are far apart."""
+    """Draw a group of bars for each case; the scale is logarithmic if the values are far apart."""
     keys = [key for key in found if key.scenario == scenario]
     cases = list(dict.fromkeys(key.case for key in keys))
     launchers = list(dict.fromkeys(key.launcher for key in keys))

@@ -103,7 +103,7 @@ async def _scanned(home: Path, at_once: int, count: int) -> Row:
 
 
 def embedded_store(folder: Path, is_quick: bool) -> Iterable[Row]:
-    """What the function ``rows`` of bench/embedded.py measures of launcher and client in one process."""
+    """Return the measurements of function ``rows`` of bench/embedded.py: launcher and client in one process."""
     if importlib.util.find_spec("bench.embedded") is not None:
         rows: Probe | None = getattr(importlib.import_module("bench.embedded"), "rows", None)
         if rows is not None:

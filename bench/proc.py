@@ -1,4 +1,4 @@
-"""What Linux tells of processes: CPU time, memory, sockets. Source: proc(5)."""
+"""Reads CPU time, memory and sockets of processes on Linux. Source: proc(5)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _CPUCLOCK_SCHED = 2
 
 
 class Memory(NamedTuple):
-    """Resident memory now and at its highest, in MiB."""
+    """Current and peak resident memory, in MiB."""
 
     rss_mib: float
     peak_mib: float
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of all threads of *pid* so far, in seconds; 0 where it has ended.
+    """Return user and system time of all threads of *pid* so far, in seconds; 0 if the process has ended.
 
     Source: clock_getcpuclockid(3) of the GNU C library; it counts in nanoseconds, where ``stat`` counts in 10 ms.
     """
@@ -32,20 +32,20 @@ def cpu_s(pid: int) -> float:
 
 
 def machine_cpu_s() -> float:
-    """Time that all CPUs of this machine have worked so far, in seconds."""
+    """Return the busy time of all CPUs of this machine so far, in seconds."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / _TICKS_PER_S
 
 
 def memory(pid: int) -> Memory:
-    """Raises: OSError where *pid* has ended."""
+    """Return the memory of *pid*. Raises: OSError if the process has ended."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     rss, peak = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
     return Memory(round(rss, 1), round(peak, 1))
 
 
 def tcp_ports(pid: int) -> set[int]:
-    """The local ports of the TCP connections *pid* has established."""
+    """Return the local ports of the established TCP connections of *pid*."""
     inodes = _socket_inodes(pid)
     ports = set()
     for table in ("tcp", "tcp6"):

@@ -1,7 +1,7 @@
 """Runs the nodelaunch command under cProfile: `python -m bench.profiled OUTPUT serve -c CONFIG`.
 
-SIGRTMIN begins to count the calls of the main thread, which a marker file tells; a second SIGRTMIN writes them to
-OUTPUT and ends counting. What does *not* belong here: any option of the product, which knows nothing of it.
+SIGRTMIN starts to count the calls of the main thread and creates a marker file; a second SIGRTMIN writes them to
+OUTPUT and ends counting. What does *not* belong here: options of the product.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ TOGGLE = signal.SIGRTMIN
 
 
 def calls(profile: Path) -> int:
-    """All calls, of Python functions and of built-in ones, that *profile* has."""
+    """Return the number of all calls in *profile*, of Python functions and of built-in functions."""
     return int(pstats.Stats(str(profile)).total_calls)  # type: ignore[attr-defined]
 
 
 def python_calls(profile: Path) -> int:
-    """The calls of functions written in Python."""
+    """Return the number of calls of functions written in Python."""
     stats: dict[tuple[str, int, str], Any] = pstats.Stats(str(profile)).stats  # type: ignore[attr-defined]
     return sum(counts[1] for (file, _, _), counts in stats.items() if file != "~")
 
 
 def busiest(profile: Path, count: int) -> list[tuple[int, str]]:
-    """The *count* functions that are called most: calls, and where they are."""
+    """Return the *count* functions with the most calls: calls and location."""
     stats: dict[tuple[str, int, str], Any] = pstats.Stats(str(profile)).stats  # type: ignore[attr-defined]
     found = [(counts[1], f"{Path(file).name}:{line} {name}") for (file, line, name), counts in stats.items()]
     return sorted(found, reverse=True)[:count]
 
 
 def marker(output: Path) -> Path:
-    """The file that is there once counting has begun."""
+    """Return the marker file, which exists as soon as counting has started."""
     return output.with_suffix(".began")
 
 
 class Counter:
-    """Turns the profiler on, then writes what it has to *output*."""
+    """Turns the profiler on, then writes its counts to *output*."""
 
     def __init__(self, output: Path) -> None:
         self._output = output

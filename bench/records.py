@@ -55,7 +55,7 @@ def request_bytes(number: int) -> bytes:
 
 
 class Plain:
-    """What the standard library alone makes of a record class."""
+    """Return the same record class, made with the standard library alone."""
 
     def __init__(self, record: type[Record], example: Record) -> None:
         names = [(key.name, Any, field(metadata={"key": key})) for key in keys_of(record)]
@@ -76,7 +76,7 @@ class Plain:
 
 
 def microseconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
-    """The best CPU time of each of *calls*."""
+    """Return the best CPU time of each of *calls*."""
     best = [float("inf")] * len(calls)
     for _ in range(rounds):
         for place, call in enumerate(calls):

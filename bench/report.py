@@ -32,12 +32,12 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "command": ("wall_ms", "cpu_ms"),
     "scan": ("scan_p50_ms", "scan_p99_ms", "cpu_ms_per_scan", "scans_per_s"),
 }  # fmt: skip
-"""The figures that a table of a scenario has, in their order."""
+"""The figures in the table of each scenario, in order."""
 ALWAYS = ("runs", "broken", "other_cpu_percent")
 
 
 def columns(scenario: str, rows: Iterable[Row]) -> list[str]:
-    """The figures to show of *scenario*: those above, or for others all that there are."""
+    """Return the figures to show of *scenario*: its entry above, or all of its figures."""
     known = FIGURES.get(scenario)
     if known is None:
         names = {name: None for row in rows for name in row}
@@ -46,7 +46,7 @@ def columns(scenario: str, rows: Iterable[Row]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """With three significant digits, or a dash."""
+    """Format with three significant digits, or as a dash."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
@@ -61,7 +61,7 @@ def table(scenario: str, found: Mapping[Key, Row]) -> list[list[str]]:
 
 
 def ratio_rows(scenario: str, found: Mapping[Key, Row]) -> list[list[str]]:
-    """Heading and rows of the ratios of one scenario; only the heading where there are none."""
+    """Heading and rows of the ratios of one scenario; only the heading if there are no ratios."""
     head = ["ratio", "launcher", "value", "bar"]
     if scenario not in (known := scenarios()):
         return [head]
@@ -75,7 +75,7 @@ def ratio_rows(scenario: str, found: Mapping[Key, Row]) -> list[list[str]]:
 
 
 def scenario_names(found: Iterable[Key]) -> list[str]:
-    """In the order in which they first appear."""
+    """Return each value once, in the order of first appearance."""
     return list(dict.fromkeys(key.scenario for key in found))
 
 
@@ -96,7 +96,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def line(row: Row) -> str:
-    """One run."""
+    """Return a run as one line."""
     head = f"{row['scenario']} {row['case']} {row['launcher']} #{row.get('run', 0)}"
     if "error" in row:
         return f"{head}: {row['error']}"

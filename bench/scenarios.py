@@ -1,6 +1,6 @@
-"""The scenarios by name: which setups are put under which loads, and which figures are compared with which.
+"""The scenarios by name: setups with their loads, and the figures that are compared.
 
-What does *not* belong here: how a load is made (loads.py), and in which order all is run (runner.py).
+What does *not* belong here: the loads themselves (loads.py), and the order of runs (runner.py).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from bench.loads import Backlog, Burst, Closed, Latency, Lives, Load, Shared, St
 
 @dataclass(frozen=True)
 class Case:
-    """One setup under one load."""
+    """A setup under a load."""
 
     name: str
     setup: Setup
     load: Load
     only: frozenset[str] = frozenset()
-    """The launchers that can do it; empty: all."""
+    """The launchers that support the case; empty: all."""
     is_from_start: bool = False
-    """Whether a request is there before the launcher starts, and nothing waits for it to settle."""
+    """True if a request exists before the launcher starts, and the load starts without a pause."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """*metric* of case *of* over that of case *over*, and what it may be at most."""
+    """The ratio of *metric* of case *of* to case *over*, and its upper limit."""
 
     name: str
     of: str
@@ -135,5 +135,5 @@ _MAKERS = {
 
 
 def scenarios(*, is_quick: bool = False) -> Mapping[str, Scenario]:
-    """All of them; *is_quick*: smaller, to see that they work."""
+    """Return all scenarios; *is_quick*: smaller, to check that they work."""
     return {name: make(is_quick) for name, make in _MAKERS.items()}

@@ -1,7 +1,7 @@
-"""Hours of work at a constant rate: whether a launcher's memory, tasks, descriptors and znodes stay what they are.
+"""Hours of work at a constant rate: checks that a launcher's memory, tasks, descriptors and znodes do not grow.
 
 The tasks are counted by SIGUSR2, on which ``nodelaunch serve`` logs a line for each.
-What does *not* belong here: how it is drawn (plots.py).
+What does *not* belong here: drawing (plots.py).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from bench.zk.server import running
 FILE = "soak.csv"
 SETUP = Setup(driver="fake", servers=400, boot_s=0.5, is_cloud_kept=True)
 HOLD_S = 2.0
-"""How long each node is in use: at 50 requests a second there are some 130 nodes."""
+"""Time that each node is in use; at 50 requests a second there are some 130 nodes."""
 EVERY_S = 10.0
 COUNT_S = 0.5
-"""Without another line, a launcher has logged all its tasks."""
+"""Pause in the log after which a launcher has logged all its tasks."""
 DRAIN_TIMEOUT_S = 120.0
 MOST_WARM_UP_S = 300.0
 MOST_OPEN = 300
-"""Requests that wait for nodes or have them in use: more than twice as many as where the machine keeps up."""
+"""Limit of requests that wait for nodes or use them: more than twice their number when the machine keeps up."""
 TASK_LINE = b"task_stack"
 
 
 class Sample(NamedTuple):
-    """What there was *at_s* seconds after the load began."""
+    """A sample, *at_s* seconds after the start of the load."""
 
     at_s: float
     rss_mib: float
@@ -51,25 +51,25 @@ class Sample(NamedTuple):
     finished: int
     latency_p50_ms: float
     latency_p99_ms: float
-    """From submission to reading `fulfilled`, of the requests since the last sample."""
+    """Time from submission to reading `fulfilled`, for the requests since the last sample."""
     cpu_percent: float
-    """Of one core, since the last sample."""
+    """Share of one core, since the last sample."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure may be in the last quarter, given its median of the first: so many times that, and so much."""
+    """Limit of a figure in the last quarter: its median of the first quarter, times a factor, plus a constant."""
 
     times: float
     more: float
 
 
 BARS = {"rss_mib": Bar(1.03, 2.0), "tasks": Bar(1.1, 30), "descriptors": Bar(1.0, 2), "znodes": Bar(1.1, 50)}
-"""By name of the figure, for the medians of its samples. Nodes come and go, and tasks and znodes with them."""
+"""Limits by name of the figure, for the medians of its samples. Tasks and znodes vary with the nodes."""
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:
-    """The figures that are not flat: those whose median over the last quarter of *samples* is above its bar.
+    """Return the figures that are not flat: their median over the last quarter of *samples* is above the limit.
 
     The first quarter is that after the warm-up: a third of the time, five minutes at most. Samples in which more than
     `MOST_OPEN` requests are open are left out, since what waits has records and tasks; half of them must be left.
@@ -91,13 +91,13 @@ def growth(samples: Sequence[Sample]) -> list[str]:
 
 
 def load(path: Path) -> list[Sample]:
-    """Raises: FileNotFoundError."""
+    """Read the samples. Raises: FileNotFoundError."""
     with path.open(newline="") as file:
         return [Sample(*map(float, row)) for row in list(csv.reader(file))[1:]]  # type: ignore[arg-type]
 
 
 def run(*, seconds: float, rate: float, out: Path) -> list[str]:
-    """Write samples to *out*; what was wrong."""
+    """Write samples to *out* and return the faults."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, running(Path(folder)) as server:
 
         async def soaked() -> list[str]:
@@ -108,7 +108,7 @@ def run(*, seconds: float, rate: float, out: Path) -> list[str]:
 
 
 class _Soak:
-    """One run of it."""
+    """A run of the soak."""
 
     def __init__(self, subject: Subject, seconds: float, rate: float, out: Path) -> None:
         self._subject = subject
@@ -143,7 +143,7 @@ class _Soak:
         return wrong
 
     async def _ask(self) -> None:
-        """Submit requests, each at its time, whatever becomes of those before."""
+        """Submit each request at its time, without waiting for earlier requests."""
         for number in range(int(self._seconds * self._rate)):
             await asyncio.sleep(self._began + number / self._rate - time.monotonic())
             self._subject.zuul.submit(LABEL)
@@ -176,7 +176,7 @@ class _Soak:
         )
 
     def _count_tasks(self, log: Path) -> int:
-        """The tasks in what *log* has got since it was last read."""
+        """Return the tasks in the part of *log* that was added since the last read."""
         with log.open("rb") as file:
             file.seek(self._log_at)
             said = file.read()
@@ -186,7 +186,7 @@ class _Soak:
 
 @contextmanager
 def rows(out: Path) -> Iterator[Callable[[Sample], None]]:
-    """A function that writes a sample to the file in *out*, which begins anew."""
+    """Return a function that writes a sample to the file in *out*; the file is emptied first."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / FILE).open("w", newline="") as file:
         writer = csv.writer(file)

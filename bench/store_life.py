@@ -1,11 +1,11 @@
-"""What the store costs a launcher in the life of one request: CPU time, Python calls and ZooKeeper operations.
+"""Measures the store in the life of one request: CPU time, Python calls and ZooKeeper operations of a launcher.
 
     PYTHONPATH=src:tests python bench/store_life.py [--before OTHER/src] [--lives 400] [--at-once 50] [--rounds 3]
 
 Starts a ZooKeeper server (Debian package zookeeper). One process plays the launcher, with the launcher's seven trees
 open and nothing but the store's calls of a request's life; another plays Zuul, on the same store. With ``--before`` the
 launcher's part is played in turn by this source tree and by the other one. CPU time is the launcher process's own.
-Calls are counted by cProfile in rounds of their own (all, and without those into C).
+Calls are counted by cProfile in separate rounds (all calls, and all without calls into C).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def is_node(path: str) -> bool:
 
 
 def wants_of(root: str) -> dict[str, object]:
-    """What the launcher's trees are opened with."""
+    """Arguments with which the launcher's trees are opened."""
     if root == paths.REQUEST_LOCKS:
         return {"wants_data": lambda _path: False}
     if root == paths.NODES:
@@ -65,7 +65,7 @@ def wants_of(root: str) -> dict[str, object]:
 
 
 class Launcher:
-    """Serves requests as quickly as the store does."""
+    """Serves requests as fast as the store allows."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -76,12 +76,12 @@ class Launcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._states: dict[str, tuple[bytes, int]] = {}
         self._foreign: set[str] = set()
-        """Nodes that a peer has locked: their changes may lag."""
+        """Nodes that a peer has locked; their changes may arrive late."""
         self._ours: set[str] = set()
         self._nodes: Tree | None = None
 
     async def finish(self) -> None:
-        """Wait until as many requests are done as are wanted. Raises: what broke one."""
+        """Wait until the wanted number of requests is done. Raises: the error of the first failed request."""
         await self.finished.wait()
         self.finished.clear()
         if self.failure is not None:
@@ -135,7 +135,7 @@ class Launcher:
                     self._remove_if_left(node)
 
     def _remove_if_left(self, node: str) -> None:
-        """Remove *node* if it is used and nobody has it locked."""
+        """Remove *node* if it is used and unlocked."""
         if node not in self._foreign and node not in self._ours and self._states.get(node, (b"",))[0] == b"used":
             self._ours.add(node)
             self._start(self._remove(node))
@@ -180,7 +180,7 @@ def _lock(result: object) -> Lock:
 
 
 async def play_launcher(store: Store, lives: int, *, profiled: bool) -> dict[str, object]:
-    """Serve *lives* requests of whoever writes them; what each cost."""
+    """Serve *lives* requests of any requestor and return the cost of each."""
     from contextlib import AsyncExitStack
 
     launcher = Launcher(store)
@@ -219,7 +219,7 @@ async def play_launcher(store: Store, lives: int, *, profiled: bool) -> dict[str
 
 
 async def play_zuul(store: Store, lives: int, at_once: int) -> None:
-    """Ask for *lives* nodes, *at_once* at a time; use each, and give it back."""
+    """Request *lives* nodes, *at_once* at a time; use each node, and return it."""
     fulfilled: dict[str, asyncio.Future[str]] = {}
 
     def on_event(event: TreeEvent) -> None:
@@ -262,7 +262,7 @@ async def play(args: argparse.Namespace) -> None:
 
 
 def run(source: str, own: str, role: str, args: argparse.Namespace, server: list[str]) -> dict[str, object]:
-    """One round of the two processes; the launcher's figures."""
+    """Run one round of the two processes and return the launcher's figures."""
     common = [sys.executable, __file__, *server, "--lives", str(args.lives), "--at-once", str(args.at_once)]
     tests = str(Path(__file__).resolve().parent.parent / "tests")
 

@@ -1,4 +1,4 @@
-"""What is measured: launchers of one kind on a part of the store of their own, with a load generator beside them."""
+"""The subject of a measurement: launchers of one kind on their own part of the store, with a load generator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.zk.server import BenchServer
 from bench.zuul import NODES, POOLS, Zuul
 
 SETTLE_S = 2.0
-"""Between registration and the load, so that what a launcher does after its start is not measured with it."""
+"""Pause between registration and the load, so that a launcher's work after its start is not measured."""
 REGISTER_TIMEOUT_S = 300.0
 POLL_S = 0.01
 _numbers = itertools.count(1)
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
         return Sample(*(now - then for now, then in zip(self, earlier, strict=True)))
 
     def per_request(self, requests: int) -> dict[str, Any]:
-        """What *requests* requests cost, by name of the figure; milliseconds of CPU, and ZooKeeper's packets."""
+        """Return the cost of *requests* requests, by name of the figure: milliseconds of CPU, and ZooKeeper packets."""
         count = max(requests, 1)
         busy = self.machine_s - self.launcher_s - self.zookeeper_s - self.generator_s
         return {
@@ -58,7 +58,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Subject:
-    """Launchers that have registered all of their pools, and the scheduler that asks them."""
+    """Launchers that have registered all of their pools, and the scheduler that sends them requests."""
 
     kind: Kind
     setup: Setup
@@ -68,7 +68,7 @@ class Subject:
     zuul: Zuul
     processes: Sequence[Process]
     registered_s: float = 0.0
-    """From the first process's start to the last pool's registration."""
+    """Time from the first process's start to the last pool's registration."""
 
     def sample(self) -> Sample:
         pids = [process.pid for process in self.processes]
@@ -84,12 +84,12 @@ class Subject:
         )
 
     def memory(self) -> dict[str, float]:
-        """Of the process that has most."""
+        """Return the memory of the largest process."""
         found = max(proc.memory(process.pid) for process in self.processes)
         return {"rss_mib": found.rss_mib, "peak_mib": found.peak_mib}
 
     async def until(self, is_done: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until *is_done*; whether it came to that in time. Raises: LauncherEndedError."""
+        """Wait until *is_done*; return False after the time limit. Raises: LauncherEndedError."""
         deadline = time.monotonic() + timeout_s
         while not is_done():
             if time.monotonic() > deadline:
@@ -100,7 +100,7 @@ class Subject:
         return True
 
     async def nodes_left(self, timeout_s: float) -> int:
-        """How many nodes of the launchers' own are still there, after waiting for none."""
+        """Wait until the launchers' own nodes are gone; return the number of remaining nodes."""
         deadline = time.monotonic() + timeout_s
         while (left := await self.client.count(self.root + NODES) - self.setup.foreign_nodes - self.setup.hosts) > 0:
             if time.monotonic() > deadline:
@@ -165,6 +165,6 @@ async def opened(
 
 
 async def _clear(server: BenchServer, root: str) -> None:
-    """On a connection without watches, so that the deletions tell nobody."""
+    """Delete the records, on a connection without watches, so that no deletion causes an event."""
     async with connected(server.host, server.port) as client:
         await client.delete_tree(root)

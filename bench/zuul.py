@@ -1,4 +1,4 @@
-"""Plays Zuul's part of the protocol with little CPU, so that the launcher is what is measured.
+"""Plays Zuul's part of the protocol with little CPU, so that the measurement shows the launcher.
 
 For each request: create it with the keys of Zuul 14.3; read it when it has changed twice (the first change is
 `pending`); then for each node read it, take its lock as kazoo does and check whom it is allocated to; delete the
@@ -21,15 +21,15 @@ from bench.zk.client import Client, ignore
 
 REQUESTS, NODES, POOLS = "/nodepool/requests", "/nodepool/nodes", "/nodepool/components/pool"
 TRACE_ID = 206015695541625575178169608723763992776
-"""Needs 128 bits: a launcher has to give it back as it came."""
+"""Needs 128 bits: a launcher must return it unchanged."""
 STALE_S = 2.0
-"""How long a request may have changed once before it is read in doubt."""
+"""Time after a request's first change until it is read, in case there is no second change."""
 LOCK_PAUSE_S = 0.01
 PRIORITY = "200"
 
 
 class Request:
-    """One request under way; *number* counts from 0 in the order of submission."""
+    """A pending request; *number* counts from 0 in the order of submission."""
 
     __slots__ = (
         "bodies",
@@ -57,14 +57,14 @@ class Request:
 
 
 class Record:
-    """What happened so far; times in seconds by the monotonic clock."""
+    """Measurements so far; times in seconds by the monotonic clock."""
 
     def __init__(self) -> None:
         self.submitted = self.failed = 0
         self.latencies_s: list[float] = []
-        """From submission to reading `fulfilled`."""
+        """Time from submission to reading `fulfilled`."""
         self.recycles_s: list[float] = []
-        """From unlocking a node to its record's end; only where nodes are watched."""
+        """Time from unlocking a node to the deletion of its record; only if nodes are watched."""
         self.fulfilled_at: list[float] = []
         self.finished_at: list[float] = []
         self.accepted: list[int] = []
@@ -73,12 +73,12 @@ class Record:
 
     @property
     def most_overtaken(self) -> int:
-        """By how many places a request was accepted before another one that came earlier, at most."""
+        """Return the largest number of places by which a request was accepted before an earlier request."""
         return max((abs(place - number) for place, number in enumerate(self.accepted)), default=0)
 
 
 class Zuul:
-    """One scheduler. *hold_s* is how long a node is in use; call `start` before anything else."""
+    """A scheduler. *hold_s* is the time that a node is in use; call `start` before anything else."""
 
     def __init__(self, client: Client, root: str, *, hold_s: float = 0.0, watches_nodes: bool = False) -> None:
         self.record = Record()
@@ -141,7 +141,7 @@ class Zuul:
             self._read(request)
 
     def _sweep(self) -> None:
-        """Read what has changed once and then no more: its first change may have been the last one."""
+        """Read the requests that changed once and not again: the first change may have been the last."""
         stale = time.monotonic() - STALE_S
         for request in list(self.open.values()):
             if request.changes == 1 and request.submitted_at < stale:
@@ -163,7 +163,7 @@ class Zuul:
         self._client.call(wire.get(f"{self._requests}/{request.id}"), got)
 
     def _answer(self, request: Request, body: bytes) -> bool:
-        """Whether *body* is the end of the wait."""
+        """Return True if *body* ends the wait."""
         if b'"fulfilled"' in body:
             request.is_answered = True
             self._fulfilled(request, json.loads(body))
@@ -208,7 +208,7 @@ class Zuul:
         self._await_turn(request, node)
 
     def _await_turn(self, request: Request, node: str) -> None:
-        """List the contenders until ours is first."""
+        """List the contenders until this one is first."""
 
         def listed(error: int, data: bytes, at: int) -> None:
             own = request.contenders.get(node)
@@ -267,7 +267,7 @@ class Zuul:
 
 
 def _request_body(system: str, labels: tuple[str, ...]) -> bytes:
-    """What Zuul 14.3 writes; it leaves declined_by, nodes and reuse out."""
+    """Return the record that Zuul 14.3 writes; it has no declined_by, nodes and reuse."""
     now = time.time()
     span = {
         "name": "RequestNodes", "trace_id": TRACE_ID, "span_id": 14676514177520838645, "trace_flags": 3,

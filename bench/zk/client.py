@@ -12,15 +12,15 @@ from bench.zk import wire
 from bench.zk.wire import Op
 
 OnReply = Callable[[int, bytes, int], None]
-"""Told of a reply: error code (0: none), the bytes it lies in, and where its body begins."""
+"""Callback for a reply: error code (0: none), the bytes that contain it, and the offset of its body."""
 OnEvent = Callable[[int, str], None]
-"""Told of an event: its kind and the path."""
+"""Callback for an event: its kind and the path."""
 
 SESSION_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 60.0
 BATCH = 500
-"""Operations of a bulk job that are under way at the same time."""
+"""Pending operations of a bulk job at the same time."""
 
 
 class ZkError(Exception):
@@ -32,11 +32,11 @@ class ZkError(Exception):
 
 
 def ignore(_error: int, _data: bytes, _at: int) -> None:
-    """Takes a reply that nobody needs."""
+    """Ignore a reply."""
 
 
 class Client(asyncio.Protocol):
-    """One connection and session; make it with `connected`."""
+    """A connection with its session; make it with `connected`."""
 
     def __init__(self) -> None:
         self.on_event: OnEvent = lambda _kind, _path: None
@@ -122,7 +122,7 @@ class Client(asyncio.Protocol):
         self._write(wire.REQUEST.pack(len(body) + 8, self._xid, code) + body)
 
     def ask(self, op: Op) -> asyncio.Future[tuple[bytes, int]]:
-        """The reply to *op*: the bytes it lies in and where its body begins. Raises: ZkError."""
+        """Return the reply to *op*: the bytes that contain it and the offset of its body. Raises: ZkError."""
         answer: asyncio.Future[tuple[bytes, int]] = self._loop.create_future()
 
         def on_reply(error: int, data: bytes, at: int) -> None:
@@ -137,7 +137,7 @@ class Client(asyncio.Protocol):
         return answer
 
     async def ask_all(self, ops: Iterable[Op]) -> None:
-        """Do all of *ops*, at most BATCH under way at a time. Raises: ZkError."""
+        """Do all of *ops*, at most BATCH at a time. Raises: ZkError."""
         batch: list[Op] = []
         for op in ops:
             batch.append(op)
@@ -151,7 +151,7 @@ class Client(asyncio.Protocol):
             await asyncio.gather(*map(self.ask, batch))
 
     async def ensure(self, path: str) -> None:
-        """Create *path* and its parents where they are not there."""
+        """Create *path* and its parents if they do not exist."""
         parts = path.strip("/").split("/")
         for count in range(1, len(parts) + 1):
             try:
@@ -161,7 +161,7 @@ class Client(asyncio.Protocol):
                     raise
 
     async def children(self, path: str) -> list[str]:
-        """The names below *path*, none where it does not exist."""
+        """Return the names below *path*; empty if it does not exist."""
         try:
             return wire.read_children(*await self.ask(wire.children(path)))
         except ZkError as error:
@@ -170,11 +170,11 @@ class Client(asyncio.Protocol):
             return []
 
     async def stat(self, path: str) -> wire.Stat:
-        """Raises: ZkError where there is none."""
+        """Return the stat of *path*. Raises: ZkError if it does not exist."""
         return wire.read_stat(*await self.ask(wire.exists(path)))
 
     async def count(self, path: str) -> int:
-        """How many children *path* has, 0 where it does not exist."""
+        """Return the number of children of *path*, 0 if it does not exist."""
         try:
             return (await self.stat(path)).children
         except ZkError as error:
@@ -183,7 +183,7 @@ class Client(asyncio.Protocol):
             return 0
 
     async def delete_tree(self, path: str) -> None:
-        """Delete *path* and all below it, whatever of it is there."""
+        """Delete *path* and all znodes below it, if they exist."""
         names = await self.children(path)
         for first in range(0, len(names), BATCH):
             await asyncio.gather(*(self.delete_tree(f"{path}/{name}") for name in names[first : first + BATCH]))

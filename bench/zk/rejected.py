@@ -1,4 +1,4 @@
-"""Counts the writes that a server rejected, from its transaction log: what launchers lost to each other.
+"""Counts the writes that a server rejected, from its transaction log: launchers lost these to each other.
 
 A rejected write, of a transaction or alone, is logged as one that failed. Source: ZooKeeper 3.8,
 PrepRequestProcessor.pRequest.
@@ -18,7 +18,7 @@ _MULTI, _FAILED = 14, -1
 
 
 def rejected(data_folder: Path, sessions: Collection[int], after_zxid: int) -> int:
-    """How many writes of *sessions* failed after *after_zxid*, by the logs below *data_folder*."""
+    """Return the number of failed writes of *sessions* after *after_zxid*, by the logs below *data_folder*."""
     logs = sorted((data_folder / "version-2").glob("log.*"), key=lambda path: int(path.suffix[1:], 16))
     return sum(_is_counted(each, sessions, after_zxid) for log in logs for each in transactions(log))
 

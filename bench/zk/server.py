@@ -1,4 +1,4 @@
-"""A real ZooKeeper server for measuring, and what it counts itself: operations by client, and its CPU time."""
+"""A real ZooKeeper server for measuring, and its own counters: operations by client, and its CPU time."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from support.certificates import make_certificates
 from support.zookeeper import ZooKeeperServer
 
 JAVA_OPTIONS = ("-Xmx2g", "-XX:+UseSerialGC", "-Djute.maxbuffer=8388608")
-"""A heap for 100,000 znodes with their snapshots; the server's compiler at its best."""
+"""Options for a heap for 100,000 znodes with their snapshots, and for the best compiler."""
 WORD_TIMEOUT_S = 30.0
 
 
 class Packets(NamedTuple):
-    """What a server received from clients (operations, pings) and sent to them (replies, events)."""
+    """Packets that a server received from clients (operations, pings) and sent to them (replies, events)."""
 
     received: int
     sent: int
 
 
 def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
-    """TLS with a certificate of our own; the server's certificates of tests name no host."""
+    """Return a TLS context with a test certificate; the server's test certificates name no host."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(ca)
@@ -39,7 +39,7 @@ def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class BenchServer:
-    """A server that runs."""
+    """A running server."""
 
     zookeeper: ZooKeeperServer
 
@@ -61,7 +61,7 @@ class BenchServer:
         return proc.cpu_s(self.zookeeper.pid)
 
     def word(self, word: str, *, is_secure: bool = False) -> str:
-        """The answer to a four-letter word, on the plain or the TLS port. Raises: OSError."""
+        """Return the answer to a four-letter word, on the plain or the TLS port. Raises: OSError."""
         port = self.tls_port if is_secure else self.port
         with socket.create_connection((self.host, port), WORD_TIMEOUT_S) as plain:
             if not is_secure:
@@ -71,33 +71,33 @@ class BenchServer:
                 return _asked(secure, word)
 
     def _connections(self, pid: int) -> list[dict[str, str]]:
-        """What ``cons`` tells of the connections that process *pid* has open now; it lists those of one port."""
+        """Return the lines of ``cons`` for the open connections of process *pid*; ``cons`` lists only one port."""
         ports = proc.tcp_ports(pid)
         lines = (self.word("cons") + self.word("cons", is_secure=True)).splitlines()
         return [_items(line) for line in lines if _port(line) in ports]
 
     def packets(self, pid: int) -> Packets:
-        """Packets of the connections that process *pid* has open now."""
+        """Return the packets of the open connections of process *pid*."""
         found = [Packets(int(each["recved"]), int(each["sent"])) for each in self._connections(pid)]
         return Packets(sum(each.received for each in found), sum(each.sent for each in found))
 
     def sessions(self, pid: int) -> set[int]:
-        """Ids of the sessions of process *pid*, as the server's logs have them: signed."""
+        """Return the session ids of process *pid*, as in the server's logs: signed."""
         ids = (int(each["sid"], 16) for each in self._connections(pid))
         return {number - (1 << 64) if number >> 63 else number for number in ids}
 
     @property
     def zxid(self) -> int:
-        """Of the last write."""
+        """Return the zxid of the last write."""
         (line,) = (line for line in self.word("srvr").splitlines() if line.startswith("Zxid:"))
         return int(line.partition(":")[2], 16)
 
     def rejected(self, sessions: Collection[int], after_zxid: int) -> int:
-        """How many writes of *sessions* failed after *after_zxid*."""
+        """Return the number of failed writes of *sessions* after *after_zxid*."""
         return rejected(self.zookeeper.data_folder, sessions, after_zxid)
 
     def monitor(self) -> dict[str, str]:
-        """What ``mntr`` tells, by name."""
+        """Return the values of ``mntr``, by name."""
         return dict(line.split("\t", 1) for line in self.word("mntr").splitlines() if "\t" in line)
 
 

@@ -46,7 +46,7 @@ CONFIG: dict[str, Any] = {
 LABEL = "small"
 
 store = EmbeddedStore(None)
-"""In memory: the machines are gone with the process. A path in its place keeps what there is."""
+"""In memory: the machines are gone with the process. With a path in its place, the machines are kept."""
 launcher = Launcher(config_from(CONFIG), store=store)
 launches: deque[LaunchEnded] = deque(maxlen=10)
 
@@ -64,13 +64,13 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def page(_request: Request) -> HTMLResponse:
-    """What happened last, in the service's own words."""
+    """Return the page with the latest events of the service."""
     rows = "".join(f"<li>{event.label}: {event.result} after {event.took_s:.1f} s</li>" for event in launches)
     return HTMLResponse(f"<h1>Our service</h1><ul>{rows}</ul><p><a href='nodes/'>machines</a></p>")
 
 
 async def run_command(request: Request) -> JSONResponse:
-    """Get a machine, use it, give it back."""
+    """Get a machine, use it, and return it."""
     command = request.query_params.get("command", "true")
     try:
         async with request.app.state.client.nodes([LABEL]) as (node,):

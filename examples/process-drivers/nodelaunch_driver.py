@@ -287,7 +287,7 @@ class _Link:
                 threading.Thread(target=self.answer, args=(message,), daemon=True).start()
 
     def end(self):
-        """Give up what is under way, and let the driver go."""
+        """Cancel the pending calls, and close the driver."""
         for cancelled in list(self.calls.values()):
             cancelled.set()
         with contextlib.suppress(OSError):
@@ -389,7 +389,7 @@ class _Link:
         return {}
 
     def page(self, cursor):
-        """One page of the list; the rest is kept under a cursor."""
+        """Return a page of the list; the rest is kept under a cursor."""
         rest = self.driver.list() if cursor is None else self.lists.pop(cursor, [])
         size = count = 0
         while count < len(rest) and size < PAGE_BYTES:

@@ -1,4 +1,4 @@
-"""Tests that use nodes: of a fake cloud as they stand here, of real ones with
+"""Tests that use nodes: of a fake cloud by default, of real clouds with
 
     pytest --nodelaunch-config=/etc/nodepool/nodepool.yaml
 
@@ -20,7 +20,7 @@ def test_without_an_event_loop(nodes):
 
 
 def test_one_machine(node):
-    """Of the first of nodelaunch_labels."""
+    """Use a node of the first label in nodelaunch_labels."""
     assert node.type == ("debian-12",)
 
 

@@ -1,4 +1,4 @@
-"""A driver of nodelaunch whose nodes are sshds of this machine, each at a loopback address of its own."""
+"""A driver of nodelaunch whose nodes are sshds on this machine, each at its own loopback address."""
 
 from nodelaunch.drivers import DriverPlugin
 

@@ -1,4 +1,4 @@
-"""``nodelaunch-driver-loopback``: the driver as a process of its own."""
+"""``nodelaunch-driver-loopback``: the driver as its own process."""
 
 import sys
 

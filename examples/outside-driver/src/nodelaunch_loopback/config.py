@@ -1,4 +1,4 @@
-"""The options of ``driver: loopback``. Docstrings below them are what editors and `nodelaunch driver info` show."""
+"""The options of ``driver: loopback``. Editors and `nodelaunch driver info` show their docstrings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _loopback(text: str) -> str:
 
 class LoopbackLabel(PoolLabel):
     username: Text | None = None
-    """Who jobs log in as; the launcher's own user can always."""
+    """User that jobs log in as. The launcher's own user can always log in."""
 
 
 class LoopbackPool(PoolConfig):
@@ -47,14 +47,14 @@ class LoopbackProvider(LaunchingProviderConfig):
 
     pools: tuple[LoopbackPool, ...] = ()
     state_dir: LocalPath
-    """Where machines are kept, a directory each."""
+    """Folder for the machines, with a directory for each machine."""
     network: Annotated[Text, AfterValidator(_loopback)] = "127.64.0.0/24"
     """Addresses for machines."""
     port: Annotated[StrictInt, Field(ge=1024, le=65535)] = 2222
-    """On which every machine listens, at its own address."""
+    """Port on which every machine listens, at its own address."""
     max_machines: Annotated[StrictInt, Field(ge=0)] = 20
-    """How many there may be in state-dir, whoever made them."""
+    """Limit of machines in state-dir, including those of other providers."""
     authorized_keys: LocalPath | None = None
-    """File with the public keys that may log in, besides those of the user's own authorized_keys."""
+    """File with public keys that may log in, in addition to those in the user's own authorized_keys."""
     sshd: LocalPath = Field(default="/usr/sbin/sshd", validate_default=True)
-    """The server's program."""
+    """Path of the sshd program."""

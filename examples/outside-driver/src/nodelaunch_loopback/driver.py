@@ -1,4 +1,4 @@
-"""The driver: nodelaunch's calls, made of what machine.py can do. Rules D1 to D12 are in docs/driver-contract.md."""
+"""The driver: implements nodelaunch's calls with machine.py. Rules D1 to D12 are in docs/driver-contract.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nodelaunch_loopback.machine import POLL_S, Machine, NoAddressError, Site
 
 
 class LoopbackDriver(Faults):
-    """Of one provider. It keeps nothing: all it knows is in the provider's directory (D8)."""
+    """Driver of one provider. It keeps no state: all data is in the provider's directory (D8)."""
 
     def __init__(self, config: LoopbackProvider, _context: DriverContext) -> None:
         self._config = config
@@ -98,12 +98,12 @@ class LoopbackDriver(Faults):
         return self._config.sshd.exists()
 
     async def aclose(self) -> None:
-        """Nothing to let go of; machines stay."""
+        """Do nothing: there are no connections, and machines stay."""
 
-    # -- what not every driver has ----------------------------------------------------------------------------------
+    # -- optional capabilities --------------------------------------------------------------------------------------
 
     async def host_keys(self, external_id: ExternalId) -> Sequence[str]:
-        """They are known here, so that nobody has to scan them over the network."""
+        """Return the keys from the machine's directory, so that no scan over the network is needed."""
         try:
             return self._machine(external_id).host_keys()
         except OSError as error:
@@ -118,7 +118,7 @@ class LoopbackDriver(Faults):
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def _label(self, pool: str, label: str) -> LoopbackLabel:
-        """Raises: LabelUnusableError."""
+        """Return the label's configuration. Raises: LabelUnusableError."""
         for each in self._config.pools:
             for offered in each.labels if each.name == pool else ():
                 if offered.name == label:
@@ -126,7 +126,7 @@ class LoopbackDriver(Faults):
         raise LabelUnusableError(f"pool {pool} has no label {label}", provider=self._config.name)
 
     def _machine(self, external_id: ExternalId) -> Machine:
-        """Raises: InstanceNotFoundError."""
+        """Return the machine. Raises: InstanceNotFoundError."""
         machine = self.site.machine(external_id)
         if machine is None:
             raise InstanceNotFoundError("no such machine", provider=self._config.name, external_id=external_id)

@@ -1,6 +1,6 @@
-"""Ways to break the machines' site, for the conformance kit: files in its directory, so that every driver meets them.
+"""Faults for the conformance kit: files in the machines' directory, so that they affect every driver process.
 
-Nobody sets one but who checks the driver (the capability ``faults``). What does *not* belong here: the driver's work.
+Only a check of the driver sets them (the capability ``faults``). What does *not* belong here: the driver's work.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Faults:
     site: Site
 
     def fail_if(self, fault: str, external_id: ExternalId | None = None) -> None:
-        """Raises: DriverError, if *fault* is set."""
+        """Raise the fault's error. Raises: DriverError if *fault* is set."""
         if (self.site.folder / f".fault-{fault}").exists():
             if fault == NO_ROOM:
-                raise InsufficientCapacityError("there is no room, on purpose")
+                raise InsufficientCapacityError("there is no capacity, on purpose")
             raise LaunchFailedError("there is no process, on purpose", external_id=external_id)
 
     async def faults(self) -> Sequence[FaultOffer]:

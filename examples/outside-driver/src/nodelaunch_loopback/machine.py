@@ -1,6 +1,6 @@
-"""The machines: a directory each, with what is to be known of it and an sshd in a session of its own.
+"""The machines: each has a directory with its data, and an sshd in its own session.
 
-A directory comes and goes by one rename, so that whoever looks, after any crash, sees a machine whole or not at all.
+A directory is created and removed by one rename. So after any crash a machine is either complete or absent.
 What does *not* belong here: anything of nodelaunch.
 """
 
@@ -33,12 +33,12 @@ exec "$2" -D -e -f /dev/null -o ListenAddress="$3" -o Port="$4" -o HostKey="$1/h
     -o UsePAM=no -o PasswordAuthentication=no -o StrictModes=no \\
     -o AuthorizedKeysFile="$1/authorized_keys %h/.ssh/authorized_keys"
 """
-"""Started in a session of its own. Without its directory it ends by itself."""
+"""Command of a machine, started in its own session. It ends by itself when its directory is gone."""
 STARTS_WITHIN_S = 10.0
-"""A machine that has no process by then never gets one: whoever made it was killed over it."""
+"""Seconds after which a machine without a process never gets one: the driver was killed while it made it."""
 POLL_S = 0.03
 KERNEL_THREAD = 0x200000
-"""Of a process's flags, proc(5): PF_KTHREAD. It has no command line either, and may have the pid after a reboot."""
+"""Flag of a kernel thread, proc(5): PF_KTHREAD. It has no command line, and may have the pid after a reboot."""
 
 
 class NoAddressError(Exception):
@@ -47,7 +47,7 @@ class NoAddressError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine, as its directory has it."""
+    """A machine, as recorded in its directory."""
 
     folder: Path
     address: str
@@ -60,12 +60,12 @@ class Machine:
 
     @property
     def pid(self) -> int | None:
-        """Of its sshd; None: there is none yet, or no more."""
+        """Return the pid of its sshd, or None if it does not run."""
         return _pid(self.folder, self.folder)
 
     @property
     def is_broken(self) -> bool:
-        """Whether it will never run."""
+        """Return True if it will never run."""
         if (self.folder / "pid").exists():
             return self.pid is None and self.folder.exists()
         with suppress(OSError):
@@ -73,12 +73,12 @@ class Machine:
         return False
 
     async def boot(self, sshd: Path) -> None:
-        """Start its sshd, and don't wait for it. Raises: OSError."""
+        """Start its sshd without waiting for it. Raises: OSError."""
         script = ["sh", "-c", BOOT, "sh", str(self.folder), str(sshd), self.address, str(self.port)]
         await asyncio.to_thread(_start, script, self.folder / "console")  # to its end, though this be cancelled
 
     async def answers(self) -> bool:
-        """Whether an SSH server is at its address."""
+        """Return True if an SSH server answers at its address."""
         try:
             reader, writer = await asyncio.open_connection(self.address, self.port)
         except OSError:
@@ -91,16 +91,16 @@ class Machine:
             writer.close()
 
     def host_keys(self) -> tuple[str, ...]:
-        """``<type> <base64>`` each. Raises: OSError."""
+        """Return the host keys, each as ``<type> <base64>``. Raises: OSError."""
         lines = (self.folder / "host_key.pub").read_text().splitlines()
         return tuple(" ".join(line.split()[:2]) for line in lines)
 
     def console(self) -> str:
-        """What its sshd has said. Raises: OSError."""
+        """Return the output of its sshd. Raises: OSError."""
         return (self.folder / "console").read_text(errors="replace")[-4000:]
 
     async def stop(self) -> None:
-        """End its sshd and all sessions; when this returns there is none."""
+        """End its sshd and all sessions, and wait until they are gone."""
         await _stop(self.folder, self.folder)
 
 
@@ -111,7 +111,7 @@ class Site:
     folder: Path
 
     def machines(self) -> Iterator[Machine]:
-        """Those there are. Raises: OSError."""
+        """Return the existing machines. Raises: OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in sorted(self.folder.iterdir()):
             if not folder.name.startswith(".") and (machine := self.machine(folder.name)) is not None:
@@ -145,7 +145,7 @@ class Site:
             return Machine(made, address, port, metadata)
 
     async def remove(self, name: str) -> None:
-        """Forget a stopped machine; one that is not there is forgotten. Raises: OSError."""
+        """Remove a stopped machine, if it exists. Raises: OSError."""
         started, gone = self.folder / name, self.folder / f".gone-{name}"
         with suppress(FileNotFoundError):
             started.rename(gone)
@@ -154,7 +154,7 @@ class Site:
             try:
                 await asyncio.to_thread(shutil.rmtree, gone)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # another is at it, or it began just now
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # another deletes it, or sshd just started
                     raise
 
     @contextmanager
@@ -171,7 +171,7 @@ def _start(script: list[str], console: Path) -> None:
 
 
 def _pid(folder: Path, started: Path) -> int | None:
-    """Of the process whose pid *folder* has, and that was told when it began that its machine is at *started*."""
+    """Return the pid in *folder* if its process was started with the argument *started* for this machine."""
     with suppress(OSError, ValueError):
         pid = int((folder / "pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
@@ -191,7 +191,7 @@ async def _stop(folder: Path, started: Path) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Processes that *pid* has started, directly or not."""
+    """Return the processes that *pid* has started, directly or indirectly."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
