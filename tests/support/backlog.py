@@ -81,8 +81,9 @@ def utilisation(steps: list[tuple[float, int]], start: float, end: float) -> flo
 
 @dataclass(frozen=True)
 class Report:
-    """What was seen. ``utilisation``: share of the capacity in use from when the cloud was first full until the last
-    request was taken. ``overtaken``: see `Witness`."""
+    """Results of a run. ``utilisation``: share of the capacity in use from when the cloud was first full until the last
+    request was taken. ``overtaken``: see `Witness`.
+    """
 
     most: int
     utilisation: float

@@ -17,7 +17,7 @@ CONTENTS = re.compile(r"^## Table of Contents\n\n(?:- .*\n| +- .*\n)+\n", re.MUL
 HOME = re.compile(r"(?<=default: )\S+(?=/nodelaunch/drivers)")
 """As it is for the user who makes the page."""
 MODULE = re.compile(r"^(nodelaunch [a-z -]*?) -m \S+", re.MULTILINE)
-"""What cyclopts leaves of ``python -m MODULE`` in the usage of commands of a family."""
+"""Rest of ``python -m MODULE`` that cyclopts leaves in the usage of a command of a family."""
 
 
 def page() -> str:

@@ -23,10 +23,12 @@ from support.zookeeper import JAVA_OPTIONS, ZooKeeperServer, free_port
 COUNT = 3
 TIMEOUT_S = 180.0
 SYNC_LIMIT = 60
-"""Ticks: a server that is frozen for less stays with the others, and a leader stays the leader. Servers of ZooKeeper
-3.8.0 can come to hold different trees where a leader goes on after another one took over; `contradictions` tells."""
+"""Ticks. A server that is frozen for less stays in the quorum, and a leader stays the leader. Servers of ZooKeeper
+3.8.0 can come to hold different trees if a leader resumes after another one took over; `contradictions` finds such
+trees.
+"""
 DISK_MIB = 48
-"""Of the server whose disk can be full."""
+"""Disk size of the server whose disk can be full."""
 SILENT = logging.getLogger("ensemble.kazoo")
 SILENT.setLevel(logging.CRITICAL)
 OPTIONS = (*JAVA_OPTIONS, "-Dzookeeper.preAllocSize=1024")
@@ -69,7 +71,7 @@ class Ensemble:
         for server in self.servers:
             server.kill()
         if self._disk is not None:
-            with suppress(OSError):  # for whoever looks into what went wrong
+            with suppress(OSError):  # kept for the analysis of a failure
                 shutil.copytree(self._disk / "version-2", self._folder / "kept-disk")
             subprocess.run(["umount", "-l", self._disk], check=False, timeout=30)
             self._disk = None
@@ -116,7 +118,7 @@ class Ensemble:
 
     @property
     def contradictions(self) -> list[str]:
-        """What the servers themselves say of trees that are not the same: every transaction comes with a digest."""
+        """Return the servers' own reports of trees that differ: every transaction comes with a digest."""
         return [
             f"server {number}: {line.partition('ERROR ')[2]}"
             for number, server in enumerate(self.servers)
@@ -178,7 +180,7 @@ class Ensemble:
                 file.write(bytes(4096))
 
     def free_disk(self) -> None:
-        """Make room, and start the server where it has ended, or ends of it now."""
+        """Free disk space, and restart the server if it has ended or ends because of the full disk."""
         assert self._disk is not None
         (self._disk / "filler").unlink(missing_ok=True)
         self._revive()

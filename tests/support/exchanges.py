@@ -28,7 +28,7 @@ CLOUD = {
 
 
 def address_of(request: requests.PreparedRequest) -> str:
-    """Which service, and what of it; without what differs from machine to machine."""
+    """Return the service and the path of *request*, without parts that differ between machines."""
     parts = urlsplit(request.url or "")
     return f"{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else "")
 

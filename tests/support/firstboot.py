@@ -46,10 +46,10 @@ class Booted:
     config: dict[str, Any]
     """Merged of all documents in the user data."""
     scripts: list[str]
-    """Those it would run."""
+    """Scripts that cloud-init would run."""
     warnings: list[str]
     faults: str
-    """What cloud-init's schema has against the configuration."""
+    """Errors that cloud-init's schema finds in the configuration."""
     host_keys: dict[str, str]
     """Names and contents of the files in ``/etc/ssh``."""
 

@@ -23,13 +23,13 @@ PORT = 2222
 
 
 def why_not() -> str | None:
-    """What keeps the provider from running here; None: nothing."""
+    """Return why the provider cannot run here, or None if it can."""
     found = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin") and shutil.which("ssh-keygen")
     return None if found else "sshd and ssh-keygen are not installed (Debian package openssh-server)"
 
 
 def executable(home: Path) -> Path:
-    """The provider that can be told to break the interface."""
+    """Return the path of a provider that breaks the interface on demand."""
     path = home / "provider"
     path.write_text(f"#!/bin/sh\nexec {sys.executable} {__file__}\n")
     path.chmod(0o755)

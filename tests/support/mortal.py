@@ -23,7 +23,7 @@ class MortalStore(EmbeddedStore):
         self._left = writes
 
     def _spend(self) -> bool:
-        """Whether one more write is done."""
+        """Return whether one more write is done."""
         if self._left == 0:
             self.dead.set()
         elif self._left is not None:

@@ -130,12 +130,12 @@ class Nodepool:
         return self._commands / command
 
     def run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """One of its commands, to its end."""
+        """Run one of Nodepool's commands until it ends."""
         options = {"timeout": COMMAND_TIMEOUT_S, "env": self.environment, "cwd": self.folder}
         return _run([self.path(command), *arguments], **options)
 
     def ask(self, question: str, *arguments: str | Path) -> dict[str, Any]:
-        """What its own classes answer; see tests/peers/nodepool_peer.py."""
+        """Return the answer of Nodepool's own classes; see tests/peers/nodepool_peer.py."""
         done = self.run("python", PEER, question, *arguments)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -195,7 +195,7 @@ KNOWN_NOISE = {
         "removes just then, as its own clean-up would. It passes the request over."
     ),
 }
-"""Errors of Nodepool's own that it logs whoever its peers are: logger, words in it, last words, and why."""
+"""Errors of Nodepool's own that it logs with any peer: logger, words in it, last words, and the reason."""
 
 
 class Daemon:
@@ -256,7 +256,7 @@ class Daemon:
 
     @property
     def complaints(self) -> list[LogEntry]:
-        """What it logged as an error, and what it said past its logging; without `KNOWN_NOISE`."""
+        """Return all errors in the log, and all output outside the log, without `KNOWN_NOISE`."""
         return [entry for entry in self.log if entry.level in ("STDERR", "ERROR", "CRITICAL") and not entry.is_noise]
 
     def stop(self) -> int:
@@ -288,14 +288,14 @@ class CommandResult:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """What the table it printed says, by heading."""
+        """Return the rows of the printed table, by heading."""
         lines = [line[1:-1].split("|") for line in self.out.splitlines() if line.startswith("|")]
         cells = [[cell.strip() for cell in line] for line in lines]
         return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
 
     @property
     def is_good(self) -> bool:
-        """No exception, neither shown nor logged, whatever the exit code says."""
+        """Return whether no exception was shown or logged; the exit code does not count."""
         return self.code == 0 and "Traceback" not in self.err and " ERROR " not in self.err
 
 

@@ -1,8 +1,7 @@
-"""A real OpenStack control plane on loopback: started, broken and mended, looked at by its own means; and a launcher
-beside it.
+"""A real OpenStack control plane on loopback, with a launcher beside it.
 
-The scripts that run the control plane are no part of this project: ``NODELAUNCH_OPENSTACK_LAB`` names the folder they
-are in. What does *not* belong here: what is tested.
+Tests start it, break and repair it, and examine it with its own tools. The scripts that run the control plane are no
+part of this project: ``NODELAUNCH_OPENSTACK_LAB`` names their folder.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def why_not() -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """What is in the project, by names or addresses."""
+    """Resources in the project, by names or addresses."""
 
     servers: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
@@ -180,7 +179,7 @@ class Lab:
         )
 
     def empty(self) -> None:
-        """Delete all of the project's, whoever made it, and wait until it is gone."""
+        """Delete all resources of the project, and wait until they are gone."""
         cloud = self.cloud()
         mine = {"project_id": cloud.current_project_id}
         deadline = time.monotonic() + DEADLINE_S
@@ -199,7 +198,7 @@ class Lab:
             time.sleep(0.5)
 
     def calls(self) -> Calls:
-        """What was asked of the services so far."""
+        """Return the calls to the services so far."""
         return Calls(self.state / "log", self.cloud().current_user_id)
 
 
@@ -295,7 +294,7 @@ class Beside:
     clouds: Path
     serve: Serve | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
-    """Of processes that are gone."""
+    """Log of processes that have ended."""
 
     @property
     def config(self) -> Path:
@@ -338,7 +337,7 @@ class Beside:
 
     @property
     def complaints(self) -> list[dict[str, Any]]:
-        """What was logged as an error, or not in the form of the log."""
+        """Return all log entries that are errors, or not in the form of the log."""
         return [e for e in self.entries if e.get("level") in ("error", "critical") or e["event"] == "unstructured"]
 
     # -- jobs --

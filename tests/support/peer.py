@@ -18,7 +18,7 @@ DEADLINE_S = 30.0
 
 
 class Requestor:
-    """One system that asks for nodes. Blocking; run it in a thread. *deadline_s* is for each of its waits."""
+    """A system that asks for nodes. Blocking; run it in a thread. *deadline_s* is for each of its waits."""
 
     def __init__(self, client: KazooClient, *, deadline_s: float = DEADLINE_S) -> None:
         self.client = client

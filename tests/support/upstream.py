@@ -29,7 +29,7 @@ HOME = Path(os.environ.get("NODELAUNCH_UPSTREAM_HOME", TESTS.parent / ".nox" / "
 REQUIREMENTS = TESTS / "peers" / "requirements.txt"
 PEER = TESTS / "peers" / "zuul_peer.py"
 KAZOO = {"11.3.0": "2.9.0", "12.1.0": "2.9.0", "13.1.1": "2.9.0", "14.3.0": "2.11.0"}
-"""By Zuul release, the kazoo it names; the newest where it names none."""
+"""kazoo release that each Zuul release requires; the newest where Zuul requires none."""
 ZUUL_VERSIONS = tuple(KAZOO)
 INSTALL_TIMEOUT_S = 600.0
 REPLY_TIMEOUT_S = 60.0
@@ -80,7 +80,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class PeerError(Exception):
-    """What the peer was told to do failed, over there; the text is its traceback."""
+    """Failure of a command in the peer; the text is its traceback."""
 
 
 class ZuulPeer:
@@ -115,7 +115,7 @@ class ZuulPeer:
         self.sessions = set(opened["sessions"])
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """What the peer answers to *command*. Raises: PeerError."""
+        """Return the peer's answer to *command*. Raises: PeerError."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
         self.process.stdin.flush()
