@@ -1,4 +1,4 @@
-"""What tests/fuzz has found, each once more in a scenario of its own."""
+"""Faults that tests/fuzz has found, each as a scenario."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.looptime
 
 
 def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
-    """It gets what is to spare; while it waited it would be served before requests somebody waits for."""
+    """The node gets only spare quota; if it waited, it would be served before requests of clients."""
     request = a_request().changed(requestor=paths.MIN_READY_REQUESTOR)
     state, _ = m.start(request, Accept((None,), Usage(instances=1)))
     state, _ = m.step(state, m.LockGranted(), retries=3)

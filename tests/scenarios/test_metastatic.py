@@ -460,7 +460,7 @@ async def test_backing_node_of_nodepools_launcher_is_adopted(tmp_path: Path, sto
 
 
 async def test_two_launchers_never_give_a_slot_twice(tmp_path: Path, store: EmbeddedStore) -> None:
-    """Whoever serves a request, no two nodes that are in somebody's hands have the same slot of the same machine."""
+    """No two nodes in use have the same slot of the same machine, with either launcher serving the requests."""
     draw = random.Random(4)
     async with (
         site(tmp_path, store, max_concurrency=3) as here,
@@ -551,7 +551,7 @@ async def _dies_after(writes: int, path: Path) -> bool:
         async with running(path, store.connect()) as launcher:
             second = Site(launcher, client, store)
             await job
-            # What the first one asked for may have come, and be nobody's: a spare, as any lost request leaves one.
+            # A backing node that the first launcher asked for may have come, and be a spare, as after any lost request.
             await second.until(lambda: all(node.is_idle for node in second.nodes()))
             assert second.slots == [], writes
             assert await table(store) == NOTHING, writes

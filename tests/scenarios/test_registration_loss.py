@@ -1,4 +1,4 @@
-"""A store that calls a session lost which still counts as connected: nobody asks it over and over."""
+"""A store that reports a lost session while it still counts as connected: the launcher does not retry in a loop."""
 
 from __future__ import annotations
 
