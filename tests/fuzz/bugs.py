@@ -46,7 +46,7 @@ from nodelaunch.store.embedded.znodes import Put
 class Bug:
     plant: Callable[[], AbstractContextManager[Any]]
     rules: frozenset[str]
-    """Of which the first that doesn't hold has to be one."""
+    """Rules of which one must be the first to be broken."""
     first_seed: int = 0
     """Where to begin looking."""
 

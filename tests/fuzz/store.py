@@ -1,10 +1,10 @@
 """A store server in memory, and sessions on it over a line that has delays, breaks, and loses sessions.
 
-Each session's calls reach the server in the order they were made, each after a delay; answers, and what its trees have
-to be told, come back over a line of their own, in order, again with delays. So what a client knows is always a little
-old, other clients' calls take effect between any two of its own, and a session may be over for a while before its
-client knows. ``test_store.py`` holds it to the port's promises.
-What does *not* belong here: when anything breaks (scenario.py), what the documents mean.
+Each session's calls reach the server in the order they were made, each after a delay. Answers and notifications for its
+trees return over a separate line, in order, again with delays. So a client's knowledge is always a little old, other
+clients' calls take effect between any two of its own, and a session may be over for a while before its client knows.
+``test_store.py`` checks the server against the port's promises. What does *not* belong here: when anything breaks
+(scenario.py), and the meaning of the documents.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SESSION_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What one call changed, all at once. ``session`` is the writer's id; ``is_expiry``: its session ended."""
+    """Changes by one call, all at once. ``session`` is the writer's id; ``is_expiry``: its session ended."""
 
     client: SimStore
     session: int
@@ -113,7 +113,7 @@ class SimServer:
 
 
 class _Line:
-    """One direction of a connection: messages arrive in the order sent, each after some time."""
+    """A direction of a connection: messages arrive in the order sent, each after some time."""
 
     def __init__(self, latency: Latency) -> None:
         self._latency = latency
@@ -168,7 +168,7 @@ class SimTree(TreeCopy):
     """The port's tree."""
 
     is_watching = False
-    """Whether the server tells the client of changes below it."""
+    """Whether the server notifies the client of changes below it."""
 
     def take_in(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -315,7 +315,7 @@ class SimStore:
     # -- the line ---------------------------------------------------------------------------------------------------
 
     def hear(self, changes: Sequence[Change]) -> None:
-        """The server tells of changes."""
+        """Receive the server's notification of changes."""
         trees = [tree for tree in self._trees if tree.is_watching and any(tree.covers(c.path) for c in changes)]
         for tree in trees:
             self._down.send(lambda tree=tree: tree.take_in(changes))
@@ -473,7 +473,7 @@ class SimStore:
         return list(results)
 
     async def _commit_taking(self, take: TakeLock, rest: Sequence[Op], under: Collection[Lock]) -> list[Result]:
-        """One transaction where the lock's directory is new; else as ZooKeeper has to do it, step by step."""
+        """Commit a single transaction if the lock's directory is new; otherwise step by step, as ZooKeeper requires."""
         contender = Create(self.server.contender(take.path), take.identifier, ephemeral=True, sequence=True)
         plain: list[PlainOp] = [Create(take.path), contender, *(_plain(op) for op in rest)]
         writing = self._write("commit", plain, under)
@@ -495,14 +495,14 @@ class SimStore:
             raise
 
     def _drop_unclaimed(self, writing: asyncio.Future[Any]) -> None:
-        """Remove the contender of somebody who was cancelled while it was made."""
+        """Remove the contender of a caller that was cancelled while the contender was made."""
         if not writing.cancelled() and writing.exception() is None:
             for entry in writing.result():
                 if entry is not None and "__lock__" in entry.path:
                     self.drop(entry.path)
 
     def drop(self, contender: str) -> asyncio.Future[Any]:
-        """Have a contender of ours removed; nobody needs to wait for it."""
+        """Remove a contender of ours in the background; the result need not be awaited."""
         dropping = self.call("delete", lambda session: self.server.write(self, session, [Delete(contender)]))
         dropping.add_done_callback(lambda done: done.cancelled() or done.exception())
         return dropping

@@ -1,4 +1,4 @@
-"""Whatever befalls launchers, stores and clouds, every rule holds at every moment, and all comes to rest.
+"""Every rule holds at every moment under faults of launchers, stores and clouds, and every run comes to rest.
 
 ``NODELAUNCH_SEEDS=1000 pytest tests/fuzz/test_simulation.py`` runs more seeds than usual, and others with
 ``NODELAUNCH_FIRST_SEED``; ``cd tests; python -m fuzz 17`` repeats one.
@@ -25,7 +25,9 @@ TESTS = Path(__file__).parents[1]
     "seed", [*range(FIRST, FIRST + COUNT), *range(PAUSED_FROM + FIRST, PAUSED_FROM + FIRST + COUNT // 4)]
 )
 def test_every_rule_holds_whatever_happens(seed: int) -> None:
-    """The promises of rules.py: nothing given twice, nothing leaked, nobody stuck, limits and order respected."""
+    """The rules are those of rules.py: nothing assigned twice, nothing leaked, no request stuck, limits and order
+    respected.
+    """
     outcome = run(seed)
     assert outcome.checks, "rules were looked at"
     if outcome.rule is not None:
