@@ -75,7 +75,7 @@ class Rules:
     final_failures: set[tuple[str, str]] = field(default_factory=set)
     missing_images: bool = False
     unruly: bool = False
-    """Whether servers may exist that no launcher can know of: left by failed creates, or foreign."""
+    """Set if servers may exist that no launcher can know of: left by failed creates, or foreign."""
     doomed: set[NodeId] = field(default_factory=set)
     """Nodes that their owners lost to an operator or a vanished server."""
     calm_since: dict[str, float] = field(default_factory=dict)

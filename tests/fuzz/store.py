@@ -168,7 +168,7 @@ class SimTree(TreeCopy):
     """The port's tree."""
 
     is_watching = False
-    """Whether the server notifies the client of changes below it."""
+    """Set while the server notifies the client of changes below it."""
 
     def take_in(self, changes: Sequence[Change]) -> None:
         for change in changes:

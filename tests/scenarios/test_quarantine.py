@@ -237,7 +237,7 @@ async def test_explain_names_some_hosts_and_counts_the_others(tmp_path: Path) ->
 
 
 async def test_restart_without_network_leaves_all_nodes_registered(tmp_path: Path) -> None:
-    """No client gets one of these nodes, no request fails, and one line reports it; all nodes return with the network."""
+    """No client gets these nodes, no request fails, and one line reports it; all nodes return with the network."""
     hosts = Network()
     async with shared_store() as store:
         async with launched(tmp_path, of(*MANY), scanner=hosts, store=store, until=all_idle(200)) as site:
@@ -340,7 +340,7 @@ async def test_launcher_without_network_takes_nothing_from_the_one_that_has_it(t
 
 
 async def test_host_that_fails_at_another_launcher_is_looked_at_by_the_one_that_keeps_it(tmp_path: Path) -> None:
-    """Both launchers hand the host out, one of them keeps its record; when either finds that it is down, it is removed."""
+    """Both launchers hand the host out, one keeps its record; when either finds that it is down, it is removed."""
     hosts = Network()
     (tmp_path / "there").mkdir()
     async with (

@@ -66,7 +66,7 @@ def grown(before: Count, after: Count, *, by: int) -> list[str]:
 
 
 def _is_dead(container: Any, lists: tuple[list[Any], ...]) -> bool:
-    """Return whether only the counting code refers to *container*: asyncio, for example, replaces its heap of timers."""
+    """Return whether only the counting code refers to *container*: asyncio, for one, replaces its heap of timers."""
     return all(
         isinstance(each, types.FrameType) or any(each is kept for kept in lists) for each in gc.get_referrers(container)
     )
