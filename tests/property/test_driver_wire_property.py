@@ -1,4 +1,4 @@
-"""Whatever the other end of a driver's connection says, this end goes on or names it garbage."""
+"""The connection to a driver accepts each message from the other end or reports it as garbage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ lines = st.lists(
 
 
 class Wire:
-    """Takes what is written, and has nobody at its end."""
+    """Accepts all writes, with no process at its other end."""
 
     def write(self, data: bytes) -> None:
         assert data.endswith(b"\n")

@@ -1,8 +1,8 @@
-"""What is decided after a change is what deciding everything anew would come to.
+"""Decisions after a change equal decisions made from scratch.
 
-The reference below goes through all that waits, in order and pool by pool, as if nothing were known of before. It
-shares with the schedule what one pool says (`judge`) and which requests are equal (`shape_of`), nothing else.
-`NODELAUNCH_EXAMPLES` sets how many cases are tried.
+The reference below goes through all waiting requests, in order and pool by pool, with no knowledge of earlier
+decisions. It shares with the schedule the verdict of one pool (`judge`) and the equality of requests (`shape_of`),
+nothing else. `NODELAUNCH_EXAMPLES` sets how many cases are tried.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ NEEDS = {"small": Usage(instances=1, cores=1), "big": Usage(instances=1, cores=4
 
 @dataclass
 class Holds:
-    """What heads wait for, in order."""
+    """Reservations of heads, in order."""
 
     verdicts: list[tuple[NodeRequest, PoolKey, Defer]] = field(default_factory=list)
 
     def of(self, request: NodeRequest, wanted: Iterable[tuple[NodeRequest, PoolKey, Defer]]) -> list[Defer]:
-        """Those of earlier requests than *request*, each request once."""
+        """Return the reservations of requests earlier than *request*, each request once."""
         return list({other.id: verdict for other, _, verdict in wanted if other.order < request.order}.values())
 
     def room(self, request: NodeRequest, view: PoolView, facts: StaticFacts) -> Room:
-        """What is free for *request* without what earlier ones wait for."""
+        """Return the capacity that is free for *request* after reservations for earlier requests."""
         here = [each for each in self.verdicts if each[1] == view.key]
         there = [each for each in self.verdicts if each[1][0] == view.key[0]]
         in_pool = self.of(request, [e for e in here if e[2].waits_for_room or e[2].kept])
@@ -119,14 +119,14 @@ def _can_reuse(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool
 
 
 def _serves_out_of_turn(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool:
-    """Whether there are idle nodes for it, and what has to be launched besides does not fail."""
+    """Return whether idle nodes exist for the request, and its remaining launches do not fail."""
     count = sum(facts.idle_count(view.key, label, asker_of(request)) for label in set(request.node_types))
     fails = count < len(request.node_types) and facts.is_doubtful(view.key, request.node_types)
     return _can_reuse(request, view, facts) and not fails
 
 
 def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[PoolKey, Verdict]:
-    """What each pool that may be asked says, until one accepts."""
+    """Return the verdict of each pool that may be asked, until one accepts."""
     candidates = _candidates(request, facts.peers)
     others = [peer.priority for peer in candidates if peer.pool_id not in facts.own and not peer.is_paused]
     if candidates:
@@ -150,7 +150,9 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
 
 
 def _kept(request: NodeRequest, verdicts: dict[PoolKey, Verdict], facts: StaticFacts) -> Holds:
-    """What the pools keep for *request*: nothing where it is another's turn, although idle nodes would be given."""
+    """Return the reservations of the pools for *request*: none if it is another's turn, although idle nodes would
+    be given.
+    """
     turn = _turn_elsewhere(request, _candidates(request, facts.peers), facts)
     return Holds([
         (request, key, verdict)
@@ -185,7 +187,7 @@ def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[
 
 
 class CheckedFacts(StaticFacts):
-    """Checks at each decision to accept a request that it overtakes nobody and takes no more than there is."""
+    """Check at each decision to accept a request that it overtakes no other request and exceeds no capacity."""
 
     waiting: dict[RequestId, NodeRequest]
 
@@ -339,7 +341,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @precondition(lambda self: self.facts.idle_nodes.get(RACK.key))
     @rule(data=st.data())
     def machine_fails(self, data: st.DataObject) -> None:
-        """It goes into quarantine."""
+        """Put a machine into quarantine."""
         nodes = self.facts.idle_nodes[RACK.key]
         self.away.append(nodes.pop(data.draw(st.sampled_from(sorted(nodes)))))
         self._room_changed(RACK.key, None)
@@ -415,7 +417,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(provider=st.sampled_from(["one", "two"]))
     def refuse(self, provider: str) -> None:
-        """The cloud says that it has no room, or gives again."""
+        """Let the cloud report that its quota is used up, or succeed again."""
         self.facts.refused ^= {provider}
         for key in [key for key in self.facts.views if key[0] == provider]:
             self._tell(key)
@@ -451,7 +453,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @precondition(lambda self: any(self.facts.idle_nodes.values()))
     @rule(data=st.data(), allowed=ALLOWED)
     def restrict_node(self, data: st.DataObject, allowed: Allowed) -> None:
-        """Who may use a machine changes, with the configuration."""
+        """Change the tenants that may use a machine, with the configuration."""
         nodes = [node_id for nodes in self.facts.idle_nodes.values() for node_id in nodes]
         self.facts.allowed_on[data.draw(st.sampled_from(sorted(nodes)))] = allowed
         self._generation_changed()
@@ -479,7 +481,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(data=st.data(), of_pool=ALLOWED, of_label=ALLOWED)
     def restrict(self, data: st.DataObject, of_pool: Allowed, of_label: Allowed) -> None:
-        """Who may use a pool, and one label of it, changes."""
+        """Change the tenants that may use a pool, and one of its labels."""
         key = data.draw(st.sampled_from(sorted(self.facts.views)))
         view = self.facts.views[key]
         labels = {
