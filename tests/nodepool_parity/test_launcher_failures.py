@@ -128,7 +128,7 @@ async def test_launchNode_delete_error(tmp_path: Path) -> None:  # noqa: N802  N
 
 
 async def test_launchNode_session_expired(tmp_path: Path) -> None:  # noqa: N802  Nodepool's name
-    """The launch ends with the session; the request is not failed, and whoever takes it next goes on with it."""
+    """The launch ends with the session; the request is not failed, and the next launcher to take it resumes it."""
     async with launched(tmp_path, _one_pool(boot_time=20)) as site:
         handle = await site.ask("small")
         states = site.states_of(handle)

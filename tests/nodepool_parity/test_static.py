@@ -235,7 +235,7 @@ async def test_static_waiting_handler_order(tmp_path: Path) -> None:
 
 
 async def test_label_quota(tmp_path: Path) -> None:
-    """Who takes a machine takes it for all its labels."""
+    """A request that takes a machine takes it for all its labels."""
     async with _lab(tmp_path, machine(HOST, "bare", "arm"), machine(OTHER_HOST, "big")) as site:
         first = await site.fulfilled("bare")
         waiting = await site.ask("arm")
@@ -248,7 +248,9 @@ async def test_label_quota(tmp_path: Path) -> None:
 
 
 async def test_static_ignore_assigned_ready_nodes(tmp_path: Path) -> None:
-    """A node that is handed out and not yet taken stays as it is, whatever becomes of its machine."""
+    """A node that is assigned and not yet taken stays as it is, even if its machine fails or leaves the
+    configuration.
+    """
     hosts = Hosts()
     async with _lab(tmp_path, machine(HOST), hosts=hosts) as site:
         request = await site.fulfilled("bare")
