@@ -1,4 +1,4 @@
-"""What every store must do, as tests: subclass `StoreContract` and give it two sessions on the same data."""
+"""Contract of every store, as tests: subclass `StoreContract` and give it two sessions on the same data."""
 
 from __future__ import annotations
 

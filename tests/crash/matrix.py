@@ -11,7 +11,7 @@ from crash.steps import Cell
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one cell."""
+    """Result of a cell."""
 
     cell: Cell
     points: int

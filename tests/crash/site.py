@@ -1,6 +1,6 @@
-"""One cell's run: its launchers in virtual time, one of them killed at a point, and what has to hold in the end.
+"""Run of a cell: its launchers in virtual time, one of them killed at a point, and the final checks.
 
-The promises of tests/fuzz hold at every moment besides. What does *not* belong here: which cells there are.
+The rules of tests/fuzz hold at every moment, too. What does *not* belong here: the list of cells (steps.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELOAD_GRACE_S = 5.0
 
 @dataclass(slots=True)
 class Verdict:
-    """Of one run: the point, how many points there were before and at it, and what did not hold, if anything."""
+    """Verdict on a run: its point, the number of points up to it, and the violations, if any."""
 
     outcome: Outcome
     where: str
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Instances:
-    """What the cloud had at any moment, by node."""
+    """Instances that the cloud had at any moment, by node."""
 
     alive: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     twins: set[str] = field(default_factory=set)
@@ -108,7 +108,7 @@ class Site(World):
         return self._seen[mark] == mark.nth
 
     def _at_work(self) -> Host:
-        """Whoever works on a request."""
+        """Return the launcher that works on a request."""
         holders = {self.rules.holder(paths.request_lock(request_id)) for request_id in self.rules.requests}
         return next(host for host in self.hosts.values() if host.store and host.store.session_id in holders)
 
@@ -222,7 +222,7 @@ class Site(World):
         return [*self.rules.unfinished(), *([f"idle nodes {idle}"] if surplus > 0 else [])]
 
     def _left(self) -> dict[str, list[str]]:
-        """By rule, what does not hold in the end."""
+        """Return the final violations, by rule."""
         ended = Counter(match[2] for _, _, what in self.outcome.events if (match := DELETED.match(what)))
         wanted = {"fulfilled": len(self.scenario.requests) - self.cell.step.failed, "failed": self.cell.step.failed}
         kept = {node.external_id for node in self.rules.nodes.values()}

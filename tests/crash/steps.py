@@ -18,14 +18,14 @@ class Recovery(Enum):
     RESTART = "restart"
     """The same launcher starts again, while the store may still keep what the dead process held."""
     TAKE_OVER = "take-over"
-    """It stays away; another launcher, which runs already, has its providers."""
+    """The launcher stays away; another launcher, which runs already, has its providers."""
 
 
 class Kind(Enum):
-    """Of store."""
+    """Kind of store."""
 
     EMBEDDED = "embedded"
-    """Sessions end with the process; nobody else can have the file meanwhile."""
+    """Sessions end with the process; no other process can have the file meanwhile."""
     ZOOKEEPER = "zookeeper"
     """The session of a dead process lasts until it times out."""
 
@@ -190,7 +190,7 @@ class Cell:
         return 1 + (self.recovery is Recovery.TAKE_OVER) + self.step.first_stays_away
 
     def scenario(self) -> Scenario:
-        """What happens in it, apart from the kill."""
+        """Return the events of the cell, apart from the kill."""
         step = self.step
         cloud = CloudPlan("cloud", 12, step.boot_time, step.delete_time)
         pools = (
@@ -205,7 +205,7 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """All there are. An embedded store belongs to one process: nobody is there to take over."""
+    """Yield all cells. An embedded store belongs to one process: no other launcher can take over."""
     for step in STEPS:
         for store in Kind:
             for recovery in Recovery:

@@ -174,7 +174,7 @@ def test_killed_launcher_stays_away_and_another_takes_over(zk_site: tuple[RealSi
     site.check()
 
 
-# -- the embedded store: whoever uses it does so through the launcher's socket, and loses its session with it ---------
+# -- the embedded store: its clients use the launcher's socket, and lose their session with the launcher ------------
 
 
 @pytest.fixture
@@ -185,7 +185,9 @@ def embedded_site(tmp_path: Path) -> Iterator[RealSite]:
 
 
 async def _until(store: Store, root: str, is_enough: Callable[[], Awaitable[T | None]]) -> T:
-    """What *is_enough* says once it says something; asked after each change below *root*. Raises: StoreError."""
+    """Return the first result of *is_enough* that is not None; called after each change below *root*. Raises:
+    StoreError.
+    """
     changed = asyncio.Event()
     async with store.tree(root) as tree:
         tree.subscribe(lambda _event: changed.set())
