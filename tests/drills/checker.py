@@ -17,7 +17,7 @@ REGISTRATIONS = ("/nodepool/components/pool/", "/nodelaunch/launchers/")
 
 
 class Use(NamedTuple):
-    """That *user* had a node in use, as it saw it; wall times, which are also those of the cloud's log."""
+    """Time in which *user* saw a node in use; wall times, as in the cloud's log."""
 
     node: str
     user: str

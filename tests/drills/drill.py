@@ -267,7 +267,7 @@ _OF_LAUNCHERS = {
 
 
 def end_session(port: int, session: int, password: bytes) -> None:
-    """Close a session of somebody else's, who learns of it at the next attempt to use it."""
+    """Close another client's session, which notices this at the next use of the session."""
     greeting = struct.pack("!iqiqi", 0, 0, 10_000, session, len(password)) + password + b"\0"
     farewell = struct.pack("!ii", 1, -11)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:

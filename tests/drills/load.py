@@ -35,7 +35,7 @@ ZUUL_SESSION_S = 40.0
 ZUUL_REPLY_S, ZUUL_WITHIN_S = 120.0, 600.0
 """For one answer of it, and for its start, failures and all."""
 MOST_REQUESTS = 2000
-"""Of one requestor."""
+"""Limit for the requests of one requestor."""
 HOLD_S = (0.05, 1.0)
 SILENT = logging.getLogger("drill.kazoo")
 SILENT.setLevel(logging.CRITICAL)
@@ -67,7 +67,7 @@ class Patient(KazooClient):
         return self.retry(super().get_children, *args, **more)
 
     def delete(self, *args: Any, **more: Any) -> Any:
-        """What is gone at a second try went at the first, whose reply was lost."""
+        """Delete a record; a record that is missing at a second try was deleted at the first, whose reply was lost."""
         tries = itertools.count()
 
         def attempt() -> None:
@@ -82,7 +82,7 @@ class Patient(KazooClient):
 
 
 class Asks(Protocol):
-    """One requestor."""
+    """A requestor."""
 
     def job(self, labels: list[str], hold: Hold) -> str:
         """Ask for nodes, call *hold* with their ids while they are in use, give them back; ``fulfilled``, or how it
@@ -212,7 +212,7 @@ class Zuul:
 
 
 class Worker:
-    """A requestor that does one job after the other in a thread, until it is told to stop."""
+    """A requestor that does one job after the other in a thread, until it is stopped."""
 
     def __init__(self, name: str, asks: Asks, seed: int) -> None:
         self.outcomes: Counter[str] = Counter()

@@ -103,7 +103,7 @@ def summary(drill: Drill, outcomes: Counter[str], uses: Sequence[checker.Use]) -
 
 
 def left_behind(drill: Drill, requestor: Requestor) -> list[str]:
-    """What is still there after the launchers had time to tidy up."""
+    """Return the records and instances that remain after the launchers had time to clean up."""
 
     def found() -> list[str]:
         with drill.cloud() as cloud:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gate
 
 REQUESTS = 300
 MOST_CALLS = 2000
-"""Of functions written in Python."""
+"""Limit for calls of functions written in Python."""
 MOST_CALLS_IN_ALL = 3800
 """With those of functions written in C, of which most cost less."""
 TIMEOUT_S = 60.0

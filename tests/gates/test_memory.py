@@ -26,7 +26,7 @@ requests come to some 150 bytes each."""
 
 
 async def rss_mib(setup: Setup, server: BenchServer, folder: Path) -> float:
-    """Of a launcher that has registered its pools, and has settled."""
+    """Return the memory of a launcher that has registered its pools and come to rest."""
     async with opened(server, nodelaunch(), setup, folder) as subject:
         return subject.memory()["rss_mib"]
 

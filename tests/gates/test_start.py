@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gate
 NODES = REQUESTS = 2000
 MOST_PER_RECORD = 1.05
 MOST_PER_POOL = 4
-"""A pool is registered, remembered, and told of once more when its provider answers."""
+"""A pool is registered, stored, and announced once more when its provider answers."""
 POOLS = 50
 TIMEOUT_S = 60.0
 

@@ -64,8 +64,9 @@ class Site:
         await self._rest()
 
     async def _one(self, number: int) -> None:
-        """Most are fulfilled and used. Of twenty one asks for two nodes, one fails, one is withdrawn at once, and one
-        that nobody can serve is withdrawn."""
+        """Make a request. Most are fulfilled and used. Of twenty one asks for two nodes, one fails, one is
+        withdrawn at once, and one that no provider can serve is withdrawn.
+        """
         kind = number % 20
         if kind == 1:
             await (await self.client.submit(["small"])).cancel()
@@ -148,7 +149,7 @@ async def leave_nothing(site: Site, lives: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_cloud_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is full after the warm-up."""
+    """Shorten the cloud's log, so that it is full after the warm-up."""
     monkeypatch.setattr(ledger, "LOG_KEPT", 100)
 
 
@@ -163,7 +164,7 @@ async def test_lives_leave_nothing_behind_with_the_embedded_store(tmp_path: Path
 
 
 def _left(view: ClusterView) -> str:
-    """What is there that goes by itself; empty: nothing is."""
+    """Return a description of all records and instances that are still to be deleted; empty if there are none."""
     ready = view.idle_by_label.get("small", 0)
     if view.requests or view.request_lock_dirs or len(view.nodes) != READY or ready != READY:
         return f"requests {list(view.requests)}, locks {list(view.request_lock_dirs)}, nodes {list(view.nodes)}"

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """A server's guest on the test control plane: what runs on its address, as its metadata asks.
 
-Standard input has the server as one JSON object, standard output is its console; whoever started us kills our process
-group. ``guest: sshd`` is an OpenSSH server with host keys of its own; ``guest: rekey`` one that starts with keys of
-its image, and has others after ``rekey_after`` seconds, as an image with baked-in keys; ``guest: cloud-init`` one that
-starts with keys of its image, too, until a real cloud-init has seen to its user data; ``guest: closed`` nothing that
-listens. Without it there is no guest. What does *not* belong here: anything of the project; any Python runs this.
+Standard input has the server as one JSON object, standard output is its console; the process that started the guest
+kills its process group. ``guest: sshd`` is an OpenSSH server with host keys of its own; ``guest: rekey`` one that
+starts with keys of its image, and has others after ``rekey_after`` seconds, as an image with baked-in keys; ``guest:
+cloud-init`` one that starts with keys of its image, too, until a real cloud-init has processed its user data; ``guest:
+closed`` nothing that listens. Without it there is no guest. What does *not* belong here: anything of the project; any
+Python runs this.
 """
 
 import json
