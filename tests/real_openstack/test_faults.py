@@ -26,7 +26,7 @@ async def ended(handle: RequestHandle) -> NodeRequest:
 
 
 async def served(site: Beside, handle: RequestHandle, *, told: str | None = None) -> None:
-    """Check that the request is fulfilled, its nodes are used and returned, and nothing is left. *told*: the final
+    """Check that the request is fulfilled, its nodes are used and returned, and nothing is left. ``told``: the final
     explanation of the request by explain.
     """
     request = await ended(handle)
@@ -352,7 +352,7 @@ SMALL = {"cloud": "devcloud-small", "launch_retries": 1}
 
 
 async def test_quota_that_others_use_up_is_waited_for(launcher: Start, others: Others) -> None:
-    """One node is ours when two unknown servers appear; the next node waits until these are deleted."""
+    """The launcher has a node when two unknown servers appear; the next node waits until these are deleted."""
     site = await launcher(provider(pool(["plain"], security_groups=[]), **SMALL))
     request = await ended(await site.client.submit(["plain"]))
     async with site.client.hold(request):

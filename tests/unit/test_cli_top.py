@@ -1,4 +1,4 @@
-"""What ``nodelaunch top`` draws, at any size."""
+"""Screen of ``nodelaunch top``, at any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client may be asked for."""
+"""Labels that a client may ask for."""
 
 from __future__ import annotations
 

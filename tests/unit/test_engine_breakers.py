@@ -1,4 +1,4 @@
-"""Who is kept from trying while a breaker is open, who makes the probe, and what is told of it."""
+"""Launches that an open breaker holds back, the choice of the probe, and the breaker's events."""
 
 from __future__ import annotations
 

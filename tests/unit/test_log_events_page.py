@@ -23,7 +23,7 @@ NOT_HERE = {Outcome.REFUSED}
 NEVER_ROUTINE = {f"request_{outcome.name.lower()}" for outcome in Outcome if outcome is not Outcome.DECLINED} - {
     "request_refused"
 }
-"""What it logs at one level only."""
+"""Events that it logs at a single level."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = dict[str, set[str]]
@@ -94,7 +94,7 @@ class Module:
         return set()
 
     def _texts(self, node: ast.expr) -> set[str]:
-        """What *node* can be."""
+        """Return the possible values of *node*."""
         match node:
             case ast.Constant(value=str(text)):
                 return {text}
@@ -126,7 +126,7 @@ class Module:
         return self._assignments[function].get(name)
 
     def _passed(self, name: str) -> set[str]:
-        """What the function under way is called with, in its file."""
+        """Return the arguments that the current function is called with, in its file."""
         function = self._functions[-1]
         arguments = [argument.arg for argument in function.args.args]
         calls = [
@@ -138,7 +138,7 @@ class Module:
         return set().union(*map(self._texts, calls))
 
     def _kinds(self) -> set[str]:
-        """Of breakers: the first word of their titles."""
+        """Return the kinds of breakers: the first word of their titles."""
         titles = [call.args[0] for call in self._calls() if ast.unparse(call.func) == "Breakers"]
         return {title.value.split()[0] for title in titles if isinstance(title, ast.Constant)}
 

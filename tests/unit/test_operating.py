@@ -1,4 +1,4 @@
-"""What an operator does by hand, on records of the embedded store."""
+"""Actions of an operator by hand, on records of the embedded store."""
 
 from __future__ import annotations
 

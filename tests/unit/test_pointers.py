@@ -1,4 +1,4 @@
-"""What documentation, docstrings and comments point at exists: source files, and what is in them."""
+"""Documentation, docstrings and comments refer only to source files, and to names in these, that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cloud without room is used and asked again after pauses."""
+"""A cloud whose quota is used up is asked again after pauses."""
 
 from __future__ import annotations
 

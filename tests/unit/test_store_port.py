@@ -1,4 +1,4 @@
-"""What the store's port hands on."""
+"""Names that the store's port exports."""
 
 from __future__ import annotations
 

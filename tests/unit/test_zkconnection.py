@@ -1,4 +1,4 @@
-"""What a connection makes of the bytes that a server sends."""
+"""A connection's reactions to the bytes that a server sends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def an_event(path: str, zxid: int) -> bytes:
 
 
 class Told:
-    """A connection that was greeted, and what it told."""
+    """A connection that has its greeting, and its notifications."""
 
     def __init__(self) -> None:
         self.events: list[tuple[int, str]] = []
@@ -36,7 +36,7 @@ class Told:
 
 
 async def test_zxid_of_an_event_counts_as_seen() -> None:
-    """So that no server takes us that knows less than the event told: ZooKeeper tells it from 3.9 on."""
+    """So a server that knows less than the event does not accept us: ZooKeeper sends the zxid from 3.9 on."""
     told = Told()
     told.connection.data_received(an_event("/a", 12) + an_event("/b", 13))
     assert told.events == [(EVENT_DELETED, "/a"), (EVENT_DELETED, "/b")]
