@@ -1,4 +1,4 @@
-"""``nodelaunch driver list`` and ``driver info`` tell what there is, and keep one driver's trouble its own."""
+"""``nodelaunch driver list`` and ``driver info`` show all drivers, and isolate the failure of any driver."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def test_executables_that_say_what_can_not_be_shown_take_nothing_from_the_others
 
 def test_level_is_that_of_the_last_check_of_the_same_digest(site: Path) -> None:
     path = executable(site, "mine")
-    remember(f"./{path.name}", listed()["mine"]["digest"], "process", Level.SILVER)  # by whatever name it was checked
+    remember(
+        f"./{path.name}", listed()["mine"]["digest"], "process", Level.SILVER
+    )  # any name that was used for the check
     assert listed()["mine"]["levels"] == {"process": "silver"}
     assert "silver process, at the last check" in run("driver", "info", "mine", check=True).stdout
     remember("mine", listed()["mine"]["digest"], "inline", Level.BRONZE)

@@ -1,6 +1,7 @@
-"""Whatever somebody writes into a real ZooKeeper, a launcher serves others, and what is not its own stays.
+"""Records by foreign clients in a real ZooKeeper: a launcher still serves other requests, and leaves foreign records
+alone.
 
-What single records can do is tried by tests/property/test_hostile_records.py; here are sizes, numbers, a real server.
+tests/property/test_hostile_records.py tries faulty single records; here are sizes, numbers, a real server.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def strange() -> Iterator[tuple[str, bytes]]:
 
 
 def many() -> Iterator[tuple[str, bytes]]:
-    """Thousands of children, in what all look at and in locks; and nodes of somebody else in every state."""
+    """Yield thousands of children, in directories that all clients read and in locks; and foreign nodes in every
+    state.
+    """
     elsewhere = {**WELL_FORMED, "provider": "elsewhere", "external_id": "theirs", "launcher": "theirs"}
     states = ("init", "building", "ready", "in-use", "used", "hold", "testing", "deleting", "failed", "aborted")
     yield THEIR_REQUEST, b"{"

@@ -1,4 +1,4 @@
-"""A driver's process is started clean, spoken with by contract, and ended; whatever it does, the launcher goes on."""
+"""A driver's process is started clean, follows the contract, and is ended; the launcher survives all its faults."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def driver(
 
 @pytest.fixture
 def entries() -> list[MutableMapping[str, Any]]:
-    """What is logged in the test."""
+    """Return the log entries of the test."""
     taken: list[MutableMapping[str, Any]] = []
 
     def take(_logger: Any, method: str, entry: MutableMapping[str, Any]) -> str:
@@ -466,7 +466,7 @@ async def test_idle_driver_that_does_not_answer_is_replaced(
 async def test_stranger_at_the_socket_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[MutableMapping[str, Any]]
 ) -> None:
-    """Somebody of our own user, but not the process that was started."""
+    """The other process has our user, but is not the process that was started."""
     with tempfile.TemporaryDirectory(prefix="np-") as short:
         monkeypatch.setattr(tempfile, "tempdir", short)
         async with driver("never connects", tmp_path) as made:

@@ -103,7 +103,7 @@ class Fleet:
     ended: list[Serve] = field(default_factory=list)
 
     def start(self, *programs: str | None) -> None:
-        """One launcher for each of *programs*; None: of this version."""
+        """Start a launcher for each of *programs*; None: of this version."""
         self.serves = [Serve(self.config, program=program) for program in programs]
         for serve in self.serves:
             serve.await_log("pool_registered")
@@ -172,6 +172,6 @@ def test_upgrade_and_downgrade_in_turn_fail_no_request_and_leave_nothing(fleet: 
 
 
 def report(fleet: Fleet, quiet: Load, rolling: Load) -> None:
-    """For whoever asks with ``-s``."""
+    """Print the numbers, which ``-s`` shows."""
     p99 = f"p99 {quiet.p99_ms():.0f} ms before, {rolling.p99_ms():.0f} ms meanwhile"
     print(f"\n{len(fleet.ended)} restarts, {len(rolling.states)} requests; {p99}")  # noqa: T201

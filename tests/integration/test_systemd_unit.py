@@ -1,4 +1,6 @@
-"""The systemd unit: systemd understands it, it is hardened, and the launcher tells what ``Type=notify`` waits for."""
+"""The systemd unit: systemd accepts it, it is hardened, and the launcher sends the notifications that
+``Type=notify`` expects.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ def test_its_commands_are_ours() -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What systemd has in NOTIFY_SOCKET; in the abstract namespace, so that no path is too long."""
+    """Yield the socket of NOTIFY_SOCKET; in the abstract namespace, so that no path is too long."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
         taken.bind("")  # a name of the kernel's choosing
         taken.settimeout(60)
@@ -101,7 +103,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 def lines(told: socket.socket) -> list[str]:
-    """Of the next message."""
+    """Return the lines of the next message."""
     return told.recv(4096).decode().splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Locks taken in transactions, with kazoo peers contending at the same moment: never two holders, nobody hurt."""
+"""Locks taken in transactions, with kazoo peers contending at the same moment: never two owners, no failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def store(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> AsyncItera
 
 
 class Record:
-    """Who holds the lock, as all in this process see it."""
+    """Owner of the lock, as all tasks in this process see it."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -98,7 +98,7 @@ async def test_exchanged_directory_excludes_kazoo_and_breaks_none(
 
 
 async def take_and_release(store: ZooKeeperStore, record: Record) -> None:
-    """One try; where a peer contends nothing may have been done."""
+    """Try to take the lock once; where a peer contends, none of the operations may have been done."""
     version = (await store.get("/n")).stat.version
     try:
         lock, entry = await store.commit([TakeLock("/n/lock", b"ours"), Put("/n", b"x", version)])

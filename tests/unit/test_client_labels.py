@@ -1,4 +1,4 @@
-"""Labels that a client may ask for."""
+"""Arguments of a client's request that are refused."""
 
 from __future__ import annotations
 

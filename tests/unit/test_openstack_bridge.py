@@ -23,7 +23,7 @@ async def bridge() -> AsyncIterator[Bridge]:
 
 @pytest.fixture
 async def release(bridge: Bridge) -> AsyncIterator[threading.Event]:
-    """Set at the end of a test, passed or failed: threads cannot be stopped."""
+    """Yield an event that is set at the end of a test, passed or failed: threads cannot be stopped."""
     event = threading.Event()
     yield event
     event.set()

@@ -1,4 +1,4 @@
-"""Names that the store's port exports."""
+"""Entries of the store's port: equality and hash."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def an_event(path: str, zxid: int) -> bytes:
 
 
 class Told:
-    """A connection that has its greeting, and its notifications."""
+    """A connection after its handshake, with a record of its notifications."""
 
     def __init__(self) -> None:
         self.events: list[tuple[int, str]] = []
@@ -36,7 +36,7 @@ class Told:
 
 
 async def test_zxid_of_an_event_counts_as_seen() -> None:
-    """So a server that knows less than the event does not accept us: ZooKeeper sends the zxid from 3.9 on."""
+    """A server that knows less than the event then refuses the session; ZooKeeper sends the zxid from 3.9 on."""
     told = Told()
     told.connection.data_received(an_event("/a", 12) + an_event("/b", 13))
     assert told.events == [(EVENT_DELETED, "/a"), (EVENT_DELETED, "/b")]
