@@ -1,4 +1,4 @@
-"""All points of a cell, one after the other. What does *not* belong here: one of them (site.py)."""
+"""All points of a cell, one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md. What does *not* belong here: the page's text."""
+"""The table of docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -103,9 +103,8 @@ async def test_nothing_is_seen_before_it_is_on_disk(store: EmbeddedStore, disk: 
         with pytest.raises(RecordGoneError):
             await other.get("/n/a")
         assert told == []
-        assert not any(
-            call.done() for call in calls
-        )  # a reply to the last call would report changes that are not stored yet
+        # a reply to the last call would report changes that are not stored yet
+        assert not any(call.done() for call in calls)
         disk.open.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(results[-1], RecordExistsError)

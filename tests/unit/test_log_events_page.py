@@ -23,7 +23,7 @@ NOT_HERE = {Outcome.REFUSED}
 NEVER_ROUTINE = {f"request_{outcome.name.lower()}" for outcome in Outcome if outcome is not Outcome.DECLINED} - {
     "request_refused"
 }
-"""Events of requests that are logged at a single level."""
+"""Events of requests that are never logged at debug level."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = dict[str, set[str]]
