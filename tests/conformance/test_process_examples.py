@@ -29,7 +29,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["", "slow"])
 def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """How long the process of a node takes before it does anything: on a busy machine, longer than a call."""
+    """Set the time that the process of a node takes before its first action: on a busy machine, longer than a call."""
     if request.param:
         slow = slow_starts(tmp_path_factory.mktemp("slow"))
         request.getfixturevalue("monkeypatch").setenv("PATH", slow)

@@ -136,7 +136,7 @@ def test_health_check_follows_the_launcher(podman: Podman, run: Run, options: li
 
 
 def test_any_other_user_will_do(run: Run, image: str, podman: Podman, tmp_path: Path) -> None:
-    """As OpenShift gives it: a number of its own for the user, and the group 0."""
+    """The user and group are those of OpenShift: a number of its own for the user, and the group 0."""
     out = podman(
         "run", "--rm", "--read-only", "--passwd=false", "--user", f"{STRANGER}:0", "--entrypoint", "python3", image,
         "-c", "import nodelaunch.network.sshclient, os; print(os.getuid())",

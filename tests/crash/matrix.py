@@ -16,7 +16,7 @@ class Result:
     cell: Cell
     points: int
     twins: int
-    """At how many points a node had two instances for a while, of which one was deleted again."""
+    """Number of points at which a node had two instances for a while, of which one was deleted again."""
     failures: tuple[str, ...]
     """A report of each point after which something did not hold."""
 

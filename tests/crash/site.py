@@ -26,7 +26,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import METADATA_NODE_ID
 
 SETTLE_S = 200.0
-"""How long everything has to stay as it is at rest: longer than two looks for leaks, and than any call is under way."""
+"""Time for which the state must stay unchanged at rest: longer than two searches for leaks, and than any call."""
 DELETED = re.compile(r"request (\S+) is deleted, was (\w+)")
 RELOAD_GRACE_S = 5.0
 
@@ -40,7 +40,7 @@ class Verdict:
     victim: str
     points: int
     twins: int
-    """How many nodes had two instances for a while."""
+    """Number of nodes that had two instances for a while."""
 
     @property
     def rule(self) -> str | None:
@@ -164,7 +164,7 @@ class Site(World):
         return DriverRegistry([DriverPlugin("fake", FakeProvider, open_driver)])
 
     def _config(self, plan: LauncherPlan) -> Config:
-        """Before the reload there is no pool ``extra``, afterwards no pool ``main``."""
+        """Return the configuration: no pool ``extra`` before the reload, no pool ``main`` afterwards."""
         config = super()._config(plan)
         gone = "main" if self._is_reloaded else "extra"
         pools = [tuple(pool for pool in provider.pools if pool.name != gone) for provider in config.providers]

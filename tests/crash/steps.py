@@ -51,7 +51,7 @@ class Mark:
 class Step:
     name: str
     what: str
-    """For people: what is going on while the launcher is killed."""
+    """Description, for readers, of the step during which the launcher is killed."""
     opens: Mark
     closes: Mark
     requests: tuple[RequestPlan, ...] = ()
@@ -60,14 +60,14 @@ class Step:
     boot_time: float = 5.0
     delete_time: float = 1.0
     create_fails: int = 0
-    """How many creates fail at first, leaving an instance that boots on."""
+    """Number of creates that fail at first, leaving an instance that continues to boot."""
     first_killed: Mark | None = None
-    """When another launcher, or an earlier process of the same, is killed beforehand."""
+    """Point at which another launcher, or an earlier process of the same, is killed beforehand."""
     first_stays_away: bool = False
     failed: int = 0
-    """How many of the requests have to fail; all others have to be fulfilled."""
+    """Number of requests that must fail; all others must be fulfilled."""
     away_s: float = 2.0
-    """How long it takes until the launcher starts again."""
+    """Time until the launcher starts again."""
 
 
 SMALL = RequestPlan(at=5.0, labels=("small",), used_for=5.0)

@@ -128,7 +128,7 @@ def zk_site(zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path) -
 
 
 def _run_job(requestor: Requestor) -> None:
-    """To its end, with nothing left in ZooKeeper."""
+    """Run a job to its end, and check that it leaves nothing in ZooKeeper."""
     nodes = requestor.run_job(*LABELS)
     assert len({node["id"] for node in nodes}) == len({node["external_id"] for node in nodes}) == len(LABELS)
     requestor.await_children("/nodepool/nodes", lambda names: not names)
@@ -206,7 +206,7 @@ async def _answered(store: Store, request_id: RequestId) -> NodeRequest | None:
 
 
 async def _use(store: Store, request: NodeRequest) -> None:
-    """As Zuul does."""
+    """Use the nodes as Zuul does."""
     locks = [await store.lock(paths.node_lock(node_id), timeout_s=DEADLINE_S) for node_id in request.nodes]
     await store.delete(paths.request(request.id))
     for state in (NodeState.IN_USE, NodeState.USED):

@@ -24,7 +24,7 @@ from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instanc
 T = TypeVar("T")
 
 LATE_S = 20.0
-"""After which a call that outlives its process arrives, and after which clouds whose lists are late list a change."""
+"""Delay after which a call that outlives its process arrives, and after which clouds with stale lists list a change."""
 
 
 @dataclass(eq=False, slots=True)

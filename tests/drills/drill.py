@@ -26,7 +26,7 @@ from support.process import Serve
 MAX_SERVERS = 8
 LOST_REPLY_SHARE = 0.05
 PATIENCE_S = 300.0
-"""With a launcher that starts or ends on a machine that is busy."""
+"""Time limit for waits on a busy machine, while launchers start or end."""
 _CHANGES = {1, 2, 5, 14, 15}
 """Opcodes of writes."""
 
@@ -163,7 +163,7 @@ class Drill:
         self._has_backup.add(1)
 
     def restore(self, fault: Fault) -> None:
-        """To what it had at the last back-up, or, with none yet, to what it has now."""
+        """Restore the data of the last back-up, or, without one, the present data."""
         if 1 not in self._has_backup:
             self.back_up(fault)
         self.ensemble.restore(self.ensemble.servers[1])
@@ -240,7 +240,7 @@ class Drill:
         self.wires.do(fault.target, end)
 
     def start_again(self, number: int) -> None:
-        """As a supervisor does, where launcher *number* ended because it found no servers when it started."""
+        """Restart launcher *number*, as a supervisor does, if it ended because it found no servers when it started."""
         if self.serves[number].process.poll() is not None and _found_no_servers(self.serves[number]):
             self.serves[number] = self._serve(number)
 

@@ -33,7 +33,7 @@ ENDS_WITHIN_S = 300.0
 CLIENT_SESSION_S = 60.0
 ZUUL_SESSION_S = 40.0
 ZUUL_REPLY_S, ZUUL_WITHIN_S = 120.0, 600.0
-"""For one answer of it, and for its start, failures and all."""
+"""Time limits for one answer of Zuul, and for its start, failures included."""
 MOST_REQUESTS = 2000
 """Limit for the requests of one requestor."""
 HOLD_S = (0.05, 1.0)
@@ -192,7 +192,9 @@ class Zuul:
             return "zuul restarted"
 
     def _answered(self, request_id: str) -> str:
-        """As Zuul hears of it, or, where it is long without news, as it is. Raises: PeerError."""
+        """Return the state that Zuul has received, or, after a long time without news, the state in ZooKeeper.
+        Raises: PeerError.
+        """
         deadline = time.monotonic() + ENDS_WITHIN_S
         while True:
             try:

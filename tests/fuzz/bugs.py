@@ -48,7 +48,7 @@ class Bug:
     rules: frozenset[str]
     """Rules of which one must be the first to be broken."""
     first_seed: int = 0
-    """Where to begin looking."""
+    """First seed of the search."""
 
 
 BUGS: dict[str, Bug] = {}
@@ -298,7 +298,7 @@ def _lost_stay_lost() -> AbstractContextManager[Any]:
 @_bug("leaks are not looked for", "all comes to rest", "every request is answered")
 @contextmanager
 def _leaks_stay() -> Iterator[None]:
-    """At a cloud that can't refuse calls that arrive late: else there is nothing to look for."""
+    """Leave leaks, at a cloud that cannot refuse late calls: other clouds have no leaks."""
 
     async def nothing(*_: Any) -> None:
         pass

@@ -69,7 +69,7 @@ class Process:
 
     name: str
     pause: Callable[[], float]
-    """How long the next call to the cloud is under way, one way, seconds."""
+    """Return the delay of the next call to the cloud, one way, in seconds."""
     failed: Callable[[str, str, DriverError], None]
     """Called with (node id, provider, error) for each launch step that failed."""
     is_dead: bool = False

@@ -49,7 +49,7 @@ class Accusation:
 
     at: float
     since: float
-    """When the one that came later was accepted."""
+    """Time at which the later request was accepted."""
     overtaken: list[RequestId]
     detail: str
 
@@ -71,7 +71,7 @@ class Rules:
     owners: dict[RequestId, int] = field(default_factory=dict)
     """Sessions of ephemeral requests."""
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How many launch steps failed, by request and provider."""
+    """Number of failed launch steps, by request and provider."""
     final_failures: set[tuple[str, str]] = field(default_factory=set)
     missing_images: bool = False
     unruly: bool = False
@@ -90,7 +90,7 @@ class Rules:
     _written_under: dict[NodeId, frozenset[str]] = field(default_factory=dict)
     """Contenders for a node's lock that its last writer still has after that write, by node."""
     _taken_at: dict[RequestId, float] = field(default_factory=dict)
-    """When a launcher took the request last."""
+    """Time at which a launcher last took the request."""
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
     _accused: list[Accusation] = field(default_factory=list)
     _foreign_peak: Counter[str] = field(default_factory=Counter)
@@ -125,14 +125,14 @@ class Rules:
 
     @property
     def lag(self) -> float:
-        """How much later than it happened a launcher in good connection may at most know of something, seconds."""
+        """Return the longest delay, in seconds, with which a launcher with a good connection learns of a change."""
         return 200 * self.scenario.latency_s + 0.5
 
     def is_calm(self, launcher: str) -> bool:
         return self.now() - self.calm_since.get(launcher, 0.0) > 10 * self.lag
 
     def touched_at(self, request_id: RequestId) -> float:
-        """When the request, or its lock, last changed."""
+        """Return when the request, or its lock, last changed."""
         return self._touched.get(request_id, 0.0)
 
     # -- transactions -----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ NOWHERE = "nowhere"
 """A label no pool offers."""
 TENANT = "limited"
 PAUSED_FROM = 1_000_000
-"""From this seed on, operators pause and drain things besides."""
+"""First seed with pauses and drains by operators."""
 CORES, RAM = 4, 8192
 """Size of each server: the fake cloud's only flavor."""
 
@@ -123,7 +123,7 @@ class Scenario:
         return next(plan for plan in self.clouds if plan.name == name)
 
     def lines(self) -> list[str]:
-        """For people: everything, one thing a line."""
+        """Return a description for readers, a line for each part."""
         things: list[Any] = [*self.clouds, *self.launchers, *self.requests, *self.faults]
         head = f"seed {self.seed}, messages take {self.latency_s:g} s, tenant limit {self.tenant_servers}"
         return [head, *(f"  {thing}" for thing in things)]

@@ -44,7 +44,7 @@ from nodelaunch.store.shared import LossListeners, SessionStates, TreeCopy, cont
 
 Result = Entry | Lock | None
 Latency = Callable[[], float]
-"""How long the next message takes, seconds."""
+"""Function that returns the delay of the next message, in seconds."""
 
 SESSION_TIMEOUT_S = 10.0
 
@@ -108,7 +108,7 @@ class SimServer:
             listener(transaction)
 
     def contender(self, lock_path: str) -> str:
-        """Where to create a contender, named as kazoo does."""
+        """Return the path for a new contender, named as kazoo does."""
         return f"{lock_path}/{self.rng.getrandbits(128):032x}__lock__"
 
 
@@ -321,7 +321,7 @@ class SimStore:
             self._down.send(lambda tree=tree: tree.take_in(changes))
 
     def _read_whole(self, tree: SimTree) -> None:
-        """Have the tree read as a whole, and kept up to date from there on."""
+        """Read the tree as a whole, and keep it in sync from then on."""
 
         def read() -> None:
             tree.is_watching = True
@@ -331,7 +331,7 @@ class SimStore:
         self._up.send(read)
 
     def call(self, name: str, act: Callable[[int], Any]) -> asyncio.Future[Any]:
-        """Have the server do *act*; what it returns or raises arrives as the answer."""
+        """Let the server do *act*; its result or exception arrives as the answer."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.is_dead or self.session.state in (
             SessionState.LOST, SessionState.CLOSED, SessionState.CONNECTING,
@@ -438,7 +438,9 @@ class SimStore:
             return
 
     async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
-        """With the number that the server would give now; when the transaction gets there it may be another's."""
+        """Return the record and its lock under the server's expected next number; when the transaction arrives,
+        another client may have this number.
+        """
         made = self.server.znodes.next_at(path)
         if made is None:
             return None

@@ -44,7 +44,9 @@ def _events(seed: int, hash_seed: str) -> str:
 
 @pytest.mark.parametrize("seed", [4, 12, 167])
 def test_same_seed_is_the_same_run(seed: int) -> None:
-    """In this process, and in others in which every set has another order: else no failure could be repeated."""
+    """The runs are equal in this process, and in others with another order of sets; otherwise no failure could be
+    repeated.
+    """
     first, second = run(seed), run(seed)
     assert first.events == second.events
     assert _events(seed, "1") == _events(seed, "2")

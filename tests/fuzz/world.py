@@ -36,7 +36,7 @@ from support.launchers import LoopClock
 
 MAX_READY_AGE_S = 120
 REST_LIMIT_S = 5400.0
-"""How long after the last fault and the last job it may take until all is at rest."""
+"""Time limit for coming to rest after the last fault and the last job."""
 MAX_TRANSACTIONS = 20_000
 """More are taken for a loop without end."""
 LOGGED = 120
@@ -109,7 +109,7 @@ def _determined(seed: int) -> Iterator[None]:
 
 @dataclass(eq=False, slots=True)
 class Host:
-    """Where one launcher runs, again and again."""
+    """Host of a launcher, which is started there again and again."""
 
     plan: LauncherPlan
     process: Process | None = None
@@ -119,7 +119,7 @@ class Host:
     """Factor by which its messages are slower than usual."""
     task: asyncio.Task[None] | None = None
     away_s: float = 0.0
-    """How long it stays away after its next end."""
+    """Time that it stays away after its next end."""
     back: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it doesn't stay away any longer."""
 
@@ -500,7 +500,7 @@ class World:
 
 
 def _call_time(rng: random.Random) -> float:
-    """How long a call to a cloud is under way, one way: mostly not long."""
+    """Return the delay of a call to a cloud, one way: mostly short."""
     return rng.random() * rng.choice((0.0, 0.05, 0.05, 1.0))
 
 

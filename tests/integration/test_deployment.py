@@ -39,7 +39,7 @@ def documents(path: Path) -> list[Any]:
 
 
 def drain_s(arguments: list[Any]) -> float:
-    """For how long ``nodelaunch`` *arguments*, which have to serve, drains."""
+    """Return the drain time of ``nodelaunch`` *arguments*, which must serve."""
     command, bound = parsed([str(each) for each in arguments])
     assert command.__name__ == "serve"
     return float(bound.arguments["drain_timeout"])

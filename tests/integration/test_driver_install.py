@@ -93,7 +93,7 @@ def check(folder: Path, driver: str, options: str = "") -> subprocess.CompletedP
 
 
 def test_driver_in_python_lives_in_an_environment_of_its_own(home: Path, index: Path, tmp_path: Path) -> None:
-    """From nothing to removed: installed, used by its name, installed again from the lock, removed."""
+    """The steps: install, use by name, install again from the lock file, remove."""
     done = install("cloud-painter==1.0", "--index-dir", index)
     assert (done.returncode, done.stderr) == (0, "")
     assert "installed cloud-painter 1.0 with driver painted" in done.stdout

@@ -45,7 +45,7 @@ GIVEN = os.environ.get("NODELAUNCH_FUZZ_EXAMPLES")
 EXAMPLES = int(GIVEN or 25)
 DEADLINE_S = 60.0
 PATIENCE_S = 0.6
-"""For a request of the hostile provider, which is taken back after that."""
+"""Time limit for a request of the hostile provider, which is withdrawn after that."""
 CONFIG = """
 webapp: {{port: 0, listen_address: 127.0.0.1}}
 labels: [{{name: good}}, {{name: evil}}]
@@ -134,7 +134,7 @@ raws = st.fixed_dictionaries(
 
 @st.composite
 def scripts(draw: st.DrawFn) -> dict[str, list[Any]]:
-    """For one or two methods."""
+    """Draw scripts for one or two methods."""
     script: dict[str, list[Any]] = {}
     for method in draw(st.lists(st.sampled_from(METHODS), min_size=1, max_size=2, unique=True)):
         change = st.tuples(st.sampled_from(FIELDS[method]), values).map(lambda pair: {"change": list(pair)})
@@ -162,7 +162,7 @@ class Site:
         self.folder = folder
         self.entries = entries
         self.seen: Counter[str] = Counter()
-        """How often what was logged."""
+        """Number of log lines by event."""
 
     @property
     def evil(self) -> ProcessDriver:
@@ -182,7 +182,7 @@ class Site:
         return node
 
     async def try_all(self) -> None:
-        """Have each method called, whether or not the launcher has a use for it just now."""
+        """Cause a call of each method, even if the launcher does not need it now."""
         spec = process_driver.InstanceSpec("0", "np-0", "main", "evil", {})
         driver = self.evil
         calls = [

@@ -38,7 +38,7 @@ CONTENT = {
 }
 SPEC = InstanceSpec("1", "np1", "main", "small", {"nodepool_node_id": "1"})
 PATIENT = Restarts(first_s=60.0)
-"""Not started again within a test."""
+"""Back-off that prevents a restart within a test."""
 QUICK = Restarts(first_s=0.001, last_s=0.001, degraded_after=2)
 
 
@@ -408,7 +408,7 @@ async def test_unexpected_exception_is_internal_and_says_where(tmp_path: Path) -
 
 
 async def test_whatever_a_driver_started_goes_with_it(tmp_path: Path) -> None:
-    """In its group, or in a session of its own."""
+    """The processes run in the driver's process group, or in a session of their own."""
     async with driver("starts others", tmp_path) as made:
         await made.create_instance(SPEC)
         others = [int((tmp_path / name).read_text()) for name in ("child", "daemon")]

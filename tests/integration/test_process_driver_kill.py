@@ -26,10 +26,10 @@ from support.process import Serve
 from support.processes import children_of, example, running, why_not
 
 KILLS = int(os.environ.get("NODELAUNCH_DRIVER_KILLS", "20"))
-"""How often a driver is killed; 100 where there is time."""
+"""Number of kills of a driver; set it to 100 for a long run."""
 DEADLINE_S = 120.0 + 4.0 * KILLS
 GONE_WITHIN_S = 5.0
-"""After a launcher's death no driver process is there any more."""
+"""Time limit after a launcher's death until no driver process is left."""
 
 CONFIG = """
 webapp: {{port: 0, listen_address: 127.0.0.1}}

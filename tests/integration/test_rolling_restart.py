@@ -159,7 +159,7 @@ def test_restarts_in_turn_fail_no_request_and_leave_nothing(fleet: Fleet) -> Non
 
 @pytest.mark.skipif(not OTHER, reason="NODELAUNCH_OTHER does not name the nodelaunch command of another version")
 def test_upgrade_and_downgrade_in_turn_fail_no_request_and_leave_nothing(fleet: Fleet) -> None:
-    """From the other version to this one and back; in between both serve."""
+    """The upgrade goes from the other version to this one and back; in between both serve."""
     fleet.start(*[OTHER] * LAUNCHERS)
     quiet, rolling = fleet.warm_up(), Load(fleet.requestor)
     with rolling.running():

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 UNIT = ROOT / "deploy" / "nodelaunch.service"
 MOST_EXPOSURE = 1.5
-"""As `systemd-analyze security` counts, from 0 to 10."""
+"""Exposure as `systemd-analyze security` counts it, from 0 to 10."""
 CONFIG = """
 embedded-store: {{path: {folder}/store.sqlite}}
 webapp: {{port: 0, listen_address: 127.0.0.1}}

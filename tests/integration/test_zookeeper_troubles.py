@@ -305,7 +305,7 @@ async def test_lock_of_a_session_that_ends_before_its_taker_goes_on_is_lost(stor
 
 @pytest.fixture
 async def numbered(store: ZooKeeperStore) -> AsyncIterator[ZooKeeperStore]:
-    """With a tree on ``/n``, in which two znodes were made and one of them deleted before."""
+    """Yield a store with a tree on ``/n``, in which two znodes were made and one of them deleted before."""
     await store.ensure("/n")
     await store.create("/n/", sequence=True)
     await store.delete((await store.create("/n/", sequence=True)).path)

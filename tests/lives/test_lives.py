@@ -40,7 +40,9 @@ MOST_MORE = 16
 BLOCKS_PER_LIFE = 0.3
 """Blocks of memory that one life may leave behind, for what the allocator and caches do. A forgotten entry has two."""
 DEADLINE_S = 180.0
-"""For coming to rest on ZooKeeper, in real time: a node to be kept ready is asked for again after a minute at most."""
+"""Time limit for coming to rest on ZooKeeper, in real time: a node to be kept ready is retried after a minute at
+most.
+"""
 
 
 class Site:
@@ -134,7 +136,7 @@ async def site(
 
 
 async def leave_nothing(site: Site, lives: int) -> None:
-    """In halves: what counts containers keeps what it counts alive, so memory is compared before."""
+    """Check two halves separately: the count of containers keeps these alive, so memory is compared first."""
     await site.live(WARM_UP)
     before = blocks()
     await site.live(lives // 2)

@@ -171,7 +171,7 @@ async def test_az_change_recover(tmp_path: Path) -> None:
 async def test_zones_that_vanish_fail_one_request_at_most(
     tmp_path: Path, labels: tuple[str, ...], retries: int
 ) -> None:
-    """Also where nodes have to stay together, and where there are fewer attempts than zones."""
+    """The same holds where nodes must be in the same zone, and where there are fewer attempts than zones."""
     async with launched(tmp_path, _one_pool(launch_retries=retries), drivers=MOVING) as site:
         driver: Any = site.launcher.providers["cloud"].driver
         driver.names = ("north", "east", "west")

@@ -51,7 +51,7 @@ async def test_node_deallocation(tmp_path: Path) -> None:
 
 
 class RefusesThenExplodes(FakeDriver):
-    """Has no quota at first, and an unforeseen fault afterwards."""
+    """Reports no quota at first, and raises an unforeseen error afterwards."""
 
     created = 0
 

@@ -63,7 +63,7 @@ class NoNodes:
 
 
 def kinds(site: Site, handle: RequestHandle, where: tuple[str, str] = ("cloud", "main")) -> tuple[str, list[str]]:
-    """How a request stands with a pool: status, and the kinds of reasons."""
+    """Return the request's status at a pool, and the kinds of reasons."""
     (standing,) = [s for s in site.launcher.scheduler.explainer.explain(handle.id) if (s.provider, s.pool) == where]
     return standing.status, [type(reason).__name__ for reason in standing.reasons]
 

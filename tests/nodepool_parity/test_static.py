@@ -57,7 +57,7 @@ async def _lab(
 
 
 async def _use(site: Site, *labels: str) -> list[Node]:
-    """Have and give back nodes of *labels*; the nodes as they were."""
+    """Get and return nodes of *labels*; return the nodes as they were."""
     request = await site.fulfilled(*labels)
     nodes = site.nodes_of(request)
     await (await site.take(request)).give_all_back()

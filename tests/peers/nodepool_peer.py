@@ -81,7 +81,7 @@ def print_refused(configs: list[Path]) -> None:
 
 
 class QuickNodePool(launcher.NodePool):
-    """With the interval that Nodepool's own tests shorten in the same way."""
+    """Nodepool's class with the interval that Nodepool's own tests shorten in the same way."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

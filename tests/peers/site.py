@@ -45,7 +45,7 @@ class Site:
         self.chroot = chroot
         self.client = server.kazoo(chroot)
         self.requestor = Requestor(self.client)
-        """For what Zuul never asks for, and to look."""
+        """Requestor for requests that Zuul never makes, and for reading."""
         self.guests = {self.client.client_id[0]}
         """Sessions that are not nodelaunch's."""
         self._server = server

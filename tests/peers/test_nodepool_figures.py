@@ -88,7 +88,7 @@ def fill(site: Site) -> None:
 
 
 def without_ages(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """In the order of ids; ages are of two moments, so only their form is compared."""
+    """Return the rows in the order of ids; ages are of two moments, so only their form is compared."""
     assert all(re.fullmatch(r"(\d\d:){3}\d\d", row["Age"]) for row in rows if row.get("Age"))
     kept = [{name: cell for name, cell in row.items() if name != "Age"} for row in rows]
     return sorted(kept, key=lambda row: sorted(row.items()))
@@ -123,7 +123,7 @@ def await_list(port: int) -> None:
 
 
 def ordered(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """In the order of what is in them, without the ages."""
+    """Return the rows in the order of their content, without the ages."""
     kept = [{name: value for name, value in row.items() if name != "age"} for row in rows]
     return sorted(kept, key=lambda row: json.dumps(row, sort_keys=True))
 

@@ -30,7 +30,7 @@ from zuul.zk.event_queues import EventWatcher
 from zuul.zk.system import ZuulSystem
 
 PATIENCE_S = 30.0
-"""How long anything that is waited for may take."""
+"""Time limit for each wait."""
 RECHECK_S = 1.0
 PROJECT = "example.org/project"
 
@@ -236,7 +236,7 @@ class Peer:
         return self.scheduler.nodepool.reviseRequest(request, relative_priority) is not False
 
     def do_request(self, request_id: str) -> dict[str, Any] | None:
-        """As in the cache."""
+        """Return the request as in the cache."""
         request = self.scheduler.zk._node_request_cache.get(request_id)
         return request and {"id": request.id, **request.toDict()}
 
@@ -298,7 +298,7 @@ class Peer:
         self.scheduler.changes.until(lambda: not self.do_requests())
 
     def do_labels(self) -> list[list[str]]:
-        """As zuul-web shows them: by pool."""
+        """Return the labels as zuul-web shows them: by pool."""
         return [sorted(launcher.supported_labels) for launcher in self.scheduler.zk.getRegisteredLaunchers()]
 
     # -- the executor -----------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Peer:
         return self.executor.accept(request_id, self.scheduler.jobs[request_id])
 
     def do_accept_for(self, request_id: str, labels: list[str]) -> list[dict[str, Any]]:
-        """As an executor in another process than the scheduler."""
+        """Accept the nodes as an executor in another process than the scheduler."""
         return self.executor.accept(request_id, Job(labels, "tenant", "check"))
 
     def do_use(self, request_id: str) -> list[dict[str, Any]]:

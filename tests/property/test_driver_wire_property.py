@@ -61,7 +61,7 @@ async def _answer(method: str, _params: Json, _number: int) -> Json:
 
 
 async def _hear(said: bytes) -> tuple[Any, Any]:
-    """How it ended, and how a call that was under way did."""
+    """Return how the connection ended, and how a running call ended."""
     reader = asyncio.StreamReader(limit=m.MAX_LINE)
     peer = Peer(reader, Wire(), answer=_answer, notice=mock.Mock())  # type: ignore[arg-type]
     async with asyncio.timeout(DEADLINE_S):

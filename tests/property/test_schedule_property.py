@@ -162,9 +162,9 @@ def _kept(request: NodeRequest, verdicts: dict[PoolKey, Verdict], facts: StaticF
 
 
 def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[tuple[NodeRequest, Holds, Verdict]]:
-    """For the first of each kind of equal requests, in order: what it comes to, with what is held before it.
-
-    Decline: some pool declines it, none accepts and its tenant is not full. What it waits for is held for it.
+    """Yield the verdict on the first of each kind of equal requests, in order, with the reservations before it. A
+    request is declined if some pool declines it, none accepts it and its tenant is not full. Capacity that it waits
+    for is reserved.
     """
     holds, shapes = Holds(), set()
     for request in sorted(waiting, key=lambda request: request.order):

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 PORT = 28022
-"""Where guests listen."""
+"""Port of the guests."""
 KEYS = {
     "ssh-ed25519": ("-t", "ed25519"),
     "ecdsa-sha2-nistp256": ("-t", "ecdsa", "-b", "256"),
@@ -27,7 +27,7 @@ KEYS = {
 }
 ROOT = Path(__file__).resolve().parents[2]
 CLOUD_INIT = Path(os.environ.get("NODELAUNCH_CLOUD_INIT") or ROOT / ".nox" / "cloud-init")
-"""Where Debian's packages of it are unpacked."""
+"""Folder of Debian's unpacked packages of cloud-init."""
 CONSOLE_KEY = "host key of guest: "
 """Comes before each host key on the console, once it is final."""
 
@@ -78,7 +78,7 @@ def make_keys(folder: Path) -> None:
 
 
 def first_boot(folder: Path, user_data: str) -> None:
-    """Have cloud-init do what *user_data* says of host keys."""
+    """Apply cloud-init to the host keys in *user_data*."""
     script = ROOT / "tests" / "support" / "cloudinit_run.py"
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CLOUD_INIT / "usr" / "lib" / "python3" / "dist-packages")}
     asked = json.dumps([{"user_data": user_data, "folder": str(folder)}])

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.openstack
 
 DEADLINE_S = 1800.0
 VARIABLE = "OS_CLIENT_CONFIG_FILE"
-"""Where openstacksdk finds clouds.yaml; a process gets it by ``pass-environment``."""
+"""Variable by which openstacksdk finds clouds.yaml; a process gets it by ``pass-environment``."""
 
 
 def config_of(label: str) -> OpenStackProvider:

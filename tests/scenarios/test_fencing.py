@@ -262,7 +262,9 @@ async def noop(_fence: Fence) -> None:
 
 
 async def test_deletion_that_is_refused_as_stale_is_tried_again_with_a_greater_fence(tmp_path: Path) -> None:
-    """As after a ZooKeeper was put back from a copy: it goes on once the store has made up for what was lost."""
+    """This happens after ZooKeeper was restored from a back-up: the deletion succeeds once the store's numbers have
+    caught up.
+    """
     async with running(tmp_path) as site:
         request = await site.finished("small")
         (seen,) = site.view.nodes.values()

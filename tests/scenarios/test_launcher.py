@@ -110,7 +110,7 @@ async def test_provider_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_cloud_that_is_asked_too_often_is_asked_again_when_it_says_so(tmp_path: Path) -> None:
-    """On a virtual clock: to the moment, and as often as it takes, which is more than there are retries."""
+    """On a virtual clock: the retry comes exactly at the given time, and retries are not limited."""
     async with running(tmp_path) as site:
         begun = asyncio.get_running_loop().time()
         site.cloud.fail("create", kind="rate-limit", times=10)

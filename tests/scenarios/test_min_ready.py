@@ -23,7 +23,7 @@ READY = 18
 ELSEWHERE = b'{"state": "ready", "provider": "elsewhere", "pool": "main", "type": ["other"]}'
 """A ready node of another launcher."""
 MOST_TRIES = 10
-"""At a node that another has, in 100 seconds."""
+"""Limit for attempts at a node of another launcher, in 100 seconds."""
 
 
 async def test_a_request_is_looked_at_when_it_changes_and_not_when_others_do(
@@ -97,7 +97,7 @@ async def test_min_ready_is_tried_anew_when_the_configuration_changes(tmp_path: 
 
 
 async def test_room_that_becomes_free_is_used_soon(tmp_path: Path) -> None:
-    """Not at the end of a pause that has grown to a minute."""
+    """The capacity is used before the end of a pause that has grown to a minute."""
     async with running(tmp_path, max_servers=1) as site:
         request = await site.finished("small")
         await site.launcher.reload(load_config(written(tmp_path, min_ready=1, max_servers=1)))

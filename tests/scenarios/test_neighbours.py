@@ -39,7 +39,7 @@ BOTH = CONFIG.replace("labels: [{{name: small", "labels: [{{name: bare, min-read
 
 
 def requested(site: Running) -> int:
-    """How many nodes were ever asked for to be kept ready: sequence numbers tell."""
+    """Return how many nodes were ever requested to be kept ready, by sequence numbers."""
     return sum(1 for request_id in site.view.requests if request_id.startswith("900-"))
 
 

@@ -68,7 +68,7 @@ def told(logs: Logs, *events: str) -> list[tuple[str, str | None]]:
 
 
 def reasons(site: Site, handle: RequestHandle) -> list[Mapping[str, Any]]:
-    """Why the request waits, as `explain` prints it."""
+    """Return the reasons for which the request waits, as `explain` prints them."""
     (standing,) = (each.to_json() for each in site.launcher.scheduler.explainer.explain(handle.id))
     return standing["reasons"]  # type: ignore[no-any-return]
 
@@ -168,7 +168,7 @@ async def test_corrected_configuration_has_the_host_back_at_once(tmp_path: Path)
 async def test_driver_that_does_not_know_its_machines_yet_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one in a process of its own, until that has answered."""
+    """A driver in its own process does not know its machines until the process has answered."""
     asked, machines = 0, StaticDriver.machines
 
     def later(driver: StaticDriver) -> Any:
@@ -386,7 +386,7 @@ async def test_launcher_that_cannot_reach_a_host_takes_its_free_nodes_out_once(t
 
 
 async def _compared(folder: Path, monkeypatch: pytest.MonkeyPatch, hosts_there: int) -> int:
-    """How many slots and nodes are looked at for a host that goes away and comes back, among so many."""
+    """Return how many slots and nodes are examined for a host that goes away and comes back, among so many."""
     hosts, names, looked_at = Network(), MANY[:hosts_there], 0
 
     def counted(work: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from support.launchers import running
 pytestmark = pytest.mark.looptime
 
 MOST_TRIES = 100
-"""In a minute."""
+"""Limit for attempts in a minute."""
 
 
 async def test_pool_registers_again_after_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ async def test_provider_taken_out_deletes_its_nodes_as_they_come_back(tmp_path: 
 
 
 async def test_idle_nodes_of_what_is_taken_out_are_deleted_as_soon_as_its_requests_are_done(tmp_path: Path) -> None:
-    """Not only with the next round of the sweeper."""
+    """The nodes are deleted before the next round of the sweeper."""
     async with running(tmp_path, WITH_LABELS, more=SECOND_POOL + LAB) as site:
         for label in ("rare", "bare"):
             request = await site.finished(label)

@@ -61,7 +61,7 @@ class Witness:
 
 
 def usage(log: list[dict[str, object]]) -> list[tuple[float, int]]:
-    """How many servers there were from when on."""
+    """Return the number of servers over time, as pairs of time and number."""
     steps, there = [], 0
     for entry in log:
         change = {"create": 1, "gone": -1}.get(str(entry["what"]), 0)

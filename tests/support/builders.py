@@ -62,7 +62,7 @@ def a_pause(name: str = "cloud", **fields: Any) -> Pause:
 
 
 def some_idle(*nodes: IdleNode) -> IdleNodes:
-    """These idle nodes of a pool."""
+    """Return these idle nodes of a pool."""
     return _Idle(nodes)
 
 

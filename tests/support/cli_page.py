@@ -15,7 +15,7 @@ What `nodelaunch COMMAND --help` says, of all commands. Options of every command
 COMMON = re.compile(r"^\*\*Options of every command\*\*:\n\n(?:\* .*\n)+\n?", re.MULTILINE)
 CONTENTS = re.compile(r"^## Table of Contents\n\n(?:- .*\n| +- .*\n)+\n", re.MULTILINE)
 HOME = re.compile(r"(?<=default: )\S+(?=/nodelaunch/drivers)")
-"""As it is for the user who makes the page."""
+"""Default folder as the user who makes the page sees it."""
 MODULE = re.compile(r"^(nodelaunch [a-z -]*?) -m \S+", re.MULTILINE)
 """Rest of ``python -m MODULE`` that cyclopts leaves in the usage of a command of a family."""
 

@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("NODELAUNCH_CONTAINERS") or ROOT / ".nox" / "containers")
-"""Where everything is kept; NODELAUNCH_CONTAINERS names another folder."""
+"""Folder of all data; NODELAUNCH_CONTAINERS names another one."""
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 NEEDED = ("podman", "runc", "debootstrap")
 """Debian packages, and the programs in them."""
@@ -31,14 +31,14 @@ RELEASE = "bookworm"
 BASE, IMAGE = "docker.io/library/python:3.12-slim", "localhost/nodelaunch"
 INCLUDED = "python3,python3-venv,ca-certificates"
 PROCESSES = 10_000
-"""As many as one user may have; podman's own default is more than a sandbox may grant."""
+"""Limit of processes for one user; podman's own default exceeds what a sandbox grants."""
 MEGABYTE = 1_000_000
 FOR_PIP = ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
-"""How the package index is reached from here, which a build needs to know, too."""
+"""Files for access to the package index, which a build needs, too."""
 
 
 def why_not() -> str | None:
-    """Why no image can be built and run here; None: it can."""
+    """Return why no image can be built and run here, or None if it can."""
     if os.geteuid() != 0:
         return "images are built as root here"
     missing = [name for name in NEEDED if shutil.which(name) is None]

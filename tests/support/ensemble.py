@@ -51,7 +51,7 @@ class Ensemble:
         ]
         self._disk: Path | None = None
         self.why_no_disk: str | None = None
-        """Why no server has a small disk of its own; None: the last one has."""
+        """Reason why no server has a small disk of its own, or None if the last one has."""
 
     def __enter__(self) -> Self:
         try:
@@ -78,7 +78,7 @@ class Ensemble:
 
     @property
     def hosts(self) -> str:
-        """For a client in plaintext."""
+        """Return the servers for a client in plaintext."""
         return ",".join(f"{server.host}:{server.port}" for server in self.servers)
 
     @property
@@ -173,7 +173,7 @@ class Ensemble:
             self._disk = folder
 
     def fill_disk(self) -> None:
-        """Until nothing goes onto the last server's disk any more, which ends that server at its next write."""
+        """Fill the last server's disk, which ends that server at its next write."""
         assert self._disk is not None
         with suppress(OSError), (self._disk / "filler").open("wb", buffering=0) as file:
             while True:

@@ -48,7 +48,7 @@ def provider_content(home: Path, **more: Any) -> dict[str, Any]:
 
 
 def break_with(home: Path, fault: str | None) -> None:
-    """Have the provider do this from now on; None: nothing of the kind."""
+    """Make the provider have this fault from now on; None: no fault."""
     (home / "fault").unlink(missing_ok=True)
     if fault is not None:
         (home / "fault.new").write_text(fault)

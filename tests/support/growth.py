@@ -38,7 +38,7 @@ class Count:
 
     @classmethod
     def now(cls) -> Count:
-        """To be taken while nothing is being done."""
+        """Return the count; call this only at rest."""
         gc.collect()
         kept = list(_containers())
         sizes = {id(each): len(each) for each in kept}

@@ -260,12 +260,12 @@ class Daemon:
         return [entry for entry in self.log if entry.level in ("STDERR", "ERROR", "CRITICAL") and not entry.is_noise]
 
     def stop(self) -> int:
-        """In order, by the signal Nodepool takes for that; its exit code."""
+        """Stop the launcher in order, by Nodepool's signal for that; return its exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.wait()
 
     def kill(self) -> None:
-        """As a crash: nothing is tidied up."""
+        """Kill the process, as in a crash: it does not clean up."""
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
@@ -279,7 +279,7 @@ class Daemon:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How one call of Nodepool's command line ended."""
+    """Result of one call of Nodepool's command line."""
 
     command: str
     code: int

@@ -40,7 +40,7 @@ HOST_DISCOVERY_S = 15.0
 """Nova's interval between two looks for new hosts (10 s, discover_hosts_in_cells_interval), and a margin."""
 COMMAND_TIMEOUT_S = 120.0
 DEADLINE_S = 240.0
-"""For anything a test waits for."""
+"""Time limit for all waits of a test."""
 PROVIDER = "lab"
 
 
@@ -49,7 +49,7 @@ def scripts() -> Path:
 
 
 def why_not() -> str | None:
-    """Why there is no control plane to test with; None: there is."""
+    """Return why there is no control plane to test with, or None if there is one."""
     if not os.environ.get(VARIABLE):
         return f"{VARIABLE} is not set: it names the folder of openstack-up and its fellows"
     if not (scripts() / "openstack-up").exists():
@@ -92,7 +92,7 @@ class Lab:
         return path
 
     def revoke(self, tokens: Iterable[str]) -> None:
-        """Have Keystone take *tokens* back, and the services, which remember for minutes what it said of one, ask."""
+        """Make Keystone revoke *tokens*, and make the services, which cache its answers for minutes, ask again."""
         for token in tokens:
             answer = self.cloud("devcloud-admin").identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
             assert answer.status_code == 204, answer.text
@@ -104,14 +104,12 @@ class Lab:
             assert memcached.recv(100) == b"OK\r\n"
 
     def endpoint(self, service: str) -> str:
-        """Where a service is, "compute" or another type."""
+        """Return the address of a service, "compute" or another type."""
         return str(self.cloud().endpoint_for(service))
 
     def start(self) -> None:
-        """Have everything run, with volumes and with guests.
-
-        openstack-up goes on where it failed. At the first start on a busy machine its test server is refused if Nova
-        has not discovered the hosts yet.
+        """Start all services, with volumes and with guests. openstack-up continues where it failed. At the first
+        start on a busy machine its test server is refused if Nova has not discovered the hosts yet.
         """
         self.has_started = self.command("openstack-status", check=False).returncode != 0
         settings = {"LAB_CINDER": "1", "LAB_GUEST_RUN": str(GUEST)}
@@ -139,11 +137,11 @@ class Lab:
         return done
 
     async def fault(self, *arguments: str) -> None:
-        """Have it misbehave; starting a service takes longer than the session of a client that stands still lives."""
+        """Cause a fault; starting a service takes longer than the session of a frozen client lasts."""
         await asyncio.to_thread(self.command, "openstack-fault", *arguments)
 
     def mend(self) -> None:
-        """Have it behave again."""
+        """Remove the fault."""
         for service in self.paused:
             self.command("openstack-fault", "resume", service)
         self.command("openstack-fault", "clear")
@@ -223,8 +221,9 @@ class Calls:
             yield from log
 
     def made(self, service: str) -> Counter[str]:
-        """How often each kind of request was made of *service*. Nova says who asked: only the project's user counts.
-        The others don't: theirs include what services ask of each other."""
+        """Return how often each kind of request was made of *service*. Nova logs the user: only the project's user
+        counts. Other services do not: their counts include requests between services.
+        """
         counts: Counter[str] = Counter()
         if service == "nova":
             for line in self._lines("nova"):

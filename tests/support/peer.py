@@ -28,7 +28,7 @@ class Requestor:
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def submit(self, *labels: str, priority: str = "200", **more: Any) -> str:
-        """As Zuul submits one: persistent, sequential, without the keys a launcher adds."""
+        """Submit a request as Zuul does: persistent, sequential, without the keys a launcher adds."""
         now = time.time()
         body = {
             "requestor_data": {"span_info": {"trace_id": 206015695541625575178169608723763992776}},

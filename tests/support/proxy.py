@@ -41,7 +41,7 @@ class Proxy:
         self.rewrite: Callable[[str, bytes], bytes] | None = None
         """Function that replaces the body of a service's answer, given the method and path of the request."""
         self.delay_s = 0.0
-        """Before each request is passed on."""
+        """Delay before each request is passed on."""
         self.given: list[tuple[str, int]] = []
         """Requests that were answered in the service's place, and how."""
         self.passed: list[tuple[str, int]] = []

@@ -150,7 +150,7 @@ class Site(Running):
     """A launcher at work, and a client of its store."""
 
     folder: Path
-    """Where the configuration is, for `reload`."""
+    """Folder of the configuration, for `reload`."""
 
     @property
     def is_ready(self) -> bool:
@@ -163,7 +163,7 @@ class Site(Running):
         return EPOCH + asyncio.get_running_loop().time()
 
     async def reload(self, content: Data) -> None:
-        """Have another configuration in force."""
+        """Put another configuration in force."""
         await self.launcher.reload(load_config(write_config(self.folder, content)))
 
     @property

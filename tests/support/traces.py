@@ -45,7 +45,7 @@ class Trace:
         self._ids: dict[str, str] = {}
 
     def name(self, external_id: str) -> None:
-        """Have *external_id* written by its number from now on."""
+        """Replace *external_id* by its number from now on."""
         self._ids.setdefault(external_id, f"<id {len(self._ids) + 1}>")
 
     async def call(self, what: str, asked: Awaitable[Any]) -> Any:

@@ -25,7 +25,7 @@ from support.zookeeper import ZooKeeperServer
 
 TESTS = Path(__file__).parents[1]
 HOME = Path(os.environ.get("NODELAUNCH_UPSTREAM_HOME", TESTS.parent / ".nox" / "upstream-peers"))
-"""Where environments are kept from run to run."""
+"""Folder of environments that are kept from run to run."""
 REQUIREMENTS = TESTS / "peers" / "requirements.txt"
 PEER = TESTS / "peers" / "zuul_peer.py"
 KAZOO = {"11.3.0": "2.9.0", "12.1.0": "2.9.0", "13.1.1": "2.9.0", "14.3.0": "2.11.0"}
@@ -154,7 +154,7 @@ class ZuulPeer:
         return node_ids
 
     def kill(self) -> None:
-        """As a crash: its sessions go when ZooKeeper has not heard of them for their timeout."""
+        """Kill the process, as in a crash: its sessions end after their timeout."""
         self.process.kill()
         self.stop()
 

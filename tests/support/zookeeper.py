@@ -29,7 +29,7 @@ jars in a folder.
 CLASSPATH = OTHER_CLASSPATH or ":".join(
     map(str, [JAR, JAVA / "slf4j-simple.jar", *sorted(JAVA.glob("netty-*[a-z].jar"))])
 )
-"""Not all of Netty, which TLS needs, is on the package's own class path."""
+"""Class path with all of Netty, which TLS needs; the package's own class path lacks parts of it."""
 JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """Small, and quick to start."""
 START_TIMEOUT_S = 60.0
@@ -37,7 +37,7 @@ TICK_MS = 500
 
 
 def why_not() -> str | None:
-    """Why ZooKeeper can't be run here; None: it can."""
+    """Return why ZooKeeper cannot run here, or None if it can."""
     if shutil.which("java") is None:
         return "no java (Debian package default-jre-headless)"
     if not OTHER_CLASSPATH and not Path(JAR).exists():
@@ -80,7 +80,7 @@ class ZooKeeperServer:
 
     @property
     def data_folder(self) -> Path:
-        """Where its snapshots and transaction logs are."""
+        """Return the folder of its snapshots and transaction logs."""
         return self._folder / "data"
 
     @property

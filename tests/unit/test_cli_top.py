@@ -92,7 +92,7 @@ def test_nothing_to_show_is_one_line() -> None:
 
 
 class _Terminal:
-    """Is drawn on once."""
+    """A terminal that is drawn on once."""
 
     size = (160, 50)
     has_blocks = True

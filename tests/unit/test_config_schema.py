@@ -50,7 +50,7 @@ BEYOND_A_SCHEMA = {
 
 
 def parsed(text: str) -> Any:
-    """As YAML 1.1. Raises: YAMLError."""
+    """Return *text* parsed as YAML 1.1. Raises: YAMLError."""
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
     return yaml.load(text)
@@ -166,7 +166,7 @@ def test_options_are_described_by_their_docstrings() -> None:
 
 
 class Shaded(ProviderConfig):
-    """Not what an editor should say."""
+    """A message that an editor should not show."""
 
     shade: str = "green"
     """Colour

@@ -1,4 +1,4 @@
-"""Where the log goes in a program that is not ours."""
+"""Target of the log in a foreign program."""
 
 from __future__ import annotations
 

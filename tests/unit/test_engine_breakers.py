@@ -42,7 +42,7 @@ BROKEN = LaunchFailedError("it went to ERROR")
 
 
 class Told:
-    """How often something was called."""
+    """Counts calls."""
 
     def __init__(self) -> None:
         self.times = 0

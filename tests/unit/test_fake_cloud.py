@@ -444,7 +444,7 @@ async def test_slow_answer_finds_the_instance_there(cloud: FakeCloud) -> None:
 
 
 async def waiting(cloud: FakeCloud, meanwhile: Callable[[str], object]) -> Instance | DriverError:
-    """How a wait for a booting instance on *cloud* ends when *meanwhile* is done to the instance."""
+    """Return how a wait for a booting instance on *cloud* ends when *meanwhile* is done to the instance."""
     driver = fake_driver(cloud, boot_time=3600.0)
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
         external_id = await driver.create_instance(a_spec())

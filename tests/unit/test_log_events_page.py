@@ -77,7 +77,7 @@ class Module:
         assert not is_logger or _is_logger(target), f"{self._place(target)}: call it one of {LOGGERS}"
 
     def _levels(self, call: ast.Call) -> set[str]:
-        """At which levels *call* logs; none where it doesn't. "any": its first argument is the level."""
+        """Return the levels at which *call* logs; none if it doesn't. "any": its first argument is the level."""
         match call.func:
             case ast.Attribute(value=logger, attr=method) if _is_logger(logger):
                 assert method not in OTHER_METHODS, f"{self._place(call)}: what is the level?"

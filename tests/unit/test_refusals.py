@@ -18,7 +18,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Calls:
-    """When a function was called."""
+    """Times of a function's calls."""
 
     def __init__(self) -> None:
         self.at: list[float] = []

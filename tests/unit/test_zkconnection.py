@@ -12,7 +12,7 @@ from nodelaunch.store.zookeeper.connection import MAX_FRAME, WireConnection
 from nodelaunch.store.zookeeper.wire import EVENT_DELETED
 
 BEFORE_3_9 = -1
-"""In place of the zxid of an event."""
+"""Number in place of the zxid of an event."""
 
 
 def an_event(path: str, zxid: int) -> bytes:

@@ -225,7 +225,7 @@ class AnswersTwice(Healthy):
 
 @mutant("P8", "each_request_is_answered_once")
 class DropsWhatIsTooMuch(Healthy):
-    """Does four things at once, and forgets the others."""
+    """Accepts four calls at once, and forgets any further ones."""
 
     class Link(sdk._Link):  # type: ignore[misc]
         def answer(self, message: Json) -> None:
