@@ -229,7 +229,7 @@ class StoreContract:
         assert order == [1, 2, 3]
 
     async def test_fence_grows_with_each_holder(self, store: Store, other: Store) -> None:
-        """However the lock is taken, and also where its directory was deleted and made anew."""
+        """The fence grows with every way to take the lock, and after its directory was deleted and created again."""
         await store.create("/n", b"0")
         fences = []
         for by in (store, other, store):

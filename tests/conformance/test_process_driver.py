@@ -73,7 +73,7 @@ async def test_inventory_is_the_same_inline_and_as_process() -> None:
 
 
 async def test_machines_that_are_not_known_yet_are_not_none() -> None:
-    """Else the engine would take their nodes back."""
+    """Otherwise the engine would withdraw their nodes."""
     plugin = isolated(DriverRegistry().get("static"))
     config = plugin.config_model.model_validate({"name": "racks", "driver": "static"})
     driver = plugin.open(config, DriverContext(NoScanner()))

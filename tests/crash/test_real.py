@@ -161,7 +161,7 @@ def test_killed_launcher_is_back(zk_site: tuple[RealSite, Requestor], point: str
 @pytest.mark.zookeeper
 @pytest.mark.parametrize("point", BEFORE_GIVEN)
 def test_killed_launcher_stays_away_and_another_takes_over(zk_site: tuple[RealSite, Requestor], point: str) -> None:
-    """The other one is there from the beginning; its pool comes second as long as the first is there."""
+    """The other launcher runs from the beginning; its pool comes second as long as the first launcher runs."""
     site, requestor = zk_site
     other = site.serve(site.config("other.yaml", priority=200))
     other.await_log("pool_registered")
@@ -223,7 +223,7 @@ async def _submit(store: Store) -> None:
 
 
 async def _job(store: Store) -> bool:
-    """See the request to its end, if it is there still; whether it was fulfilled."""
+    """Follow the request to its end, if it still exists; return whether it was fulfilled."""
     names = await store.children(paths.REQUESTS)
     if not names:
         return False

@@ -1,4 +1,4 @@
-"""Three launchers on three servers, and all that may befall them."""
+"""Three launchers on three servers, and the faults that can hit them."""
 
 from __future__ import annotations
 

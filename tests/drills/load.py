@@ -137,7 +137,7 @@ class Kazoo:
 
 
 class Zuul:
-    """The newest release in a process of its own; started anew where the connection fails it in the middle of a job."""
+    """The newest Zuul release in its own process, which is restarted if its connection fails in the middle of a job."""
 
     def __init__(self, hosts: str, chroot: str, certificates: Certificates, log: Path, looks: Requestor) -> None:
         """*looks*: to see what Zuul does not."""
@@ -149,9 +149,8 @@ class Zuul:
         self._peer = self._started()
 
     def _started(self) -> ZuulPeer:
-        """Started anew until it comes through: where its connection breaks while it starts it may wait for ever.
-
-        Raises: PeerError, Empty.
+        """Start Zuul, and restart it until it succeeds: it may wait for ever if its connection breaks during the
+        start. Raises: PeerError, Empty.
         """
         deadline = time.monotonic() + ZUUL_WITHIN_S
         while True:

@@ -13,7 +13,7 @@ SESSION_S = 4.0
 
 @dataclass(frozen=True)
 class Fault:
-    """*kind* befalls launcher or server *target* from *at_s* on, for *length_s*."""
+    """Fault *kind* of launcher or server *target*, from *at_s* on, for *length_s*."""
 
     at_s: float
     length_s: float

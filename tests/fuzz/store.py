@@ -249,7 +249,7 @@ class SimStore:
         asyncio.get_running_loop().call_later(unaware_s, self._lost, away_s)
 
     def suspend(self, away_s: float) -> None:
-        """The connection breaks; after *away_s* it is made again, and the session goes on."""
+        """Break the connection; after *away_s* it is made again, and the session continues."""
         if self.is_dead or self._is_cut:
             return
         self._cut()

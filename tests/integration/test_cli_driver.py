@@ -39,7 +39,9 @@ POINTS = entry_points(nodelaunch__drivers={"painted": "painted.driver:PLUGIN"})
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is searched for packages and for executables; outcomes of checks are kept elsewhere than usual."""
+    """Return a folder that is searched for packages and for executables; results of checks are kept in another
+    folder than usual.
+    """
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

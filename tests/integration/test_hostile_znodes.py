@@ -49,7 +49,7 @@ WELL_FORMED = {
     "id": "somebody", "providers": ["cloud"], "knows": [], "kind": "pool", "supported_labels": ["small"], "labels": [],
     "launcher": "somebody", "resources": {"instances": 1}, "priority": 100, "request": "200-0000000001",
 }  # fmt: skip
-"""The fields that any record of ours is asked for."""
+"""The fields that the launcher reads in any of its records."""
 ODD = [None, True, -1, 10**30, 1e308, "", "x" * 30_000, "\ud800", [], [[]], {}, {"a": []}]
 BODIES = [
     b"", b"{", b"null", b"[]", b'"', b"1e999", b"\xff\xfe{", b"\0" * 1000, "{}".encode("utf-16"), b"\xef\xbb\xbf{}",

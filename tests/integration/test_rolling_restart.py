@@ -115,7 +115,7 @@ class Fleet:
         self.serves[number].await_log("pool_registered")
 
     def warm_up(self) -> Load:
-        """Jobs while nothing befalls the launchers."""
+        """Run jobs without faults."""
         quiet = Load(self.requestor)
         with quiet.running():
             while len(quiet.waits_s) < QUIET_JOBS and not quiet.is_over.is_set():

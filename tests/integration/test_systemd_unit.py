@@ -41,7 +41,7 @@ def settings(name: str) -> list[str]:
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit, with a program that is there on this machine."""
+    """Return the unit, with a program that exists on this machine."""
     program = shlex.split(settings("ExecStart")[0])[0]
     path = tmp_path / UNIT.name
     path.write_text(UNIT.read_text().replace(program, sys.executable))

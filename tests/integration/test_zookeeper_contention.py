@@ -70,7 +70,7 @@ def contend(client: KazooClient, who: str, record: Record, *, blocking: bool) ->
 async def test_exchanged_directory_excludes_kazoo_and_breaks_none(
     store: ZooKeeperStore, zookeeper_server: ZooKeeperServer, zk_chroot: str, *, blocking: bool
 ) -> None:
-    """The directory is deleted and made anew with each of our locks, while peers ensure it and create in it."""
+    """The directory is deleted and created again with each of our locks, while peers ensure it and create in it."""
     clients = [await asyncio.to_thread(zookeeper_server.kazoo, zk_chroot) for _ in range(PEERS)]
     record = Record()
     threads = [

@@ -257,7 +257,7 @@ async def test_each_slot_and_user_of_a_machine_obeys_its_own_entry(tmp_path: Pat
 
 
 async def test_machine_returns_to_those_that_may_use_it(tmp_path: Path) -> None:
-    """Registered anew after use, it is for the same tenants."""
+    """The machine is registered again after use, for the same tenants."""
     async with _lab(tmp_path, machine(CLOSED, allowed_tenants=["a"]), machine(OPEN, "bare", "open")) as site:
         await site.take(await site.fulfilled("open"))
         job = await site.take(await site.fulfilled("bare", tenant="a"))

@@ -159,7 +159,7 @@ MOVING = DriverRegistry([DriverPlugin("fake", FakeProvider, Moving)])
 
 
 async def test_az_change_recover(tmp_path: Path) -> None:
-    """The launch that fails in a zone that is not there has the zones asked for anew, and the next attempt has them."""
+    """A launch that fails in a missing zone causes a new query for the zones, which the next attempt uses."""
     async with launched(tmp_path, _one_pool(launch_retries=3), drivers=MOVING) as site:
         await site.got("small")
         site.launcher.providers["cloud"].driver.names = ("south",)  # type: ignore[attr-defined]

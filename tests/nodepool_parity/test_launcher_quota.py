@@ -308,7 +308,7 @@ async def test_fail_minready_request_at_capacity(tmp_path: Path) -> None:
 
 
 async def test_launchNode_node_fault_message(tmp_path: Path) -> None:  # noqa: N802  Nodepool's name
-    """A server that breaks for lack of quota is no failed launch; what is known of the limits is asked for anew."""
+    """A server that breaks for lack of quota is no failed launch; the limits are fetched again."""
     async with launched(tmp_path, config(provider(pool("small"), launch_retries=1))) as site:
         runtime = site.launcher.providers["cloud"]
         assert runtime.cloud.limits["instances"] == 20

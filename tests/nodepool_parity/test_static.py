@@ -125,7 +125,7 @@ async def test_static_basic(tmp_path: Path) -> None:
 
 
 async def test_static_reuse(tmp_path: Path) -> None:
-    """The machine is there again at once, not at the next sweep."""
+    """The machine is registered again at once, not at the next sweep."""
     async with _lab(tmp_path, machine(HOST)) as site:
         started = asyncio.get_running_loop().time()
         (before,) = await _use(site, "bare")

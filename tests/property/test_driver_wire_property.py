@@ -51,7 +51,7 @@ class Wire:
         await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 async def _answer(method: str, _params: Json, _number: int) -> Json:

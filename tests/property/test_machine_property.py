@@ -236,7 +236,9 @@ def examples(step: Stepper, count: int) -> None:
 
 
 def test_machine_keeps_its_promises_whatever_happens() -> None:
-    """No node is handed out or kept by mistake, nothing is written once it is not ours to write, and it always ends."""
+    """No node is assigned or kept by mistake, nothing is written after the lock is lost, and the machine always
+    ends.
+    """
     examples(m.step, 1500)
 
 

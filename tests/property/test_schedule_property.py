@@ -380,7 +380,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(data=st.data(), is_other=st.booleans())
     def operator_pauses_or_resumes(self, data: st.DataObject, is_other: bool) -> None:
-        """A pool of ours, or the other one."""
+        """Pause or resume a pool of ours, or the other one."""
         if is_other:
             self.facts.others = [
                 replace(peer, is_stopped=not peer.is_stopped, is_paused=not peer.is_stopped)
@@ -469,13 +469,13 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(labels=st.sampled_from([(), ("small",), ("none",)]))
     def pools_are_away(self, labels: tuple[str, ...]) -> None:
-        """A pool that offers these labels is waited for from now on, and none besides."""
+        """Make only pools that offer these labels count as expected, from now on."""
         self.facts.absent = [Absentee("three", "away", frozenset(labels), 1000.0)] if labels else []
         self._wake_all()
 
     @rule(may_decline=st.sampled_from([True, True, False]))
     def pools_register(self, may_decline: bool) -> None:
-        """Pools of ours are about to register, or have done so."""
+        """Announce pools of ours that are about to register, or let them register."""
         self.facts.may_decline = may_decline
         self._wake_all()
 

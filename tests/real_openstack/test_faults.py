@@ -231,8 +231,9 @@ async def test_token_that_is_refused_is_renewed(lab: Lab, launcher: Start) -> No
 
 
 async def test_token_that_is_revoked_meanwhile_is_renewed(lab: Lab, launcher: Start) -> None:
-    """Once while nothing goes on, once while a server boots. That server may break: Nova boots it in the name of the
-    same token."""
+    """Tokens are revoked once at rest, and once while a server boots. That server may break: Nova boots it with the
+    same token.
+    """
     with Proxy(lab.endpoint("compute")) as proxy:
         site = await launcher(
             provider(pool(["plain"]), launch_retries=2), cloud={"compute_endpoint_override": proxy.url}

@@ -154,7 +154,7 @@ async def test_lock_directory_with_something_odd_in_it_is_not_removed_again_and_
 async def test_nothing_is_created_for_a_node_whose_lock_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that was stopped for long learns of it only in its turn; what was due goes on before."""
+    """A process that was stopped for long learns of the loss only in its turn; tasks that were due run before that."""
     async with running(tmp_path) as site:
         driver, asked = site.launcher.providers["cloud"].driver, list[str]()
 

@@ -133,9 +133,8 @@ class DriverBehind(FakeDriver):
 
 
 async def overtaken(site: Site, client: NodeClient, late: str) -> RequestHandle:
-    """A request of which the launcher that began with it is gone, while its call *late* is under way.
-
-    Its session is, before it hears of it: so it tidies nothing up.
+    """Return a request whose launcher has died while its call *late* is under way. The session ends before the
+    launcher notices, so the launcher cleans nothing up.
     """
     store = site.store.connect()
     async with site.launcher("first", store, late=late):

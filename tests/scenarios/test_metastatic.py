@@ -527,7 +527,9 @@ async def test_lost_session_costs_nobody_a_slot(tmp_path: Path, store: EmbeddedS
 
 
 async def test_launcher_killed_between_any_two_writes_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Wherever in the life of a slot and its backing node a launcher ends, the next one serves all and tidies up."""
+    """At any step in the life of a slot and its backing node, a launcher may end: the next one serves all and
+    cleans up.
+    """
     for writes in itertools.count(1):
         if not await _dies_after(writes, configured(tmp_path)):
             break
@@ -535,7 +537,7 @@ async def test_launcher_killed_between_any_two_writes_leaves_nothing_behind(tmp_
 
 
 async def _dies_after(writes: int, path: Path) -> bool:
-    """Let a launcher die after so many *writes*; whether it came to that before all was done and tidied up."""
+    """Let a launcher die after so many *writes*; return whether it died before all was done and cleaned up."""
     async with EmbeddedStore(None, clock=LoopClock().now) as store, NodeClient(store, clock=LoopClock()) as client:
         doomed = MortalStore(store)
         async with running(path, doomed) as launcher:

@@ -274,7 +274,7 @@ async def test_burst_of_requests_without_network_takes_no_node_away(tmp_path: Pa
 
 
 async def test_rack_that_is_really_off_is_quarantined(tmp_path: Path) -> None:
-    """Others answer at the same time, so the fault is not ours."""
+    """Other hosts answer at the same time, so the fault is not the launcher's."""
     hosts = Network()
     async with shared_store() as store:
         async with launched(tmp_path, of(*MANY), scanner=hosts, store=store, until=all_idle(200)):

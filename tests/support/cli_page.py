@@ -1,4 +1,4 @@
-"""docs/cli.md, made of the command line itself: ``cd tests; python -m support.cli_page`` writes it anew."""
+"""docs/cli.md, made from the command line itself: ``cd tests; python -m support.cli_page`` writes it again."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Warnings(logging.Handler):
 
 
 def within(folder, path):
-    """*path* below *folder*; what is there already stays."""
+    """Return *path* below *folder*; a path that is below it already stays."""
     return Path(path) if Path(path).is_relative_to(folder) else folder / path.lstrip("/")
 
 

@@ -46,7 +46,7 @@ def why_not() -> str | None:
 
 
 def commands_under(heading: str) -> list[str]:
-    """The commands in blocks of shell of a part of the page; one that goes on over lines is one."""
+    """Return the commands in shell blocks of a part of the page; a command that continues over lines is one."""
     part = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]

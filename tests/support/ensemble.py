@@ -153,7 +153,7 @@ class Ensemble:
 
     @property
     def data_folders(self) -> list[list[Path]]:
-        """All that each server has ever written, for `txnlog.merged`."""
+        """Return all data that each server has ever written, for `txnlog.merged`."""
         return [[server.data_folder, *self._lost(server)] for server in self.servers]
 
     def _kept(self, server: ZooKeeperServer) -> Path:

@@ -1,4 +1,4 @@
-"""docs/errors.md, made of the source: ``cd tests; python -m support.errors_page`` writes it anew."""
+"""docs/errors.md, made from the source: ``cd tests; python -m support.errors_page`` writes it again."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class StaticFacts:
         return self.views[key]
 
     def register(self, view: PoolView) -> None:
-        """The pool is there from now on, or is another one."""
+        """Register the pool, or replace it."""
         self.change(view)
         self.own[view.pool_id] = view
         self.generation += 1

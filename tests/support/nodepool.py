@@ -384,7 +384,7 @@ class Load:
 
     def __init__(self, requestor: Requestor, jobs: Iterable[Sequence[str]], *, workers: int) -> None:
         self.nodes: list[dict[str, Any]] = []
-        """All that were in use, as they were then."""
+        """All nodes that were in use, with their records at that time."""
         self._requestor = requestor
         self._jobs = iter(jobs)
         self._taking = threading.Lock()

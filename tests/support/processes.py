@@ -22,7 +22,7 @@ NEEDED = {
     "sandbox": ("node", "ssh-keygen"),
     "command": ("python3",),
 }
-"""Programs the examples need; sshd besides."""
+"""Programs that the examples need, in addition to sshd."""
 PACKAGES = "Debian packages jq, socat, nodejs, openssh-server"
 
 
@@ -81,7 +81,7 @@ def children_of(parent: int) -> list[int]:
 
 
 def descendants_of(parent: int) -> set[int]:
-    """The children of *parent*, theirs, and so on."""
+    """Return the children of *parent*, their children, and so on."""
     children: dict[int, list[int]] = {}
     for pid, _ in commands():
         try:

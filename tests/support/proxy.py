@@ -47,7 +47,7 @@ class Proxy:
         self.passed: list[tuple[str, int]] = []
         """Requests that the service answered, and how."""
         self.tokens: set[str] = set()
-        """All that were shown to the service."""
+        """All tokens that the service received."""
         self._lock = threading.Lock()
         proxy = self
 

@@ -48,7 +48,9 @@ def _pins(file: Path) -> list[str]:
 
 
 def environment(name: str, packages: Sequence[str]) -> Path:
-    """The Python of environment *name*, which has exactly *packages*; made anew unless it was made of the same."""
+    """Return the Python of environment *name*, which has exactly *packages*; it is created again if the packages
+    differ.
+    """
     folder = HOME / name
     made_of = json.dumps([sys.version, *packages])
     stamp = folder / "made-of.json"

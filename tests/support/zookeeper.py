@@ -85,7 +85,7 @@ class ZooKeeperServer:
 
     @property
     def output(self) -> str:
-        """All that it has said, in all its lives."""
+        """Return the server's output over all its starts."""
         return (self._folder / "stdout").read_text(errors="replace")
 
     def start(self) -> None:

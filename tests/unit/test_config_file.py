@@ -604,7 +604,7 @@ def test_the_tree_of_the_yaml_is_freed_without_a_garbage_collection(write: Write
 
 
 def test_number_with_an_exponent_is_no_more_than_a_wrong_number(write: Writer) -> None:
-    """ruamel.yaml warns of it besides, in words for programmers: here a warning is an error."""
+    """ruamel.yaml also warns of it, in words for programmers: here a warning is an error."""
     text = """
 embedded-store: {path: here.sqlite}
 labels: [{name: small}]

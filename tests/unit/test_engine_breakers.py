@@ -117,7 +117,7 @@ async def test_launches_enter_freely_while_the_provider_answers(gate: LaunchGate
 async def test_one_launch_enters_in_each_pause_whatever_becomes_of_the_one_before(
     gate: LaunchGate, changes: Told
 ) -> None:
-    """None of them says how its call ended, as if it were stuck."""
+    """No launch reports how its call ended, as if it were stuck."""
     away(gate)
     launches = Launches(gate, 50)
     await asyncio.sleep(20 * MOST_SPREAD * FIRST_BACKOFF_S)

@@ -185,7 +185,7 @@ def test_whoever_is_paged_knows_what_to_do() -> None:
 
 
 def test_every_logger_is_the_packages_own() -> None:
-    """Else it prints in a program that has configured neither structlog nor Python's logging."""
+    """Otherwise it prints in a program that has configured neither structlog nor Python's logging."""
     home = SOURCE / "log.py"
     found = [path for path in SOURCE.rglob("*.py") if path != home and "structlog.get_logger" in path.read_text()]
     assert not found

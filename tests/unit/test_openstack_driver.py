@@ -404,7 +404,7 @@ async def test_deletion_that_ends_in_error_is_told_at_once_and_can_be_repeated(c
 
 
 async def test_boot_that_a_deletion_breaks_off_is_no_failed_deletion(cloud: PlainCloud, opened: Any) -> None:
-    """Nova has the server in ERROR until the deletion goes on."""
+    """Nova has the server in ERROR until the deletion continues."""
     driver = opened(pool={"auto-floating-ip": False})
     server_id = await driver.create_instance(a_spec())
     cloud.stubborn = 1

@@ -394,7 +394,7 @@ class RefusesTheSameFence(FakeDriver):
 
 
 class GoesByTheNodesId(FakeDriver):
-    """A node of the same id, of a store that was made anew, can do nothing."""
+    """Ignores the store: a node with the same id, of a store that was created again, can affect nothing."""
 
     async def raise_fence(self, fence: Fence) -> None:
         await super().raise_fence(replace(fence, node=fence.node.partition("@")[0]))
