@@ -298,7 +298,7 @@ def _lost_stay_lost() -> AbstractContextManager[Any]:
 @_bug("leaks are not looked for", "all comes to rest", "every request is answered")
 @contextmanager
 def _leaks_stay() -> Iterator[None]:
-    """Leave leaks, at a cloud that cannot refuse late calls: other clouds have no leaks."""
+    """Leave leaked instances, on a cloud that cannot refuse late calls: with refusals, no instance leaks."""
 
     async def nothing(*_: Any) -> None:
         pass

@@ -469,7 +469,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(labels=st.sampled_from([(), ("small",), ("none",)]))
     def pools_are_away(self, labels: tuple[str, ...]) -> None:
-        """Make only pools that offer these labels count as expected, from now on."""
+        """Let requests wait for one absent pool that offers these labels, or, without labels, for none."""
         self.facts.absent = [Absentee("three", "away", frozenset(labels), 1000.0)] if labels else []
         self._wake_all()
 
