@@ -1,4 +1,4 @@
-"""Documentation, docstrings and comments refer only to source files, and to names in these, that exist."""
+"""Source files, modules, classes, functions and methods that pages, docstrings and comments name exist."""
 
 from __future__ import annotations
 
