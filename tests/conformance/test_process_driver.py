@@ -32,7 +32,7 @@ def cloud(tmp_path: Path) -> Iterator[FakeCloud]:
 
 
 def isolated_subject(cloud: FakeCloud) -> Subject:
-    """Return the same as `fake_subject`, with each driver in a process."""
+    """As `fake_subject`, each driver in a process."""
     plugin = isolated(DriverRegistry().get("fake"))
     config = fake_provider(cloud_file=str(cloud.path))
     return replace(fake_subject(cloud), open=lambda: plugin.open(config, DriverContext(NoScanner())))
