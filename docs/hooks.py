@@ -1,4 +1,4 @@
-"""What the site needs beyond MkDocs, so that docs/ is the same in the repository and there.
+"""Adapts docs/ to MkDocs, so that the pages are the same in the repository and on the site.
 
 Files outside of docs/ to which a page links are pages of the site, too. Python-Markdown, which makes the pages, sees
 lists and headings in fewer places than CommonMark does: they are brought into a form that both read alike. The tests of
@@ -67,7 +67,7 @@ def with_links(markdown: str, origin: str, here: str) -> str:
         elif (ROOT / target).is_file():
             on_site = page_of(target)
         else:
-            return found[0]  # MkDocs tells of it
+            return found[0]  # MkDocs reports it
         return f"]({posixpath.relpath(on_site, posixpath.dirname(here) or '.')}{found['rest']})"
 
     is_code, lines = False, []

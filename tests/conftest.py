@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave no event loop lying about that a library makes for a test that has none: nobody would close it."""
+    """Leave no event loop open that a library makes for a test without one: no code would close it."""
     asyncio.set_event_loop(None)
     # In debug mode asyncio logs which callbacks are slow, which says something of the machine.
     logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest go first, so that nobody waits for them alone where tests run side by side."""
+    """Put the longest tests first, so that no parallel run waits for these alone in the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         for warning in OF_OTHERS:
@@ -65,7 +65,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="session")
 def zookeeper_server(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[ZooKeeperServer]:
-    """One server for the whole run; tests keep apart by `zk_chroot`."""
+    """Run a server for the whole run; `zk_chroot` separates the tests."""
     if reason := zookeeper.why_not():
         pytest.skip(reason)
     server = ZooKeeperServer(Path(tmp_path_factory.mktemp("zookeeper")), certificates)
@@ -76,5 +76,5 @@ def zookeeper_server(tmp_path_factory: pytest.TempPathFactory, certificates: Cer
 
 @pytest.fixture
 def zk_chroot() -> str:
-    """A path nobody else uses on the shared server."""
+    """Return an unused path on the shared server."""
     return f"/test-{next(_numbers)}"

@@ -1,6 +1,6 @@
-"""How soon the status page is there: ``python -m browser.paint [NODES] [LOADS]``, on this machine.
+"""Loading times of the status page: ``python -m browser.paint [NODES] [LOADS]``, on this machine.
 
-Prints, in milliseconds, when a fresh browser page has painted first, and when it has shown what there is.
+Prints, in milliseconds, when a fresh browser page has painted first, and when it has shown all data.
 """
 
 from __future__ import annotations

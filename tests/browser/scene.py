@@ -55,7 +55,7 @@ providers:
         labels: [{name: arm-lab, cloud-image: image, min-ram: 8192}]
 """
 STATES = ("ready", "in-use", "in-use", "in-use", "in-use", "building", "hold", "ready")
-"""Of the nodes of another launcher's provider."""
+"""States of the nodes of another launcher's provider."""
 ZUUL = {"job_name": "unit-tests", "pipeline_name": "check", "build_set_uuid": "5f0c"}
 
 
@@ -101,7 +101,7 @@ def _node(number: int) -> bytes:
 
 
 async def _work(launcher: Launcher, client: NodeClient) -> None:
-    """Have ten nodes launched, and some requests that wait for room."""
+    """Have ten nodes launched, and some requests that wait for capacity."""
     async with asyncio.timeout(60):
         done = [await client.submit(["debian-12"] * 2, requestor_data=ZUUL) for _ in range(4)]
         done.append(await client.submit(["fedora-41"] * 2))
@@ -136,8 +136,9 @@ async def opened(
     is_dark: bool = False,
     allows_scripts: bool = False,
 ) -> AsyncIterator[Page]:
-    """The page, once it has shown what there is; what it complains of is an error. *allows_scripts*: whether scripts
-    that are not its own may run in it, against its policy."""
+    """Open the page and yield it once it has shown all data; its console messages are errors. *allows_scripts*:
+    whether foreign scripts may run in it, against its policy.
+    """
     page = await browser.new_page(
         viewport={"width": width, "height": height},
         color_scheme="dark" if is_dark else "light",

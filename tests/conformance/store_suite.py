@@ -1,4 +1,4 @@
-"""What every store must do, as tests: subclass `StoreContract` and give it two sessions on the same data."""
+"""Contract of every store, as tests: subclass `StoreContract` and give it two sessions on the same data."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class StoreContract:
         assert order == [1, 2, 3]
 
     async def test_fence_grows_with_each_holder(self, store: Store, other: Store) -> None:
-        """However the lock is taken, and also where its directory was deleted and made anew."""
+        """The fence grows with every way to take the lock, and after its directory was deleted and created again."""
         await store.create("/n", b"0")
         fences = []
         for by in (store, other, store):

@@ -18,7 +18,9 @@ from support.processes import EXAMPLES, why_not
 PAGE = (Path(__file__).parents[2] / "docs" / "driver-policy.md").read_text()
 ROWS = re.findall(r"^\| `([\w-]+)`[^|]* \| (\S+) \| (\S+) \|$", PAGE.partition("## The list")[2], re.MULTILINE)
 ELSEWHERE = {"openstack": ["silver", "gold"], "metastatic": ["silver", "silver"]}
-"""Of tests/real_openstack/test_conformance.py and test_process.py, and of test_metastatic_driver.py."""
+"""Levels that are checked in tests/real_openstack/test_conformance.py and test_process.py, and in
+test_metastatic_driver.py.
+"""
 CLAIMS = [
     (name, isolation, Level(level))
     for name, *levels in ROWS

@@ -17,7 +17,7 @@ from nodelaunch.store.embedded.store import EmbeddedStore
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[EmbeddedStore]:
-    """A file is written to on the event loop, a slow one in a thread, whatever the disk here takes."""
+    """Return a store that writes its file either on the event loop or, as for a slow disk, in a thread."""
     monkeypatch.setattr(journal, "LOOP_CAP_S", 0.0 if request.param == "slow file" else 60.0)
     monkeypatch.setattr(journal, "RETRY_EVERY", 1 << 30)
     async with EmbeddedStore(None if request.param == "memory" else tmp_path / "store.sqlite") as opened:

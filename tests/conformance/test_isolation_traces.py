@@ -39,7 +39,7 @@ def opened(plugin: DriverPlugin, isolation: str, content: dict[str, Any], cluste
 
 
 def content_of(name: str, home: Path) -> dict[str, Any]:
-    """A provider's own configuration, with a cloud that nobody used before in *home*."""
+    """Return a provider's own configuration, with an unused cloud in *home*."""
     match name:
         case "fake":
             label = {"name": "small", "cloud-image": "debian", "min-ram": 4096}
@@ -93,7 +93,7 @@ async def test_trace_of_metastatic_is_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.sshd
 async def test_trace_of_static_is_the_same_with_a_real_machine(sshd: SshdFactory) -> None:
-    """One machine that answers, one whose keys are others, and one that is away."""
+    """The hosts are a machine that answers, one with wrong host keys, and one that is down."""
     server = sshd(["ssh-ed25519"])
     await server.start()
     answers = {"name": server.host, "labels": ["small"], "connection-port": server.port, "timeout": 40}

@@ -42,7 +42,7 @@ META = {
 
 
 class Rough:
-    """A cluster whose store fails when told to, and whose slots can be held back."""
+    """A cluster whose store fails on demand, and whose slots can be held back."""
 
     def __init__(self, cluster: StoreCluster) -> None:
         self._cluster = cluster
@@ -144,7 +144,7 @@ async def site(folder: Path) -> AsyncIterator[tuple[EmbeddedStore, Rough]]:
 
 
 async def graded(store: EmbeddedStore, cluster: Rough, plugin: DriverPlugin) -> Report:
-    """What the checks say of *plugin*'s driver, which has to pass all of them; it leaves nothing."""
+    """Return the report of the checks on *plugin*'s driver, which must pass all of them and leave nothing."""
     config = MetastaticProvider.model_validate(META)
     context = DriverContext(NoScanner(), cluster=cluster)
     subject = DriverUnderTest(

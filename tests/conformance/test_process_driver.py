@@ -48,7 +48,7 @@ async def test_verdicts_are_the_same_inline_and_as_process(cloud: FakeCloud) -> 
 
 
 async def test_inventory_is_the_same_inline_and_as_process() -> None:
-    """Of machines that exist already; here of one that does not answer."""
+    """The machines exist already; here a machine that does not answer."""
     inline = DriverRegistry().get("static")
     node = {"name": "127.0.0.1", "labels": ["small"], "connection-port": 1, "timeout": 1, "max-parallel-jobs": 2}
     content = {"name": "racks", "driver": "static", "pools": [{"name": "main", "nodes": [node]}]}
@@ -73,7 +73,7 @@ async def test_inventory_is_the_same_inline_and_as_process() -> None:
 
 
 async def test_machines_that_are_not_known_yet_are_not_none() -> None:
-    """Else the engine would take their nodes back."""
+    """Otherwise the engine would withdraw their nodes."""
     plugin = isolated(DriverRegistry().get("static"))
     config = plugin.config_model.model_validate({"name": "racks", "driver": "static"})
     driver = plugin.open(config, DriverContext(NoScanner()))
@@ -84,7 +84,7 @@ async def test_machines_that_are_not_known_yet_are_not_none() -> None:
 
 
 async def test_exception_of_a_driver_elsewhere_breaks_the_rule_it_breaks_here(tmp_path: Path) -> None:
-    """It comes out as an error of kind ``internal``, which is no way to fail."""
+    """The exception arrives as an error of kind ``internal``, which the contract does not allow."""
     command = Command("mischief", (sys.executable, mischief.__file__, "", str(tmp_path)))
     plugin = await asyncio.to_thread(executable_plugin, command)
     label = {"name": "small", "kind": "a"}

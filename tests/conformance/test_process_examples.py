@@ -16,7 +16,7 @@ from support.processes import NEEDED, example, example_subject, running, slow_st
 
 DEADLINE_S = 240.0
 LATE = {"sshd": {"a_deadline_is_kept"}}
-"""What only gold asks for, and an example leaves to the launcher."""
+"""Checks for gold only, which an example leaves to the launcher."""
 
 
 @pytest.fixture(params=sorted(NEEDED))
@@ -29,7 +29,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["", "slow"])
 def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """How long the process of a node takes before it does anything: on a busy machine, longer than a call."""
+    """Set the time that the process of a node takes before its first action: on a busy machine, longer than a call."""
     if request.param:
         slow = slow_starts(tmp_path_factory.mktemp("slow"))
         request.getfixturevalue("monkeypatch").setenv("PATH", slow)
@@ -48,7 +48,7 @@ async def test_example_keeps_the_rules(driver: str, tmp_path: Path) -> None:
         "needs faults that name their call and kind",
         "needs the fault 'list-lags'",
     }, str(report)
-    # A directory that was never to be a node's, as its driver was killed before, is nothing that anybody pays for.
+    # A directory that was not assigned to a node yet when its driver was killed costs nothing.
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".new-")] == []
     assert running(str(tmp_path)) == {}
 

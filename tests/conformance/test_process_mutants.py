@@ -25,7 +25,7 @@ CALL_S = 3.0
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Whatever a mutant leaves there."""
+    """Return the folder for files that mutants leave."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))

@@ -51,7 +51,7 @@ class Project:
         self._alone = Alone()
 
     def run(self, line: str, timeout_s: float = 120.0) -> str:
-        """What a command line of the page prints, run in this folder and in the network namespace."""
+        """Return the output of a command line of the page, run in this folder and in the network namespace."""
         words = shlex.split(line)
         if words[0] == "podman-compose":
             words[:3] = [str(COMPOSE), "-f", "deploy/compose.yaml", "-f", "deploy/here.yaml"]

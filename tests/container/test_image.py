@@ -51,7 +51,9 @@ def requestor(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> Iterator[Req
 
 @pytest.fixture
 def options(zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path) -> list[str]:
-    """What the launcher is given, and as little else as Kubernetes gives it: no root, nothing writable but volumes."""
+    """Return the launcher's podman options, with restrictions as in Kubernetes: no root, nothing writable but
+    volumes.
+    """
     config = tmp_path / "nodepool.yaml"
     chroot = f"{zk_chroot}-container"
     config.write_text(CONFIG.format(host=zookeeper_server.host, port=zookeeper_server.tls_port, chroot=chroot))
@@ -77,7 +79,7 @@ def options(zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path) -
 
 
 def states(container: Container) -> dict[int, str]:
-    """Of each process in it, by the container's numbers, its state."""
+    """Return the state of each process in the container, by its id there."""
     listing = container.exec("sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null || true")
     return {int(line.split()[0]): line.rpartition(")")[2].split()[0] for line in listing.splitlines()}
 
@@ -134,7 +136,7 @@ def test_health_check_follows_the_launcher(podman: Podman, run: Run, options: li
 
 
 def test_any_other_user_will_do(run: Run, image: str, podman: Podman, tmp_path: Path) -> None:
-    """As OpenShift gives it: a number of its own for the user, and the group 0."""
+    """The user and group are those of OpenShift: a number of its own for the user, and the group 0."""
     out = podman(
         "run", "--rm", "--read-only", "--passwd=false", "--user", f"{STRANGER}:0", "--entrypoint", "python3", image,
         "-c", "import nodelaunch.network.sshclient, os; print(os.getuid())",

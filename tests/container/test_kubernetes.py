@@ -30,7 +30,7 @@ providers:
     pools: [{{name: main, labels: [{{name: small, cloud-image: image, min-ram: 8192}}]}}]
 """
 EMPTY_MODE = 0o2777
-"""Of an emptyDir, whose group is fsGroup. Source: Kubernetes."""
+"""Mode of an emptyDir, whose group is fsGroup. Source: Kubernetes."""
 
 
 @pytest.fixture
@@ -61,7 +61,9 @@ def requestor(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> Iterator[Req
 
 
 def as_options(pod: dict[str, Any], secret: Path, folder: Path) -> list[str]:
-    """What podman is to be told, as Kubernetes reads the pod. Files of a secret are root's, and their group's."""
+    """Return podman's options for the pod, as Kubernetes reads it. Files of a secret belong to root and to their
+    group.
+    """
     (container,) = pod["containers"]
     outside, inside = pod["securityContext"], container["securityContext"]
     group = outside["fsGroup"]

@@ -47,7 +47,9 @@ def calls_in(group: str) -> set[str]:
 
 
 def profile() -> dict[str, object]:
-    """What the unit's SystemCallFilter lines let through; the rest fails with EPERM."""
+    """Return a profile that permits the system calls of the unit's SystemCallFilter lines; all others fail with
+    EPERM.
+    """
     allowed = set[str]()
     for line in UNIT.read_text().splitlines():
         name, _, words = line.partition("=")

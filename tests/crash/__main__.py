@@ -1,6 +1,6 @@
 """``python -m crash``: the crash matrix as a table; with names of steps, only those.
 
-``--write`` puts its rows into docs/reliability.md; ``--point N`` tells what happens at one point of each cell.
+``--write`` puts its rows into docs/reliability.md; ``--point N`` prints the events at one point of each cell.
 """
 
 from __future__ import annotations

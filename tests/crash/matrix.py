@@ -1,4 +1,4 @@
-"""All points of a cell, one after the other. What does *not* belong here: one of them (site.py)."""
+"""All points of a cell, one after the other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from crash.steps import Cell
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one cell."""
+    """Result of a cell."""
 
     cell: Cell
     points: int
     twins: int
-    """At how many points a node had two instances for a while, of which one was deleted again."""
+    """Number of points at which a node had two instances for a while, of which one was deleted again."""
     failures: tuple[str, ...]
     """A report of each point after which something did not hold."""
 

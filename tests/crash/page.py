@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md. What does *not* belong here: the page's text."""
+"""The table of docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _axes(cell: Cell) -> tuple[str, str, str, str]:
 
 
 def rows() -> dict[tuple[str, ...], tuple[int, ...]]:
-    """What the page says: points, points that hold, points with two instances, by cell."""
+    """Return the numbers on the page by cell: points, points that hold, points with two instances."""
     found = [match for line in PAGE.read_text().splitlines() if (match := ROW.match(line))]
     return {match.groups()[:4]: tuple(map(int, match.groups()[4:])) for match in found}
 
@@ -44,7 +44,7 @@ def wanted() -> list[tuple[str, ...]]:
 
 
 def numbers_of(cell: Cell) -> tuple[int, ...]:
-    """What the page says of the cell: points, points that hold, points with two instances."""
+    """Return the page's numbers for the cell: points, points that hold, points with two instances."""
     return rows()[_axes(cell)]
 
 

@@ -1,6 +1,6 @@
-"""One cell's run: its launchers in virtual time, one of them killed at a point, and what has to hold in the end.
+"""Run of a cell: its launchers in virtual time, one of them killed at a point, and the final checks.
 
-The promises of tests/fuzz hold at every moment besides. What does *not* belong here: which cells there are.
+The rules of tests/fuzz hold at every moment, too. What does *not* belong here: the list of cells (steps.py).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.driver import METADATA_NODE_ID
 
 SETTLE_S = 200.0
-"""How long everything has to stay as it is at rest: longer than two looks for leaks, and than any call is under way."""
+"""Time for which the state must stay unchanged at rest: longer than two searches for leaks, and than any call."""
 DELETED = re.compile(r"request (\S+) is deleted, was (\w+)")
 RELOAD_GRACE_S = 5.0
 
 
 @dataclass(slots=True)
 class Verdict:
-    """Of one run: the point, how many points there were before and at it, and what did not hold, if anything."""
+    """Verdict on a run: its point, the number of points up to it, and the violations, if any."""
 
     outcome: Outcome
     where: str
     victim: str
     points: int
     twins: int
-    """How many nodes had two instances for a while."""
+    """Number of nodes that had two instances for a while."""
 
     @property
     def rule(self) -> str | None:
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Instances:
-    """What the cloud had at any moment, by node."""
+    """Instances that the cloud had at any moment, by node."""
 
     alive: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     twins: set[str] = field(default_factory=set)
@@ -108,7 +108,7 @@ class Site(World):
         return self._seen[mark] == mark.nth
 
     def _at_work(self) -> Host:
-        """Whoever works on a request."""
+        """Return the launcher that works on a request."""
         holders = {self.rules.holder(paths.request_lock(request_id)) for request_id in self.rules.requests}
         return next(host for host in self.hosts.values() if host.store and host.store.session_id in holders)
 
@@ -164,7 +164,7 @@ class Site(World):
         return DriverRegistry([DriverPlugin("fake", FakeProvider, open_driver)])
 
     def _config(self, plan: LauncherPlan) -> Config:
-        """Before the reload there is no pool ``extra``, afterwards no pool ``main``."""
+        """Return the configuration: no pool ``extra`` before the reload, no pool ``main`` afterwards."""
         config = super()._config(plan)
         gone = "main" if self._is_reloaded else "extra"
         pools = [tuple(pool for pool in provider.pools if pool.name != gone) for provider in config.providers]
@@ -222,7 +222,7 @@ class Site(World):
         return [*self.rules.unfinished(), *([f"idle nodes {idle}"] if surplus > 0 else [])]
 
     def _left(self) -> dict[str, list[str]]:
-        """By rule, what does not hold in the end."""
+        """Return the final violations, by rule."""
         ended = Counter(match[2] for _, _, what in self.outcome.events if (match := DELETED.match(what)))
         wanted = {"fulfilled": len(self.scenario.requests) - self.cell.step.failed, "failed": self.cell.step.failed}
         kept = {node.external_id for node in self.rules.nodes.values()}

@@ -18,14 +18,14 @@ class Recovery(Enum):
     RESTART = "restart"
     """The same launcher starts again, while the store may still keep what the dead process held."""
     TAKE_OVER = "take-over"
-    """It stays away; another launcher, which runs already, has its providers."""
+    """The launcher stays away; another launcher, which runs already, has its providers."""
 
 
 class Kind(Enum):
-    """Of store."""
+    """Kind of store."""
 
     EMBEDDED = "embedded"
-    """Sessions end with the process; nobody else can have the file meanwhile."""
+    """Sessions end with the process; no other process can have the file meanwhile."""
     ZOOKEEPER = "zookeeper"
     """The session of a dead process lasts until it times out."""
 
@@ -51,7 +51,7 @@ class Mark:
 class Step:
     name: str
     what: str
-    """For people: what is going on while the launcher is killed."""
+    """Description, for readers, of the step during which the launcher is killed."""
     opens: Mark
     closes: Mark
     requests: tuple[RequestPlan, ...] = ()
@@ -60,14 +60,14 @@ class Step:
     boot_time: float = 5.0
     delete_time: float = 1.0
     create_fails: int = 0
-    """How many creates fail at first, leaving an instance that boots on."""
+    """Number of creates that fail at first, leaving an instance that continues to boot."""
     first_killed: Mark | None = None
-    """When another launcher, or an earlier process of the same, is killed beforehand."""
+    """Point at which another launcher, or an earlier process of the same, is killed beforehand."""
     first_stays_away: bool = False
     failed: int = 0
-    """How many of the requests have to fail; all others have to be fulfilled."""
+    """Number of requests that must fail; all others must be fulfilled."""
     away_s: float = 2.0
-    """How long it takes until the launcher starts again."""
+    """Time until the launcher starts again."""
 
 
 SMALL = RequestPlan(at=5.0, labels=("small",), used_for=5.0)
@@ -190,7 +190,7 @@ class Cell:
         return 1 + (self.recovery is Recovery.TAKE_OVER) + self.step.first_stays_away
 
     def scenario(self) -> Scenario:
-        """What happens in it, apart from the kill."""
+        """Return the events of the cell, apart from the kill."""
         step = self.step
         cloud = CloudPlan("cloud", 12, step.boot_time, step.delete_time)
         pools = (
@@ -205,7 +205,7 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """All there are. An embedded store belongs to one process: nobody is there to take over."""
+    """Yield all cells. An embedded store belongs to one process: no other launcher can take over."""
     for step in STEPS:
         for store in Kind:
             for recovery in Recovery:

@@ -50,7 +50,7 @@ def test_matrix_turns_red_with_a_planted_bug(bug: str, cell: str) -> None:
 
 
 def test_matrix_sees_an_instance_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a launch is gone on with whose instance nobody looks for."""
+    """The planted bug resumes a launch without looking for its instance."""
 
     async def nothing(*_: object) -> None:
         return None

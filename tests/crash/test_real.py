@@ -128,7 +128,7 @@ def zk_site(zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path) -
 
 
 def _run_job(requestor: Requestor) -> None:
-    """To its end, with nothing left in ZooKeeper."""
+    """Run a job to its end, and check that it leaves nothing in ZooKeeper."""
     nodes = requestor.run_job(*LABELS)
     assert len({node["id"] for node in nodes}) == len({node["external_id"] for node in nodes}) == len(LABELS)
     requestor.await_children("/nodepool/nodes", lambda names: not names)
@@ -161,7 +161,7 @@ def test_killed_launcher_is_back(zk_site: tuple[RealSite, Requestor], point: str
 @pytest.mark.zookeeper
 @pytest.mark.parametrize("point", BEFORE_GIVEN)
 def test_killed_launcher_stays_away_and_another_takes_over(zk_site: tuple[RealSite, Requestor], point: str) -> None:
-    """The other one is there from the beginning; its pool comes second as long as the first is there."""
+    """The other launcher runs from the beginning; its pool comes second as long as the first launcher runs."""
     site, requestor = zk_site
     other = site.serve(site.config("other.yaml", priority=200))
     other.await_log("pool_registered")
@@ -174,7 +174,7 @@ def test_killed_launcher_stays_away_and_another_takes_over(zk_site: tuple[RealSi
     site.check()
 
 
-# -- the embedded store: whoever uses it does so through the launcher's socket, and loses its session with it ---------
+# -- the embedded store: its clients use the launcher's socket, and lose their session with the launcher ------------
 
 
 @pytest.fixture
@@ -185,7 +185,9 @@ def embedded_site(tmp_path: Path) -> Iterator[RealSite]:
 
 
 async def _until(store: Store, root: str, is_enough: Callable[[], Awaitable[T | None]]) -> T:
-    """What *is_enough* says once it says something; asked after each change below *root*. Raises: StoreError."""
+    """Return the first result of *is_enough* that is not None; called after each change below *root*. Raises:
+    StoreError.
+    """
     changed = asyncio.Event()
     async with store.tree(root) as tree:
         tree.subscribe(lambda _event: changed.set())
@@ -204,7 +206,7 @@ async def _answered(store: Store, request_id: RequestId) -> NodeRequest | None:
 
 
 async def _use(store: Store, request: NodeRequest) -> None:
-    """As Zuul does."""
+    """Use the nodes as Zuul does."""
     locks = [await store.lock(paths.node_lock(node_id), timeout_s=DEADLINE_S) for node_id in request.nodes]
     await store.delete(paths.request(request.id))
     for state in (NodeState.IN_USE, NodeState.USED):
@@ -221,7 +223,7 @@ async def _submit(store: Store) -> None:
 
 
 async def _job(store: Store) -> bool:
-    """See the request to its end, if it is there still; whether it was fulfilled."""
+    """Follow the request to its end, if it still exists; return whether it was fulfilled."""
     names = await store.children(paths.REQUESTS)
     if not names:
         return False

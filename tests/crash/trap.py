@@ -1,10 +1,10 @@
 """Counts the points at which a launcher can be killed, and kills it at one of them.
 
-A process changes nothing outside but by its operations on the store and its calls to a driver. So to be killed between
-two of these is to be killed right after the one or right before the other, whichever await it is at. Each operation and
-each call has a point before it, at which it is never done, and one after it, at which it is done and nobody has heard.
-Where the cloud is slow, a call has a third: it is sent, and done when its process is long dead.
-What does *not* belong here: when points count (site.py).
+A process has effects outside only through its operations on the store and its calls to a driver. So a kill between two
+of these equals a kill right after the first or right before the second, at any await. Each operation and each call has
+a point before it, at which it is never done, and one after it, at which it is done but its reply is lost. Where the
+cloud is slow, a call has a third point: it is sent, and done when its process is long dead. What does *not* belong
+here: when points count (site.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nodelaunch.protocol.driver import DriverContext, ExternalId, Fence, Instanc
 T = TypeVar("T")
 
 LATE_S = 20.0
-"""After which a call that outlives its process arrives, and after which clouds whose lists are late list a change."""
+"""Delay after which a call that outlives its process arrives, and after which clouds with stale lists list a change."""
 
 
 @dataclass(eq=False, slots=True)

@@ -17,7 +17,7 @@ REGISTRATIONS = ("/nodepool/components/pool/", "/nodelaunch/launchers/")
 
 
 class Use(NamedTuple):
-    """That *user* had a node in use, as it saw it; wall times, which are also those of the cloud's log."""
+    """Time in which *user* saw a node in use; wall times, as in the cloud's log."""
 
     node: str
     user: str
@@ -33,7 +33,7 @@ def launchers_in(history: Iterable[Write]) -> set[int]:
 def faults(
     history: Sequence[Write], log: Sequence[Mapping[str, Any]], max_servers: int, uses: Sequence[Use] = ()
 ) -> list[str]:
-    """All that is wrong: with the records, with who wrote them, and with the cloud."""
+    """Return all violations: in the records, in their writers, and in the cloud."""
     return [
         *discipline.faults(history, launchers_in(history)),
         *_handed_out_twice(history),

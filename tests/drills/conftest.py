@@ -1,4 +1,4 @@
-"""What a drill did, in a line at the end of the run, whether it passed or not."""
+"""A summary of each drill, in a line at the end of the run, for passed and failed drills."""
 
 from __future__ import annotations
 

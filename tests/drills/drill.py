@@ -1,4 +1,4 @@
-"""Three launchers on three servers, and all that may befall them."""
+"""Three launchers on three servers, and the faults that can hit them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.process import Serve
 MAX_SERVERS = 8
 LOST_REPLY_SHARE = 0.05
 PATIENCE_S = 300.0
-"""With a launcher that starts or ends on a machine that is busy."""
+"""Time limit for waits on a busy machine, while launchers start or end."""
 _CHANGES = {1, 2, 5, 14, 15}
 """Opcodes of writes."""
 
@@ -163,7 +163,7 @@ class Drill:
         self._has_backup.add(1)
 
     def restore(self, fault: Fault) -> None:
-        """To what it had at the last back-up, or, with none yet, to what it has now."""
+        """Restore the data of the last back-up, or, without one, the present data."""
         if 1 not in self._has_backup:
             self.back_up(fault)
         self.ensemble.restore(self.ensemble.servers[1])
@@ -240,7 +240,7 @@ class Drill:
         self.wires.do(fault.target, end)
 
     def start_again(self, number: int) -> None:
-        """As a supervisor does, where launcher *number* ended because it found no servers when it started."""
+        """Restart launcher *number*, as a supervisor does, if it ended because it found no servers when it started."""
         if self.serves[number].process.poll() is not None and _found_no_servers(self.serves[number]):
             self.serves[number] = self._serve(number)
 
@@ -267,7 +267,7 @@ _OF_LAUNCHERS = {
 
 
 def end_session(port: int, session: int, password: bytes) -> None:
-    """Close a session of somebody else's, who learns of it at the next attempt to use it."""
+    """Close another client's session, which notices this at the next use of the session."""
     greeting = struct.pack("!iqiqi", 0, 0, 10_000, session, len(password)) + password + b"\0"
     farewell = struct.pack("!ii", 1, -11)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:

@@ -33,9 +33,9 @@ ENDS_WITHIN_S = 300.0
 CLIENT_SESSION_S = 60.0
 ZUUL_SESSION_S = 40.0
 ZUUL_REPLY_S, ZUUL_WITHIN_S = 120.0, 600.0
-"""For one answer of it, and for its start, failures and all."""
+"""Time limits for one answer of Zuul, and for its start, failures included."""
 MOST_REQUESTS = 2000
-"""Of one requestor."""
+"""Limit for the requests of one requestor."""
 HOLD_S = (0.05, 1.0)
 SILENT = logging.getLogger("drill.kazoo")
 SILENT.setLevel(logging.CRITICAL)
@@ -67,7 +67,7 @@ class Patient(KazooClient):
         return self.retry(super().get_children, *args, **more)
 
     def delete(self, *args: Any, **more: Any) -> Any:
-        """What is gone at a second try went at the first, whose reply was lost."""
+        """Delete a record; a record that is missing at a second try was deleted at the first, whose reply was lost."""
         tries = itertools.count()
 
         def attempt() -> None:
@@ -82,7 +82,7 @@ class Patient(KazooClient):
 
 
 class Asks(Protocol):
-    """One requestor."""
+    """A requestor."""
 
     def job(self, labels: list[str], hold: Hold) -> str:
         """Ask for nodes, call *hold* with their ids while they are in use, give them back; ``fulfilled``, or how it
@@ -137,7 +137,7 @@ class Kazoo:
 
 
 class Zuul:
-    """The newest release in a process of its own; started anew where the connection fails it in the middle of a job."""
+    """The newest Zuul release in its own process, which is restarted if its connection fails in the middle of a job."""
 
     def __init__(self, hosts: str, chroot: str, certificates: Certificates, log: Path, looks: Requestor) -> None:
         """*looks*: to see what Zuul does not."""
@@ -149,9 +149,8 @@ class Zuul:
         self._peer = self._started()
 
     def _started(self) -> ZuulPeer:
-        """Started anew until it comes through: where its connection breaks while it starts it may wait for ever.
-
-        Raises: PeerError, Empty.
+        """Start Zuul, and restart it until it succeeds: it may wait for ever if its connection breaks during the
+        start. Raises: PeerError, Empty.
         """
         deadline = time.monotonic() + ZUUL_WITHIN_S
         while True:
@@ -192,7 +191,9 @@ class Zuul:
             return "zuul restarted"
 
     def _answered(self, request_id: str) -> str:
-        """As Zuul hears of it, or, where it is long without news, as it is. Raises: PeerError."""
+        """Return the state that Zuul has received, or, after a long time without news, the state in ZooKeeper.
+        Raises: PeerError.
+        """
         deadline = time.monotonic() + ENDS_WITHIN_S
         while True:
             try:
@@ -212,7 +213,7 @@ class Zuul:
 
 
 class Worker:
-    """A requestor that does one job after the other in a thread, until it is told to stop."""
+    """A requestor that does one job after the other in a thread, until it is stopped."""
 
     def __init__(self, name: str, asks: Asks, seed: int) -> None:
         self.outcomes: Counter[str] = Counter()

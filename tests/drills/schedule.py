@@ -1,4 +1,4 @@
-"""What befalls whom and when, all of it from a seed; nothing here does anything."""
+"""Plan of faults, with their targets and times, drawn from a seed; this module does not carry it out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SESSION_S = 4.0
 
 @dataclass(frozen=True)
 class Fault:
-    """*kind* befalls launcher or server *target* from *at_s* on, for *length_s*."""
+    """Fault *kind* of launcher or server *target*, from *at_s* on, for *length_s*."""
 
     at_s: float
     length_s: float
@@ -44,8 +44,9 @@ LAUNCHER_KINDS = {
     "lose-replies": (1.0, 5.0),
     "expire": (0.0, 0.0),
 }
-"""Of a launcher and its wires: all connections refused and ended, ended once, slow, replies lost on the way, packets
-held back both ways and then let through, single replies lost, the session ended behind its back."""
+"""Faults of a launcher and its connections: all connections refused and ended, ended once, slow, replies lost on
+the way, packets held back both ways and then let through, single replies lost, the session ended by another client.
+"""
 GAP_S = (0.5, 6.0)
 
 

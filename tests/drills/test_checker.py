@@ -41,7 +41,7 @@ class Story:
         self.write(session, kind, f"/nodepool/requests-lock/{name}/{session}__lock__{session:010}")
 
     def served(self, request: str, node: str) -> None:
-        """As it should be, up to where Zuul has the node's lock."""
+        """Add a correct history, up to where Zuul has the node's lock."""
         self.request(ZUUL, "create", request, "requested")
         self.lock_request(LAUNCHER, "create", request)
         self.request(LAUNCHER, "set", request, "pending")

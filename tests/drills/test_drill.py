@@ -33,7 +33,9 @@ SEED = int(os.environ.get("NODELAUNCH_DRILL_SEED") or random.SystemRandom().rand
 REQUESTORS = 5
 """Besides one Zuul."""
 GONE_WITHIN_S = 450.0
-"""After the last fault: what a launcher had just made when it was killed is left alone for five minutes."""
+"""Time limit after the last fault: a resource made right before a launcher was killed is left alone for five
+minutes.
+"""
 pytestmark = [pytest.mark.zookeeper, pytest.mark.long, pytest.mark.timeout(2 * SECONDS + 1800)]
 
 
@@ -85,7 +87,7 @@ def test_no_fault_has_a_node_held_twice_lost_or_left_behind(
 
 
 def why_no_zuul() -> str | None:
-    """Why Zuul can't be run here; None: it can."""
+    """Return why Zuul cannot run here, or None if it can."""
     try:
         zuul_python(ZUUL_VERSIONS[-1])
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
@@ -103,7 +105,7 @@ def summary(drill: Drill, outcomes: Counter[str], uses: Sequence[checker.Use]) -
 
 
 def left_behind(drill: Drill, requestor: Requestor) -> list[str]:
-    """What is still there after the launchers had time to tidy up."""
+    """Return the records and instances that remain after the launchers had time to clean up."""
 
     def found() -> list[str]:
         with drill.cloud() as cloud:

@@ -1,4 +1,4 @@
-"""What a history takes from the logs of an ensemble: what was committed and had an effect, all of it, once."""
+"""History read from the logs of an ensemble: every committed change that had an effect, once."""
 
 from __future__ import annotations
 

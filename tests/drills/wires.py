@@ -23,7 +23,7 @@ class Wire(Proxy):
         self.delay_s = 0.0
         self.is_swallowing = False
         self.session: tuple[float, int, bytes] | None = None
-        """When it was seen, by the loop's time; its id and password."""
+        """Time of the handshake by the loop's clock, session id and password."""
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: asyncio.Event) -> None:
         with suppress(OSError):

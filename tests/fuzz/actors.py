@@ -1,6 +1,6 @@
-"""Those who use the store besides launchers: Zuul's scheduler, its executors, an operator. They act as Zuul does.
+"""Clients of the store besides launchers: Zuul's scheduler, its executors, an operator. They act as Zuul does.
 
-What does *not* belong here: what they ask for and when (scenario.py).
+What does *not* belong here: when they act, and their requests (scenario.py).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Zuul:
         self._is_doomed = is_doomed
 
     async def job(self, plan: RequestPlan) -> None:
-        """One request from its beginning to its end."""
+        """Play the client of a request from beginning to end."""
         await asyncio.sleep(plan.at)
         request_id = await self._submit(plan)
         revising = asyncio.ensure_future(self._revise(request_id, plan))
@@ -178,7 +178,7 @@ def _request(entry: Entry, request_id: RequestId) -> NodeRequest:
 
 
 async def operate(store: SimStore, now: Callable[[], float], does: str, choose: Callable[[list[str]], str]) -> None:
-    """What the command line's ``hold`` and ``delete`` do, to a ready node that is nobody's."""
+    """Do to a ready, unassigned node what the command line's ``hold`` and ``delete`` do."""
     names = [name for name in await store.children(paths.NODES) if name.isdigit()]
     if not names:
         return

@@ -46,9 +46,9 @@ from nodelaunch.store.embedded.znodes import Put
 class Bug:
     plant: Callable[[], AbstractContextManager[Any]]
     rules: frozenset[str]
-    """Of which the first that doesn't hold has to be one."""
+    """Rules of which one must be the first to be broken."""
     first_seed: int = 0
-    """Where to begin looking."""
+    """First seed of the search."""
 
 
 BUGS: dict[str, Bug] = {}
@@ -298,7 +298,7 @@ def _lost_stay_lost() -> AbstractContextManager[Any]:
 @_bug("leaks are not looked for", "all comes to rest", "every request is answered")
 @contextmanager
 def _leaks_stay() -> Iterator[None]:
-    """At a cloud that can't refuse calls that arrive late: else there is nothing to look for."""
+    """Leave leaked instances, on a cloud that cannot refuse late calls: with refusals, no instance leaks."""
 
     async def nothing(*_: Any) -> None:
         pass

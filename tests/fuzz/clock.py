@@ -14,7 +14,7 @@ from typing import Any, Self
 
 
 class NothingToDoError(Exception):
-    """Nothing is ready and no timer runs: whoever waits would wait for ever."""
+    """Nothing is ready and no timer runs: every wait would last for ever."""
 
 
 class StandstillError(Exception):
@@ -22,7 +22,7 @@ class StandstillError(Exception):
 
 
 MAX_TURNS = 50_000
-"""Of the loop, at one moment."""
+"""Limit for the turns of the loop at the same moment."""
 
 
 class _CountedTask(asyncio.Task):  # type: ignore[type-arg]

@@ -1,7 +1,7 @@
-"""Fake clouds that tell what happens in them as it happens, and drivers whose calls take time and outlive their caller.
+"""Fake clouds that report each event as it happens, and drivers whose calls take time and outlive their caller.
 
-A call that was sent has its effect even if whoever made it is cancelled, or killed, before the answer: as with a
-request that is on its way to a real cloud. What does *not* belong here: when a cloud fails (scenario.py).
+A call that was sent has its effect even if its caller is cancelled, or killed, before the answer, like a request that
+is on its way to a real cloud. What does *not* belong here: when a cloud fails (scenario.py).
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class ToldCloud(FakeCloud):
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """What its drivers need to know of one launcher process."""
+    """Facts about a launcher process that its drivers need."""
 
     name: str
     pause: Callable[[], float]
-    """How long the next call to the cloud is under way, one way, seconds."""
+    """Return the delay of the next call to the cloud, one way, in seconds."""
     failed: Callable[[str, str, DriverError], None]
-    """Told of (node id, provider) of each launch step that failed."""
+    """Called with (node id, provider, error) for each launch step that failed."""
     is_dead: bool = False
 
 
@@ -86,7 +86,7 @@ class SlowDriver(FakeDriver):
         self._node_of: dict[str, str] = {}
 
     async def _as_sent(self, work: Callable[[], Awaitable[T]]) -> T:
-        """*work* done by the cloud, after a while, whatever becomes of the caller meanwhile."""
+        """Let the cloud do *work* after a delay, even if the caller ends meanwhile."""
         if self._process.is_dead:
             raise ProviderUnavailableError("the process is gone", provider=self.config.name)
 
@@ -121,7 +121,7 @@ class SlowDriver(FakeDriver):
         except DriverError as error:
             self._process.failed(self._node_of.get(external_id, ""), self.config.name, error)
             raise
-        except asyncio.CancelledError:  # it took too long, or nobody wants it any more
+        except asyncio.CancelledError:  # it took too long, or its caller was cancelled
             gave_up = LaunchTimeoutError("nobody waits any longer")
             self._process.failed(self._node_of.get(external_id, ""), self.config.name, gave_up)
             raise

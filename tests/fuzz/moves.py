@@ -1,4 +1,4 @@
-"""Which states may follow which, and why: every write of a record is held against these tables."""
+"""Permitted transitions between states, with reasons: every write of a record is checked against these tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REQUEST_MOVES: Final[Mapping[tuple[R, R], str]] = {
     (R.PENDING, R.REQUESTED): "a node failed, the pool hands the request back, or its launcher is gone",
     (R.PENDING, R.FAILED): "a node failed and every registered pool has declined",
 }
-"""What a launcher may do with a request, always under its lock."""
+"""Transitions of a request that a launcher may write, always under its lock."""
 LAUNCHER_MOVES: Final[Mapping[tuple[N, N], str]] = {
     (N.INIT, N.BUILDING): "the pool that made the record has locked it",
     (N.INIT, N.DELETING): "the launcher died between create and lock",
@@ -37,7 +37,7 @@ LAUNCHER_MOVES: Final[Mapping[tuple[N, N], str]] = {
     (N.DELETED, N.DELETING): "the launcher died before it removed the record",
     (N.DELETED, N.DELETED): "as before",
 }
-"""What a launcher may do with a node, always under its lock."""
+"""Transitions of a node that a launcher may write, always under its lock."""
 USER_MOVES: Final[Mapping[tuple[N, N], str]] = {
     (N.READY, N.IN_USE): "a user takes the node",
     (N.READY, N.HOLD): "an operator holds the node",
@@ -47,4 +47,4 @@ USER_MOVES: Final[Mapping[tuple[N, N], str]] = {
     (N.HOLD, N.USED): "the hold is lifted",
     (N.HOLD, N.DELETING): "an operator deletes the node",
 }
-"""What users and operators may do with a node."""
+"""Transitions of a node that users and operators may write."""

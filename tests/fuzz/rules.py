@@ -1,7 +1,7 @@
-"""What must hold at every moment of a simulated run, checked with each transaction and each event of a cloud.
+"""Rules that must hold at every moment of a simulated run, checked with each transaction and each event of a cloud.
 
-Knows the truth, not what any client believes: it sits at the server. The edges are written down from the wire
-reference once more, not taken from the code under test. What does *not* belong here: making anything happen.
+The rules see the server's state, not what a client believes. The permitted transitions are written down from the wire
+reference once more, not taken from the code under test. What does *not* belong here: causing events (world.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nodelaunch.store.embedded.znodes import Change
 
 N, R = NodeState, RequestState
 KEPT = frozenset({N.READY, N.IN_USE, N.HOLD})
-"""Whoever has, or is about to get, a node in one of these counts on its server."""
+"""States in which the owner of a node, or its next owner, relies on the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Accusation:
 
     at: float
     since: float
-    """When the one that came later was accepted."""
+    """Time at which the later request was accepted."""
     overtaken: list[RequestId]
     detail: str
 
@@ -71,26 +71,26 @@ class Rules:
     owners: dict[RequestId, int] = field(default_factory=dict)
     """Sessions of ephemeral requests."""
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How many launch steps failed, by request and provider."""
+    """Number of failed launch steps, by request and provider."""
     final_failures: set[tuple[str, str]] = field(default_factory=set)
     missing_images: bool = False
     unruly: bool = False
-    """Whether servers may be there that no launcher can know of: left by failed creates, or foreign."""
+    """Set if servers may exist that no launcher can know of: left by failed creates, or foreign."""
     doomed: set[NodeId] = field(default_factory=set)
-    """Nodes an operator or a vanishing server has taken from whoever counts on them."""
+    """Nodes that their owners lost to an operator or a vanished server."""
     calm_since: dict[str, float] = field(default_factory=dict)
-    """By launcher: since when its connection has been as good as it gets."""
+    """Start of the time with a good connection, by launcher."""
     paused_at: dict[Target, float] = field(default_factory=dict)
-    """What operators have paused, and since when."""
+    """Targets that operators have paused, and since when."""
     checks: Counter[str] = field(default_factory=Counter)
     _contenders: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     _registered_at: dict[str, float] = field(default_factory=dict)
-    """By pool id, while it is registered."""
+    """Start of the registration, by id of the pool, while it is registered."""
     _touched: dict[RequestId, float] = field(default_factory=dict)
     _written_under: dict[NodeId, frozenset[str]] = field(default_factory=dict)
-    """By node, the contenders for its lock that its last writer still has after that write."""
+    """Contenders for a node's lock that its last writer still has after that write, by node."""
     _taken_at: dict[RequestId, float] = field(default_factory=dict)
-    """When a launcher took the request last."""
+    """Time at which a launcher last took the request."""
     _accepted: dict[RequestId, Overtaken] = field(default_factory=dict)
     _accused: list[Accusation] = field(default_factory=list)
     _foreign_peak: Counter[str] = field(default_factory=Counter)
@@ -106,7 +106,7 @@ class Rules:
         return any(plan.name == name for plan in self.scenario.launchers)
 
     def holder(self, lock_path: str) -> int | None:
-        """The session that has the lock, 0 for a persistent contender, None for nobody."""
+        """Return the session that has the lock, 0 for a persistent contender, None if the lock is free."""
         contenders = self._contenders.get(lock_path)
         return contenders[min(contenders, key=_sequence)] if contenders else None
 
@@ -122,14 +122,14 @@ class Rules:
 
     @property
     def lag(self) -> float:
-        """How much later than it happened a launcher in good connection may at most know of something, seconds."""
+        """Return the longest delay, in seconds, with which a launcher with a good connection learns of a change."""
         return 200 * self.scenario.latency_s + 0.5
 
     def is_calm(self, launcher: str) -> bool:
         return self.now() - self.calm_since.get(launcher, 0.0) > 10 * self.lag
 
     def touched_at(self, request_id: RequestId) -> float:
-        """When the request, or its lock, last changed."""
+        """Return when the request, or its lock, last changed."""
         return self._touched.get(request_id, 0.0)
 
     # -- transactions -----------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Rules:
             self.must(not missing, "a request fails when all pools declined", f"{new.id} was not declined by {missing}")
 
     def _why_declined(self, request: NodeRequest, provider_name: str, pool_name: str) -> str | None:
-        """A reason for pool to decline the request, as far as can be told from outside."""
+        """Return a reason for the pool to decline the request, as far as an observer can know."""
         provider, pool = self.plans(provider_name, pool_name)
         labels = request.node_types
         if not pool.fits(labels):
@@ -310,7 +310,9 @@ class Rules:
         return any((node := self.nodes.get(node_id)) and node.allocated_to == request.id for node_id in request.nodes)
 
     def _asks(self, request: NodeRequest) -> bool:
-        """Whether the request has not had its answer; one that is fulfilled still asks while a node is tied to it."""
+        """Return whether the request is unanswered; a fulfilled request counts as unanswered while a node is tied to
+        it.
+        """
         return request.state is not R.FAILED and (request.state is not R.FULFILLED or self._has_tied_node(request))
 
     def _check_min_ready(self, who: str, request: NodeRequest) -> None:
@@ -328,7 +330,7 @@ class Rules:
     # -- order ------------------------------------------------------------------------------------------------------
 
     def _note_overtaken(self, who: str, accepted: NodeRequest) -> None:
-        """Which requests have waited for what *accepted* gets, or less, and should have got it first."""
+        """Note the requests that have waited for what *accepted* gets, or less, and should have got it first."""
         if not self.is_calm(who):
             return
         waiting = [
@@ -346,7 +348,7 @@ class Rules:
         self._accepted[accepted.id] = Overtaken(self.now(), waiting, who)
 
     def _check_order(self, who: str, node: Node) -> None:
-        """The first node tells which pool has accepted the request."""
+        """Check the order of requests: the first node shows which pool has accepted the request."""
         overtaken = self._accepted.pop(node.allocated_to or RequestId(""), None)
         if overtaken is None or overtaken.launcher != who:
             return
@@ -395,7 +397,10 @@ class Rules:
             self._check_pauses(who, new)
         else:
             self._written_under[node_id] = self._own_contenders(node_id, transaction.session)
-            is_over = old.state in (N.DELETING, N.DELETED)  # whoever removes it removes the locks of others with it
+            is_over = old.state in (
+                N.DELETING,
+                N.DELETED,
+            )  # a client that removes the record removes the locks of others with it
             under_lock = has_lock or (is_over and self.is_launcher(who))
             self.must(under_lock, "a node is written under its lock", f"{who} wrote {node_id} ({old.state.value})")
             moves = LAUNCHER_MOVES if self.is_launcher(who) else USER_MOVES
@@ -408,7 +413,7 @@ class Rules:
             self._check_tenant(new)
 
     def _check_pauses(self, who: str, node: Node) -> None:
-        """A node is made for a request that was taken before whoever takes it could know of the pause."""
+        """Check that the request of a new node was accepted before its launcher could know of the pause."""
         targets = (
             Target.provider(node.provider or ""), Target.pool(node.provider or "", node.pool or ""),
             Target.launcher(who),
@@ -495,7 +500,7 @@ class Rules:
         self.must(disks <= (pool.max_volumes or 99), "capacity is never exceeded", detail)
 
     def _count_foreign(self) -> None:
-        """The room that servers take which a provider did not make is not its to count on."""
+        """Count the capacity that foreign servers take: a provider may not rely on it."""
         for provider in {p.name: p for plan in self.scenario.launchers for p in plan.providers}.values():
             others = [
                 server
@@ -512,7 +517,7 @@ class Rules:
     # -- at the end -------------------------------------------------------------------------------------------------
 
     def unfinished(self) -> list[str]:
-        """What still has to happen before all is at rest, one line a thing."""
+        """Return the events that are still due before the run is at rest, a line each."""
         asked = [request for request in self.requests.values() if request.requestor != paths.MIN_READY_REQUESTOR]
         found = [f"request {request.id} is {request.state.value} ({_lists(request)})" for request in asked]
         for node in self.nodes.values():
@@ -543,7 +548,7 @@ class Rules:
             )
 
     def _has_capacity_for(self, wanted: Counter[str]) -> bool:
-        """Whether it is plain that all that is to be kept ready fits: one pool has room for it alone."""
+        """Return whether all nodes to be kept ready certainly fit: a single pool has capacity for them all."""
         total = list(wanted.elements())
         return len(self.scenario.launchers) == 1 and any(
             pool.fits(total) and len(total) <= self.scenario.cloud(provider.cloud).max_servers // 2

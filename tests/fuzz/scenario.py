@@ -1,6 +1,6 @@
-"""What happens in one simulated run, drawn from its seed: who is there, what is asked for, what breaks and when.
+"""Plan of a simulated run, drawn from its seed: its processes, its requests, and its faults with their times.
 
-What does *not* belong here: doing it (world.py, actors.py).
+What does *not* belong here: carrying it out (world.py, actors.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ NOWHERE = "nowhere"
 """A label no pool offers."""
 TENANT = "limited"
 PAUSED_FROM = 1_000_000
-"""From this seed on, operators pause and drain things besides."""
+"""First seed with pauses and drains by operators."""
 CORES, RAM = 4, 8192
-"""Of each server: the fake cloud's only flavor."""
+"""Size of each server: the fake cloud's only flavor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class PoolPlan:
     zones: tuple[str, ...] = ()
 
     def fits(self, labels: Sequence[str]) -> bool:
-        """Whether it could have all of *labels* at once if it had nothing else."""
+        """Return whether all of *labels* fit at once into the empty provider."""
         count, disks = len(labels), labels.count("disk")
         return (
             set(labels) <= set(self.labels)
@@ -71,7 +71,7 @@ class LauncherPlan:
 
 
 class Use(Enum):
-    """What becomes of a request's nodes once it is fulfilled."""
+    """Use of a request's nodes once the request is fulfilled."""
 
     RETURN = "used and given back"
     UNUSED = "taken and given back unused"
@@ -113,14 +113,14 @@ class Scenario:
     requests: tuple[RequestPlan, ...]
     faults: tuple[Fault, ...]
     latency_s: float
-    """Of one message, one way: usually."""
+    """Usual delay of a message, in one direction."""
     tenant_servers: int | None = None
 
     def cloud(self, name: str) -> CloudPlan:
         return next(plan for plan in self.clouds if plan.name == name)
 
     def lines(self) -> list[str]:
-        """For people: everything, one thing a line."""
+        """Return a description for readers, a line for each part."""
         things: list[Any] = [*self.clouds, *self.launchers, *self.requests, *self.faults]
         head = f"seed {self.seed}, messages take {self.latency_s:g} s, tenant limit {self.tenant_servers}"
         return [head, *(f"  {thing}" for thing in things)]

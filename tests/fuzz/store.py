@@ -1,10 +1,10 @@
 """A store server in memory, and sessions on it over a line that has delays, breaks, and loses sessions.
 
-Each session's calls reach the server in the order they were made, each after a delay; answers, and what its trees have
-to be told, come back over a line of their own, in order, again with delays. So what a client knows is always a little
-old, other clients' calls take effect between any two of its own, and a session may be over for a while before its
-client knows. ``test_store.py`` holds it to the port's promises.
-What does *not* belong here: when anything breaks (scenario.py), what the documents mean.
+Each session's calls reach the server in the order they were made, each after a delay. Answers and notifications for its
+trees return over a separate line, in order, again with delays. So a client's knowledge is always a little old, other
+clients' calls take effect between any two of its own, and a session may be over for a while before its client knows.
+``test_store.py`` checks the server against the port's promises. What does *not* belong here: when anything breaks
+(scenario.py), and the meaning of the documents.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from nodelaunch.store.shared import LossListeners, SessionStates, TreeCopy, cont
 
 Result = Entry | Lock | None
 Latency = Callable[[], float]
-"""How long the next message takes, seconds."""
+"""Function that returns the delay of the next message, in seconds."""
 
 SESSION_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What one call changed, all at once. ``session`` is the writer's id; ``is_expiry``: its session ended."""
+    """Changes by one call, all at once. ``session`` is the writer's id; ``is_expiry``: its session ended."""
 
     client: SimStore
     session: int
@@ -108,12 +108,12 @@ class SimServer:
             listener(transaction)
 
     def contender(self, lock_path: str) -> str:
-        """Where to create a contender, named as kazoo does."""
+        """Return the path for a new contender, named as kazoo does."""
         return f"{lock_path}/{self.rng.getrandbits(128):032x}__lock__"
 
 
 class _Line:
-    """One direction of a connection: messages arrive in the order sent, each after some time."""
+    """A direction of a connection: messages arrive in the order sent, each after some time."""
 
     def __init__(self, latency: Latency) -> None:
         self._latency = latency
@@ -168,7 +168,7 @@ class SimTree(TreeCopy):
     """The port's tree."""
 
     is_watching = False
-    """Whether the server tells the client of changes below it."""
+    """Set while the server notifies the client of changes below it."""
 
     def covers(self, path: str) -> bool:
         return path.startswith(self.root + "/")
@@ -252,7 +252,7 @@ class SimStore:
         asyncio.get_running_loop().call_later(unaware_s, self._lost, away_s)
 
     def suspend(self, away_s: float) -> None:
-        """The connection breaks; after *away_s* it is made again, and the session goes on."""
+        """Break the connection; after *away_s* it is made again, and the session continues."""
         if self.is_dead or self._is_cut:
             return
         self._cut()
@@ -318,13 +318,13 @@ class SimStore:
     # -- the line ---------------------------------------------------------------------------------------------------
 
     def hear(self, changes: Sequence[Change]) -> None:
-        """The server tells of changes."""
+        """Receive the server's notification of changes."""
         trees = [tree for tree in self._trees if tree.is_watching and any(tree.covers(c.path) for c in changes)]
         for tree in trees:
             self._down.send(lambda tree=tree: tree.take_in(changes))
 
     def _read_whole(self, tree: SimTree) -> None:
-        """Have the tree read as a whole, and kept up to date from there on."""
+        """Read the tree as a whole, and keep it in sync from then on."""
 
         def read() -> None:
             tree.is_watching = True
@@ -334,7 +334,7 @@ class SimStore:
         self._up.send(read)
 
     def call(self, name: str, act: Callable[[int], Any]) -> asyncio.Future[Any]:
-        """Have the server do *act*; what it returns or raises arrives as the answer."""
+        """Let the server do *act*; its result or exception arrives as the answer."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.is_dead or self.session.state in (
             SessionState.LOST, SessionState.CLOSED, SessionState.CONNECTING,
@@ -441,7 +441,9 @@ class SimStore:
             return
 
     async def create_locked(self, path: str, data: bytes, *, record: object = None) -> tuple[Entry, Lock] | None:
-        """With the number that the server would give now; when the transaction gets there it may be another's."""
+        """Return the record and its lock under the server's expected next number; when the transaction arrives,
+        another client may have this number.
+        """
         made = self.server.znodes.next_at(path)
         if made is None:
             return None
@@ -476,7 +478,7 @@ class SimStore:
         return list(results)
 
     async def _commit_taking(self, take: TakeLock, rest: Sequence[Op], under: Collection[Lock]) -> list[Result]:
-        """One transaction where the lock's directory is new; else as ZooKeeper has to do it, step by step."""
+        """Commit a single transaction if the lock's directory is new; otherwise step by step, as ZooKeeper requires."""
         contender = Create(self.server.contender(take.path), take.identifier, ephemeral=True, sequence=True)
         plain: list[PlainOp] = [Create(take.path), contender, *(_plain(op) for op in rest)]
         writing = self._write("commit", plain, under)
@@ -498,14 +500,14 @@ class SimStore:
             raise
 
     def _drop_unclaimed(self, writing: asyncio.Future[Any]) -> None:
-        """Remove the contender of somebody who was cancelled while it was made."""
+        """Remove the contender of a caller that was cancelled while the contender was made."""
         if not writing.cancelled() and writing.exception() is None:
             for entry in writing.result():
                 if entry is not None and "__lock__" in entry.path:
                     self.drop(entry.path)
 
     def drop(self, contender: str) -> asyncio.Future[Any]:
-        """Have a contender of ours removed; nobody needs to wait for it."""
+        """Remove a contender of ours in the background; the result need not be awaited."""
         dropping = self.call("delete", lambda session: self.server.write(self, session, [Delete(contender)]))
         dropping.add_done_callback(lambda done: done.cancelled() or done.exception())
         return dropping

@@ -1,4 +1,4 @@
-"""Whatever befalls launchers, stores and clouds, every rule holds at every moment, and all comes to rest.
+"""Every rule holds at every moment under faults of launchers, stores and clouds, and every run comes to rest.
 
 ``NODELAUNCH_SEEDS=1000 pytest tests/fuzz/test_simulation.py`` runs more seeds than usual, and others with
 ``NODELAUNCH_FIRST_SEED``; ``cd tests; python -m fuzz 17`` repeats one.
@@ -25,7 +25,9 @@ TESTS = Path(__file__).parents[1]
     "seed", [*range(FIRST, FIRST + COUNT), *range(PAUSED_FROM + FIRST, PAUSED_FROM + FIRST + COUNT // 4)]
 )
 def test_every_rule_holds_whatever_happens(seed: int) -> None:
-    """The promises of rules.py: nothing given twice, nothing leaked, nobody stuck, limits and order respected."""
+    """The rules are those of rules.py: nothing assigned twice, nothing leaked, no request stuck, limits and order
+    respected.
+    """
     outcome = run(seed)
     assert outcome.checks, "rules were looked at"
     if outcome.rule is not None:
@@ -42,7 +44,9 @@ def _events(seed: int, hash_seed: str) -> str:
 
 @pytest.mark.parametrize("seed", [4, 12, 167])
 def test_same_seed_is_the_same_run(seed: int) -> None:
-    """In this process, and in others in which every set has another order: else no failure could be repeated."""
+    """The runs are equal in this process, and in others with another order of sets; otherwise no failure could be
+    repeated.
+    """
     first, second = run(seed), run(seed)
     assert first.events == second.events
     assert _events(seed, "1") == _events(seed, "2")

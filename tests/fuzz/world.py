@@ -1,6 +1,6 @@
-"""One simulated run: builds what the scenario names, lets it happen in virtual time, and waits until all is at rest.
+"""A simulated run: builds the scenario's processes, runs them in virtual time, and waits until all is at rest.
 
-What does *not* belong here: what has to hold (rules.py), what is drawn (scenario.py).
+What does *not* belong here: the rules (rules.py), and the drawing of scenarios (scenario.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from support.launchers import LoopClock
 
 MAX_READY_AGE_S = 120
 REST_LIMIT_S = 5400.0
-"""How long after the last fault and the last job it may take until all is at rest."""
+"""Time limit for coming to rest after the last fault and the last job."""
 MAX_TRANSACTIONS = 20_000
 """More are taken for a loop without end."""
 LOGGED = 120
@@ -55,7 +55,7 @@ class BrokenRuleError(AssertionError):
 
 @dataclass(slots=True)
 class Outcome:
-    """Of one run: everything that happened, and the rule that did not hold, if any."""
+    """Outcome of a run: all events, and the rule that did not hold, if any."""
 
     scenario: Scenario
     events: list[Event] = field(default_factory=list)
@@ -109,17 +109,17 @@ def _determined(seed: int) -> Iterator[None]:
 
 @dataclass(eq=False, slots=True)
 class Host:
-    """Where one launcher runs, again and again."""
+    """Host of a launcher, which is started there again and again."""
 
     plan: LauncherPlan
     process: Process | None = None
     store: SimStore | None = None
     launcher: Launcher | None = None
     factor: float = 1.0
-    """By how much its messages are slower than usual."""
+    """Factor by which its messages are slower than usual."""
     task: asyncio.Task[None] | None = None
     away_s: float = 0.0
-    """How long it stays away after its next end."""
+    """Time that it stays away after its next end."""
     back: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it doesn't stay away any longer."""
 
@@ -163,7 +163,7 @@ class World:
             self.is_over.set()
 
     def _capture(self, _logger: Any, level: str, event: MutableMapping[str, Any]) -> Any:
-        """What the code under test logs; an error is a rule broken: nothing may come that was not foreseen."""
+        """Record logs of the code under test; an error breaks a rule: a run has no unforeseen errors."""
         text = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "exc_info"))
         self.note("log", f"{event['event']} {text}")
         if level == "error":
@@ -181,7 +181,7 @@ class World:
             self.broken("nothing goes on for ever", f"{MAX_TRANSACTIONS} transactions")
         try:
             self.rules.on_transaction(transaction)
-        except Exception:  # a record nobody can read, for instance
+        except Exception:  # for example an unreadable record
             self.broken("every record can be read", traceback.format_exc())
 
     def _on_cloud(self, event: CloudEvent) -> None:
@@ -266,7 +266,7 @@ class World:
         self.broken("every request is answered", "; ".join(self._unfinished()[:10]))
 
     def _note_verdicts(self) -> None:
-        """What the launchers think of what waits."""
+        """Record the launchers' verdicts on requests that wait."""
         for host in self.hosts.values():
             for key, pool in host.launcher.pools.items() if host.launcher else ():
                 for request_id in host.launcher.view.open_requests:
@@ -292,8 +292,10 @@ class World:
         return problems
 
     def _lock_directories(self) -> list[str]:
-        """Those whose requests a launcher has seen vanish: of others it can't tell that they are gone, but by their
-        age, if no launcher ran yet or the directory was made, by whoever was about to lock it, even later."""
+        """Return the lock directories whose requests a launcher has seen vanish. Launchers recognise other stale
+        directories only by their age: if no launcher ran yet, or if the directory was made even later, by a client that
+        was about to lock it.
+        """
         began = self.clock.now() - self.now()
         watched_from = min(plan.starts_at for plan in self.scenario.launchers)
         left = []
@@ -498,7 +500,7 @@ class World:
 
 
 def _call_time(rng: random.Random) -> float:
-    """How long a call to a cloud is under way, one way: mostly not long."""
+    """Return the delay of a call to a cloud, one way: mostly short."""
     return rng.random() * rng.choice((0.0, 0.05, 0.05, 1.0))
 
 

@@ -1,4 +1,4 @@
-"""How many function calls a launcher makes for a request, counted by cProfile in its process."""
+"""Number of function calls that a launcher makes for a request, counted by cProfile in its process."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.gate
 
 REQUESTS = 300
 MOST_CALLS = 2000
-"""Of functions written in Python."""
+"""Limit for calls of functions written in Python."""
 MOST_CALLS_IN_ALL = 3800
-"""With those of functions written in C, of which most cost less."""
+"""Limit that includes functions written in C, of which most cost less."""
 TIMEOUT_S = 60.0
 
 

@@ -1,7 +1,7 @@
-"""What a request costs does not grow with what has nothing to do with it: operations and CPU of real launchers.
+"""The cost of a request does not grow with unrelated load: operations and CPU of real launchers.
 
-The launchers of all sizes run side by side, and are asked in turns, so that a busy machine slows all alike. CPU is that
-of the launcher's process; of the turns of each size the cheaper half counts, since noise only adds to them.
+The launchers of all sizes run side by side, and get requests in turns, so that a busy machine slows all alike. CPU is
+that of the launcher's process; of the turns of each size the cheaper half counts, since noise only adds to them.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def measured_fixture(server: BenchServer, tmp_path_factory: pytest.TempPathFacto
 
 
 async def _measure_all(server: BenchServer, folder: Path) -> dict[str, Measured]:
-    """All sizes in turns; what breaks one of them is told by its own `Measured`."""
+    """Measure all sizes in turns; the `Measured` of a size reports its failure."""
     results = {name: Measured() for name in SIZES}
     async with AsyncExitStack() as stack:
         entered = await asyncio.gather(*(_open(stack, server, folder, name, results[name]) for name in SIZES))
@@ -146,7 +146,7 @@ def test_operations_do_not_depend_on_how_many_pools_there_are(measured: dict[str
 
 
 NOISE = 0.3
-"""What other work on a machine of two cores was seen to add to a ratio; `python -m bench run scale` measures closer."""
+"""Largest addition to a ratio by other work on a machine of two cores; `python -m bench run scale` measures closer."""
 RATIOS: Sequence[tuple[str, str, float]] = (
     (POOLS[50], POOLS[1], 1.2),
     (POOLS[200], POOLS[1], 1.3),

@@ -1,4 +1,4 @@
-"""What the scheduler looks at after an event is what the event can have changed, however much is waiting."""
+"""The scheduler examines only requests that an event can affect, with any number of requests waiting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAITING = 5
 QUIET_S = 5.0
 """Virtual seconds after which nothing is left to do."""
 MOST_AFTER_RETURN = 6
-"""Heads judged after a node is given back: the one that gets its room and the next one, at each of three events."""
+"""Heads judged after a node is returned: the one that gets its capacity and the next one, at each of three events."""
 
 
 class Site:

@@ -1,4 +1,4 @@
-"""How much memory a launcher takes: idle, beside a large site, and after many requests. All over ZooKeeper with TLS."""
+"""Memory of a launcher: idle, beside a large site, and after many requests. All over ZooKeeper with TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ requests come to some 150 bytes each."""
 
 
 async def rss_mib(setup: Setup, server: BenchServer, folder: Path) -> float:
-    """Of a launcher that has registered its pools, and has settled."""
+    """Return the memory of a launcher that has registered its pools and come to rest."""
     async with opened(server, nodelaunch(), setup, folder) as subject:
         return subject.memory()["rss_mib"]
 
@@ -41,7 +41,7 @@ async def test_launcher_beside_a_large_site_is_small(server: BenchServer, tmp_pa
 
 
 async def test_requests_leave_nothing_behind(server: BenchServer, tmp_path: Path) -> None:
-    """After some that fill caches and the allocator's pools."""
+    """The first requests, which fill caches and the allocator's pools, do not count."""
     case = Case("lives", Setup(), Lives(count=4000, warm_up=2000, seconds=60.0))
     figures: dict[str, Any] = await run_case(server, nodelaunch(), case, tmp_path)
     assert figures.get("requests") == 4000, figures

@@ -261,7 +261,7 @@ def test_fake_hosts_answer_only_when_asked(site: Site) -> None:
 def test_kept_demo_serves_on_until_a_signal_ends_it(
     tmp_path: Path, inherited: str, sent: signal.Signals, code: int
 ) -> None:
-    """Whatever it inherits: jobs in the background of a script have SIGINT ignored."""
+    """The signal ends the demo even if it inherits ignored signals: background jobs of a script have SIGINT ignored."""
     demo = subprocess.Popen(
         ["env", f"--{inherited}-signal=INT", sys.executable, "-m", "nodelaunch", "demo", "--keep"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""``nodelaunch driver list`` and ``driver info`` tell what there is, and keep one driver's trouble its own."""
+"""``nodelaunch driver list`` and ``driver info`` show all drivers, and isolate the failure of any driver."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ POINTS = entry_points(nodelaunch__drivers={"painted": "painted.driver:PLUGIN"})
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is searched for packages and for executables; outcomes of checks are kept elsewhere than usual."""
+    """Return a folder that is searched for packages and for executables; results of checks are kept in another
+    folder than usual.
+    """
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -136,7 +138,9 @@ def test_executables_that_say_what_can_not_be_shown_take_nothing_from_the_others
 
 def test_level_is_that_of_the_last_check_of_the_same_digest(site: Path) -> None:
     path = executable(site, "mine")
-    remember(f"./{path.name}", listed()["mine"]["digest"], "process", Level.SILVER)  # by whatever name it was checked
+    remember(
+        f"./{path.name}", listed()["mine"]["digest"], "process", Level.SILVER
+    )  # any name that was used for the check
     assert listed()["mine"]["levels"] == {"process": "silver"}
     assert "silver process, at the last check" in run("driver", "info", "mine", check=True).stdout
     remember("mine", listed()["mine"]["digest"], "inline", Level.BRONZE)

@@ -1,4 +1,4 @@
-"""What deploy/ has for containers fits the launcher, the image and docs/deployment.md; tests/container runs it."""
+"""Files of deploy/ for containers fit the launcher, the image and docs/deployment.md; tests/container runs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAGE = (ROOT / "docs" / "deployment.md").read_text()
 MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
 WRITTEN = {"/var/lib/nodelaunch", "/tmp"}
-"""What the launcher writes to, besides nothing."""
+"""All folders that the launcher writes to."""
 DELETIONS_S = 30
 KUBERNETES = ("1.28", "1.31", "1.34")
 """Versions whose schemas the manifest is held against, of those that the package has."""
@@ -39,7 +39,7 @@ def documents(path: Path) -> list[Any]:
 
 
 def drain_s(arguments: list[Any]) -> float:
-    """For how long ``nodelaunch`` *arguments*, which have to serve, drains."""
+    """Return the drain time of ``nodelaunch`` *arguments*, which must serve."""
     command, bound = parsed([str(each) for each in arguments])
     assert command.__name__ == "serve"
     return float(bound.arguments["drain_timeout"])
@@ -123,7 +123,7 @@ def services() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What certificates.sh makes, with another name for the server."""
+    """Return the folder of files that certificates.sh makes, with another name for the server."""
     folder = tmp_path_factory.mktemp("made") / "tls"
     command = ["sh", str(DEPLOY / "certificates.sh"), str(folder), "zk1.example.org"]
     for _ in range(2):  # the second time it leaves what is there

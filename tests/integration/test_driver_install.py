@@ -79,7 +79,7 @@ def found(name: str) -> dict[str, object] | None:
 
 
 def rubbish(home: Path) -> list[str]:
-    """What lies in the home and belongs to no installation in use."""
+    """Return all files in the home that belong to no installation in use."""
     used = {path.resolve().name for path in home.glob("*/current")}
     return [
         path.name for path in home.iterdir() if path.name.startswith((".v-", ".removed-")) and path.name not in used
@@ -93,7 +93,7 @@ def check(folder: Path, driver: str, options: str = "") -> subprocess.CompletedP
 
 
 def test_driver_in_python_lives_in_an_environment_of_its_own(home: Path, index: Path, tmp_path: Path) -> None:
-    """From nothing to removed: installed, used by its name, installed again from the lock, removed."""
+    """The steps: install, use by name, install again from the lock file, remove."""
     done = install("cloud-painter==1.0", "--index-dir", index)
     assert (done.returncode, done.stderr) == (0, "")
     assert "installed cloud-painter 1.0 with driver painted" in done.stdout
@@ -134,7 +134,7 @@ def test_driver_in_python_lives_in_an_environment_of_its_own(home: Path, index: 
 
 
 def test_executable_that_needs_nothing_of_ours(home: Path, tmp_path: Path) -> None:
-    """It sees nothing but its own environment, and is installed from a lock file elsewhere, too."""
+    """The executable sees only its own environment; it is also installed from a lock file elsewhere."""
     path = plain(tmp_path / "wheels")
     assert install(path).returncode == 0
     made = installation_of("plain", home)
@@ -203,8 +203,9 @@ def test_what_can_not_be_installed_is_told(home: Path, index: Path, arguments: t
 
 @pytest.fixture
 def web_index(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The packages of *index* at a package index of the Simple API (PEP 503), the only one pip is told of; what is
-    asked of it."""
+    """Serve the packages of *index* as a package index of the Simple API (PEP 503), the only one in pip's
+    configuration; yield the requests to it.
+    """
     asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -232,7 +233,7 @@ def web_index(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_driver_of_a_package_index(home: Path, web_index: list[str]) -> None:
-    """Taken from there with what it needs; afterwards nothing is asked of anybody, not even to make it anew."""
+    """The driver and its dependencies come from the index; later not even a rebuild sends requests to any index."""
     done = run("driver", "install", "cloud-painter", timeout_s=TIMEOUT_S)
     assert (done.returncode, done.stderr) == (0, "")
     assert "installed cloud-painter 1.0 with driver painted" in done.stdout

@@ -54,7 +54,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 
 
 def inside(environment: Environment, folder: Path, arguments: Sequence[str]) -> str:
-    """What ``python`` of the environment with *arguments* prints."""
+    """Return the output of the environment's ``python`` with *arguments*."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {
         "PATH": f"{environment.folder / 'bin'}:{variables['PATH']}", "XDG_STATE_HOME": str(folder),

@@ -88,7 +88,7 @@ async def test_without_a_common_version_it_is_said_which_side_to_upgrade(
 
 
 def test_driver_of_the_future_is_a_problem_of_its_provider(tmp_path: Path) -> None:
-    """With its place; others are not concerned."""
+    """The problem has its place in the file; other providers are not affected."""
     program = tmp_path / "nodelaunch-driver-lab"
     command = " ".join(f"'{word}'" for word in driver_of((3, 4)).argv)
     program.write_text(f"#!/bin/sh\nexec env PYTHONPATH='{':'.join(sys.path)}' {command}\n")

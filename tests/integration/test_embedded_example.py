@@ -19,7 +19,7 @@ SERVICE = Path(__file__).parents[2] / "examples" / "embedded" / "service.py"
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Of the service, once it answers."""
+    """Yield the address of the service, once it answers."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     (words,) = re.findall(r"^    uvicorn (service:app) --app-dir \S+ --port 8000$", SERVICE.read_text(), re.MULTILINE)

@@ -57,7 +57,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """Of a store that writes in its thread."""
+    """Yield the disk of a store that writes in its thread."""
     monkeypatch.setattr(journal, "LOOP_CAP_S", 0.0)
     monkeypatch.setattr(journal, "RETRY_EVERY", 1 << 30)
     made = Disk(monkeypatch)
@@ -103,7 +103,8 @@ async def test_nothing_is_seen_before_it_is_on_disk(store: EmbeddedStore, disk: 
         with pytest.raises(RecordGoneError):
             await other.get("/n/a")
         assert told == []
-        assert not any(call.done() for call in calls)  # the refusal of the last would tell of what is not there yet
+        # a reply to the last call would report changes that are not stored yet
+        assert not any(call.done() for call in calls)
         disk.open.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(results[-1], RecordExistsError)

@@ -1,5 +1,6 @@
-"""A ``nodelaunch serve`` is stopped between the look at its lock and its call's arrival at the cloud, and goes on when
-another has taken the node over: real processes on a real ZooKeeper."""
+"""A ``nodelaunch serve`` is stopped between the check of its lock and its call's arrival at the cloud, and
+continues when another has taken over the node: real processes on a real ZooKeeper.
+"""
 
 from __future__ import annotations
 

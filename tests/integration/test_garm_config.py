@@ -110,7 +110,7 @@ def test_mistake_in_its_own_file_is_told_at_the_files_name(
 
 
 def answering(home: Path) -> Path:
-    """A provider that says what its options are whatever its file says."""
+    """Return a provider that gives its own list of options, for any content of its file."""
     good = home / "good.toml"
     good.write_text('state_dir = "/tmp/x"\n')
     path = home / "answering"

@@ -62,7 +62,7 @@ async def until(holds: Callable[[], Any]) -> None:
 
 
 def left(home: Path) -> list[str]:
-    """What is left of instances: directories, and processes."""
+    """Return the leftovers of instances: directories, and processes."""
     state = home / "state"
     folders = [path.name for path in state.iterdir() if path.is_dir()] if state.is_dir() else []
     return [*folders, *running(str(state)).values()]

@@ -33,7 +33,7 @@ def blocks() -> list[Block]:
 
 
 def is_shown(shown: str, output: str) -> bool:
-    """Whether *output* is as *shown*; ``...`` there stands for anything, spaces for any number of them."""
+    """Return whether *output* equals *shown*, where ``...`` stands for anything and spaces for any number of spaces."""
     parts = [r"\s+".join(map(re.escape, part.split())) for part in shown.strip().split("...")]
     return (
         re.fullmatch(r"\s*" + r".*?".join(rf"\s*{part}\s*" for part in parts) + r"\s*", output, re.DOTALL) is not None

@@ -1,6 +1,7 @@
-"""Whatever a driver's process says: the launcher goes on, its other providers are served, and nothing is left behind.
+"""The launcher survives any message of a driver's process: it serves its other providers, and leaves nothing behind.
 
-``NODELAUNCH_FUZZ_EXAMPLES`` is how many scripts are tried, drawn anew each time; without it they are few, and the same.
+``NODELAUNCH_FUZZ_EXAMPLES`` sets how many scripts are tried, drawn anew each time; without it they are few, and always
+the same.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ GIVEN = os.environ.get("NODELAUNCH_FUZZ_EXAMPLES")
 EXAMPLES = int(GIVEN or 25)
 DEADLINE_S = 60.0
 PATIENCE_S = 0.6
-"""For a request of the hostile provider, which is taken back after that."""
+"""Time limit for a request of the hostile provider, which is withdrawn after that."""
 CONFIG = """
 webapp: {{port: 0, listen_address: 127.0.0.1}}
 labels: [{{name: good}}, {{name: evil}}]
@@ -89,7 +90,7 @@ FIELDS: dict[str, list[list[str]]] = {
     "label.usage": [["amounts"], ["amounts", "instances"]],
     "label.ready": [["is_ready"]],
 }
-"""By method the fields of its result."""
+"""Fields of each method's result, by method."""
 METHODS = [*FIELDS, *["instance.create", "instance.wait"] * 3]
 
 errors = st.fixed_dictionaries(
@@ -133,7 +134,7 @@ raws = st.fixed_dictionaries(
 
 @st.composite
 def scripts(draw: st.DrawFn) -> dict[str, list[Any]]:
-    """For one or two methods."""
+    """Draw scripts for one or two methods."""
     script: dict[str, list[Any]] = {}
     for method in draw(st.lists(st.sampled_from(METHODS), min_size=1, max_size=2, unique=True)):
         change = st.tuples(st.sampled_from(FIELDS[method]), values).map(lambda pair: {"change": list(pair)})
@@ -145,7 +146,7 @@ def scripts(draw: st.DrawFn) -> dict[str, list[Any]]:
 
 
 async def refused_at_worst(call: Awaitable[Any]) -> None:
-    """It gives something, or fails as a driver fails."""
+    """Check that the call returns, or raises only the errors that a driver may raise."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             await call
@@ -161,7 +162,7 @@ class Site:
         self.folder = folder
         self.entries = entries
         self.seen: Counter[str] = Counter()
-        """How often what was logged."""
+        """Number of log lines by event."""
 
     @property
     def evil(self) -> ProcessDriver:
@@ -181,7 +182,7 @@ class Site:
         return node
 
     async def try_all(self) -> None:
-        """Have each method called, whether or not the launcher has a use for it just now."""
+        """Cause a call of each method, even if the launcher does not need it now."""
         spec = process_driver.InstanceSpec("0", "np-0", "main", "evil", {})
         driver = self.evil
         calls = [
@@ -243,7 +244,7 @@ async def site(folder: Path, entries: list[MutableMapping[str, Any]]) -> AsyncIt
 
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
-    """What is logged in the test; and nobody waits for long."""
+    """Collect the log entries of the test, and shorten all waits."""
     taken: list[MutableMapping[str, Any]] = []
 
     def take(_logger: Any, method: str, entry: MutableMapping[str, Any]) -> str:
@@ -305,7 +306,7 @@ def test_hostile_driver_harms_nobody_else(tmp_path: Path, entries: list[MutableM
 
 
 async def _kept(here: Site) -> Node:
-    """A node of the healthy provider that somebody has as long as it lasts."""
+    """Return a node of the healthy provider that has an owner for the whole test."""
     async with asyncio.timeout(DEADLINE_S):
         request = await here.made.finished("good")
     assert request.state is RequestState.FULFILLED

@@ -1,6 +1,7 @@
-"""Whatever somebody writes into a real ZooKeeper, a launcher serves others, and what is not its own stays.
+"""Records by foreign clients in a real ZooKeeper: a launcher still serves other requests, and leaves foreign records
+alone.
 
-What single records can do is tried by tests/property/test_hostile_records.py; here are sizes, numbers, a real server.
+tests/property/test_hostile_records.py tries faulty single records; here are sizes, numbers, a real server.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ WELL_FORMED = {
     "id": "somebody", "providers": ["cloud"], "knows": [], "kind": "pool", "supported_labels": ["small"], "labels": [],
     "launcher": "somebody", "resources": {"instances": 1}, "priority": 100, "request": "200-0000000001",
 }  # fmt: skip
-"""The fields that any record of ours is asked for."""
+"""The fields that the launcher reads in any of its records."""
 ODD = [None, True, -1, 10**30, 1e308, "", "x" * 30_000, "\ud800", [], [[]], {}, {"a": []}]
 BODIES = [
     b"", b"{", b"null", b"[]", b'"', b"1e999", b"\xff\xfe{", b"\0" * 1000, "{}".encode("utf-16"), b"\xef\xbb\xbf{}",
@@ -80,7 +81,9 @@ def strange() -> Iterator[tuple[str, bytes]]:
 
 
 def many() -> Iterator[tuple[str, bytes]]:
-    """Thousands of children, in what all look at and in locks; and nodes of somebody else in every state."""
+    """Yield thousands of children, in directories that all clients read and in locks; and foreign nodes in every
+    state.
+    """
     elsewhere = {**WELL_FORMED, "provider": "elsewhere", "external_id": "theirs", "launcher": "theirs"}
     states = ("init", "building", "ready", "in-use", "used", "hold", "testing", "deleting", "failed", "aborted")
     yield THEIR_REQUEST, b"{"

@@ -1,4 +1,4 @@
-"""What commands keep out of memory: libraries and modules that only others need."""
+"""Libraries and modules that commands do not import, because only other commands need them."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ UNREAD = (
     "statsd", "nodelaunch.launcher", "nodelaunch.web", "nodelaunch.drivers", "nodelaunch.engine.serve.scheduler",
     "nodelaunch.protocol.verdicts",
 )  # fmt: skip
-"""What a command that only looks at records does without: `nodelaunch list` is called often, and by scripts."""
+"""Modules that a command which only reads records does not import: scripts call `nodelaunch list` often."""
 ZOOKEEPER, EMBEDDED = ("aiozk", "nodelaunch.store.zookeeper.store"), ("sqlite3", "nodelaunch.store.embedded.store")
-"""What only one of the two stores needs."""
+"""Modules that only one of the two stores needs."""
 
 
 def among(names: Collection[str], unwanted: Collection[str]) -> list[str]:
-    """Those of *names* that are *unwanted*, or below one that is."""
+    """Return the *names* that are *unwanted*, or below an unwanted one."""
     return [name for name in names if any(f"{name}.".startswith(f"{each}.") for each in unwanted)]
 
 
@@ -72,7 +72,7 @@ def imported_by(*arguments: str) -> list[str]:
 
 
 def python(code: str, *arguments: str) -> str:
-    """What *code* prints."""
+    """Return the output of *code*."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 

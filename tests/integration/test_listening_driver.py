@@ -56,7 +56,7 @@ def probe_of(driver: Listening, provider: dict[str, object] | None = None) -> Pr
 
 
 async def answers(driver: Listening) -> bool:
-    """Whether it shakes hands with somebody new."""
+    """Return whether the driver shakes hands with a new client."""
     probe = probe_of(driver)
     try:
         await probe.start()

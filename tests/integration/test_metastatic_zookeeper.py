@@ -118,7 +118,9 @@ def test_peer_sees_what_nodepool_would_write(site: Site) -> None:
 
 
 def test_backing_node_survives_every_launcher(site: Site) -> None:
-    """C18: killed, restarted, ended in order; what lives on the node goes on, and the next launcher knows its slots."""
+    """C18: launchers are killed, restarted, ended in order; nodes on the backing node continue, and the next
+    launcher knows its slots.
+    """
     first = site.serve()
     request_id, (node,) = site.given("slot")
     backing_id = node["driver_data"]["backing_node"]

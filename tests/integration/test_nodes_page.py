@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Reader:
-    """Somebody who does what the page says, with another port and folder."""
+    """A reader who follows the page's instructions, with another port and folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
-    """Whichever tests run side by side: two sites of loopback machines would have the same addresses."""
+    """Hold a lock against parallel tests: two sites of loopback machines would have the same addresses."""
     with (Path(tempfile.gettempdir()) / f"nodelaunch-tests-loopback-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -41,7 +41,7 @@ providers:
 
 
 def until(holds: Callable[[], Any]) -> Any:
-    """What *holds* returns once it is true of it; each look is a command, or a read of the store."""
+    """Return the first true result of *holds*; each call is a command, or a read of the store."""
     ends = time.monotonic() + DEADLINE_S
     while not (found := holds()):
         assert time.monotonic() < ends, "it never came to be"
@@ -163,7 +163,7 @@ def test_names_that_nobody_has_are_refused_unless_they_say_what_they_are(site: S
 @pytest.mark.zookeeper
 @pytest.mark.parametrize("site", ["zookeeper"], indirect=True)
 def test_one_of_two_launchers_is_paused(site: Site, zookeeper_server: ZooKeeperServer, zk_chroot: str) -> None:
-    """By the id of its process: both have the host name of this machine."""
+    """The id of the process names the launcher: both have the host name of this machine."""
     first, _ = site.start(), site.start()
     client = zookeeper_server.kazoo(zk_chroot)
     try:
@@ -195,7 +195,7 @@ def test_one_of_two_launchers_is_paused(site: Site, zookeeper_server: ZooKeeperS
 
 
 def _presences(client: KazooClient) -> list[dict[str, Any]]:
-    """What both launchers tell of themselves, once they have pools."""
+    """Return the presences of both launchers, once they have pools."""
     names = client.get_children("/nodelaunch/launchers")
     found = [json.loads(client.get(f"/nodelaunch/launchers/{name}")[0]) for name in names]
     return found if len(found) == 2 and all(each["pools"] for each in found) else []

@@ -1,4 +1,4 @@
-"""A driver's process is started clean, spoken with by contract, and ended; whatever it does, the launcher goes on."""
+"""A driver's process is started clean, follows the contract, and is ended; the launcher survives all its faults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONTENT = {
 }
 SPEC = InstanceSpec("1", "np1", "main", "small", {"nodepool_node_id": "1"})
 PATIENT = Restarts(first_s=60.0)
-"""Not started again within a test."""
+"""Back-off that prevents a restart within a test."""
 QUICK = Restarts(first_s=0.001, last_s=0.001, degraded_after=2)
 
 
@@ -62,7 +62,7 @@ async def driver(
 
 @pytest.fixture
 def entries() -> list[MutableMapping[str, Any]]:
-    """What is logged in the test."""
+    """Return the log entries of the test."""
     taken: list[MutableMapping[str, Any]] = []
 
     def take(_logger: Any, method: str, entry: MutableMapping[str, Any]) -> str:
@@ -408,7 +408,7 @@ async def test_unexpected_exception_is_internal_and_says_where(tmp_path: Path) -
 
 
 async def test_whatever_a_driver_started_goes_with_it(tmp_path: Path) -> None:
-    """In its group, or in a session of its own."""
+    """The processes run in the driver's process group, or in a session of their own."""
     async with driver("starts others", tmp_path) as made:
         await made.create_instance(SPEC)
         others = [int((tmp_path / name).read_text()) for name in ("child", "daemon")]
@@ -466,7 +466,7 @@ async def test_idle_driver_that_does_not_answer_is_replaced(
 async def test_stranger_at_the_socket_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[MutableMapping[str, Any]]
 ) -> None:
-    """Somebody of our own user, but not the process that was started."""
+    """The other process has our user, but is not the process that was started."""
     with tempfile.TemporaryDirectory(prefix="np-") as short:
         monkeypatch.setattr(tempfile, "tempdir", short)
         async with driver("never connects", tmp_path) as made:

@@ -169,7 +169,7 @@ async def test_it_is_asked_when_the_configuration_is_read_and_never_on_the_event
 
 
 def test_same_configuration_read_again_is_the_same(on_path: Path) -> None:
-    """So a reload leaves the provider alone, unless its executable says something else of itself by now."""
+    """A reload then leaves the provider alone, unless its executable now describes itself differently."""
     installed(on_path, "mine")
     path = written(on_path, "providers: [{name: cloud, driver: mine, pools: [{name: main}]}]")
     first = load_config(path)
@@ -222,7 +222,7 @@ async def test_launcher_serves_nodes_of_an_executable(tmp_path: Path) -> None:
 
 
 async def test_why_a_driver_is_down_is_told(tmp_path: Path, on_path: Path) -> None:
-    """What ``nodelaunch explain`` says of its provider's pools has the last lines of its output."""
+    """The output of ``nodelaunch explain`` for its provider's pools has the last lines of the driver's output."""
     folder = tmp_path / "site"
     folder.mkdir()
     path = installed(on_path, "mine")

@@ -26,10 +26,10 @@ from support.process import Serve
 from support.processes import children_of, example, running, why_not
 
 KILLS = int(os.environ.get("NODELAUNCH_DRIVER_KILLS", "20"))
-"""How often a driver is killed; 100 where there is time."""
+"""Number of kills of a driver; set it to 100 for a long run."""
 DEADLINE_S = 120.0 + 4.0 * KILLS
 GONE_WITHIN_S = 5.0
-"""After a launcher's death no driver process is there any more."""
+"""Time limit after a launcher's death until no driver process is left."""
 
 CONFIG = """
 webapp: {{port: 0, listen_address: 127.0.0.1}}
@@ -85,7 +85,7 @@ def driver_of(made: Running) -> ProcessDriver:
 
 
 def victims(made: Running) -> list[int]:
-    """The keeper and the driver itself; none between two runs."""
+    """Return the processes of the supervisor and of the driver itself; none between two runs."""
     child = driver_of(made).supervisor.child
     return [child.pid, *children_of(child.pid)] if child is not None else []
 
@@ -180,7 +180,7 @@ def is_there(pid: int) -> bool:
 
 
 def await_gone(pids: list[int], within_s: float) -> list[int]:
-    """Those of *pids* that are there still, when none is or the time is up."""
+    """Return the *pids* that still run, once none does or the time is up."""
     until = time.monotonic() + within_s
     while (left := [pid for pid in pids if is_there(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
@@ -205,7 +205,7 @@ def test_no_driver_outlives_its_launcher(tmp_path: Path, ends: signal.Signals) -
 
 @pytest.mark.skipif(why_not("sshd") is not None, reason=why_not("sshd") or "")
 def test_shell_drivers_processes_go_with_the_launcher_and_its_nodes_stay(tmp_path: Path) -> None:
-    """Of a driver of several processes none is left; its nodes are no part of it."""
+    """All processes of the driver end; its nodes are no part of it, and stay."""
     serve = Serve(written(tmp_path, SHELL, home=tmp_path, driver=example("sshd")))
     nodes = {}
     try:

@@ -56,7 +56,7 @@ def driver_of(made: Running) -> ProcessDriver:
 
 
 async def kill_now_and_then(made: Running, rng: random.Random) -> None:
-    """Kill the driver, or its keeper, at random moments of its life."""
+    """Kill the driver, or its supervisor, at random moments of its life."""
     kills = 0
     while kills < KILLS:
         await asyncio.sleep(rng.uniform(0.2, 1.5))
@@ -82,12 +82,12 @@ async def keep_asking(made: Running, stop: asyncio.Event, served: list[RequestSt
 
 
 async def left(made: Running) -> list[str]:
-    """What the store has of claims and leases."""
+    """Return the store's remaining claims and leases."""
     return [*await made.store.children(paths.claims("meta")), *await made.store.children(paths.leases("meta"))]
 
 
 def is_idle_backing(node: Node) -> bool:
-    """Whether *node* is free for whoever asks next: what a killed driver had ordered may come to nobody."""
+    """Return whether *node* is free for the next request: a killed driver may have ordered it for no request."""
     return node.provider == "cloud" and node.state is NodeState.READY and not node.allocated_to
 
 

@@ -1,4 +1,4 @@
-"""A driver that says what it was given in confidence: nobody gets to see it, in logs or in errors."""
+"""A driver that prints its secrets: they are shown neither in logs nor in errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ sdk.serve(Talkative())
 
 @pytest.fixture
 def entries() -> list[MutableMapping[str, Any]]:
-    """What is logged in the test."""
+    """Return the log entries of the test."""
     taken: list[MutableMapping[str, Any]] = []
 
     def take(_logger: Any, method: str, entry: MutableMapping[str, Any]) -> str:

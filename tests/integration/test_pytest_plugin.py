@@ -75,7 +75,7 @@ def test_plugin_imports_next_to_nothing_until_a_fixture_is_used(tmp_path: Path) 
 
 
 def test_nodes_are_given_back_after_the_test_even_if_it_fails(tmp_path: Path) -> None:
-    """Each test takes all there is, so the second would wait for ever."""
+    """Each test takes the whole capacity, so the second would wait for ever."""
     code = """
 import pytest
 

@@ -17,7 +17,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 
 
 def run(command: str, folder: Path) -> subprocess.Popen[str]:
-    """One command line of the README, as a user in the project's folder would give it, with a state of its own."""
+    """Start a command line of the README, as a user in the project's folder would, with its own state."""
     arguments = shlex.split(command.partition("#")[0])
     if arguments[0] == "nodelaunch":
         arguments[:1] = [sys.executable, "-m", "nodelaunch"]

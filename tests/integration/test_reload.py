@@ -59,7 +59,7 @@ def test_file_written_in_place_is_followed_and_the_pool_stays_registered(site: S
 
 
 def test_file_behind_a_replaced_link_is_followed(site: Site, tmp_path: Path) -> None:
-    """As Kubernetes replaces the files of a ConfigMap."""
+    """Kubernetes replaces the files of a ConfigMap in this way."""
     for version in ("one", "two"):
         folder = tmp_path / version
         folder.mkdir()

@@ -1,4 +1,6 @@
-"""``nodelaunch request --timeout`` ends when its time is over, whatever does not answer, and says what."""
+"""``nodelaunch request --timeout`` ends when its time is over, no matter which part does not answer, and names that
+part.
+"""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Fleet:
     ended: list[Serve] = field(default_factory=list)
 
     def start(self, *programs: str | None) -> None:
-        """One launcher for each of *programs*; None: of this version."""
+        """Start a launcher for each of *programs*; None: of this version."""
         self.serves = [Serve(self.config, program=program) for program in programs]
         for serve in self.serves:
             serve.await_log("pool_registered")
@@ -115,7 +115,7 @@ class Fleet:
         self.serves[number].await_log("pool_registered")
 
     def warm_up(self) -> Load:
-        """Jobs while nothing befalls the launchers."""
+        """Run jobs without faults."""
         quiet = Load(self.requestor)
         with quiet.running():
             while len(quiet.waits_s) < QUIET_JOBS and not quiet.is_over.is_set():
@@ -159,7 +159,7 @@ def test_restarts_in_turn_fail_no_request_and_leave_nothing(fleet: Fleet) -> Non
 
 @pytest.mark.skipif(not OTHER, reason="NODELAUNCH_OTHER does not name the nodelaunch command of another version")
 def test_upgrade_and_downgrade_in_turn_fail_no_request_and_leave_nothing(fleet: Fleet) -> None:
-    """From the other version to this one and back; in between both serve."""
+    """The upgrade goes from the other version to this one and back; in between both serve."""
     fleet.start(*[OTHER] * LAUNCHERS)
     quiet, rolling = fleet.warm_up(), Load(fleet.requestor)
     with rolling.running():
@@ -172,6 +172,6 @@ def test_upgrade_and_downgrade_in_turn_fail_no_request_and_leave_nothing(fleet: 
 
 
 def report(fleet: Fleet, quiet: Load, rolling: Load) -> None:
-    """For whoever asks with ``-s``."""
+    """Print the numbers, which ``-s`` shows."""
     p99 = f"p99 {quiet.p99_ms():.0f} ms before, {rolling.p99_ms():.0f} ms meanwhile"
     print(f"\n{len(fleet.ended)} restarts, {len(rolling.states)} requests; {p99}")  # noqa: T201

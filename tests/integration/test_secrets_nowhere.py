@@ -1,7 +1,7 @@
-"""What a configuration has in confidence is nowhere to be seen while a launcher works and fails: logs in both formats,
-records in both stores, command lines of processes, HTTP, and what commands print.
+"""Secrets of a configuration are visible nowhere while a launcher works and fails: logs in both formats, records in
+both stores, command lines of processes, HTTP, and the output of commands.
 
-Private host keys that servers are given need a cloud to give them to: tests/real_openstack/test_guests.py.
+Private host keys that servers are given need a cloud: tests/real_openstack/test_guests.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECRETS = {
         "LABEL_PIN", "CLOUD_TOKEN",
     )
 }  # fmt: skip
-"""One for each place that has any; the last is a variable that ``pass-environment`` hands on."""
+"""A secret for each place that has any; the last is a variable that ``pass-environment`` passes on."""
 CONFIG = """
 {store}
 webapp: {{port: 0, listen_address: 127.0.0.1}}
@@ -176,14 +176,14 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def command_lines(pid: int) -> str:
-    """Of a process and all that it started."""
+    """Return the command lines of a process and of all its descendants."""
     pids = [pid, *descendants(pid)]
     assert len(pids) > 1  # the driver's
     return " ".join(Path(f"/proc/{each}/cmdline").read_text() for each in pids)
 
 
 def seen_while_it_fails(serve: Serve, path: Path) -> dict[str, str]:
-    """All that anybody gets to see of a launcher whose drivers fail."""
+    """Return all visible output of a launcher whose drivers fail."""
     seen: dict[str, str] = {}
 
     def command(*arguments: str) -> None:
@@ -212,7 +212,7 @@ def seen_while_it_fails(serve: Serve, path: Path) -> dict[str, str]:
 
 
 def check(seen: dict[str, str], serve: Serve) -> None:
-    """Nothing is seen of any secret; that there was something to be seen is seen."""
+    """Check that the output is not empty and has no secret."""
     log = "".join(entry.get("line", json.dumps(entry)) for entry in serve.log)
     assert "nobody foresaw this" in log
     assert "ZeroDivisionError" in log

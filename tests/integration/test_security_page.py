@@ -41,7 +41,7 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no o
 
 
 def shell(command: str, folder: Path) -> str:
-    """What *command* prints."""
+    """Return the output of *command*."""
     done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.strip()
 
@@ -70,7 +70,7 @@ def test_config_check_of_the_checklist_has_no_warning(certificates: Certificates
 
 @needs_openssl
 def test_subject_of_a_certificate_is_printed_as_zookeeper_has_it(certificates: Certificates) -> None:
-    """That ZooKeeper takes it as the id of an entry is shown in test_zookeeper_access.py, by ``CN=some zuul``."""
+    """ZooKeeper accepts it as the id of an entry: test_zookeeper_access.py shows that, with ``CN=some zuul``."""
     assert shell(SUBJECT.replace("client", "zuul"), certificates.folder) == "subject=CN=some zuul"
 
 

@@ -93,7 +93,7 @@ def test_taken_port_is_found_while_zookeeper_is_away(tmp_path: Path) -> None:
 
 
 def test_second_launcher_on_a_file_says_that_the_file_is_in_use(tmp_path: Path) -> None:
-    """Not that the port is taken, by the same process."""
+    """The message does not blame the port, which the same process has."""
     first = serve_on(tmp_path, EMBEDDED.format(folder=tmp_path, boot_time=0))
     try:
         port = first.await_log("http_listening")["port"]
@@ -135,7 +135,7 @@ def test_store_that_comes_later_is_served(zookeeper_server: ZooKeeperServer, tmp
 
 
 def test_signal_that_comes_twice_at_once_drains(tmp_path: Path) -> None:
-    """As ``timeout`` of coreutils does it: to the process, then to its group."""
+    """``timeout`` of coreutils sends it twice: to the process, then to its group."""
     serve = serve_on(tmp_path, EMBEDDED.format(folder=tmp_path, boot_time=0))
     try:
         serve.await_log("pool_registered")
@@ -233,7 +233,9 @@ def _state(pid: int) -> str:
 
 
 def test_user_without_a_name_can_scan_hosts(tmp_path: Path) -> None:
-    """As in a container that is given a number for its user. The import is what failed, so that is all that is done."""
+    """A container that is given a number for its user has no name for it. The import used to fail, so the test only
+    imports.
+    """
     code = "import nodelaunch.network.sshclient; print('imported')"
     done = subprocess.run(
         ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", sys.executable, "-c", code],

@@ -156,7 +156,7 @@ def test_request_deleted_while_pending_leaves_nothing_behind(site: Site) -> None
 
 
 def test_killed_launcher_is_made_up_for_by_the_next(site: Site) -> None:
-    """What it was launching is gone on with, or made anew where it had not come that far."""
+    """The next launcher resumes its launches, or starts them again where they had not come that far."""
     from nodelaunch.drivers.fake.cloud import FakeCloud
 
     first = site.serve(boot_time=3)

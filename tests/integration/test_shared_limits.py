@@ -103,7 +103,7 @@ def test_bursts_never_take_more_than_the_provider_has(site: Site, launchers: int
 
 @pytest.mark.parametrize("launchers", [2, 3])
 def test_bursts_never_take_more_than_the_tenant_may_have(site: Site, launchers: int) -> None:
-    """One launcher has each provider, a third one both: the tenant's limit spans them."""
+    """Two launchers have one provider each, a third has both: the tenant's limit spans them."""
     clouds = {"one": BURST, "two": BURST}
     configs = [site.written("first", {"one": BURST}), site.written("second", {"two": BURST})]
     with site.running(*configs, *[site.written("both", clouds)] * (launchers - 2)):
@@ -112,7 +112,7 @@ def test_bursts_never_take_more_than_the_tenant_may_have(site: Site, launchers: 
 
 
 def test_ready_nodes_are_given_out_to_a_tenant_up_to_its_limit(site: Site) -> None:
-    """They count for nobody until then; each launcher hands out its own, and those of the other."""
+    """They count for no tenant until then; each launcher hands out its own, and those of the other."""
     config = site.written("both", {"one": BURST, "two": BURST}, min_ready=2 * SERVERS)
     with site.running(config, config):
         for _ in range(BURSTS):

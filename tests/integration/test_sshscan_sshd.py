@@ -43,7 +43,7 @@ async def test_scan_waits_for_a_server_that_starts_late(sshd: SshdFactory) -> No
     server = sshd()
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
         scan = group.create_task(SshScanner().host_keys(server.host, server.port, timeout_s=DEADLINE_S))
-        with pytest.raises(ConnectionRefusedError):  # the scan, begun before, met the same
+        with pytest.raises(ConnectionRefusedError):  # the scan, started earlier, met the same
             await asyncio.open_connection(server.host, server.port)
         assert not scan.done()
         await server.start()

@@ -1,4 +1,6 @@
-"""The systemd unit: systemd understands it, it is hardened, and the launcher tells what ``Type=notify`` waits for."""
+"""The systemd unit: systemd accepts it, it is hardened, and the launcher sends the notifications that
+``Type=notify`` expects.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 UNIT = ROOT / "deploy" / "nodelaunch.service"
 MOST_EXPOSURE = 1.5
-"""As `systemd-analyze security` counts, from 0 to 10."""
+"""Exposure as `systemd-analyze security` counts it, from 0 to 10."""
 CONFIG = """
 embedded-store: {{path: {folder}/store.sqlite}}
 webapp: {{port: 0, listen_address: 127.0.0.1}}
@@ -39,7 +41,7 @@ def settings(name: str) -> list[str]:
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit, with a program that is there on this machine."""
+    """Return the unit, with a program that exists on this machine."""
     program = shlex.split(settings("ExecStart")[0])[0]
     path = tmp_path / UNIT.name
     path.write_text(UNIT.read_text().replace(program, sys.executable))
@@ -92,7 +94,7 @@ def test_its_commands_are_ours() -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What systemd has in NOTIFY_SOCKET; in the abstract namespace, so that no path is too long."""
+    """Yield the socket of NOTIFY_SOCKET; in the abstract namespace, so that no path is too long."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
         taken.bind("")  # a name of the kernel's choosing
         taken.settimeout(60)
@@ -101,7 +103,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 def lines(told: socket.socket) -> list[str]:
-    """Of the next message."""
+    """Return the lines of the next message."""
     return told.recv(4096).decode().splitlines()
 
 

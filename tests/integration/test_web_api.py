@@ -29,7 +29,7 @@ async def here(request: pytest.FixtureRequest, tmp_path: Path, zk_chroot: str) -
 
 @pytest.fixture
 async def small(tmp_path: Path) -> AsyncIterator[Site]:
-    """On the embedded store, with room for one node."""
+    """Yield a site on the embedded store, with capacity for one node."""
     async with asyncio.timeout(120), site(tmp_path, EmbeddedStore(None), max_servers=1) as made:
         yield made
 

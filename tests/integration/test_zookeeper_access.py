@@ -1,4 +1,6 @@
-"""Who may do what with our records in ZooKeeper, who we are to it, and whether a server is the one that was meant."""
+"""Access to our records in ZooKeeper: the access control lists, our identity there, and the check of the server's
+identity.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ Client = Callable[..., KazooClient]
 
 @pytest.fixture
 def plain(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> Iterator[Client]:
-    """Makes kazoo clients without TLS, below the chroot, as whoever is given."""
+    """Yield a function that makes kazoo clients without TLS, below the chroot, with the given credentials."""
     with ExitStack() as stack:
 
         def make(*who: str) -> KazooClient:
@@ -105,7 +107,7 @@ def readable(client: KazooClient, path: str = "/") -> list[str]:
 
 
 def refused(client: KazooClient, call: str, *arguments: object) -> bool:
-    """Whether *client* is kept from a call by access control lists."""
+    """Return whether access control lists refuse the call to *client*."""
     try:
         getattr(client, call)(*arguments)
     except NoAuthError:
@@ -114,7 +116,7 @@ def refused(client: KazooClient, call: str, *arguments: object) -> bool:
 
 
 def is_shut(client: KazooClient, path: str) -> bool:
-    """Whether nothing can be done with the record at *path*."""
+    """Return whether every operation on the record at *path* is refused."""
     calls = (("get", path), ("get_children", path), ("set", path, b"{}"), ("create", f"{path}/x"), ("delete", path))
     return all(refused(client, *call) for call in calls)
 

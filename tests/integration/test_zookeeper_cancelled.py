@@ -1,4 +1,4 @@
-"""Whoever is cancelled while its lock is taken leaves no contender, whenever that comes."""
+"""A caller that is cancelled while its lock is taken leaves no contender, at any moment."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ async def test_lock_is_taken_in_one_operation_whether_its_directory_exists_or_no
             assert not isinstance(lock, Entry)
             assert sum(store.operations.values()) == before + 1
             await lock.release()
-    for _ in range(2):  # what nobody watches is found out by the first try
+    for _ in range(2):  # a call without a watch notices by its first try
         before = store.operations["commit"]
         lock, _ = await store.commit([TakeLock("/t/n/lock"), Put("/t/n", b"x")])
         assert lock is not None

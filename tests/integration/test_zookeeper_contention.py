@@ -1,4 +1,4 @@
-"""Locks taken in transactions, with kazoo peers contending at the same moment: never two holders, nobody hurt."""
+"""Locks taken in transactions, with kazoo peers contending at the same moment: never two owners, no failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def store(zookeeper_server: ZooKeeperServer, zk_chroot: str) -> AsyncItera
 
 
 class Record:
-    """Who holds the lock, as all in this process see it."""
+    """Owner of the lock, as all tasks in this process see it."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -70,7 +70,7 @@ def contend(client: KazooClient, who: str, record: Record, *, blocking: bool) ->
 async def test_exchanged_directory_excludes_kazoo_and_breaks_none(
     store: ZooKeeperStore, zookeeper_server: ZooKeeperServer, zk_chroot: str, *, blocking: bool
 ) -> None:
-    """The directory is deleted and made anew with each of our locks, while peers ensure it and create in it."""
+    """The directory is deleted and created again with each of our locks, while peers ensure it and create in it."""
     clients = [await asyncio.to_thread(zookeeper_server.kazoo, zk_chroot) for _ in range(PEERS)]
     record = Record()
     threads = [
@@ -98,7 +98,7 @@ async def test_exchanged_directory_excludes_kazoo_and_breaks_none(
 
 
 async def take_and_release(store: ZooKeeperStore, record: Record) -> None:
-    """One try; where a peer contends nothing may have been done."""
+    """Try to take the lock once; where a peer contends, none of the operations may have been done."""
     version = (await store.get("/n")).stat.version
     try:
         lock, entry = await store.commit([TakeLock("/n/lock", b"ours"), Put("/n", b"x", version)])

@@ -409,7 +409,7 @@ async def test_server_of_a_foreign_ca_is_refused(zookeeper_server: ZooKeeperServ
 async def test_lock_is_lost_while_the_machine_sleeps(
     zookeeper_server: ZooKeeperServer, zk_chroot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Timers stand still then, and so does the clock that most programs measure with; the server's goes on."""
+    """Timers stop then, and so does the clock that most programs use; the server's clock continues."""
     servers = [("127.0.0.1", zookeeper_server.port)]
     async with asyncio.timeout(60.0), ZooKeeperStore(servers, chroot=zk_chroot, session_timeout_s=6.0) as store:
         await store.ensure("/n")

@@ -1,4 +1,4 @@
-"""What docs/deployment.md says of ZooKeeper with TLS is done as it stands there, with a server of Debian's."""
+"""The instructions of docs/deployment.md for ZooKeeper with TLS, carried out with a server of Debian's."""
 
 from __future__ import annotations
 

@@ -261,8 +261,9 @@ async def test_listener_that_fails_harms_nobody_else(store: ZooKeeperStore) -> N
 
 
 async def test_session_that_may_be_over_is_no_session(store: ZooKeeperStore) -> None:
-    """A process that was stopped for long, and whose first to go on asks for a session again whenever it is lost, would
-    otherwise ask for ever: nobody else gets a turn to learn of the loss."""
+    """After a process was stopped for long, its first task to run may ask for a new session after each loss.
+    Without this rule it would ask for ever: no other task would get a turn to learn of the loss.
+    """
     session = store.session
     epoch = session.epoch
     session._heard_at -= 60.0
@@ -304,7 +305,7 @@ async def test_lock_of_a_session_that_ends_before_its_taker_goes_on_is_lost(stor
 
 @pytest.fixture
 async def numbered(store: ZooKeeperStore) -> AsyncIterator[ZooKeeperStore]:
-    """With a tree on ``/n``, in which two znodes were made and one of them deleted before."""
+    """Yield a store with a tree on ``/n``, in which two znodes were made and one of them deleted before."""
     await store.ensure("/n")
     await store.create("/n/", sequence=True)
     await store.delete((await store.create("/n/", sequence=True)).path)
@@ -346,7 +347,7 @@ async def test_a_cancelled_create_counts(numbered: ZooKeeperStore) -> None:
     await asyncio.sleep(0)
     creating[1].cancel()
     assert (await creating[0]).path == name(2)
-    await numbered.get(name(3))  # nobody waited for it, and it is there
+    await numbered.get(name(3))  # no call waited for it, and it is there
     await numbered.delete(name(3))
     made = await numbered.create_locked("/n/", b"")
     assert made is None or made[0].path == name(4)
@@ -374,7 +375,9 @@ async def test_a_node_made_before_the_connection_broke_is_found(numbered: ZooKee
 async def test_a_foreseen_number_does_not_outlive_the_connection(
     numbered: ZooKeeperStore, proxy: Proxy, kazoo: KazooClient
 ) -> None:
-    """What was not made before the break is not sent again: meanwhile the number may have come and gone."""
+    """Creates that failed with the connection are not sent again: meanwhile the number may have been used and
+    removed.
+    """
     proxy.passing.clear()
     making = asyncio.ensure_future(numbered.create_locked("/n/", b""))
     await asyncio.sleep(0)

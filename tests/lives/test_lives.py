@@ -40,7 +40,9 @@ MOST_MORE = 16
 BLOCKS_PER_LIFE = 0.3
 """Blocks of memory that one life may leave behind, for what the allocator and caches do. A forgotten entry has two."""
 DEADLINE_S = 180.0
-"""For coming to rest on ZooKeeper, in real time: a node to be kept ready is asked for again after a minute at most."""
+"""Time limit for coming to rest on ZooKeeper, in real time: a node to be kept ready is retried after a minute at
+most.
+"""
 
 
 class Site:
@@ -64,8 +66,9 @@ class Site:
         await self._rest()
 
     async def _one(self, number: int) -> None:
-        """Most are fulfilled and used. Of twenty one asks for two nodes, one fails, one is withdrawn at once, and one
-        that nobody can serve is withdrawn."""
+        """Make a request. Most are fulfilled and used. Of twenty one asks for two nodes, one fails, one is
+        withdrawn at once, and one that no provider can serve is withdrawn.
+        """
         kind = number % 20
         if kind == 1:
             await (await self.client.submit(["small"])).cancel()
@@ -133,7 +136,7 @@ async def site(
 
 
 async def leave_nothing(site: Site, lives: int) -> None:
-    """In halves: what counts containers keeps what it counts alive, so memory is compared before."""
+    """Check two halves separately: the count of containers keeps these alive, so memory is compared first."""
     await site.live(WARM_UP)
     before = blocks()
     await site.live(lives // 2)
@@ -148,7 +151,7 @@ async def leave_nothing(site: Site, lives: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_cloud_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is full after the warm-up."""
+    """Shorten the cloud's log, so that it is full after the warm-up."""
     monkeypatch.setattr(ledger, "LOG_KEPT", 100)
 
 
@@ -163,7 +166,7 @@ async def test_lives_leave_nothing_behind_with_the_embedded_store(tmp_path: Path
 
 
 def _left(view: ClusterView) -> str:
-    """What is there that goes by itself; empty: nothing is."""
+    """Return a description of all records and instances that are still to be deleted; empty if there are none."""
     ready = view.idle_by_label.get("small", 0)
     if view.requests or view.request_lock_dirs or len(view.nodes) != READY or ready != READY:
         return f"requests {list(view.requests)}, locks {list(view.request_lock_dirs)}, nodes {list(view.nodes)}"

@@ -1,4 +1,4 @@
-"""Nodes for some tenants only, in whole launchers: clouds, labels, static machines, ready nodes, and what is told."""
+"""Nodes for some tenants only, in whole launchers: clouds, labels, static machines, ready nodes, and explanations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLOUD = ("cloud", "main")
 
 
 def reasons(site: Site, request: NodeRequest | RequestHandle, key: tuple[str, str]) -> list[Reason]:
-    """What `explain` says of the request and that pool."""
+    """Return the reasons that `explain` gives for the request and that pool."""
     standings = site.launcher.scheduler.explainer.explain(request.id)
     (standing,) = (each for each in standings if (each.provider, each.pool) == key)
     return list(standing.reasons)
@@ -257,7 +257,7 @@ async def test_each_slot_and_user_of_a_machine_obeys_its_own_entry(tmp_path: Pat
 
 
 async def test_machine_returns_to_those_that_may_use_it(tmp_path: Path) -> None:
-    """Registered anew after use, it is for the same tenants."""
+    """The machine is registered again after use, for the same tenants."""
     async with _lab(tmp_path, machine(CLOSED, allowed_tenants=["a"]), machine(OPEN, "bare", "open")) as site:
         await site.take(await site.fulfilled("open"))
         job = await site.take(await site.fulfilled("bare", tenant="a"))
@@ -310,7 +310,7 @@ async def test_nothing_is_left_of_a_pool_that_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_closed_first", [True, False])
 async def test_machine_that_is_ready_the_longest_is_given_first(tmp_path: Path, is_closed_first: bool) -> None:
-    """Whether it is for everybody or not."""
+    """The order is the same for machines with and without restrictions."""
     machines = [machine(CLOSED, allowed_tenants=["a"]), machine(OPEN)]
     async with _lab(tmp_path, *(machines if is_closed_first else machines[::-1])) as site:
         oldest = min(site.idle, key=lambda node: (node.state_time, node.id))

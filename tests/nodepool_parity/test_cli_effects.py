@@ -1,6 +1,6 @@
-"""What a launcher makes of what Nodepool's command line does to the records, command by command.
+"""A launcher's reactions to the records that Nodepool's command line writes, command by command.
 
-The commands are played by what they write; tests/peers runs them themselves.
+The tests write the same records as the commands; tests/peers runs the commands themselves.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _default(info: FieldInfo) -> str:
 
 @pytest.mark.parametrize("name", sorted(_models()))
 def test_every_key_is_there_with_its_default(name: str) -> None:
-    """Whoever adds a key, or a driver, brings it onto the page."""
+    """A change that adds a key, or a driver, also adds it to the page."""
     (heading,) = (heading for heading, model in KEY_TABLES.items() if model == name)
     said = {row[0].strip("`"): row[2] for row in _rows(heading)}
     assert said == {key: _default(info) for key, info in _own_fields(_models()[name]).items()}

@@ -1,4 +1,6 @@
-"""Who gets which node, and what its record says. A test bears the name of Nodepool's test of the same behaviour."""
+"""Assignment of nodes, and the record of the assignment. A test has the name of Nodepool's test of the same
+behaviour.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,7 @@ async def test_node_boot_from_volume(tmp_path: Path) -> None:
 
 
 def _has_ipv6(node: Node) -> bool:
-    """Whether the node has an IPv6 address, and is then connected to at it."""
+    """Return whether the node has an IPv6 address, and the launcher connects to that address."""
     assert node.interface_ip == (node.public_ipv6 or node.public_ipv4)
     return bool(node.public_ipv6)
 

@@ -37,7 +37,7 @@ async def test_node_delete_success(tmp_path: Path) -> None:
 
 
 async def test_node_delete_DELETED_success(tmp_path: Path) -> None:  # noqa: N802  Nodepool's name
-    """An instance that somebody else deleted is as good as deleted by us."""
+    """An instance that another client deleted counts as deleted."""
     async with launched(tmp_path, _kept_ready()) as site:
         (node,) = await site.until_idle(1)
         site.cloud.remove(node.external_id)
@@ -92,7 +92,7 @@ async def test_empty_node_deleted(tmp_path: Path) -> None:
 
 
 async def test_deleteRawNode_exception(tmp_path: Path) -> None:  # noqa: N802  Nodepool's name
-    """What an interrupted deletion leaves, a record in `deleted`, is removed later."""
+    """A record in `deleted`, left by an interrupted deletion, is removed later."""
     async with launched(tmp_path, _kept_ready()) as site:
         (node,) = await site.until_idle(1)
         await site.set_node(node, NodeState.DELETED)
@@ -135,7 +135,7 @@ async def _kept_for(site: Site, expiration: Any) -> float | None:
 
 
 def _soon_after(limit_s: float, kept_s: float | None) -> bool:
-    """Whether it went at one of the first sweeps after its time."""
+    """Return whether the node was deleted at one of the first sweeps after its time."""
     return kept_s is not None and limit_s < kept_s < limit_s + 150
 
 

@@ -128,7 +128,7 @@ async def test_launchNode_delete_error(tmp_path: Path) -> None:  # noqa: N802  N
 
 
 async def test_launchNode_session_expired(tmp_path: Path) -> None:  # noqa: N802  Nodepool's name
-    """The launch ends with the session; the request is not failed, and whoever takes it next goes on with it."""
+    """The launch ends with the session; the request is not failed, and the next launcher to take it resumes it."""
     async with launched(tmp_path, _one_pool(boot_time=20)) as site:
         handle = await site.ask("small")
         states = site.states_of(handle)
@@ -159,7 +159,7 @@ MOVING = DriverRegistry([DriverPlugin("fake", FakeProvider, Moving)])
 
 
 async def test_az_change_recover(tmp_path: Path) -> None:
-    """The launch that fails in a zone that is not there has the zones asked for anew, and the next attempt has them."""
+    """A launch that fails in a missing zone causes a new query for the zones, which the next attempt uses."""
     async with launched(tmp_path, _one_pool(launch_retries=3), drivers=MOVING) as site:
         await site.got("small")
         site.launcher.providers["cloud"].driver.names = ("south",)  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ async def test_az_change_recover(tmp_path: Path) -> None:
 async def test_zones_that_vanish_fail_one_request_at_most(
     tmp_path: Path, labels: tuple[str, ...], retries: int
 ) -> None:
-    """Also where nodes have to stay together, and where there are fewer attempts than zones."""
+    """The same holds where nodes must be in the same zone, and where there are fewer attempts than zones."""
     async with launched(tmp_path, _one_pool(launch_retries=retries), drivers=MOVING) as site:
         driver: Any = site.launcher.providers["cloud"].driver
         driver.names = ("north", "east", "west")

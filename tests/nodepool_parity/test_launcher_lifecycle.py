@@ -1,5 +1,6 @@
-"""What is mended after somebody failed, and what changes while the launcher runs. A test bears the name of Nodepool's
-test of the same behaviour."""
+"""Recovery from failures, and changes while the launcher runs. A test has the name of Nodepool's test of the same
+behaviour.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ async def test_node_deallocation(tmp_path: Path) -> None:
 
 
 class RefusesThenExplodes(FakeDriver):
-    """Has no quota at first, and an unforeseen fault afterwards."""
+    """Reports no quota at first, and raises an unforeseen error afterwards."""
 
     created = 0
 
@@ -74,7 +75,7 @@ async def test_exception_causing_decline_of_paused_request(tmp_path: Path) -> No
 
 
 async def test_handler_poll_session_expired(tmp_path: Path) -> None:
-    """A handler ends with its session; the next one goes on with what it had, ready or not."""
+    """A handler ends with its session; the next handler resumes with the request's nodes, ready or not."""
     async with launched(tmp_path, config(provider(pool("small", "big"), boot_time=5))) as site:
         handle = await site.ask("small", "big")
         await site.until(lambda: len(site.cloud.servers()) == 2)

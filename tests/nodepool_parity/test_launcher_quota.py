@@ -1,8 +1,8 @@
-"""What happens when limits of a pool, a cloud or a tenant are reached. A test bears the name of Nodepool's test of the
-same behaviour.
+"""Behaviour when limits of a pool, a cloud or a tenant are reached. A test has the name of Nodepool's test of the same
+behaviour.
 
-One difference runs through all of it: a request that there is no room for stays `requested`, unlocked, where Nodepool
-takes it to `pending` and stops the whole pool. What its requestor sees besides that state is the same.
+All tests have the same difference: a request without free capacity stays `requested`, unlocked, where Nodepool sets it
+to `pending` and stops the whole pool. Apart from that state, its requestor sees the same.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ async def _two_nodes_fit(
 
 
 async def _served_two_by_two(site: Site) -> None:
-    """Two requests of two nodes where only two fit: the second waits, harms nobody, is served when both are free."""
+    """Serve two requests of two nodes where only two fit: the second waits, blocks no other request, and is served
+    when both nodes are free.
+    """
     first = await site.fulfilled("small", "small")
     second = await site.ask("small", "small")
     states = site.states_of(second)
@@ -306,7 +308,7 @@ async def test_fail_minready_request_at_capacity(tmp_path: Path) -> None:
 
 
 async def test_launchNode_node_fault_message(tmp_path: Path) -> None:  # noqa: N802  Nodepool's name
-    """A server that breaks for lack of quota is no failed launch; what is known of the limits is asked for anew."""
+    """A server that breaks for lack of quota is no failed launch; the limits are fetched again."""
     async with launched(tmp_path, config(provider(pool("small"), launch_retries=1))) as site:
         runtime = site.launcher.providers["cloud"]
         assert runtime.cloud.limits["instances"] == 20

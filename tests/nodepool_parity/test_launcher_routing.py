@@ -1,4 +1,6 @@
-"""Which pool takes a request, and which comes first. A test bears the name of Nodepool's test of the same behaviour."""
+"""Choice of the pool for a request, and order of requests. A test has the name of Nodepool's test of the same
+behaviour.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ async def test_request_order(tmp_path: Path) -> None:
 
 
 async def test_request_order_missing_label(tmp_path: Path) -> None:
-    """What can be served is taken before anything is declined, whatever the priorities say."""
+    """Requests that can be served are accepted before any request is declined, for all priorities."""
     changed: list[str] = []
 
     def note(event: TreeEvent) -> None:
@@ -140,7 +142,7 @@ async def test_a_provider_that_takes_no_requests_has_nobody_yield_to_it(tmp_path
 
 
 class Exploding(FakeDriver):
-    """Has a fault that nobody foresaw."""
+    """Raises an unforeseen error."""
 
     async def create_instance(self, spec: InstanceSpec) -> ExternalId:
         raise ZeroDivisionError(spec.name)
@@ -150,7 +152,7 @@ EXPLODING = DriverRegistry([DriverPlugin("exploding", FakeProvider, Exploding)])
 
 
 async def test_failed_provider(tmp_path: Path) -> None:
-    """Whatever goes wrong in one pool costs it the request, and no other pool anything."""
+    """Each fault in a pool loses that pool the request, and has no effect on other pools."""
     good = provider(pool("small"), name="cloud", priority=2)
     bad = provider(pool("small"), name="other", priority=1, driver="exploding")
     async with launched(tmp_path, config(good, bad), drivers=EXPLODING) as site:

@@ -1,4 +1,4 @@
-"""What Nodepool tests of the metastatic driver's configuration; its behaviour: tests/scenarios/test_metastatic.py."""
+"""Nodepool's tests of the metastatic driver's configuration; tests/scenarios/test_metastatic.py tests its behaviour."""
 
 from __future__ import annotations
 

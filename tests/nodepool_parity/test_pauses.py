@@ -1,4 +1,4 @@
-"""What operators pause, drain and resume while launchers run: on a virtual clock, with whole launchers."""
+"""Pauses, drains and resumes by operators while launchers run: on a virtual clock, with whole launchers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HERE, THERE = Target.launcher("here"), Target.launcher("there")
 
 
 def one_cloud(boot_time: float = 1.0) -> DriverRegistry:
-    """Drivers of one cloud, whichever launcher they are of."""
+    """Return drivers of the same cloud for all launchers."""
     cloud = FakeCloud()
     for name, value in {"boot-time": boot_time, "delete-time": 0.5}.items():
         cloud.set(name, value)
@@ -48,7 +48,9 @@ async def resume(site: Site, target: Target = CLOUD) -> None:
 
 
 class NoNodes:
-    """While it is entered, records of nodes are not shown: as when a launch has begun, and its first record has not."""
+    """Hides records of nodes while it is entered, as when a launch has started and its first record is not written
+    yet.
+    """
 
     def __init__(self, view: ClusterView) -> None:
         self._view = view
@@ -61,7 +63,7 @@ class NoNodes:
 
 
 def kinds(site: Site, handle: RequestHandle, where: tuple[str, str] = ("cloud", "main")) -> tuple[str, list[str]]:
-    """How a request stands with a pool: status, and the kinds of reasons."""
+    """Return the request's status at a pool, and the kinds of reasons."""
     (standing,) = [s for s in site.launcher.scheduler.explainer.explain(handle.id) if (s.provider, s.pool) == where]
     return standing.status, [type(reason).__name__ for reason in standing.reasons]
 
@@ -99,7 +101,7 @@ async def test_another_provider_serves_although_it_would_come_second(tmp_path: P
 
 
 async def test_request_that_waits_goes_elsewhere_once_its_pool_is_paused(tmp_path: Path) -> None:
-    """It had the first place in a full pool, which kept room for it."""
+    """The request had the first place in a full pool, which reserved capacity for it."""
     clouds = config(provider(pool("small", max_servers=1)), provider(pool("small", max_servers=1), name="other"))
     async with launched(tmp_path, clouds) as site:
         first, second = await site.take(await site.fulfilled("small")), await site.take(await site.fulfilled("small"))

@@ -57,7 +57,7 @@ async def _lab(
 
 
 async def _use(site: Site, *labels: str) -> list[Node]:
-    """Have and give back nodes of *labels*; the nodes as they were."""
+    """Get and return nodes of *labels*; return the nodes as they were."""
     request = await site.fulfilled(*labels)
     nodes = site.nodes_of(request)
     await (await site.take(request)).give_all_back()
@@ -125,7 +125,7 @@ async def test_static_basic(tmp_path: Path) -> None:
 
 
 async def test_static_reuse(tmp_path: Path) -> None:
-    """The machine is there again at once, not at the next sweep."""
+    """The machine is registered again at once, not at the next sweep."""
     async with _lab(tmp_path, machine(HOST)) as site:
         started = asyncio.get_running_loop().time()
         (before,) = await _use(site, "bare")
@@ -235,7 +235,7 @@ async def test_static_waiting_handler_order(tmp_path: Path) -> None:
 
 
 async def test_label_quota(tmp_path: Path) -> None:
-    """Who takes a machine takes it for all its labels."""
+    """A request that takes a machine takes it for all its labels."""
     async with _lab(tmp_path, machine(HOST, "bare", "arm"), machine(OTHER_HOST, "big")) as site:
         first = await site.fulfilled("bare")
         waiting = await site.ask("arm")
@@ -248,7 +248,9 @@ async def test_label_quota(tmp_path: Path) -> None:
 
 
 async def test_static_ignore_assigned_ready_nodes(tmp_path: Path) -> None:
-    """A node that is handed out and not yet taken stays as it is, whatever becomes of its machine."""
+    """A node that is assigned and not yet taken stays as it is, even if its machine fails or leaves the
+    configuration.
+    """
     hosts = Hosts()
     async with _lab(tmp_path, machine(HOST), hosts=hosts) as site:
         request = await site.fulfilled("bare")

@@ -1,8 +1,8 @@
-"""What is asked of Nodepool's own classes rather than of its commands; run with Nodepool's Python.
+"""Answers of Nodepool's own classes, where its commands give none; run with Nodepool's Python.
 
-    nodepool_peer.py components CONFIG    print what Nodepool's component registry sees, as JSON
-    nodepool_peer.py validate FILE...     print which configurations ``nodepool config-validate`` refuses, as JSON
-    nodepool_peer.py launcher ...         nodepool-launcher, but with a clean-up each second
+nodepool_peer.py components CONFIG print what Nodepool's component registry sees, as JSON nodepool_peer.py validate
+FILE... print which configurations ``nodepool config-validate`` refuses, as JSON nodepool_peer.py launcher ...
+nodepool-launcher, but with a clean-up each second
 
 What does *not* belong here: anything of nodelaunch.
 """
@@ -49,7 +49,7 @@ def connect(path: Path) -> tuple[ZooKeeperClient, ZooKeeper]:
 
 
 def components() -> Any:
-    """By kind, as Nodepool's processes decide by them."""
+    """Return Nodepool's components by kind, as its processes see them."""
     found = {kind: list(COMPONENT_REGISTRY.registry.all(kind)) for kind in ("launcher", "pool", "builder")}
     return {
         "model_api": COMPONENT_REGISTRY.model_api,
@@ -81,7 +81,7 @@ def print_refused(configs: list[Path]) -> None:
 
 
 class QuickNodePool(launcher.NodePool):
-    """With the interval that Nodepool's own tests shorten in the same way."""
+    """Nodepool's class with the interval that Nodepool's own tests shorten in the same way."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -45,7 +45,7 @@ class Site:
         self.chroot = chroot
         self.client = server.kazoo(chroot)
         self.requestor = Requestor(self.client)
-        """For what Zuul never asks for, and to look."""
+        """Requestor for requests that Zuul never makes, and for reading."""
         self.guests = {self.client.client_id[0]}
         """Sessions that are not nodelaunch's."""
         self._server = server
@@ -134,7 +134,7 @@ class Site:
     # -- what was written -------------------------------------------------------------------------------------------
 
     def history(self) -> History:
-        """All writes to the tree, of everybody."""
+        """Return all writes to the tree, by all clients."""
         return txnlog.history(self._server.data_folder, self.chroot)
 
     def ours(self, history: History) -> set[int]:
@@ -142,7 +142,7 @@ class Site:
         return {write.session for write in history} - self.guests
 
     def faults(self, zuul: ZuulPeer) -> list[str]:
-        """What is wrong with what the launchers wrote, by itself and as *zuul* reads it."""
+        """Return the violations in the launchers' writes, by our rules and as *zuul* reads the records."""
         history = self.history()
         ours = self.ours(history)
         return [

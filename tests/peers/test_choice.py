@@ -1,4 +1,4 @@
-"""Which pool serves a request, with which nodes, and in which order."""
+"""Choice of the pool for a request, of its nodes, and order of requests."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def await_servers(cloud: FakeCloud, count: int) -> None:
 
 
 class Operator:
-    """Somebody at Nodepool's command line, who sees no exception there."""
+    """An operator at Nodepool's command line, who sees no exception there."""
 
     def __init__(self, site: Site, cloud_file: Path) -> None:
         self.site = site
@@ -54,7 +54,7 @@ class Operator:
     def does(self, *arguments: str) -> CommandResult:
         for _ in range(3):
             done = self.site.nodepool(self.config, *arguments)
-            # A listing does not expect that a node goes away between two of its looks at it, whoever deletes it.
+            # A listing fails if any client deletes a node between two of its reads.
             if not (arguments[0] == "list" and "getNodeLockContenders" in done.err and "NoNodeError" in done.err):
                 break
         assert done.is_good, done

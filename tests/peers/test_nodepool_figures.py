@@ -1,4 +1,4 @@
-"""What operators see of nodelaunch is what they see of Nodepool: rows of commands, lists over HTTP, statsd.
+"""Operators see the same of nodelaunch as of Nodepool: rows of commands, lists over HTTP, statsd.
 
 Both look at the same part of ZooKeeper at the same time.
 """
@@ -45,7 +45,7 @@ NOBODYS = "labels: []\nproviders: []\n"
 
 
 def fill(site: Site) -> None:
-    """Nodes, requests and images that nobody touches: the nodes are of providers that nobody has."""
+    """Create nodes, requests and images that stay unchanged: no launcher has the providers of the nodes."""
     client, now = site.client, time.time()
     for number in range(30):
         state = STATES[number % len(STATES)]
@@ -88,7 +88,7 @@ def fill(site: Site) -> None:
 
 
 def without_ages(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """In the order of ids; ages are of two moments, so only their form is compared."""
+    """Return the rows in the order of ids; ages are of two moments, so only their form is compared."""
     assert all(re.fullmatch(r"(\d\d:){3}\d\d", row["Age"]) for row in rows if row.get("Age"))
     kept = [{name: cell for name, cell in row.items() if name != "Age"} for row in rows]
     return sorted(kept, key=lambda row: sorted(row.items()))
@@ -123,7 +123,7 @@ def await_list(port: int) -> None:
 
 
 def ordered(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """In the order of what is in them, without the ages."""
+    """Return the rows in the order of their content, without the ages."""
     kept = [{name: value for name, value in row.items() if name != "age"} for row in rows]
     return sorted(kept, key=lambda row: json.dumps(row, sort_keys=True))
 
@@ -173,7 +173,9 @@ def test_lists_over_http_are_the_same(site: Site) -> None:
 
 
 def _told_apart(rows: list[dict[str, object]], is_one: bool) -> list[dict[str, object]]:
-    """Nodepool looks for nobody who holds a node that it is asked for alone, and calls it unlocked."""
+    """Return the rows as Nodepool prints them: for a single node, Nodepool looks for no lock, and calls the node
+    unlocked.
+    """
     return [{**row, "locked": "locked"} for row in rows] if is_one else rows
 
 
@@ -257,13 +259,13 @@ def test_statsd_has_the_same_names_and_values(
 
 
 def _common(gauges: dict[str, float]) -> dict[str, float]:
-    """What everybody sees alike."""
+    """Return the gauges that are the same for both launchers."""
     common = re.compile(r"nodepool\.(nodes|label\..+\.nodes|provider\..+\.nodes|provider\..+\.addressable_requests).*")
     return {name: value for name, value in gauges.items() if common.fullmatch(name)}
 
 
 def _own(gauges: dict[str, float], who: str) -> dict[str, float]:
-    """What each says of itself: limits that are not endless."""
+    """Return each launcher's own gauges: limits that are finite."""
     return {
         name.replace(who, "WHO"): value
         for name, value in gauges.items()

@@ -34,7 +34,7 @@ DRIVERS = DriverRegistry()
 SUPPORTED = ("configuration", "metastatic", "openstack", "static")
 """Pages of the documentation about what is here, too."""
 MISTAKEN = {("configuration", 251): "unknown key 'base'"}
-"""Examples that Nodepool's own validator refuses, by page and line, and what is wrong with them."""
+"""Examples that Nodepool's own validator refuses, by page and line, with the error."""
 ENVIRON = {"NODEPOOL_PORT": "2281"}
 OWN_DOUBTS = (
     "no pool here offers",

@@ -71,7 +71,7 @@ def filled_in(nodepool: Nodepool, folder: Path, certificates: Certificates) -> d
 
 
 def complaints(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> list[str]:
-    """What is wrong with the configuration, a line each."""
+    """Return the errors of the configuration, a line each."""
     code = main(["config", "check", str(path), *more])
     said = capsys.readouterr()
     assert code == (USAGE if said.err else 0), said

@@ -29,7 +29,7 @@ providers:
         labels: [{{name: small, cloud-image: image, min-ram: 8192}}]
 """
 FIRST, SECOND = 1, 2
-"""Priorities: who has the first takes what there is, the second what the first leaves."""
+"""Priorities: the launcher with the first takes all free capacity, the one with the second gets the rest."""
 
 
 def start(
@@ -50,7 +50,9 @@ def makers(site: Site, *node_ids: str) -> set[str]:
 
 
 def test_nodelaunch_makes_up_for_a_nodepool_that_dies_while_it_launches(site: Site) -> None:
-    """It may go on under the records of what was building: the instances are its own, Nodepool's fake ones died."""
+    """nodelaunch may resume with the records of building nodes: the instances are its own, Nodepool's fake ones
+    died.
+    """
     serve, launcher = start(site, nodelaunch={"priority": SECOND}, nodepool={"priority": FIRST})
     used = site.requestor.submit("small")
     site.requestor.await_state(used, "fulfilled")

@@ -33,7 +33,7 @@ def half_way(site: Site, zuul: ZuulPeer, idle: str) -> tuple[str, str]:
 
 
 def await_let_go(site: Site, request_id: str) -> None:
-    """Wait until no launcher is at work on the request, and the pool says it has room."""
+    """Wait until no launcher works on the request, and the pool reports free capacity."""
     site.requestor.await_children("/nodepool/requests-lock", lambda names: request_id not in names)
     site.await_paused("cloud", is_paused=False)
 
@@ -76,7 +76,7 @@ def test_c07_cancelled_while_it_waits_for_room_leaves_the_pool_open(site: Site, 
 
 
 def test_c08_request_of_a_killed_launcher_is_served_by_another(site: Site, zuul: ZuulPeer) -> None:
-    """Nodepool's launchers delete what was building and begin anew; ours goes on with it."""
+    """Nodepool's launchers delete building nodes and start again; nodelaunch resumes their launch."""
     first = site.serve()
     (idle,) = zuul.spare("small")
     servers = {server.await_log("pool_registered")["pool_id"]: server for server in (first, site.serve())}

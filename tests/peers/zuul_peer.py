@@ -1,9 +1,9 @@
-"""Zuul's own classes at work: run by the Python of an environment that has Zuul, told what to do over stdin.
+"""Zuul's own classes at work, run by the Python of an environment that has Zuul, with commands over stdin.
 
-One process is one Zuul: a scheduler with both tree caches on, and an executor with a ZooKeeper session of its own. Each
-line of stdin is a JSON object ``{"do": name, ...}``; each is answered with one line on stdout, ``{"ok": result}`` or
-``{"error": traceback}``. What Zuul logs at WARNING or above is kept and handed out by ``complaints``.
-What does *not* belong here: anything of nodelaunch, which this process cannot import, and any judgement (the tests).
+A process is one Zuul: a scheduler with both tree caches on, and an executor with its own ZooKeeper session. Each line
+of stdin is a JSON object ``{"do": name, ...}``; each gets one line on stdout, ``{"ok": result}`` or ``{"error":
+traceback}``. The process keeps Zuul's log lines at WARNING or above, and ``complaints`` returns them. What does *not*
+belong here: imports of nodelaunch, which this process cannot import, and verdicts (the tests).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from zuul.zk.event_queues import EventWatcher
 from zuul.zk.system import ZuulSystem
 
 PATIENCE_S = 30.0
-"""How long anything that is waited for may take."""
+"""Time limit for each wait."""
 RECHECK_S = 1.0
 PROJECT = "example.org/project"
 
@@ -68,7 +68,7 @@ class Changes:
             self._condition.notify_all()
 
     def until(self, found: Callable[[], Any]) -> Any:
-        """What *found* gives once that is true, looked at again after each change, and now and then without one."""
+        """Return the first true result of *found*, which is called again after each change, and at intervals."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             seen = self._count
@@ -162,7 +162,7 @@ class Executor:
 
 
 class Job:
-    """What Zuul knows of a job that needs nodes."""
+    """Zuul's data of a job that needs nodes."""
 
     def __init__(self, labels: list[str], tenant: str, pipeline: str) -> None:
         self.uuid, self.build_set = uuid.uuid4().hex, uuid.uuid4().hex
@@ -231,12 +231,12 @@ class Peer:
         self.scheduler.nodepool.cancelRequest(self.scheduler.zk.getNodeRequest(request_id))
 
     def do_revise(self, request_id: str, relative_priority: int) -> bool:
-        """Whether the cached request got its new relative priority; False: its lock was not to be had."""
+        """Return whether the cached request got its new relative priority; False: its lock was taken."""
         request = self.scheduler.zk.getNodeRequest(request_id, cached=True)
         return self.scheduler.nodepool.reviseRequest(request, relative_priority) is not False
 
     def do_request(self, request_id: str) -> dict[str, Any] | None:
-        """As in the cache."""
+        """Return the request as in the cache."""
         request = self.scheduler.zk._node_request_cache.get(request_id)
         return request and {"id": request.id, **request.toDict()}
 
@@ -298,7 +298,7 @@ class Peer:
         self.scheduler.changes.until(lambda: not self.do_requests())
 
     def do_labels(self) -> list[list[str]]:
-        """As zuul-web shows them: by pool."""
+        """Return the labels as zuul-web shows them: by pool."""
         return [sorted(launcher.supported_labels) for launcher in self.scheduler.zk.getRegisteredLaunchers()]
 
     # -- the executor -----------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Peer:
         return self.executor.accept(request_id, self.scheduler.jobs[request_id])
 
     def do_accept_for(self, request_id: str, labels: list[str]) -> list[dict[str, Any]]:
-        """As an executor in another process than the scheduler."""
+        """Accept the nodes as an executor in another process than the scheduler."""
         return self.executor.accept(request_id, Job(labels, "tenant", "check"))
 
     def do_use(self, request_id: str) -> list[dict[str, Any]]:
@@ -315,7 +315,7 @@ class Peer:
         return self.executor.nodes(request_id)
 
     def do_prepare(self, request_id: str) -> list[Any]:
-        """What the executor does with nodes of Kubernetes before a job: it takes the credentials out of them."""
+        """Do what the executor does with nodes of Kubernetes before a job: take the credentials out of them."""
         nodes = self.executor.builds[request_id][1].getNodes()
         taken = [node.connection_port for node in nodes]
         for node in nodes:
@@ -369,7 +369,7 @@ def is_idle(node: dict[str, Any]) -> bool:
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints is no reply
+    os.dup2(2, 1)  # output of a library is no reply
     peer = Peer()
     for line in sys.stdin:
         replies.write(json.dumps(peer.answer(line)) + "\n")

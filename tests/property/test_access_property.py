@@ -20,7 +20,7 @@ MACHINES = st.lists(st.builds(MachineView, st.frozensets(st.sampled_from(LABELS)
 
 
 def _can_serve(request: NodeRequest, machines: list[MachineView]) -> bool:
-    """Whether each wanted label can have a machine of its own that the request's tenant may use."""
+    """Return whether each wanted label can have its own machine that the request's tenant may use."""
     wanted, asker = request.node_types, asker_of(request)
     mine = [machine for machine in machines if asker.may_use(machine.allowed_tenants)]
     return any(

@@ -28,9 +28,10 @@ MOST_SPREAD = 1.25
 
 @given(rules, steps)
 def test_it_opens_and_closes_as_promised(rule: BreakerRule, script: list[tuple[str, object]]) -> None:
-    """It opens exactly with the failure that reaches the threshold; it closes exactly with a success that began since;
-    what it tells is each change and nothing else; no pause is longer than the limit; it may always be tried again; and
-    between two probes there is at least the first pause, or the one that was asked for, whatever failed meanwhile."""
+    """The breaker opens exactly with the failure that reaches the threshold; it closes exactly with a success that
+    started since; it reports each change and nothing else; no pause is longer than the limit; a pause always ends;
+    and between two probes there is at least the first pause, or the requested one, with any failures in between.
+    """
     breaker, now, in_a_row, probed_at, least = Breaker(rule), 0.0, 0, None, rule.first_s
     for what, value in script:
         was_open, cause = breaker.is_open, breaker.cause

@@ -1,4 +1,4 @@
-"""Whatever the other end of a driver's connection says, this end goes on or names it garbage."""
+"""The connection to a driver accepts each message from the other end or reports it as garbage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ lines = st.lists(
 
 
 class Wire:
-    """Takes what is written, and has nobody at its end."""
+    """Accepts all writes, with no process at its other end."""
 
     def write(self, data: bytes) -> None:
         assert data.endswith(b"\n")
@@ -51,7 +51,7 @@ class Wire:
         await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 async def _answer(method: str, _params: Json, _number: int) -> Json:
@@ -61,7 +61,7 @@ async def _answer(method: str, _params: Json, _number: int) -> Json:
 
 
 async def _hear(said: bytes) -> tuple[Any, Any]:
-    """How it ended, and how a call that was under way did."""
+    """Return how the connection ended, and how a running call ended."""
     reader = asyncio.StreamReader(limit=m.MAX_LINE)
     peer = Peer(reader, Wire(), answer=_answer, notice=mock.Mock())  # type: ignore[arg-type]
     async with asyncio.timeout(DEADLINE_S):

@@ -1,6 +1,6 @@
-"""Whatever somebody writes, a launcher goes on: good requests are served, and what is not its own stays.
+"""Launchers survive any record in the store: good requests are served, and records of others stay.
 
-`NODELAUNCH_EXAMPLES` sets how many cases are tried. Time is virtual; going round in circles is a failure.
+`NODELAUNCH_EXAMPLES` sets how many cases are tried. Time is virtual; an endless loop is a failure.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     paths.METASTATIC: {"label": "small", "slots": 2},
     paths.KNOWN_POOLS: {"labels": ["small"], "priority": 100},
 }  # fmt: skip
-"""What is well-formed where, for the odd to be built from."""
+"""Well-formed records by place, from which malformed ones are built."""
 
 SOMEBODYS = Node(
     id=paths.NodeId("0000009999"), state=NodeState.BUILDING, state_time=1.0, provider="elsewhere", pool="main",
@@ -87,7 +87,7 @@ names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
     )
 )  # fmt: skip
 UNLIMITED = {"resources", "priority"}
-"""Fields whose every value means something: that there is no room, or that somebody goes first."""
+"""Fields whose every value has an effect: that a quota is used up, or that a request goes first."""
 
 
 @st.composite
@@ -146,7 +146,7 @@ def test_launcher_goes_on_whatever_somebody_writes(hostile: list[Write]) -> None
 
 
 def _nothing_broke(_logger: object, level: str, event: dict[str, Any]) -> dict[str, Any]:
-    """What is wrong with a record is a warning; an error is ours."""
+    """Fail on log lines at error level: a faulty record is a warning, an error is a fault of the launcher."""
     if level in ("error", "critical"):
         raise AssertionError(event)
     raise structlog.DropEvent

@@ -1,7 +1,7 @@
-"""Whatever the world answers, in whatever order, the request machine keeps its promises; planted bugs are found.
+"""The request machine keeps its promises with all answers in any order; planted bugs are found.
 
-The model plays the world: it runs the tasks it is ordered to, performs store effects, and lets the request vanish, the
-lock be lost or the launcher drain at any moment.
+The model plays the world: it runs the tasks that the machine starts, performs store effects, and lets the request
+vanish, the lock be lost or the launcher drain at any moment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_STEPS = 400
 
 @dataclass
 class World:
-    """What is outside of the machine, and what it saw the machine do."""
+    """Environment of the machine, and a record of the machine's actions."""
 
     step: Stepper
     state: m.State
@@ -80,7 +80,7 @@ class World:
         self.tasks[slot] = what
 
     def _commit(self, effects: list[m.Effect]) -> None:
-        """One transaction: all of it, or the event that says why not."""
+        """Commit all *effects* as one transaction, or pass the machine the event that says why not."""
         if isinstance(effects[0], m.LockRequest):
             fate = self.choose(8)
             if self.is_gone or fate == 0:
@@ -236,7 +236,9 @@ def examples(step: Stepper, count: int) -> None:
 
 
 def test_machine_keeps_its_promises_whatever_happens() -> None:
-    """No node is handed out or kept by mistake, nothing is written once it is not ours to write, and it always ends."""
+    """No node is assigned or kept by mistake, nothing is written after the lock is lost, and the machine always
+    ends.
+    """
     examples(m.step, 1500)
 
 

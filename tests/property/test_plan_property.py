@@ -1,4 +1,4 @@
-"""A plan and the reload that follows it agree, whatever the two configurations are."""
+"""A plan and the reload that follows it agree, for any two configurations."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def registered(launcher: Launcher, expected: set[str]) -> None:
 
 
 def explained(planned: Plan) -> None:
-    """Whatever changes has a value that differs, and the other way round."""
+    """Check that each change has a value that differs, and each value that differs a change."""
     changes = planned.changes
     assert bool(changes) == bool(planned.values)
     for name in (*changes.added, *changes.removed):

@@ -1,4 +1,4 @@
-"""Whatever happens to hosts: what the quarantine promises holds after each event."""
+"""Promises of the quarantine, checked after each event of hosts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(group=st.sampled_from(GROUPS), chance=chances)
     def all_fail(self, group: str, chance: float) -> None:
-        """Whoever is in quarantine after our own fault was so before most had failed."""
+        """Check that no host entered quarantine through our own fault after most had failed."""
         for host in HOSTS:
             self._note(group, self.parts[group].failed(host, Cause.UNREACHABLE, "no", self.now, chance))
 

@@ -1,8 +1,8 @@
-"""What is decided after a change is what deciding everything anew would come to.
+"""Decisions after a change equal decisions made from scratch.
 
-The reference below goes through all that waits, in order and pool by pool, as if nothing were known of before. It
-shares with the schedule what one pool says (`judge`) and which requests are equal (`shape_of`), nothing else.
-`NODELAUNCH_EXAMPLES` sets how many cases are tried.
+The reference below goes through all waiting requests, in order and pool by pool, with no knowledge of earlier
+decisions. It shares with the schedule the verdict of one pool (`judge`) and the equality of requests (`shape_of`),
+nothing else. `NODELAUNCH_EXAMPLES` sets how many cases are tried.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ NEEDS = {"small": Usage(instances=1, cores=1), "big": Usage(instances=1, cores=4
 
 @dataclass
 class Holds:
-    """What heads wait for, in order."""
+    """Reservations of heads, in order."""
 
     verdicts: list[tuple[NodeRequest, PoolKey, Defer]] = field(default_factory=list)
 
     def of(self, request: NodeRequest, wanted: Iterable[tuple[NodeRequest, PoolKey, Defer]]) -> list[Defer]:
-        """Those of earlier requests than *request*, each request once."""
+        """Return the reservations of requests earlier than *request*, each request once."""
         return list({other.id: verdict for other, _, verdict in wanted if other.order < request.order}.values())
 
     def free_capacity(self, request: NodeRequest, view: PoolView, facts: StaticFacts) -> FreeCapacity:
-        """What is free for *request* without what earlier ones wait for."""
+        """Return the capacity that is free for *request* after reservations for earlier requests."""
         here = [each for each in self.verdicts if each[1] == view.key]
         there = [each for each in self.verdicts if each[1][0] == view.key[0]]
         in_pool = self.of(request, [e for e in here if e[2].waits_for_capacity or e[2].kept])
@@ -119,14 +119,14 @@ def _can_reuse(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool
 
 
 def _serves_out_of_turn(request: NodeRequest, view: PoolView, facts: StaticFacts) -> bool:
-    """Whether there are idle nodes for it, and what has to be launched besides does not fail."""
+    """Return whether idle nodes exist for the request, and its remaining launches do not fail."""
     count = sum(facts.idle_count(view.key, label, asker_of(request)) for label in set(request.node_types))
     fails = count < len(request.node_types) and facts.is_doubtful(view.key, request.node_types)
     return _can_reuse(request, view, facts) and not fails
 
 
 def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[PoolKey, Verdict]:
-    """What each pool that may be asked says, until one accepts."""
+    """Return the verdict of each pool that may be asked, until one accepts."""
     candidates = _candidates(request, facts.peers)
     others = [peer.priority for peer in candidates if peer.pool_id not in facts.own and not peer.is_paused]
     if candidates:
@@ -150,7 +150,9 @@ def _ask_all(request: NodeRequest, facts: StaticFacts, holds: Holds) -> dict[Poo
 
 
 def _kept(request: NodeRequest, verdicts: dict[PoolKey, Verdict], facts: StaticFacts) -> Holds:
-    """What the pools keep for *request*: nothing where it is another's turn, although idle nodes would be given."""
+    """Return the reservations of the pools for *request*: none if it is another's turn, although idle nodes would
+    be given.
+    """
     turn = _turn_elsewhere(request, _candidates(request, facts.peers), facts)
     return Holds([
         (request, key, verdict)
@@ -160,9 +162,9 @@ def _kept(request: NodeRequest, verdicts: dict[PoolKey, Verdict], facts: StaticF
 
 
 def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[tuple[NodeRequest, Holds, Verdict]]:
-    """For the first of each kind of equal requests, in order: what it comes to, with what is held before it.
-
-    Decline: some pool declines it, none accepts and its tenant is not full. What it waits for is held for it.
+    """Yield the verdict on the first of each kind of equal requests, in order, with the reservations before it. A
+    request is declined if some pool declines it, none accepts it and its tenant is not full. Capacity that it waits
+    for is reserved.
     """
     holds, shapes = Holds(), set()
     for request in sorted(waiting, key=lambda request: request.order):
@@ -185,7 +187,7 @@ def decide_anew(waiting: Iterable[NodeRequest], facts: StaticFacts) -> Iterator[
 
 
 class CheckedFacts(StaticFacts):
-    """Checks at each decision to accept a request that it overtakes nobody and takes no more than there is."""
+    """Check at each decision to accept a request that it overtakes no other request and exceeds no capacity."""
 
     waiting: dict[RequestId, NodeRequest]
 
@@ -344,7 +346,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @precondition(lambda self: self.facts.idle_nodes.get(RACK.key))
     @rule(data=st.data())
     def machine_fails(self, data: st.DataObject) -> None:
-        """It goes into quarantine."""
+        """Put a machine into quarantine."""
         nodes = self.facts.idle_nodes[RACK.key]
         self.away.append(nodes.pop(data.draw(st.sampled_from(sorted(nodes)))))
         self._capacity_changed(RACK.key, None)
@@ -383,7 +385,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(data=st.data(), is_other=st.booleans())
     def operator_pauses_or_resumes(self, data: st.DataObject, is_other: bool) -> None:
-        """A pool of ours, or the other one."""
+        """Pause or resume a pool of ours, or the other one."""
         if is_other:
             self.facts.others = [
                 replace(peer, is_stopped=not peer.is_stopped, is_paused=not peer.is_stopped)
@@ -420,7 +422,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(provider=st.sampled_from(["one", "two"]))
     def refuse(self, provider: str) -> None:
-        """The cloud says that it has no room, or gives again."""
+        """Let the cloud report that its quota is used up, or succeed again."""
         self.facts.refused ^= {provider}
         for key in [key for key in self.facts.views if key[0] == provider]:
             self._tell(key)
@@ -456,7 +458,7 @@ class IncrementalDecisions(RuleBasedStateMachine):
     @precondition(lambda self: any(self.facts.idle_nodes.values()))
     @rule(data=st.data(), allowed=ALLOWED)
     def restrict_node(self, data: st.DataObject, allowed: Allowed) -> None:
-        """Who may use a machine changes, with the configuration."""
+        """Change the tenants that may use a machine, with the configuration."""
         nodes = [node_id for nodes in self.facts.idle_nodes.values() for node_id in nodes]
         self.facts.allowed_on[data.draw(st.sampled_from(sorted(nodes)))] = allowed
         self._generation_changed()
@@ -472,19 +474,19 @@ class IncrementalDecisions(RuleBasedStateMachine):
 
     @rule(labels=st.sampled_from([(), ("small",), ("none",)]))
     def pools_are_away(self, labels: tuple[str, ...]) -> None:
-        """A pool that offers these labels is waited for from now on, and none besides."""
+        """Let requests wait for one absent pool that offers these labels, or, without labels, for none."""
         self.facts.absent = [Absentee("three", "away", frozenset(labels), 1000.0)] if labels else []
         self._wake_all()
 
     @rule(may_decline=st.sampled_from([True, True, False]))
     def pools_register(self, may_decline: bool) -> None:
-        """Pools of ours are about to register, or have done so."""
+        """Announce pools of ours that are about to register, or let them register."""
         self.facts.may_decline = may_decline
         self._wake_all()
 
     @rule(data=st.data(), of_pool=ALLOWED, of_label=ALLOWED)
     def restrict(self, data: st.DataObject, of_pool: Allowed, of_label: Allowed) -> None:
-        """Who may use a pool, and one label of it, changes."""
+        """Change the tenants that may use a pool, and one of its labels."""
         key = data.draw(st.sampled_from(sorted(self.facts.views)))
         view = self.facts.views[key]
         labels = {

@@ -1,4 +1,4 @@
-"""Whatever the store tells in whatever order, the view's indexes say what its records say."""
+"""Indexes of the view agree with its records, after any notifications of the store in any order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nodelaunch.protocol.store import Entry, Stat
 from support.invariants import check_invariants
 
 Event = Callable[[ClusterView, int], None]
-"""Something the store tells, given the number of the change."""
+"""Notification of the store, given the number of the change."""
 
 NODE_IDS = st.sampled_from([NodeId(f"{n:010d}") for n in range(4)])
 REQUEST_IDS = st.sampled_from([RequestId(f"200-{n:010d}") for n in range(3)] + [RequestId("strange")])

@@ -37,7 +37,9 @@ def lab(control_plane: Lab) -> Iterator[Lab]:
 
 @pytest.fixture
 async def launcher(lab: Lab, zookeeper_server: ZooKeeperServer, zk_chroot: str, tmp_path: Path) -> AsyncIterator[Start]:
-    """Makes the launcher of a test, with the providers it is given; started unless told otherwise."""
+    """Return a function that makes the launcher of a test, with the given providers; it starts the launcher by
+    default.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(*providers: dict[str, Any], is_started: bool = True, **more: Any) -> Beside:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """A server's guest on the test control plane: what runs on its address, as its metadata asks.
 
-Standard input has the server as one JSON object, standard output is its console; whoever started us kills our process
-group. ``guest: sshd`` is an OpenSSH server with host keys of its own; ``guest: rekey`` one that starts with keys of
-its image, and has others after ``rekey_after`` seconds, as an image with baked-in keys; ``guest: cloud-init`` one that
-starts with keys of its image, too, until a real cloud-init has seen to its user data; ``guest: closed`` nothing that
-listens. Without it there is no guest. What does *not* belong here: anything of the project; any Python runs this.
+Standard input has the server as one JSON object, standard output is its console; the process that started the guest
+kills its process group. ``guest: sshd`` is an OpenSSH server with host keys of its own; ``guest: rekey`` one that
+starts with keys of its image, and has others after ``rekey_after`` seconds, as an image with baked-in keys; ``guest:
+cloud-init`` one that starts with keys of its image, too, until a real cloud-init has processed its user data; ``guest:
+closed`` nothing that listens. Without it there is no guest. What does *not* belong here: anything of the project; any
+Python runs this.
 """
 
 import json
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 PORT = 28022
-"""Where guests listen."""
+"""Port of the guests."""
 KEYS = {
     "ssh-ed25519": ("-t", "ed25519"),
     "ecdsa-sha2-nistp256": ("-t", "ecdsa", "-b", "256"),
@@ -26,7 +27,7 @@ KEYS = {
 }
 ROOT = Path(__file__).resolve().parents[2]
 CLOUD_INIT = Path(os.environ.get("NODELAUNCH_CLOUD_INIT") or ROOT / ".nox" / "cloud-init")
-"""Where Debian's packages of it are unpacked."""
+"""Folder of Debian's unpacked packages of cloud-init."""
 CONSOLE_KEY = "host key of guest: "
 """Comes before each host key on the console, once it is final."""
 
@@ -77,7 +78,7 @@ def make_keys(folder: Path) -> None:
 
 
 def first_boot(folder: Path, user_data: str) -> None:
-    """Have cloud-init do what *user_data* says of host keys."""
+    """Apply cloud-init to the host keys in *user_data*."""
     script = ROOT / "tests" / "support" / "cloudinit_run.py"
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CLOUD_INIT / "usr" / "lib" / "python3" / "dist-packages")}
     asked = json.dumps([{"user_data": user_data, "folder": str(folder)}])

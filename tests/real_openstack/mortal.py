@@ -1,7 +1,7 @@
 """``nodelaunch`` that is killed at a given call to the cloud: ``python mortal.py before|after CALL ARGUMENTS...``
 
-CALL is a method of the driver's client. *before*: the call is not made; *after*: it has had its effect, but nobody
-learns of it. Either way the process ends as by ``kill -9``.
+CALL is a method of the driver's client. *before*: the call is not made; *after*: it has had its effect, but its reply
+is lost. Either way the process ends as by ``kill -9``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ Call = Callable[[Client], Awaitable[object]]
 
 
 class Scene:
-    """What is in the project while it is recorded."""
+    """Resources in the project while it is recorded."""
 
     def __init__(self, lab: Lab) -> None:
         self.cloud = lab.cloud()
@@ -111,7 +111,7 @@ def cases(scene: Scene) -> Iterator[tuple[str, Call]]:
 
 @contextmanager
 def wrong_password(lab: Lab) -> Iterator[None]:
-    """With an account that nobody let in."""
+    """Use an account that has no access."""
     clouds = lab.clouds_with({}, FOLDER)
     content = json.loads(clouds.read_text())
     content["clouds"]["devcloud"]["auth"]["password"] = "wrong"

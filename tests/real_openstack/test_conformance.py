@@ -28,7 +28,7 @@ async def test_openstack_driver_keeps_every_rule(lab: Lab, monkeypatch: pytest.M
 
 
 async def test_openstack_driver_reaches_silver(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever Nova answers, and whatever its hosts do."""
+    """The checks cover any answer of Nova, and any fault of its hosts."""
     with Proxy(lab.endpoint("compute")) as proxy:
         clouds = lab.clouds_with({"compute_endpoint_override": proxy.url}, tmp_path)
         monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(clouds))

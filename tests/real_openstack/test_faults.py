@@ -1,5 +1,6 @@
-"""What an OpenStack can do to a launcher: each ends as the driver's contract says, with a line in the log that tells
-what it was, and an entry in what ``nodelaunch explain`` says of the request."""
+"""Faults of an OpenStack: each ends as the driver's contract says, with a log line that names the fault, and an
+entry in the output of ``nodelaunch explain`` for the request.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ async def ended(handle: RequestHandle) -> NodeRequest:
 
 
 async def served(site: Beside, handle: RequestHandle, *, told: str | None = None) -> None:
-    """The request is fulfilled, its nodes used and given back, and nothing is left. *told*: what explain tells of it
-    when all is over."""
+    """Check that the request is fulfilled, its nodes are used and returned, and nothing is left. ``told``: the final
+    explanation of the request by explain.
+    """
     request = await ended(handle)
     assert request.state is RequestState.FULFILLED, await site.explain(request)
     async with site.client.hold(request) as nodes:
@@ -229,8 +231,9 @@ async def test_token_that_is_refused_is_renewed(lab: Lab, launcher: Start) -> No
 
 
 async def test_token_that_is_revoked_meanwhile_is_renewed(lab: Lab, launcher: Start) -> None:
-    """Once while nothing goes on, once while a server boots. That server may break: Nova boots it in the name of the
-    same token."""
+    """Tokens are revoked once at rest, and once while a server boots. That server may break: Nova boots it with the
+    same token.
+    """
     with Proxy(lab.endpoint("compute")) as proxy:
         site = await launcher(
             provider(pool(["plain"]), launch_retries=2), cloud={"compute_endpoint_override": proxy.url}
@@ -312,7 +315,7 @@ async def test_network_that_runs_out_of_addresses_is_declined(lab: Lab, launcher
 
 
 class Others:
-    """Somebody else's servers in the project whose quota is three instances."""
+    """Servers of another user in the project whose quota is three instances."""
 
     def __init__(self, lab: Lab) -> None:
         self.cloud = lab.cloud("devcloud-small")
@@ -350,7 +353,7 @@ SMALL = {"cloud": "devcloud-small", "launch_retries": 1}
 
 
 async def test_quota_that_others_use_up_is_waited_for(launcher: Start, others: Others) -> None:
-    """One node is ours when two come of which we don't know; the next waits, until these are gone."""
+    """The launcher has a node when two unknown servers appear; the next node waits until these are deleted."""
     site = await launcher(provider(pool(["plain"], security_groups=[]), **SMALL))
     request = await ended(await site.client.submit(["plain"]))
     async with site.client.hold(request):

@@ -42,7 +42,9 @@ def keys_of(lab: Lab, node: Node) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["sshd", "rekey"])
 async def test_host_keys_are_those_the_guest_ends_up_with(lab: Lab, launcher: Start, kind: str) -> None:
-    """One of each algorithm; of a guest that changes them two seconds after it began to listen, the final ones."""
+    """The node has a key of each algorithm; if the guest changes its keys two seconds after it starts to listen,
+    the final keys.
+    """
     site = await launcher(provider(pool([kind], host_key_settle_time=4)))
 
     def look(nodes: list[Node]) -> None:
@@ -116,7 +118,7 @@ def given(name: str, guest: str = "cloud-init", **more: Any) -> dict[str, Any]:
 
 
 def accepts(node: Node) -> bool:
-    """Whether OpenSSH's own client takes the server for the one in the record, by its key alone."""
+    """Return whether OpenSSH's own client accepts the server, given only the host key in the record."""
     with tempfile.NamedTemporaryFile("w", suffix=".known") as known:
         known.writelines(f"[{node.interface_ip}]:{PORT} {key}\n" for key in node.host_keys)
         known.flush()

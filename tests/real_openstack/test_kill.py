@@ -23,7 +23,7 @@ WHEN = ("before", "after")
 
 
 def names_made(lab: Lab, since: str) -> Counter[str]:
-    """How many servers of each name the project has had *since*, a time as Nova has it."""
+    """Return how many servers of each name the project has had *since*, a time in Nova's format."""
     cloud = lab.cloud("devcloud-admin")
     project_id = lab.cloud().current_project_id
     made: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What a configuration says of a label or a pool is what the servers are: looked at with openstacksdk."""
+"""Servers have the configured options of their label and pool, as openstacksdk shows."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.openstack
 
 DEADLINE_S = 1800.0
 VARIABLE = "OS_CLIENT_CONFIG_FILE"
-"""Where openstacksdk finds clouds.yaml; a process gets it by ``pass-environment``."""
+"""Variable by which openstacksdk finds clouds.yaml; a process gets it by ``pass-environment``."""
 
 
 def config_of(label: str) -> OpenStackProvider:
@@ -35,7 +35,9 @@ def config_of(label: str) -> OpenStackProvider:
 async def test_openstack_driver_reaches_gold_in_a_process_of_its_own(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Killed at any moment, on a cloud whose lists lag, whatever Nova answers, and whatever its hosts do."""
+    """The checks kill the driver at any moment, on a cloud whose lists are stale, with any answer of Nova and any
+    fault of its hosts.
+    """
     config, plugin = config_of("plain"), isolated(PLUGIN)
     command = Command(
         PLUGIN.name,

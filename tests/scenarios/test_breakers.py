@@ -1,4 +1,6 @@
-"""What fails again and again is left alone, whatever waits for it, is tried now and then, and comes back by itself."""
+"""Breakers: a label, pool or provider that fails again and again is paused, probed now and then, and recovers by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ providers:
 
 
 async def roomy(site: Running) -> None:
-    """Let the cloud have room for hundreds."""
+    """Raise the cloud's limits to hundreds of nodes."""
     site.cloud.update({"max-servers": 1000, "max-cores": 100_000, "max-ram": 10**9})
     runtime = site.launcher.providers["cloud"]
     runtime.invalidate()
@@ -93,7 +95,7 @@ def away(_spec: InstanceSpec) -> Exception:
 
 
 async def explained(site: Running, request_id: str) -> str:
-    """What ``nodelaunch explain`` prints of the pools of the launcher."""
+    """Return the output of ``nodelaunch explain`` for the pools of the launcher."""
     processes = [seen.record.id for seen in site.view.presences.values()]
     answers = await ask(site.client.store, request_id, processes)  # type: ignore[arg-type]
     return "\n".join(line for pool in answers.pools for line in _pool_lines(pool))
@@ -212,7 +214,7 @@ async def test_call_that_is_stuck_holds_up_nobody_else(tmp_path: Path) -> None:
 
 
 async def test_creates_that_are_never_answered_open_the_breaker(tmp_path: Path) -> None:
-    """By the time limit of their launches."""
+    """The time limit of the launches counts as a failure."""
     config = CONFIG.replace("launch-timeout: 300", "launch-timeout: 20")
     async with running(tmp_path, config) as site:
         creates = Creates(site)
@@ -259,7 +261,7 @@ async def test_zone_that_fails_is_left_alone_by_all_and_tried_now_and_then(
 
 
 async def test_zone_that_is_away_is_not_the_whole_provider(tmp_path: Path) -> None:
-    """The driver's error tells; launches that are in the zone wait, new ones go elsewhere."""
+    """The driver's error names the zone; launches in the zone wait, new ones go elsewhere."""
     async with running(tmp_path, ZONES) as site:
         creates = Creates(site)
         gone = ProviderUnavailableError("its hosts are away", provider="cloud", scope=Scope.ZONE)
@@ -332,7 +334,7 @@ async def test_cloud_is_not_asked_for_its_zones_by_every_failed_launch(tmp_path:
 
 
 async def test_label_that_fails_in_one_pool_is_launched_in_another(tmp_path: Path) -> None:
-    """The pool where it fails has more room, so it is chosen again once its label is in order."""
+    """The pool where the label fails has more free capacity, so it is chosen again once the label works."""
     async with running(tmp_path, TWO) as site:
         creates, others = Creates(site), Creates(site, "other")
         creates.fails = lambda _spec: LaunchFailedError("it broke")

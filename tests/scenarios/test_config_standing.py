@@ -1,4 +1,4 @@
-"""What is in force is not what is configured: told until that is mended, by a restart or a file that is right."""
+"""A restart that is needed is reported until a restart, or a corrected file, brings the configuration back in sync."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _all_is_logged() -> None:
 
 
 async def told(site: Running) -> tuple[bool, bool, bool]:
-    """Whether status, the page and metrics say that a restart is needed."""
+    """Return whether status, the page and metrics say that a restart is needed."""
     found = await ask_status(site.client.store, site.view, 0.0)
     page = Overview(site.launcher)
     metrics = Metrics(site.launcher)

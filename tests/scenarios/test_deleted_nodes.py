@@ -1,4 +1,4 @@
-"""Nodes that somebody else has written ``deleting`` or ``deleted``: theirs to finish first, then ours."""
+"""Nodes that another client has written ``deleting`` or ``deleted``: the client finishes first, then the launcher."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_node_that_its_deleter_leaves_is_removed(tmp_path: Path, state: No
 
 
 async def test_node_discarded_by_ourselves_is_deleted_at_once(tmp_path: Path) -> None:
-    """Room is made for a request without waiting for a timer."""
+    """Capacity is freed for a request without waiting for a timer."""
     async with running(tmp_path, boot_time=0, delete_time=0, max_servers=1, min_ready=1) as site:
         await site.until(lambda: [node.is_idle for node in site.nodes()] == [True])
         started = asyncio.get_running_loop().time()

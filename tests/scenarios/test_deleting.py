@@ -1,4 +1,4 @@
-"""What is decided to be deleted, when things change between the decision and the lock."""
+"""Deletions, when the state changes between the decision and the lock."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ pytestmark = pytest.mark.looptime
 
 
 async def test_node_that_became_ready_before_it_was_locked_is_not_deleted(tmp_path: Path) -> None:
-    """A view may hold a building node for unlocked: what it read was newer than the contenders it was told of. By the
-    time such a node can be locked, its maker has let go of it, ready and maybe promised to a request."""
+    """A view may consider a building node unlocked: the record it read was newer than the contenders it knows. By the
+    time such a node can be locked, its maker has released it, ready and possibly assigned to a request.
+    """
     async with running(tmp_path, min_ready=1) as site, asyncio.timeout(60):
         await site.until(lambda: bool(site.nodes(NodeState.READY)))
         (node,) = site.nodes(NodeState.READY)

@@ -39,7 +39,7 @@ class Gate:
 
 @contextmanager
 def gated(monkeypatch: pytest.MonkeyPatch, launcher: Launcher) -> Iterator[Gate]:
-    """What *launcher* creates waits."""
+    """Hold the creates of *launcher* until the gate opens."""
     gate, create = Gate(), slots.create_node
 
     async def wait_and_create(ctx: PoolContext, *rest: Any) -> HeldNode:
@@ -91,7 +91,7 @@ async def test_draining_launcher_launches_what_it_has_accepted_without_waiting(
 
 
 async def test_limits_hold_beside_a_launcher_that_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever does not drain shares the ledger until the other one's work is done."""
+    """A launcher that does not drain shares the ledger until the other launcher's work is done."""
     async with two(tmp_path, boot_time=1.0, max_servers=1) as (site, other):
         most = 0
 
@@ -114,7 +114,7 @@ async def test_limits_hold_beside_a_launcher_that_drains(tmp_path: Path, monkeyp
 
 
 async def test_launcher_that_is_new_knows_of_one_that_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It never saw its registration."""
+    """The new launcher never saw the other one's registration."""
     async with running(tmp_path, boot_time=1.0) as site, asyncio.timeout(600):
         with gated(monkeypatch, site.launcher) as gate, capture_logs() as logs:
             first = await site.client.submit(["small"])

@@ -134,7 +134,7 @@ KEY, OTHER = "ssh-ed25519 AAAA", "ssh-ed25519 BBBB"
 
 
 class Scanner:
-    """Machines that have one key, whoever they are."""
+    """Machines that all have the same key."""
 
     def __init__(self) -> None:
         self.key = KEY
@@ -149,7 +149,7 @@ class Scanner:
 
 
 async def test_node_with_the_key_its_driver_gave_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the driver says besides, what was seen on the machine counts."""
+    """The key that was seen on the machine counts, not other keys that the driver gives."""
     scanner = Scanner()
     async with running(tmp_path, scanner=scanner) as site:
         waits_give(site, monkeypatch, expected_host_keys=[KEY], host_keys=[OTHER], node_properties={"spot": True})

@@ -1,4 +1,4 @@
-"""What a launcher tells of its work, and the figures that are made of it."""
+"""Events of a launcher's work, and the metrics that are made of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Told:
-    """All that a launcher tells."""
+    """All events of a launcher."""
 
     def __init__(self, site: Running, *kinds: type[Event]) -> None:
         self.events: list[Event] = []
@@ -32,7 +32,7 @@ class Told:
 
 
 async def figures(metrics: Metrics) -> dict[str, float]:
-    """By name with labels."""
+    """Return the metrics by name with labels."""
     text = (await metrics.render()).decode()
 
     def samples() -> Iterator[tuple[str, float]]:
@@ -115,7 +115,7 @@ async def test_figures_of_what_there_is(tmp_path: Path) -> None:
 
 
 class Pipe:
-    """What is sent to statsd, in order: kind, name, value."""
+    """Metrics sent to statsd, in order: kind, name, value."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, float]] = []

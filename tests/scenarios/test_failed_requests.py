@@ -1,4 +1,4 @@
-"""A client whose request fails is told why."""
+"""A client whose request fails gets the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_label_that_nobody_offers(tmp_path: Path) -> None:
         with pytest.raises(RequestFailedError) as caught:
             async with site.client.nodes(["small", "huge"]):
                 pass
-        assert LoopClock().now() < asked_at + ANSWER_TIMEOUT_S  # nobody is waited for who does not answer
+        assert LoopClock().now() < asked_at + ANSWER_TIMEOUT_S  # a launcher that does not answer is not waited for
         (line,) = caught.value.reasons
         assert line.startswith("cloud/main: declined: ")
         assert "huge" in line

@@ -1,4 +1,4 @@
-"""What nobody should do to our records, or a driver to its launcher: it passes, and leaves nothing locked."""
+"""Faulty records and faulty drivers: the launcher recovers from them, and leaves nothing locked."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_a_request_that_only_waits_for_room_holds_up_no_drain(tmp_path: Pa
 
 
 async def test_lock_directory_with_something_odd_in_it_is_not_removed_again_and_again(tmp_path: Path) -> None:
-    """It goes with other debris, when it is old enough."""
+    """The directory is removed with other leftovers, when it is old enough."""
     async with running(tmp_path) as site:
         store, deletions = site.client.store, 0
         delete = site.launcher.store.delete
@@ -154,7 +154,7 @@ async def test_lock_directory_with_something_odd_in_it_is_not_removed_again_and_
 async def test_nothing_is_created_for_a_node_whose_lock_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that was stopped for long learns of it only in its turn; what was due goes on before."""
+    """A process that was stopped for long learns of the loss only in its turn; tasks that were due run before that."""
     async with running(tmp_path) as site:
         driver, asked = site.launcher.providers["cloud"].driver, list[str]()
 
@@ -175,7 +175,7 @@ async def test_nothing_is_created_for_a_node_whose_lock_is_lost(
 async def test_what_a_failed_launch_left_is_not_deleted_once_the_lock_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has the lock by now may be going on with it."""
+    """The next owner of the lock may already resume the launch."""
     async with running(tmp_path) as site:
         driver, failed, deleted = site.launcher.providers["cloud"].driver, list[str](), list[str]()
         delete = driver.delete_instance

@@ -1,7 +1,7 @@
-"""Calls that arrive at the cloud after another launcher took their node over: it refuses them, by their fences.
+"""Calls that arrive at the cloud after another launcher took over their node: the cloud refuses them, by their fences.
 
-A launcher can look at its lock right before it calls; how long the call is under way is not in its hands. Here it is
-under way until the test lets it arrive, whatever becomes of the process that sent it.
+A launcher can check its lock right before a call, but it does not control how long the call takes to arrive. Here a
+call arrives when the test says so, even if its process has died.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ DEADLINE_S = 900.0
 
 
 class LateDriver(FakeDriver):
-    """Of a launcher that is about to be overtaken: its first call named *late* is under way for as long as we like."""
+    """Driver of a launcher whose node is taken over: its first call named *late* is held back until the test releases
+    it.
+    """
 
     def __init__(self, config: FakeProvider, context: DriverContext, cloud: FakeCloud, late: str) -> None:
         super().__init__(config, context, cloud=cloud)
@@ -73,7 +75,7 @@ class LateDriver(FakeDriver):
 
 @dataclass
 class Site:
-    """One store and one cloud, and launchers that come and go."""
+    """A store and a cloud, with launchers that come and go."""
 
     folder: Path
     cloud: FakeCloud = field(default_factory=FakeCloud)
@@ -91,7 +93,9 @@ class Site:
             yield client
 
     def launcher(self, name: str, store: EmbeddedStore | None = None, *, late: str = "", behind: bool = False) -> Any:
-        """One at work. *late*: the call of its that is. *behind*: its creates go out when the late call has arrived."""
+        """Run a launcher. *late*: its call that is held back. *behind*: its creates are sent after the late call has
+        arrived.
+        """
 
         def make(config: FakeProvider, context: DriverContext) -> FakeDriver:
             if behind:
@@ -117,7 +121,7 @@ class Site:
 
 
 class DriverBehind(FakeDriver):
-    """Of a launcher that looks before the late call arrives, and creates after it."""
+    """Driver of a launcher that looks for the instance before the late call arrives, and creates after it."""
 
     def __init__(self, config: FakeProvider, context: DriverContext, site: Site) -> None:
         super().__init__(config, context, cloud=site.cloud)
@@ -129,9 +133,8 @@ class DriverBehind(FakeDriver):
 
 
 async def overtaken(site: Site, client: NodeClient, late: str) -> RequestHandle:
-    """A request of which the launcher that began with it is gone, while its call *late* is under way.
-
-    Its session is, before it hears of it: so it tidies nothing up.
+    """Return a request whose launcher has died while its call *late* is under way. The session ends before the
+    launcher notices, so the launcher cleans nothing up.
     """
     store = site.store.connect()
     async with site.launcher("first", store, late=late):
@@ -154,7 +157,7 @@ async def test_late_create_is_refused(tmp_path: Path) -> None:
 
 
 async def test_late_create_is_refused_before_the_other_creates(tmp_path: Path) -> None:
-    """It arrives right after the other launcher has looked whether there is an instance."""
+    """The late create arrives right after the other launcher has checked whether there is an instance."""
     site = Site(tmp_path)
     async with site.client() as client:
         handle = await overtaken(site, client, "create")
@@ -194,7 +197,7 @@ async def test_late_create_is_refused_after_the_node_was_deleted(tmp_path: Path)
 
 
 def note_states(site: Running) -> list[NodeState]:
-    """Those that nodes are written in, from now on."""
+    """Record the states that are written to nodes, from now on."""
     states: list[NodeState] = []
 
     def note(what: object) -> None:
@@ -208,7 +211,7 @@ def note_states(site: Running) -> list[NodeState]:
 async def test_launch_that_is_refused_as_stale_writes_and_deletes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its node is left as it is, and whoever takes its lock next, here the same launcher, goes on with it."""
+    """The node is left as it is; the next owner of its lock, here the same launcher, resumes the launch."""
     async with running(tmp_path) as site:
         states, nodes = note_states(site), list[str]()
         driver = site.launcher.providers["cloud"].driver
@@ -231,7 +234,7 @@ async def test_launch_that_is_refused_as_stale_writes_and_deletes_nothing(
 async def test_what_a_failed_launch_left_is_not_forgotten_when_its_deletion_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever goes on with the node needs its instance's id."""
+    """The launcher that resumes the launch needs the instance's id."""
     async with running(tmp_path) as site:
         driver, waits = site.launcher.providers["cloud"].driver, list[str]()
         wait = driver.wait_until_active
@@ -254,11 +257,13 @@ async def test_what_a_failed_launch_left_is_not_forgotten_when_its_deletion_is_s
 
 
 async def noop(_fence: Fence) -> None:
-    """As if nobody had to be fenced off."""
+    """Do nothing, as if no launcher had to be fenced off."""
 
 
 async def test_deletion_that_is_refused_as_stale_is_tried_again_with_a_greater_fence(tmp_path: Path) -> None:
-    """As after a ZooKeeper was put back from a copy: it goes on once the store has made up for what was lost."""
+    """This happens after ZooKeeper was restored from a back-up: the deletion succeeds once the store's numbers have
+    caught up.
+    """
     async with running(tmp_path) as site:
         request = await site.finished("small")
         (seen,) = site.view.nodes.values()

@@ -1,4 +1,4 @@
-"""What the crash matrix (tests/crash) has found, each once more in a scenario of its own."""
+"""Faults that the crash matrix (tests/crash) has found, each as a scenario."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.looptime
 
 
 async def test_request_that_is_broken_off_while_its_nodes_are_given_up_makes_none_of_them() -> None:
-    """Those that were still to be given up would be made all the same, and stay locked; or fail, and nobody looks."""
+    """Otherwise the remaining nodes would be made all the same, and stay locked, or fail without being noticed."""
     slots = Slots.__new__(Slots)
     slots.held = {}
     first, second = (asyncio.ensure_future(asyncio.sleep(made_in_s)) for made_in_s in (5.0, 60.0))

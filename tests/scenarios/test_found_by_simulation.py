@@ -1,4 +1,4 @@
-"""What tests/fuzz has found, each once more in a scenario of its own."""
+"""Faults that tests/fuzz has found, each as a scenario."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.looptime
 
 
 def test_node_to_be_kept_ready_does_not_wait_for_quota() -> None:
-    """It gets what is to spare; while it waited it would be served before requests somebody waits for."""
+    """The node gets only spare quota; if it waited, it would be served before requests of clients."""
     request = a_request().changed(requestor=paths.MIN_READY_REQUESTOR)
     state, _ = m.start(request, Accept((None,), Usage(instances=1)))
     state, _ = m.step(state, m.LockGranted(), retries=3)
@@ -43,7 +43,7 @@ async def test_node_that_is_gone_by_now_is_not_deleted_again(tmp_path: Path) -> 
 
 
 async def test_deleted_record_without_instance_does_not_end_the_wait_after_a_refusal(tmp_path: Path) -> None:
-    """Else each refusal is followed at once by the next: launch, refuse, delete, without a pause."""
+    """Otherwise each refusal is followed at once by the next: launch, refuse, delete, without a pause."""
     async with running(tmp_path) as site:
         loop = asyncio.get_running_loop()
         site.cloud.fail("create", kind="quota", times=4)
@@ -149,7 +149,7 @@ async def test_instance_left_unnamed_by_a_failed_create_is_deleted_before_the_ne
 async def test_machine_whose_ready_record_is_written_is_not_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else, when launch-timeout is over between that write and its answer, the record outlives its machine."""
+    """Otherwise, when launch-timeout is over between that write and its answer, the record outlives its machine."""
     put = EmbeddedStore.put
 
     async def slow(self: EmbeddedStore, path: str, data: bytes, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A backlog on a cloud that is full all the time: nobody is passed over, nothing is wasted, nothing exceeded."""
+"""A backlog on a cloud that is always full: requests are served in order, no quota is wasted, no limit is exceeded."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ async def test_provider_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_cloud_that_is_asked_too_often_is_asked_again_when_it_says_so(tmp_path: Path) -> None:
-    """On a virtual clock: to the moment, and as often as it takes, which is more than there are retries."""
+    """On a virtual clock: the retry comes exactly at the given time, and retries are not limited."""
     async with running(tmp_path) as site:
         begun = asyncio.get_running_loop().time()
         site.cloud.fail("create", kind="rate-limit", times=10)
@@ -215,7 +215,9 @@ async def test_a_node_kept_ready_is_free_before_its_request_goes(tmp_path: Path)
 
 
 async def test_what_worked_on_a_request_is_freed_without_a_search_for_cycles(tmp_path: Path) -> None:
-    """That search comes seldom in a launcher, since so much is there to be searched."""
+    """Python's garbage collector rarely runs a full collection in a launcher, since it would have to search many
+    objects.
+    """
     gc.collect()
     gc.disable()
     try:
@@ -260,7 +262,7 @@ async def test_old_ready_node_is_deleted(tmp_path: Path) -> None:
 
 
 async def test_request_waits_for_the_room_that_a_leaked_instance_takes(tmp_path: Path) -> None:
-    """It is not declined: what is ours, and in nobody's records, goes soon."""
+    """The request is not declined: an instance that is ours, and in no record, is deleted soon."""
     async with running(tmp_path) as site:
         site.cloud.set("max-servers", 2)
         site.cloud.add(metadata={"nodepool_provider_name": "cloud", "nodepool_node_id": "0000009999"})
@@ -281,7 +283,7 @@ async def test_leaked_instance_is_deleted_and_a_foreign_one_is_not(tmp_path: Pat
 
 
 async def test_second_instance_of_a_node_is_a_leak(tmp_path: Path) -> None:
-    """A create may have its effect after its launcher was cut off, and another has gone on with the launch."""
+    """A create may take effect after its launcher lost its session and another launcher has resumed the launch."""
     async with running(tmp_path) as site:
         await site.finished("small")
         (node,) = site.nodes()
@@ -357,7 +359,7 @@ async def test_orphans_and_debris_are_removed(tmp_path: Path) -> None:
 
 
 async def test_stale_lock_of_a_request_that_is_gone_is_removed(tmp_path: Path) -> None:
-    """Somebody else's leftover: whether its request is still to come, only time tells."""
+    """A lock that another client left: only its age shows that its request will not come."""
     async with running(tmp_path) as site:
         path = f"{paths.REQUEST_LOCKS}/200-0000009999"
         await site.client.store.ensure(path)

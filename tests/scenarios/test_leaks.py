@@ -1,4 +1,4 @@
-"""What instances leave behind is found by what it says of itself, and goes; anything else stays."""
+"""Leftovers of instances are recognised by their metadata and deleted; all other resources stay."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_leftovers_of_our_nodes_go_and_nothing_else_does(tmp_path: Path) -
 
 
 async def test_leftover_seen_once_is_left_alone(tmp_path: Path) -> None:
-    """What is made for a node may be seen before the node."""
+    """Resources that are made for a node may be seen before the node."""
     async with launched(tmp_path, config(provider(pool("small"))), drivers=littering()) as site:
         driver = driver_of(site)
         add_volume(driver, "new", **{METADATA_PROVIDER: "cloud", METADATA_NODE_ID: "0000099999"})

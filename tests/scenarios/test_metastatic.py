@@ -460,7 +460,7 @@ async def test_backing_node_of_nodepools_launcher_is_adopted(tmp_path: Path, sto
 
 
 async def test_two_launchers_never_give_a_slot_twice(tmp_path: Path, store: EmbeddedStore) -> None:
-    """Whoever serves a request, no two nodes that are in somebody's hands have the same slot of the same machine."""
+    """No two nodes in use have the same slot of the same machine, with either launcher serving the requests."""
     draw = random.Random(4)
     async with (
         site(tmp_path, store, max_concurrency=3) as here,
@@ -527,7 +527,9 @@ async def test_lost_session_costs_nobody_a_slot(tmp_path: Path, store: EmbeddedS
 
 
 async def test_launcher_killed_between_any_two_writes_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Wherever in the life of a slot and its backing node a launcher ends, the next one serves all and tidies up."""
+    """At any step in the life of a slot and its backing node, a launcher may end: the next one serves all and
+    cleans up.
+    """
     for writes in itertools.count(1):
         if not await _dies_after(writes, configured(tmp_path)):
             break
@@ -535,7 +537,7 @@ async def test_launcher_killed_between_any_two_writes_leaves_nothing_behind(tmp_
 
 
 async def _dies_after(writes: int, path: Path) -> bool:
-    """Let a launcher die after so many *writes*; whether it came to that before all was done and tidied up."""
+    """Let a launcher die after so many *writes*; return whether it died before all was done and cleaned up."""
     async with EmbeddedStore(None, clock=LoopClock().now) as store, NodeClient(store, clock=LoopClock()) as client:
         doomed = MortalStore(store)
         async with running(path, doomed) as launcher:
@@ -551,7 +553,7 @@ async def _dies_after(writes: int, path: Path) -> bool:
         async with running(path, store.connect()) as launcher:
             second = Site(launcher, client, store)
             await job
-            # What the first one asked for may have come, and be nobody's: a spare, as any lost request leaves one.
+            # A backing node that the first launcher asked for may have come, and be a spare, as after any lost request.
             await second.until(lambda: all(node.is_idle for node in second.nodes()))
             assert second.slots == [], writes
             assert await table(store) == NOTHING, writes

@@ -1,4 +1,4 @@
-"""What keeping nodes ready costs."""
+"""Costs of keeping nodes ready."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.looptime
 
 READY = 18
 ELSEWHERE = b'{"state": "ready", "provider": "elsewhere", "pool": "main", "type": ["other"]}'
-"""A node that somebody else keeps ready."""
+"""A ready node of another launcher."""
 MOST_TRIES = 10
-"""At a node that another has, in 100 seconds."""
+"""Limit for attempts at a node of another launcher, in 100 seconds."""
 
 
 async def test_a_request_is_looked_at_when_it_changes_and_not_when_others_do(
@@ -51,7 +51,7 @@ async def test_a_request_is_looked_at_when_it_changes_and_not_when_others_do(
 
 
 async def test_a_node_that_another_has_is_freed_when_it_is_let_go(tmp_path: Path) -> None:
-    """Nobody tries over and over meanwhile."""
+    """No launcher retries in a loop meanwhile."""
     async with running(tmp_path, boot_time=1.0, min_ready=1) as site:
         await site.until(lambda: bool(site.nodes(NodeState.BUILDING)))
         (node,) = site.nodes()
@@ -67,7 +67,7 @@ async def test_a_node_that_another_has_is_freed_when_it_is_let_go(tmp_path: Path
 
 
 async def test_min_ready_at_a_full_pool_is_told_once(tmp_path: Path) -> None:
-    """Also when it is tried again and again, and when there is room at last."""
+    """Later attempts, and free capacity in the end, do not report it again."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
     async with running(tmp_path, max_servers=1) as site:
         request = await site.finished("small")
@@ -97,7 +97,7 @@ async def test_min_ready_is_tried_anew_when_the_configuration_changes(tmp_path: 
 
 
 async def test_room_that_becomes_free_is_used_soon(tmp_path: Path) -> None:
-    """Not at the end of a pause that has grown to a minute."""
+    """The capacity is used before the end of a pause that has grown to a minute."""
     async with running(tmp_path, max_servers=1) as site:
         request = await site.finished("small")
         await site.launcher.reload(load_config(written(tmp_path, min_ready=1, max_servers=1)))
@@ -126,7 +126,7 @@ async def test_nothing_is_asked_for_while_requests_wait_for_the_room(tmp_path: P
 
 
 async def test_launches_that_fail_wait_for_the_end_of_their_pause(tmp_path: Path) -> None:
-    """The failed node that goes makes room, which was not what was missing."""
+    """The failed node that is deleted frees capacity, but capacity was not what was missing."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
     async with running(tmp_path) as site:
         site.cloud.fail("create", kind="error", times=1000)

@@ -28,7 +28,7 @@ KEEPER = keeper_of("small", PROCESSES)
 
 @asynccontextmanager
 async def keeping(processes: Sequence[Presence]) -> AsyncIterator[tuple[EmbeddedStore, ClusterView]]:
-    """The keeper of two nodes, on a store on which *processes* are present."""
+    """Yield the component that keeps two nodes ready, on a store on which *processes* are present."""
     assert KEEPER is not None
     async with EmbeddedStore(None) as store:
         await store.ensure(*paths.ALWAYS_THERE)
@@ -90,7 +90,7 @@ async def test_what_is_missing_is_asked_for() -> None:
 async def test_new_pool_ends_the_pause_after_refusals() -> None:
     async with asyncio.timeout(10_000), keeping([KEEPER] if KEEPER else []) as (store, _):
         tries = 0
-        for _ in range(600):  # everybody declines
+        for _ in range(600):  # every pool declines
             await asyncio.sleep(1)
             for name in await store.children(paths.REQUESTS):
                 entry = await store.get(f"{paths.REQUESTS}/{name}")

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.looptime
 
 OTHER_ID = "0" * 32
 PRESENCE = {"id": OTHER_ID, "hostname": "there"}
-"""What the first version told of itself."""
+"""Presence of a process of the first version."""
 REGISTRATION = {
     "hostname": "there", "kind": "pool", "model_api": 0, "state": "running", "version": "0.0", "id": "there-pool",
     "name": "main", "provider_name": "cloud", "supported_labels": ["small"], "priority": 100, "paused": False,
 }  # fmt: skip
 NEWS = {"motto": "ever upward", "weights": {"small": [1, None]}, "version": "99.0"}
-"""What some later version may add."""
+"""Fields that some later version may add."""
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ def own_id(site: Running) -> str:
 
 
 async def test_records_of_a_later_version_are_understood(tmp_path: Path) -> None:
-    """What they say besides is passed over; a process that knows of us is not waited for."""
+    """Additional fields are ignored; a process that knows of us is not waited for."""
     async with running(tmp_path, boot_time=0) as site:
         presence = {**PRESENCE, "knows": [own_id(site)], **NEWS}
         async with another(site, presence, {**REGISTRATION, **NEWS}):
@@ -57,7 +57,7 @@ async def test_records_of_a_later_version_are_understood(tmp_path: Path) -> None
 
 
 async def test_records_of_an_earlier_version_are_understood(tmp_path: Path) -> None:
-    """It does not say that it knows of us: it is waited for, once."""
+    """The process does not say that it knows of us: it is waited for, once."""
     async with running(tmp_path, boot_time=0) as site, another(site, PRESENCE, REGISTRATION):
         assert not site.view.unreadable
         began = asyncio.get_running_loop().time()

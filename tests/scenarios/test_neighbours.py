@@ -1,4 +1,4 @@
-"""Several launchers on one store: who keeps nodes ready, whose return is waited for, whose room is whose."""
+"""Several launchers on one store: sharing of nodes kept ready, of waits for returns, and of capacity."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BOTH = CONFIG.replace("labels: [{{name: small", "labels: [{{name: bare, min-read
 
 
 def requested(site: Running) -> int:
-    """How many nodes were ever asked for to be kept ready: sequence numbers tell."""
+    """Return how many nodes were ever requested to be kept ready, by sequence numbers."""
     return sum(1 for request_id in site.view.requests if request_id.startswith("900-"))
 
 
@@ -352,7 +352,7 @@ async def test_launchers_keep_to_the_limit_of_a_tenant_together(tmp_path: Path) 
 
 
 async def test_launchers_keep_to_the_limit_of_a_tenant_when_ready_nodes_are_claimed(tmp_path: Path) -> None:
-    """A ready node counts for nobody, until it is given to somebody."""
+    """A ready node counts for no tenant, until it is assigned to a request."""
     async with two_clouds(tmp_path, limit=3, min_ready=10) as site:
         await site.until(lambda: site.view.idle_by_label.get("small") == 10)
         peak = Peak(site)
@@ -372,7 +372,7 @@ async def test_node_sets_of_a_tenant_get_on_though_each_launcher_has_half(
     changed = asyncio.Condition()
 
     async def in_step(self: SharedCapacity, pool: str, tenant: str | None, op: Create) -> Entry:
-        """One by one; whoever has one node waits until the other has one, too."""
+        """Reserve in turns: a launcher that has one node waits until the other has one, too."""
         name = self._provider
         async with changed:
             began.add(name)
@@ -443,7 +443,7 @@ async def test_node_set_larger_than_may_be_launched_at_once_is_served_beside_ano
 
 
 async def test_a_launcher_that_is_frozen_keeps_nobody_from_launching(tmp_path: Path) -> None:
-    """It is registered, and never tells that it knows of anybody."""
+    """The frozen launcher is registered, and never says that it knows of another launcher."""
     async with running(tmp_path, boot_time=0.0) as site:
         frozen = site.store.connect()
         async with frozen:
@@ -461,7 +461,9 @@ async def test_a_launcher_that_is_frozen_keeps_nobody_from_launching(tmp_path: P
 
 
 async def test_launcher_that_others_can_not_know_of_takes_nothing_until_they_can(tmp_path: Path) -> None:
-    """Without its presence they take it for one that doesn't share room, and create nodes where it does, too."""
+    """Without its presence, other launchers assume that it doesn't share limits, and create nodes that exceed them with
+    its own.
+    """
     async with running(tmp_path) as site:
         pool = site.launcher.pools["cloud", "main"]
         await site.until(lambda: pool.may_start)

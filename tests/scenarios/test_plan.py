@@ -1,4 +1,4 @@
-"""What ``config plan`` says is what a reload does, to pools and to nodes."""
+"""Output of ``config plan`` equals the effect of a reload, on pools and on nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def loaded(path: Path) -> Loaded:
 
 
 async def idle_node(site: Running, label: str) -> str:
-    """The id of a ready node that nobody has."""
+    """Return the id of a ready node that is unassigned."""
     request = await site.finished(label)
     await site.store.delete(f"/nodepool/requests/{request.id}")
     (node_id,) = request.nodes

@@ -55,7 +55,7 @@ Logs = list[Any]
 
 
 def told(logs: Logs, *events: str) -> list[tuple[str, str | None]]:
-    """What was told of hosts, in order, of *events* or of all."""
+    """Return what was logged of hosts, in order, by *events* or by all."""
     known = events or (
         "machine_unusable",
         "machine_quarantined",
@@ -68,7 +68,7 @@ def told(logs: Logs, *events: str) -> list[tuple[str, str | None]]:
 
 
 def reasons(site: Site, handle: RequestHandle) -> list[Mapping[str, Any]]:
-    """Why the request waits, as `explain` prints it."""
+    """Return the reasons for which the request waits, as `explain` prints them."""
     (standing,) = (each.to_json() for each in site.launcher.scheduler.explainer.explain(handle.id))
     return standing["reasons"]  # type: ignore[no-any-return]
 
@@ -168,7 +168,7 @@ async def test_corrected_configuration_has_the_host_back_at_once(tmp_path: Path)
 async def test_driver_that_does_not_know_its_machines_yet_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one in a process of its own, until that has answered."""
+    """A driver in its own process does not know its machines until the process has answered."""
     asked, machines = 0, StaticDriver.machines
 
     def later(driver: StaticDriver) -> Any:
@@ -237,7 +237,7 @@ async def test_explain_names_some_hosts_and_counts_the_others(tmp_path: Path) ->
 
 
 async def test_restart_without_network_leaves_all_nodes_registered(tmp_path: Path) -> None:
-    """Nobody gets one of them, no request fails, it is said once; all are back as soon as the network is."""
+    """No client gets these nodes, no request fails, and one line reports it; all nodes return with the network."""
     hosts = Network()
     async with shared_store() as store:
         async with launched(tmp_path, of(*MANY), scanner=hosts, store=store, until=all_idle(200)) as site:
@@ -274,7 +274,7 @@ async def test_burst_of_requests_without_network_takes_no_node_away(tmp_path: Pa
 
 
 async def test_rack_that_is_really_off_is_quarantined(tmp_path: Path) -> None:
-    """Others answer at the same time, so the fault is not ours."""
+    """Other hosts answer at the same time, so the fault is not the launcher's."""
     hosts = Network()
     async with shared_store() as store:
         async with launched(tmp_path, of(*MANY), scanner=hosts, store=store, until=all_idle(200)):
@@ -340,7 +340,7 @@ async def test_launcher_without_network_takes_nothing_from_the_one_that_has_it(t
 
 
 async def test_host_that_fails_at_another_launcher_is_looked_at_by_the_one_that_keeps_it(tmp_path: Path) -> None:
-    """Both hand it out, one of them keeps its record; when it is down, whoever finds that out, it is taken out."""
+    """Both launchers hand the host out, one keeps its record; when either finds that it is down, it is removed."""
     hosts = Network()
     (tmp_path / "there").mkdir()
     async with (
@@ -361,7 +361,7 @@ async def test_host_that_fails_at_another_launcher_is_looked_at_by_the_one_that_
 
 
 async def test_launcher_that_cannot_reach_a_host_takes_its_free_nodes_out_once(tmp_path: Path) -> None:
-    """So the one that keeps the records looks at the host; it offers it again, and the other leaves it alone."""
+    """The launcher that keeps the records then looks at the host and offers it again, and the other leaves it alone."""
     here, there = Network(), Network()
     there.down.add(ONE)
     (tmp_path / "there").mkdir()
@@ -386,7 +386,7 @@ async def test_launcher_that_cannot_reach_a_host_takes_its_free_nodes_out_once(t
 
 
 async def _compared(folder: Path, monkeypatch: pytest.MonkeyPatch, hosts_there: int) -> int:
-    """How many slots and nodes are looked at for a host that goes away and comes back, among so many."""
+    """Return how many slots and nodes are examined for a host that goes away and comes back, among so many."""
     hosts, names, looked_at = Network(), MANY[:hosts_there], 0
 
     def counted(work: Callable[..., Any]) -> Callable[..., Any]:

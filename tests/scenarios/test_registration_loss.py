@@ -1,4 +1,4 @@
-"""A store that calls a session lost which still counts as connected: nobody asks it over and over."""
+"""A store that reports a lost session while it still counts as connected: the launcher does not retry in a loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.launchers import running
 pytestmark = pytest.mark.looptime
 
 MOST_TRIES = 100
-"""In a minute."""
+"""Limit for attempts in a minute."""
 
 
 async def test_pool_registers_again_after_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ async def test_pool_taken_out_hands_back_what_takes_too_long(tmp_path: Path) -> 
         handle = await site.client.submit(["rare"])
         await site.until(lambda: bool(site.cloud.servers()))
         await reload(site, tmp_path, boot_time=200.0)
-        assert (await handle.finished()).state is RequestState.FAILED  # nobody offers it any more
+        assert (await handle.finished()).state is RequestState.FAILED  # no pool offers it any more
         await site.until(lambda: not site.view.nodes)
         assert site.cloud.servers() == []
 
@@ -118,7 +118,7 @@ async def test_provider_taken_out_deletes_its_nodes_as_they_come_back(tmp_path: 
 
 
 async def test_idle_nodes_of_what_is_taken_out_are_deleted_as_soon_as_its_requests_are_done(tmp_path: Path) -> None:
-    """Not only with the next round of the sweeper."""
+    """The nodes are deleted before the next round of the sweeper."""
     async with running(tmp_path, WITH_LABELS, more=SECOND_POOL + LAB) as site:
         for label in ("rare", "bare"):
             request = await site.finished(label)
@@ -245,7 +245,7 @@ FAKE_LAB = LAB.replace("driver: test", "driver: fake").replace(
 async def test_driver_that_does_not_let_go_holds_up_no_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """It is replaced, and neither ends what it does, nor lets itself be cancelled."""
+    """The driver is replaced, although it neither ends its work nor reacts to a cancellation."""
     released, begun = asyncio.Event(), asyncio.Event()
 
     async def stuck(*_: object) -> None:

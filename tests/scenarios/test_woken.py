@@ -1,4 +1,4 @@
-"""A request that waits is looked at as soon as what it waits for is there, not only when something else happens."""
+"""A waiting request is examined as soon as its wait ends, not only at the next event."""
 
 from __future__ import annotations
 

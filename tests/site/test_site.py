@@ -42,7 +42,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Article(HTMLParser):
-    """What is in a page's article, or in a whole text without one: its words, and how many elements of a kind."""
+    """Content of a page's article, or of a whole text without one: its words, and the number of elements of each
+    kind.
+    """
 
     def __init__(self, *, is_whole: bool) -> None:
         super().__init__()
@@ -105,7 +107,9 @@ def test_styles_load_nothing_from_other_hosts(site: Path) -> None:
 
 
 def test_no_page_has_what_makes_the_theme_load_a_script(site: Path) -> None:
-    """It takes diagrams' library, and figures of a repository, from other hosts where a page has such."""
+    """The theme loads the diagrams' library, and the figures of a repository, from other hosts if a page has such
+    content.
+    """
     for page in site.rglob("*.html"):
         assert not re.search(r'class="mermaid"|data-md-component="source"', page.read_text()), page
 

@@ -1,1 +1,1 @@
-"""What tests share: servers, peers, builders."""
+"""Helpers shared by the tests: servers, peers and builders."""

@@ -61,7 +61,7 @@ class Witness:
 
 
 def usage(log: list[dict[str, object]]) -> list[tuple[float, int]]:
-    """How many servers there were from when on."""
+    """Return the number of servers over time, as pairs of time and number."""
     steps, there = [], 0
     for entry in log:
         change = {"create": 1, "gone": -1}.get(str(entry["what"]), 0)
@@ -81,8 +81,9 @@ def utilisation(steps: list[tuple[float, int]], start: float, end: float) -> flo
 
 @dataclass(frozen=True)
 class Report:
-    """What was seen. ``utilisation``: share of the capacity in use from when the cloud was first full until the last
-    request was taken. ``overtaken``: see `Witness`."""
+    """Results of a run. ``utilisation``: share of the capacity in use from when the cloud was first full until the last
+    request was taken. ``overtaken``: see `Witness`.
+    """
 
     most: int
     utilisation: float

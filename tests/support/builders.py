@@ -57,12 +57,12 @@ def a_pool_view(pool: str = "main", **fields: Any) -> PoolView:
 
 
 def a_pause(name: str = "cloud", **fields: Any) -> Pause:
-    """Of a provider, unless *fields* name another target."""
+    """Return the pause of a provider, unless *fields* name another target."""
     return Pause(**{"target": Target.provider(name), "by": "ann@desk", "at": 1_700_000_000.0, **fields})
 
 
 def some_idle(*nodes: IdleNode) -> IdleNodes:
-    """These idle nodes of a pool."""
+    """Return these idle nodes of a pool."""
     return _Idle(nodes)
 
 

@@ -1,4 +1,4 @@
-"""docs/cli.md, made of the command line itself: ``cd tests; python -m support.cli_page`` writes it anew."""
+"""docs/cli.md, made from the command line itself: ``cd tests; python -m support.cli_page`` writes it again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ What `nodelaunch COMMAND --help` says, of all commands. Options of every command
 COMMON = re.compile(r"^\*\*Options of every command\*\*:\n\n(?:\* .*\n)+\n?", re.MULTILINE)
 CONTENTS = re.compile(r"^## Table of Contents\n\n(?:- .*\n| +- .*\n)+\n", re.MULTILINE)
 HOME = re.compile(r"(?<=default: )\S+(?=/nodelaunch/drivers)")
-"""As it is for the user who makes the page."""
+"""Default folder as the user who makes the page sees it."""
 MODULE = re.compile(r"^(nodelaunch [a-z -]*?) -m \S+", re.MULTILINE)
-"""What cyclopts leaves of ``python -m MODULE`` in the usage of commands of a family."""
+"""Rest of ``python -m MODULE`` that cyclopts leaves in the usage of a command of a family."""
 
 
 def page() -> str:

@@ -1,9 +1,9 @@
-"""What cloud-init does with machines' user data, each in a folder in place of the machine's root.
+"""Apply cloud-init to the user data of machines, each in a folder in place of the machine's root.
 
-Standard input has one JSON list of objects with ``user_data`` and ``folder``. The host keys in ``FOLDER/etc/ssh``
-become what cloud-init's module ``ssh`` makes of them. The last line of standard output has, for each, the merged
-configuration, the scripts that it would run, and its warnings. Any Python runs this that can import ``cloudinit``;
-nothing outside the folders is written or deleted.
+Standard input has one JSON list of objects with ``user_data`` and ``folder``. cloud-init's module ``ssh`` writes the
+host keys to ``FOLDER/etc/ssh``. The last line of standard output has, for each machine, the merged configuration, the
+scripts that cloud-init would run, and its warnings. Any Python that can import ``cloudinit`` runs this script. It
+writes and deletes nothing outside the folders.
 """
 
 import inspect
@@ -28,7 +28,7 @@ class Warnings(logging.Handler):
 
 
 def within(folder, path):
-    """*path* below *folder*; what is there already stays."""
+    """Return *path* below *folder*; a path that is below it already stays."""
     return Path(path) if Path(path).is_relative_to(folder) else folder / path.lstrip("/")
 
 
@@ -73,7 +73,7 @@ def set_host_keys(config, folder):
 
 
 def faults(config):
-    """What cloud-init's own schema finds wrong."""
+    """Return the errors that cloud-init's own schema finds."""
     try:
         schema.validate_cloudconfig_schema(config, strict=True)
     except schema.SchemaValidationError as error:

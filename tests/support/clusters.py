@@ -1,4 +1,4 @@
-"""A cluster of one leased node that does what it is told, for both ends of the capability ``cluster``."""
+"""A cluster with one leased node and prepared answers, for both ends of the capability ``cluster``."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("NODELAUNCH_CONTAINERS") or ROOT / ".nox" / "containers")
-"""Where everything is kept; NODELAUNCH_CONTAINERS names another folder."""
+"""Folder of all data; NODELAUNCH_CONTAINERS names another one."""
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 NEEDED = ("podman", "runc", "debootstrap")
 """Debian packages, and the programs in them."""
@@ -31,14 +31,14 @@ RELEASE = "bookworm"
 BASE, IMAGE = "docker.io/library/python:3.12-slim", "localhost/nodelaunch"
 INCLUDED = "python3,python3-venv,ca-certificates"
 PROCESSES = 10_000
-"""As many as one user may have; podman's own default is more than a sandbox may grant."""
+"""Limit of processes for one user; podman's own default exceeds what a sandbox grants."""
 MEGABYTE = 1_000_000
 FOR_PIP = ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
-"""How the package index is reached from here, which a build needs to know, too."""
+"""Files for access to the package index, which a build needs, too."""
 
 
 def why_not() -> str | None:
-    """Why no image can be built and run here; None: it can."""
+    """Return why no image can be built and run here, or None if it can."""
     if os.geteuid() != 0:
         return "images are built as root here"
     missing = [name for name in NEEDED if shutil.which(name) is None]
@@ -46,14 +46,14 @@ def why_not() -> str | None:
 
 
 def commands_under(heading: str) -> list[str]:
-    """The commands in blocks of shell of a part of the page; one that goes on over lines is one."""
+    """Return the commands in shell blocks of a part of the page; a command that continues over lines is one."""
     part = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
 
 
 class Alone:
-    """A network namespace with nothing but a loopback interface: all ports are free there, and nobody else is."""
+    """A network namespace with only a loopback interface: all ports are free, and no other process uses it."""
 
     def __init__(self) -> None:
         command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"]
@@ -63,7 +63,7 @@ class Alone:
 
     @property
     def prefix(self) -> list[str]:
-        """What a command begins with to run in it."""
+        """Return the first words of a command that runs in the namespace."""
         return ["nsenter", f"--net=/proc/{self._keeper.pid}/ns/net"]
 
     def close(self) -> None:
@@ -72,9 +72,9 @@ class Alone:
 
 
 class Podman:
-    """podman with a storage of its own, told by its environment alone how to run in a sandbox.
+    """podman with its own storage; environment variables alone configure it to run in a sandbox.
 
-    So a command is what it is elsewhere: ``podman run nodelaunch``.
+    So commands are the same as elsewhere: ``podman run nodelaunch``.
     """
 
     def __init__(self, home: Path = HOME) -> None:
@@ -114,7 +114,7 @@ runroot = "{home}/run"
     def __call__(
         self, *arguments: str, program: str = "podman", timeout_s: float = 120.0, check: bool = True, **options: Any
     ) -> str:
-        """What ``podman`` *arguments* prints."""
+        """Return the output of ``podman`` *arguments*."""
         done = subprocess.run(
             [program, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False,
             **{"env": self.environment, **options},
@@ -165,11 +165,11 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """Of its process 1, as this machine numbers it; 0: it has ended."""
+        """Return the id of the container's process 1 on this machine, or 0 once the process has ended."""
         return int(self.podman.inspect(self.name)["State"]["Pid"])
 
     def log(self) -> list[dict[str, Any]]:
-        """What it said, by line; what is no JSON under ``text``."""
+        """Return the log of the container by line; lines that are not JSON have only ``text``."""
         return [_entry(line) for line in self._said().splitlines()]
 
     def _said(self) -> str:
@@ -187,7 +187,7 @@ class Container:
                 if entry.get("event") == event:
                     return entry
             assert self.pid, f"it ended: {self._said()}"
-            time.sleep(0.2)  # podman tells of nothing
+            time.sleep(0.2)  # podman has no event for this
         raise AssertionError(f"no {event} in {self._said()}")
 
     def exec(self, *command: str, **options: Any) -> str:

@@ -1,6 +1,6 @@
-"""What holds for every write nodelaunch makes, whatever the test: checked on all that a ZooKeeper server committed.
+"""Rules for all writes by nodelaunch, in any test, checked on everything that a ZooKeeper server committed.
 
-What does *not* belong here: how the writes are known (txnlog.py), and what only one situation asks for (the tests).
+What does *not* belong here: reading the writes (txnlog.py), and rules for a single situation (the tests).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOCK_OF = {"requests": "/nodepool/requests-lock/{}/", "nodes": "/nodepool/nodes/
 
 
 def kind_of(path: str) -> str | None:
-    """Whether a request ("requests") or a node ("nodes") is at *path*, or neither."""
+    """Return "requests" or "nodes" if *path* is a request or a node, else None."""
     match path.split("/"):
         case ["", "nodepool", "requests" | "nodes" as kind, _]:
             return kind
@@ -37,7 +37,7 @@ def kind_of(path: str) -> str | None:
 
 
 def faults(history: Iterable[Write], ours: Iterable[int]) -> list[str]:
-    """What is wrong with the writes of the sessions *ours* in *history*, which has everybody's."""
+    """Return the violations in the writes of the sessions *ours*; *history* has the writes of all sessions."""
     own, found, contenders = set(ours), [], Contenders()
     for write in history:
         kind = kind_of(write.path)
@@ -58,7 +58,7 @@ def _record_faults(kind: str, write: Write) -> Iterable[str]:
 
 
 class Contenders:
-    """Who stands at which lock, as the writes go by."""
+    """Contenders for each lock, updated with each write."""
 
     def __init__(self) -> None:
         self._at: defaultdict[str, dict[str, int]] = defaultdict(dict)

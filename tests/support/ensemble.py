@@ -23,10 +23,12 @@ from support.zookeeper import JAVA_OPTIONS, ZooKeeperServer, free_port
 COUNT = 3
 TIMEOUT_S = 180.0
 SYNC_LIMIT = 60
-"""Ticks: a server that is frozen for less stays with the others, and a leader stays the leader. Servers of ZooKeeper
-3.8.0 can come to hold different trees where a leader goes on after another one took over; `contradictions` tells."""
+"""Ticks. A server that is frozen for less stays in the quorum, and a leader stays the leader. Servers of ZooKeeper
+3.8.0 can come to hold different trees if a leader resumes after another one took over; `contradictions` finds such
+trees.
+"""
 DISK_MIB = 48
-"""Of the server whose disk can be full."""
+"""Disk size of the server whose disk can be full."""
 SILENT = logging.getLogger("ensemble.kazoo")
 SILENT.setLevel(logging.CRITICAL)
 OPTIONS = (*JAVA_OPTIONS, "-Dzookeeper.preAllocSize=1024")
@@ -49,7 +51,7 @@ class Ensemble:
         ]
         self._disk: Path | None = None
         self.why_no_disk: str | None = None
-        """Why no server has a small disk of its own; None: the last one has."""
+        """Reason why no server has a small disk of its own, or None if the last one has."""
 
     def __enter__(self) -> Self:
         try:
@@ -69,14 +71,14 @@ class Ensemble:
         for server in self.servers:
             server.kill()
         if self._disk is not None:
-            with suppress(OSError):  # for whoever looks into what went wrong
+            with suppress(OSError):  # kept for the analysis of a failure
                 shutil.copytree(self._disk / "version-2", self._folder / "kept-disk")
             subprocess.run(["umount", "-l", self._disk], check=False, timeout=30)
             self._disk = None
 
     @property
     def hosts(self) -> str:
-        """For a client in plaintext."""
+        """Return the servers for a client in plaintext."""
         return ",".join(f"{server.host}:{server.port}" for server in self.servers)
 
     @property
@@ -116,7 +118,7 @@ class Ensemble:
 
     @property
     def contradictions(self) -> list[str]:
-        """What the servers themselves say of trees that are not the same: every transaction comes with a digest."""
+        """Return the servers' own reports of trees that differ: every transaction comes with a digest."""
         return [
             f"server {number}: {line.partition('ERROR ')[2]}"
             for number, server in enumerate(self.servers)
@@ -151,7 +153,7 @@ class Ensemble:
 
     @property
     def data_folders(self) -> list[list[Path]]:
-        """All that each server has ever written, for `txnlog.merged`."""
+        """Return all data that each server has ever written, for `txnlog.merged`."""
         return [[server.data_folder, *self._lost(server)] for server in self.servers]
 
     def _kept(self, server: ZooKeeperServer) -> Path:
@@ -171,14 +173,14 @@ class Ensemble:
             self._disk = folder
 
     def fill_disk(self) -> None:
-        """Until nothing goes onto the last server's disk any more, which ends that server at its next write."""
+        """Fill the last server's disk, which ends that server at its next write."""
         assert self._disk is not None
         with suppress(OSError), (self._disk / "filler").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 
     def free_disk(self) -> None:
-        """Make room, and start the server where it has ended, or ends of it now."""
+        """Free disk space, and restart the server if it has ended or ends because of the full disk."""
         assert self._disk is not None
         (self._disk / "filler").unlink(missing_ok=True)
         self._revive()

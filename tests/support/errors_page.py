@@ -1,4 +1,4 @@
-"""docs/errors.md, made of the source: ``cd tests; python -m support.errors_page`` writes it anew."""
+"""docs/errors.md, made from the source: ``cd tests; python -m support.errors_page`` writes it again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _classes() -> Iterator[str]:
 
 
 def _problems() -> list[str]:
-    """Of each call that makes a problem from literals."""
+    """Return the texts of all calls that make a problem from literals."""
     found: dict[str, str] = {}
     for path in sorted((ROOT / "src" / "nodelaunch" / "web").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -60,7 +60,7 @@ def _problems() -> list[str]:
 
 
 def _literal(node: ast.expr) -> str:
-    """What is written there; N stands for what is only known when it happens."""
+    """Return the text of *node*, with N for parts that are known only at run time."""
     if isinstance(node, ast.JoinedStr):
         return "".join(map(_literal, node.values))
     if isinstance(node, ast.FormattedValue):

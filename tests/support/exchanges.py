@@ -28,7 +28,7 @@ CLOUD = {
 
 
 def address_of(request: requests.PreparedRequest) -> str:
-    """Which service, and what of it; without what differs from machine to machine."""
+    """Return the service and the path of *request*, without parts that differ between machines."""
     parts = urlsplit(request.url or "")
     return f"{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else "")
 
@@ -65,7 +65,7 @@ class Player(BaseAdapter):
         self.sent: list[tuple[str, str, Any]] = []
 
     def say(self, path: str, message: str) -> None:
-        """Have the refusal of a POST to *path* say *message* instead."""
+        """Replace the message in the refusal of a POST to *path* by *message*."""
         (found,) = [each for each in self._left if each["method"] == "POST" and each["url"].endswith(path)]
         ((kind, refusal),) = found["body"].items()
         found["body"] = {kind: {**refusal, "message": message}}

@@ -1,4 +1,4 @@
-"""What a schedule decides on, in memory: pools, their limits and nodes, without a launcher."""
+"""Facts for a schedule, in memory: pools, their limits and nodes, without a launcher."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ NO_INSTANCES = Limits({INSTANCES: 0})
 
 @dataclass
 class Grant:
-    """What a request was given: the pool, what its nodes take there, and how many of them are still being launched."""
+    """Capacity granted to a request: the pool, the usage of its nodes there, and the number of nodes still being
+    launched.
+    """
 
     key: PoolKey
     tenant: str | None
     need: Usage
     reused: tuple[IdleNode, ...]
     share: Usage
-    """What all its nodes take of its tenant's limits."""
+    """Usage of all its nodes, as counted against its tenant's limits."""
     launching: int
 
 
 class StaticFacts:
-    """Facts that change only when a test says so. `reserve` takes room, `free` gives it back.
+    """Facts that change only when a test changes them. `reserve` takes capacity, `free` returns it.
 
     *providers*: limits by provider; without any, a provider has none. *tenants*: limits by tenant.
     """
@@ -57,18 +59,18 @@ class StaticFacts:
         self.providers = dict(providers or {})
         self.tenants = dict(tenants or {})
         self.paused: set[str] = set()
-        """Pools of ours of which others are told that they are paused."""
+        """Our pools that are announced to other launchers as paused."""
         self.doubtful: set[tuple[PoolKey, str]] = set()
         """Pools and labels whose launches fail there."""
         self.refused: set[str] = set()
         """Providers that give nothing at the moment."""
         self.idle_nodes = {key: {node.id: node for node in nodes} for key, nodes in (idle or {}).items()}
         self.allowed_on: dict[NodeId, Allowed] = {}
-        """Who may use idle nodes that are not for all."""
+        """Tenants that may use an idle node, for nodes that are not for all tenants."""
         self.taken: dict[PoolKey, Usage] = {}
-        """What is in use in each pool by nobody in particular."""
+        """Usage in each pool that belongs to no request."""
         self.running: dict[str, int] = {}
-        """Launches of nobody in particular, by provider."""
+        """Launches that belong to no request, by provider."""
         self.interrupted: dict[tuple[RequestId, PoolKey], Sequence[str]] = {}
         self.grants: dict[RequestId, Grant] = {}
         self.told: list[tuple[RequestId, PoolKey, Verdict]] = []
@@ -98,7 +100,7 @@ class StaticFacts:
         return self.views[key]
 
     def register(self, view: PoolView) -> None:
-        """The pool is there from now on, or is another one."""
+        """Register the pool, or replace it."""
         self.change(view)
         self.own[view.pool_id] = view
         self.generation += 1
@@ -121,7 +123,7 @@ class StaticFacts:
         self.others = [replace(p, is_paused=is_paused) if p.pool_id == pool_id else p for p in self.others]
         self.pauses += 1
 
-    # -- room -------------------------------------------------------------------------------------------------------
+    # -- capacity ---------------------------------------------------------------------------------------------------
 
     def pool_left(self, key: PoolKey) -> Limits:
         return self.views[key].limits.minus(self._used(key))

@@ -25,12 +25,12 @@ TIMEOUT_S = 120.0
 
 
 def modules() -> Path:
-    """Where the packages have their modules."""
+    """Return the folder of the packages' modules."""
     return Path(os.environ.get(VARIABLE) or ROOT / ".nox" / "cloud-init") / "usr" / "lib" / "python3" / "dist-packages"
 
 
 def why_none() -> str | None:
-    """Why there is no cloud-init; None: there is."""
+    """Return why cloud-init is missing, or None if it is installed."""
     if (modules() / "cloudinit").is_dir():
         return None
     return f"no cloud-init in {modules()}: test.sh unpacks it (Debian package cloud-init), {VARIABLE} names another"
@@ -46,10 +46,10 @@ class Booted:
     config: dict[str, Any]
     """Merged of all documents in the user data."""
     scripts: list[str]
-    """Those it would run."""
+    """Scripts that cloud-init would run."""
     warnings: list[str]
     faults: str
-    """What cloud-init's schema has against the configuration."""
+    """Errors that cloud-init's schema finds in the configuration."""
     host_keys: dict[str, str]
     """Names and contents of the files in ``/etc/ssh``."""
 

@@ -23,13 +23,13 @@ PORT = 2222
 
 
 def why_not() -> str | None:
-    """What keeps the provider from running here; None: nothing."""
+    """Return why the provider cannot run here, or None if it can."""
     found = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin") and shutil.which("ssh-keygen")
     return None if found else "sshd and ssh-keygen are not installed (Debian package openssh-server)"
 
 
 def executable(home: Path) -> Path:
-    """The provider that can be told to break the interface."""
+    """Return the path of a provider that breaks the interface on demand."""
     path = home / "provider"
     path.write_text(f"#!/bin/sh\nexec {sys.executable} {__file__}\n")
     path.chmod(0o755)
@@ -48,7 +48,7 @@ def provider_content(home: Path, **more: Any) -> dict[str, Any]:
 
 
 def break_with(home: Path, fault: str | None) -> None:
-    """Have the provider do this from now on; None: nothing of the kind."""
+    """Make the provider have this fault from now on; None: no fault."""
     (home / "fault").unlink(missing_ok=True)
     if fault is not None:
         (home / "fault.new").write_text(fault)

@@ -1,4 +1,4 @@
-"""What a process holds on to: tasks, descriptors, blocks of memory, and every container, told by who has it.
+"""Resources that a process holds: tasks, descriptors, blocks of memory, and every container with its owner.
 
 Two counts at rest, before and after much work of one kind, show what the work left behind.
 """
@@ -20,14 +20,16 @@ _OPAQUE = (type, types.ModuleType, types.FrameType, types.CodeType)
 
 
 def blocks() -> int:
-    """Of memory, that objects of Python have."""
+    """Return the number of memory blocks that Python objects have."""
     gc.collect()
     return sys.getallocatedblocks()
 
 
 @dataclass
 class Count:
-    """Of one moment. *sizes*: of each container by its id, which is nobody else's as long as it is kept alive here."""
+    """Count at one moment. *sizes*: of each container by its id, which stays unique as long as the container is kept
+    alive here.
+    """
 
     tasks: int
     descriptors: int
@@ -36,7 +38,7 @@ class Count:
 
     @classmethod
     def now(cls) -> Count:
-        """To be taken while nothing is being done."""
+        """Return the count; call this only at rest."""
         gc.collect()
         kept = list(_containers())
         sizes = {id(each): len(each) for each in kept}
@@ -54,7 +56,7 @@ def _containers() -> Iterator[Any]:
 
 
 def grown(before: Count, after: Count, *, by: int) -> list[str]:
-    """The containers that were there *before* and have more than *by* entries more, and what tells them apart."""
+    """Return the containers that existed *before* and have more than *by* additional entries, each with its owner."""
     lists = (before.kept, after.kept)
     return [
         f"{len(each)} entries, {before.sizes[id(each)]} before: {_owner(each)}"
@@ -64,14 +66,14 @@ def grown(before: Count, after: Count, *, by: int) -> list[str]:
 
 
 def _is_dead(container: Any, lists: tuple[list[Any], ...]) -> bool:
-    """Whether nobody has *container* any more but those who count: asyncio, for one, makes its heap of timers anew."""
+    """Return whether only the counting code refers to *container*: asyncio, for one, replaces its heap of timers."""
     return all(
         isinstance(each, types.FrameType) or any(each is kept for kept in lists) for each in gc.get_referrers(container)
     )
 
 
 def _owner(container: Any) -> str:
-    """Who has *container*, and as what; else how it begins."""
+    """Return the owner of *container* and its name there; without an owner, the start of its text."""
     for each in gc.get_referrers(container):
         if isinstance(each, _OPAQUE) or each is container:
             continue
@@ -95,7 +97,7 @@ def _names(owner: Any) -> Iterator[str]:
 def _value(owner: Any, name: str) -> Any:
     try:
         return getattr(owner, name, None)
-    except Exception:  # a property of a stranger may raise whatever it likes
+    except Exception:  # a property of a foreign object may raise any exception
         return None
 
 

@@ -1,9 +1,9 @@
-"""A driver that answers as it is told: ``hostile.py FOLDER`` with what it has to say in FOLDER/script.
+"""A driver with scripted answers: ``hostile.py FOLDER`` reads its answers from FOLDER/script.
 
 The script is a JSON object of steps by method. A step is ``{"raw": TEXT}``, sent as it is; ``{"message": OBJECT}``, in
-which ``"$ID"`` stands for the id of the call; or ``{"change": [PATH, VALUE]}``, the honest answer but for one field.
-In values ``"$DEEP"`` stands for a list 600 levels deep, ``"$HUGE"`` for a text of 900,000 characters. What is not in
-the script is answered as the contract has it; an empty list is no answer at all.
+which ``"$ID"`` stands for the id of the call; or ``{"change": [PATH, VALUE]}``, the correct answer with one field
+changed. In values ``"$DEEP"`` stands for a list 600 levels deep, ``"$HUGE"`` for a text of 900,000 characters. A method
+that is not in the script gets the answer that the contract requires; a method with an empty list gets no answer.
 """
 
 from __future__ import annotations

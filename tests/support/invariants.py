@@ -1,4 +1,4 @@
-"""Whether everything the view keeps beside its records is what a look at all records gives.
+"""Checks that all indexes of the view equal those computed from all its records.
 
 What does *not* belong here: whether the records are right (tests/fuzz/rules.py).
 """

@@ -31,7 +31,7 @@ class Trap:
         self._is_open = False
 
     def wrap(self, owner: type, name: str, kind: str) -> None:
-        """Have calls of *owner*'s *name* count as *kind*."""
+        """Count calls of *owner*'s *name* as *kind*."""
         call: Callable[..., Any] = getattr(owner, name)
 
         @functools.wraps(call)

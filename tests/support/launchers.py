@@ -1,4 +1,4 @@
-"""Whole launchers on an embedded store in memory and a fake cloud, in this process, on whatever loop a test has."""
+"""Whole launchers on an embedded store in memory and a fake cloud, in this process, on the loop of the test."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Running:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pool ``cloud/main`` can work."""
+        """Return whether pool ``cloud/main`` can work."""
         pool = self.launcher.pools.get(("cloud", "main"))
         return pool is not None and pool.is_registered and pool.ctx.provider.down is None
 

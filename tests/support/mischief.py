@@ -26,7 +26,7 @@ IDENTITIES: dict[str, dict[str, Any]] = {
     "describes itself in surrogates": {"schemas": {"provider": {"description": "\ud800"}}},
     "describes itself too deeply": {"schemas": {"provider": {"description": NESTED}}},
 }
-"""What it says of itself, by the fault."""
+"""Identity that the driver gives, by the fault."""
 IDS: dict[str, Any] = {
     "has no id": "",
     "has an endless id": "i" * 900_000,
@@ -43,7 +43,7 @@ WAITS: dict[str, dict[str, Any]] = {
     "has no address": {"interface_ip": "not an ip\n\x1b[2J"},
     "has no port": {"connection_port": {"a": [1]}},
 }
-"""What an instance that is waited for is, by the fault."""
+"""Answer to a wait for an instance, by the fault."""
 STRAYS: dict[str, dict[str, Any]] = {
     "answers what nobody asked": {"id": 999, "result": {}},
     "answers in words": {"id": "1", "result": {}},

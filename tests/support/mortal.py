@@ -11,7 +11,7 @@ from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 class MortalStore(EmbeddedStore):
-    """Another session on *store*. Once dead it writes nothing, not even to tidy up; its ephemerals go at the end."""
+    """Another session on *store*. Once dead it writes nothing, not even to clean up; its ephemerals go at the end."""
 
     def __init__(self, store: EmbeddedStore) -> None:
         super().__init__(None, _journal=store._journal)
@@ -23,7 +23,7 @@ class MortalStore(EmbeddedStore):
         self._left = writes
 
     def _spend(self) -> bool:
-        """Whether one more write is done."""
+        """Return whether one more write is done."""
         if self._left == 0:
             self.dead.set()
         elif self._left is not None:

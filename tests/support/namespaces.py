@@ -26,7 +26,7 @@ class NamespaceDriver(TestDriver):
 
 
 def credentials(external_id: str) -> dict[str, object]:
-    """What the record's ``connection_port`` holds. Source: Nodepool 11, Kubernetes driver."""
+    """Return the record's ``connection_port``. Source: Nodepool 11, Kubernetes driver."""
     return {
         "host": "https://192.0.2.1:6443", "namespace": external_id, "user": "zuul-worker", "token": "secret",
         "skiptls": False, "ca_crt": "Y2VydGlmaWNhdGU=",

@@ -130,12 +130,12 @@ class Nodepool:
         return self._commands / command
 
     def run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """One of its commands, to its end."""
+        """Run one of Nodepool's commands until it ends."""
         options = {"timeout": COMMAND_TIMEOUT_S, "env": self.environment, "cwd": self.folder}
         return _run([self.path(command), *arguments], **options)
 
     def ask(self, question: str, *arguments: str | Path) -> dict[str, Any]:
-        """What its own classes answer; see tests/peers/nodepool_peer.py."""
+        """Return the answer of Nodepool's own classes; see tests/peers/nodepool_peer.py."""
         done = self.run("python", PEER, question, *arguments)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -195,7 +195,7 @@ KNOWN_NOISE = {
         "removes just then, as its own clean-up would. It passes the request over."
     ),
 }
-"""Errors of Nodepool's own that it logs whoever its peers are: logger, words in it, last words, and why."""
+"""Errors of Nodepool's own that it logs with any peer: logger, words in it, last words, and the reason."""
 
 
 class Daemon:
@@ -256,16 +256,16 @@ class Daemon:
 
     @property
     def complaints(self) -> list[LogEntry]:
-        """What it logged as an error, and what it said past its logging; without `KNOWN_NOISE`."""
+        """Return all errors in the log, and all output outside the log, without `KNOWN_NOISE`."""
         return [entry for entry in self.log if entry.level in ("STDERR", "ERROR", "CRITICAL") and not entry.is_noise]
 
     def stop(self) -> int:
-        """In order, by the signal Nodepool takes for that; its exit code."""
+        """Stop the launcher in order, by Nodepool's signal for that; return its exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.wait()
 
     def kill(self) -> None:
-        """As a crash: nothing is tidied up."""
+        """Kill the process, as in a crash: it does not clean up."""
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
@@ -279,7 +279,7 @@ class Daemon:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How one call of Nodepool's command line ended."""
+    """Result of one call of Nodepool's command line."""
 
     command: str
     code: int
@@ -288,14 +288,14 @@ class CommandResult:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """What the table it printed says, by heading."""
+        """Return the rows of the printed table, by heading."""
         lines = [line[1:-1].split("|") for line in self.out.splitlines() if line.startswith("|")]
         cells = [[cell.strip() for cell in line] for line in lines]
         return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
 
     @property
     def is_good(self) -> bool:
-        """No exception, neither shown nor logged, whatever the exit code says."""
+        """Return whether no exception was shown or logged; the exit code does not count."""
         return self.code == 0 and "Traceback" not in self.err and " ERROR " not in self.err
 
 
@@ -384,7 +384,7 @@ class Load:
 
     def __init__(self, requestor: Requestor, jobs: Iterable[Sequence[str]], *, workers: int) -> None:
         self.nodes: list[dict[str, Any]] = []
-        """All that were in use, as they were then."""
+        """All nodes that were in use, with their records at that time."""
         self._requestor = requestor
         self._jobs = iter(jobs)
         self._taking = threading.Lock()

@@ -1,8 +1,7 @@
-"""A real OpenStack control plane on loopback: started, broken and mended, looked at by its own means; and a launcher
-beside it.
+"""A real OpenStack control plane on loopback, with a launcher beside it.
 
-The scripts that run the control plane are no part of this project: ``NODELAUNCH_OPENSTACK_LAB`` names the folder they
-are in. What does *not* belong here: what is tested.
+Tests start it, break and repair it, and examine it with its own tools. The scripts that run the control plane are no
+part of this project: ``NODELAUNCH_OPENSTACK_LAB`` names their folder.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ HOST_DISCOVERY_S = 15.0
 """Nova's interval between two looks for new hosts (10 s, discover_hosts_in_cells_interval), and a margin."""
 COMMAND_TIMEOUT_S = 120.0
 DEADLINE_S = 240.0
-"""For anything a test waits for."""
+"""Time limit for all waits of a test."""
 PROVIDER = "lab"
 
 
@@ -50,7 +49,7 @@ def scripts() -> Path:
 
 
 def why_not() -> str | None:
-    """Why there is no control plane to test with; None: there is."""
+    """Return why there is no control plane to test with, or None if there is one."""
     if not os.environ.get(VARIABLE):
         return f"{VARIABLE} is not set: it names the folder of openstack-up and its fellows"
     if not (scripts() / "openstack-up").exists():
@@ -63,7 +62,7 @@ def why_not() -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """What is in the project, by names or addresses."""
+    """Resources in the project, by names or addresses."""
 
     servers: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
@@ -93,7 +92,7 @@ class Lab:
         return path
 
     def revoke(self, tokens: Iterable[str]) -> None:
-        """Have Keystone take *tokens* back, and the services, which remember for minutes what it said of one, ask."""
+        """Make Keystone revoke *tokens*, and make the services, which cache its answers for minutes, ask again."""
         for token in tokens:
             answer = self.cloud("devcloud-admin").identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
             assert answer.status_code == 204, answer.text
@@ -105,14 +104,12 @@ class Lab:
             assert memcached.recv(100) == b"OK\r\n"
 
     def endpoint(self, service: str) -> str:
-        """Where a service is, "compute" or another type."""
+        """Return the address of a service, "compute" or another type."""
         return str(self.cloud().endpoint_for(service))
 
     def start(self) -> None:
-        """Have everything run, with volumes and with guests.
-
-        openstack-up goes on where it failed. At the first start on a busy machine its test server is refused if Nova
-        has not discovered the hosts yet.
+        """Start all services, with volumes and with guests. openstack-up continues where it failed. At the first
+        start on a busy machine its test server is refused if Nova has not discovered the hosts yet.
         """
         self.has_started = self.command("openstack-status", check=False).returncode != 0
         settings = {"LAB_CINDER": "1", "LAB_GUEST_RUN": str(GUEST)}
@@ -140,11 +137,11 @@ class Lab:
         return done
 
     async def fault(self, *arguments: str) -> None:
-        """Have it misbehave; starting a service takes longer than the session of a client that stands still lives."""
+        """Cause a fault; starting a service takes longer than the session of a frozen client lasts."""
         await asyncio.to_thread(self.command, "openstack-fault", *arguments)
 
     def mend(self) -> None:
-        """Have it behave again."""
+        """Remove the fault."""
         for service in self.paused:
             self.command("openstack-fault", "resume", service)
         self.command("openstack-fault", "clear")
@@ -180,7 +177,7 @@ class Lab:
         )
 
     def empty(self) -> None:
-        """Delete all of the project's, whoever made it, and wait until it is gone."""
+        """Delete all resources of the project, and wait until they are gone."""
         cloud = self.cloud()
         mine = {"project_id": cloud.current_project_id}
         deadline = time.monotonic() + DEADLINE_S
@@ -199,7 +196,7 @@ class Lab:
             time.sleep(0.5)
 
     def calls(self) -> Calls:
-        """What was asked of the services so far."""
+        """Return the calls to the services so far."""
         return Calls(self.state / "log", self.cloud().current_user_id)
 
 
@@ -223,8 +220,9 @@ class Calls:
             yield from log
 
     def made(self, service: str) -> Counter[str]:
-        """How often each kind of request was made of *service*. Nova says who asked: only the project's user counts.
-        The others don't: theirs include what services ask of each other."""
+        """Return how often each kind of request was made of *service*. Nova logs the user: only the project's user
+        counts. Other services do not: their counts include requests between services.
+        """
         counts: Counter[str] = Counter()
         if service == "nova":
             for line in self._lines("nova"):
@@ -294,7 +292,7 @@ class Beside:
     clouds: Path
     serve: Serve | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
-    """Of processes that are gone."""
+    """Log of processes that have ended."""
 
     @property
     def config(self) -> Path:
@@ -337,7 +335,7 @@ class Beside:
 
     @property
     def complaints(self) -> list[dict[str, Any]]:
-        """What was logged as an error, or not in the form of the log."""
+        """Return all log entries that are errors, or not in the form of the log."""
         return [e for e in self.entries if e.get("level") in ("error", "critical") or e["event"] == "unstructured"]
 
     # -- jobs --

@@ -18,7 +18,7 @@ DEADLINE_S = 30.0
 
 
 class Requestor:
-    """One system that asks for nodes. Blocking; run it in a thread. *deadline_s* is for each of its waits."""
+    """A system that asks for nodes. Blocking; run it in a thread. *deadline_s* is for each of its waits."""
 
     def __init__(self, client: KazooClient, *, deadline_s: float = DEADLINE_S) -> None:
         self.client = client
@@ -28,7 +28,7 @@ class Requestor:
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def submit(self, *labels: str, priority: str = "200", **more: Any) -> str:
-        """As Zuul submits one: persistent, sequential, without the keys a launcher adds."""
+        """Submit a request as Zuul does: persistent, sequential, without the keys a launcher adds."""
         now = time.time()
         body = {
             "requestor_data": {"span_info": {"trace_id": 206015695541625575178169608723763992776}},

@@ -33,7 +33,7 @@ class Serve:
         *as_json*: else the log is text, of which entries have what is text in it and no more."""
         self.log: list[dict[str, Any]] = []
         self.patience_s = START_TIMEOUT_S
-        """How long to wait for an entry of the log, or for the end."""
+        """Time limit for waits for an entry of the log, or for the end."""
         self._news = threading.Condition()
         logging = ["--log-json"] if as_json else []
         first = [program] if program else [sys.executable, *python]
@@ -95,7 +95,7 @@ class Serve:
         return self.wait()
 
     def kill(self) -> None:
-        """As a crash: nothing is tidied up."""
+        """Kill the process, as in a crash: it does not clean up."""
         if self.process.poll() is None:
             self.process.kill()
         self.wait()

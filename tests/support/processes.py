@@ -22,7 +22,7 @@ NEEDED = {
     "sandbox": ("node", "ssh-keygen"),
     "command": ("python3",),
 }
-"""Programs the examples need; sshd besides."""
+"""Programs that the examples need, in addition to sshd."""
 PACKAGES = "Debian packages jq, socat, nodejs, openssh-server"
 
 
@@ -32,7 +32,7 @@ def example(name: str) -> str:
 
 
 def why_not(name: str) -> str | None:
-    """What keeps an example from running here; None: nothing."""
+    """Return why an example cannot run here, or None if it can."""
     missing = [program for program in NEEDED[name] if shutil.which(program) is None]
     if name != "command" and shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
         missing.append("sshd")
@@ -48,7 +48,7 @@ def provider_content(driver: str, state: Path) -> dict[str, Any]:
 
 
 def commands() -> Iterator[tuple[int, str]]:
-    """Of every process that is no zombie: its id, and its command line with spaces for NULs."""
+    """Yield id and command line of every process that is no zombie, with spaces for NULs."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -81,7 +81,7 @@ def children_of(parent: int) -> list[int]:
 
 
 def descendants_of(parent: int) -> set[int]:
-    """The children of *parent*, theirs, and so on."""
+    """Return the children of *parent*, their children, and so on."""
     children: dict[int, list[int]] = {}
     for pid, _ in commands():
         try:

@@ -20,7 +20,7 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "conten
 
 @dataclass
 class Answer:
-    """What is said instead of the service, to the next *times* requests like *method* and *path* (a regex)."""
+    """Answer in place of the service's, to the next *times* requests like *method* and *path* (a regex)."""
 
     method: str
     path: str
@@ -39,15 +39,15 @@ class Proxy:
         self._target = urlsplit(target)
         self.answers: list[Answer] = []
         self.rewrite: Callable[[str, bytes], bytes] | None = None
-        """What is made of the body of a service's answer, by the method and path of the request."""
+        """Function that replaces the body of a service's answer, given the method and path of the request."""
         self.delay_s = 0.0
-        """Before each request is passed on."""
+        """Delay before each request is passed on."""
         self.given: list[tuple[str, int]] = []
         """Requests that were answered in the service's place, and how."""
         self.passed: list[tuple[str, int]] = []
         """Requests that the service answered, and how."""
         self.tokens: set[str] = set()
-        """All that were shown to the service."""
+        """All tokens that the service received."""
         self._lock = threading.Lock()
         proxy = self
 

@@ -150,11 +150,11 @@ class Site(Running):
     """A launcher at work, and a client of its store."""
 
     folder: Path
-    """Where the configuration is, for `reload`."""
+    """Folder of the configuration, for `reload`."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether every pool is registered and every provider has answered."""
+        """Return whether every pool is registered and every provider has answered."""
         pools = self.launcher.pools.values()
         return not self.launcher.readiness() and all(pool.ctx.provider.down is None for pool in pools)
 
@@ -163,7 +163,7 @@ class Site(Running):
         return EPOCH + asyncio.get_running_loop().time()
 
     async def reload(self, content: Data) -> None:
-        """Have another configuration in force."""
+        """Put another configuration in force."""
         await self.launcher.reload(load_config(write_config(self.folder, content)))
 
     @property
@@ -176,12 +176,12 @@ class Site(Running):
         return self.launcher.providers[name].driver.cloud  # type: ignore[attr-defined,no-any-return]
 
     def creates(self, name: str = "cloud") -> list[Data]:
-        """What the provider's cloud was asked to make so far, in order."""
+        """Return the creates that the provider's cloud has received so far, in order."""
         return [entry for entry in self.cloud_of(name).log() if entry["what"] == "create"]
 
     @property
     def idle(self) -> list[Node]:
-        """Nodes that are ready and nobody's, in the order of ids."""
+        """Return the nodes that are ready and unassigned, in the order of ids."""
         return sorted((node for node in self.nodes() if node.is_idle), key=lambda node: node.id)
 
     async def until_idle(self, count: int) -> list[Node]:
@@ -190,7 +190,7 @@ class Site(Running):
         return self.idle
 
     async def a_while(self, seconds: float = A_WHILE_S) -> None:
-        """Let virtual time go by, in which whatever was going to happen by itself happens."""
+        """Let virtual time pass, so that all pending timers and tasks run."""
         await asyncio.sleep(seconds)
 
     # -- requests --
@@ -323,6 +323,6 @@ async def shared_store() -> AsyncIterator[EmbeddedStore]:
 
 
 def is_paused(site: Site, names: Collection[tuple[str, str]] = (("cloud", "main"),)) -> bool:
-    """Whether these pools tell their peers that they are full."""
+    """Return whether these pools report to other launchers that they are full."""
     told = {(seen.record.provider_name, seen.record.name): seen.record.paused for seen in site.view.pools.values()}
     return all(told[name] for name in names)

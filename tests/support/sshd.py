@@ -31,7 +31,7 @@ DEFAULT_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 
 def why_no_sshd() -> str | None:
-    """What keeps a real sshd from running here, as a reason to skip; None: nothing."""
+    """Return why a real sshd cannot run here, as a reason to skip, or None if it can."""
     if SSHD is None or SSH_KEYGEN is None:
         return "sshd or ssh-keygen is not installed (Debian package openssh-server)"
     if os.geteuid() == 0:
@@ -40,7 +40,7 @@ def why_no_sshd() -> str | None:
 
 
 class Sshd:
-    """One OpenSSH server. It keeps its port over stops and starts; `replace_keys` while it is stopped."""
+    """An OpenSSH server. It keeps its port when it is stopped and started; call `replace_keys` while it is stopped."""
 
     def __init__(self, folder: Path, key_types: Sequence[str] = DEFAULT_KEY_TYPES, *, max_startups: str = "") -> None:
         self.host = "127.0.0.1"
@@ -48,7 +48,7 @@ class Sshd:
         self._max_startups = max_startups
         self._process: asyncio.subprocess.Process | None = None
         self._reserved = socket.socket()
-        # Bound but not listening: connections are refused, and nobody but a server with SO_REUSEADDR gets the port.
+        # Bound but not listening: connections are refused, and only a server with SO_REUSEADDR gets the port.
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reserved.bind((self.host, 0))
         self.port: int = self._reserved.getsockname()[1]
@@ -136,7 +136,7 @@ async def sshd_factory(tmp_path: Path) -> AsyncIterator[SshdFactory]:
 
 
 class Listener:
-    """A TCP listener on loopback that says what it is told to, and knows what becomes of its connections."""
+    """A TCP listener on loopback that sends given text, and records how its connections end."""
 
     def __init__(self, greeting: bytes, *, hangs_up: bool) -> None:
         self._greeting = greeting

@@ -1,6 +1,6 @@
-"""What a driver answers to a fixed sequence of calls, as lines that can be compared with another driver's.
+"""Answers of a driver to a fixed sequence of calls, as lines that can be compared with another driver's.
 
-Ids are numbered as they come, and of addresses only the kind is kept; everything else is as the driver said it.
+Ids are numbered in order of appearance, and addresses are reduced to their kind. Everything else is unchanged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Trace:
         self._ids: dict[str, str] = {}
 
     def name(self, external_id: str) -> None:
-        """Have *external_id* written by its number from now on."""
+        """Replace *external_id* by its number from now on."""
         self._ids.setdefault(external_id, f"<id {len(self._ids) + 1}>")
 
     async def call(self, what: str, asked: Awaitable[Any]) -> Any:

@@ -116,7 +116,7 @@ SCRIPTS: dict[str, tuple[DriverPlugin, Sequence[tuple[str, Json]]]] = {
     ),
     "stranger": (PLUGIN, [_handshake()[0], _call(m.AUTHENTICATE, protocol=1, proof="0" * 64), _call(m.LIMITS)]),
 }
-"""By name: the driver, and what the launcher says."""
+"""Driver and messages of the launcher, by name."""
 
 
 async def record(name: str) -> list[str]:

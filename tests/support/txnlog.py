@@ -1,7 +1,7 @@
-"""What a ZooKeeper server has committed, from its transaction log: every write of everybody, in order.
+"""Transactions that a ZooKeeper server has committed, from its log: every write of all sessions, in order.
 
-A watch shows the last of several quick changes, and never who made it; the log misses nothing. A write is in the file
-before its client hears of it. What does *not* belong here: what the writes should have been (support/discipline.py).
+A watch shows only the last of several quick changes, and never its writer; the log misses nothing. A write is in the
+file before its client gets the reply. What does *not* belong here: which writes are right (support/discipline.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SET, _MULTI, _CLOSE, _ERROR = 5, 14, -11, -1
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One change of one znode. Those of one transaction share a zxid, and come in their order in it."""
+    """A change of one znode. Changes of the same transaction share a zxid, and come in their order in it."""
 
     zxid: int
     session: int
@@ -49,7 +49,7 @@ class History:
         return iter(self.writes)
 
     def of(self, path: str) -> list[Write]:
-        """What was written to the record at *path*."""
+        """Return the writes to the record at *path*."""
         return [write for write in self.writes if write.path == path and write.data]
 
     def states(self, path: str) -> list[str]:

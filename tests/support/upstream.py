@@ -25,11 +25,11 @@ from support.zookeeper import ZooKeeperServer
 
 TESTS = Path(__file__).parents[1]
 HOME = Path(os.environ.get("NODELAUNCH_UPSTREAM_HOME", TESTS.parent / ".nox" / "upstream-peers"))
-"""Where environments are kept from run to run."""
+"""Folder of environments that are kept from run to run."""
 REQUIREMENTS = TESTS / "peers" / "requirements.txt"
 PEER = TESTS / "peers" / "zuul_peer.py"
 KAZOO = {"11.3.0": "2.9.0", "12.1.0": "2.9.0", "13.1.1": "2.9.0", "14.3.0": "2.11.0"}
-"""By Zuul release, the kazoo it names; the newest where it names none."""
+"""kazoo release that each Zuul release requires; the newest where Zuul requires none."""
 ZUUL_VERSIONS = tuple(KAZOO)
 INSTALL_TIMEOUT_S = 600.0
 REPLY_TIMEOUT_S = 60.0
@@ -48,7 +48,9 @@ def _pins(file: Path) -> list[str]:
 
 
 def environment(name: str, packages: Sequence[str]) -> Path:
-    """The Python of environment *name*, which has exactly *packages*; made anew unless it was made of the same."""
+    """Return the Python of environment *name*, which has exactly *packages*; it is created again if the packages
+    differ.
+    """
     folder = HOME / name
     made_of = json.dumps([sys.version, *packages])
     stamp = folder / "made-of.json"
@@ -80,7 +82,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class PeerError(Exception):
-    """What the peer was told to do failed, over there; the text is its traceback."""
+    """Failure of a command in the peer; the text is its traceback."""
 
 
 class ZuulPeer:
@@ -115,7 +117,7 @@ class ZuulPeer:
         self.sessions = set(opened["sessions"])
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """What the peer answers to *command*. Raises: PeerError."""
+        """Return the peer's answer to *command*. Raises: PeerError."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
         self.process.stdin.flush()
@@ -154,7 +156,7 @@ class ZuulPeer:
         return node_ids
 
     def kill(self) -> None:
-        """As a crash: its sessions go when ZooKeeper has not heard of them for their timeout."""
+        """Kill the process, as in a crash: its sessions end after their timeout."""
         self.process.kill()
         self.stop()
 

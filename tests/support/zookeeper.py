@@ -23,11 +23,13 @@ from support.certificates import Certificates
 JAR = "/usr/share/java/zookeeper.jar"
 JAVA = Path("/usr/share/java")
 OTHER_CLASSPATH = os.environ.get("NODELAUNCH_ZOOKEEPER_CLASSPATH")
-"""Of another version of the server than Debian's, with all that it needs; ``FOLDER/*`` stands for all jars in one."""
+"""Class path of another version of the server than Debian's, with all its dependencies; ``FOLDER/*`` stands for all
+jars in a folder.
+"""
 CLASSPATH = OTHER_CLASSPATH or ":".join(
     map(str, [JAR, JAVA / "slf4j-simple.jar", *sorted(JAVA.glob("netty-*[a-z].jar"))])
 )
-"""Not all of Netty, which TLS needs, is on the package's own class path."""
+"""Class path with all of Netty, which TLS needs; the package's own class path lacks parts of it."""
 JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """Small, and quick to start."""
 START_TIMEOUT_S = 60.0
@@ -35,7 +37,7 @@ TICK_MS = 500
 
 
 def why_not() -> str | None:
-    """Why ZooKeeper can't be run here; None: it can."""
+    """Return why ZooKeeper cannot run here, or None if it can."""
     if shutil.which("java") is None:
         return "no java (Debian package default-jre-headless)"
     if not OTHER_CLASSPATH and not Path(JAR).exists():
@@ -50,7 +52,7 @@ def free_port() -> int:
 
 
 class ZooKeeperServer:
-    """One server on loopback, in plaintext on ``port`` and with mutual TLS on ``tls_port``."""
+    """A server on loopback, in plaintext on ``port`` and with mutual TLS on ``tls_port``."""
 
     def __init__(
         self,
@@ -72,18 +74,18 @@ class ZooKeeperServer:
 
     @property
     def pid(self) -> int:
-        """Of the server's process, which runs."""
+        """Return the id of the server's process; the server must be running."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def data_folder(self) -> Path:
-        """Where its snapshots and transaction logs are."""
+        """Return the folder of its snapshots and transaction logs."""
         return self._folder / "data"
 
     @property
     def output(self) -> str:
-        """All that it has said, in all its lives."""
+        """Return the server's output over all its starts."""
         return (self._folder / "stdout").read_text(errors="replace")
 
     def start(self) -> None:
@@ -132,7 +134,7 @@ maxClientCnxns=0
 
     @property
     def zxid(self) -> int:
-        """Of the last write it knows of; -1 where it does not serve."""
+        """Return the zxid of the server's last known write, or -1 while it does not serve."""
         found = self._said("Zxid: ")
         return int(found, 16) if found else -1
 
@@ -203,11 +205,11 @@ maxClientCnxns=0
 
 
 class Proxy:
-    """A TCP proxy in front of a (plaintext) server that can be told to break.
+    """A TCP proxy in front of a (plaintext) server that tests can break.
 
-    ``cut()`` ends all connections; ``is_open = False`` refuses new ones; ``is_passing = False`` swallows what comes;
-    ``on_request``, given a frame a client sent (xid, opcode), says whether to cut right after the server got it, so
-    that its reply is lost.
+    ``cut()`` ends all connections; ``is_open = False`` refuses new ones; ``is_passing = False`` drops all incoming
+    data; ``on_request``, given a frame a client sent (xid, opcode), returns whether to cut right after the server got
+    it, so that its reply is lost.
     """
 
     def __init__(self, port: int) -> None:

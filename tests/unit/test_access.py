@@ -1,4 +1,4 @@
-"""Who may use what: requests of tenants at pools, labels, machines and idle nodes that are for some tenants only."""
+"""Access to resources: requests of tenants at pools, labels, machines and idle nodes that are for some tenants only."""
 
 from __future__ import annotations
 

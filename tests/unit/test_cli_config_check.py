@@ -1,4 +1,4 @@
-"""Where ``nodelaunch config check`` prints what."""
+"""Places where ``nodelaunch config check`` prints its output."""
 
 from __future__ import annotations
 

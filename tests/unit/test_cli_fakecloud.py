@@ -133,7 +133,7 @@ def documented_commands() -> list[str]:
 
 
 def test_documented_commands_work(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In their order, on one file; ``ID`` stands for the instance that was added."""
+    """The commands run in the page's order, on one file; ``ID`` stands for the instance that was added."""
     assert len(documented_commands()) > 5
     made = ""
     for command in documented_commands():

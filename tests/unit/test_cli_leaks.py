@@ -1,4 +1,4 @@
-"""What ``nodelaunch leaks`` says where it can't look."""
+"""Output of ``nodelaunch leaks`` for providers that it cannot search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tables are shown on a terminal."""
+"""Tables on a terminal."""
 
 from __future__ import annotations
 

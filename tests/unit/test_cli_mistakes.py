@@ -1,4 +1,4 @@
-"""What the command line refuses, and in which form commands say why they can't go on."""
+"""Arguments that the command line refuses, and the form in which commands report why they cannot continue."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_help_needs_no_folder_for_temporary_files() -> None:
 
 
 def test_help_of_the_test_script_installs_nothing(tmp_path: Path) -> None:
-    """It runs where there is no other program than a shell, dirname and cat."""
+    """The script runs with no other program than a shell, dirname and cat."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "dirname", "cat"):

@@ -1,4 +1,4 @@
-"""What commands say where there is no configuration file."""
+"""Output of commands without a configuration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``nodelaunch top`` draws, at any size."""
+"""Screen of ``nodelaunch top``, at any size."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_nothing_to_show_is_one_line() -> None:
 
 
 class _Terminal:
-    """Is drawn on once."""
+    """A terminal that is drawn on once."""
 
     size = (160, 50)
     has_blocks = True

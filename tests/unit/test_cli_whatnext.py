@@ -1,4 +1,4 @@
-"""What `explain` says becomes of a node."""
+"""Future of a node as `explain` describes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS = [LauncherReport(id="process", providers=("cloud",))]
 async def said(
     node: Node, *more: tuple[str, Any], registered: PoolRegistration | None = POOL, reports: Any = OURS
 ) -> AsyncIterator[str]:
-    """What is said of *node*, with *more* records: path and record."""
+    """Return the description of *node*'s future, with *more* records: path and record."""
     async with EmbeddedStore(None) as store, store.connect() as launcher, open_view(store) as view:
         await store.ensure(*paths.ALWAYS_THERE)
         await launcher.create(f"{paths.PRESENCES}/here", PRESENCE.to_bytes(), ephemeral=True, parents=True)

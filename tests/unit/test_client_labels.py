@@ -1,4 +1,4 @@
-"""What a client may be asked for."""
+"""Arguments of a client's request that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that loses its nodes with its session is told, whatever it is doing with them."""
+"""A client that loses its nodes with its session is notified during any operation on them."""
 
 from __future__ import annotations
 

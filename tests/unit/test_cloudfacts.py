@@ -1,4 +1,4 @@
-"""What is known of a cloud: asked in one round, kept as one value."""
+"""Facts about a cloud: fetched in one round, kept as one value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the worked driver in plain Python leaves of a node whose delete was cut short."""
+"""Leftovers of a node in the worked driver in plain Python, after an interrupted delete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between two configurations, and when files have other contents."""
+"""Differences between two configurations, and detection of changed files."""
 
 from __future__ import annotations
 

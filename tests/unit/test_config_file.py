@@ -161,7 +161,7 @@ def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 def test_any_value_anywhere_is_taken_or_told(
     place: tuple[Any, ...], value: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever stands in place of a value, the loader takes it, or tells of it in one line each, and never breaks."""
+    """The loader accepts any value in any place, or reports it in single lines, and never fails otherwise."""
     data = copy.deepcopy(ANNOTATED)
     around = data
     for step in place[:-1]:
@@ -300,7 +300,7 @@ labels: [{name: a, min-ready: x}]
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.text("ab \n'\"", max_size=12), min_size=1, max_size=4))
 def test_variables_move_no_position(values: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever variables hold, a complaint about what follows them names the place in the file as written."""
+    """A complaint names the place in the file as written, even after variables with any values."""
     names = [f"NODEPOOL_V{number}" for number in range(len(values))]
     block = "".join(f"  %({name})\n" for name in names)
     text = f"providers: []\nimages-dir: |2\n{block}webapp: {{listen_address: x, port: wrong}}\n"
@@ -592,7 +592,7 @@ def test_unused_min_ready_is_no_matter_while_a_provider_is_unknown(write: Writer
 
 
 def test_the_tree_of_the_yaml_is_freed_without_a_garbage_collection(write: Writer) -> None:
-    """A large one would stay in memory until the next, and what is allocated meanwhile would take room beside it."""
+    """A large tree would stay in memory until the next collection, in addition to new allocations."""
     path = write("labels: [{name: a, min-ready: 1}]")
     gc.collect()
     gc.disable()
@@ -604,7 +604,7 @@ def test_the_tree_of_the_yaml_is_freed_without_a_garbage_collection(write: Write
 
 
 def test_number_with_an_exponent_is_no_more_than_a_wrong_number(write: Writer) -> None:
-    """ruamel.yaml warns of it besides, in words for programmers: here a warning is an error."""
+    """ruamel.yaml also warns of it, in words for programmers: here a warning is an error."""
     text = """
 embedded-store: {path: here.sqlite}
 labels: [{name: small}]

@@ -1,4 +1,4 @@
-"""What `config check` says of the store and the tokens of a launcher, which are files of its machine."""
+"""Results of `config check` for the store and the tokens of a launcher, which are files of its machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``config migrate``: what it writes, what it leaves out, and that both are told."""
+"""``config migrate``: its output, the keys that it leaves out, and its reports on both."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path: Path, capsys: pyt
     assert not new.exists()
 
 
-# -- whatever the file looks like -----------------------------------------------------------------------------------
+# -- any form of the file -------------------------------------------------------------------------------------------
 
 GOOD: Any = {
     "labels": [{"name": "small", "min-ready": 1}, {"name": "big"}],
@@ -322,7 +322,7 @@ JUNK = st.sampled_from([1, None, "text", "two\nlines\n", [1, 2], {"a": 1, "b": [
 
 
 def mappings(value: Any) -> list[dict[str, Any]]:
-    """Those that a checker looks into."""
+    """Return the mappings that a checker descends into."""
     if isinstance(value, list):
         return [found for item in value for found in mappings(item)]
     inner = [found for item in value.values() for found in mappings(item)] if isinstance(value, dict) else []

@@ -1,4 +1,4 @@
-"""What the configuration's models say and refuse by themselves, without a file."""
+"""Values that the configuration's models accept and refuse by themselves, without a file."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ BEYOND_A_SCHEMA = {
 
 
 def parsed(text: str) -> Any:
-    """As YAML 1.1. Raises: YAMLError."""
+    """Return *text* parsed as YAML 1.1. Raises: YAMLError."""
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
     return yaml.load(text)
@@ -116,7 +116,7 @@ def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_what_config_check_takes_the_schema_takes(
     place: tuple[Any, ...], value: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Nobody is told by an editor that something is wrong which is not."""
+    """An editor reports no error that is none."""
     data = copy.deepcopy(ANNOTATED)
     around = data
     for step in place[:-1]:
@@ -166,7 +166,7 @@ def test_options_are_described_by_their_docstrings() -> None:
 
 
 class Shaded(ProviderConfig):
-    """Not what an editor should say."""
+    """A message that an editor should not show."""
 
     shade: str = "green"
     """Colour
@@ -181,7 +181,9 @@ def test_description_is_one_line_of_markdown() -> None:
 
 
 def _announced(**provider: Any) -> Callable[[Any], bool]:
-    """Whether the schema with a driver that announces these options of a provider takes a value of ``it``."""
+    """Return a function: whether the schema with a driver that announces these options of a provider accepts a
+    value of ``it``.
+    """
     model = provider_model(Schemas(provider={"additionalProperties": False, "properties": {"it": provider}}))
     validator = Draft202012Validator(config_schema([DriverOptions("far/away", model)]))
     return lambda value: validator.is_valid({"providers": [{"name": "x", "driver": "far/away", "it": value}]})

@@ -1,4 +1,4 @@
-"""What is said of the store counts, however broken the rest of the file is."""
+"""The store's part of the configuration counts even if the rest of the file is broken."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def section(title: str) -> str:
 
 
 def rows() -> dict[str, str]:
-    """Of both tables of rules, by the rule."""
+    """Return the rows of both tables of rules, by the rule."""
     tables = section("Rules for every driver") + section("Rules for drivers in processes")
     return dict(re.findall(r"^\| ([DP]\d+(?:\.\d)?) (\|.*)$", tables, re.MULTILINE))
 

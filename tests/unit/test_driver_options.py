@@ -45,7 +45,7 @@ def _open(config: ProviderConfig, context: DriverContext) -> Driver:
 
 
 def problems(folder: Path, lines: str) -> list[str]:
-    """What is wrong with a provider that has these *lines*, the first of which is line 5 of its file."""
+    """Return the problems of a provider that has these *lines*, the first of which is line 5 of its file."""
     path = folder / "nodelaunch.yaml"
     path.write_text(f"labels: [{{name: a}}]\nproviders:\n  - name: x\n    driver: far\n{lines}")
     model = provider_model(Schemas(provider=PROVIDER, pool=POOL, label=LABEL))

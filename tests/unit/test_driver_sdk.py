@@ -1,4 +1,4 @@
-"""What an executable says of the driver it is made of."""
+"""Self-description of an executable, taken from its driver."""
 
 from __future__ import annotations
 

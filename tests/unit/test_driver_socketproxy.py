@@ -21,7 +21,7 @@ DEADLINE_S = 30.0
 
 @contextmanager
 def a_listener(path: Path, session: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Somebody who has one session at *path*."""
+    """Run a listener that has a session at *path*."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.settimeout(DEADLINE_S)
         listening.bind(str(path))

@@ -1,4 +1,4 @@
-"""Waivers count until they expire, are never silent, and what is wrong with their file is placed."""
+"""Waivers count until they expire, are never silent, and errors in their file have a position."""
 
 from __future__ import annotations
 

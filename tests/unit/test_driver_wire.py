@@ -1,4 +1,4 @@
-"""One connection: calls, answers, cancellation, deadlines, and what ends it; versions; the proof of the token."""
+"""A connection: calls, answers, cancellation, deadlines, and causes of its end; versions; the proof of the token."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_end_of_file_fails_every_call() -> None:
 
 @pytest.mark.parametrize("how", ["end of file", "cancelled"])
 async def test_end_ends_answers_that_wait_for_calls_of_their_own(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """Nobody is left to say what became of them."""
+    """No answer can arrive for these calls any more."""
     monkeypatch.setattr(peers, "CANCEL_GRACE_S", 2 * DEADLINE_S)
     outcomes: list[Outcome] = []
 
@@ -302,7 +302,7 @@ def test_proof_is_of_role_token_and_nonces() -> None:
 
 
 def test_proof_is_as_documented() -> None:
-    """What authors of drivers in other languages compare theirs with."""
+    """Authors of drivers in other languages compare their proofs with these."""
     assert proof("0" * 64, "driver", "aa", "bb") == "df7dbb5f3d536f9e1ff2b96e25b547c0b1d0d1169a06aa64c3ab50ae75690720"
 
 
@@ -387,7 +387,7 @@ def test_traits_come_out_as_they_went_in() -> None:
 
 
 BY_HAND = {"delete_fenced", "machines"}
-"""Methods of capabilities that both ends have code for: a deletion with a fence, and what `driver.open` tells."""
+"""Methods of capabilities that both ends have code for: a deletion with a fence, and the result of `driver.open`."""
 
 
 @pytest.mark.parametrize("capability", [None, *m.CAPABILITIES])

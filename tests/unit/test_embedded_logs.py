@@ -1,4 +1,4 @@
-"""Where the log goes in a program that is not ours."""
+"""Target of the log in a foreign program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ except ZeroDivisionError:
 
 
 def printed(set_up: str = "") -> str:
-    """All that a host with *set_up* prints."""
+    """Return the output of a host with *set_up*."""
     done = subprocess.run(
         [sys.executable, "-c", HOST.format(set_up=set_up)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, timeout=60,

@@ -1,4 +1,4 @@
-"""Who is kept from trying while a breaker is open, who makes the probe, and what is told of it."""
+"""Launches that an open breaker holds back, the choice of the probe, and the breaker's events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BROKEN = LaunchFailedError("it went to ERROR")
 
 
 class Told:
-    """How often something was called."""
+    """Counts calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -117,7 +117,7 @@ async def test_launches_enter_freely_while_the_provider_answers(gate: LaunchGate
 async def test_one_launch_enters_in_each_pause_whatever_becomes_of_the_one_before(
     gate: LaunchGate, changes: Told
 ) -> None:
-    """None of them says how its call ended, as if it were stuck."""
+    """No launch reports how its call ended, as if it were stuck."""
     away(gate)
     launches = Launches(gate, 50)
     await asyncio.sleep(20 * MOST_SPREAD * FIRST_BACKOFF_S)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Service:
-    """A provider's service that does nothing, and notes what it is told."""
+    """A provider's service that does nothing, and records its calls."""
 
     def __init__(self, config: SimpleNamespace, launcher: Launcher) -> None:
         self.name: str = config.name

@@ -1,4 +1,4 @@
-"""Events as facts, and who is told of them."""
+"""Events as facts, and their delivery to subscribers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_slow_reader_is_told_what_it_missed() -> None:
 async def test_calls_are_told_with_their_error() -> None:
     hub, told = EventHub(), []
     with hub.calling("cloud", "create"):
-        pass  # nobody listens
+        pass  # there is no listener
     hub.subscribe(told.append, DriverCalled)
     with hub.calling("cloud", "create"):
         pass

@@ -1,4 +1,4 @@
-"""What ``explain`` says of requests that have gone, and of who has a node."""
+"""Explanations of ``explain`` for requests that have ended, and for nodes and their owners."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def a_pool(*events: str) -> dict[str, Any]:
 
 
 async def said(*events: str, has_node: bool) -> tuple[list[str], list[str]]:
-    """Of the request and of its node, if there is one."""
+    """Return the explanations of the request and of its node, if there is one."""
     async with asyncio.timeout(10), EmbeddedStore(None) as store:
         await store.ensure(*paths.ALWAYS_THERE)
         if has_node:

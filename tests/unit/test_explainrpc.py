@@ -1,4 +1,4 @@
-"""What somebody else writes among the answers to a question is no answer."""
+"""A record of another program among the answers to a question is no answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_unreadable_answer_is_none(said: bytes) -> None:
     ],
 )
 async def test_answer_of_another_version_is_shown_as_far_as_it_is_understood(said: dict[str, Any]) -> None:
-    """It may lack what is new, and say what we don't know; that is passed on as it is."""
+    """The answer may lack new fields, and have unknown ones, which are passed on unchanged."""
     async with asyncio.timeout(10), EmbeddedStore(None).connect() as store:
         await store.ensure(paths.QUESTIONS)
         asking = asyncio.create_task(ask(store, paths.RequestId("200-0000000001"), ["other"]))

@@ -405,7 +405,7 @@ async def test_in_memory_time_is_the_loops() -> None:
 
 
 async def test_instance_boots_on_while_nobody_runs(in_file: Callable[[], FakeCloud]) -> None:
-    """What was building when its process died is active for the next one, without being waited for."""
+    """An instance that was building when its process died is active for the next process, without a wait."""
     instance_id = make(in_file(), boot_time=3600)
     later = in_file()
     assert states(later) == ["building"]
@@ -444,7 +444,7 @@ async def test_slow_answer_finds_the_instance_there(cloud: FakeCloud) -> None:
 
 
 async def waiting(cloud: FakeCloud, meanwhile: Callable[[str], object]) -> Instance | DriverError:
-    """How a wait for a booting instance on *cloud* ends when *meanwhile* is done to the instance."""
+    """Return how a wait for a booting instance on *cloud* ends when *meanwhile* is done to the instance."""
     driver = fake_driver(cloud, boot_time=3600.0)
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
         external_id = await driver.create_instance(a_spec())
@@ -458,7 +458,7 @@ async def waiting(cloud: FakeCloud, meanwhile: Callable[[str], object]) -> Insta
 
 @pytest.fixture(params=["same object", "other process"])
 def outside(request: pytest.FixtureRequest, in_file: Callable[[], FakeCloud]) -> Iterator[tuple[FakeCloud, FakeCloud]]:
-    """A cloud, and the same as somebody else has it."""
+    """Yield a cloud, and the same cloud as another process opens it."""
     cloud = FakeCloud() if request.param == "same object" else in_file()
     yield cloud, cloud if cloud.path is None else in_file()
     cloud.close()
@@ -558,7 +558,7 @@ MAKER = """
 
 
 def test_killed_process_leaves_each_instance_made_or_not(in_file: Callable[[], FakeCloud]) -> None:
-    """Whenever the process is killed: what it was told is there, sums and log agree, the next process goes on."""
+    """After a kill at any moment, acknowledged calls are stored, sums and log agree, and the next process continues."""
     cloud = in_file()
     told: list[str] = []
     for lines in (1, 7, 30):

@@ -139,7 +139,9 @@ def test_unknown_label_is_unusable(cloud: FakeCloud) -> None:
 
 
 async def test_metadata_is_groups_then_properties_then_ours(cloud: FakeCloud) -> None:
-    """Later ones win, as in Nodepool: an operator may replace the groups, but not what tells whose instance it is."""
+    """Later entries win, as in Nodepool: an operator may replace the groups, but not the entries that name the
+    owner.
+    """
     label = {
         "instance-properties": {"a": "static", "b": "static", "count": 3, METADATA_NODE_ID: "mine"},
         "dynamic-instance-properties": {"b": "{request.id} for {request.tenant_name}", "c": "{request.labels[0]}"},

@@ -1,4 +1,4 @@
-"""GARM's external provider interface as it is published: what is told, and what is read of answers.
+"""GARM's external provider interface as it is published: data for the provider, and fields of its answers.
 
 Source: cloudbase/garm doc/external_provider.md, cloudbase/garm-provider-common.
 """

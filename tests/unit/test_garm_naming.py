@@ -1,4 +1,4 @@
-"""What an instance is for comes back out of its name, whatever the names of provider and pool are."""
+"""An instance's name yields its purpose, for any names of provider and pool."""
 
 from __future__ import annotations
 

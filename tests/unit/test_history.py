@@ -1,4 +1,4 @@
-"""What a launcher remembers of requests."""
+"""A launcher's history of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/index.md shows the README's commands, and what a page of the repository links to is there."""
+"""docs/index.md shows the README's commands, and links of the page to files of the repository are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What process 1 does: a child that does the work, whose end it tells, however that comes."""
+"""Process 1: it starts a child that does the work, and passes on how the child ended."""
 
 from __future__ import annotations
 

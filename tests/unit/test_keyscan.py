@@ -1,4 +1,4 @@
-"""What is asked of the scanner for which kind of connection."""
+"""Calls of the scanner by kind of connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scanner:
         self.asked: list[tuple[str, str, int, float]] = []
         self.error: KeyScanError | None = None
         self.keys = ["ssh-ed25519 AAAA"]
-        """One after the other; the last for ever."""
+        """Answers in turn; the last is repeated for ever."""
 
     async def host_keys(self, host: str, port: int, *, timeout_s: float) -> tuple[str, ...]:
         self.answer("keys", host, port, round(timeout_s))

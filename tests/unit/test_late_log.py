@@ -20,7 +20,9 @@ print("structlog" in sys.modules)
 
 
 def run(then: str = "", *, level: str = "warning", before: str = "") -> tuple[str, list[dict[str, object]]]:
-    """Whether structlog is there after a line that is not logged at *level*, and all that is logged in the end."""
+    """Return whether structlog is loaded after a line that is not logged at *level*, and all that is logged in the
+    end.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(level=level, before=before, then=then)],
         capture_output=True, text=True, check=True, timeout=60,

@@ -30,7 +30,7 @@ OWNER = "NodePool:metastatic:meta"
 
 @dataclass
 class Party:
-    """One launcher's share in the table."""
+    """A launcher's share in the table."""
 
     store: EmbeddedStore
     view: ClusterView
@@ -275,7 +275,7 @@ async def test_unreadable_entries_are_left_alone(parties: tuple[Party, Party]) -
 
 
 async def test_who_contended_before_gets_the_lock_only_after_it_gave_up(parties: tuple[Party, Party]) -> None:
-    """Somebody between our short-lived contender and our lasting one must not hold the lock once that stands."""
+    """A contender between our short-lived contender and our lasting one must not hold the lock once ours stands."""
     one, two = parties
     waiting: list[asyncio.Task[Lock]] = []
     commit = one.store.commit

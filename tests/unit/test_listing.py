@@ -1,4 +1,4 @@
-"""What is told of nodes and requests, for programs."""
+"""Listings of nodes and requests, for programs."""
 
 from __future__ import annotations
 

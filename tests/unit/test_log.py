@@ -1,4 +1,4 @@
-"""The log has one form, whoever logs."""
+"""The log has one form for all loggers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def written() -> io.StringIO:
 
 @pytest.fixture
 def unread() -> Iterator[TextIO]:
-    """A pipe that nobody reads."""
+    """Yield a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:

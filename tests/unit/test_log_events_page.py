@@ -23,7 +23,7 @@ NOT_HERE = {Outcome.LOCK_REFUSED}
 NEVER_ROUTINE = {f"request_{outcome.name.lower()}" for outcome in Outcome if outcome is not Outcome.DECLINED} - {
     "request_refused"
 }
-"""What it logs at one level only."""
+"""Events of requests that are never logged at debug level."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = dict[str, set[str]]
@@ -77,7 +77,7 @@ class Module:
         assert not is_logger or _is_logger(target), f"{self._place(target)}: call it one of {LOGGERS}"
 
     def _levels(self, call: ast.Call) -> set[str]:
-        """At which levels *call* logs; none where it doesn't. "any": its first argument is the level."""
+        """Return the levels at which *call* logs; none if it doesn't. "any": its first argument is the level."""
         match call.func:
             case ast.Attribute(value=logger, attr=method) if _is_logger(logger):
                 assert method not in OTHER_METHODS, f"{self._place(call)}: what is the level?"
@@ -94,7 +94,7 @@ class Module:
         return set()
 
     def _texts(self, node: ast.expr) -> set[str]:
-        """What *node* can be."""
+        """Return the possible values of *node*."""
         match node:
             case ast.Constant(value=str(text)):
                 return {text}
@@ -126,7 +126,7 @@ class Module:
         return self._assignments[function].get(name)
 
     def _passed(self, name: str) -> set[str]:
-        """What the function under way is called with, in its file."""
+        """Return the arguments that the current function is called with, in its file."""
         function = self._functions[-1]
         arguments = [argument.arg for argument in function.args.args]
         calls = [
@@ -138,7 +138,7 @@ class Module:
         return set().union(*map(self._texts, calls))
 
     def _kinds(self) -> set[str]:
-        """Of breakers: the first word of their titles."""
+        """Return the kinds of breakers: the first word of their titles."""
         titles = [call.args[0] for call in self._calls() if ast.unparse(call.func) == "Breakers"]
         return {title.value.split()[0] for title in titles if isinstance(title, ast.Constant)}
 
@@ -185,7 +185,7 @@ def test_whoever_is_paged_knows_what_to_do() -> None:
 
 
 def test_every_logger_is_the_packages_own() -> None:
-    """Else it prints in a program that has configured neither structlog nor Python's logging."""
+    """Otherwise it prints in a program that has configured neither structlog nor Python's logging."""
     home = SOURCE / "log.py"
     found = [path for path in SOURCE.rglob("*.py") if path != home and "structlog.get_logger" in path.read_text()]
     assert not found

@@ -51,7 +51,7 @@ REASON = HandlerFailed("boom")
 
 
 class Dialogue:
-    """One request going through the machine."""
+    """Dialogue of a request with the machine."""
 
     def __init__(self, *reuse: NodeId | None, can_launch: bool = True, retries: int = 3) -> None:
         labels = ["small"] * len(reuse)

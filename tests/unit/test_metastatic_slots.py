@@ -1,4 +1,4 @@
-"""Which slot is given next, and which backing node goes when."""
+"""Choice of the next slot, and of the time to delete a backing node."""
 
 from __future__ import annotations
 

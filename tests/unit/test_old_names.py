@@ -1,4 +1,4 @@
-"""What has moved can still be imported by its old name, which says the new one."""
+"""Moved names can still be imported by the old name, with a warning that gives the new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nodelaunch.store.embedded.store import EmbeddedStore
 
 
 def imported(name: str) -> ModuleType:
-    """The module *name*, as if nobody had imported it yet."""
+    """Import the module *name* as if for the first time."""
     for each in [each for each in sys.modules if f"{each}.".startswith(f"{name}.")]:
         del sys.modules[each]
     return import_module(name)

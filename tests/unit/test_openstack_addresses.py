@@ -1,4 +1,4 @@
-"""Which address is which, and when a server needs a floating IP."""
+"""Kinds of addresses, and the need of a server for a floating IP."""
 
 from __future__ import annotations
 

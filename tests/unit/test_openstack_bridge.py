@@ -1,4 +1,4 @@
-"""Synchronous calls in threads: lanes, pace, deadlines, and calls that nobody waits for any more."""
+"""Synchronous calls in threads: lanes, pace, deadlines, and calls whose callers have left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def bridge() -> AsyncIterator[Bridge]:
 
 @pytest.fixture
 async def release(bridge: Bridge) -> AsyncIterator[threading.Event]:
-    """Set at the end of a test, whatever its end is: threads can't be stopped."""
+    """Yield an event that is set at the end of a test, passed or failed: threads cannot be stopped."""
     event = threading.Event()
     yield event
     event.set()

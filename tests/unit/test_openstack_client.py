@@ -1,4 +1,4 @@
-"""What a real OpenStack answered, as recorded by tests/real_openstack/record.py, and what the driver makes of it."""
+"""Answers of a real OpenStack, as recorded by tests/real_openstack/record.py, and the driver's results from them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def answer(case: str, call: Callable[[Client], Awaitable[T]]) -> T:
 
 
 def body_of(player: Player) -> dict[str, Any]:
-    """What was posted to Nova."""
+    """Return the body that was posted to Nova."""
     (body,) = [json.loads(body) for method, url, body in player.sent if method == "POST" and url.endswith("/servers")]
     return body["server"]  # type: ignore[no-any-return]
 

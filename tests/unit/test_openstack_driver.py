@@ -213,7 +213,7 @@ async def test_everything_is_in_the_creating_call(cloud: PlainCloud, opened: Any
 
 
 async def test_host_key_is_in_the_creating_call_and_known_from_the_list(cloud: PlainCloud, opened: Any) -> None:
-    """Whoever goes on with the launch learns the public key from the server's metadata alone."""
+    """The launcher that resumes the launch learns the public key from the server's metadata alone."""
     driver = opened({"userdata": "#!/bin/sh\n"}, {"host-key-injection": True, "auto-floating-ip": False})
     first, second = await driver.create_instance(a_spec()), await driver.create_instance(a_spec())
     keys = [body["metadata"]["nodelaunch_host_key"] for body in cloud.created]
@@ -253,7 +253,7 @@ async def test_host_key_is_given_where_label_or_pool_say_so_and_there_is_ssh(
 
 
 async def test_server_is_asked_for_again_with_the_same_host_key(cloud: PlainCloud, opened: Any) -> None:
-    """What the cloud refuses is compared with what the names lead to now."""
+    """The driver compares the refused create with the present targets of the names."""
     driver = opened({"host-key-injection": True})
     await driver.create_instance(a_spec())
     cloud.gone_images.add("i-new")
@@ -404,7 +404,7 @@ async def test_deletion_that_ends_in_error_is_told_at_once_and_can_be_repeated(c
 
 
 async def test_boot_that_a_deletion_breaks_off_is_no_failed_deletion(cloud: PlainCloud, opened: Any) -> None:
-    """Nova has the server in ERROR until the deletion goes on."""
+    """Nova has the server in ERROR until the deletion continues."""
     driver = opened(pool={"auto-floating-ip": False})
     server_id = await driver.create_instance(a_spec())
     cloud.stubborn = 1

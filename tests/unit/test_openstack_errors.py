@@ -1,4 +1,4 @@
-"""What follows from an error of the cloud: structured facts first, words last."""
+"""Classification of an error of the cloud: structured facts first, words last."""
 
 from __future__ import annotations
 

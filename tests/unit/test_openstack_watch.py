@@ -1,4 +1,4 @@
-"""One list of servers for all who wait: quick while things change, slow when they don't, patient when it fails."""
+"""A common list of servers for all waits: quick while states change, slow at rest, and backing off after failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does by hand, on records of the embedded store."""
+"""Actions of an operator by hand, on records of the embedded store."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_hold_takes_no_promised_node_unless_forced() -> None:
 
 
 async def test_node_that_somebody_uses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once: its lock would be waited for in vain."""
+    """The operation returns at once: it would wait for the lock in vain."""
     monkeypatch.setattr("nodelaunch.operations.nodes.LOCK_TIMEOUT_S", 3600)
     async with opened() as site:
         node_id = await site.node(NodeState.IN_USE, requestor="zuul")

@@ -1,4 +1,4 @@
-"""What operators name, and what becomes of it in the store."""
+"""Targets that operators name, and the resulting records in the store."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_drained_launcher_waits_for_its_launches_and_for_what_nobody_else_
 
 
 async def test_pools_of_other_programs_are_not_drained() -> None:
-    """Nodepool's launcher keeps nodes ready whatever we do: they would be deleted and made again for ever."""
+    """Nodepool's launcher keeps nodes ready even then: they would be deleted and made again for ever."""
     async with EmbeddedStore(None) as store, store.connect() as other, open_view(store) as view:
         await store.ensure(*paths.ALWAYS_THERE)
         await view.synced()
@@ -176,7 +176,7 @@ def test_operator_is_named_even_without_a_user_name(monkeypatch: pytest.MonkeyPa
 
 
 async def test_reason_stays_until_another_is_given() -> None:
-    """Whoever drains what is paused, or drains it again, need not say again why."""
+    """An operator who drains a paused target, or drains it again, need not repeat the reason."""
     async with EmbeddedStore(None) as store:
         await store.ensure(*paths.ALWAYS_THERE)
         pauser, target = Pauser(store), Target.provider("cloud")
@@ -196,7 +196,7 @@ async def test_reason_of_an_unreadable_pause_is_none() -> None:
 
 
 async def test_reason_that_somebody_gives_at_the_same_time_is_kept() -> None:
-    """Two operators pause at once: whoever gives no reason keeps the other's."""
+    """Two operators pause at once: a pause without a reason keeps the other's reason."""
     target = Target.provider("cloud")
 
     class Late(EmbeddedStore):

@@ -1,4 +1,4 @@
-"""What a driver was given in confidence is replaced in whatever is shown of it, and nothing else is."""
+"""Secrets that a driver was given are replaced in all output about it, and nothing else is."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_secrets_of_python_drivers_are_replaced_and_still_reach_their_process() 
 
 
 def test_driver_is_not_told_who_may_use_what() -> None:
-    """It may refuse options that it does not know."""
+    """The driver may refuse options that it does not know."""
     label = {"name": "small", "pin": "pin-987654", "allowed-tenants": ["acme"]}
     told = content_of(provider(pools=[{"name": "main", "allowed-tenants": ["acme"], "labels": [label]}]))
     assert told["pools"] == [{"name": "main", "labels": [{"name": "small", "pin": "pin-987654"}]}]

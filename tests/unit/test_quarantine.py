@@ -1,4 +1,4 @@
-"""Quarantine and guard, as dialogue: what is told, and what is said to it."""
+"""Quarantine and guard, as dialogue: their inputs and outputs."""
 
 from __future__ import annotations
 

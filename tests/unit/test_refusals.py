@@ -1,4 +1,4 @@
-"""A cloud without room is used and asked again after pauses."""
+"""A cloud whose quota is used up is asked again after pauses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Calls:
-    """When a function was called."""
+    """Times of a function's calls."""
 
     def __init__(self) -> None:
         self.at: list[float] = []

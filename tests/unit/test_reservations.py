@@ -1,4 +1,4 @@
-"""What is reserved between a decision and the records that follow from it."""
+"""Reservations between a decision and the records that follow from it."""
 
 from __future__ import annotations
 

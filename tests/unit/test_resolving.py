@@ -18,7 +18,7 @@ ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 22))]
 
 
 class NameServer:
-    """Stands in for the system's resolver; it answers what it is told of, and is silent about ``silent`` names."""
+    """Stands in for the system's resolver; it answers known names, and is silent about ``silent`` ones."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -79,7 +79,7 @@ async def test_same_name_is_looked_up_once_at_a_time(name_server: NameServer) ->
     async with asyncio.timeout(DEADLINE_S):
         gone, *asking = (asyncio.create_task(resolver.addresses("silent", 22)) for _ in range(3))
         await asyncio.sleep(0)
-        gone.cancel()  # whoever leaves takes nothing from the others
+        gone.cancel()  # a cancelled caller takes nothing from the others
         name_server.woken.set()
         assert await asyncio.gather(*asking) == [ANSWER] * 2
     assert name_server.asked == ["silent"]

@@ -1,4 +1,4 @@
-"""Which request is served next, by which pool, and what is looked at to find out."""
+"""Choice of the request to serve next, and of its pool; and the number of requests examined for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAIN = ("cloud", "main")
 
 
 class Harness:
-    """A schedule with facts, told of changes as a launcher tells it."""
+    """A schedule with facts, notified of changes as by a launcher."""
 
     def __init__(self, *views: PoolView, **facts: Any) -> None:
         self.facts = StaticFacts(*(views or (a_pool_view(),)), **facts)
@@ -84,7 +84,7 @@ def _number(request: NodeRequest) -> int:
 
 
 def full(pool: str = "main", **fields: Any) -> PoolView:
-    """A pool without room."""
+    """Return a pool without free capacity."""
     return a_pool_view(pool, limits=Limits(instances=0), **fields)
 
 
@@ -354,7 +354,7 @@ def test_smallest_priority_number_goes_first_then_idle_nodes_then_most_room() ->
 
 
 def test_pool_where_the_label_fails_goes_last_among_equals_but_goes_before_none() -> None:
-    """Nobody waits, or is declined, for it; a pool of a larger priority number is no equal."""
+    """No request waits, or is declined, because of it; a pool of a larger priority number is no equal."""
     views = [with_limit(9, "fails"), with_limit(1, "sound", provider="two"), with_limit(9, "last", priority=200)]
     harness = Harness(*views)
     harness.facts.doubtful.add((("cloud", "fails"), "small"))
@@ -445,7 +445,9 @@ def test_many_that_wait_for_a_paused_pool_are_judged_once() -> None:
 
 
 def test_wanted_provider_does_not_wait_for_better_pools_of_others() -> None:
-    """The better pool leaves the request to the wanted provider: if that one yielded in turn, nobody would serve it."""
+    """The better pool leaves the request to the wanted provider: if the wanted provider also yielded, no pool would
+    serve it.
+    """
     better = a_peer("better", provider="elsewhere", priority=50)
     harness = Harness(**peers(better))
     assert harness.accepted(a_request(number=1, provider="cloud"), a_request(number=2)) == [1]
@@ -606,7 +608,7 @@ def test_a_launcher_that_lets_its_turn_pass_is_not_waited_for_again_soon() -> No
     harness.schedule.time_passed(alarm)
     assert harness.accepted(third) == [_number(each) for each in (first, second, third)]
     harness.facts.now += OPEN_S - 0.1
-    harness.facts.pause("p-a", is_paused=False)  # whatever is told of pools meanwhile
+    harness.facts.pause("p-a", is_paused=False)  # independent of changes to pools meanwhile
     harness.schedule.wake_all()
     assert harness.accepted(fourth) == [_number(fourth)]
     harness.facts.now += 0.1
@@ -643,7 +645,7 @@ def test_an_idle_node_is_handed_out_whosever_turn_it_is() -> None:
 
 
 def test_an_idle_node_is_left_in_anothers_turn_where_the_rest_would_fail() -> None:
-    """Whether one of our other pools might launch makes no difference."""
+    """Other pools of ours that might launch make no difference."""
     fails = a_pool_view("fails")
     small = of_turn(0)[0]
     large = small.changed(node_types=("small", "small"))

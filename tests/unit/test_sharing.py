@@ -1,4 +1,4 @@
-"""What launchers that share limits write, by one of them, with the other played by the test."""
+"""Records of launchers that share limits, written by one launcher, with the other played by the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `python -m bench soak` takes for growth."""
+"""Rule by which `python -m bench soak` recognises growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that a driver answers with: what is wrong is refused, with the field named; what is right passes."""
+"""Values in a driver's answers: faulty ones are refused, with the field named; correct ones pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store's port hands on."""
+"""Entries of the store's port: equality and hash."""
 
 from __future__ import annotations
 

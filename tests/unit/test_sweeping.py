@@ -1,4 +1,4 @@
-"""What the sweeper decides and in which order it works, without a store."""
+"""Decisions of the sweeper and the order of its work, without a store."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ class World:
 
     async def decided(self) -> list[str]:
         self.nodes.look(NODE)
-        await asyncio.sleep(0)  # the lock of a node that is just being made is told after its record
+        await asyncio.sleep(0)  # the lock of a node that is just being made is reported after its record
         begun, self.queue.begun = self.queue.begun, []
         return begun
 
@@ -318,7 +318,7 @@ async def test_a_ready_node_whose_request_is_gone_is_freed(world: World) -> None
 
 
 async def test_a_node_that_was_taken_and_used_meanwhile_is_not_freed(world: World) -> None:
-    """What was seen when the work was found may be old by the time of its turn."""
+    """The node may have changed between the search for work and the turn of this work."""
     world.put(NodeState.USED, allocated_to=REQUEST)
     await world.nodes.deallocate(NODE)  # without a store: nothing is asked and nothing written
 

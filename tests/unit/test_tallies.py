@@ -1,4 +1,4 @@
-"""Counters and histograms of ours: the page has what prometheus_client's own would say."""
+"""Counters and histograms of nodelaunch: the page equals that of prometheus_client's own."""
 
 from __future__ import annotations
 

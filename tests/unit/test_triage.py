@@ -1,6 +1,6 @@
-"""What one pool says to one request, for which reasons; and what is written when it is declined.
+"""Verdict of a pool on a request, with reasons; and the record of a declined request.
 
-The order of requests, the choice among pools and what is kept for earlier requests: test_scheduling.py.
+The order of requests, the choice among pools and reservations for earlier requests: test_scheduling.py.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def test_matching_finds_a_way_where_there_is_one() -> None:
     assert match_labels([], offers) == []
 
 
-# -- declining and making room --------------------------------------------------------------------------------------
+# -- declining and freeing capacity -----------------------------------------------------------------------------------
 
 
 def test_last_registered_pool_fails_the_request() -> None:

@@ -1,4 +1,4 @@
-"""Who is told what by the view, and when."""
+"""Notifications of the view: their receivers, and their times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots of accepted requests that wait for room: who gets it."""
+"""Slots of accepted requests that wait for capacity, and the order in which they get it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Hall:
 
 @dataclass
 class Free:
-    """What there is."""
+    """Free capacity."""
 
     book: Reservations
     pools: dict[PoolKey, Limits]

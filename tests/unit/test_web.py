@@ -31,7 +31,7 @@ REQUEST = b'{"state": "requested", "node_types": ["small"], "requestor": "zuul",
 
 
 class Launcher:
-    """As much of one as is shown."""
+    """The parts of a launcher that are shown."""
 
     def __init__(self, view: ClusterView | None) -> None:
         self._view = view

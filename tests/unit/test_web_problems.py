@@ -1,4 +1,4 @@
-"""What is answered over HTTP where the store does not do what it is asked."""
+"""Answers over HTTP when the store refuses an operation."""
 
 from __future__ import annotations
 

@@ -12,16 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(page.relative_to(ROOT).as_posix() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
-TODO = {
-    "docs/drivers/fake.md",
-    "docs/drivers/garm.md",
-    "docs/drivers/installing.md",
-    "docs/drivers/metastatic.md",
-    "docs/drivers/openstack.md",
-    "docs/drivers/process.md",
-    "docs/drivers/static.md",
-}
-"""Pages that do not keep to the rule yet. Remove a page when it does; add none."""
 BANNED = {
     r"fates?": "outcome",
     r"outlooks?": "forecast, or the noun that is meant",
@@ -48,58 +38,7 @@ BANNED = {
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix() for top in ("src", "bench", "examples") for path in (ROOT / top).rglob("*.py")
 )
-SOURCES_TODO = {
-    "bench/driver_call.py",
-    "bench/embedded.py",
-    "bench/floor.py",
-    "bench/foreign.py",
-    "bench/launchers.py",
-    "bench/loads.py",
-    "bench/openstack_calls.py",
-    "bench/plots.py",
-    "bench/probes.py",
-    "bench/proc.py",
-    "bench/profiled.py",
-    "bench/records.py",
-    "bench/report.py",
-    "bench/scenarios.py",
-    "bench/soak.py",
-    "bench/store_life.py",
-    "bench/subject.py",
-    "bench/zk/client.py",
-    "bench/zk/server.py",
-    "bench/zuul.py",
-    "examples/embedded/service.py",
-    "examples/outside-driver/src/nodelaunch_loopback/config.py",
-    "examples/outside-driver/src/nodelaunch_loopback/driver.py",
-    "examples/outside-driver/src/nodelaunch_loopback/faults.py",
-    "examples/outside-driver/src/nodelaunch_loopback/machine.py",
-    "examples/process-drivers/nodelaunch_driver.py",
-    "examples/pytest/test_with_nodes.py",
-    "src/nodelaunch/web/rentals.py",
-}
-"""Source files that do not keep to the rule yet. Remove a file when it does; add none."""
 TESTS = sorted(folder.name for folder in (ROOT / "tests").iterdir() if any(folder.rglob("*.py")))
-TESTS_TODO = {
-    "browser",
-    "conformance",
-    "container",
-    "crash",
-    "drills",
-    "fuzz",
-    "gates",
-    "integration",
-    "lives",
-    "nodepool_parity",
-    "peers",
-    "property",
-    "real_openstack",
-    "scenarios",
-    "site",
-    "support",
-    "unit",
-}
-"""Folders of tests with docstrings or comments that do not keep to the rule yet. Remove a folder when they do."""
 OPENING = re.compile(r"(?:What|Whether|One|Those|Of|By|It|That|Who|Which|So)\b(?!-)")
 """First words of a docstring that hide its subject: begin with a verb, or with the noun that is returned."""
 FENCED = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
@@ -178,34 +117,19 @@ def findings_in_tests(folder: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("folder", sorted(set(TESTS) - TESTS_TODO))
+@pytest.mark.parametrize("folder", TESTS)
 def test_tests_keep_to_the_rule(folder: str) -> None:
     assert not findings_in_tests(folder)
 
 
-@pytest.mark.parametrize("folder", sorted(TESTS_TODO))
-def test_tests_still_to_do_have_something_to_do(folder: str) -> None:
-    assert findings_in_tests(folder), f"remove {folder} from TESTS_TODO"
-
-
-@pytest.mark.parametrize("source", sorted(set(SOURCES) - SOURCES_TODO))
+@pytest.mark.parametrize("source", SOURCES)
 def test_source_keeps_to_the_rule(source: str) -> None:
     assert not source_findings((ROOT / source).read_text())
 
 
-@pytest.mark.parametrize("source", sorted(SOURCES_TODO))
-def test_source_still_to_do_has_something_to_do(source: str) -> None:
-    assert source_findings((ROOT / source).read_text()), f"remove {source} from SOURCES_TODO"
-
-
-@pytest.mark.parametrize("page", sorted(set(PAGES) - TODO))
+@pytest.mark.parametrize("page", PAGES)
 def test_page_keeps_to_the_rule(page: str) -> None:
     assert not findings((ROOT / page).read_text())
-
-
-@pytest.mark.parametrize("page", sorted(TODO))
-def test_page_still_to_do_has_something_to_do(page: str) -> None:
-    assert findings((ROOT / page).read_text()), f"remove {page} from TODO"
 
 
 @pytest.mark.parametrize(

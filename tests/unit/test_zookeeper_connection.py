@@ -1,4 +1,4 @@
-"""What a connection makes of the bytes that a server sends."""
+"""A connection's reactions to the bytes that a server sends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nodelaunch.store.zookeeper.connection import MAX_FRAME, WireConnection
 from nodelaunch.store.zookeeper.wire import EVENT_DELETED
 
 BEFORE_3_9 = -1
-"""In place of the zxid of an event."""
+"""Number in place of the zxid of an event."""
 
 
 def an_event(path: str, zxid: int) -> bytes:
@@ -22,7 +22,7 @@ def an_event(path: str, zxid: int) -> bytes:
 
 
 class Told:
-    """A connection that was greeted, and what it told."""
+    """A connection after its handshake, with a record of its notifications."""
 
     def __init__(self) -> None:
         self.events: list[tuple[int, str]] = []
@@ -36,7 +36,7 @@ class Told:
 
 
 async def test_zxid_of_an_event_counts_as_seen() -> None:
-    """So that no server takes us that knows less than the event told: ZooKeeper tells it from 3.9 on."""
+    """A server that knows less than the event then refuses the session; ZooKeeper sends the zxid from 3.9 on."""
     told = Told()
     told.connection.data_received(an_event("/a", 12) + an_event("/b", 13))
     assert told.events == [(EVENT_DELETED, "/a"), (EVENT_DELETED, "/b")]

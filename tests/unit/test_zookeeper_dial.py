@@ -1,4 +1,4 @@
-"""What is logged of ZooKeeper servers that can't be reached."""
+"""Log lines about ZooKeeper servers that cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a write without a reply was done, told from what is there."""
+"""Detection, from the tree's content, of whether a write without a reply was done."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from nodelaunch.store.zookeeper.store import ZooKeeperStore
 
 
 class Session:
-    """As much of one as entering takes."""
+    """The parts of a session that entering needs."""
 
     def __init__(self) -> None:
         self.waited = 0

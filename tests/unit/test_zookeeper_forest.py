@@ -1,4 +1,4 @@
-"""The order in which trees are told, on a connection that the test plays."""
+"""The order in which trees are notified, on a connection that the test plays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which number a server gives next, as far as that can be told."""
+"""Prediction of the next number that a server gives."""
 
 from __future__ import annotations
 

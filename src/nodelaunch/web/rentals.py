@@ -1,10 +1,10 @@
 """Serves requests made over HTTP: a request lasts while it is renewed, and its nodes are in use meanwhile.
 
-    async with Desk(launcher.store, explain) as desk:
-        rental = await desk.submit(NewRequest(["debian-12"]))
+    async with RentalService(launcher.store, explain) as rentals:
+        rental = await rentals.submit(NewRequest(["debian-12"]))
 
-The nodes are locked in the launcher's session with the store, so they are returned when the desk closes. api.py is the
-HTTP part, client/nodes.py requests and returns the nodes.
+The nodes are locked in the launcher's session with the store, so they are returned when the service closes. api.py is
+the HTTP part, client/nodes.py requests and returns the nodes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ ENDED = frozenset({RentalState.FAILED, RentalState.RELEASED, RentalState.EXPIRED
 
 
 class TooManyError(NodelaunchError):
-    """The desk is at one of its limits."""
+    """The service is at one of its limits."""
 
 
 class ReusedKeyError(NodelaunchError):

@@ -277,7 +277,7 @@ class LeavesVolumes(FakeDriver):
 
 
 class CleansUpAfterOthers(FakeDriver):
-    """Deletes whatever it doesn't know."""
+    """Deletes every resource that it doesn't know."""
 
     async def delete_instance(self, external_id: ExternalId) -> None:
         await super().delete_instance(external_id)
@@ -287,7 +287,7 @@ class CleansUpAfterOthers(FakeDriver):
 
 
 class BelievesTheList(FakeDriver):
-    """What is not listed is not there."""
+    """Treats an instance as missing if it is not listed."""
 
     async def wait_until_active(self, external_id: ExternalId) -> Instance:
         if external_id not in [instance.external_id async for instance in self.list_instances()]:
@@ -394,7 +394,7 @@ class RefusesTheSameFence(FakeDriver):
 
 
 class GoesByTheNodesId(FakeDriver):
-    """A node of the same id, of a store that was made anew, can do nothing."""
+    """Ignores the store: a node with the same id, of a store that was created again, can affect nothing."""
 
     async def raise_fence(self, fence: Fence) -> None:
         await super().raise_fence(replace(fence, node=fence.node.partition("@")[0]))

@@ -129,7 +129,7 @@ class Healthy(sdk.Driver):  # type: ignore[misc]
 
 
 MUTANTS: dict[str, tuple[type[Healthy], str, str]] = {}
-"""By name: the driver, the rules that may be said to be broken, and the check that has to say so."""
+"""Driver, rules that may be reported as broken, and the check that must report them, by name."""
 
 
 def mutant(rules: str, check: str) -> Callable[[type[Healthy]], type[Healthy]]:
@@ -225,7 +225,7 @@ class AnswersTwice(Healthy):
 
 @mutant("P8", "each_request_is_answered_once")
 class DropsWhatIsTooMuch(Healthy):
-    """Does four things at once, and forgets the others."""
+    """Accepts four calls at once, and forgets any further ones."""
 
     class Link(sdk._Link):  # type: ignore[misc]
         def answer(self, message: Json) -> None:
@@ -380,7 +380,7 @@ class RaisesKeyErrors(Healthy):
 
 @mutant("D8.2", "a_killed_create_leaves_nothing_hidden")
 class WritesItDownLater(Healthy):
-    """What it made is listed only when it has been written down; between the two it can be killed."""
+    """Lists a resource only after writing it down; it can be killed between creating and writing."""
 
     def create(self, spec: Json) -> str:
         volume = self.folder / f"vol-{spec['node_id']}"
@@ -413,7 +413,7 @@ class WritesItDownLater(Healthy):
 
 @mutant("D3.1 D4.1 D5.2 D6.3 D6.4 D8.1 D8.2 D8.3 D3.2 D5.3", "another_driver_takes_over")
 class KeepsAllInMind(Healthy):
-    """What there is, it knows from having made it."""
+    """Knows only resources that the same process has made."""
 
     def open(self, config: Json) -> None:
         super().open(config)
@@ -435,7 +435,7 @@ class KeepsAllInMind(Healthy):
 
 @mutant("D8.3", "what_was_begun_is_gone_on_with")
 class LocksWhatItDeletes(Healthy):
-    """One that died while deleting leaves its lock."""
+    """Leaves a lock behind if it dies while deleting."""
 
     def delete(self, external_id: str) -> None:
         lock = self.folder / f".lock-{Path(external_id).name}"
