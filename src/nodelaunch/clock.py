@@ -27,4 +27,4 @@ class Clock(Protocol):
 class WallClock:
     """The time of day."""
 
-    now = staticmethod(time.time)
+    now: Callable[[], float] = staticmethod(time.time)

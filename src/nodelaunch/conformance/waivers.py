@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -27,7 +27,7 @@ def _known(check: str) -> str:
 
 
 class Waiver(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     check: Annotated[Text, AfterValidator(_known)]
     reason: Annotated[Text, StringConstraints(strip_whitespace=True)]
@@ -36,7 +36,7 @@ class Waiver(BaseModel):
 
 
 class _Waivers(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     waivers: tuple[Waiver, ...]
 

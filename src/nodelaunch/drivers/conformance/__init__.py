@@ -1,6 +1,7 @@
 """Former name of `nodelaunch.conformance`."""
 
 import warnings
+from typing import TypeAlias
 
 from nodelaunch.conformance import (
     CHECKS,
@@ -31,7 +32,8 @@ __all__ = [
     "faults_of", "run",
 ]  # fmt: skip
 
-Bench, Subject = Harness, DriverUnderTest
-"""The former names."""
+Bench: TypeAlias = Harness
+Subject: TypeAlias = DriverUnderTest
+"""These two are the former names."""
 
 warnings.warn("nodelaunch.drivers.conformance is now nodelaunch.conformance", DeprecationWarning, stacklevel=2)
