@@ -380,7 +380,7 @@ class Launching:
 
     retries: int = 3
     timeout_s: float = 3600.0
-    """The time for one attempt, from the first call to the cloud until the node is recorded ready."""
+    """The time for one attempt, from the first call to the cloud until the host keys are known."""
     boot_timeout_s: float = 60.0
     """The time for a running machine to answer on its connection port."""
 

@@ -1,8 +1,8 @@
 """The driver of machines that already exist: lists and inspects them, and never creates or deletes one.
 
 An inspection scans a machine's SSH host keys, compares them with the configured keys, and resolves its name. All slots
-and users of one host share one inspection. The engine's inventory keeps the node records of the machines. Source:
-Nodepool 11, static driver.
+and users of one host with the same port and settings share one inspection. The engine's inventory keeps the node
+records of the machines. Source: Nodepool 11, static driver.
 """
 
 from __future__ import annotations
