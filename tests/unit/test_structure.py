@@ -40,7 +40,7 @@ LARGE = {
     "store/zookeeper/forest.py": 491,
     "web/messages.py NodeShown": 22,
 }
-"""Files and functions with more lines, and classes with more methods or attributes, than the limits: add none. The sizes
+"""Files and functions with more lines, and classes with more methods or attributes, than the limits: add none. Sizes
 may only shrink; those of records with given fields may grow with them."""
 LATE_IMPORTS = {
     "__init__.py": "`import nodelaunch` gives an error class without a launcher; each public name comes on first use",
