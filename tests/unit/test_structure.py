@@ -44,7 +44,7 @@ LARGE = {
 may only shrink; those of records with given fields may grow with them."""
 LATE_IMPORTS = {
     "__init__.py": "`import nodelaunch` gives an error class without a launcher; each public name comes on first use",
-    "cli/serve.py": "traces need OpenTelemetry, which is in an extra",
+    "cli/serve.py": "HTTP, statsd and traces take memory (tests/gates/test_memory.py); traces are an extra",
     "connecting.py": "a command imports the one store that its configuration names: a tenth of its start",
     "drivers/registry.py": "few launchers run drivers in processes: that is half of the import, and needs `drivers`",
     "network/sshscan.py": "asyncssh takes 15 MiB and a fifth of a second, in a thread; few commands scan",

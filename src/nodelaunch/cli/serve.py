@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -28,14 +28,12 @@ from nodelaunch.connecting import check_files
 from nodelaunch.errors import ConfigError, NodelaunchError
 from nodelaunch.launcher import DRAIN_GRACE_S, Launcher, load_config
 from nodelaunch.log import Logger, get_logger
-from nodelaunch.monitoring.statsd import Statsd
 from nodelaunch.monitoring.tracesendpoint import traces_endpoint
 from nodelaunch.network.sshscan import FakeHostsScanner, SshScanner
 from nodelaunch.reloading import ConfigReloader
-from nodelaunch.web.api import Api
-from nodelaunch.web.app import make_app
-from nodelaunch.web.listening import CannotListenError, listen_for_http
-from nodelaunch.web.serving import serve_at
+
+if TYPE_CHECKING:
+    from nodelaunch.web.api import Api
 
 log: Logger = get_logger(__name__)
 
@@ -109,6 +107,8 @@ class _Service:
         work = asyncio.ensure_future(self._work())
         beside = [asyncio.ensure_future(self._reloader.run())]
         if self._listener is not None:
+            from nodelaunch.web.api import Api
+
             self._api = Api(self._launcher, token_file=self._launcher.config.webapp.token_file)
             beside.append(asyncio.ensure_future(self._serve_http(self._listener, self._api)))
         with self._watch_signals(work):
@@ -136,6 +136,8 @@ class _Service:
 
         If another process has the store's file, that process probably has the port too; so the file is reported first.
         """
+        from nodelaunch.web.listening import CannotListenError, listen_for_http
+
         webapp = self._launcher.config.webapp
         try:
             self._listener = listen_for_http(webapp.listen_address, webapp.port)
@@ -150,6 +152,9 @@ class _Service:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FILE_OPENS_S):
                     await self._has_store.wait()
+        from nodelaunch.web.app import make_app
+        from nodelaunch.web.serving import serve_at
+
         async with serve_at(listener, make_app(self._launcher, api=api)):
             await asyncio.Event().wait()
 
@@ -158,6 +163,8 @@ class _Service:
             if self._cannot_listen is not None:
                 raise self._cannot_listen
             if os.environ.get("STATSD_HOST") or os.environ.get("STATSD_PORT"):
+                from nodelaunch.monitoring.statsd import Statsd
+
                 await beside.enter_async_context(await Statsd.from_environment(launcher))
             if traces_endpoint() is not None:
                 try:
