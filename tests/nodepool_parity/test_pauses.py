@@ -210,7 +210,7 @@ async def test_drain_deletes_idle_nodes_and_waits_for_those_in_use(tmp_path: Pat
         told: list[str] = []
         await pause(site, drains=True)
         waiting = asyncio.ensure_future(
-            drained(site.client.store, site.view, CLOUD, tell=lambda left: told.append(str(left)))
+            drained(site.client.store, site.view, CLOUD, report=lambda left: told.append(str(left)))
         )
         await site.until(lambda: not site.idle and len(site.nodes()) == 1)
         await site.a_while()
@@ -233,7 +233,7 @@ async def test_drain_waits_for_work_that_has_no_node_yet(tmp_path: Path) -> None
         with NoNodes(site.view):
             await Pauser(site.client.store, LoopClock()).pause(CLOUD, by="ann", drains=True)
             waiting = asyncio.ensure_future(
-                drained(site.client.store, site.view, CLOUD, tell=lambda left: told.append(str(left)))
+                drained(site.client.store, site.view, CLOUD, report=lambda left: told.append(str(left)))
             )
             await site.until(lambda: bool(told))
             assert told[-1].startswith("1 request under way")
@@ -280,7 +280,7 @@ async def test_launch_that_broke_off_is_deleted_while_its_provider_drains(tmp_pa
         await Pauser(user).pause(CLOUD, by="ann@desk", drains=True)
         async with launched(tmp_path, content, store=store, drivers=drivers) as site:
             assert len(site.cloud.servers()) == len(site.nodes()) == 1
-            await drained(site.client.store, site.view, CLOUD, tell=lambda _left: None)
+            await drained(site.client.store, site.view, CLOUD, report=lambda _left: None)
             assert site.cloud.servers() == []
             assert site.request(handle).state is RequestState.REQUESTED
 
