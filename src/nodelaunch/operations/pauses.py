@@ -250,7 +250,7 @@ def others_of(view: ClusterView, target: Target) -> list[RegisteredPool]:
 async def drained(store: Store, view: ClusterView, target: Target, *, report: Callable[[Remaining], None]) -> None:
     """Wait until *target* has no nodes in the store and its launchers report no more work.
 
-    *tell* is called with the remaining work whenever that changes. Raises: StoreError.
+    *report* is called with the remaining work whenever that changes. Raises: StoreError.
     """
     changed = asyncio.Event()
     stop = view.subscribe(lambda _event: changed.set())
