@@ -38,7 +38,7 @@ from nodelaunch.conformance import (
     faults_of,
     run,
 )
-from nodelaunch.conformance.oldnames import renamed
+from nodelaunch.oldnames import renamed
 from nodelaunch.temporary import TemporaryLauncher, temporary_launcher
 
 __all__ = [

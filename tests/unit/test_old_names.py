@@ -12,7 +12,7 @@ import pytest
 import nodelaunch
 from nodelaunch import conformance, sdk, testing
 from nodelaunch.client.nodes import NodeClient
-from nodelaunch.protocol import driver
+from nodelaunch.protocol import driver, store
 from nodelaunch.sdk.faults import FileFaults
 from nodelaunch.store.embedded.store import EmbeddedStore
 
@@ -49,6 +49,11 @@ def test_program_has_its_old_name() -> None:
         (conformance, "Bench", "Harness"),
         (conformance, "Subject", "DriverUnderTest"),
         (testing, "Subject", "DriverUnderTest"),
+        (driver, "ScansHostKeys", "SupportsHostKeyScan"),
+        (driver, "ReportsZones", "SupportsZones"),
+        (driver, "TriesLogin", "SupportsLoginTrial"),
+        (store, "Warmed", "Synced"),
+        (store, "Cooled", "Stale"),
     ],
 )
 def test_old_class_name_warns(module: ModuleType, old: str, new: str) -> None:
@@ -59,6 +64,8 @@ def test_old_class_name_warns(module: ModuleType, old: str, new: str) -> None:
 def test_other_names_are_missing() -> None:
     assert not hasattr(conformance, "Subjects")
     assert not hasattr(testing, "Bench")
+    assert not hasattr(driver, "Unknown")
+    assert not hasattr(store, "Unknown")
 
 
 def test_report_has_its_driver_under_the_old_name() -> None:
@@ -75,21 +82,3 @@ def test_old_command_runs_a_driver() -> None:
 def test_what_became_a_package_is_imported_as_before() -> None:
     assert vars(import_module("nodelaunch.client"))["NodeClient"] is NodeClient is nodelaunch.NodeClient
     assert vars(import_module("nodelaunch.store.embedded"))["EmbeddedStore"] is EmbeddedStore
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("ScansHostKeys", driver.SupportsHostKeyScan),
-        ("ReportsZones", driver.SupportsZones),
-        ("TriesLogin", driver.SupportsLoginTrial),
-    ],
-)
-def test_old_name_of_a_capability_warns(old: str, new: type) -> None:
-    with pytest.warns(DeprecationWarning, match=f"^{driver.__name__}.{old} is now {driver.__name__}.{new.__name__}$"):
-        assert getattr(driver, old) is new
-
-
-def test_module_of_old_names_has_no_others() -> None:
-    with pytest.raises(AttributeError, match=r"^module 'nodelaunch.protocol.driver' has no attribute 'Unknown'$"):
-        _ = driver.Unknown

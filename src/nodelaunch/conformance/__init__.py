@@ -16,11 +16,11 @@ from nodelaunch.conformance.allchecks import CHECKS, checks_for
 from nodelaunch.conformance.faults import CloudFaults, Resources, faults_of
 from nodelaunch.conformance.harness import DriverUnderTest, Harness, Inapplicable, Skipped, Violation
 from nodelaunch.conformance.levels import LEVELS, Level
-from nodelaunch.conformance.oldnames import renamed
 from nodelaunch.conformance.probe import DriverProgram
 from nodelaunch.conformance.registry import Check
 from nodelaunch.conformance.report import Latency, Report, Result, Verdict
 from nodelaunch.conformance.running import run
+from nodelaunch.oldnames import renamed
 
 Program = DriverProgram
 """The old name."""

@@ -20,12 +20,12 @@ D14  A driver with `SupportsFencing` refuses the calls of a launcher after anoth
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NewType, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 from nodelaunch.errors import ErrorKind
+from nodelaunch.oldnames import renamed
 from nodelaunch.protocol.cluster import Cluster
 from nodelaunch.protocol.quota import NO_LIMITS, Limits, Usage
 
@@ -385,15 +385,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-_OLD_NAMES = {
-    "ReportsZones": "SupportsZones", "ScansHostKeys": "SupportsHostKeyScan", "TriesLogin": "SupportsLoginTrial",
-}  # fmt: skip
+if not TYPE_CHECKING:
 
-
-def __getattr__(name: str) -> object:
-    """Return what has a new name by its old name, with a warning."""
-    if name not in _OLD_NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    new = _OLD_NAMES[name]
-    warnings.warn(f"{__name__}.{name} is now {__name__}.{new}", DeprecationWarning, stacklevel=2)
-    return globals()[new]
+    def __getattr__(name: str) -> object:
+        old = {"ReportsZones": SupportsZones, "ScansHostKeys": SupportsHostKeyScan, "TriesLogin": SupportsLoginTrial}
+        return renamed(__name__, name, old)

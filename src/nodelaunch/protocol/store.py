@@ -28,9 +28,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, Self, final
+from typing import TYPE_CHECKING, Protocol, Self, final
 
 from msgspec import Struct
+
+from nodelaunch.oldnames import renamed
 
 ANY_VERSION = -1
 """A version that matches any other: write or delete unconditionally."""
@@ -369,3 +371,8 @@ __all__ = [
     "Removed", "Session", "SessionState", "Stale", "Stat", "Store", "Synced", "TakeLock", "Tree", "TreeEvent",
     "Unsubscribe",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        return renamed(__name__, name, {"Cooled": Stale, "Warmed": Synced})
