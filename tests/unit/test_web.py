@@ -99,6 +99,26 @@ async def test_lists_before_there_is_a_store() -> None:
         assert (await client.get("/node-list")).status_code == 503
 
 
+async def test_no_list_is_made_of_half_a_view() -> None:
+    """A list made, and cached, before the locks are known calls locked nodes unlocked."""
+    async with EmbeddedStore(None) as store:
+        await store.ensure(*paths.ALWAYS_THERE)
+        await store.create(paths.NEW_NODE, NODE, sequence=True)
+        await store.create(f"{paths.node_lock('0000000000')}/x__lock__", sequence=True, parents=True)
+        async with open_view(store) as view:
+            await view.synced()
+            view.is_synced = False
+            async with client_of(Launcher(view)) as client:
+                reply = await client.get("/node-list")
+                assert (reply.status_code, reply.text) == (503, "view of the cluster not in sync yet\n")
+                view.is_synced = True
+                headers = {"Accept": "application/json"}
+                (node,) = (await client.get("/node-list", headers=headers)).json()
+                assert node["locked"] == "locked"
+                view.is_synced = False
+                assert (await client.get("/node-list?fields=id")).status_code == 200  # what was known last
+
+
 async def test_node_list_as_json_keeps_credentials_to_itself() -> None:
     async with filled() as client:
         (node,) = (await client.get("/node-list", headers={"Accept": "application/json"})).json()

@@ -37,10 +37,15 @@ class _Answer:
 
 
 class Lists:
-    """Makes the lists from *view*, which may raise RuntimeError while there is no view."""
+    """Makes the lists from *view*, which may raise RuntimeError while there is no view.
+
+    No list is made before the view was complete for the first time: locked nodes would be listed as unlocked. Later,
+    while the view is stale, lists show what was known last.
+    """
 
     def __init__(self, view: Callable[[], ClusterView]) -> None:
         self._view = view
+        self._was_synced = False
         self._answers: dict[tuple[object, ...], _Answer] = {}
 
     def routes(self) -> list[Route]:
@@ -52,9 +57,13 @@ class Lists:
         fields = frozenset(filter(None, request.query_params.get("fields", "").split(",")))
         node_id = request.query_params.get("node_id") if name == "node-list" else None
         try:
-            answer = await self._answer(name, as_json, fields, node_id)
+            view = self._view()
         except RuntimeError:
             return PlainTextResponse("not connected to the store yet\n", 503)
+        self._was_synced = self._was_synced or view.is_synced
+        if not self._was_synced:
+            return PlainTextResponse("view of the cluster not in sync yet\n", 503)
+        answer = await self._answer(view, name, as_json, fields, node_id)
         headers = {
             "Access-Control-Allow-Origin": "*",
             "Cache-Control": f"public, max-age={FRESH_S}",
@@ -66,13 +75,15 @@ class Lists:
         media_type = "application/json" if as_json else "text/plain"
         return Response(answer.body, media_type=media_type, headers=headers)
 
-    async def _answer(self, name: str, as_json: bool, fields: frozenset[str], node_id: str | None) -> _Answer:
+    async def _answer(
+        self, view: ClusterView, name: str, as_json: bool, fields: frozenset[str], node_id: str | None
+    ) -> _Answer:
         key = (name, as_json, fields, node_id)
         now = time.time()
         known = self._answers.get(key)
         if known is not None and now - known.made_at <= FRESH_S:
             return known
-        snapshot = take_snapshot(self._view(), now)
+        snapshot = take_snapshot(view, now)
         body = await asyncio.to_thread(_body, snapshot, name, as_json, fields, node_id)
         self._answers.pop(key, None)
         self._answers[key] = answer = _Answer(body, now)
