@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from support import zookeeper
 from support.certificates import Certificates, make_certificates
@@ -31,6 +32,9 @@ _numbers = itertools.count(1)
 def pytest_configure(config: pytest.Config) -> None:
     """Leave no event loop open that a library makes for a test without one: no code would close it."""
     asyncio.set_event_loop(None)
+    # How long an example takes says something of the machine, too.
+    settings.register_profile("without deadlines", deadline=None)  # all else as in the present profile
+    settings.load_profile("without deadlines")
     # In debug mode asyncio logs which callbacks are slow, which says something of the machine.
     logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
     # Before Python 3.12 a garbage collection in the middle of ast.parse() can make it fail with "AST constructor

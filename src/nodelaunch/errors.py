@@ -40,7 +40,7 @@ def has_controls(text: str) -> bool:
 
 def is_sound_id(value: object) -> bool:
     """Return True if *value* can be the ``external_id`` of an instance."""
-    return isinstance(value, str) and 0 < len(value) <= MAX_ID and not has_controls(value)
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID and (value.isprintable() or not has_controls(value))
 
 
 class NodelaunchError(Exception):

@@ -83,7 +83,9 @@ class Logger:
             return
         if (direct := _SET_UP.direct) is not None and direct.serves(config):
             if _NUMBERS[method] >= direct.least:
-                direct.write(method, event, {**self._context, **facts} if self._context else facts)
+                if method == "exception":
+                    facts.setdefault("exc_info", True)
+                direct.write(_text(method, event, {**self._context, **facts} if self._context else facts))
             return
         made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
         if made_of != self._made_of:
@@ -104,12 +106,18 @@ def _log_plainly(logger: logging.Logger, method: str, event: str, facts: dict[st
     if not logger.isEnabledFor(number := _NUMBERS[method]):
         return
     failure = facts.pop("exc_info", method == "exception")
-    text = " ".join([event, *(f"{key}={_shown(facts[key])}" for key in sorted(facts))])
+    text = f"{event} {_spelled(facts)}" if facts else event
     logger.log(number, "%s", text, exc_info=failure, extra={"facts": facts}, stacklevel=4)
 
 
-def _shown(value: object) -> str:
-    return value if type(value) is str and _PLAIN(value) else repr(value)
+def _spelled(facts: dict[str, Any]) -> str:
+    """Return ``key=value`` for each of *facts*, by key; a value that could be read as several is shown with quotes."""
+    return " ".join(
+        [
+            f"{key}={value if type(value) is str and _PLAIN(value) else repr(value)}"
+            for key, value in sorted(facts.items())
+        ]
+    )
 
 
 logging.getLogger("nodelaunch").addHandler(logging.NullHandler())  # without a handler, Python prints warnings
@@ -164,7 +172,7 @@ class _Direct:
         self._processors = list(config["processors"])
         self.least: int = least
         """The level of the least important line that is written."""
-        self._write = write
+        self.write: Callable[[str], None] = write
 
     def serves(self, config: dict[str, Any]) -> bool:
         """Return True if *config* is unchanged, so that a program which configures structlog again gets its lines."""
@@ -173,11 +181,6 @@ class _Direct:
             and config["logger_factory"] is self._logger_factory
             and config["processors"] == self._processors
         )
-
-    def write(self, method: str, event: str, facts: dict[str, Any]) -> None:
-        if method == "exception":
-            facts.setdefault("exc_info", True)
-        self._write(_text(method, event, facts))
 
 
 _SET_UP: Final = _SetUp()
@@ -290,7 +293,7 @@ def _pairs(facts: dict[str, Any]) -> str:
             and '"' not in text and "'" not in text and text.isprintable()
         ):  # fmt: skip
             return text
-    return " ".join([f"{key}={_shown(facts[key])}" for key in sorted(facts)])
+    return _spelled(facts)
 
 
 def _new_form(keys: tuple[str, ...]) -> _Form:
@@ -306,7 +309,7 @@ _FORMS: Final[dict[tuple[str, ...], _Form]] = {}
 """Formats by their keys in the given order: about one for each call that logs."""
 MAX_FORMS: Final = 1000
 _SHOWN_AS_TEXT: Final = frozenset({str, int, float, bool, type(None)})
-"""Types for which `_shown` returns ``str``, except texts that need quotes."""
+"""Types of values that are shown as ``str``, except texts that need quotes."""
 
 
 class _LineLogger:

@@ -12,8 +12,10 @@ from nodelaunch.engine.limits.sharing import SharedCapacity, TenantLedgers
 from nodelaunch.engine.view import open_view
 from nodelaunch.errors import SessionLostError
 from nodelaunch.protocol import paths
+from nodelaunch.protocol.paths import NodeId
 from nodelaunch.protocol.quota import Limits
-from nodelaunch.protocol.records import PoolRegistration, Presence
+from nodelaunch.protocol.records import Node, PoolRegistration, Presence
+from nodelaunch.protocol.states import NodeState
 from nodelaunch.protocol.store import Create, Put
 from nodelaunch.store.embedded.store import EmbeddedStore
 
@@ -50,3 +52,30 @@ async def test_node_is_not_created_for_a_request_whose_lock_went_with_the_sessio
             with pytest.raises(SessionLostError):
                 await creating
             assert await store.children(paths.NODES) == []
+
+
+async def test_nodes_are_followed_only_while_another_launcher_shares_limits() -> None:
+    """A launcher that is alone does nothing at a change of a node; beside another, it forgets stale versions."""
+    presence, pool = f"{paths.PRESENCES}/other", f"{paths.POOLS}/other"
+    registration = PoolRegistration(id="p", name="main", provider_name="cloud")
+    knowing = Presence(id="other", pools=("p",), knows=("own",))
+    theirs = Node(id=NodeId(""), state=NodeState.INIT, provider="cloud", pool="main", launcher="other")
+    async with EmbeddedStore(None) as store, store.connect() as other:
+        await store.ensure(*paths.ALWAYS_THERE)
+        async with open_view(store) as view:
+            await view.synced()
+            free = SharedCapacity(store, view, "cloud", "own", TenantLedgers(store, view), Books())
+            close = free.open()
+            assert not free.is_shared
+            assert "cloud" not in view._by_provider
+            await other.create(presence, knowing.to_bytes(), ephemeral=True)
+            await other.create(pool, registration.to_bytes(), ephemeral=True)
+            assert free.is_shared
+            assert "cloud" in view._by_provider
+            await free.create("main", None, Create(paths.NEW_NODE, b"{}", sequence=True))
+            before = (await store.get(paths.ledger("cloud"))).stat.version
+            await other.create(paths.NEW_NODE, theirs.to_bytes(), sequence=True)
+            await free.create("main", None, Create(paths.NEW_NODE, b"{}", sequence=True))
+            assert (await store.get(paths.ledger("cloud"))).stat.version == before + 1
+            close()
+            assert "cloud" not in view._by_provider

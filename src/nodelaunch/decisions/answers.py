@@ -185,7 +185,7 @@ class PoolAnswers:
         view = facts.view(key)
         need = need_of(line.shape.labels, view)
         left, at_provider = facts.pool_left(key), facts.provider_left(key)
-        fits = min((min(left[name], at_provider[name]) / need[name] for name in need), default=0.0)
+        fits = min([min(left[name], at_provider[name]) / value for name, value in need.amounts.items()], default=0.0)
         reusable = reusable_for(line, key, facts)
         if line.shape.alone is not None:
             reusable += len(facts.begun(line.shape.alone, key))
@@ -320,7 +320,7 @@ def reusable_for(line: Line, key: PoolKey, facts: Facts) -> int:
     """Return how many idle nodes the pool has for the head of *line*; a node with several of its labels may count
     twice."""
     labels = line.shape.labels if line.shape.reuse or not facts.view(key).can_launch else ()
-    return min(len(labels), sum(facts.idle_count(key, label, line.shape.asker) for label in set(labels)))
+    return min(len(labels), sum([facts.idle_count(key, label, line.shape.asker) for label in set(labels)]))
 
 
 def serves_out_of_turn(line: Line, key: PoolKey, facts: Facts) -> bool:

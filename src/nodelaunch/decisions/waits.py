@@ -53,11 +53,13 @@ class Waits:
 
     def is_full(self, key: PoolKey) -> bool:
         """Return True if requests wait for capacity in the pool."""
-        return any(verdict.waits_for_capacity for verdict in self.in_pool.get(key, {}).values())
+        waiting = self.in_pool.get(key)
+        return waiting is not None and any(verdict.waits_for_capacity for verdict in waiting.values())
 
     def awaits_provider(self, key: PoolKey) -> bool:
         """Return True if a request waits in the pool for capacity that its provider does not have."""
-        return any(pool == key for _, pool in self.at_provider.get(key[0], {}))
+        waiting = self.at_provider.get(key[0])
+        return waiting is not None and any(pool == key for _, pool in waiting)
 
     def first_need(self, key: PoolKey) -> Usage | None:
         """Return the need of the earliest request that waits for capacity in the pool."""

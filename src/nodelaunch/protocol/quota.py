@@ -108,14 +108,16 @@ class Limits:
     def __repr__(self) -> str:
         return f"Limits({self.amounts!r})"
 
-    def minus(self, used: Usage) -> Limits:
+    def minus(self, *used: Usage) -> Limits:
         """Return the limits that are left; negative if more is used than allowed."""
-        if not used.amounts or not self.amounts:
+        uses = [each.amounts for each in used if each.amounts]
+        if not uses or not self.amounts:
             return self
         left = dict(self.amounts)
-        for name, value in used.amounts.items():
-            if name in left:
-                left[name] -= value
+        for amounts in uses:
+            for name, value in amounts.items():
+                if name in left:
+                    left[name] -= value
         made = _new(Limits)
         made.amounts = left
         return made

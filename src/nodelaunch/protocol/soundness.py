@@ -58,7 +58,7 @@ def text_fault(value: object) -> str | None:
         return f"a text was expected, not {type(value).__name__}"
     if len(value) > MAX_TEXT:
         return f"longer than {MAX_TEXT} characters"
-    return "it has control characters" if has_controls(value) else None
+    return None if value.isprintable() or not has_controls(value) else "it has control characters"
 
 
 def id_fault(value: object) -> str | None:

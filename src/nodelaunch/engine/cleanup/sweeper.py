@@ -85,6 +85,7 @@ class Sweeper:
         self._debris = Debris(ctx)
         self._ctx = ctx
         self._view = view
+        self._locked_nodes = view.locked_nodes
         self._next_round = 0.0
         """The time of the next round, by the loop's clock."""
         self._pools_changed = True
@@ -144,9 +145,10 @@ class Sweeper:
         ]
 
     def _on_node(self, event: NodeSeen | NodeUnlocked) -> None:
-        if self._view.is_node_locked(event.id) and not self.nodes.left:
-            return  # another process holds the lock
-        self._look_at_node(event.id)
+        if event.id not in self._locked_nodes:
+            self._look_at_unlocked(event.id)
+        elif self.nodes.left:  # another process may have taken the lock
+            self.nodes.look(event.id)
 
     def _on_request(self, event: RequestSeen | RequestUnlocked) -> None:
         self.requests.look(event.id)
@@ -180,10 +182,15 @@ class Sweeper:
         self._pools_changed = True
 
     def _look_at_node(self, node_id: NodeId) -> None:
+        if node_id in self._locked_nodes:
+            self.nodes.look(node_id)
+        else:
+            self._look_at_unlocked(node_id)
+
+    def _look_at_unlocked(self, node_id: NodeId) -> None:
         self.nodes.look(node_id)
-        if not self._view.is_node_locked(node_id):
-            self.old.look(node_id)
-            self.held.look(node_id)
+        self.old.look(node_id)
+        self.held.look(node_id)
 
     def _look_again(self, key: Key) -> None:
         """Look again at *key*: events were ignored during the work, and the known record may have been old."""

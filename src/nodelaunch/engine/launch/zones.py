@@ -83,7 +83,7 @@ class Zones:
         """Zones that may be tried: zones that did not fail this request, preferably without an open breaker. A request
         that has lost an attempt probes none."""
         breakers = self._provider.breakers.zones
-        if not self._avoided and breakers.is_calm:
+        if not self._avoided and not breakers.known:
             return self._all
         left = [zone for zone in self._all if zone not in self._avoided] or list(self._all)
         sound = [zone for zone in left if not breakers.is_open(zone)] if self._avoided else []

@@ -13,7 +13,7 @@ from nodelaunch.decisions.triage import PoolKey
 from nodelaunch.engine.limits.reservations import Reservations
 from nodelaunch.engine.limits.waiting import CapacityQueue
 from nodelaunch.engine.view import ClusterView
-from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, NOTHING, Limits
+from nodelaunch.protocol.quota import INSTANCES, NO_LIMITS, Limits
 
 if TYPE_CHECKING:
     from nodelaunch.engine.serve.facts import OwnPools
@@ -39,7 +39,7 @@ class Books:
     def pool_free(self, key: PoolKey) -> Limits:
         """Return the capacity that the pool can give now, including capacity that accepted requests wait for."""
         limits = self._own_pools.views[key].limits
-        return limits.minus(self._view.used(*key)).minus(self._reservations.of_pool(key))
+        return limits.minus(self._view.used(*key), self._reservations.of_pool(key))
 
     def provider_free(self, key: PoolKey) -> Limits:
         """Return the capacity that the provider can give the pool now, including capacity that accepted requests wait
@@ -51,8 +51,7 @@ class Books:
             return NO_LIMITS
         name = key[0]
         cloud = provider.cloud
-        left = cloud.limits.minus(self._view.used(name)).minus(self._reservations.of_provider(name))
-        return left if cloud.unmanaged == NOTHING else left.minus(cloud.unmanaged)
+        return cloud.limits.minus(self._view.used(name), self._reservations.of_provider(name), cloud.unmanaged)
 
     def is_overbooked(self, key: PoolKey) -> bool:
         """Return True if more is in use or reserved in the pool, or at its provider, than its limit; or if more

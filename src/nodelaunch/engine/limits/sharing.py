@@ -23,7 +23,7 @@ from nodelaunch.errors import RecordGoneError, SessionLostError, VersionConflict
 from nodelaunch.log import Logger, get_logger
 from nodelaunch.protocol import paths
 from nodelaunch.protocol.quota import Limits
-from nodelaunch.protocol.store import Create, Entry, Lock, Op, Put, Store, TakeLock
+from nodelaunch.protocol.store import Create, Entry, Lock, Op, Put, Store, TakeLock, Unsubscribe
 
 log: Logger = get_logger(__name__)
 
@@ -98,19 +98,31 @@ class SharedCapacity:
         self._own_pools: frozenset[str] = frozenset()
         self._given_up: set[str] = set()
         """Launchers that did not acknowledge this one in time."""
+        self._is_open = False
+        self._unfollow: Unsubscribe | None = None
+        """Set while the provider's nodes are followed: while there are others."""
 
     def open(self) -> Callable[[], None]:
         """Follow the nodes that others create from now on. Return a function that ends that."""
-        stops = [
-            self._view.subscribe_to_provider(self._provider, self._on_node),
-            self._view.subscribe(self._on_stale, ViewStale),
-        ]
+        stop = self._view.subscribe(self._on_stale, ViewStale)
+        self._is_open = True
+        self._follow()
 
         def close() -> None:
-            for stop in stops:
-                stop()
+            stop()
+            self._is_open = False
+            self._follow()
 
         return close
+
+    def _follow(self) -> None:
+        """Follow the provider's nodes while there are others; without them, no change of a node costs anything."""
+        if self._is_open and self._all_others:
+            if self._unfollow is None:
+                self._unfollow = self._view.subscribe_to_provider(self._provider, self._on_node)
+        elif self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
 
     # -- who shares -------------------------------------------------------------------------------------------------
 
@@ -123,6 +135,7 @@ class SharedCapacity:
             own = [peer.pool_id for peer in peers if peer.launcher == self._own_id]
             self._own_pools = frozenset(own)
             self._given_up &= self._all_others
+            self._follow()
 
     @property
     def is_shared(self) -> bool:

@@ -81,14 +81,15 @@ class Breakers(Generic[K]):
         self._on_change = on_change
         self._on_due = on_due
         self._events = events
-        self._known: dict[K, Breaker] = {}
+        self.known: dict[K, Breaker] = {}
+        """The breakers of the keys that have failed since they last succeeded. Empty: every key may be tried."""
         self._timers: dict[K, asyncio.TimerHandle] = {}
 
     def failed(self, key: K, cause: FailureCause, *, after_s: float = 0.0) -> None:
         """Note a failed try. The next one may be made *after_s* if the cloud said so, else after a pause of our own."""
-        breaker = self._known.get(key)
+        breaker = self.known.get(key)
         if breaker is None:
-            breaker = self._known[key] = Breaker(self._rule)
+            breaker = self.known[key] = Breaker(self._rule)
         spread = random.uniform(1.0, MOST_SPREAD)  # noqa: S311
         change = breaker.failed(_now(), cause, after_s=after_s, spread=spread)
         self._set_timer(key, breaker)
@@ -103,7 +104,7 @@ class Breakers(Generic[K]):
 
     def succeeded(self, key: K, began: float) -> bool:
         """Note the success of a try that *began* then, by the loop's clock. Return True if that closed the breaker."""
-        breaker = self._known.get(key)
+        breaker = self.known.get(key)
         if breaker is None:
             return False
         change = breaker.succeeded(began)
@@ -118,38 +119,33 @@ class Breakers(Generic[K]):
 
     def probe(self, key: K) -> None:
         """Note a try: for an open breaker, the probe."""
-        breaker = self._known.get(key)
+        breaker = self.known.get(key)
         if breaker is not None and breaker.is_open:
             breaker.probe(_now(), spread=random.uniform(1.0, MOST_SPREAD))  # noqa: S311
             self._set_timer(key, breaker)
 
-    @property
-    def is_calm(self) -> bool:
-        """True if nothing has failed, so that every key may be tried."""
-        return not self._known
-
     def is_open(self, key: K) -> bool:
-        return (breaker := self._known.get(key)) is not None and breaker.is_open
+        return (breaker := self.known.get(key)) is not None and breaker.is_open
 
     def may_try(self, key: K) -> bool:
-        return (breaker := self._known.get(key)) is None or breaker.may_try(_now())
+        return (breaker := self.known.get(key)) is None or breaker.may_try(_now())
 
     def next_in_s(self, key: K) -> float:
         """Return the seconds until the next try may be made."""
-        breaker = self._known.get(key)
+        breaker = self.known.get(key)
         return 0.0 if breaker is None else max(0.0, breaker.next_at - _now())
 
     def why(self, key: K) -> str | None:
         """Return the reason why the breaker is open; None: it is closed."""
-        breaker = self._known.get(key)
+        breaker = self.known.get(key)
         return str(breaker.cause) if breaker is not None and breaker.is_open else None
 
     def list_open(self, keys: Iterable[K] | None = None) -> list[OpenBreaker]:
         """Return the open breakers, of *keys* or of all."""
         now = _now()
         found = []
-        for key in self._known if keys is None else keys:
-            breaker = self._known.get(key)
+        for key in self.known if keys is None else keys:
+            breaker = self.known.get(key)
             if breaker is not None and breaker.since is not None:
                 title, due_s = self._title.format(**self._names(key)), max(0.0, breaker.next_at - now)
                 found.append(OpenBreaker(title, str(breaker.cause), breaker.failures, now - breaker.since, due_s))
@@ -157,8 +153,8 @@ class Breakers(Generic[K]):
 
     def forget(self, is_gone: Callable[[K], bool] = lambda _key: True) -> None:
         """Close the breakers whose key *is_gone*, all by default, and forget their failures."""
-        for key in [key for key in self._known if is_gone(key)]:
-            was_open = self._known[key].is_open
+        for key in [key for key in self.known if is_gone(key)]:
+            was_open = self.known[key].is_open
             self._drop(key)
             if was_open:
                 detail = "the configuration, or the cloud, changed"
@@ -178,7 +174,7 @@ class Breakers(Generic[K]):
             self._events.emit(BreakerChanged(self._events.now(), names["provider"], what, cause is not None, detail))
 
     def _drop(self, key: K) -> None:
-        del self._known[key]
+        del self.known[key]
         if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
 
@@ -242,11 +238,11 @@ class LaunchGate:
     @property
     def is_open(self) -> bool:
         """True if the breaker is open: launches have to wait."""
-        return self._breakers.is_open(self._provider)
+        return bool(self._breakers.known) and self._breakers.is_open(self._provider)
 
     @property
     def has_waiting(self) -> bool:
-        return any(self._waiting)
+        return bool(self._waiting[0] or self._waiting[1])
 
     async def enter(self, *, has_instance: bool) -> None:
         """Wait until the provider may be called."""
@@ -267,7 +263,8 @@ class LaunchGate:
 
     def answered(self, began: float) -> None:
         """Note an answer to a call that *began* then."""
-        self._breakers.succeeded(self._provider, began)
+        if self._breakers.known:
+            self._breakers.succeeded(self._provider, began)
         if self.has_waiting and not self.is_open:
             for _ in range(LET_GO_AT_ONCE):
                 self._let_go()
@@ -369,8 +366,9 @@ class ProviderBreakers:
 
     def launched(self, pool: str, label: str, zone: str | None, began: float) -> None:
         """Note that a launch of *label* in *zone* that *began* then made a node ready."""
-        self.labels.succeeded((pool, label), began)
-        if zone is not None:
+        if self.labels.known:
+            self.labels.succeeded((pool, label), began)
+        if zone is not None and self.zones.known:
             self.zones.succeeded(zone, began)
 
     def launch_failed(self, pool: str, label: str, zone: str | None, error: DriverError) -> None:
@@ -389,11 +387,11 @@ class ProviderBreakers:
 
     def is_doubtful(self, pool: str, labels: Iterable[str]) -> bool:
         """Return True if launches of one of *labels* fail in *pool*, and no probe is due."""
-        return any(not self.labels.may_try((pool, label)) for label in labels)
+        return bool(self.labels.known) and any(not self.labels.may_try((pool, label)) for label in labels)
 
     def chosen(self, pool: str, labels: Iterable[str]) -> None:
         """Note that nodes with these *labels* are about to be launched in *pool*: the probe, if one is due."""
-        for label in labels:
+        for label in labels if self.labels.known else ():
             if self.labels.may_try((pool, label)):
                 self.labels.probe((pool, label))
 

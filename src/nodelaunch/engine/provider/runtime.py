@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 from nodelaunch.config.models import Launching, PoolConfig, ProviderConfig
@@ -132,20 +132,14 @@ class ProviderRuntime:
         self.breakers.forget()
         self._stale.set()
         self.changed()
-        await self._close_if_unused(old)
+        await self.close_if_unused(old)
 
-    @asynccontextmanager
-    async def using(self, generation: Generation | None = None) -> AsyncIterator[Driver]:
+    def using(self, generation: Generation | None = None) -> AbstractAsyncContextManager[Driver]:
         """Keep the driver of *generation*, the current one by default, from being closed meanwhile."""
-        generation = generation or self.current
-        generation.users += 1
-        try:
-            yield generation.driver
-        finally:
-            generation.users -= 1
-            await self._close_if_unused(generation)
+        return _Use(self, generation or self.current)
 
-    async def _close_if_unused(self, generation: Generation) -> None:
+    async def close_if_unused(self, generation: Generation) -> None:
+        """Close the driver of *generation*, unless it is the current one or work uses it."""
         if generation is self.current or generation.users > 0:
             return
         if generation.upkeep is not None:
@@ -300,3 +294,22 @@ class ProviderRuntime:
         self.breakers.close()
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await self.driver.aclose()
+
+
+class _Use(AbstractAsyncContextManager[Driver]):
+    """The use of a generation's driver by work that starts under it."""
+
+    __slots__ = ("_generation", "_runtime")
+
+    def __init__(self, runtime: ProviderRuntime, generation: Generation) -> None:
+        self._runtime = runtime
+        self._generation = generation
+
+    async def __aenter__(self) -> Driver:
+        self._generation.users += 1
+        return self._generation.driver
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._generation.users -= 1
+        if self._generation is not self._runtime.current:
+            await self._runtime.close_if_unused(self._generation)

@@ -142,7 +142,7 @@ class RequestHandler:
 
     def _step(self, state: m.State, event: m.Event) -> m.Step:
         retries = self._ctx.launching.retries
-        return m.step(state, event, retries=retries, can_launch=self._ctx.provider.can_launch)
+        return m.step(state, event, retries=retries, can_launch=self._ctx.generation.inventory is None)
 
     def _report(self, outcome: m.Outcome, state: m.State, took_s: float) -> None:
         if outcome is m.Outcome.LOCK_REFUSED:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ from nodelaunch.protocol import paths
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import NodeRequest, keeper_of
 from nodelaunch.protocol.states import RequestState
-from nodelaunch.protocol.store import SessionState, Store
+from nodelaunch.protocol.store import SessionState, Store, Unsubscribe
 
 log: Logger = get_logger(__name__)
 
@@ -68,6 +68,47 @@ class ReadyShortfall:
     """True if lack of capacity is the only reason: the missing nodes are requested as soon as capacity becomes free."""
 
 
+class _TiedNodes:
+    """Nodes of fulfilled requests that are still tied to them. *on_change*: called with the request when one changes.
+
+    Changes of nodes are followed only while there are such nodes: otherwise no change of a node costs anything.
+    """
+
+    def __init__(self, view: ClusterView, on_change: Callable[[RequestId], None]) -> None:
+        self._view = view
+        self._on_change = on_change
+        self._requests: dict[NodeId, RequestId] = {}
+        self._unfollow: Unsubscribe | None = None
+
+    def __contains__(self, node_id: NodeId) -> bool:
+        return node_id in self._requests
+
+    def add(self, node_id: NodeId, request_id: RequestId) -> None:
+        self._requests[node_id] = request_id
+        if self._unfollow is None:
+            self._unfollow = self._view.subscribe(self._on_node, NodeSeen, NodeUnlocked, NodeRemoved)
+
+    def discard(self, node_id: NodeId) -> None:
+        self._requests.pop(node_id, None)
+        if not self._requests:
+            self.clear()
+
+    def forget(self, request_id: RequestId) -> None:
+        """Forget the nodes of a request that is gone."""
+        for node_id in [node_id for node_id, other in self._requests.items() if other == request_id]:
+            self.discard(node_id)
+
+    def clear(self) -> None:
+        self._requests.clear()
+        if self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
+
+    def _on_node(self, event: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
+        if event.id in self._requests:
+            self._on_change(self._requests[event.id])
+
+
 class MinReady:
     """Keeps min-ready nodes, once per launcher. Set the counts with `want` and `run` it."""
 
@@ -84,8 +125,7 @@ class MinReady:
         self._mine: set[RequestId] = set()
         self._changed: set[RequestId] = set()
         """Requests to look at: they are new, or changed, or one of their nodes may be free now."""
-        self._freeing: dict[NodeId, RequestId] = {}
-        """Nodes of a fulfilled request that are still tied to it."""
+        self._freeing = _TiedNodes(view, self._look_soon)
         self._answered: set[RequestId] = set()
         """Requests that are answered and still exist."""
         self._expired: set[RequestId] = set()
@@ -112,7 +152,6 @@ class MinReady:
         """Keep nodes ready until cancelled."""
         stops = [
             self._view.subscribe(self._on_news, IdleNodeSeen, IdleNodeGone, MinReadyRequestChanged),
-            self._view.subscribe(self._on_node, NodeSeen, NodeUnlocked, NodeRemoved),
             self._view.subscribe(self._on_processes, PresencesChanged, ViewSynced),
             self._view.subscribe(self._on_pools, PoolsChanged),
         ]
@@ -127,6 +166,7 @@ class MinReady:
         finally:
             for stop in stops:
                 stop()
+            self._freeing.clear()  # the next run looks at all requests
 
     def _on_news(self, event: ViewEvent) -> None:
         if isinstance(event, MinReadyRequestChanged) and event.id in self._mine:
@@ -134,10 +174,9 @@ class MinReady:
         if self._wanted or self._mine:
             self._wake.set()
 
-    def _on_node(self, event: NodeSeen | NodeUnlocked | NodeRemoved) -> None:
-        if event.id in self._freeing:
-            self._changed.add(self._freeing[event.id])
-            self._wake.set()
+    def _look_soon(self, request_id: RequestId) -> None:
+        self._changed.add(request_id)
+        self._wake.set()
 
     def _on_pools(self, _event: ViewEvent) -> None:
         """Retry declined labels, because a new pool may serve requests that all others declined."""
@@ -235,7 +274,7 @@ class MinReady:
         seen = self._view.requests.get(request_id)
         if seen is None:
             self._mine.discard(request_id)
-            self._freeing = {node_id: other for node_id, other in self._freeing.items() if other != request_id}
+            self._freeing.forget(request_id)
             return
         label = seen.record.node_types[0]
         if seen.record.state is RequestState.FULFILLED:
@@ -272,11 +311,11 @@ class MinReady:
         for node_id in request.nodes:
             seen = self._view.nodes.get(node_id)
             if seen is None or seen.record.allocated_to != request.id:
-                self._freeing.pop(node_id, None)
+                self._freeing.discard(node_id)
                 continue
-            self._freeing[node_id] = request.id
+            self._freeing.add(node_id, request.id)
             if await rewrite_node(self._store, seen, seen.record.deallocated()):
-                self._freeing.pop(node_id, None)
+                self._freeing.discard(node_id)
             else:
                 log.debug("min_ready_node_not_freed", node_id=node_id)
         return not any(node_id in self._freeing for node_id in request.nodes)

@@ -21,22 +21,26 @@ class InstanceIndex:
 
     def change(self, old: Node | None, new: Node | None) -> None:
         """Handle a node that is new, changed, or gone."""
-        if old is not None and new is not None and old.external_id == new.external_id and old.provider == new.provider:
+        if old is None:
+            before = None
+        elif new is not None and old.external_id == new.external_id and old.provider == new.provider:
             return
-        before, now = _key(old), _key(new)
+        else:
+            before = _key(old)
+        now = None if new is None else _key(new)
         if before == now:
             return
         if before is not None and old is not None:
-            left = tuple(node_id for node_id in self._nodes[before] if node_id != old.id)
+            left = [node_id for node_id in self._nodes[before] if node_id != old.id]
             if left:
-                self._nodes[before] = left
+                self._nodes[before] = tuple(left)
             else:
                 del self._nodes[before]
         if now is not None and new is not None:
             self._nodes[now] = (*self._nodes.get(now, ()), new.id)
 
 
-def _key(node: Node | None) -> _Key | None:
-    if node is None or not node.external_id or not isinstance(node.external_id, str) or node.provider is None:
+def _key(node: Node) -> _Key | None:
+    if not node.external_id or not isinstance(node.external_id, str) or node.provider is None:
         return None
     return (node.provider, node.external_id)

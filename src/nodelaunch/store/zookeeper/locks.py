@@ -40,7 +40,7 @@ class Locks:
         self._forest = forest
         self._reader = reader
         self._writer = writer
-        self._held: dict[str, ZkLock] = {}
+        self._held = writer.held
         self._drops: set[asyncio.Task[None]] = set()
         session.subscribe(self._on_state)
 

@@ -65,16 +65,13 @@ class Recovery:
         self._forest = forest
         self._resend = resend
         self._done = done
+        self.is_on = False
+        """True while its task runs: new writes have to wait."""
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._alone = asyncio.Event()
         """Set when the write that is sent alone has its answer, or will have none."""
         session.subscribe(self._on_state)
-
-    @property
-    def is_on(self) -> bool:
-        """True if new writes have to wait."""
-        return self._task is not None
 
     def add(self, write: OwnWrite) -> None:
         """Add *write*: the connection broke before its reply."""
@@ -85,13 +82,14 @@ class Recovery:
             _fail(write, SessionLostError(write.order.path, "the session ended before the answer"))
             return
         self.doubts.append(write)
-        if self._task is None:
+        if not self.is_on:
+            self.is_on = True
             self._task = asyncio.ensure_future(self._run(write.order.epoch))
 
     async def over(self, epoch: int) -> None:
         """Wait until writes can be sent in session *epoch*. Raises: SessionLostError."""
         await self._session.usable(epoch)
-        while self._task is not None:
+        while self.is_on:
             await self._settled.wait()
             await self._session.usable(epoch)
 
@@ -106,7 +104,7 @@ class Recovery:
         doubts, self.doubts = self.doubts, []
         for write in doubts:
             _fail(write, type(error)(write.order.path, error.detail) if error is not None else None)
-        self._task = None
+        self.is_on, self._task = False, None
         self._settled.set()
         self._settled = asyncio.Event()
 

@@ -62,6 +62,8 @@ class ZkSession(SessionStates):
         self.last_zxid: int = 0
         self.operations: Counter[str] = Counter()
         self._audience: ConnectionListener | None = None
+        self.session_id: int = 0
+        """The id; 0: there is no session."""
         self._granted = Greeting(0, bytes(16), timeout_s)
         self.dialer: Dialer = Dialer(servers, tls, timeout_s)
         self._identity = identity
@@ -75,11 +77,6 @@ class ZkSession(SessionStates):
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def session_id(self) -> int:
-        """The id; 0: there is no session."""
-        return self._granted.session_id
-
-    @property
     def is_connected(self) -> bool:
         """True if requests can be sent."""
         return self.connection is not None
@@ -88,6 +85,9 @@ class ZkSession(SessionStates):
     def timeout_s(self) -> float:
         """The timeout that the server granted."""
         return self._granted.timeout_s
+
+    def _grant(self, granted: Greeting) -> None:
+        self._granted, self.session_id = granted, granted.session_id
 
     def use_servers(self, servers: Sequence[Server]) -> None:
         """Connect to one of *servers* from the next connection on; the present one stays while it works."""
@@ -112,7 +112,7 @@ class ZkSession(SessionStates):
             await asyncio.gather(self._runner, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        self._granted = Greeting(0, bytes(16), self.timeout_s)
+        self._grant(Greeting(0, bytes(16), self.timeout_s))
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.abort()
@@ -185,7 +185,7 @@ class ZkSession(SessionStates):
         assert self._audience is not None  # noqa: S101
         if not self.session_id:
             self.epoch += 1
-        self._granted = greeting
+        self._grant(greeting)
         self._heard_at = asked_at
         self._arrived_at = uptime()
         self.connection = connection
@@ -209,7 +209,7 @@ class ZkSession(SessionStates):
         a higher zxid than theirs.
         """
         log.warning("zookeeper_session_lost", session=f"{self.session_id:#x}", detail=why)
-        self._granted = Greeting(0, bytes(16), self.dialer.session_timeout_s)
+        self._grant(Greeting(0, bytes(16), self.dialer.session_timeout_s))
         self._zxid_before, self.last_zxid = max(self._zxid_before, self.last_zxid), 0
         connection, self.connection = self.connection, None
         if connection is not None:
@@ -241,8 +241,7 @@ class ZkSession(SessionStates):
     @property
     def may_hold(self) -> bool:
         """Return True if locks of this session can still be held: it exists, and an answer came in time."""
-        granted = self._granted
-        return granted.session_id != 0 and uptime() - self._heard_at < granted.timeout_s
+        return self.session_id != 0 and uptime() - self._heard_at < self._granted.timeout_s
 
     def _schedule(self) -> None:
         if self._timer is not None:

@@ -51,6 +51,8 @@ class Writer:
         self._prefix = chroot.encode()
         self._acls = acls
         self._skip = len(chroot)
+        self.held: dict[str, ZkLock] = {}
+        """The locks that are neither released nor lost, by contender."""
         self.recovery: Recovery = Recovery(session, reader, forest, self._send, self._done)
 
     async def write(
@@ -77,12 +79,10 @@ class Writer:
             await self.recovery.over(epoch)
         elif not session.may_hold:
             session.check(epoch)
-        for lock in under:
-            if not lock.is_held:
-                raise LockLostError(lock.contender)
-        for lock in released:
-            if not lock.is_held:
-                raise LockLostError(lock.contender)
+        for locks in (under, released):
+            for lock in locks:
+                if lock.contender not in self.held:
+                    raise LockLostError(lock.contender)
         future: asyncio.Future[list[Entry | None]] = asyncio.get_running_loop().create_future()
         write = OwnWrite(EncodedWrite(ops, code, body, epoch, under, released, contender, is_foreseen), future)
         self._send(write)
