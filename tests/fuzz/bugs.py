@@ -143,6 +143,7 @@ def _locked_counts_as_abandoned() -> AbstractContextManager[Any]:
     def planted() -> Iterator[None]:
         with (
             mock.patch.object(ClusterView, "is_node_locked", return_value=False),
+            mock.patch.object(ClusterView, "locked_nodes", ()),
             mock.patch.object(AbandonedNodes, "delete", remove),
             mock.patch.object(AbandonedNodes, "offer", remove),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +33,14 @@ def provider(name: str = "cloud", *pools: dict[str, Any], **more: Any) -> dict[s
         "name": name, "driver": "fake", "boot-time": 0, "cloud-images": images, "pools": list(pools or [pool()]),
         **_keys(more),
     }  # fmt: skip
+
+
+def await_servers(cloud: FakeCloud, count: int) -> None:
+    """Wait until the cloud has so many servers."""
+    deadline = time.monotonic() + 30
+    while len(cloud.servers()) != count:
+        assert time.monotonic() < deadline, cloud.servers()
+        time.sleep(0.05)
 
 
 def _keys(more: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.site import Site, pool, provider
+from peers.site import Site, await_servers, pool, provider
 from support import namespaces
 from support.upstream import ZuulPeer
 from support.zookeeper import ZooKeeperServer
@@ -50,7 +50,7 @@ def test_c01_records_of_an_eventful_life_are_read_by_zuul_as_they_were_written(s
         assert zuul.answer(failed)["state"] == "failed"
         cloud.set("boot-time", 3600)
         cancelled = zuul.ask("big", "big")
-        zuul("await_request", request_id=cancelled, states=["pending"])
+        await_servers(cloud, 3)  # created from now on, they would boot at once, and be kept as idle nodes
         zuul("cancel", request_id=cancelled)
         cloud.set("boot-time", None)
     zuul("delete_failed", request_id=failed)

@@ -13,6 +13,7 @@ from nodelaunch.drivers.fake.cloud import FakeCloud
 from nodelaunch.protocol.paths import NodeId, RequestId
 from nodelaunch.protocol.records import Node, NodeRequest
 from nodelaunch.protocol.states import NodeState, RequestState
+from peers.site import await_servers
 from support.nodepool import CommandResult, Load, Site, commands_fixture, nodepool_fixture, site_fixture  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.nodepool, pytest.mark.zookeeper]
@@ -34,14 +35,6 @@ providers:
           - {{name: big, cloud-image: image, flavor-name: Fake Flavor}}
           - {{name: kept, cloud-image: image, min-ram: 8192}}
 """
-
-
-def await_servers(cloud: FakeCloud, count: int) -> None:
-    """Wait until the cloud has so many servers."""
-    deadline = time.monotonic() + 30
-    while len(cloud.servers()) != count:
-        assert time.monotonic() < deadline, cloud.servers()
-        time.sleep(0.05)
 
 
 class Operator:

@@ -119,6 +119,7 @@ class SharedCapacity:
         """Follow the provider's nodes while there are others; without them, no change of a node costs anything."""
         if self._is_open and self._all_others:
             if self._unfollow is None:
+                self._ledger.forget()  # a node created before was not followed
                 self._unfollow = self._view.subscribe_to_provider(self._provider, self._on_node)
         elif self._unfollow is not None:
             self._unfollow()
