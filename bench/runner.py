@@ -44,25 +44,33 @@ async def run_case(server: BenchServer, kind: Kind, case: Case, folder: Path) ->
 def run_scenarios(
     chosen: Sequence[tuple[str, Scenario]], kinds: Sequence[Kind], *, repeat: int, pattern: str, out: Path
 ) -> Iterator[Row]:
-    """Run *chosen* *repeat* times, as far as cases' names match *pattern*; each row is also kept in *out*."""
+    """Run *chosen* *repeat* times, as far as cases' names match *pattern*; each row is also kept in *out*.
+
+    Raises: LookupError if no case matches.
+    """
     about = results.machine()
     if not chosen:
         return
+    names = [case.name for _, scenario in chosen for case in scenario.cases]
+    if not any(fnmatch(name, pattern) for name in names):
+        raise LookupError(f"no case matches {pattern}: the cases are {', '.join(names)}")
     with tempfile.TemporaryDirectory(prefix="bench-") as work, running(Path(work)) as server:
         asyncio.run(run_case(server, floor(), WARM_UP, Path(work)))
         for name, scenario in chosen:
             cases = [case for case in scenario.cases if fnmatch(case.name, pattern)]
-            for number, case, kind in _turns(repeat, cases, kinds):
+            for number, case, kind in turns(repeat, cases, kinds):
                 figures = asyncio.run(run_case(server, kind, case, Path(work)))
                 row = {**_head(name, case, kind, number), **figures, "about": about}
                 results.append(out, row)
                 yield row
 
 
-def _turns(repeat: int, cases: Sequence[Case], kinds: Sequence[Kind]) -> Iterator[tuple[int, Case, Kind]]:
+def turns(repeat: int, cases: Sequence[Case], kinds: Sequence[Kind]) -> Iterator[tuple[int, Case, Kind]]:
+    """Yield the runs in order. Every other turn takes the launchers backwards: a server gets faster for many runs, and
+    the launcher that always came second would seem the faster one."""
     for number in range(repeat):
         for case in cases:
-            for kind in kinds:
+            for kind in kinds if number % 2 == 0 else reversed(kinds):
                 if not case.only or kind.name in case.only:
                     yield number, case, kind
 
