@@ -77,15 +77,15 @@ class Logger:
             if _NUMBERS[method] < _SET_UP.least:
                 return
             _SET_UP.begin()
-        config = _structlog_config()
-        if config is None:
-            _log_plainly(logging.getLogger(self._name), method, event, self._context | facts)
-            return
-        if (direct := _SET_UP.direct) is not None and direct.serves(config):
+        if (direct := _SET_UP.direct) is not None and direct.is_in_use():
             if _NUMBERS[method] >= direct.least:
                 if method == "exception":
                     facts.setdefault("exc_info", True)
                 direct.write(_text(method, event, {**self._context, **facts} if self._context else facts))
+            return
+        config = _structlog_config()
+        if config is None:
+            _log_plainly(logging.getLogger(self._name), method, event, self._context | facts)
             return
         made_of = (config["wrapper_class"], config["logger_factory"], config["processors"])
         if made_of != self._made_of:
@@ -166,7 +166,9 @@ class _Direct:
     structlog's other work on a line takes longer than the line itself.
     """
 
-    def __init__(self, config: dict[str, Any], least: int, write: Callable[[str], None]) -> None:
+    def __init__(self, get_config: Callable[[], dict[str, Any]], least: int, write: Callable[[str], None]) -> None:
+        config = get_config()
+        self._get_config = get_config
         self._wrapper_class: object = config["wrapper_class"]
         self._logger_factory: object = config["logger_factory"]
         self._processors = list(config["processors"])
@@ -174,8 +176,10 @@ class _Direct:
         """The level of the least important line that is written."""
         self.write: Callable[[str], None] = write
 
-    def serves(self, config: dict[str, Any]) -> bool:
-        """Return True if *config* is unchanged, so that a program which configures structlog again gets its lines."""
+    def is_in_use(self) -> bool:
+        """Return True if structlog's configuration is unchanged: a program that configures structlog again gets its
+        lines."""
+        config = self._get_config()
         return (
             config["wrapper_class"] is self._wrapper_class
             and config["logger_factory"] is self._logger_factory
@@ -212,8 +216,8 @@ def _configure_structlog(number: int, as_json: bool, out: TextIO) -> None:
         logger_factory=lambda *_arguments: lines,
         cache_logger_on_first_use=False,
     )
-    config = structlog.get_config()
-    _SET_UP.direct = _Direct(config, number, lines.msg) if config["processors"] == [_line] else None
+    is_plain = structlog.get_config()["processors"] == [_line]
+    _SET_UP.direct = _Direct(structlog.get_config, number, lines.msg) if is_plain else None
 
 
 def _as_json() -> list[structlog.typing.Processor]:

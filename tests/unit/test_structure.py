@@ -27,7 +27,7 @@ LARGE = {
     "drivers/fake/ledger.py MemoryLedger": 26,
     "drivers/metastatic/driver.py MetastaticDriver": 28,
     "drivers/openstack/client.py Client": 30,
-    "engine/launch/node.py": 496,
+    "engine/launch/node.py": 493,
     "engine/launch/node.py _boot": 48,
     "engine/launch/node.py _launch": 47,
     "launcher.py": 472,

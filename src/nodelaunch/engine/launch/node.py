@@ -71,20 +71,14 @@ async def create_node(
     """
     now = ctx.clock.now()
     blank = Node(
-        id=NodeId(""),
-        state=NodeState.INIT,
-        state_time=now,
-        created_time=now,
-        provider=ctx.provider.name,
-        pool=ctx.pool.name,
-        type=(label,),
-        az=zone,
-        launcher=ctx.pool_id,
+        id=NodeId(""), state=NodeState.INIT, state_time=now, created_time=now,
+        provider=ctx.provider.name, pool=ctx.pool.name, launcher=ctx.pool_id, type=(label,), az=zone,
+        allocated_to=request.id, tenant_name=request.tenant_name, requestor=request.requestor,
         attributes=dict(ctx.pool.node_attributes) if ctx.pool.node_attributes is not None else None,
         resources=ctx.provider.need(ctx.pool.name, label).to_resources(),
         node_properties={},
-    ).allocated(request)
-    building = _with_traits(ctx, blank, label).into(NodeState.BUILDING, now)
+    )  # fmt: skip
+    building = _building(ctx, blank, label)
     if ctx.is_alone:
         made = await ctx.store.create_locked(paths.NEW_NODE, building.to_bytes(), record=building)
         if made is not None:
@@ -124,14 +118,16 @@ async def resume_node(ctx: PoolContext, request: NodeRequest, label: str) -> Hel
     return None
 
 
-def _with_traits(ctx: PoolContext, node: Node, label: str) -> Node:
-    """Return *node* with the traits that the configuration gives its label, and the image to boot as of now."""
+def _building(ctx: PoolContext, blank: Node, label: str) -> Node:
+    """Return *blank* as ``building``, with the traits that the configuration gives its label, and the image to boot as
+    of now."""
     traits = sound_traits(ctx.driver.label_traits(ctx.pool.name, label))
     image_id = traits.image_id
     if traits.diskimage is not None:
         upload = ctx.view.newest_upload(traits.diskimage, ctx.provider.name)
         image_id = upload.path if upload else None
-    return node.changed(
+    return blank.changed(
+        state=NodeState.BUILDING,
         image_id=image_id,
         username=traits.username,
         connection_type=traits.connection_type,
@@ -316,13 +312,14 @@ async def _enter(ctx: PoolContext, held: HeldNode) -> None:
 
 async def _until_active(ctx: PoolContext, held: HeldNode) -> Instance:
     """Wait until the instance of *held* is active. Its id is recorded meanwhile, unless it is active at once."""
-    assert held.external_id is not None  # noqa: S101
-    waiting = asyncio.ensure_future(ctx.driver.wait_until_active(held.external_id))
+    external_id = held.external_id
+    assert external_id is not None  # noqa: S101
+    waiting = asyncio.ensure_future(ctx.driver.wait_until_active(external_id))
     try:
         await asyncio.sleep(0)
         if not waiting.done() and not held.is_written:
             await save(ctx, held, held.node)
-        return sound_instance(await waiting, held.external_id)
+        return sound_instance(await waiting, external_id)
     finally:
         if not waiting.done():
             waiting.cancel()

@@ -75,9 +75,12 @@ class Zones:
 
     def _one_of(self, zones: Sequence[str]) -> str | None:
         """Return one of *zones*, preferably a zone whose probe is due."""
+        if not zones:
+            return None
         breakers = self._provider.breakers.zones
-        due = [zone for zone in zones if breakers.is_open(zone)] if self._may_probe and not self._avoided else []
-        return random.choice(due or zones) if zones else None  # noqa: S311
+        may_probe = self._may_probe and not self._avoided and breakers.known
+        due = [zone for zone in zones if breakers.is_open(zone)] if may_probe else []
+        return random.choice(due or zones)  # noqa: S311
 
     def _usable(self) -> Sequence[str]:
         """Zones that may be tried: zones that did not fail this request, preferably without an open breaker. A request

@@ -13,7 +13,7 @@ from nodelaunch.protocol.store import Lock
 
 def fence_of(node: Node, lock: Lock) -> Fence:
     """Return the fence of all calls for *node* by the holder of *lock*, the node's lock."""
-    made_at = f"@{node.created_time:.6f}" if isinstance(node.created_time, float | int) else ""
+    made_at = f"@{node.created_time:.6f}" if isinstance(node.created_time, (float, int)) else ""
     return Fence(f"{node.id}{made_at}", lock.fence)
 
 
