@@ -79,3 +79,17 @@ async def test_nodes_are_followed_only_while_another_launcher_shares_limits() ->
             assert (await store.get(paths.ledger("cloud"))).stat.version == before + 1
             close()
             assert "cloud" not in view._by_provider
+
+
+async def test_launcher_that_goes_is_no_sharer_although_no_pool_is_registered() -> None:
+    """Two launchers drain, so that neither has a pool registered; then one ends."""
+    presence = f"{paths.PRESENCES}/other"
+    async with EmbeddedStore(None) as store, store.connect() as other:
+        await store.ensure(*paths.ALWAYS_THERE)
+        await other.create(presence, Presence(id="other", providers=("cloud",)).to_bytes(), ephemeral=True)
+        async with open_view(store) as view:
+            await view.synced()
+            free = SharedCapacity(store, view, "cloud", "own", TenantLedgers(store, view), Books())
+            assert free.is_shared
+            await other.delete(presence)
+            assert not free.is_shared

@@ -93,6 +93,7 @@ class SharedCapacity:
         self._books = books
         self._ledger = Ledger(store, view, paths.ledger(provider))
         self._peers: object = None
+        self._sharers: object = None
         self._all_others: frozenset[str] = frozenset()
         self._others: frozenset[str] = frozenset()
         self._own_pools: frozenset[str] = frozenset()
@@ -128,10 +129,10 @@ class SharedCapacity:
     # -- who shares -------------------------------------------------------------------------------------------------
 
     def _find_others(self) -> None:
-        peers = self._view.peers
-        if peers is not self._peers:
-            self._peers = peers
-            self._all_others = self._view.sharers - {self._own_id}
+        peers, sharers = self._view.peers, self._view.sharers
+        if peers is not self._peers or sharers is not self._sharers:  # without a pool, the peers are always the same ()
+            self._peers, self._sharers = peers, sharers
+            self._all_others = sharers - {self._own_id}
             self._others = self._view.sharers_at(self._provider) - {self._own_id}
             own = [peer.pool_id for peer in peers if peer.launcher == self._own_id]
             self._own_pools = frozenset(own)
