@@ -101,11 +101,14 @@ class Site:
         return closing(FakeCloud(self._folder / f"{name}.sqlite", patience_s=10.0))
 
     def boot_all(self, name: str = "cloud") -> None:
-        """Let all instances that are booting be active."""
+        """Let all instances that are booting be active; wait for the first one."""
+        deadline = time.monotonic() + 30
         with self.cloud(name) as cloud:
-            for server in cloud.servers():
-                if server.state == "building":
-                    cloud.set_state(server.id, "active")
+            while not (booting := [server.id for server in cloud.servers() if server.state == "building"]):
+                assert time.monotonic() < deadline, cloud.servers()
+                time.sleep(0.05)
+            for instance_id in booting:
+                cloud.set_state(instance_id, "active")
 
     def component(self, provider_name: str) -> str:
         """The path of the registration of the one pool of a provider."""
