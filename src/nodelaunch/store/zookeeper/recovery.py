@@ -65,7 +65,7 @@ class Recovery:
         self._forest = forest
         self._resend = resend
         self._done = done
-        self.is_on = False
+        self.is_on: bool = False
         """True while its task runs: new writes have to wait."""
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
