@@ -186,6 +186,10 @@ KNOWN_NOISE = {
         "if req.state != zk.PENDING:",
         "AttributeError: 'NoneType' object has no attribute 'state'",
     ): ("The same clean-up, where the request is gone when it reads it again."),
+    ("nodepool.CleanupWorker", "Exception in CleanupWorker (empty node cleanup)", "NotEmptyError"): (
+        "Another of its threads contends for the lock of a node that was deleted meanwhile. That makes the node's "
+        "directories anew, without data, and the clean-up of nodes without data deletes them at the same time."
+    ),
     ("nodepool.DeletedNodeWorker", "Error deleting already deleted znode:", "NotEmptyError"): (
         "It got the lock of a node that another launcher was deleting, and cleans up 'the mess', as its code calls it, "
         "while the other one still does. Two launchers of Nodepool's do this to each other."
